@@ -1,0 +1,83 @@
+# Every target sets up what it needs by itself: Python >= 3.11 with pip is all a fresh clone wants.
+#
+#   make PYTHON=python3.12 test          another interpreter
+#   make test PYTEST_ARGS="-k stores"    a part of the tests
+#   make demo DEMO_ARGS="--cuts 5"       arguments for the demo
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+PYTEST_JOBS ?= auto
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BENCH_VENV := .venv-bench
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(BENCH_VENV)/.installed
+
+# -qq keeps the addresses of the package index out of the output; errors are still shown.
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest --no-header -q
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test check docs bench soak integration wheel-test clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+dev: $(STAMP) ## Set up .venv with the package (editable) and every tool
+
+demo: $(STAMP) ## Watch a stream being cut and continued, without network or keys
+	@$(BIN)/resumable-stream demo $(DEMO_ARGS)
+
+test: $(STAMP) ## Run the tests
+	@$(PYTEST) -n $(PYTEST_JOBS) $(PYTEST_ARGS)
+
+check: $(STAMP) ## Lint, formatting, types, docs
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted:"; $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(MAKE) --no-print-directory docs
+
+# Not --quiet: it hides the warnings from --strict too.
+docs: $(STAMP) ## Build the documentation into site/
+	@out=$$(NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict 2>&1) || { echo "$$out"; exit 1; }
+
+bench: $(BENCH_STAMP) ## Measure against other clients (own environment)
+	@$(BENCH_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+soak: $(STAMP) ## Run the tests that take minutes
+	@$(PYTEST) -m soak --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+# pytest answers 5 when nothing was collected: not a failure here.
+integration: $(STAMP) ## Run the tests that need something outside the process
+	@$(PYTEST) -m integration --timeout 300 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+wheel-test: $(STAMP) ## Build the wheel, install it without and with extras, use it away from the sources
+	@$(BIN)/python scripts/wheel_test.py
+
+clean: ## Remove everything that was built, the environments included
+	rm -rf $(VENV) $(BENCH_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so that a broken set-up is tried again.
+$(STAMP): pyproject.toml
+	$(call make-venv,$(VENV))
+	@echo "installing the package and its tools into $(VENV) (once)"
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): pyproject.toml benchmarks/requirements.txt
+	$(call make-venv,$(BENCH_VENV))
+	@echo "installing the package and its peers into $(BENCH_VENV) (once)"
+	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2]' --requirement benchmarks/requirements.txt
+	@touch $@
+
+# Debian ships venv without ensurepip; there the pip of $(PYTHON) fills the environment.
+define make-venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "Python >= 3.11 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.11 …"; exit 1; }
+@test -x $(1)/bin/python && $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1) 2>/dev/null || { \
+	$(PYTHON) -m venv --clear --without-pip $(1) && $(PYTHON) -m pip --python $(1)/bin/python install -qq pip; }
+endef
