@@ -1,0 +1,187 @@
+"""
+Any SSE or chunked endpoint as an iterator that continues exactly where it stopped.
+
+    import resumable_stream as rs
+
+    with rs.connect("GET", url) as stream:
+        for event in stream:
+            print(event.data)
+
+Importing this package imports no HTTP client and nothing optional: names are loaded when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import compat, protocols, stores, testing
+    from ._api import aconnect, aresume, connect, resume
+    from ._checkpoint import Checkpoint
+    from ._core.actions import (
+        Connected,
+        CursorIgnored,
+        Disconnected,
+        DuplicateDropped,
+        Finished,
+        GapFound,
+        Lost,
+        Notice,
+        NumberingStopped,
+        Restarted,
+        Retrying,
+    )
+    from ._core.machine import Stats
+    from ._drivers.async_ import AsyncResumableStream
+    from ._drivers.sync import ResumableStream
+    from ._errors import (
+        CursorExpired,
+        DeadlineExceeded,
+        EventTooLarge,
+        GapError,
+        NotResumable,
+        OriginMismatch,
+        ProtocolViolation,
+        ReplayDiverged,
+        ResponseRejected,
+        ResumableStreamError,
+        RetriesExhausted,
+        StoreError,
+        StreamClosed,
+        StreamConsumed,
+        StreamInterrupted,
+        StreamReset,
+        UnexpectedContentType,
+        UpstreamError,
+        error_of,
+    )
+    from ._events import Chunk, Delta, Gap, Outcome, StreamEvent, TextReset
+    from ._policy import RetryPolicy
+    from ._settings import AUTO, Limits, Timeouts
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "._api": ("connect", "aconnect", "resume", "aresume"),
+    "._drivers.sync": ("ResumableStream",),
+    "._drivers.async_": ("AsyncResumableStream",),
+    "._events": ("StreamEvent", "Chunk", "Delta", "TextReset", "Gap", "Outcome"),
+    "._checkpoint": ("Checkpoint",),
+    "._policy": ("RetryPolicy",),
+    "._settings": ("Timeouts", "Limits", "AUTO"),
+    "._core.machine": ("Stats",),
+    "._core.actions": (
+        "Notice",
+        "Connected",
+        "Disconnected",
+        "Retrying",
+        "GapFound",
+        "DuplicateDropped",
+        "NumberingStopped",
+        "CursorIgnored",
+        "Lost",
+        "Restarted",
+        "Finished",
+    ),
+    "._errors": (
+        "ResumableStreamError",
+        "StreamInterrupted",
+        "NotResumable",
+        "CursorExpired",
+        "RetriesExhausted",
+        "GapError",
+        "ReplayDiverged",
+        "StreamReset",
+        "DeadlineExceeded",
+        "ResponseRejected",
+        "ProtocolViolation",
+        "EventTooLarge",
+        "UnexpectedContentType",
+        "UpstreamError",
+        "OriginMismatch",
+        "StoreError",
+        "StreamClosed",
+        "StreamConsumed",
+        "error_of",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = ("protocols", "stores", "testing", "compat")
+
+__all__ = [
+    # opening a stream
+    "connect",
+    "aconnect",
+    "resume",
+    "aresume",
+    "ResumableStream",
+    "AsyncResumableStream",
+    # what it yields
+    "StreamEvent",
+    "Chunk",
+    "Delta",
+    "TextReset",
+    "Gap",
+    "Outcome",
+    # its place
+    "Checkpoint",
+    # settings
+    "RetryPolicy",
+    "Timeouts",
+    "Limits",
+    "AUTO",
+    # what happened
+    "Stats",
+    "Notice",
+    "Connected",
+    "Disconnected",
+    "Retrying",
+    "GapFound",
+    "DuplicateDropped",
+    "NumberingStopped",
+    "CursorIgnored",
+    "Lost",
+    "Restarted",
+    "Finished",
+    # errors
+    "ResumableStreamError",
+    "StreamInterrupted",
+    "NotResumable",
+    "CursorExpired",
+    "RetriesExhausted",
+    "GapError",
+    "ReplayDiverged",
+    "StreamReset",
+    "DeadlineExceeded",
+    "ResponseRejected",
+    "ProtocolViolation",
+    "EventTooLarge",
+    "UnexpectedContentType",
+    "UpstreamError",
+    "OriginMismatch",
+    "StoreError",
+    "StreamClosed",
+    "StreamConsumed",
+    "error_of",
+    # modules
+    "protocols",
+    "stores",
+    "testing",
+    "compat",
+]
+
+
+def __getattr__(name: str) -> object:
+    if (home := _HOME_OF.get(name)) is not None:
+        value = getattr(importlib.import_module(home, __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,241 @@
+"""
+A place in a stream, as small JSON.
+
+A checkpoint holds what another process, kernel or device needs to continue, and nothing that grants access:
+no header, no body, no query value that may be a secret, no user info. It is at most 8 KiB.
+
+    position = cursor + the events taken since the cursor last moved (`since`)
+
+`since` is a list of fingerprints, oldest first. Once it would be too long it shrinks to one item
+`"<count>*<chain>"`: how many events there were, and the digest of their chained fingerprints.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+__all__ = ["Checkpoint", "chain", "fingerprint", "fingerprint_bytes", "public_url"]
+
+SCHEMA: Final = 1
+MAX_BYTES: Final = 8192
+MAX_RECENT_IDS: Final = 64
+MAX_EXTRA: Final = 16
+
+
+def fingerprint(event: str, data: str) -> str:
+    """
+    Digest an event so that it can be recognised in another process.
+
+    Returns:
+        16 hex digits: 8 bytes of BLAKE2b. Two different events of one overlap collide with probability 2**-64 a pair.
+    """
+    return hashlib.blake2b(f"{event}\n{data}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def fingerprint_bytes(data: bytes) -> str:
+    """Digest a piece of a byte stream, in the form of `fingerprint()`."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def chain(previous: str, fingerprints: Iterable[str]) -> str:
+    """
+    Fold fingerprints into one digest, in order.
+
+    Args:
+        previous: The chain so far; `""` at the start.
+        fingerprints: What follows, oldest first.
+
+    Returns:
+        The chain behind the last one; `previous` when there was none.
+    """
+    for item in fingerprints:
+        previous = hashlib.blake2b(f"{previous}{item}".encode(), digest_size=8).hexdigest()
+    return previous
+
+
+# A query value is kept only if neither its name nor its look suggests that it grants access.
+# Losing a harmless one costs the caller a `params=`; keeping a harmful one costs an account.
+_SECRET_NAME = re.compile(
+    r"key|token|secret|sig|passw|pwd|auth|cred|jwt|session|code|nonce|hmac|hash|cookie|ticket|assertion|bearer|x-amz|x-goog|^st$|^se$|^sv$|^sr$|^sp$",
+    re.IGNORECASE,
+)
+_PLAIN_VALUE = re.compile(r"[A-Za-z]{0,24}|[0-9]{1,12}|[A-Za-z0-9][A-Za-z0-9._:,/-]{0,22}")
+
+
+def public_url(url: str) -> str:
+    """
+    Strip a URL of what may be a secret: user info, fragment, and query values that look like credentials.
+
+    >>> public_url("https://me:pw@api.example.com/v1/stream?topic=news&api_key=abc#x")
+    'https://api.example.com/v1/stream?topic=news'
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    kept = [
+        (name, value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        if not _SECRET_NAME.search(name) and _PLAIN_VALUE.fullmatch(value)
+    ]
+    return urlunsplit((parts.scheme, host, parts.path, urlencode(kept, quote_via=quote), ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """
+    The place behind the last event taken.
+
+    Attributes:
+        protocol: Name of the resume protocol, for example `"LastEventID"`.
+        method: HTTP method of the first request.
+        url: URL of the first request without secrets (see `public_url()`).
+        stream_id: The provider's id of the stream, once known.
+        cursor: Opaque token to resume from; `None` before any.
+        sequence: Last sequence number taken, where the protocol numbers its events.
+        offset: Events taken so far, so 0 before any.
+        since: Fingerprints of the events taken since the cursor moved, oldest first; or one item `"<count>*<chain>"`.
+        recent_ids: `(id, fingerprint)` pairs, oldest first, at most 64.
+        extra: What the protocol needs besides (an ETag, a resume URL): text to text, at most 16 items.
+        complete: The stream has ended; resuming it makes no request. How it ended is `extra["outcome"]`.
+        schema: Version of this layout.
+    """
+
+    protocol: str
+    method: str
+    url: str
+    stream_id: str | None = None
+    cursor: str | None = None
+    sequence: int | None = None
+    offset: int = 0
+    since: tuple[str, ...] = ()
+    recent_ids: tuple[tuple[str, str], ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = False
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """
+        Write as JSON text of at most 8 KiB of UTF-8.
+
+        If it would be longer, `recent_ids` shrinks first (oldest dropped: only late repeats are then seen less far back),
+        then `since` becomes its count and chained digest.
+
+        Raises:
+            ValueError: The cursor, URL and extra alone are over 8 KiB.
+        """
+        current = self
+        while True:
+            text = json.dumps(asdict(current), ensure_ascii=False, separators=(",", ":"))
+            # A lone surrogate cannot be UTF-8; the escape keeps it readable and whole.
+            size = len(text.encode("utf-8", "surrogatepass"))
+            if size <= MAX_BYTES:
+                return text if text.isascii() or _encodable(text) else json.dumps(asdict(current), separators=(",", ":"))
+            if current.recent_ids:
+                current = replace(current, recent_ids=current.recent_ids[(len(current.recent_ids) + 1) // 2 :])
+            elif len(current.since) > 1:
+                current = replace(current, since=(f"{len(current.since)}*{chain('', current.since)}",))
+            else:
+                raise ValueError(f"checkpoint of {size} bytes is over {MAX_BYTES}: the cursor or the URL is too long")
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Checkpoint:
+        """
+        Read what `to_json()` wrote.
+
+        Raises:
+            ValueError: Not such a text, or of a schema this version does not know. The message says what was seen.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as exc:  # UnicodeDecodeError is one
+            raise ValueError(f"expected the JSON of a checkpoint, got {_short(text)}") from exc
+        if not isinstance(raw, dict):
+            raise ValueError(f"expected a checkpoint object, got {type(raw).__name__}")
+        schema = raw.get("schema")
+        if schema != SCHEMA:
+            raise ValueError(f"expected a checkpoint of schema {SCHEMA}, got {schema!r}")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(raw) - known):
+            raise ValueError(f"checkpoint has unknown fields: {', '.join(unknown)[:200]}")
+        return cls(**_validated(raw))
+
+    def token(self) -> str:
+        """URL-safe text of the checkpoint. It is neither signed nor secret: `resume()` checks its origin."""
+        return base64.urlsafe_b64encode(self.to_json().encode()).rstrip(b"=").decode()
+
+    @classmethod
+    def from_token(cls, token: str) -> Checkpoint:
+        """
+        Read what `token()` wrote.
+
+        Raises:
+            ValueError: The token was cut short or is none of ours.
+        """
+        try:
+            raw = base64.b64decode(token.encode() + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        except (ValueError, binascii.Error) as exc:
+            raise ValueError(f"expected a checkpoint token, got {_short(token)}") from exc
+        try:
+            return cls.from_json(raw)
+        except ValueError as exc:
+            raise ValueError(f"checkpoint token of {len(token)} characters is damaged or cut short: {exc}") from exc
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(text: str | bytes) -> str:
+    shown = repr(text[:40])
+    return shown if len(text) <= 40 else f"{shown}… ({len(text)} long)"
+
+
+def _validated(raw: dict[str, Any]) -> dict[str, Any]:
+    """Check each field's shape: a checkpoint may come from a URL or from a file that somebody edited."""
+
+    def fail(name: str, wanted: str) -> ValueError:
+        return ValueError(f"checkpoint field {name!r}: expected {wanted}, got {_short(repr(raw.get(name)))}")
+
+    for name in ("protocol", "method", "url"):
+        if not isinstance(raw.get(name), str) or not raw[name]:
+            raise fail(name, "text")
+    if urlsplit(raw["url"]).scheme not in ("http", "https"):
+        raise fail("url", "an http(s) URL")
+    for name in ("stream_id", "cursor"):
+        if not isinstance(raw.get(name), str | None):
+            raise fail(name, "text or null")
+    for name, nullable in (("sequence", True), ("offset", False)):
+        value = raw.get(name, None if nullable else 0)
+        if isinstance(value, bool) or not (isinstance(value, int) or (nullable and value is None)) or (value or 0) < (-1 if nullable else 0):
+            raise fail(name, "a count")
+    since = raw.get("since", [])
+    if not isinstance(since, list) or not all(isinstance(item, str) and re.fullmatch(r"(\d+\*)?[0-9a-f]{16}", item) for item in since):
+        raise fail("since", "a list of fingerprints")
+    recent = raw.get("recent_ids", [])
+    if (
+        not isinstance(recent, list)
+        or len(recent) > MAX_RECENT_IDS
+        or not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in recent)
+    ):
+        raise fail("recent_ids", f"at most {MAX_RECENT_IDS} pairs of texts")
+    extra = raw.get("extra", {})
+    if (
+        not isinstance(extra, dict)
+        or len(extra) > MAX_EXTRA
+        or not all(isinstance(value, str) for value in extra.values())
+    ):
+        raise fail("extra", f"an object of at most {MAX_EXTRA} texts")
+    if not isinstance(raw.get("complete", False), bool):
+        raise fail("complete", "true or false")
+    return {**raw, "since": tuple(since), "recent_ids": tuple((a, b) for a, b in recent), "extra": dict(extra)}

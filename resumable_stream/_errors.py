@@ -1,0 +1,258 @@
+"""
+Everything that can go wrong, as one tree.
+
+    ResumableStreamError              .checkpoint  .text_so_far
+    ├── StreamInterrupted             .reason      cut, and this stream cannot be resumed
+    ├── NotResumable                               the protocol or the server offers no way back
+    ├── CursorExpired                              the server no longer holds what follows the cursor: start over
+    ├── RetriesExhausted              .attempts  .last_error
+    ├── GapError                      .expected  .received
+    ├── ReplayDiverged                             what came again is not what came before
+    ├── StreamReset                   .offset      earlier text is void, and the reader in use cannot say so
+    ├── DeadlineExceeded                           `Timeouts.deadline` passed
+    ├── ResponseRejected              .status  .headers  .body     a status that retrying will not mend
+    ├── ProtocolViolation                          the server broke the protocol
+    │   └── EventTooLarge             .limit
+    ├── UnexpectedContentType         .expected  .received
+    ├── UpstreamError                 .type  .body                 the provider reported an error inside the stream
+    ├── OriginMismatch                .expected  .received         credentials would have left their origin
+    ├── StoreError                                 a checkpoint store failed, or is not ours to write
+    └── StreamClosed (RuntimeError)                you used a stream that is closed
+        └── StreamConsumed                         you iterated a stream that has ended
+
+One `except ResumableStreamError` catches them all, and each one knows the place: `.checkpoint` continues the stream.
+Network exceptions never leak raw; they are the `__cause__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._checkpoint import Checkpoint
+
+__all__ = [
+    "CursorExpired",
+    "DeadlineExceeded",
+    "EventTooLarge",
+    "GapError",
+    "NotResumable",
+    "OriginMismatch",
+    "ProtocolViolation",
+    "ReplayDiverged",
+    "ResponseRejected",
+    "ResumableStreamError",
+    "RetriesExhausted",
+    "StoreError",
+    "StreamClosed",
+    "StreamConsumed",
+    "StreamInterrupted",
+    "StreamReset",
+    "UnexpectedContentType",
+    "UpstreamError",
+    "error_of",
+]
+
+
+class ResumableStreamError(Exception):
+    """
+    Root of every error of this package.
+
+    Attributes:
+        checkpoint: The place in the stream when it happened; `None` only when no request was made yet.
+        text_so_far: Text delivered before the error, when the stream was read as text; otherwise `None`.
+    """
+
+    checkpoint: Checkpoint | None = None
+    text_so_far: str | None = None
+
+
+class StreamInterrupted(ResumableStreamError):
+    """
+    The stream was cut and cannot be resumed.
+
+    Attributes:
+        reason: What cut it, in a few words: `"connection lost"`, `"idle"`, `"stall"`, `"first_event"`,
+            `"closed inside an event"`, `"closed before the end"` …
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotResumable(ResumableStreamError):
+    """The protocol or the server offers no way to continue this stream; do not repeat the request blindly."""
+
+
+class CursorExpired(ResumableStreamError):
+    """The server no longer holds what follows the cursor. Start over, or pass `on_lost="restart"`."""
+
+
+class RetriesExhausted(ResumableStreamError):
+    """
+    The retry policy gave up.
+
+    Attributes:
+        attempts: Connections tried since the last new event.
+        last_error: What the last attempt ended with: an exception, or a sentence when there was none.
+    """
+
+    def __init__(self, message: str, *, attempts: int, last_error: BaseException | str | None) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.last_error = last_error
+
+
+class GapError(ResumableStreamError):
+    """
+    Events are missing and the server did not send them again.
+
+    Attributes:
+        expected: Sequence number that should have come; `None` when the server reported the hole without numbers.
+        received: Sequence number that came instead; `None` likewise.
+    """
+
+    def __init__(self, message: str, *, expected: int | None, received: int | None) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.received = received
+
+
+class ReplayDiverged(ResumableStreamError):
+    """The server replayed something else than what it had sent: the two halves do not belong to one answer."""
+
+
+class StreamReset(ResumableStreamError):
+    """
+    Text already read became void.
+
+    Attributes:
+        offset: Number of earlier events still valid.
+    """
+
+    def __init__(self, message: str, *, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+class DeadlineExceeded(ResumableStreamError):
+    """`Timeouts.deadline` seconds have passed since the stream was opened."""
+
+
+class ResponseRejected(ResumableStreamError):
+    """
+    The server answered with a status that retrying will not mend.
+
+    Attributes:
+        status: HTTP status code.
+        headers: Response headers, names in lower case, without `set-cookie` and the like.
+        body: First bytes of the body, at most 64 KiB: enough for a provider's error document.
+    """
+
+    def __init__(self, message: str, *, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class ProtocolViolation(ResumableStreamError):
+    """The server broke the wire protocol."""
+
+
+class EventTooLarge(ProtocolViolation):
+    """
+    One event or one line is over its limit.
+
+    Attributes:
+        limit: The limit in bytes: `Limits.event_bytes` or `Limits.line_bytes`.
+    """
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class UnexpectedContentType(ResumableStreamError):
+    """
+    The response is not a stream of the expected kind.
+
+    Attributes:
+        expected: Content types that would have done.
+        received: The content type seen; `""` when there was none.
+    """
+
+    def __init__(self, message: str, *, expected: str, received: str) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.received = received
+
+
+class UpstreamError(ResumableStreamError):
+    """
+    The provider reported an error inside the stream, and that ended it.
+
+    Attributes:
+        type: The provider's name for it, or `""`.
+        body: The error as sent: parsed JSON where it was JSON, else the text.
+    """
+
+    def __init__(self, message: str, *, type: str = "", body: object = None) -> None:
+        super().__init__(message)
+        self.type = type
+        self.body = body
+
+
+class OriginMismatch(ResumableStreamError):
+    """
+    Going on would send credentials to another origin (scheme, host, port).
+
+    Attributes:
+        expected: The origin that the credentials belong to.
+        received: The origin that the checkpoint, the redirect or the resume URL names.
+    """
+
+    def __init__(self, message: str, *, expected: str, received: str) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.received = received
+
+
+class StoreError(ResumableStreamError):
+    """A store could not load or save, its content is not ours, or a newer writer took the key over."""
+
+
+class StreamClosed(ResumableStreamError, RuntimeError):
+    """The stream was closed."""
+
+
+class StreamConsumed(StreamClosed):
+    """The stream has ended and was iterated again."""
+
+
+def error_of(exc: BaseException | None) -> ResumableStreamError | None:
+    """
+    Find our error behind an exception of an SDK that wrapped it.
+
+    Follows `__cause__` and `__context__` (also those that `raise … from None` hid) and the members of exception groups.
+
+    Args:
+        exc: Any exception, or `None`.
+
+    Returns:
+        The nearest `ResumableStreamError`, or `None` when there is none.
+    """
+    queue, seen = [exc], set[int]()
+    while queue:
+        current = queue.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, ResumableStreamError):
+            return current
+        seen.add(id(current))
+        queue += [current.__cause__, current.__context__]
+        if isinstance(current, BaseExceptionGroup):
+            queue += current.exceptions
+    return None

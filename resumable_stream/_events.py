@@ -1,0 +1,224 @@
+"""
+The values that an iterator yields, and the ways a stream can end.
+
+Everything here is plain data: the framing layer builds it, the core writes the position into it, the caller reads it.
+One object is made for each event, so the classes are slotted and mutable inside the package.
+A field that is nearly always at its default (`gap`, `reset`, `replayed`) is left unset and answered by `__getattr__`:
+storing all of them would double the price of an event (measured: 125 ns against 240 ns).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Chunk", "Delta", "Gap", "Item", "Outcome", "StreamEvent", "TextReset"]
+
+
+class Outcome(str, enum.Enum):
+    """
+    How a stream ended.
+
+    `COMPLETED`, `INCOMPLETE`, `FAILED` and `CANCELLED` are what the protocol said.
+    `ENDED` is weaker: the body closed cleanly and nothing in the protocol can vouch for it.
+    """
+
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    """The provider stopped early, for example at a token limit."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """
+    Events that exist and did not arrive.
+
+    Attributes:
+        expected: Sequence number that should have come next; `None` when the server reported the hole without numbers.
+        received: Sequence number that came instead; `None` likewise.
+        after: Cursor of the last event before the hole; `None` when no cursor was known.
+    """
+
+    expected: int | None = None
+    received: int | None = None
+    after: str | None = None
+
+    @property
+    def missing(self) -> int | None:
+        """How many events are missing, or `None` when the server gave no numbers."""
+        if self.expected is None or self.received is None:
+            return None
+        return self.received - self.expected
+
+
+# What an unset slot reads as. `cursor` is computed: see `Item.__getattr__`.
+_DEFAULTS: dict[str, Any] = {
+    "sequence": None,
+    "offset": 0,
+    "replayed": False,
+    "reset": False,
+    "gap": None,
+    "moves": None,
+    "parsed": None,
+    "since": None,
+}
+
+
+class Item:
+    """
+    What every yielded value has in common: its place in the stream.
+
+    Attributes:
+        cursor: Opaque token from which the protocol resumes *behind* this item; `None` when it has none.
+        sequence: Number that the protocol gives the item (for a byte stream: position of its first byte), or `None`.
+        offset: 0-based count of the item in the stream; on a reset, the number of earlier items still valid.
+        replayed: It comes from a store, not from the wire.
+        reset: What was delivered before (from `offset` on) is void; the stream starts again here.
+        gap: The hole in front of this item, when the caller asked for `on_gap="deliver"`.
+    """
+
+    # Of the core: `moves` (did this item move the cursor?), `parsed` (its JSON, once read), and `since`
+    # (the log of items since the cursor moved, and how long it was behind this one).
+    __slots__ = ("cursor", "gap", "moves", "offset", "parsed", "replayed", "reset", "sequence", "since")
+
+    cursor: str | None
+    sequence: int | None
+    offset: int
+    replayed: bool
+    reset: bool
+    gap: Gap | None
+    moves: bool | None
+    parsed: Any
+    since: Any
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for slots that were never set.
+        try:
+            return _DEFAULTS[name]
+        except KeyError:
+            if name == "cursor":
+                return self._default_cursor()
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+    def _default_cursor(self) -> str | None:
+        return None
+
+
+class StreamEvent(Item):
+    """
+    One event of a stream, as httpx-sse's `ServerSentEvent`, with its position.
+
+    Attributes:
+        event: Event type; `"message"` when the server named none.
+        data: Payload text, lines joined with LF.
+        id: *Last event id* of the standard: the newest id seen up to here, `""` before any. It is not this event's own id.
+        retry: Reconnection time in milliseconds that this block announced, or `None`.
+        own_id: The id that this very block carried, or `None`; `""` when it carried an empty one.
+
+    Source: WHATWG HTML, section 9.2.6 (server-sent events, interpreting an event stream).
+    """
+
+    __slots__ = ("data", "event", "id", "own_id", "retry")
+
+    def __init__(
+        self,
+        event: str = "message",
+        data: str = "",
+        id: str = "",
+        retry: int | None = None,
+        own_id: str | None = None,
+    ) -> None:
+        self.event = event
+        self.data = data
+        self.id = id
+        self.retry = retry
+        self.own_id = own_id
+
+    def _default_cursor(self) -> str | None:
+        # On plain SSE the cursor *is* the last event id.
+        return self.id or None
+
+    def json(self) -> Any:
+        """
+        Parse `data` as JSON; the result is kept, so a second call is free.
+
+        Raises:
+            json.JSONDecodeError: `data` is not JSON.
+        """
+        parsed = self.parsed
+        if parsed is None:
+            parsed = self.parsed = json.loads(self.data)
+        return parsed
+
+    def __repr__(self) -> str:
+        data = self.data if len(self.data) <= 60 else f"{self.data[:57]}..."
+        flags = "".join(f", {name}={getattr(self, name)!r}" for name in ("replayed", "reset", "gap") if getattr(self, name))
+        return f"StreamEvent(event={self.event!r}, data={data!r}, id={self.id!r}, offset={self.offset}{flags})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StreamEvent):
+            return NotImplemented
+        return (self.event, self.data, self.id, self.retry) == (other.event, other.data, other.id, other.retry)
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and mutable: not a key
+
+
+class Chunk(Item):
+    """
+    A piece of a byte stream.
+
+    Attributes:
+        data: The bytes, never empty.
+        sequence: Position of the first byte in the whole body; 0 for the first chunk.
+        cursor: Position of the next byte, as text.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes, sequence: int) -> None:
+        self.data = data
+        self.sequence = sequence
+        self.cursor = str(sequence + len(data))
+
+    def __repr__(self) -> str:
+        return f"Chunk({len(self.data)} bytes at {self.sequence})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chunk):
+            return NotImplemented
+        return (self.sequence, self.data) == (other.sequence, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """
+    A piece of content inside an event, in the same shape for every provider.
+
+    Attributes:
+        kind: `"text"` is what a person reads; `"reasoning"` and `"tool"` (arguments, as JSON text) are not part of it.
+        text: The piece itself.
+        index: Which of several parallel contents it belongs to; 0 when there is one.
+    """
+
+    kind: Literal["text", "reasoning", "tool", "refusal"]
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextReset:
+    """
+    Yielded by `iter_text(resets=True)`: drop the text of every event from `offset` on.
+
+    Attributes:
+        offset: Number of earlier events still valid; 0 when the whole text is void.
+    """
+
+    offset: int = 0
