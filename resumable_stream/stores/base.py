@@ -1,0 +1,266 @@
+"""
+What a store is, and what all stores share.
+
+    open(key)    → the place, and a fence: this writer's right to save
+    save(...)    → the new place and the events up to it: both or neither
+    replay(key)  → the events kept so far, oldest first
+    delete(key)  → forgets both
+
+*The fence.* A key has one writer at a time: the last one that opened it. Each `open()` hands out a higher number,
+and a save with any other number than the newest raises `StoreError`. So a kernel that was forgotten in another window
+cannot put its old place over the new one; it learns that it was superseded and stops.
+
+*Both or neither.* A place that is ahead of its events would lose them, one that is behind would deliver them twice.
+A store that cannot write the two in one step has to make the second step the one that counts.
+
+A store knows nothing of protocols or connections, and a checkpoint holds no secret; the events are as private as the answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+from .._checkpoint import Checkpoint
+from .._errors import StoreError
+from .._events import Chunk, Gap, StreamEvent
+
+__all__ = ["Kept", "Store", "check_interval", "check_key", "item_from_json", "item_to_json"]
+
+Kept: TypeAlias = StreamEvent | Chunk
+"""What a store keeps besides the place: events, or the pieces of a byte stream."""
+
+MAX_KEY_CHARS: Final = 4096
+"""Longest key. 4096: any URL in use fits; a key is a name, not content."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """
+    Keeps the place of streams, each under a key of the caller's choice.
+
+    Calls may come from any thread, also from a worker thread on behalf of an async stream.
+    `resumable_stream.testing.store_contract` holds the tests that an implementation has to pass.
+
+    Attributes:
+        keep_events: Whether `save()` keeps the events too, so that a later run can `replay()` them.
+        save_interval: Seconds between two saves of a running stream; 0 saves at every event.
+            The stream reads it: a store saves whenever it is told to.
+    """
+
+    keep_events: bool
+    save_interval: float
+
+    def open(self, key: str) -> tuple[Checkpoint | None, int]:
+        """
+        Take the key over: from now on this caller is its writer.
+
+        Returns:
+            The checkpoint saved last, or `None`; and the fence to save with, higher than any given out for this key before.
+
+        Raises:
+            StoreError: The store cannot be read, or what is there is damaged or not ours. Nothing was changed.
+            ValueError: The key is empty, too long, or not text that UTF-8 can carry.
+        """
+        ...
+
+    def save(self, key: str, checkpoint: Checkpoint, events: Iterable[Kept] = (), *, fence: int) -> None:
+        """
+        Replace the checkpoint, and append the events taken since the last save: both or neither.
+
+        Args:
+            key: The key that was opened.
+            checkpoint: The place behind the last of `events`.
+            events: Oldest first. Ignored unless `keep_events`.
+            fence: What `open()` returned.
+
+        Raises:
+            StoreError: Another writer opened the key, it was deleted, or it could not be written.
+                What had been saved before is still there, and the same save may be tried again.
+        """
+        ...
+
+    def replay(self, key: str) -> Iterator[Kept]:
+        """
+        Read the kept events, oldest first, each with `replayed` set.
+
+        They are those that were kept when `replay()` was called; later saves do not show. They are read as the caller goes on,
+        never all at once.
+
+        Returns:
+            An iterator; empty for an unknown key and when `keep_events` is false.
+
+        Raises:
+            StoreError: The store cannot be read, or some events up to the checkpoint were not kept (from the call);
+                an event is damaged (from the iterator).
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """
+        Forget the place and the events; nothing happens if there are none.
+
+        A writer that had the key open gets `StoreError` at its next save.
+
+        Raises:
+            StoreError: What is there is not ours, or could not be removed.
+        """
+        ...
+
+
+def check_key(key: str) -> str:
+    """
+    Refuse what cannot be a key.
+
+    Raises:
+        TypeError: Not text.
+        ValueError: Empty, longer than 4096 characters, or with a lone surrogate, which no encoding carries.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"a store key must be text, got {type(key).__name__}")
+    if not key:
+        raise ValueError("a store key must not be empty")
+    if len(key) > MAX_KEY_CHARS:
+        raise ValueError(f"a store key is at most {MAX_KEY_CHARS} characters long, got {len(key)}")
+    try:
+        key.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"a store key must be text that UTF-8 can carry: {exc.reason} at {exc.start}") from exc
+    return key
+
+
+def check_interval(seconds: float) -> float:
+    """
+    Refuse what cannot be a `save_interval`.
+
+    Raises:
+        ValueError: Not a number of seconds >= 0.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds < 0:
+        raise ValueError(f"save_interval must be seconds >= 0, got {seconds!r}")
+    return float(seconds)
+
+
+def superseded(key: str, fence: int, current: int | None) -> StoreError:
+    """The error of a writer whose fence is not the newest; `current` is `None` when the key is gone."""
+    if current is None:
+        return StoreError(f"key {_short(key)} was deleted since it was opened (fence {fence}); nothing was saved")
+    return StoreError(
+        f"key {_short(key)} was opened by another writer: expected fence {current}, received {fence}; nothing was saved"
+    )
+
+
+def checkpoint_to_json(key: str, checkpoint: Checkpoint) -> str:
+    """`Checkpoint.to_json()`, whose one complaint becomes the store's."""
+    try:
+        return checkpoint.to_json()
+    except ValueError as exc:
+        raise StoreError(f"key {_short(key)}: {exc}; nothing was saved") from exc
+
+
+def _short(key: str) -> str:
+    return repr(key if len(key) <= 80 else f"{key[:77]}...")
+
+
+# Compact, and not escaped: text that is not ASCII would double in size.
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_to_ascii_json = json.JSONEncoder(separators=(",", ":"))
+
+# Field name → (its type in JSON, default). A field at its default is not written.
+_EVENT_FIELDS: Final = (
+    ("event", str, "message"),
+    ("data", str, ""),
+    ("id", str, ""),
+    ("retry", int, None),
+    ("own_id", str, None),
+)
+
+
+def item_to_json(item: Kept) -> str:
+    """
+    Write an event or a chunk as one line of JSON text.
+
+    Kept are content and place: `event`, `data`, `id`, `retry`, `own_id`, `cursor`, `sequence`, `offset`, `gap`, `reset`.
+
+    Returns:
+        Text without a line break, which UTF-8 can carry whatever `data` holds.
+
+    >>> item_to_json(StreamEvent(data="Hi", id="7"))
+    '{"data":"Hi","id":"7"}'
+    """
+    raw: dict[str, Any]
+    cursor: str | None
+    if isinstance(item, Chunk):
+        raw = {"bytes": base64.b64encode(item.data).decode(), "sequence": item.sequence}
+        cursor = str((item.sequence or 0) + len(item.data))
+    else:
+        raw = {name: value for name, _, default in _EVENT_FIELDS if (value := getattr(item, name)) != default}
+        if item.sequence is not None:
+            raw["sequence"] = item.sequence
+        cursor = item.id or None
+    if item.cursor != cursor:
+        raw["cursor"] = item.cursor
+    if item.offset:
+        raw["offset"] = item.offset
+    if item.reset:
+        raw["reset"] = True
+    if item.gap is not None:
+        raw["gap"] = [item.gap.expected, item.gap.received, item.gap.after]
+    text = _to_json.encode(raw)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # a lone surrogate; its escape is ASCII
+            return _to_ascii_json.encode(raw)
+    return text
+
+
+def item_from_json(text: str | bytes) -> Kept:
+    """
+    Read what `item_to_json()` wrote; `replayed` is set.
+
+    Raises:
+        ValueError: Not such a text. The message says what was seen.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"expected an event as JSON, got {text[:40]!r}") from exc
+    if not isinstance(raw, dict):
+        raise ValueError(f"expected an event as a JSON object, got {type(raw).__name__}")
+    item: Kept
+    if "bytes" in raw:
+        data, sequence = _field(raw, "bytes", str, ""), _field(raw, "sequence", int, 0)
+        item = Chunk(base64.b64decode(data, validate=True), sequence)
+    else:
+        item = StreamEvent(*[_field(raw, *field) for field in _EVENT_FIELDS])
+        if "sequence" in raw:
+            item.sequence = _field(raw, "sequence", int, None)
+    if "cursor" in raw:
+        item.cursor = _field(raw, "cursor", str, None)
+    item.offset = _field(raw, "offset", int, 0)
+    item.replayed = True
+    if "reset" in raw:
+        item.reset = _field(raw, "reset", bool, False)
+    if "gap" in raw:
+        gap = raw["gap"]
+        if not isinstance(gap, list) or len(gap) != 3:
+            raise ValueError(f"event field 'gap': expected three values, got {gap!r:.60}")
+        names = ("expected", "received", "after")
+        values = dict(zip(names, gap, strict=True))
+        item.gap = Gap(**{name: _field(values, name, str if name == "after" else int, None) for name in names})
+    return item
+
+
+def _field(raw: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    """One field, checked: the text may come from a file that somebody edited."""
+    value = raw.get(name, default)
+    if value is None and default is None:
+        return None
+    # `bool` is an `int` to isinstance(), and `true` is no number here.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"event field {name!r}: expected {kind.__name__}, got {value!r:.60}")
+    return value

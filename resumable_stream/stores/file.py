@@ -1,0 +1,333 @@
+"""
+A store in plain files: no server, no dependency, readable with a pager.
+
+A directory holds, for each key:
+
+    <name>.checkpoint    line 1: whose, fence, and how many bytes of the events count; line 2: `Checkpoint.to_json()`
+    <name>.events        line 1: whose; then one event per line, append-only (only with `keep_events`)
+
+and one `.lock` for all. `<name>` is a readable piece of the key and a digest of all of it, so that any text is a key:
+no path can be climbed, no name is too long, and `a` and `A` stay apart where file names ignore case.
+
+*Both or neither.* Events are appended first, behind the bytes that count. Then the checkpoint file, which says how many count
+now, is written aside and renamed into place: this one step makes both true. After a crash before it, the old checkpoint stands,
+and the surplus events do not count; the next save cuts them off.
+
+*The fence* is in the checkpoint file and compared under the lock, across processes.
+It also takes the time into account, so that a key deleted and opened again does not hand out an old number.
+
+What is not ours is never written: every file begins with a name that says what it is.
+By default nothing waits for the disk: a crash of the program loses nothing, a power cut at most the last seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from .._checkpoint import Checkpoint
+from .._errors import StoreError
+from ._lock import locked
+from .base import Kept, check_interval, check_key, checkpoint_to_json, item_from_json, item_to_json, superseded
+
+__all__ = ["FileStore"]
+
+CHECKPOINT_MAGIC: Final = b'{"resumable_stream.checkpoint":1,'
+EVENTS_MAGIC: Final = b'{"resumable_stream.events":1,'
+# Line 1 holds a key of at most 4096 characters, line 2 at most 8 KiB. More than this is none of ours, and not read.
+MAX_CHECKPOINT_FILE: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """Where one key lives."""
+
+    checkpoint: Path
+    events: Path
+    temporary: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What a checkpoint file says."""
+
+    fence: int
+    events_bytes: int = 0
+    """How much of the events file counts, its first line included; 0 before the first event."""
+    whole: bool = True
+    """Every event up to the checkpoint was kept."""
+    checkpoint: str | None = None
+
+
+class FileStore:
+    """
+    Keep places in files of one directory, for any number of processes on one machine.
+
+    Files have mode 0600, and a directory that is made here 0700: events are as private as the answer.
+    Nothing is touched before the first `open()`.
+
+    Args:
+        path: The directory; made when needed. With `one_file`, the checkpoint file itself.
+        keep_events: Keep the events too, for `replay()`.
+        save_interval: Seconds between two saves of a running stream. 1.0: a save costs about 0.5 ms (one rename).
+        fsync: Wait until each save is on the disk, so that it survives a power cut. Off: some milliseconds each time,
+            and what is lost without it is asked for again.
+        one_file: `path` is the file, for one stream: `FileStore("answer.place", one_file=True)`. Whatever key comes first is
+            written into it; another key is refused. Events go to `<path>.events`, the lock is `.<name>.lock` beside it.
+
+    Network file systems work as far as their `flock()` does: NFS since version 4.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep_events: bool = False,
+        save_interval: float = 1.0,
+        fsync: bool = False,
+        one_file: bool = False,
+    ) -> None:
+        self.keep_events = keep_events
+        self.save_interval = check_interval(save_interval)
+        self.fsync = fsync
+        # Absolute, so that a later chdir() moves nothing; resolved, so that a link keeps pointing at the file we replace.
+        target = Path(os.path.realpath(path))
+        self._file = target if one_file else None
+        self._directory = target.parent if one_file else target
+        self._lock_file = self._directory / (f".{target.name}.lock" if one_file else ".lock")
+        # The file lock alone would do on POSIX, by polling. Threads of one store need not poll.
+        self._threads = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"FileStore({str(self._file or self._directory)!r}, keep_events={self.keep_events})"
+
+    def open(self, key: str) -> tuple[Checkpoint | None, int]:
+        """See `Store.open()`."""
+        files = self._files(key)
+        with self._exclusive(files):
+            state = _read_state(files, key)
+            saved = None if state is None else _checkpoint(files, state)
+            # Microseconds: they grow across delete() too, and stay below 2**53, which any JSON reader takes.
+            fence = max(time.time_ns() // 1000, 0 if state is None else state.fence + 1)
+            self._write_state(files, key, replace(state or _State(fence=0), fence=fence))
+        return saved, fence
+
+    def save(self, key: str, checkpoint: Checkpoint, events: Iterable[Kept] = (), *, fence: int) -> None:
+        """See `Store.save()`."""
+        files = self._files(key)
+        place = checkpoint_to_json(key, checkpoint)
+        # Before anything is touched: `events` may be a generator that raises.
+        lines = [f"{item_to_json(item)}\n".encode() for item in events] if self.keep_events else []
+        with self._exclusive(files):
+            state = _read_state(files, key)
+            if state is None or state.fence != fence:
+                raise superseded(key, fence, None if state is None else state.fence)
+            # Moving on without keeping leaves a hole that `replay()` must not pass over in silence.
+            whole = state.whole and (self.keep_events or checkpoint.offset == 0 or place == state.checkpoint)
+            end = self._append(files, key, state.events_bytes, lines) if lines else state.events_bytes
+            self._write_state(files, key, _State(fence=fence, events_bytes=end, whole=whole, checkpoint=place))
+
+    def replay(self, key: str) -> Iterator[Kept]:
+        """See `Store.replay()`."""
+        files = self._files(key)
+        if not self.keep_events or not self._directory.is_dir():
+            return iter(())
+        with self._exclusive(files):
+            state = _read_state(files, key)
+        if state is None:
+            return iter(())
+        if not state.whole:
+            raise StoreError(
+                f"{files.checkpoint}: not all events up to its place were kept, because a store with keep_events=False "
+                "wrote it; go on with keep_events=False, or delete() the key and start over"
+            )
+        return _read_events(files.events, state.events_bytes)
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete()`."""
+        files = self._files(key)
+        if not self._directory.is_dir():
+            return
+        with self._exclusive(files):
+            try:
+                _read_state(files, key)
+            except _Damaged:
+                pass  # ours, and this is the way to get rid of it
+            _refuse_foreign_events(files.events)
+            # The checkpoint first: without it the events do not count.
+            for path in (files.checkpoint, files.events, files.temporary):
+                path.unlink(missing_ok=True)
+            self._sync_directory()
+
+    def _files(self, key: str) -> _Files:
+        check_key(key)
+        if self._file is not None:
+            name = self._file.name
+            return _Files(
+                checkpoint=self._file,
+                events=self._file.with_name(f"{name}.events"),
+                temporary=self._file.with_name(f".{name}.tmp"),
+            )
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:48]
+        name = f"{readable}-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"
+        return _Files(
+            checkpoint=self._directory / f"{name}.checkpoint",
+            events=self._directory / f"{name}.events",
+            temporary=self._directory / f".{name}.tmp",
+        )
+
+    @contextmanager
+    def _exclusive(self, files: _Files) -> Iterator[None]:
+        """One caller at a time, in all processes; what the system refuses becomes a `StoreError`."""
+        try:
+            try:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except FileExistsError as exc:
+                raise StoreError(
+                    f"expected a directory at {self._directory}, found a file; pass one_file=True to use a file"
+                ) from exc
+            with self._threads, locked(self._lock_file):
+                yield
+        except OSError as exc:
+            raise StoreError(f"cannot use {files.checkpoint}: {exc}") from exc
+
+    def _append(self, files: _Files, key: str, end: int, lines: list[bytes]) -> int:
+        """Write events behind the first `end` bytes, whatever a crash left there, and return the new end."""
+        _refuse_foreign_events(files.events)
+        fd = os.open(files.events, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        with open(fd, "r+b", buffering=64 * 1024) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < end:
+                raise StoreError(f"{files.events} is damaged: expected at least {end} bytes, found {size}")
+            file.seek(end)
+            file.truncate()
+            if end == 0:
+                file.write(EVENTS_MAGIC + f'"key":{json.dumps(key)}}}\n'.encode())
+            file.writelines(lines)
+            file.flush()
+            if self.fsync:
+                os.fsync(file.fileno())
+            return file.tell()
+
+    def _write_state(self, files: _Files, key: str, state: _State) -> None:
+        head = {"key": key, "fence": state.fence, "events_bytes": state.events_bytes, "whole": state.whole}
+        text = json.dumps(head, separators=(",", ":")).encode()
+        # The lock makes us the only user of the temporary name, so what is there was left by a crash.
+        files.temporary.unlink(missing_ok=True)
+        fd = os.open(files.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        with open(fd, "wb") as file:
+            file.write(CHECKPOINT_MAGIC + text[1:] + b"\n" + (state.checkpoint or "null").encode() + b"\n")
+            file.flush()
+            if self.fsync:
+                os.fsync(file.fileno())
+        os.replace(files.temporary, files.checkpoint)
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        # A rename is on the disk once its directory is; Windows cannot open one.
+        if self.fsync and os.name == "posix":
+            fd = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+class _Damaged(StoreError):
+    """A file of ours that cannot be read any more. `delete()` may remove it."""
+
+
+def _read_state(files: _Files, key: str) -> _State | None:
+    """Read the checkpoint file; `None` when there is none."""
+    path = files.checkpoint
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CHECKPOINT_FILE + 1)
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError as exc:
+        raise StoreError(f"expected a checkpoint file at {path}, found a directory") from exc
+    hint = "delete() the key to start over"
+    if not content:
+        raise _Damaged(f"{path} is damaged: expected a checkpoint, found an empty file; {hint}")
+    if not content.startswith(CHECKPOINT_MAGIC[: len(content)]):
+        raise StoreError(
+            f"{path} is not ours, and was left alone: "
+            f"expected it to begin with {CHECKPOINT_MAGIC.decode()!r}, found {content[:40]!r}"
+        )
+    lines = content.split(b"\n")
+    if len(content) > MAX_CHECKPOINT_FILE or len(lines) != 3 or lines[2]:
+        raise _Damaged(f"{path} is damaged: expected two lines, found {len(content)} bytes in {len(lines)}; {hint}")
+    try:
+        head = json.loads(lines[0])
+        state = _State(
+            fence=int(head["fence"]),
+            events_bytes=int(head["events_bytes"]),
+            whole=head["whole"] is True,
+            checkpoint=None if lines[1] == b"null" else lines[1].decode(),
+        )
+        found = head["key"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise _Damaged(f"{path} is damaged: expected key, fence and events_bytes, found {lines[0][:200]!r}; {hint}") from exc
+    if found != key:
+        raise StoreError(f"{path} holds the place of another key: expected {key!r:.200}, found {found!r:.200}")
+    return state
+
+
+def _checkpoint(files: _Files, state: _State) -> Checkpoint | None:
+    if state.checkpoint is None:
+        return None
+    try:
+        return Checkpoint.from_json(state.checkpoint)
+    except ValueError as exc:
+        raise _Damaged(f"{files.checkpoint} cannot be read: {exc}; delete() the key to start over") from exc
+
+
+def _refuse_foreign_events(path: Path) -> None:
+    """Somebody else's `answer.events` beside our `answer` must survive us."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(EVENTS_MAGIC))
+    except FileNotFoundError:
+        return
+    if not EVENTS_MAGIC.startswith(start):
+        raise StoreError(
+            f"{path} is not ours, and was left alone: expected it to begin with {EVENTS_MAGIC.decode()!r}, found {start!r}"
+        )
+
+
+def _read_events(path: Path, end: int) -> Iterator[Kept]:
+    """Read the first `end` bytes, line by line: later appends and leftovers of a crash are behind them."""
+    if end == 0:
+        return
+    position = number = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                position += len(line)
+                if position > end or not line.endswith(b"\n"):
+                    break  # a line that straddles the end is not what was written
+                if number == 1:
+                    if not line.startswith(EVENTS_MAGIC):
+                        raise StoreError(f"{path} is not ours: expected {EVENTS_MAGIC.decode()!r}, found {line[:40]!r}")
+                else:
+                    try:
+                        item = item_from_json(line)
+                    except ValueError as exc:
+                        raise StoreError(f"{path} is damaged in line {number}: {exc}") from exc
+                    yield item
+                if position == end:
+                    return
+    except OSError as exc:
+        raise StoreError(f"cannot read the kept events: {exc}") from exc
+    raise StoreError(f"{path} is damaged: expected {end} bytes of events, found {position} that are whole lines")

@@ -1,0 +1,33 @@
+"""One contract for all stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("resumable_stream.testing.store_contract")
+
+from resumable_stream.stores import FileStore, MemoryStore, Store  # noqa: E402
+from resumable_stream.testing.store_contract import StoreContract  # noqa: E402
+
+
+class TestMemoryStore(StoreContract):
+    def make_store(self, *, keep_events: bool = False) -> Store:
+        return MemoryStore(keep_events=keep_events)
+
+
+class TestFileStore(StoreContract):
+    persistent = True
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "places"
+
+    def make_store(self, *, keep_events: bool = False) -> Store:
+        return FileStore(self.path, keep_events=keep_events)
+
+
+class TestFileStoreWithFsync(TestFileStore):
+    def make_store(self, *, keep_events: bool = False) -> Store:
+        return FileStore(self.path, keep_events=keep_events, fsync=True)
