@@ -1,0 +1,13 @@
+"""
+What this package is tested with, for the tests of your application: a server that fails on schedule, a client that needs none.
+
+Importing it loads neither pytest nor an HTTP client; the fixtures are in `resumable_stream.testing.pytest_plugin`.
+"""
+
+from __future__ import annotations
+
+from .faults import Fault
+from .scripted import ScriptedClient
+from .server import FlakyServer, RecordedRequest, Reply, ServerEvent, numbered
+
+__all__ = ["Fault", "FlakyServer", "RecordedRequest", "Reply", "ScriptedClient", "ServerEvent", "numbered"]

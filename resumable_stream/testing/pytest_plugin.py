@@ -1,0 +1,61 @@
+"""
+pytest fixtures. Register them in your top `conftest.py`:
+
+    pytest_plugins = ["resumable_stream.testing.pytest_plugin"]
+
+Both are factories, since a test may need two servers (a redirect to another origin) and its events are its own business.
+They are sync fixtures and serve async tests of any plugin (anyio, pytest-asyncio, pytest-trio) as well.
+This is the only module of the package that imports pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .scripted import ScriptedClient
+from .server import FlakyServer
+
+__all__ = ["flaky_server", "scripted_client"]
+
+
+@pytest.fixture
+def flaky_server() -> Iterator[Callable[..., FlakyServer]]:
+    """
+    Start servers that are closed at the end of the test.
+
+    Yields:
+        A function with the parameters of `FlakyServer`, which returns one that runs:
+        `server = flaky_server(numbered(20), [Fault.cut(after_events=7)])`.
+    """
+    servers: list[FlakyServer] = []
+
+    def start(*args: Any, **options: Any) -> FlakyServer:
+        servers.append(FlakyServer(*args, **options))
+        return servers[-1].start()
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def scripted_client() -> Iterator[Callable[..., ScriptedClient]]:
+    """
+    Make scripted clients; a body that the test leaves open fails it, since over a real network that is a lost connection.
+
+    Yields:
+        A function with the parameters of `ScriptedClient`, which returns one:
+        `script = scripted_client([Reply(body=[b"data: 1\\n\\n"])], family="httpx2")`.
+    """
+    scripts: list[ScriptedClient] = []
+
+    def make(*args: Any, **options: Any) -> ScriptedClient:
+        scripts.append(ScriptedClient(*args, **options))
+        return scripts[-1]
+
+    yield make
+    unclosed = sum(script.unclosed for script in scripts)
+    assert not unclosed, f"{unclosed} response bodies were never closed"
