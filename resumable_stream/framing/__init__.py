@@ -1,0 +1,24 @@
+"""
+From bytes to items: one decoder for each way of framing a body, all used alike.
+
+    feed(data) -> items that the chunk completed; never raises
+    eof()      -> items that only the end of the body completes
+    error      -> why decoding stopped (a limit), or `None`
+    partial    -> an item has begun and not ended
+
+A decoder reads bytes and knows nothing else: no connection, no clock, no resuming.
+"""
+
+from .ndjson import NDJSONDecoder
+from .raw import RawDecoder, TextDecoder
+from .sse import SSEDecoder
+
+__all__ = [
+    # sse
+    "SSEDecoder",
+    # ndjson
+    "NDJSONDecoder",
+    # raw
+    "RawDecoder",
+    "TextDecoder",
+]
