@@ -1,0 +1,1 @@
+"""Decide. No I/O, no clock, no randomness of its own: see `machine` for the theory."""

@@ -1,0 +1,420 @@
+"""
+What the core speaks of with the outside: requests, response heads, the state of a stream, verdicts, and the resume protocol.
+
+A protocol says *how* to ask for the rest and what ends a stream. The machine decides *when*.
+Everything here is plain values; a protocol keeps nothing of its own, what it must remember goes into `StreamState`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from .._checkpoint import fingerprint, fingerprint_bytes
+from .._errors import ResumableStreamError, UpstreamError
+from .._events import Chunk, Delta, Gap, Item, Outcome, StreamEvent
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "Consume",
+    "Decoder",
+    "Finished",
+    "Head",
+    "Interrupted",
+    "Lost",
+    "Position",
+    "Promises",
+    "Reject",
+    "Request",
+    "Resume",
+    "ResumeProtocol",
+    "Retry",
+    "Settled",
+    "Snapshot",
+    "StreamState",
+    "Verdict",
+    "Verify",
+]
+
+
+class Decoder(Protocol):
+    """What the framing layer offers: bytes in, whole items out. It never raises; `error` says what was wrong."""
+
+    error: ResumableStreamError | None
+
+    def feed(self, data: bytes, /) -> Sequence[Item]: ...
+    def eof(self) -> Sequence[Item]: ...
+    @property
+    def partial(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """
+    One HTTP request as plain values. The driver adds what the caller gave (headers, auth, cookies).
+
+    Attributes:
+        method: HTTP method.
+        url: Absolute URL, or one relative to the first request's.
+        headers: Set over the caller's; `None` removes one.
+        params: Set in the query over what is there; `None` removes one.
+        json: Keys merged into the caller's JSON body; needs a `repeat`.
+        repeat: What else of the first request is sent once more: `"all"` (query and body), `"body"`, or nothing.
+        bare: Send nothing of the caller's or the client's: it goes to another origin.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    params: Mapping[str, str | None] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    repeat: Literal["all", "body"] | None = None
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """
+    Status line and headers of a response.
+
+    Attributes:
+        status: HTTP status code.
+        headers: Names in lower case.
+        url: URL that answered.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+
+    @property
+    def content_type(self) -> str:
+        """Media type in lower case without parameters; `""` when there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class StreamState:
+    """
+    What is known of one stream. Protocols read all of it and write `stream_id`, `location` and `extra`.
+
+    Attributes:
+        method, url: Of the first request.
+        json: Its JSON body, when it was given as one; otherwise `None`.
+        stream_id: The provider's id of the stream.
+        location: Absolute URL from which the stream can be resumed, when the server named one.
+        cursor, sequence: Of the last event delivered.
+        offset: Events delivered so far.
+        extra: Text that the protocol wants in the checkpoint; only names in `ResumeProtocol.keeps` are saved.
+        head: The latest response head.
+        resuming: The latest request asked for the rest of a stream, not for its start.
+        asking: It did so after a clean close, only to learn whether there is more.
+    """
+
+    __slots__ = ("asking", "cursor", "extra", "head", "json", "location", "method", "offset", "resuming", "sequence", "stream_id", "url")
+
+    def __init__(self, method: str, url: str, json: Any = None) -> None:
+        self.method = method
+        self.url = url
+        self.json = json
+        self.stream_id: str | None = None
+        self.location: str | None = None
+        self.cursor: str | None = None
+        self.sequence: int | None = None
+        self.offset = 0
+        self.extra: dict[str, str] = {}
+        self.head: Head | None = None
+        self.resuming = False
+        self.asking = False
+
+    @property
+    def safe(self) -> bool:
+        """The first request may be repeated without paying twice (RFC 9110 section 9.2.1)."""
+        return self.method in ("GET", "HEAD")
+
+
+class Position(NamedTuple):
+    """
+    Where one event stands.
+
+    Attributes:
+        cursor: The cursor *after* this event, or `None` when the event does not move it. `""` makes the stream forget it.
+        sequence: Its number, or `None`.
+        own_id: Its own identity, by which a repeat is known, or `None`.
+    """
+
+    cursor: str | None
+    sequence: int | None = None
+    own_id: str | None = None
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The outcome is known, but more may follow (usage, `[DONE]`): read on, and take any close as the end."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Consume:
+    """
+    Read the body.
+
+    Attributes:
+        skip: Discard so many bytes first: the body restarted although we hold them.
+        reset: What was delivered is void; the body starts anew.
+        any_type: Do not check the content type.
+    """
+
+    skip: int = 0
+    reset: bool = False
+    any_type: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The stream is over."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The connection is over, the stream is not: ask for the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Nothing tells an end from a cut: ask once from the cursor whether there is more (rule 7c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Ask the provider how the run stands; the answer goes to `ResumeProtocol.on_verified()`."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Cut, and there is no way back."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """
+    The rest cannot be had by resuming (rule 8).
+
+    Attributes:
+        message: What the server said, for the error.
+        expired: It was there once (`CursorExpired`); otherwise it never was to be had (`NotResumable`).
+    """
+
+    message: str
+    expired: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A failed attempt: try again under the retry policy."""
+
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Retrying will not mend it."""
+
+    message: str = ""
+
+
+Verdict = Consume | Finished | Resume | Ask | Verify | Interrupted | Lost | Retry | Reject
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The whole answer to a side request (verify, snapshot, cancel)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    A stored result, in place of the lost rest.
+
+    Attributes:
+        events: What to deliver.
+        reset: They replace everything delivered; otherwise they are the missing remainder.
+        outcome: How the run ended; `None` when it still runs and the stream goes on after them.
+    """
+
+    events: Sequence[StreamEvent]
+    reset: bool
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promises:
+    """
+    What a protocol can vouch for; printed in the docs' table and in `repr()`.
+
+    Attributes:
+        resumable: It can ask for what follows a cursor.
+        numbered: Its events carry contiguous numbers, so a gap is provable.
+        has_end: It says when a stream is over.
+        tied: Closing the connection ends the generation.
+    """
+
+    resumable: bool
+    numbered: bool
+    has_end: bool
+    tied: bool = False
+
+
+class ResumeProtocol:
+    """
+    How to resume one kind of endpoint. Subclass it for yours; the defaults fit plain SSE.
+
+    Methods are pure functions of their arguments. Instances hold options only, so one serves many streams.
+    """
+
+    framing: ClassVar[Literal["sse", "ndjson", "raw"]] = "sse"
+    """How the body is cut into items."""
+    accept: ClassVar[str] = "text/event-stream"
+    """`Accept` header, unless the caller sets one."""
+    content_types: ClassVar[tuple[str, ...]] = ("text/event-stream",)
+    """Media types that will do; empty: any. An answer without a content type is let pass."""
+    keeps: ClassVar[frozenset[str]] = frozenset()
+    """Names in `StreamState.extra` that go into the checkpoint. Nothing that grants access."""
+    sequence: Literal["auto", "contiguous", "increasing"] | None = None
+    """What the numbers promise: each is one more than the last, merely more, or nothing. `"auto"`: watch and see."""
+    first_sequence: int | None = None
+    """Number of the first event where the protocol promises one, so that a hole at the very start is seen too."""
+    unique_ids: bool = False
+    """No two events of the stream share an own id, so a repeat is a duplicate at any time."""
+    replays: bool = False
+    """Every answer starts at the first event: resuming drops as many as were delivered, and compares them."""
+    endless: bool = False
+    """A feed: it has no generation that could stall."""
+
+    @property
+    def name(self) -> str:
+        """What checkpoints call it."""
+        return type(self).__name__
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=self.sequence == "contiguous", has_end=False)
+
+    def __repr__(self) -> str:
+        told = [name for name in ("resumable", "numbered", "has_end", "tied") if getattr(self.promises, name)]
+        return f"<{self.name}: {', '.join(told) or 'promises nothing'}>"
+
+    # -- starting
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        """Is this the protocol of that response? Asked only when the caller named none."""
+        return False
+
+    def first_request(self, state: StreamState) -> Request:
+        """The request that starts the stream: the caller's own."""
+        return Request(method=state.method, url=state.url, repeat="all")
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        """
+        Learn the stream's identity from the first response head or from an event.
+
+        Heads are shown always, events until `state.stream_id` is set.
+        """
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        """Where an event stands. The default is plain SSE's: its own id is the cursor."""
+        return Position(event.own_id, None, event.own_id)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        """Does this event end the stream, and how?"""
+        return None
+
+    def error(self, event: Any) -> UpstreamError | None:
+        """Is this event the provider's report of an error outside its vocabulary? It is then raised, not delivered."""
+        return None
+
+    def gap(self, event: Any) -> Gap | None:
+        """Does this event say that history was lost?"""
+        return None
+
+    def deltas(self, event: Any) -> Iterable[Delta]:
+        """The content in an event. The default is the whole `data`."""
+        return (Delta("text", event.data),)
+
+    def fingerprint(self, event: Any) -> str:
+        """Digest an event so that its repeat is known. Leave out fields that differ from one sending to the next."""
+        if isinstance(event, Chunk):
+            return fingerprint_bytes(event.data)
+        return fingerprint(event.event, event.data)
+
+    @property
+    def places(self) -> bool:
+        """`place()` has work to do. Plain SSE's positions are known from the decoder."""
+        own = type(self)
+        return own.position is not ResumeProtocol.position or own.place is not ResumeProtocol.place
+
+    def place(self, events: Sequence[Any]) -> None:
+        """Write `position()` into a batch. Called once a chunk; override it only for speed."""
+        for event in events:
+            cursor, event.sequence, event.own_id = self.position(event)
+            event.moves = cursor is not None
+            if cursor is not None:
+                event.cursor = cursor
+
+    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+        """The events of a batch on which `end()`, `error()` and `gap()` need be asked. Override it only for speed."""
+        return events
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        """Ask for what follows the cursor, or `None` when this stream offers no way."""
+        return None
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        """Judge a response; `None` leaves it to the core's table. For a status below 400 `body` is empty."""
+        return None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        """The body ended as it should, and no event ended the stream."""
+        return Finished(Outcome.ENDED)
+
+    def status_request(self, state: StreamState) -> Request | None:
+        """Ask whether the run still runs; a silent connection is then no failed attempt."""
+        return None
+
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        """Judge the answer to a `Verify` request or to `status_request()`."""
+        return Resume()
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        """Ask for the stored result, for `on_lost="snapshot"`."""
+        return None
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+        """Turn the stored result into events; `None` when it is of no use."""
+        return None
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        """Stop the generation, or `None` where the provider has no such call."""
+        return None
+
+
+Detect = Callable[[StreamState, Head], ResumeProtocol | None]

@@ -1,0 +1,786 @@
+"""
+What was delivered, and therefore what may still come: position, duplicates, gaps.
+
+    position = cursor + the events delivered since it last moved
+
+The ledger sees each batch once, before the caller does. In the steady state (first connection, ids in order) a batch costs
+a few list operations and one loop. After a reconnect it looks at every event, because there the server may send again
+what we hold; that lasts for `window` events, since late repeats happen where replay meets live.
+
+Three ways of knowing a repeat, tried in this order:
+
+1. *The overlap.* Events without an id of their own can only be told apart by content and order: those that followed the
+   cursor are expected again, in order, and dropped while they match (`_Prefix`).
+2. *The beginning.* A server that ignores the cursor starts over. Its answer begins as the stream began;
+   then everything delivered is expected again.
+3. *Identity.* An id or number seen before is a repeat if the content is the same too.
+
+What would break it: delivering an event before `receive()` has seen it, or feeding two connections at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from .._checkpoint import MAX_RECENT_IDS, Checkpoint, chain
+from .._errors import GapError, ReplayDiverged, ResumableStreamError
+from .._events import Gap, Item
+from .actions import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped
+from .interfaces import ResumeProtocol
+
+__all__ = ["HoleFound", "Ledger", "Place", "StartedOver"]
+
+# 8: three in a row happen by chance with random ids, eight do not. DESIGN rule 6.
+WATCH_AFTER: Final = 8
+# The beginning is known by its leading events up to the first that has an id, but by no more than 16: a bound on what is held back.
+BEGINNING: Final = 16
+# Bytes of events kept alive to recognise repeats; beyond it their digests are kept instead. 4 MiB: 4096 events of 1 KiB.
+KEPT_BYTES: Final = 4 * 1024 * 1024
+FIRST_KEY: Final = "first"
+
+
+class SinceLog:
+    """
+    Fingerprints of the events since the cursor moved, oldest first.
+
+    Bounded: the oldest half of what is over `window` folds into a count and a chained digest.
+    """
+
+    __slots__ = ("base", "digest", "items", "window")
+
+    def __init__(self, window: int, items: Iterable[str] = (), base: int = 0, digest: str = "") -> None:
+        self.window = window
+        self.items = list(items)
+        self.base = base
+        self.digest = digest
+
+    def __len__(self) -> int:
+        return self.base + len(self.items)
+
+    def append(self, fingerprint: str) -> None:
+        self.items.append(fingerprint)
+        if len(self.items) > 2 * self.window:
+            folded, self.items = self.items[: self.window], self.items[self.window :]
+            self.digest = chain(self.digest, folded)
+            self.base += len(folded)
+
+    def upto(self, count: int) -> tuple[str, ...]:
+        """
+        What the log was when it held `count` events, in the form of `Checkpoint.since`.
+
+        Raises:
+            ValueError: That was too long ago.
+        """
+        if count < self.base:
+            raise ValueError(f"this event is more than {self.window} events old; commit sooner or raise Limits.window")
+        held = self.items[: count - self.base]
+        if self.base:
+            return (f"{count}*{chain(self.digest, held)}",)
+        return tuple(held)
+
+    @classmethod
+    def parse(cls, since: Sequence[str], window: int) -> SinceLog:
+        if len(since) == 1 and "*" in since[0]:
+            count, _, digest = since[0].partition("*")
+            return cls(window, (), int(count), digest)
+        return cls(window, since)
+
+
+class _Prefix:
+    """
+    The events that are expected again at the start of an answer.
+
+    Args:
+        log: What they are. A folded part is compared as one, when it is through.
+        strict: A difference is a divergence; otherwise it merely ends the prefix.
+        unknown: So many events before the log are expected too, but nothing is known of them.
+    """
+
+    __slots__ = ("_digest", "_items", "_log", "_seen", "_strict", "_unknown")
+
+    def __init__(self, log: SinceLog, *, strict: bool, unknown: int = 0) -> None:
+        self._log = log
+        self._items = tuple(log.items)
+        self._strict = strict or log.base > 0
+        self._unknown = unknown
+        self._seen = 0
+        self._digest = ""
+
+    @property
+    def done(self) -> bool:
+        return self._seen >= self._unknown + self._log.base + len(self._items)
+
+    def expects(self, fingerprint: str) -> bool:
+        """Is exactly this event next? False where that cannot be told."""
+        index = self._seen - self._unknown - self._log.base
+        return 0 <= index < len(self._items) and self._items[index] == fingerprint
+
+    def match(self, fingerprint: str) -> Literal["same", "over", "diverged"]:
+        index = self._seen - self._unknown
+        self._seen += 1
+        if index < 0:
+            return "same"
+        if index < self._log.base:
+            self._digest = chain(self._digest, (fingerprint,))
+            if index == self._log.base - 1 and self._digest != self._log.digest:
+                return "diverged"
+            return "same"
+        if self._items[index - self._log.base] == fingerprint:
+            return "same"
+        return "diverged" if self._strict else "over"
+
+
+class Place(NamedTuple):
+    """A position: see `Checkpoint` for the fields. `log`, when it was `logged` long, stands for `since`."""
+
+    cursor: str | None
+    sequence: int | None
+    offset: int
+    log: SinceLog | None
+    logged: int
+
+
+class _Seen(NamedTuple):
+    """What is left of an event whose text is no longer kept."""
+
+    offset: int
+    own_id: str | None
+    fingerprint: str
+    sequence: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HoleFound:
+    """Events are missing, and the server has not been asked for them yet."""
+
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True)
+class StartedOver:
+    """The answer to the question "is there more?" began as the stream began: the server ignores the cursor."""
+
+
+Problem = ResumableStreamError | HoleFound | StartedOver
+_AMBIGUOUS: Final = object()
+
+
+class Ledger:
+    """
+    The book of one stream.
+
+    Args:
+        protocol: Whose numbers and ids these are.
+        window: `Limits.window`.
+        refetch: A hole can be asked for again. The machine keeps it true only while the stream can be resumed.
+        notices: Where notices go; the machine hands them on.
+    """
+
+    def __init__(self, protocol: ResumeProtocol, *, window: int, on_gap: Literal["refetch", "deliver"], notices: list[Notice]) -> None:
+        self._protocol = protocol
+        self._window = window
+        self._on_gap = on_gap
+        self._notices = notices
+        self.refetch = True
+        self.problem: Problem | None = None
+        self.duplicates = 0
+        self.gaps = 0
+        self.cursor_ignored = False
+        self.fresh = 0
+        """Events delivered on this connection."""
+        self._asking = False
+        self._batch: Sequence[Any] = ()
+        self._base = self._tip = Place(None, None, 0, None, 0)
+        self._committed = self._tip
+        self._reset_next: int | None = None
+        self._gap_next: Gap | None = None
+        self._asked: tuple[int | None, int] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        raw = self._protocol.framing == "raw"
+        self._raw = raw
+        self._beginning: list[tuple[str | None, str]] | None = None if raw else []
+        self._beginning_open = not raw
+        self._recent: deque[tuple[Sequence[Any], int]] = deque()
+        self._restored: tuple[tuple[str, str], ...] = ()
+        # Ids of blocks without data: not events, but their replay must be known too. 64: as many as a checkpoint keeps.
+        self._silent: deque[str] = deque(maxlen=MAX_RECENT_IDS)
+        self._recent_count = 0
+        self._recent_bytes = 0
+        self._index: dict[str, Any] | None = None
+        self._prefix: _Prefix | None = None
+        self._start: int | None = None
+        self._held: list[Any] = []
+        self._overlap = 0
+        self._moved_here = False
+        mode = self._protocol.sequence
+        self._promised = mode in ("contiguous", "increasing")
+        self._contiguous = mode == "contiguous"
+        self._watching = mode == "auto"
+        self._run = 0
+        self._number: int | None = None
+        self._careful = not raw
+
+    # --- positions
+
+    @property
+    def cursor(self) -> str | None:
+        return self._tip.cursor
+
+    @property
+    def offset(self) -> int:
+        return self._tip.offset
+
+    @property
+    def sequence(self) -> int | None:
+        return self._tip.sequence
+
+    @property
+    def numbered(self) -> bool:
+        """Its numbers prove that nothing is missing."""
+        return self._contiguous or self._run >= WATCH_AFTER
+
+    def place(self, taken: int) -> Place:
+        """The position when `taken` items of the latest batch are taken."""
+        if taken <= 0:
+            return self._base
+        if taken >= len(self._batch):
+            return self._tip
+        return self._behind(self._batch[taken - 1])
+
+    def _behind(self, item: Any) -> Place:
+        if self._batch and item is self._batch[-1]:
+            return self._tip
+        log, count = item.since or (None, 0)
+        sequence = item.sequence
+        if sequence is None and self._tip.sequence is not None:
+            sequence = self._sequence_before(item)
+        elif not (self._promised or self._raw or self._run >= WATCH_AFTER):
+            sequence = None
+        return Place(item.cursor, sequence, item.offset + 1, log, count)
+
+    def _sequence_before(self, item: Any) -> int | None:
+        for batch, _ in reversed(self._recent):
+            for other in reversed(batch):
+                if other.offset < item.offset and other.sequence is not None:
+                    return int(other.sequence)
+        return self._base.sequence
+
+    def commit(self, item: Any = None, *, taken: int = 0) -> None:
+        """
+        Move the committed position behind `item`, or behind what is taken.
+
+        Raises:
+            ValueError: The item is of another stream, or too old.
+        """
+        if item is None:
+            self._committed = self.place(taken)
+            return
+        place = self._behind(item)
+        if place.log is not None:
+            place.log.upto(place.logged)
+        if place.offset > self._tip.offset:
+            raise ValueError(f"cannot commit the event at offset {item.offset}: only {self._tip.offset} events were delivered")
+        self._committed = place
+
+    @property
+    def committed(self) -> Place:
+        return self._committed
+
+    def since(self, place: Place) -> tuple[str, ...]:
+        return place.log.upto(place.logged) if place.log is not None else ()
+
+    def recent_ids(self, place: Place) -> tuple[tuple[str, str], ...]:
+        """`(id, fingerprint)` of the newest events before `place` that have an id, oldest first, at most 64."""
+        found: list[tuple[str, str]] = []
+        for batch, _ in reversed(self._recent):
+            for item in reversed(batch):
+                if item.offset < place.offset and item.own_id:
+                    found.append((item.own_id, self._fingerprint(item)))
+                    if len(found) == MAX_RECENT_IDS:
+                        return tuple(reversed(found))
+        return (self._restored + tuple(reversed(found)))[-MAX_RECENT_IDS:]
+
+    def beginning(self) -> str | None:
+        """The stream's first event, as text for a checkpoint; `None` when it has no id to be known by."""
+        if not self._beginning or self._beginning[0][0] is None:
+            return None
+        own_id, fingerprint = self._beginning[0]
+        return f"{fingerprint} {own_id}"
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue where another process stopped."""
+        log = SinceLog.parse(checkpoint.since, self._window) if checkpoint.since else None
+        self._tip = Place(checkpoint.cursor, checkpoint.sequence, checkpoint.offset, log, len(log) if log else 0)
+        self._base = self._committed = self._tip
+        self._number = checkpoint.sequence
+        if self._watching and checkpoint.sequence is not None:
+            self._run = WATCH_AFTER
+        self._restored = checkpoint.recent_ids
+        self._beginning_open = checkpoint.offset == 0 and not self._raw
+        if first := checkpoint.extra.get(FIRST_KEY):
+            fingerprint, _, own_id = first.partition(" ")
+            self._beginning = [(own_id, fingerprint)]
+
+    # --- connections
+
+    def open_connection(self, *, resuming: bool, asking: bool) -> None:
+        """A new answer begins. `resuming`: from the cursor. `asking`: only to learn whether there is more."""
+        self.settle()
+        self.problem = None
+        self.fresh = 0
+        self._asking = asking
+        self._held = []
+        self._start = None
+        self._prefix = None
+        self._moved_here = False
+        if self._raw or not resuming or self._tip.offset == 0:
+            return
+        self._careful = True
+        self._overlap = self._window
+        log, count = self._tip.log, self._tip.logged
+        if self._protocol.replays:
+            if log is not None:
+                self._prefix = _Prefix(log, strict=True)
+            return
+        if log is not None and count:
+            self._prefix = _Prefix(log, strict=False)
+        if self._beginning:
+            self._start = 0
+
+    def restart(self, *, offset: int) -> None:
+        """What was delivered is void from `offset` on; the next item says so."""
+        self.settle()
+        self._forget()
+        self._base = self._tip = Place(None, None, offset, None, 0)
+        self._reset_next = offset
+
+    def settle(self) -> None:
+        """The caller is done with the latest batch."""
+        self._base = self._tip
+        self._batch = ()
+
+    # --- receiving
+
+    def receive(self, items: Sequence[Any], size: int, trailing_id: str | None = None) -> Sequence[Any]:
+        """
+        Enter a batch.
+
+        Args:
+            items: Complete items in the order they came, placed by the protocol.
+            size: Bytes they arrived in.
+            trailing_id: Id of a block without data behind them; `None` when there was none.
+
+        Returns:
+            The items to deliver, positioned. When it is cut short, `problem` says why.
+        """
+        tip = self._base = self._tip
+        if not items:
+            out = items
+        elif self._careful:
+            out = self._receive_carefully(items, size)
+        else:
+            out = self._receive_steadily(items, size, tip)
+        self._batch = out
+        self.fresh += len(out)
+        if trailing_id is not None and self.problem is None:
+            self._move(trailing_id)
+        return out
+
+    def _receive_steadily(self, items: Sequence[Any], size: int, tip: Place) -> Sequence[Any]:
+        """The hot path: no repeat can come, only order has to be watched."""
+        offset = tip.offset
+        last = items[-1]
+        if self._raw:
+            for item in items:
+                item.offset = offset
+                offset += 1
+            self._tip = Place(last.cursor, last.sequence + len(last.data), offset, None, 0)
+            return items
+        number = self._number
+        cursor = tip.cursor
+        if cursor is None:
+            # No ids at all (or none yet): order is all there is.
+            if last.id:
+                return self._receive_carefully(items, size)
+            for item in items:
+                if item.own_id is not None or item.moves:
+                    return self._receive_carefully(items, size)
+                item.offset = offset
+                offset += 1
+            self._tip = Place(None, None, offset, None, 0)
+            return items
+        if number is None:
+            # No numbers: all that matters is that each event moves the cursor.
+            for item in items:
+                if not item.own_id or item.moves is False:
+                    return self._receive_carefully(items, size)
+                item.offset = offset
+                offset += 1
+        elif self._watching:
+            for item in items:
+                number += 1
+                if item.own_id != str(number):
+                    return self._receive_carefully(items, size)
+                item.sequence = number
+                item.offset = offset
+                offset += 1
+        else:
+            for item in items:
+                number += 1
+                if item.sequence != number or item.moves is False:
+                    return self._receive_carefully(items, size)
+                item.offset = offset
+                offset += 1
+        self._number = number
+        self._tip = Place(last.cursor, number, offset, None, 0)
+        self._remember(items, size)
+        return items
+
+    def _receive_carefully(self, items: Sequence[Any], size: int) -> Sequence[Any]:
+        out: list[Any] = []
+        for item in items:
+            if not self._admit(item, out):
+                break
+        if out:
+            if self._tip.cursor is not None or self._protocol.replays:
+                self._remember(out, size)
+            if self._overlap:
+                self._overlap = max(0, self._overlap - len(out))
+        self._careful = not self._settled()
+        return out
+
+    def _settled(self) -> bool:
+        """Nothing may repeat, the beginning is known, numbers (if any) are in their stride, and there is no log to keep."""
+        if (
+            self._overlap
+            or self._prefix is not None
+            or self._start is not None
+            or self._beginning_open
+            or self.problem is not None
+            or self._reset_next is not None
+            or self._gap_next is not None
+            or self._protocol.unique_ids
+            or self._tip.log is not None
+        ):
+            return False
+        if self._tip.cursor is None:
+            return not self._protocol.replays and not self._promised
+        if self._promised:
+            return self._contiguous and self._number is not None
+        return not self._watching or self._run >= WATCH_AFTER
+
+    def _admit(self, item: Any, out: list[Any]) -> bool:
+        """Deliver, hold back or drop one item. False: nothing behind it may be delivered."""
+        queue = [item]
+        if self._start is not None:
+            verdict = self._match_beginning(item)
+            if verdict is not None:
+                return verdict
+            queue = [*self._held, item]
+            self._held = []
+        for each in queue:
+            verdict = self._match_prefix(each) if self._prefix is not None else None
+            if verdict is None:
+                verdict = self._enter(each, out)
+            if not verdict:
+                return False
+        return True
+
+    def _match_beginning(self, item: Any) -> bool | None:
+        """Does the answer begin as the stream began? True: held back or dropped, False: stop, None: no."""
+        assert self._start is not None and self._beginning is not None
+        fingerprint = self._fingerprint(item)
+        expected_again = self._prefix is not None and not self._held and self._prefix.expects(fingerprint)
+        if expected_again or self._beginning[self._start] != (item.own_id or None, fingerprint):
+            self._start = None
+            return None
+        self._held.append(item)
+        self._start += 1
+        return self._started_over() if self._start == len(self._beginning) else True
+
+    def _match_prefix(self, item: Any) -> bool | None:
+        """Is it an event that was expected again? True: dropped, False: stop, None: no."""
+        prefix = self._prefix
+        assert prefix is not None
+        fingerprint = self._fingerprint(item)
+        match prefix.match(fingerprint):
+            case "same":
+                if prefix.done:
+                    self._prefix = None
+                self._drop(item)
+                if self._moved_here and not self._protocol.replays:
+                    # The cursor has moved ahead of an event that we hold: it must be expected again next time.
+                    self._extend(fingerprint)
+                return True
+            case "over":
+                self._prefix = None
+                return None
+            case _:
+                return self._diverged(item)
+
+    def _diverged(self, item: Any) -> bool:
+        self.problem = ReplayDiverged(
+            f"the server's replay differs from what it sent before: the event after offset {self._tip.offset}, "
+            f"id {item.own_id!r}, has other content; the two halves do not belong together"
+        )
+        return False
+
+    def _started_over(self) -> bool:
+        """The whole beginning came again: the server ignores the cursor."""
+        self.cursor_ignored = True
+        self._notices.append(CursorIgnored())
+        self._start = None
+        held, self._held = self._held, []
+        if self._asking:
+            self.problem = StartedOver()
+            return False
+        self._prefix = self._history(0)
+        for item in held:
+            verdict = self._match_prefix(item) if self._prefix is not None else True
+            if not verdict:
+                return False
+        return True
+
+    def _history(self, offset: int) -> _Prefix | None:
+        """Everything delivered from `offset` on, as events expected again; what is no longer remembered is counted."""
+        log = SinceLog(self._window)
+        oldest = self._tip.offset
+        for batch, _ in reversed(self._recent):
+            for seen in reversed(batch):
+                if seen.offset != oldest - 1 or seen.offset < offset:
+                    break
+                oldest = seen.offset
+                log.items.append(self._fingerprint(seen))
+        log.items.reverse()
+        prefix = _Prefix(log, strict=offset == 0, unknown=oldest - offset)
+        return None if prefix.done else prefix
+
+    def _enter(self, item: Any, out: list[Any]) -> bool:
+        """Deliver or drop an item that order alone does not make a repeat."""
+        if self._watching:
+            if not self._enter_watched(item):
+                return True
+        elif self._promised and item.sequence is not None:
+            verdict = self._enter_numbered(item)
+            if verdict is not None:
+                return verdict
+        elif self._repeats(item):
+            return True
+        self._deliver(item, out)
+        return True
+
+    def _repeats(self, item: Any) -> bool:
+        """Drop it if its id and content were delivered before."""
+        if not item.own_id or not (self._overlap or self._protocol.unique_ids):
+            return False
+        known = self._known().get(item.own_id)
+        if known is None or known is _AMBIGUOUS or self._fingerprint(known) != self._fingerprint(item):
+            return False
+        self._drop(item)
+        if self._prefix is None and isinstance(known, (Item, _Seen)) and known.offset >= 0:
+            # The server replays from there: events without an id behind it are known by their order.
+            self._prefix = self._history(known.offset + 1)
+        return True
+
+    def _enter_watched(self, item: Any) -> bool:
+        """`sequence="auto"`: learn whether the ids count, and mark a jump. False: dropped as a repeat."""
+        own_id = item.own_id
+        if self._repeats(item):
+            return False
+        if own_id is None:
+            return True
+        number = _counter(own_id)
+        expected = None if self._number is None else self._number + 1
+        if number is None or (expected is not None and number != expected and self._run < WATCH_AFTER):
+            if self._run >= WATCH_AFTER:
+                assert expected is not None
+                self._notices.append(NumberingStopped(expected, own_id))
+            self._stop_watching()
+            return True
+        if expected is not None and number != expected:
+            if number < expected:
+                # The counter started again: it never was a promise.
+                self._notices.append(NumberingStopped(expected, own_id))
+                self._stop_watching()
+                return True
+            item.gap = Gap(expected=expected, received=number, after=self._tip.cursor)
+            self.gaps += 1
+            self._notices.append(GapFound(item.gap, False))
+        item.sequence = self._number = number
+        self._run = min(self._run + 1, WATCH_AFTER)
+        return True
+
+    def _stop_watching(self) -> None:
+        self._watching = False
+        self._run = 0
+        self._number = None
+
+    def _enter_numbered(self, item: Any) -> bool | None:
+        """Numbers are promised: None deliver, True dropped, False stop."""
+        number = item.sequence
+        last = self._number
+        if last is not None and number <= last:
+            known = self._known().get(item.own_id or str(number))
+            if known is None or known is _AMBIGUOUS or self._fingerprint(known) == self._fingerprint(item):
+                self._drop(item)
+                return True
+            return self._diverged(item)
+        expected = self._protocol.first_sequence if last is None else last + 1
+        if self._contiguous and expected is not None and number > expected:
+            return self.hole(Gap(expected=expected, received=number, after=self._tip.cursor))
+        return None
+
+    def hole(self, gap: Gap) -> bool | None:
+        """Events are missing here: ask for them once, then do as the caller chose. None: go on, the next item carries the gap."""
+        key = (gap.expected, self._tip.offset)
+        if self.refetch and self._asked != key:
+            self._asked = key
+            self.gaps += 1
+            self._notices.append(GapFound(gap, True))
+            self.problem = HoleFound(gap)
+            return False
+        if self._asked != key:
+            self.gaps += 1
+        self._notices.append(GapFound(gap, False))
+        if self._on_gap == "deliver":
+            self._gap_next = gap
+            return None
+        where = f"after cursor {gap.after!r}" if gap.after is not None else "at the start of the stream"
+        if gap.missing is None:
+            text = f"the server reports lost history {where} and cannot replay it"
+        else:
+            text = f"expected sequence {gap.expected}, received {gap.received}: {gap.missing} events missing {where}"
+        self.problem = GapError(text, expected=gap.expected, received=gap.received)
+        return False
+
+    def _deliver(self, item: Any, out: list[Any]) -> None:
+        tip = self._tip
+        item.offset = tip.offset
+        if self._reset_next is not None:
+            item.reset, self._reset_next = True, None
+        if self._gap_next is not None:
+            item.gap, self._gap_next = self._gap_next, None
+        moves = item.moves
+        cursor = item.cursor or None
+        if moves is None:
+            # Plain SSE: an own id moves it, and so did a block without data that came in front of this event.
+            moves = item.own_id is not None or (cursor != tip.cursor and not self._is_old(cursor))
+        if item.sequence is not None and self._promised:
+            self._number = item.sequence
+        number = self._number if self._promised or self._run >= WATCH_AFTER else None
+        if self._beginning_open:
+            self._note_beginning(item)
+        if moves:
+            self._moved_here = True
+            log = None
+            if item.own_id is None and item.moves is None:
+                # A block without data moved it; this event came after that.
+                log = self._log_of(item, None)
+        else:
+            cursor = tip.cursor
+            item.cursor = cursor
+            log = self._log_of(item, tip.log)
+        self._tip = Place(cursor, number, tip.offset + 1, log, len(log) if log is not None else 0)
+        if log is not None:
+            item.since = (log, len(log))
+        out.append(item)
+
+    def _log_of(self, item: Any, log: SinceLog | None) -> SinceLog | None:
+        """Enter an item that did not move the cursor. Without a cursor there is nothing to resume from, so nothing to log."""
+        if item.cursor is None and not self._protocol.replays:
+            return None
+        if log is None:
+            log = SinceLog(self._window)
+        log.append(self._fingerprint(item))
+        return log
+
+    def _is_old(self, cursor: str | None) -> bool:
+        """In a replay: an id that is behind us. Going back to it would expect again what followed it."""
+        return bool(self._overlap and cursor and (cursor in self._silent or cursor in self._known()))
+
+    def _extend(self, fingerprint: str) -> None:
+        tip = self._tip
+        log = tip.log or SinceLog(self._window)
+        log.append(fingerprint)
+        self._tip = tip._replace(log=log, logged=len(log))
+
+    def _move(self, cursor: str) -> None:
+        """A block without data moved the cursor, behind all that was delivered."""
+        if self._is_old(cursor):
+            return
+        self._tip = self._tip._replace(cursor=cursor or None, log=None, logged=0)
+        self._moved_here = True
+        if cursor:
+            self._silent.append(cursor)
+        self._careful = True
+
+    def _note_beginning(self, item: Any) -> None:
+        assert self._beginning is not None
+        self._beginning.append((item.own_id or None, self._fingerprint(item)))
+        if item.own_id or len(self._beginning) == BEGINNING:
+            self._beginning_open = False
+
+    def _drop(self, item: Any) -> None:
+        self.duplicates += 1
+        self._notices.append(DuplicateDropped(getattr(item, "own_id", None)))
+
+    # --- memory of what was delivered
+
+    def _remember(self, items: Sequence[Any], size: int) -> None:
+        recent = self._recent
+        recent.append((items, size))
+        self._recent_count += len(items)
+        self._recent_bytes += size
+        while self._recent_count - len(recent[0][0]) >= self._window:
+            oldest, oldest_size = recent.popleft()
+            self._recent_count -= len(oldest)
+            self._recent_bytes -= oldest_size
+        if self._recent_bytes > KEPT_BYTES:
+            self._condense()
+        if self._index is not None:
+            self._index_items(items)
+
+    def _condense(self) -> None:
+        """Keep digests in place of texts."""
+        for index, (batch, size) in enumerate(self._recent):
+            if size:
+                digests = [_Seen(item.offset, item.own_id, self._fingerprint(item), item.sequence) for item in batch]
+                self._recent[index] = (digests, 0)
+        self._recent_bytes = 0
+
+    def _known(self) -> dict[str, Any]:
+        """Events by their own id; built when the first repeat may come, kept up to date while one may."""
+        if self._index is None or len(self._index) > 2 * self._window:
+            self._index = {own_id: _Seen(-1, own_id, fingerprint, None) for own_id, fingerprint in self._restored}
+            for batch, _ in self._recent:
+                self._index_items(batch)
+        return self._index
+
+    def _index_items(self, items: Iterable[Any]) -> None:
+        index = self._index
+        assert index is not None
+        for item in items:
+            key = item.own_id
+            if not key:
+                if item.sequence is None:
+                    continue
+                key = str(item.sequence)
+            # An id that the server used twice identifies nothing.
+            index[key] = item if key not in index or self._protocol.unique_ids else _AMBIGUOUS
+
+    def _fingerprint(self, item: Any) -> str:
+        if isinstance(item, _Seen):
+            return item.fingerprint
+        return self._protocol.fingerprint(item)
+
+
+def _counter(text: str) -> int | None:
+    """Read a plain decimal counter; anything else (signs, leading zeros, other scripts, absurd length) is none."""
+    if text.isascii() and text.isdigit() and len(text) < 20 and (text[0] != "0" or text == "0"):
+        return int(text)
+    return None

@@ -1,0 +1,92 @@
+"""Events as text: the deltas of each event in turn, the text so far, and what a reset does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from ._core.interfaces import ResumeProtocol
+from ._errors import EventTooLarge, StreamReset
+from ._events import Delta, TextReset
+from .framing import TextDecoder
+
+__all__ = ["TextReader"]
+
+Mode = Literal["text", "deltas"]
+
+
+class TextReader:
+    """
+    Turns events into what `iter_text()` or `iter_deltas()` yields.
+
+    Args:
+        protocol: Asked at each event, since it may be detected late.
+        mode: `"text"`: strings (and `TextReset` with `resets`); `"deltas"`: `Delta`.
+        resets: Yield `TextReset` where earlier text became void; otherwise that raises.
+        limit: `Limits.text_bytes`.
+        strict: Text over the limit raises; otherwise the rest is merely not remembered.
+    """
+
+    def __init__(self, protocol: Callable[[], ResumeProtocol | None], *, mode: Mode, resets: bool, limit: int, strict: bool) -> None:
+        self._protocol = protocol
+        self._mode = mode
+        self._resets = resets
+        self._limit = limit
+        self._strict = strict
+        self._pieces: list[tuple[int, str]] = []
+        self._size = 0
+        self._view: TextDecoder | None = None
+
+    def so_far(self) -> str:
+        """The text up to now, no more than the limit."""
+        return "".join(text for _, text in self._pieces)
+
+    def read(self, event: Any) -> Sequence[Any]:
+        """
+        Raises:
+            StreamReset: Earlier text became void, and the reader cannot say so.
+            EventTooLarge: The text is over `Limits.text_bytes`, when all of it was to be held.
+        """
+        out: list[Any] = []
+        if event.reset:
+            if not self._resets:
+                raise StreamReset(
+                    f"the text from event {event.offset} on became void; pass resets=True to be told in the stream", offset=event.offset
+                )
+            self._pieces = [piece for piece in self._pieces if piece[0] < event.offset]
+            self._size = sum(len(text) for _, text in self._pieces)
+            self._view = None
+            out.append(TextReset(event.offset))
+        protocol = self._protocol()
+        if protocol is not None and protocol.framing == "raw":
+            if self._view is None:
+                self._view = TextDecoder()
+            deltas: Sequence[Delta] = (Delta("text", self._view.decode(event.data)),)
+        else:
+            deltas = tuple((protocol or ResumeProtocol()).deltas(event))
+        for delta in deltas:
+            if delta.kind == "text" and delta.text:
+                self._remember(event.offset, delta.text)
+            if self._mode == "deltas":
+                out.append(delta)
+            elif delta.kind == "text" and delta.text:
+                out.append(delta.text)
+        return out
+
+    def finish(self) -> Sequence[Any]:
+        """What a byte stream that ended inside a character still owes."""
+        rest = self._view.flush() if self._view is not None else ""
+        self._view = None
+        if not rest:
+            return ()
+        self._remember(self._pieces[-1][0] if self._pieces else 0, rest)
+        return (Delta("text", rest),) if self._mode == "deltas" else (rest,)
+
+    def _remember(self, offset: int, text: str) -> None:
+        self._size += len(text)
+        if self._size <= self._limit:
+            self._pieces.append((offset, text))
+        elif self._strict:
+            raise EventTooLarge(
+                f"the text is over {self._limit} characters; iterate instead, or raise Limits.text_bytes", limit=self._limit
+            )
