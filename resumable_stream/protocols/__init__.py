@@ -1,0 +1,68 @@
+"""
+How to resume each kind of endpoint: one module per wire protocol, and the class that yours extends.
+
+Modules here are pure functions of frames; they import no HTTP client.
+"""
+
+from __future__ import annotations
+
+from .._core.interfaces import (
+    Answer,
+    Ask,
+    Consume,
+    Finished,
+    Head,
+    Interrupted,
+    Lost,
+    Position,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Retry,
+    Settled,
+    Snapshot,
+    StreamState,
+    Verdict,
+    Verify,
+)
+from ._detect import detect, named
+from .byte_range import ByteRange
+from .cursor import CursorProtocol
+from .last_event_id import LastEventID
+from .ndjson import NDJSON
+from .replay import ReplayFromZero
+
+__all__ = [
+    # protocols
+    "LastEventID",
+    "CursorProtocol",
+    "ReplayFromZero",
+    "ByteRange",
+    "NDJSON",
+    # to write your own
+    "ResumeProtocol",
+    "Request",
+    "Head",
+    "StreamState",
+    "Position",
+    "Promises",
+    "Settled",
+    "Answer",
+    "Snapshot",
+    # verdicts
+    "Verdict",
+    "Ask",
+    "Consume",
+    "Finished",
+    "Interrupted",
+    "Lost",
+    "Reject",
+    "Resume",
+    "Retry",
+    "Verify",
+    # choosing
+    "detect",
+    "named",
+]

@@ -1,0 +1,32 @@
+"""Which protocol a response speaks, when the caller named none, and which one a checkpoint means."""
+
+from __future__ import annotations
+
+from .._core.interfaces import Head, ResumeProtocol, StreamState
+from .byte_range import ByteRange
+from .last_event_id import LastEventID
+from .ndjson import NDJSON
+
+__all__ = ["detect", "named"]
+
+# The most specific first; the last ones are the plainest honest behaviour.
+_CANDIDATES: tuple[type[ResumeProtocol], ...] = (LastEventID, NDJSON, ByteRange)
+
+
+def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
+    """
+    Choose by the request and the head of its response.
+
+    Returns:
+        A protocol with its default options, or `None` when the answer is no stream (a page, a JSON document).
+    """
+    for candidate in _CANDIDATES:
+        protocol = candidate()
+        if protocol.matches(request, head):
+            return protocol
+    return None
+
+
+def named(name: str) -> ResumeProtocol | None:
+    """The protocol with default options that a checkpoint's `protocol` names, or `None` for one of your own."""
+    return next((candidate() for candidate in _CANDIDATES if candidate.__name__ == name), None)

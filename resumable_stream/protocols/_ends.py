@@ -1,0 +1,112 @@
+"""What ends a stream of plain events: the `end=` option that several protocols share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from .._core.interfaces import Settled
+from .._errors import UpstreamError
+from .._events import Outcome
+
+__all__ = ["End", "EndRule"]
+
+EndResult = bool | Outcome | Settled | None
+End = str | Callable[[Any], EndResult]
+DONE: Final = "[DONE]"
+_ERROR_STARTS: Final = ('{"error"', '{ "error"')
+
+
+class EndRule:
+    """
+    Args:
+        end: `"auto"`: `[DONE]` ends it, and a clean close is looked into. `"close"`: a clean close is the end.
+            `"never"`: a feed. Any other text: an event whose `data` equals it. A callable of the event: truthy, or the `Outcome`.
+
+    Raises:
+        ValueError, TypeError: The option is none of these.
+    """
+
+    def __init__(self, end: End) -> None:
+        if not (isinstance(end, str) or callable(end)):
+            raise TypeError(f"end must be 'auto', 'close', 'never', the data of the last event, or a callable, got {end!r}")
+        if end == "":
+            raise ValueError("end must not be empty: every event without data would end the stream")
+        self.option = end
+        self.mode = end if end in ("auto", "close", "never") else "marker"
+        self._ask = end if callable(end) else None
+        self._marker = None if callable(end) or end == "never" else DONE if end in ("auto", "close") else end
+        needles = [b"error"]
+        if self._marker is not None:
+            needles.append(self._marker.encode("utf-8", "surrogatepass"))
+        # A marker of several lines never stands in the wire as it is.
+        self._needles = None if self._ask is not None or "\n" in (self._marker or "") else needles
+
+    @property
+    def has_end(self) -> bool:
+        """A clean close without the marker is a cut."""
+        return self.mode == "marker"
+
+    def __repr__(self) -> str:
+        return repr(self.option)
+
+    def judge(self, event: Any) -> Outcome | Settled | None:
+        if self._ask is None:
+            return Outcome.COMPLETED if event.data == self._marker else None
+        found = self._ask(event)
+        if isinstance(found, Outcome | Settled):
+            return found
+        return Outcome.COMPLETED if found else None
+
+    def error(self, event: Any) -> UpstreamError | None:
+        """An error frame: `event: error`, or an object that is led by a truthy `error`; not if `end=` knows the event."""
+        by_name = event.event == "error"
+        if not by_name and not event.data.startswith(_ERROR_STARTS):
+            return None
+        if self._ask is not None and self.judge(event) is not None:
+            return None
+        body: Any = event.data
+        try:
+            body = event.json()
+        except ValueError:
+            if not by_name:
+                return None
+        detail = body.get("error") if isinstance(body, dict) else None
+        if not by_name and not detail:
+            return None
+        return upstream_error(detail if isinstance(detail, dict) else body if isinstance(body, dict) else {"message": detail or body}, body)
+
+    def notable(self, events: Sequence[Any], chunk: bytes, names: frozenset[str], needles: Sequence[bytes]) -> Sequence[Any]:
+        """
+        The events that may be an end, an error or one of `names`.
+
+        A word that does not stand in the chunk stands in none of the events that it completed,
+        but for the first, which may have begun in an earlier chunk.
+        """
+        if self._needles is None:
+            return events
+        if len(events) > 2:
+            for needle in self._needles:
+                if needle in chunk:
+                    break
+            else:
+                if not any(needle in chunk for needle in needles):
+                    events = events[:1]
+        marker = self._marker
+        return [
+            event for event in events if event.event in names or event.data == marker or event.data.startswith(_ERROR_STARTS)
+        ]
+
+
+def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
+    """
+    Put a provider's error object into ours.
+
+    Args:
+        detail: The object that holds `message` and `type` or `code`.
+        body: All that was sent.
+    """
+    kind = detail.get("type") or detail.get("code") or ""
+    message = detail.get("message") or detail.get("detail") or ""
+    text = str(message)[:500]
+    return UpstreamError(f"the provider reports an error: {text or kind or 'no message'}", type=str(kind), body=body)

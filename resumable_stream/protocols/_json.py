@@ -1,0 +1,84 @@
+"""
+Read one value out of a JSON payload, quickly.
+
+Parsing every payload in full to read a counter costs as much as the rest of the library (PERFORMANCE.md section 6).
+Payloads of one event type share what stands in front of the counter, so that text is learned once, proven to be at the
+top level, and from then on compared. Anything else is parsed in full, and the result is shared with the caller.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+__all__ = ["JSONPath"]
+
+# Event types of one stream: OpenAI has 53. Beyond the bound nothing more is learned.
+_TYPES: Final = 256
+# A type whose payloads never share a prefix is not worth trying again.
+_PATIENCE: Final = 8
+
+
+class JSONPath:
+    """
+    A dotted path into a JSON object: `"sequence_number"`, `"response.id"`.
+
+    Calling it with an event gives the value, or `None` when it is absent or the payload is no such object.
+    """
+
+    __slots__ = ("_learned", "_misses", "_needle", "path")
+
+    def __init__(self, path: str) -> None:
+        if not path or any(not key for key in path.split(".")):
+            raise ValueError(f"expected a dotted path of JSON keys, got {path!r}")
+        self.path = tuple(path.split("."))
+        self._needle = f"{json.dumps(path)}:" if len(self.path) == 1 else None
+        self._learned: dict[str, str] = {}
+        self._misses: dict[str, int] = {}
+
+    def __call__(self, event: Any) -> Any:
+        prefix = self._learned.get(event.event)
+        if prefix is not None:
+            data = event.data
+            if data.startswith(prefix):
+                start = len(prefix)
+                stop = data.find(",", start, start + 21)
+                if stop < 0:
+                    stop = data.find("}", start, start + 21)
+                digits = data[start:stop]
+                # "-1" and "1.5" and "01" are left to the parser; stop == -1 cuts one character off and is caught there too.
+                if stop > 0 and digits.isdigit() and digits.isascii() and (digits[0] != "0" or digits == "0"):
+                    return int(digits)
+        return self._parse(event)
+
+    def _parse(self, event: Any) -> Any:
+        try:
+            value = event.json()
+        except ValueError:
+            return None
+        for key in self.path:
+            if not isinstance(value, dict):
+                return None
+            value = value.get(key)
+        if self._needle is not None and type(value) is int and value >= 0:
+            self._learn(event, value)
+        return value
+
+    def _learn(self, event: Any, value: int) -> None:
+        kind, data = event.event, event.data
+        misses = self._misses.get(kind, 0)
+        if misses > _PATIENCE or len(self._misses) >= _TYPES:
+            return
+        self._misses[kind] = misses + 1
+        assert self._needle is not None
+        at = data.find(self._needle)
+        if at < 0:
+            return
+        prefix = data[: at + len(self._needle)]
+        # Only at the top level does closing one brace make it an object that holds the key.
+        try:
+            proof = json.loads(prefix + "0}")
+        except ValueError:
+            return
+        if isinstance(proof, dict) and proof.get(self.path[0]) == 0:
+            self._learned[kind] = prefix

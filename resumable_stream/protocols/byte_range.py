@@ -1,0 +1,144 @@
+"""
+Any body of bytes: the count of bytes goes back as `Range`.
+
+Offsets refer to the encoded representation, so identity encoding is asked for, and a coded answer cannot be resumed.
+Only a strong validator proves that two answers are pieces of one document (RFC 9110 section 13.1.5);
+without one a 206 is believed and a 200 is not.
+
+Source: RFC 9110 sections 13 and 14; WIRE 12.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from .._core.interfaces import (
+    Ask,
+    Consume,
+    Finished,
+    Head,
+    Lost,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    ResumeProtocol,
+    StreamState,
+    Verdict,
+)
+from .._events import Item, Outcome
+
+__all__ = ["ByteRange"]
+
+_CONTENT_RANGE: Final = re.compile(r"\s*bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)\s*", re.IGNORECASE)
+_FOREIGN: Final = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
+
+
+class ByteRange(ResumeProtocol):
+    """
+    A download, a log, a batch result: bytes by `GET`. Yields `Chunk`.
+
+    >>> ByteRange()
+    <ByteRange: resumable, numbered, has_end>
+    """
+
+    framing = "raw"
+    accept = "*/*"
+    content_types: ClassVar[tuple[str, ...]] = ()
+    keeps = frozenset({"etag", "modified", "length", "coded"})
+    sequence = None
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=True, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        # A page or a document is an answer of another kind: better said than streamed.
+        return head.content_type not in _FOREIGN
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head):
+            return
+        headers, extra = source.headers, state.extra
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            extra["coded"] = "1"
+            return
+        if not state.resuming:
+            if etag := headers.get("etag", ""):
+                extra["etag"] = etag
+            elif modified := headers.get("last-modified", ""):
+                extra["modified"] = modified
+            if "transfer-encoding" not in headers and (length := headers.get("content-length", "")).isdigit():
+                extra["length"] = length
+        total = _content_range(headers)[1]
+        if total is not None:
+            extra["length"] = str(total)
+
+    def deltas(self, event: Any) -> Any:
+        # Text of bytes needs the bytes before them; `iter_text()` decodes the run of chunks.
+        return ()
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        if state.method != "GET" or "coded" in state.extra:
+            return None
+        headers: dict[str, str | None] = {"Accept-Encoding": "identity"}
+        if state.cursor is not None and state.cursor != "0":
+            headers["Range"] = f"bytes={state.cursor}-"
+            if (etag := state.extra.get("etag", "")) and not etag.startswith("W/"):
+                headers["If-Range"] = etag
+        return Request(method="GET", url=state.url, headers=headers, repeat="all")
+
+    def first_request(self, state: StreamState) -> Request:
+        # The caller's Accept-Encoding would make offsets refer to something that we never see.
+        return Request(method=state.method, url=state.url, headers={"Accept-Encoding": "identity"}, repeat="all")
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        held = int(state.cursor or 0)
+        if not state.resuming or not held:
+            return None
+        start, total = _content_range(headers)
+        if status == 206:
+            if self._other_document(headers, state):
+                return Lost("the document changed while it was read")
+            if start is None or start > held:
+                return Reject(f"asked for bytes from {held}, received Content-Range {headers.get('content-range')!r}")
+            return Consume(skip=held - start)
+        if status == 416:
+            if total == held:
+                return Finished(Outcome.COMPLETED)
+            return Lost(f"asked for bytes from {held}, the server has {'an unknown number' if total is None else total}")
+        if status == 200:
+            etag = state.extra.get("etag", "")
+            if etag and not etag.startswith("W/") and headers.get("etag") == etag:
+                return Consume(skip=held)
+            if state.asking:
+                return Finished(Outcome.ENDED)
+            return Lost("the server sends the whole body again, and nothing proves that it is the same")
+        return None
+
+    def _other_document(self, headers: Mapping[str, str], state: StreamState) -> bool:
+        before, now = state.extra.get("etag"), headers.get("etag")
+        if before is not None and now is not None:
+            return before != now
+        before, now = state.extra.get("modified"), headers.get("last-modified")
+        return before is not None and now is not None and before != now
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        length = state.extra.get("length")
+        if length is not None:
+            return Finished(Outcome.COMPLETED) if int(length) <= int(state.cursor or 0) else Resume()
+        if "coded" in state.extra or state.head is None or state.head.headers.get("accept-ranges", "").lower() != "bytes":
+            return Finished(Outcome.ENDED)
+        # Unknown length: a 416 with our count proves that it was all.
+        return Ask()
+
+
+def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """First byte and total of a `Content-Range`; `None` for what is absent, `*` or malformed."""
+    found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if found is None:
+        return None, None
+    start, _, total = found.groups()
+    return int(start) if start else None, int(total) if total != "*" else None

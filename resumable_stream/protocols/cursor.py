@@ -1,0 +1,190 @@
+"""
+A resume protocol as a handful of facts: where the cursor stands in an event, and where it goes in the next request.
+
+Source: the kinds of WIRE 15.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+from urllib.parse import quote, urljoin
+
+from .._core.interfaces import (
+    Ask,
+    Finished,
+    Head,
+    Position,
+    Promises,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Settled,
+    StreamState,
+    Verdict,
+)
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome
+from ._ends import End, EndRule
+from ._json import JSONPath
+
+__all__ = ["CursorProtocol"]
+
+
+class CursorProtocol(ResumeProtocol):
+    """
+    An endpoint whose events carry a cursor that the next request names.
+
+    Args:
+        read: Where the cursor stands: `"id"` (the SSE id), a dotted path into the JSON of `data`, or a callable of the event
+            (→ text, integer or `None`). An integer is the event's sequence number too.
+        send: Where it goes: `"header:NAME"`, `"query:NAME"` or `"body:NAME"` (a key of the JSON body).
+        inclusive: The server sends the event that the cursor names once more; it is dropped.
+            An integer cursor is then sent plus one instead, as the name of the next event.
+        end: What ends the stream, as for `LastEventID`.
+        url: Where to ask for the rest, with `{stream_id}` filled in, or a callable of the `StreamState`; `None`: the first URL.
+        method: Of that request. A POST is sent with the first body: say so only if the endpoint does not start another generation.
+        stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
+        sequence: `"contiguous"`: integers that grow by one, a jump is a gap; `"increasing"`: they grow; `None`: opaque.
+        first_sequence: The first event's number, where it is promised.
+        text: Dotted path to the visible text of an event; `None`: all of `data`.
+        framing: `"sse"` or `"ndjson"`.
+        name: What checkpoints call it; give each of your protocols its own.
+
+    >>> CursorProtocol(read="seq", send="query:after", end="[DONE]", sequence="contiguous", name="Acme")
+    <Acme: resumable, numbered, has_end>
+    """
+
+    def __init__(
+        self,
+        *,
+        read: str | Callable[[Any], str | int | None],
+        send: str,
+        inclusive: bool = False,
+        end: End = "auto",
+        url: str | Callable[[StreamState], str | None] | None = None,
+        method: Literal["GET", "POST"] = "GET",
+        stream_id: str | None = None,
+        sequence: Literal["contiguous", "increasing"] | None = None,
+        first_sequence: int | None = None,
+        text: str | None = None,
+        framing: Literal["sse", "ndjson"] = "sse",
+        name: str | None = None,
+    ) -> None:
+        place, _, key = send.partition(":")
+        if place not in ("header", "query", "body") or not key:
+            raise ValueError(f"send must be 'header:NAME', 'query:NAME' or 'body:NAME', got {send!r}")
+        if method not in ("GET", "POST"):
+            raise ValueError(f"method must be 'GET' or 'POST', got {method!r}")
+        if place == "body" and method == "GET":
+            raise ValueError("a cursor in the body needs method='POST'")
+        if framing not in ("sse", "ndjson"):
+            raise ValueError(f"framing must be 'sse' or 'ndjson', got {framing!r}")
+        if sequence not in ("contiguous", "increasing", None):
+            raise ValueError(f"sequence must be 'contiguous', 'increasing' or None, got {sequence!r}")
+        self._read = read if callable(read) else _own_id if read == "id" else JSONPath(read)
+        self._place, self._key = place, key
+        self._inclusive = inclusive
+        self._end = EndRule(end)
+        self._url = url
+        self._method = method
+        header, _, header_name = (stream_id or "").partition(":")
+        self._id_header = header_name.lower() if header == "header" else None
+        self._id_path = JSONPath(stream_id) if stream_id and self._id_header is None else None
+        self._text = JSONPath(text) if text else None
+        self._name = name
+        self.sequence = sequence
+        self.first_sequence = first_sequence
+        self.endless = self._end.mode == "never"
+        self.framing = framing  # type: ignore[misc]  # a fact of the class elsewhere, an option here
+        if framing == "ndjson":
+            self.accept = "application/x-ndjson"  # type: ignore[misc]
+            self.content_types = ()  # type: ignore[misc]
+
+    @property
+    def name(self) -> str:
+        return self._name or type(self).__name__
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(
+            resumable=True,
+            numbered=self.sequence == "contiguous",
+            has_end=self._end.has_end,
+            tied=self._end.mode == "close" and self._url is None and self._method == "GET",
+        )
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if isinstance(source, Head):
+            if self._id_header is not None and (value := source.headers.get(self._id_header)):
+                state.stream_id = value
+        elif self._id_path is not None and (value := self._id_path(source)) is not None:
+            state.stream_id = str(value)
+
+    def position(self, event: Any) -> Position:
+        value = self._read(event)
+        if value is None or isinstance(value, bool):
+            return Position(None)
+        cursor = str(value)
+        return Position(cursor, value if isinstance(value, int) else self._number(cursor), cursor)
+
+    def _number(self, cursor: str) -> int | None:
+        # Decimal text counts as a number only where numbers are promised.
+        return int(cursor) if self.sequence and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else None
+
+    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+        return self._end.notable(events, chunk, frozenset({"error"}), ())
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        return self._end.judge(event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return self._end.error(event)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        if self._text is None:
+            return (Delta("text", event.data),)
+        value = self._text(event)
+        return (Delta("text", value),) if isinstance(value, str) and value else ()
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        target = self._url(state) if callable(self._url) else self._url
+        if target is not None and "{stream_id}" in target:
+            if state.stream_id is None:
+                return None
+            target = target.replace("{stream_id}", quote(state.stream_id, safe=""))
+        elif target is None and callable(self._url):
+            return None
+        same = target is None
+        if same and self._method != state.method:
+            return None
+        cursor = state.cursor
+        if cursor is not None and self._inclusive and state.sequence is not None:
+            cursor = str(state.sequence + 1)
+        sent = {self._key: cursor} if cursor is not None else {}
+        return Request(
+            method=self._method,
+            url=state.url if target is None else urljoin(state.url, target),
+            headers=sent if self._place == "header" else {},
+            params=sent if self._place == "query" else {},
+            json={self._key: _plain(cursor, state)} if self._place == "body" and cursor is not None else None,
+            repeat="all" if same else "body" if self._method == "POST" else None,
+        )
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        match self._end.mode:
+            case "auto":
+                return Ask()
+            case "close":
+                return Finished(Outcome.ENDED)
+            case _:
+                return Resume()
+
+
+def _own_id(event: Any) -> str | None:
+    return event.own_id or None
+
+
+def _plain(cursor: str, state: StreamState) -> str | int:
+    """A number goes into a JSON body as a number."""
+    return int(cursor) if state.sequence is not None else cursor

@@ -1,0 +1,150 @@
+"""
+Plain server-sent events: the id of the last event goes back as `Last-Event-ID`.
+
+Source: WHATWG HTML, section 9.2 (server-sent events). What a client of language models needs beyond it is WIRE 1.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Literal
+from urllib.parse import urljoin
+
+from .._core.interfaces import (
+    Ask,
+    Finished,
+    Head,
+    Promises,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Settled,
+    StreamState,
+    Verdict,
+)
+from .._errors import UpstreamError
+from .._events import Gap, Item, Outcome
+from ._ends import End, EndRule
+
+__all__ = ["LastEventID"]
+
+GAP_EVENTS: Final = ("gap", "session_lost", "resume_gap", "stream_gap")
+
+
+class LastEventID(ResumeProtocol):
+    """
+    Any endpoint that speaks SSE with ids.
+
+    A GET resumes with the same request and `Last-Event-ID`. A POST is never repeated: it resumes by GET at the
+    `Location` or `Content-Location` of its response, or at `resume=`; without either it cannot resume.
+
+    Args:
+        sequence: `"contiguous"`: ids are integers that grow by one; a jump is a gap. `"auto"`: watch whether they do,
+            and mark a jump without asking again. `None`: ids are opaque.
+        end: How the stream ends, see DESIGN rule 7: `"auto"` (`[DONE]`, and a clean close is asked about once),
+            a text (the `data` of the last event), a callable of the event (→ bool or `Outcome`),
+            `"close"` (a clean close is the end; a GET is not repeated after it answered), `"never"` (a feed).
+        resume: Where to GET the rest: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
+        cursor_param: Send the cursor in this query parameter instead of the header.
+        gap_events: Event names by which the server says that history was lost.
+
+    >>> LastEventID()
+    <LastEventID: resumable>
+    >>> LastEventID(end="[END]", sequence="contiguous")
+    <LastEventID: resumable, numbered, has_end>
+    """
+
+    def __init__(
+        self,
+        *,
+        sequence: Literal["auto", "contiguous"] | None = "auto",
+        end: End = "auto",
+        resume: str | Callable[[StreamState], str | None] | None = None,
+        cursor_param: str | None = None,
+        gap_events: Collection[str] = GAP_EVENTS,
+    ) -> None:
+        if sequence not in ("auto", "contiguous", None):
+            raise ValueError(f"sequence must be 'auto', 'contiguous' or None, got {sequence!r}")
+        if not (resume is None or callable(resume) or (isinstance(resume, str) and resume)):
+            raise TypeError(f"resume must be a URL or a callable of the StreamState, got {resume!r}")
+        if cursor_param is not None and not (isinstance(cursor_param, str) and cursor_param):
+            raise TypeError(f"cursor_param must be the name of a query parameter, got {cursor_param!r}")
+        if isinstance(gap_events, str):
+            raise TypeError(f"gap_events must be a collection of event names, got the text {gap_events!r}")
+        self.sequence = sequence
+        self._end = EndRule(end)
+        self.endless = self._end.mode == "never"
+        self._resume = resume
+        self._cursor_param = cursor_param
+        self._gaps = frozenset(gap_events)
+        self._names = self._gaps | {"error"}
+        self._gap_needles = [name.encode() for name in self._gaps]
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(
+            resumable=True,
+            numbered=self.sequence == "contiguous",
+            has_end=self._end.has_end,
+            tied=self._end.mode == "close",
+        )
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return head.content_type == "text/event-stream"
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if isinstance(source, Head) and not state.safe:
+            location = source.headers.get("location") or source.headers.get("content-location")
+            if location and not state.resuming:
+                state.location = urljoin(source.url, location)
+
+    # -- reading
+
+    @property
+    def places(self) -> bool:
+        # Without promised numbers the decoder has said it all: the id is the cursor.
+        return self.sequence == "contiguous"
+
+    def place(self, events: Sequence[Any]) -> None:
+        for event in events:
+            own_id = event.own_id
+            if own_id and own_id.isascii() and own_id.isdigit() and len(own_id) < 20:
+                event.sequence = int(own_id)
+
+    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+        return self._end.notable(events, chunk, self._names, self._gap_needles)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        return self._end.judge(event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return self._end.error(event)
+
+    def gap(self, event: Any) -> Gap | None:
+        return Gap(after=event.cursor) if event.event in self._gaps else None
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        headers: Mapping[str, str] = {}
+        params: Mapping[str, str] = {}
+        if state.cursor is not None:
+            if self._cursor_param is not None:
+                params = {self._cursor_param: state.cursor}
+            else:
+                headers = {"Last-Event-ID": state.cursor}
+        target = self._resume(state) if callable(self._resume) else self._resume or state.location
+        if target is not None:
+            return Request(method="GET", url=urljoin(state.url, target), headers=headers, params=params)
+        if state.method != "GET" or self._end.mode == "close":
+            return None
+        return Request(method="GET", url=state.url, headers=headers, params=params, repeat="all")
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        match self._end.mode:
+            case "auto":
+                return Ask()
+            case "close":
+                return Finished(Outcome.ENDED)
+            case _:
+                return Resume()

@@ -1,0 +1,63 @@
+"""
+One JSON value a line (`application/x-ndjson`, `application/jsonl`): as Ollama streams.
+
+The format has no cursor, so it cannot resume; a last line without LF is delivered if it is valid JSON.
+
+Source: WIRE 12.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from .._core.interfaces import Finished, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Outcome
+from ._ends import End, EndRule
+
+__all__ = ["NDJSON", "NDJSON_TYPES"]
+
+NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines", "application/json-lines")
+
+
+class NDJSON(ResumeProtocol):
+    """
+    Lines of JSON. Each is a `StreamEvent` whose `data` is the line.
+
+    Args:
+        end: A callable of the event (→ bool or `Outcome`): a clean close before it is `StreamInterrupted`.
+            `"close"`: a clean close is the end.
+
+    >>> NDJSON(end=lambda event: event.json().get("done"))
+    <NDJSON: has_end>
+    """
+
+    framing = "ndjson"
+    accept = "application/x-ndjson, application/jsonl"
+    content_types: ClassVar[tuple[str, ...]] = (*NDJSON_TYPES, "application/json", "text/plain")
+
+    def __init__(self, *, end: End = "close") -> None:
+        self._end = EndRule(end)
+        if self._end.mode in ("auto", "never"):
+            raise ValueError(f"NDJSON cannot ask for more: end must be 'close', a text or a callable, got {end!r}")
+        self.sequence = None
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=False, numbered=False, has_end=self._end.has_end)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return head.content_type in NDJSON_TYPES
+
+    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+        return self._end.notable(events, chunk, frozenset(), ())
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        return self._end.judge(event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return self._end.error(event)
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Interrupted("closed before the end") if self._end.has_end else Finished(Outcome.ENDED)

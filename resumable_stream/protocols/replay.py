@@ -1,0 +1,71 @@
+"""
+Endpoints that replay from the start: no cursor, the position is how many events were delivered.
+
+The replay is compared with what was delivered (count, and digests); a difference is `ReplayDiverged`.
+
+Source: WIRE 15.1, kind 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urljoin
+
+from .._core.interfaces import Finished, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Outcome
+from ._ends import End, EndRule
+
+__all__ = ["ReplayFromZero"]
+
+
+class ReplayFromZero(ResumeProtocol):
+    """
+    An endpoint that sends the whole stream again on every GET.
+
+    Args:
+        end: What ends the stream, as for `LastEventID`; a clean close without it is a cut. `"close"`: a clean close is the end.
+        resume: Where to GET it: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
+            `None`: the first request again, if it was a GET.
+
+    >>> ReplayFromZero(end="[DONE]")
+    <ReplayFromZero: resumable, has_end>
+    """
+
+    replays = True
+
+    def __init__(self, *, end: End = "close", resume: str | Callable[[StreamState], str | None] | None = None) -> None:
+        self._end = EndRule(end)
+        if self._end.mode in ("auto", "never"):
+            raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
+        self._resume = resume
+        self.sequence = None
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=self._end.has_end)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return False
+
+    def position(self, event: Any) -> Position:
+        return Position(None)
+
+    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+        return self._end.notable(events, chunk, frozenset({"error"}), ())
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        return self._end.judge(event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return self._end.error(event)
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        target = self._resume(state) if callable(self._resume) else self._resume
+        if target is not None:
+            return Request(method="GET", url=urljoin(state.url, target))
+        return Request(method="GET", url=state.url, repeat="all") if state.method == "GET" else None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume() if self._end.has_end else Finished(Outcome.ENDED)
