@@ -1,0 +1,353 @@
+"""`connect`, `resume` and their async twins: check what was given, and put a stream together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from ._checkpoint import Checkpoint, public_url
+from ._core.actions import Notice
+from ._core.interfaces import ResumeProtocol, StreamState
+from ._core.machine import Machine, Settings, origin_of
+from ._drivers.async_ import AsyncResumableStream
+from ._drivers.base import Plan
+from ._drivers.http import CALL_ARGUMENTS, Call, family_of, own_family
+from ._drivers.sync import ResumableStream
+from ._errors import OriginMismatch, StoreError
+from ._policy import RetryPolicy
+from ._settings import Limits, Timeouts
+from .protocols import detect, named
+from .stores import Store
+
+__all__ = ["aconnect", "aresume", "connect", "resume"]
+
+OnGap = Literal["refetch", "deliver"]
+OnLost = Literal["raise", "restart", "snapshot"]
+Commit = Literal["auto", "manual"]
+Observer = Callable[[Notice], object]
+
+
+def connect(
+    method: str,
+    url: Any,
+    *,
+    client: Any = None,
+    protocol: ResumeProtocol | None = None,
+    retry: RetryPolicy | None = None,
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+    commit: Commit = "auto",
+    on_gap: OnGap = "refetch",
+    on_lost: OnLost = "raise",
+    store: Store | None = None,
+    key: str | None = None,
+    checkpoint: Checkpoint | str | None = None,
+    observer: Observer | None = None,
+    **request: Any,
+) -> ResumableStream:
+    """
+    Read a stream that continues exactly where it stopped.
+
+    Nothing is sent until the `with` block is entered (or `open()` is called); errors of the start come from there.
+
+    Args:
+        method: HTTP method. GET and HEAD may be repeated; a POST is repeated only where that cannot pay twice.
+        url: Absolute, or relative to the client's `base_url`.
+        client: An `httpx.Client` or `httpx2.Client`; it keeps its settings and is not closed. `None`: one of our own.
+        protocol: How to resume; an instance from `resumable_stream.protocols`. `None`: chosen by the first response.
+        retry: When to try again, and when to give up. Default: `RetryPolicy()`.
+        timeouts: Clocks in seconds. Default: `Timeouts()`.
+        limits: What the stream may hold. Default: `Limits()`.
+        commit: `"auto"`: the place moves when you come back for the next event. `"manual"`: only `commit()` moves it.
+        on_gap: Events that the server does not send again raise `GapError`, or with `"deliver"` are marked on the next event.
+        on_lost: The rest is gone: `"raise"`; `"restart"` sends the first request again, which may be paid again;
+            `"snapshot"` takes the provider's stored result where it has one.
+        store: Where the place (and, if it keeps them, the events) is saved.
+        key: The stream's name in the store.
+        checkpoint: Continue there: a `Checkpoint` or its token.
+        observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
+        **request: What `client.build_request` takes, less `timeout`, plus `auth`: `headers` (a mapping, or a callable that is
+            asked at every connection, for fresh tokens), `params`, `json`, `content`, `data`, `files`, `cookies`, `extensions`.
+
+    Returns:
+        A `ResumableStream`, not yet open.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+    """
+    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    return ResumableStream(_plan("Client", method, url, client, checkpoint, options, request))
+
+
+def aconnect(
+    method: str,
+    url: Any,
+    *,
+    client: Any = None,
+    protocol: ResumeProtocol | None = None,
+    retry: RetryPolicy | None = None,
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+    commit: Commit = "auto",
+    on_gap: OnGap = "refetch",
+    on_lost: OnLost = "raise",
+    store: Store | None = None,
+    key: str | None = None,
+    checkpoint: Checkpoint | str | None = None,
+    observer: Observer | None = None,
+    **request: Any,
+) -> AsyncResumableStream:
+    """
+    `connect()` for asyncio and trio: same arguments, an async client, an `AsyncResumableStream`.
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+    """
+    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    return AsyncResumableStream(_plan("AsyncClient", method, url, client, checkpoint, options, request))
+
+
+def resume(
+    token_or_checkpoint: str | Checkpoint,
+    *,
+    client: Any = None,
+    origin: str | None = None,
+    protocol: ResumeProtocol | None = None,
+    retry: RetryPolicy | None = None,
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+    commit: Commit = "auto",
+    on_gap: OnGap = "refetch",
+    on_lost: OnLost = "raise",
+    store: Store | None = None,
+    key: str | None = None,
+    observer: Observer | None = None,
+    **request: Any,
+) -> ResumableStream:
+    """
+    Continue a stream of another process, kernel or device.
+
+    Args:
+        token_or_checkpoint: What that one saved.
+        client: As for `connect()`.
+        origin: Any URL of the server that may get your credentials. `None`: the client's `base_url`.
+            The token is not signed, so without this check a forged one could carry them away.
+        protocol: Needed again when it is one of your own, or has options.
+        **request: `params`, `headers` and `json` are merged into the resume request.
+
+    Returns:
+        A `ResumableStream`, not yet open. Of a complete stream it is empty, has its `outcome`, and sends nothing.
+
+    Raises:
+        OriginMismatch: The checkpoint is of another origin.
+        ValueError: The token is damaged, of a schema unknown here, or its protocol is none of ours.
+        TypeError: Neither `origin` nor a client with a `base_url` was given.
+    """
+    place = _checkpoint(token_or_checkpoint)
+    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    _check_origin(place, origin, client)
+    return ResumableStream(_plan("Client", place.method, place.url, client, place, options, request, merge=True))
+
+
+def aresume(
+    token_or_checkpoint: str | Checkpoint,
+    *,
+    client: Any = None,
+    origin: str | None = None,
+    protocol: ResumeProtocol | None = None,
+    retry: RetryPolicy | None = None,
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+    commit: Commit = "auto",
+    on_gap: OnGap = "refetch",
+    on_lost: OnLost = "raise",
+    store: Store | None = None,
+    key: str | None = None,
+    observer: Observer | None = None,
+    **request: Any,
+) -> AsyncResumableStream:
+    """
+    `resume()` for asyncio and trio.
+
+    Raises:
+        OriginMismatch, ValueError, TypeError: As `resume()`.
+    """
+    place = _checkpoint(token_or_checkpoint)
+    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    _check_origin(place, origin, client)
+    return AsyncResumableStream(_plan("AsyncClient", place.method, place.url, client, place, options, request, merge=True))
+
+
+class _Options:
+    """The options that `connect()` and `resume()` share, checked."""
+
+    def __init__(
+        self,
+        protocol: ResumeProtocol | None,
+        retry: RetryPolicy | None,
+        timeouts: Timeouts | None,
+        limits: Limits | None,
+        commit: Commit,
+        on_gap: OnGap,
+        on_lost: OnLost,
+        store: Store | None,
+        key: str | None,
+        observer: Observer | None,
+    ) -> None:
+        if isinstance(protocol, type):
+            raise TypeError(f"protocol must be an instance: pass {protocol.__name__}(), not the class {protocol.__name__}")
+        _check_type("protocol", protocol, ResumeProtocol, "an instance from resumable_stream.protocols, or of a subclass of ResumeProtocol")
+        _check_type("retry", retry, RetryPolicy, "a RetryPolicy")
+        _check_type("timeouts", timeouts, Timeouts, "a Timeouts")
+        _check_type("limits", limits, Limits, "a Limits")
+        _check_choice("commit", commit, ("auto", "manual"))
+        _check_choice("on_gap", on_gap, ("refetch", "deliver"))
+        _check_choice("on_lost", on_lost, ("raise", "restart", "snapshot"))
+        if (store is None) != (key is None):
+            raise TypeError("store and key go together: pass both, or neither")
+        if store is not None and not callable(getattr(store, "save", None)):
+            raise TypeError(f"store must be a resumable_stream.stores.Store, got {type(store).__name__}")
+        if observer is not None and not callable(observer):
+            raise TypeError(f"observer must be a callable of one notice, got {observer!r}")
+        self.protocol = protocol
+        self.retry = retry or RetryPolicy()
+        self.timeouts = timeouts or Timeouts()
+        self.limits = limits or Limits()
+        self.commit = commit
+        self.on_gap: OnGap = on_gap
+        self.on_lost: OnLost = on_lost
+        self.store = store
+        self.key = key
+        self.observer = observer
+
+    def settings(self, *, idempotent: bool, refreshable: bool) -> Settings:
+        policy, store = self.retry, self.store
+        return Settings(
+            timeouts=self.timeouts,
+            limits=self.limits,
+            delay=lambda state: policy.delay(state, now=monotonic()),
+            jitter=random.random,
+            statuses=policy.statuses,
+            max_server_wait=policy.max_server_wait,
+            on_gap=self.on_gap,
+            on_lost=self.on_lost,
+            manual=self.commit == "manual",
+            idempotent=idempotent,
+            refreshable=refreshable,
+            saving=store is not None,
+            keep_events=store is not None and bool(store.keep_events),
+            save_interval=store.save_interval if store is not None else 1.0,
+        )
+
+
+def _plan(
+    want: Literal["Client", "AsyncClient"],
+    method: str,
+    url: Any,
+    client: Any,
+    checkpoint: Checkpoint | str | None,
+    options: _Options,
+    request: Mapping[str, Any],
+    *,
+    merge: bool = False,
+) -> Plan:
+    if not isinstance(method, str) or not method.isalpha():
+        raise ValueError(f"method must be an HTTP method such as 'GET' or 'POST', got {method!r}")
+    method = method.upper()
+    if "timeout" in request:
+        raise TypeError("timeout= is replaced by timeouts=Timeouts(...): a stream has several clocks")
+    if unknown := sorted(set(request) - set(CALL_ARGUMENTS)):
+        raise TypeError(f"unknown argument {unknown[0]!r}; a request takes {', '.join(CALL_ARGUMENTS)}")
+    family = family_of(client, want=want) if client is not None else own_family()
+    absolute = family.absolute(client, method, url)
+    call = Call(dict(request), merge=merge)
+    place = _checkpoint(checkpoint) if checkpoint is not None else None
+    if place is not None and (seen := origin_of(place.url)) != origin_of(absolute):
+        raise OriginMismatch(
+            f"the checkpoint is of {seen}, the URL of {origin_of(absolute)}", expected=origin_of(absolute), received=seen
+        )
+    headers = request.get("headers")
+    given = {} if headers is None or callable(headers) else {str(_text(name)).lower() for name in family.module.Headers(headers)}
+    settings = options.settings(
+        idempotent="idempotency-key" in given or (client is not None and "idempotency-key" in client.headers),
+        refreshable=callable(headers),
+    )
+
+    def machine(start: Checkpoint | None) -> Machine:
+        state = StreamState(method, absolute, request.get("json"))
+        protocol = options.protocol
+        if start is not None:
+            protocol = _protocol_of(start, protocol)
+        return Machine(state=state, protocol=protocol, detect=detect, settings=settings, checkpoint=start)
+
+    def check(stored: Checkpoint) -> None:
+        expected = f"{method} {_without_query(absolute)}"
+        received = f"{stored.method} {_without_query(stored.url)}"
+        if expected != received:
+            raise StoreError(f"the key {options.key!r} holds the place of {received}, not of {expected}: use another key for another stream")
+
+    return Plan(
+        machine=machine,
+        family=family,
+        client=client,
+        call=call,
+        checkpoint=place,
+        check=check,
+        store=options.store,
+        key=options.key,
+        observer=options.observer,
+        timeouts=options.timeouts,
+        limits=options.limits,
+    )
+
+
+def _protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeProtocol:
+    if given is not None:
+        if given.name != checkpoint.protocol:
+            raise ValueError(f"the checkpoint is of protocol {checkpoint.protocol!r}, protocol= is {given.name!r}")
+        return given
+    found = named(checkpoint.protocol)
+    if found is None:
+        raise ValueError(f"protocol {checkpoint.protocol!r} is none of resumable_stream.protocols; pass it as protocol=")
+    return found
+
+
+def _checkpoint(given: Checkpoint | str) -> Checkpoint:
+    if isinstance(given, Checkpoint):
+        return given
+    if isinstance(given, str):
+        return Checkpoint.from_json(given) if given.lstrip().startswith("{") else Checkpoint.from_token(given)
+    raise TypeError(f"expected a Checkpoint or its token, got {type(given).__name__}")
+
+
+def _check_origin(place: Checkpoint, origin: str | None, client: Any) -> None:
+    base = origin if origin is not None else str(getattr(client, "base_url", "") or "")
+    if not base:
+        raise TypeError("pass origin= (any URL of the server that may get your credentials), or a client with a base_url")
+    if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).hostname:
+        raise ValueError(f"origin must be an absolute http(s) URL, got {base[:200]!r}")
+    if (expected := origin_of(base)) != (received := origin_of(place.url)):
+        raise OriginMismatch(
+            f"the checkpoint is of {received}, your credentials of {expected}: not sent", expected=expected, received=received
+        )
+
+
+def _check_type(name: str, value: object, wanted: type, what: str) -> None:
+    if value is not None and not isinstance(value, wanted):
+        raise TypeError(f"{name} must be {what}, got {value!r}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode("latin-1") if isinstance(name, bytes) else name
+
+
+def _without_query(url: str) -> str:
+    return public_url(url).partition("?")[0]

@@ -1,0 +1,1 @@
+"""Carry bytes, sleep, save. No decisions: those are the core's."""

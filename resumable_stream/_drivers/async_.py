@@ -1,0 +1,592 @@
+"""The asynchronous stream: obeys the machine over an `httpx.AsyncClient` or an `httpx2.AsyncClient`, on asyncio and trio."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from operator import length_hint
+from time import monotonic
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import anyio
+import anyio.to_thread
+
+from .._core.actions import Action, Connect, Deliver, Disconnect, Fetch, Finish, Read, Save, Sleep
+from .._core.interfaces import Answer
+from .._errors import ResumableStreamError, StoreError, StreamClosed
+from .._events import Delta, TextReset
+from .._text import TextReader
+from .base import NOTHING, Plan, StreamBase
+from .http import (
+    RearmedTimeout,
+    classify,
+    is_coded,
+    network_errors,
+    over_httpcore,
+    own_client,
+    shut_down,
+    status_errors,
+    will_block,
+)
+
+__all__ = ["AsyncResumableStream"]
+
+# Leaving may wait this long for the network, and for a store. A dead peer must not hold a cancelled task.
+_CLOSE_SECONDS = 2.0
+_SAVE_SECONDS = 10.0
+# What h11 may hold of a body that is being left: 64 KiB in chunks of a few bytes.
+_LEFTOVER_CHUNKS = 20_000
+
+
+class _TimedOut(Exception):
+    """A read over a foreign transport took too long."""
+
+
+class _Body:
+    """
+    The raw chunks of one response, with a read timeout that can change.
+
+    Over httpcore the timeout is a `RearmedTimeout` in the request; elsewhere a cancel scope around each read.
+    """
+
+    def __init__(self, family: Any, response: Any, rearm: RearmedTimeout) -> None:
+        self._response = response
+        self._raw = aiter(response.stream)
+        self._rearm = rearm
+        self._rearms = over_httpcore(response)
+        self._timeout: float | None = None
+        self._ended = False
+        self._chunks: AsyncIterator[bytes] | None = None
+        if is_coded(response):
+            self._chunks = aiter(family.decoded(response, _pull(family, self)).aiter_bytes())
+
+    async def read(self, timeout: float | None) -> bytes | None:
+        """The next chunk, or `None` at the end."""
+        self._timeout = timeout
+        return await anext(self._chunks, None) if self._chunks is not None else await self.read_raw()
+
+    async def read_raw(self) -> bytes | None:
+        timeout = self._timeout
+        try:
+            if self._rearms:
+                self._rearm.seconds = math.inf if timeout is None else timeout
+                return await anext(self._raw)
+            with anyio.move_on_after(timeout):
+                return await anext(self._raw)
+        except StopAsyncIteration:
+            self._ended = True
+            return None
+        except BaseException:
+            self._ended = True
+            raise
+        self._ended = True
+        raise _TimedOut
+
+    async def close(self) -> None:
+        if not self._ended and self._rearms:
+            await self._unwind()
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            for iterator in (self._chunks, self._raw, self._response):
+                if (aclose := getattr(iterator, "aclose", None)) is not None:
+                    with suppress(RuntimeError):  # an iterator that is still running cannot be closed; the response can
+                        await aclose()
+
+    async def _unwind(self) -> None:
+        """
+        Let the transport's nested generators end by themselves.
+
+        Closing a response in mid-stream leaves them to the garbage collector, which trio reports. A read under a scope
+        that is cancelled already makes the innermost one raise, and so all around it.
+        """
+        with anyio.CancelScope(shield=True) as scope:
+            scope.cancel()
+            with suppress(StopAsyncIteration, *network_errors()):
+                for _ in range(_LEFTOVER_CHUNKS):
+                    await anext(self._raw)
+
+
+def _pull(family: Any, body: _Body) -> Any:
+    """The body's raw chunks as the byte stream that the library's decoders take."""
+
+    class Pull(family.module.AsyncByteStream):  # type: ignore[misc]  # the base is chosen at run time
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while (chunk := await body.read_raw()) is not None:
+                yield chunk
+
+    return Pull()
+
+
+class AsyncResumableStream(StreamBase):
+    """
+    The asynchronous `ResumableStream`, for asyncio and trio. Made by `aconnect()` and `aresume()`.
+
+    One consumer, one task; only `aclose()` may be called from another.
+
+        async with rs.aconnect("GET", url) as stream:
+            async for event in stream:
+                print(event.data)
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._closing: anyio.Event | None = None
+
+    # --- opening and leaving
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        if exc is None:
+            self._take_in_hand()
+            await self._leave("closed")
+            return
+        try:
+            await self._leave("closed")
+        except StoreError as error:
+            # The exception under way matters more; the place it carries is right, only the store's is older.
+            exc.add_note(f"resumable_stream: the checkpoint could not be saved: {error}")
+
+    async def open(self) -> Self:
+        """
+        Make the first connection, retries included. `async with` does it for you; otherwise you owe an `aclose()`.
+
+        Raises:
+            ResumableStreamError: The stream cannot be opened.
+        """
+        if self._state != "new":
+            self._check_readable()
+            return self
+        self._state = "open"
+        self._closing = anyio.Event()
+        try:
+            await self._load()
+            if self._replay is None:
+                await self._advance(opening=True)
+        except BaseException as error:
+            if isinstance(error, ResumableStreamError):
+                self._with_place(error)
+            await self._abandon("failed")
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """
+        Detach: close the connection and keep the place. The generation goes on where the provider lets it; see `cancel()`.
+
+        May be called from another task: a reader that waits there gets `StreamClosed`.
+        """
+        if self._closing is not None:
+            self._closing.set()
+        if not self._busy:
+            await self._leave("closed")
+        elif (response := self._response) is not None:
+            shut_down(response)
+
+    async def _leave(self, state: str) -> None:
+        if self._state != "open":
+            if self._state == "new":
+                self._state = state
+            await self._release()
+            return
+        self._state = state
+        try:
+            with anyio.move_on_after(_SAVE_SECONDS, shield=True) as scope:
+                await self._save_now()
+            if scope.cancelled_caught:
+                raise self._with_place(StoreError(f"the store did not save within {_SAVE_SECONDS} seconds"))
+        finally:
+            self._final = self._machine.checkpoint(self._taken())
+            await self._release()
+
+    async def _abandon(self, state: str) -> None:
+        """After an exception that matters more than what closing may raise."""
+        with suppress(StoreError):
+            await self._leave(state)
+
+    async def _release(self) -> None:
+        """Close whatever is open; never fails because the network does."""
+        body, self._body, self._response = self._body, None, None
+        replay, self._replay = self._replay, None
+        client, self._client = (self._client, None) if self._owns_client else (None, self._client)
+        try:
+            if body is not None:
+                await self._close_body(body)
+        finally:
+            if replay is not None and (close := getattr(replay, "close", None)) is not None:
+                close()
+            if client is not None:
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await client.aclose()
+
+    async def _close_body(self, body: _Body) -> None:
+        with suppress(*network_errors()):
+            await body.close()
+
+    # --- iterating
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        for event in self._events:
+            return event
+        if not await self._refill():
+            raise StopAsyncIteration
+        return next(self._events)
+
+    def iter_batches(self) -> AsyncIterator[Sequence[Any]]:
+        """
+        Iterate over lists of events, each the harvest of one read: the quickest way through a long replay.
+
+        A batch is one unit of delivery: leaving in its middle takes only what `commit(event)` named.
+        """
+        return _Batches(self)
+
+    @overload
+    def iter_text(self, *, resets: Literal[False] = False) -> AsyncIterator[str]: ...
+    @overload
+    def iter_text(self, *, resets: bool) -> AsyncIterator[str | TextReset]: ...
+    def iter_text(self, *, resets: bool = False) -> AsyncIterator[Any]:
+        """
+        Iterate over the visible text, piece by piece. Reasoning and tool arguments are left out: see `iter_deltas()`.
+
+        Args:
+            resets: Yield a `TextReset` where earlier text became void.
+
+        Raises:
+            StreamReset: Earlier text became void, and `resets` is false.
+        """
+        return _Texts(self, self._new_reader("text", resets=resets))
+
+    def iter_deltas(self) -> AsyncIterator[Delta]:
+        """Iterate over the content of the events as `Delta` (kind, index, text), in one shape for all providers."""
+        return _Texts(self, self._new_reader("deltas", resets=False))
+
+    async def read_text(self) -> str:
+        """
+        Read the stream to its end.
+
+        Returns:
+            The visible text; after a reset, what is valid of it.
+
+        Raises:
+            EventTooLarge: It is over `Limits.text_bytes`.
+        """
+        reader = self._new_reader("text", resets=True, strict=True)
+        async for _ in _Texts(self, reader):
+            pass
+        return reader.so_far()
+
+    async def commit(self, event: Any = None) -> None:
+        """
+        Say that `event`, or everything handed out so far, is done with.
+
+        Under `commit="manual"` this alone moves `checkpoint`; otherwise it moves it ahead of the loop's next turn.
+
+        Raises:
+            ValueError: The event is older than `Limits.window` events and had no cursor of its own.
+        """
+        self._commit(event)
+        await self._save_if_due()
+
+    async def cancel(self) -> None:
+        """
+        Stop the generation at the provider, where it has a call for that. The stream then ends as the provider says.
+
+        Raises:
+            ResumableStreamError: The protocol has no such call, or the server refused.
+        """
+        request = self._machine.cancel_request()
+        if request is None:
+            raise self._no_cancel()
+        if self._client is None:
+            raise StreamClosed("the stream is closed")
+        rearm = RearmedTimeout(self._timeouts.connect)
+        body = _Body(self._family, response := await self._send(request, rearm), rearm)
+        try:
+            answer = await self._read_whole(response, 65536, body, self._timeouts.connect)
+            self._check_cancel(answer, self._family.head(response))
+        finally:
+            await self._close_body(body)
+
+    # --- driving
+
+    async def _refill(self) -> bool:
+        """Get the next events; False when the stream has ended."""
+        if self._state != "open":
+            self._check_readable()
+        if self._store is not None and self._upto < len(self._batch):
+            self._in_hand = 0
+            await self._save_if_due()
+            self._hand_on()
+            return True
+        self._in_hand = 0
+        self._machine.settle()
+        self._clear_batch()
+        self._busy = True
+        try:
+            # Another task's aclose() either sees that we are busy, or is seen here.
+            self._check_closing()
+            found = self._replay is not None and await self._next_replayed()
+            if not found:
+                found = (not self._machine.due and await self._read()) or await self._advance()
+        except BaseException as error:
+            self._busy = False
+            ours = await self._translate(error)
+            if ours is error:
+                raise
+            raise ours from error
+        self._busy = False
+        if not found:
+            await self._leave("ended")
+        return found
+
+    async def _translate(self, error: BaseException) -> BaseException:
+        """Our own errors end the stream and carry its place; a foreign one (cancellation) leaves it as a loop body's would."""
+        if self._is_closing() and isinstance(error, Exception) and not isinstance(error, StreamClosed):
+            error = StreamClosed("the stream was closed by another task")
+        if isinstance(error, ResumableStreamError):
+            self._with_place(error)
+            await self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
+        return error
+
+    def _is_closing(self) -> bool:
+        return self._closing is not None and self._closing.is_set()
+
+    def _check_closing(self) -> None:
+        if self._is_closing():
+            raise StreamClosed("the stream was closed by another task")
+
+    async def _advance(self, *, opening: bool = False) -> bool:
+        """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
+        while True:
+            action: Action = self._machine.next(monotonic())
+            if self._machine.notices:
+                self._notify()
+            self._check_closing()
+            match action:
+                case Read():
+                    if opening:
+                        return False
+                    if await self._read():
+                        return True
+                case Deliver(events):
+                    self._hand_out(events)
+                    return True
+                case Connect():
+                    await self._connect(action)
+                case Fetch():
+                    await self._fetch(action)
+                case Disconnect():
+                    await self._disconnect()
+                case Sleep(seconds):
+                    await self._save_now()
+                    await self._sleep(seconds)
+                case Save():
+                    await self._write(action)
+                case Finish():
+                    if self._machine.notices:
+                        self._notify()
+                    return False
+
+    async def _read(self) -> bool:
+        """Read until there are events (True), or until the machine has something else to say (False)."""
+        machine, body = self._machine, self._body
+        while True:
+            if self._store is not None:
+                await self._save_if_due(before_read=True)
+            now = monotonic()
+            timeout = machine.before_read(now)
+            if timeout is not None and timeout <= 0:
+                machine.read_timed_out(now)
+                return False
+            try:
+                chunk = await body.read(timeout)
+            except (_TimedOut, *network_errors()) as error:
+                if isinstance(error, _TimedOut) or classify(error) == "timeout":
+                    machine.read_timed_out(monotonic(), error)
+                else:
+                    machine.read_failed(error, monotonic())
+                return False
+            except BaseException as error:
+                # The iterator is dead now: going on must be a reconnect, not what looks like the end of the body.
+                machine.read_failed(error, monotonic())
+                raise
+            events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
+            if events:
+                self._hand_out(events)
+            if machine.notices:
+                self._notify()
+            if events:
+                return True
+            if machine.due:
+                return False
+            self._check_closing()
+
+    async def _sleep(self, seconds: float) -> None:
+        assert self._closing is not None
+        with anyio.move_on_after(seconds):
+            await self._closing.wait()
+        self._check_closing()
+
+    # --- HTTP
+
+    async def _send(self, request: Any, rearm: RearmedTimeout) -> Any:
+        if self._client is None:
+            self._client = own_client("AsyncClient")
+        call = self._plan.call
+        built = self._family.build(
+            self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=rearm.seconds, rearm=rearm
+        )
+        try:
+            return await self._client.send(built, **self._family.send_arguments(request, call))
+        except status_errors() as error:
+            return error.response  # type: ignore[attr-defined]
+
+    async def _connect(self, action: Connect) -> None:
+        machine, rearm = self._machine, RearmedTimeout(action.timeout)
+        try:
+            response = await self._send(action.request, rearm)
+        except network_errors() as error:
+            kind = classify(error)
+            machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
+            return
+        except BaseException as error:
+            machine.connect_failed(error, monotonic(), sent=True)
+            raise
+        self._response = response
+        self._body = _Body(self._family, response, rearm)
+        self._head = self._family.head(response)
+        machine.receive_head(self._head, monotonic(), wall=time.time())
+
+    async def _fetch(self, action: Fetch) -> None:
+        machine, rearm = self._machine, RearmedTimeout(action.timeout)
+        try:
+            if action.request is None:
+                answer = await self._read_whole(self._response, action.limit_bytes, self._body, action.timeout)
+            else:
+                body = _Body(self._family, response := await self._send(action.request, rearm), rearm)
+                try:
+                    answer = await self._read_whole(response, action.limit_bytes, body, action.timeout)
+                finally:
+                    await self._close_body(body)
+        except (_TimedOut, *network_errors()) as error:
+            machine.fetch_failed(error, monotonic())
+            return
+        except BaseException as error:
+            machine.fetch_failed(error, monotonic())
+            raise
+        machine.receive_answer(answer, monotonic())
+
+    async def _read_whole(self, response: Any, limit: int, body: _Body, timeout: float | None) -> Answer:
+        """The body, up to a limit; what is beyond it is cut off."""
+        parts: list[bytes] = []
+        size = 0
+        while size < limit and (chunk := await body.read(timeout)) is not None:
+            parts.append(chunk)
+            size += len(chunk)
+        head = self._family.head(response)
+        return Answer(head.status, head.headers, b"".join(parts)[:limit])
+
+    async def _disconnect(self) -> None:
+        body, self._body, self._response = self._body, None, None
+        if body is not None:
+            await self._close_body(body)
+
+    # --- the store (its calls may touch a disk: they go to a worker thread)
+
+    async def _load(self) -> None:
+        if self._store is None:
+            return
+        checkpoint, self._fence = await _in_thread(self._store.open, self._plan.key)
+        if checkpoint is None:
+            return
+        self._plan.check(checkpoint)
+        self._machine = self._plan.machine(checkpoint)
+        if self._store.keep_events:
+            self._replay = iter(await _in_thread(self._store.replay, self._plan.key))
+
+    async def _next_replayed(self) -> bool:
+        assert self._replay is not None
+        event = await _in_thread(next, self._replay, None)
+        if event is None:
+            self._replay = None
+            return False
+        self._machine.count_replayed(1)
+        # Replayed events are behind the stored place already, so none of them is ever in hand.
+        self._events = iter((event,))
+        self._upto = 1
+        return True
+
+    async def _save_if_due(self, *, before_read: bool = False) -> None:
+        if self._store is None:
+            return
+        response = self._response
+        save = self._due_save(before_read=(lambda: will_block(response)) if before_read and response is not None else None)
+        if save is not None:
+            await self._write(save)
+
+    async def _save_now(self) -> None:
+        if self._store is not None and (save := self._due_save(force=True)) is not None:
+            await self._write(save)
+
+    async def _write(self, save: Save) -> None:
+        await _in_thread(
+            partial(self._store.save, self._plan.key, save.checkpoint, save.events, fence=self._fence)
+        )
+        self._machine.saved(monotonic())
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any) -> Any:
+    return await anyio.to_thread.run_sync(call, *args)
+
+
+class _Batches:
+    """Iterator over lists of events."""
+
+    def __init__(self, stream: AsyncResumableStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Any]:
+        stream = self._stream
+        if not length_hint(stream._events) and not await stream._refill():
+            raise StopAsyncIteration
+        return stream._hand_batch()
+
+
+class _Texts:
+    """Iterator over pieces of text; the event stays in hand until its last piece is done with."""
+
+    def __init__(self, stream: AsyncResumableStream, reader: TextReader) -> None:
+        self._stream = stream
+        self._reader = reader
+        self._pieces: Iterator[Any] = NOTHING
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        while True:
+            for piece in self._pieces:
+                return piece
+            if self._ended:
+                raise StopAsyncIteration
+            try:
+                event = await anext(self._stream)
+            except StopAsyncIteration:
+                self._ended = True
+                self._pieces = iter(self._reader.finish())
+                continue
+            try:
+                self._pieces = iter(self._reader.read(event))
+            except ResumableStreamError as error:
+                raise self._stream._with_place(error) from None

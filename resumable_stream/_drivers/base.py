@@ -1,0 +1,246 @@
+"""
+What the sync and the async stream have in common: everything that does not wait.
+
+The events of a batch are handed out from a plain list iterator; how many were taken is read off its length hint,
+so the hot path stores nothing per event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import length_hint
+from time import monotonic
+from typing import Any, Final
+
+from .._checkpoint import Checkpoint, public_url
+from .._core.actions import Notice, Save
+from .._core.interfaces import Head, ResumeProtocol
+from .._core.machine import Machine, Stats
+from .._errors import (
+    ResponseRejected,
+    ResumableStreamError,
+    StreamClosed,
+    StreamConsumed,
+    StreamInterrupted,
+)
+from .._events import Outcome
+from .._observe import log_notice
+from .._settings import Limits, Timeouts
+from .._text import Mode, TextReader
+from .http import Call, Family
+
+__all__ = ["Plan", "StreamBase"]
+
+NOTHING: Final[Iterator[Any]] = iter(())
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """
+    A validated call of `connect()`.
+
+    Attributes:
+        machine: Makes the machine, once the checkpoint is known.
+        family, client: The HTTP library and the client; `None` makes one for this stream.
+        check: Raises when a stored checkpoint belongs to another stream.
+    """
+
+    machine: Callable[[Checkpoint | None], Machine]
+    family: Family
+    client: Any
+    call: Call
+    checkpoint: Checkpoint | None
+    check: Callable[[Checkpoint], None]
+    store: Any
+    key: str | None
+    observer: Callable[[Notice], object] | None
+    timeouts: Timeouts
+    limits: Limits
+
+
+class StreamBase:
+    """State of a stream between two reads."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._family = plan.family
+        self._client = plan.client
+        self._owns_client = plan.client is None
+        self._timeouts = plan.timeouts
+        self._observer = plan.observer
+        self._store = plan.store
+        self._fence: Any = None
+        self._machine = plan.machine(plan.checkpoint)
+        self._response: Any = None
+        self._body: Any = None
+        self._head: Head | None = None
+        self._state = "new"  # new → open → ended, failed or closed
+        self._final: Checkpoint | None = None
+        # The batch being handed out: `_events` iterates over its first `_upto` items.
+        self._batch: Sequence[Any] = ()
+        self._events: Iterator[Any] = NOTHING
+        self._upto = 0
+        self._floor = 0
+        self._in_hand = 0
+        self._whole = False
+        self._busy = False
+        self._replay: Iterator[Any] | None = None
+        self._text: TextReader | None = None
+
+    # --- what a caller may look at
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The place behind the last event taken; in the loop body, before the event in hand."""
+        if self._final is not None:
+            return self._final
+        return self._machine.checkpoint(self._taken())
+
+    @property
+    def token(self) -> str:
+        """URL-safe text of `checkpoint`, for another process or device. Neither signed nor secret."""
+        return self.checkpoint.token()
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the stream ended; `None` while it runs and after an exception."""
+        return self._machine.outcome if self._state == "ended" else None
+
+    @property
+    def stats(self) -> Stats:
+        """What happened so far: events, duplicates, gaps, reconnects, seconds offline."""
+        return self._machine.stats
+
+    @property
+    def protocol(self) -> ResumeProtocol | None:
+        """The resume protocol; `None` until the first response, when it is detected."""
+        return self._machine.protocol
+
+    @property
+    def response(self) -> Head | None:
+        """Status and headers of the latest connection; `None` before the first."""
+        return self._head
+
+    @property
+    def stream_id(self) -> str | None:
+        """The provider's id of the stream, once it is known."""
+        return self._machine.state.stream_id
+
+    def raise_for_outcome(self) -> None:
+        """
+        Raise unless the stream ended well.
+
+        Raises:
+            StreamInterrupted: The outcome is `INCOMPLETE`, `FAILED` or `CANCELLED`.
+            StreamClosed: There is no outcome yet.
+        """
+        outcome = self.outcome
+        if outcome is None:
+            raise self._with_place(StreamClosed("the stream has no outcome: it has not ended"))
+        if outcome not in (Outcome.COMPLETED, Outcome.ENDED):
+            raise self._with_place(StreamInterrupted(f"the stream ended as {outcome.value}", reason=outcome.value))
+
+    def __repr__(self) -> str:
+        state = self._machine.state
+        return f"<{type(self).__name__} {state.method} {public_url(state.url)} {self._state}, {self.stats.events} events>"
+
+    # --- bookkeeping
+
+    def _taken(self) -> int:
+        """Items of the latest batch that the caller is done with."""
+        given = self._upto - length_hint(self._events)
+        return max(given - self._in_hand, self._floor)
+
+    def _commit(self, event: Any) -> None:
+        machine, given = self._machine, self._upto - length_hint(self._events)
+        if machine.settings.manual:
+            machine.commit(event, given)
+        elif event is None:
+            self._floor = given
+        else:
+            for index in range(given):
+                if self._batch[index] is event:
+                    self._floor = max(self._floor, index + 1)
+                    return
+
+    def _take_in_hand(self) -> None:
+        """Leaving without an exception: the event in hand is done with. A batch in hand is not (rule 1)."""
+        if not self._whole:
+            self._in_hand = 0
+
+    def _clear_batch(self) -> None:
+        # Before a read, so that an interrupt at any instruction finds either the old place or the new one.
+        self._batch = ()
+        self._events = NOTHING
+        self._upto = self._floor = self._in_hand = 0
+        self._whole = False
+
+    def _hand_out(self, events: Sequence[Any]) -> None:
+        self._batch = events
+        self._in_hand = 1
+        if self._store is None:
+            self._upto = len(events)
+            self._events = iter(events)
+        else:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """With a store, events go out one at a time, so that a save may come between two of them."""
+        upto = self._upto
+        self._upto = upto + 1
+        self._in_hand = 1
+        self._events = iter(self._batch[upto : upto + 1])
+
+    def _hand_batch(self) -> Sequence[Any]:
+        """What is left of the batch, as one unit of delivery."""
+        rest = list(self._events)
+        self._events = NOTHING
+        self._in_hand, self._whole = len(rest), True
+        return rest
+
+    def _new_reader(self, mode: Mode, *, resets: bool, strict: bool = False) -> TextReader:
+        limit = self._plan.limits.text_bytes
+        self._text = reader = TextReader(lambda: self.protocol, mode=mode, resets=resets, limit=limit, strict=strict)
+        return reader
+
+    def _due_save(self, *, force: bool = False, before_read: Callable[[], bool] | None = None) -> Save | None:
+        return self._machine.save(monotonic(), self._taken(), force=force, blocks=before_read)
+
+    def _notify(self) -> None:
+        notices = self._machine.notices
+        while notices:
+            notice = notices.pop(0)
+            log_notice(notice)
+            if self._observer is not None:
+                self._observer(notice)
+
+    def _with_place(self, error: ResumableStreamError) -> ResumableStreamError:
+        if error.checkpoint is None:
+            error.checkpoint = self.checkpoint
+        if error.text_so_far is None and self._text is not None:
+            error.text_so_far = self._text.so_far()
+        return error
+
+    def _check_readable(self) -> None:
+        if self._state == "new":
+            raise StreamClosed("the stream is not open: use `with`, or call open() first")
+        if self._state in ("ended", "failed"):
+            raise self._with_place(StreamConsumed("the stream has ended; connect again, or resume from its checkpoint"))
+        if self._state == "closed":
+            raise self._with_place(StreamClosed("the stream is closed; resume from its checkpoint"))
+
+    def _check_cancel(self, answer: Any, head: Head) -> None:
+        if answer.status >= 400:
+            raise self._with_place(
+                ResponseRejected(
+                    f"the server refused to cancel: status {answer.status}",
+                    status=answer.status,
+                    headers={},
+                    body=answer.body,
+                )
+            )
+
+    def _no_cancel(self) -> ResumableStreamError:
+        name = repr(self._machine.protocol) if self._machine.protocol is not None else "this stream"
+        return self._with_place(ResumableStreamError(f"{name} has no call that stops the generation; close() detaches from it"))

@@ -1,0 +1,303 @@
+"""
+The two HTTP families behind one seam.
+
+httpx and httpx2 are parallel class trees with the same names and no common base. The family is read off the MRO of the
+client that the caller gave, so subclasses, SDK-made clients and `httpx2.alias_httpx()` are told right; what it needs is
+then taken from that module. Nothing here imports httpx2: a client of it proves that it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import anyio
+
+from .._core.interfaces import Head, Request
+from .._settings import Timeouts
+
+__all__ = ["Call", "Family", "Failure", "RearmedTimeout", "family_of", "is_coded", "own_client"]
+
+_FAMILIES: Final = ("httpx", "httpx2")
+# What `build_request` takes, less `timeout`, plus `auth`.
+CALL_ARGUMENTS: Final = ("content", "data", "files", "json", "params", "headers", "cookies", "auth", "extensions")
+# Describe a body; of no use, or harmful, on a request without one.
+_BODY_HEADERS: Final = ("content-type", "content-length", "content-encoding", "transfer-encoding")
+
+Failure = Literal["unsent", "timeout", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """
+    What the caller gave for the request.
+
+    Attributes:
+        arguments: Of `build_request`, plus `auth`. `headers` may be a callable, asked at every connection.
+        merge: They belong to the resume request as well (`resume()`), not to the first one alone.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    merge: bool = False
+
+    def headers(self) -> Any:
+        given = self.arguments.get("headers")
+        return given() if callable(given) else given
+
+
+class RearmedTimeout(float):
+    """
+    A read timeout that is asked anew at each read.
+
+    Async httpcore takes the read timeout once, when the body begins, but adds it to the loop's clock at every read.
+    This float answers that addition with the value wanted *now*, so clocks move at no cost;
+    a cancel scope around each read would cost half the throughput.
+    """
+
+    __slots__ = ("seconds",)
+
+    seconds: float
+
+    def __new__(cls, seconds: float | None) -> RearmedTimeout:
+        # The float's own value is what a transport sees that does not add it up: never less than wanted.
+        made = super().__new__(cls, float("inf") if seconds is None else seconds)
+        made.seconds = float("inf") if seconds is None else seconds
+        return made
+
+    def __radd__(self, clock: float) -> float:
+        return clock + self.seconds
+
+    __add__ = __radd__
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One of the two libraries."""
+
+    module: ModuleType
+
+    def build(
+        self,
+        client: Any,
+        request: Request,
+        call: Call,
+        *,
+        accept: str,
+        timeouts: Timeouts,
+        read: float | None,
+        rearm: RearmedTimeout | None = None,
+    ) -> Any:
+        """
+        Make the library's request object.
+
+        Args:
+            accept: `Accept` header, unless the caller set one.
+            read: Seconds to wait for the head.
+            rearm: Stands in for `read`, where the driver re-arms it.
+        """
+        module = self.module
+        timeout = module.Timeout(read, connect=timeouts.connect, pool=timeouts.connect)
+        defaults = {"Accept": accept, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+        if request.bare:
+            sent = {name: value for name, value in request.headers.items() if value is not None}
+            extensions = {"timeout": timeout.as_dict()}
+            built = module.Request(request.method, request.url, headers={**defaults, **sent}, extensions=extensions)
+        else:
+            built = self._build_for_caller(client, request, call, defaults, timeout)
+        if rearm is not None:
+            built.extensions["timeout"]["read"] = rearm
+        return built
+
+    def _build_for_caller(self, client: Any, request: Request, call: Call, defaults: Mapping[str, str], timeout: Any) -> Any:
+        arguments = call.arguments
+        headers = self.module.Headers(call.headers())
+        wanted: dict[str, Any] = {name: arguments[name] for name in ("cookies", "extensions") if name in arguments}
+        if "extensions" in wanted:
+            wanted["extensions"] = dict(wanted["extensions"])
+        if (request.repeat == "all" or call.merge) and arguments.get("params") is not None:
+            wanted["params"] = arguments["params"]
+        if request.repeat is not None:
+            wanted.update(_body(arguments, request.json))
+        else:
+            for name in _BODY_HEADERS:
+                headers.pop(name, None)
+        for name, value in defaults.items():
+            if name not in headers and not _chosen(client.headers.get(name)):
+                headers[name] = value
+        removed = [name for name, value in request.headers.items() if value is None]
+        headers.update({name: value for name, value in request.headers.items() if value is not None})
+        built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
+        for name in removed:
+            built.headers.pop(name, None)
+        url = built.url
+        for name, value in request.params.items():
+            url = url.copy_remove_param(name) if value is None else url.copy_set_param(name, value)
+        built.url = url
+        return built
+
+    def send_arguments(self, request: Request, call: Call) -> dict[str, Any]:
+        """Keyword arguments of `client.send()`. Redirects are the machine's."""
+        arguments: dict[str, Any] = {"stream": True, "follow_redirects": False}
+        if request.bare:
+            arguments["auth"] = None
+        elif "auth" in call.arguments:
+            arguments["auth"] = call.arguments["auth"]
+        return arguments
+
+    def head(self, response: Any) -> Head:
+        return Head(response.status_code, {name.lower(): value for name, value in response.headers.items()}, str(response.url))
+
+    def absolute(self, client: Any, method: str, url: Any) -> str:
+        """
+        The caller's URL against the client's `base_url`.
+
+        Raises:
+            ValueError: It is not an absolute http(s) URL then.
+        """
+        try:
+            built = self.module.Request(method, url) if client is None else client.build_request(method, url)
+            text = str(built.url)
+        except (self.module.InvalidURL, ValueError, TypeError) as exc:
+            raise ValueError(f"expected an http(s) URL, got {url!r}: {exc}") from exc
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"expected an absolute http(s) URL (or a client with a base_url), got {str(url)[:200]!r}")
+        return text
+
+    def decoded(self, response: Any, stream: Any) -> Any:
+        """A response that decodes what `stream` yields as `response` is coded."""
+        coding = response.headers.get("content-encoding", "")
+        return self.module.Response(response.status_code, headers={"content-encoding": coding}, stream=stream)
+
+
+def _body(arguments: Mapping[str, Any], merged: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = {name: arguments[name] for name in ("content", "data", "files", "json") if arguments.get(name) is not None}
+    if merged is None:
+        return given
+    body = given.get("json")
+    if body is None and isinstance(given.get("content"), str | bytes):
+        body = json.loads(given["content"])
+    if not isinstance(body, dict | None) or "data" in given or "files" in given:
+        raise TypeError("this protocol resumes with a key in the JSON body; pass the body as json={…}")
+    return {"json": {**(body or {}), **merged}}
+
+
+def _chosen(value: str | None) -> bool:
+    """Did somebody choose this default header of a client, or is it the library's own?"""
+    return value is not None and value != "*/*" and not value.startswith("gzip, deflate")
+
+
+def family_of(client: Any, *, want: Literal["Client", "AsyncClient"]) -> Family:
+    """
+    The library of a client.
+
+    Raises:
+        TypeError: It is of neither, or of the other kind; the message says what to pass.
+    """
+    found: set[str] = set()
+    for cls in type(client).__mro__:
+        root = cls.__module__.partition(".")[0]
+        if root in _FAMILIES and cls.__name__ in ("Client", "AsyncClient"):
+            if cls.__name__ == want:
+                return Family(sys.modules[root])
+            found.add(cls.__name__)
+    ours = "aconnect()" if want == "AsyncClient" else "connect()"
+    if found:
+        other = "connect()" if want == "AsyncClient" else "aconnect()"
+        raise TypeError(f"{ours} needs an httpx.{want} or httpx2.{want}; {type(client).__name__} is for {other}")
+    raise TypeError(
+        f"client must be an httpx.{want} or an httpx2.{want} (or a subclass), got {type(client).__module__}.{type(client).__qualname__}"
+    )
+
+
+def own_family() -> Family:
+    """The family of clients that we make ourselves: httpx, the required dependency."""
+    import httpx
+
+    return Family(httpx)
+
+
+def own_client(want: Literal["Client", "AsyncClient"]) -> Any:
+    """A client for one stream, closed with it."""
+    import httpx
+
+    return getattr(httpx, want)()
+
+
+def _loaded(name: str) -> tuple[type[BaseException], ...]:
+    modules = [module for family in _FAMILIES if (module := sys.modules.get(family)) is not None]
+    return tuple({getattr(module, name) for module in modules if hasattr(module, name)})
+
+
+def network_errors() -> tuple[type[BaseException], ...]:
+    """
+    What the network, or a broken body, can raise.
+
+    TLS errors and anyio's stream errors come through unmapped now and then (httpx2 issues 854, 1156).
+    """
+    return (
+        *_loaded("TransportError"),
+        *_loaded("DecodingError"),
+        ssl.SSLError,
+        OSError,
+        anyio.EndOfStream,
+        anyio.BrokenResourceError,
+        anyio.ClosedResourceError,
+    )
+
+
+def classify(error: BaseException) -> Failure:
+    """Of a network error: was the request certainly not sent, did a read time out, or is the connection lost?"""
+    if isinstance(error, (*_loaded("ConnectError"), *_loaded("ConnectTimeout"), *_loaded("PoolTimeout"), *_loaded("ProxyError"))):
+        return "unsent"
+    if isinstance(error, _loaded("ReadTimeout")):
+        return "timeout"
+    return "lost"
+
+
+def status_errors() -> tuple[type[BaseException], ...]:
+    """Raised by an event hook that calls `raise_for_status()`: it carries a response like any other."""
+    return _loaded("HTTPStatusError")
+
+
+def is_coded(response: Any) -> bool:
+    return str(response.headers.get("content-encoding", "identity")).strip().lower() not in ("", "identity")
+
+
+def over_httpcore(response: Any) -> bool:
+    """A fresh iterator of such a response's stream goes on where the last one stopped; elsewhere it would start again."""
+    return "network_stream" in response.extensions
+
+
+def will_block(response: Any) -> bool:
+    """Is nothing there to read? Where that cannot be told, a read is taken to block."""
+    stream = response.extensions.get("network_stream")
+    if stream is None:
+        return True
+    return not stream.get_extra_info("is_readable")
+
+
+def shut_down(response: Any) -> None:
+    """Wake a thread that is blocked in a read of this response, by shutting its socket down."""
+    import socket
+
+    if response.extensions.get("http_version") == b"HTTP/2":
+        # The socket carries other streams too.
+        return
+    stream = response.extensions.get("network_stream")
+    sock = stream.get_extra_info("socket") if stream is not None else None
+    if sock is not None:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # Already gone: then the reader is awake.
+            return
+
+
+HeadersCallable = Callable[[], Mapping[str, str]]

@@ -1,0 +1,554 @@
+"""The synchronous stream: obeys the machine over an `httpx.Client` or an `httpx2.Client`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from operator import length_hint
+from time import monotonic
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+from .._core.actions import Action, Connect, Deliver, Disconnect, Fetch, Finish, Read, Save, Sleep
+from .._core.interfaces import Answer
+from .._errors import ResumableStreamError, StoreError, StreamClosed
+from .._events import Delta, TextReset
+from .._text import TextReader
+from .base import NOTHING, Plan, StreamBase
+from .http import (
+    classify,
+    is_coded,
+    network_errors,
+    over_httpcore,
+    own_client,
+    shut_down,
+    status_errors,
+    will_block,
+)
+
+__all__ = ["ResumableStream"]
+
+# A re-armed iterator is kept until the response is closed, so they must stay few: a clock may be late by 1 %.
+_TOLERANCE = 0.01
+
+
+class _Body:
+    """
+    The raw chunks of one response, with a read timeout that can change.
+
+    Sync httpcore fixes the timeout when the iteration begins, so a new one needs a fresh iterator. Closing the old one
+    would close the connection: all are kept, and closed after the newest.
+    """
+
+    def __init__(self, family: Any, response: Any, armed: float | None) -> None:
+        self._response = response
+        self._stream = response.stream
+        self._iterators = [iter(self._stream)]
+        self._raw = self._iterators[0]
+        self._armed = armed
+        self._rearms = over_httpcore(response)
+        self._next_timeout = armed
+        self._chunks: Iterator[bytes] | None = None
+        if is_coded(response):
+            self._chunks = iter(family.decoded(response, _pull(family, self)).iter_bytes())
+
+    def read(self, timeout: float | None) -> bytes | None:
+        """The next chunk, or `None` at the end."""
+        self._next_timeout = timeout
+        return next(self._chunks, None) if self._chunks is not None else self.read_raw()
+
+    def read_raw(self) -> bytes | None:
+        timeout = self._next_timeout
+        if timeout != self._armed and self._rearms:
+            self._arm(timeout)
+        return next(self._raw, None)
+
+    def _arm(self, timeout: float | None) -> None:
+        armed = self._armed
+        if timeout is not None and armed is not None and abs(armed - timeout) <= max(_TOLERANCE * timeout, 0.001):
+            return
+        self._armed = timeout
+        self._response.request.extensions["timeout"]["read"] = timeout
+        self._raw = iter(self._stream)
+        self._iterators.append(self._raw)
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            for iterator in self._iterators:
+                stack.callback(getattr(iterator, "close", _nothing))
+            stack.callback(self._response.close)
+            stack.callback(getattr(self._iterators[-1], "close", _nothing))
+            if self._chunks is not None:
+                stack.callback(getattr(self._chunks, "close", _nothing))
+
+
+def _nothing() -> None:
+    """A transport's iterator need not be a generator."""
+
+
+def _pull(family: Any, body: _Body) -> Any:
+    """The body's raw chunks as the byte stream that the library's decoders take."""
+
+    class Pull(family.module.SyncByteStream):  # type: ignore[misc]  # the base is chosen at run time
+        def __iter__(self) -> Iterator[bytes]:
+            while (chunk := body.read_raw()) is not None:
+                yield chunk
+
+    return Pull()
+
+
+class ResumableStream(StreamBase):
+    """
+    An iterator over the events of a stream that survives the loss of its connection. Made by `connect()` and `resume()`.
+
+    Use it as a context manager: the first connection is made on entering, and all is closed on leaving.
+    One consumer, one thread; only `close()` may be called from another.
+
+        with rs.connect("GET", url) as stream:
+            for event in stream:
+                print(event.data)
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._closing = threading.Event()
+
+    # --- opening and leaving
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        if exc is None:
+            self._take_in_hand()
+            self._leave("closed")
+            return
+        try:
+            self._leave("closed")
+        except StoreError as error:
+            # The exception under way matters more; the place it carries is right, only the store's is older.
+            exc.add_note(f"resumable_stream: the checkpoint could not be saved: {error}")
+
+    def open(self) -> Self:
+        """
+        Make the first connection, retries included. `with` does it for you; otherwise you owe a `close()`.
+
+        Raises:
+            ResumableStreamError: The stream cannot be opened.
+        """
+        if self._state != "new":
+            self._check_readable()
+            return self
+        self._state = "open"
+        try:
+            self._load()
+            if self._replay is None:
+                self._advance(opening=True)
+        except BaseException as error:
+            if isinstance(error, ResumableStreamError):
+                self._with_place(error)
+            self._abandon("failed")
+            raise
+        return self
+
+    def close(self) -> None:
+        """
+        Detach: close the connection and keep the place. The generation goes on where the provider lets it; see `cancel()`.
+
+        May be called from another thread: a reader that is blocked there gets `StreamClosed`.
+        """
+        self._closing.set()
+        if not self._busy:
+            self._leave("closed")
+        elif (response := self._response) is not None:
+            shut_down(response)
+
+    def _leave(self, state: str) -> None:
+        if self._state != "open":
+            if self._state == "new":
+                self._state = state
+            self._release()
+            return
+        self._state = state
+        try:
+            self._save_now()
+        finally:
+            self._final = self._machine.checkpoint(self._taken())
+            self._release()
+
+    def _abandon(self, state: str) -> None:
+        """After an exception that matters more than what closing may raise."""
+        with suppress(StoreError):
+            self._leave(state)
+
+    def _release(self) -> None:
+        """Close whatever is open; never fails because the network does."""
+        body, self._body, self._response = self._body, None, None
+        replay, self._replay = self._replay, None
+        client, self._client = (self._client, None) if self._owns_client else (None, self._client)
+        with ExitStack() as stack:
+            if client is not None:
+                stack.callback(client.close)
+            if replay is not None:
+                stack.callback(getattr(replay, "close", _nothing))
+            if body is not None:
+                stack.callback(self._close_body, body)
+
+    def _close_body(self, body: _Body) -> None:
+        with suppress(*network_errors()):
+            body.close()
+
+    # --- iterating
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        for event in self._events:
+            return event
+        if not self._refill():
+            raise StopIteration
+        return next(self._events)
+
+    def iter_batches(self) -> Iterator[Sequence[Any]]:
+        """
+        Iterate over lists of events, each the harvest of one read: the quickest way through a long replay.
+
+        A batch is one unit of delivery: leaving in its middle takes only what `commit(event)` named.
+        """
+        return _Batches(self)
+
+    @overload
+    def iter_text(self, *, resets: Literal[False] = False) -> Iterator[str]: ...
+    @overload
+    def iter_text(self, *, resets: bool) -> Iterator[str | TextReset]: ...
+    def iter_text(self, *, resets: bool = False) -> Iterator[Any]:
+        """
+        Iterate over the visible text, piece by piece. Reasoning and tool arguments are left out: see `iter_deltas()`.
+
+        Args:
+            resets: Yield a `TextReset` where earlier text became void.
+
+        Raises:
+            StreamReset: Earlier text became void, and `resets` is false.
+        """
+        return _Texts(self, self._new_reader("text", resets=resets))
+
+    def iter_deltas(self) -> Iterator[Delta]:
+        """Iterate over the content of the events as `Delta` (kind, index, text), in one shape for all providers."""
+        return _Texts(self, self._new_reader("deltas", resets=False))
+
+    def read_text(self) -> str:
+        """
+        Read the stream to its end.
+
+        Returns:
+            The visible text; after a reset, what is valid of it.
+
+        Raises:
+            EventTooLarge: It is over `Limits.text_bytes`.
+        """
+        reader = self._new_reader("text", resets=True, strict=True)
+        for _ in _Texts(self, reader):
+            pass
+        return reader.so_far()
+
+    def commit(self, event: Any = None) -> None:
+        """
+        Say that `event`, or everything handed out so far, is done with.
+
+        Under `commit="manual"` this alone moves `checkpoint`; otherwise it moves it ahead of the loop's next turn.
+
+        Raises:
+            ValueError: The event is older than `Limits.window` events and had no cursor of its own.
+        """
+        self._commit(event)
+        self._save_if_due()
+
+    def cancel(self) -> None:
+        """
+        Stop the generation at the provider, where it has a call for that. The stream then ends as the provider says.
+
+        Raises:
+            ResumableStreamError: The protocol has no such call, or the server refused.
+        """
+        request = self._machine.cancel_request()
+        if request is None:
+            raise self._no_cancel()
+        if self._client is None:
+            raise StreamClosed("the stream is closed")
+        response = self._send(request, read=self._timeouts.connect)
+        try:
+            answer = self._read_whole(response, 65536, None)
+            self._check_cancel(answer, self._family.head(response))
+        finally:
+            response.close()
+
+    # --- driving
+
+    def _refill(self) -> bool:
+        """Get the next events; False when the stream has ended."""
+        if self._state != "open":
+            self._check_readable()
+        if self._store is not None and self._upto < len(self._batch):
+            self._in_hand = 0
+            self._save_if_due()
+            self._hand_on()
+            return True
+        self._in_hand = 0
+        self._machine.settle()
+        self._clear_batch()
+        self._busy = True
+        try:
+            # Another thread's close() either sees that we are busy, or is seen here.
+            self._check_closing()
+            found = self._replay is not None and self._next_replayed()
+            if not found:
+                found = (not self._machine.due and self._read()) or self._advance()
+        except BaseException as error:
+            self._busy = False
+            ours = self._translate(error)
+            if ours is error:
+                raise
+            raise ours from error
+        self._busy = False
+        if not found:
+            self._leave("ended")
+        return found
+
+    def _translate(self, error: BaseException) -> BaseException:
+        """Our own errors end the stream and carry its place; a foreign one (Ctrl-C) leaves it as a loop body's would."""
+        if self._closing.is_set() and not isinstance(error, StreamClosed):
+            error = StreamClosed("the stream was closed by another thread")
+        if isinstance(error, ResumableStreamError):
+            self._with_place(error)
+            self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
+        return error
+
+    def _check_closing(self) -> None:
+        if self._closing.is_set():
+            raise StreamClosed("the stream was closed by another thread")
+
+    def _advance(self, *, opening: bool = False) -> bool:
+        """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
+        while True:
+            action: Action = self._machine.next(monotonic())
+            if self._machine.notices:
+                self._notify()
+            self._check_closing()
+            match action:
+                case Read():
+                    if opening:
+                        return False
+                    if self._read():
+                        return True
+                case Deliver(events):
+                    self._hand_out(events)
+                    return True
+                case Connect():
+                    self._connect(action)
+                case Fetch():
+                    self._fetch(action)
+                case Disconnect():
+                    self._disconnect()
+                case Sleep(seconds):
+                    self._save_now()
+                    self._sleep(seconds)
+                case Save():
+                    self._write(action)
+                case Finish():
+                    if self._machine.notices:
+                        self._notify()
+                    return False
+
+    def _read(self) -> bool:
+        """Read until there are events (True), or until the machine has something else to say (False)."""
+        machine, body = self._machine, self._body
+        while True:
+            if self._store is not None:
+                self._save_if_due(before_read=True)
+            now = monotonic()
+            timeout = machine.before_read(now)
+            if timeout is not None and timeout <= 0:
+                machine.read_timed_out(now)
+                return False
+            try:
+                chunk = body.read(timeout)
+            except network_errors() as error:
+                if classify(error) == "timeout":
+                    machine.read_timed_out(monotonic(), error)
+                else:
+                    machine.read_failed(error, monotonic())
+                return False
+            except BaseException as error:
+                # The iterator is dead now: going on must be a reconnect, not what looks like the end of the body.
+                machine.read_failed(error, monotonic())
+                raise
+            events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
+            if events:
+                self._hand_out(events)
+            if machine.notices:
+                self._notify()
+            if events:
+                return True
+            if machine.due:
+                return False
+            self._check_closing()
+
+    def _sleep(self, seconds: float) -> None:
+        self._closing.wait(seconds)
+        self._check_closing()
+
+    # --- HTTP
+
+    def _send(self, request: Any, *, read: float | None) -> Any:
+        if self._client is None:
+            self._client = own_client("Client")
+        call = self._plan.call
+        built = self._family.build(
+            self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=read
+        )
+        try:
+            return self._client.send(built, **self._family.send_arguments(request, call))
+        except status_errors() as error:
+            return error.response  # type: ignore[attr-defined]
+
+    def _connect(self, action: Connect) -> None:
+        machine = self._machine
+        try:
+            response = self._send(action.request, read=action.timeout)
+        except network_errors() as error:
+            kind = classify(error)
+            machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
+            return
+        except BaseException as error:
+            machine.connect_failed(error, monotonic(), sent=True)
+            raise
+        self._response = response
+        self._body = _Body(self._family, response, action.timeout)
+        self._head = self._family.head(response)
+        machine.receive_head(self._head, monotonic(), wall=time.time())
+
+    def _fetch(self, action: Fetch) -> None:
+        machine, response = self._machine, self._response
+        side = action.request is not None
+        try:
+            if side:
+                response = self._send(action.request, read=action.timeout)
+            try:
+                answer = self._read_whole(response, action.limit_bytes, None if side else self._body, action.timeout)
+            finally:
+                if side:
+                    response.close()
+        except network_errors() as error:
+            machine.fetch_failed(error, monotonic())
+            return
+        except BaseException as error:
+            machine.fetch_failed(error, monotonic())
+            raise
+        machine.receive_answer(answer, monotonic())
+
+    def _read_whole(self, response: Any, limit: int, body: _Body | None, timeout: float | None = None) -> Answer:
+        """The body, up to a limit; what is beyond it is cut off."""
+        reader = body or _Body(self._family, response, timeout)
+        parts: list[bytes] = []
+        size = 0
+        while size < limit and (chunk := reader.read(timeout)) is not None:
+            parts.append(chunk)
+            size += len(chunk)
+        head = self._family.head(response)
+        return Answer(head.status, head.headers, b"".join(parts)[:limit])
+
+    def _disconnect(self) -> None:
+        body, self._body, self._response = self._body, None, None
+        if body is not None:
+            self._close_body(body)
+
+    # --- the store
+
+    def _load(self) -> None:
+        if self._store is None:
+            return
+        checkpoint, self._fence = self._store.open(self._plan.key)
+        if checkpoint is None:
+            return
+        self._plan.check(checkpoint)
+        self._machine = self._plan.machine(checkpoint)
+        if self._store.keep_events:
+            self._replay = iter(self._store.replay(self._plan.key))
+
+    def _next_replayed(self) -> bool:
+        assert self._replay is not None
+        event = next(self._replay, None)
+        if event is None:
+            self._replay = None
+            return False
+        self._machine.count_replayed(1)
+        # Replayed events are behind the stored place already, so none of them is ever in hand.
+        self._events = iter((event,))
+        self._upto = 1
+        return True
+
+    def _save_if_due(self, *, before_read: bool = False) -> None:
+        if self._store is None:
+            return
+        response = self._response
+        save = self._due_save(before_read=(lambda: will_block(response)) if before_read and response is not None else None)
+        if save is not None:
+            self._write(save)
+
+    def _save_now(self) -> None:
+        if self._store is not None and (save := self._due_save(force=True)) is not None:
+            self._write(save)
+
+    def _write(self, save: Save) -> None:
+        self._store.save(self._plan.key, save.checkpoint, save.events, fence=self._fence)
+        self._machine.saved(monotonic())
+
+
+class _Batches:
+    """Iterator over lists of events."""
+
+    def __init__(self, stream: ResumableStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Sequence[Any]:
+        stream = self._stream
+        if not length_hint(stream._events) and not stream._refill():
+            raise StopIteration
+        return stream._hand_batch()
+
+
+class _Texts:
+    """Iterator over pieces of text; the event stays in hand until its last piece is done with."""
+
+    def __init__(self, stream: ResumableStream, reader: TextReader) -> None:
+        self._stream = stream
+        self._reader = reader
+        self._pieces: Iterator[Any] = NOTHING
+        self._ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            for piece in self._pieces:
+                return piece
+            if self._ended:
+                raise StopIteration
+            try:
+                event = next(self._stream)
+            except StopIteration:
+                self._ended = True
+                self._pieces = iter(self._reader.finish())
+                continue
+            try:
+                self._pieces = iter(self._reader.read(event))
+            except ResumableStreamError as error:
+                raise self._stream._with_place(error) from None
