@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Restarted,
         Retrying,
     )
-    from ._core.machine import Stats
+    from ._core.settings import Stats
     from ._drivers.async_ import AsyncResumableStream
     from ._drivers.sync import ResumableStream
     from ._errors import (
@@ -70,7 +70,7 @@ _HOMES = {
     "._checkpoint": ("Checkpoint",),
     "._policy": ("RetryPolicy",),
     "._settings": ("Timeouts", "Limits", "AUTO"),
-    "._core.machine": ("Stats",),
+    "._core.settings": ("Stats",),
     "._core.actions": (
         "Notice",
         "Connected",

@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 from ._checkpoint import Checkpoint, public_url
 from ._core.actions import Notice
 from ._core.interfaces import ResumeProtocol, StreamState
-from ._core.machine import Machine, Settings, origin_of
+from ._core.machine import Machine
+from ._core.origins import origin_of
+from ._core.settings import Settings
 from ._drivers.async_ import AsyncResumableStream
 from ._drivers.base import Plan
 from ._drivers.http import CALL_ARGUMENTS, Call, family_of, own_family

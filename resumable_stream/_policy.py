@@ -11,7 +11,7 @@ from typing import Any
 from tenacity import RetryCallState, Retrying
 from tenacity.stop import stop_never
 
-from ._core.machine import RetryState
+from ._core.settings import RetryState
 
 __all__ = ["DEFAULT_STATUSES", "RetryPolicy"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ._core.interfaces import ResumeProtocol
 from ._errors import EventTooLarge, StreamReset
 from ._events import Delta, TextReset
-from .framing import TextDecoder
+from .framing import TextView
 
 __all__ = ["TextReader"]
 
@@ -35,7 +35,7 @@ class TextReader:
         self._strict = strict
         self._pieces: list[tuple[int, str]] = []
         self._size = 0
-        self._view: TextDecoder | None = None
+        self._view: TextView | None = None
 
     def so_far(self) -> str:
         """The text up to now, no more than the limit."""
@@ -60,7 +60,7 @@ class TextReader:
         protocol = self._protocol()
         if protocol is not None and protocol.framing == "raw":
             if self._view is None:
-                self._view = TextDecoder()
+                self._view = TextView()
             deltas: Sequence[Delta] = (Delta("text", self._view.decode(event.data)),)
         else:
             deltas = tuple((protocol or ResumeProtocol()).deltas(event))

@@ -42,7 +42,7 @@ _SAVE_SECONDS = 10.0
 _LEFTOVER_CHUNKS = 20_000
 
 
-class _TimedOut(Exception):
+class _TimedOut(TimeoutError):
     """A read over a foreign transport took too long."""
 
 
@@ -407,8 +407,8 @@ class AsyncResumableStream(StreamBase):
                 return False
             try:
                 chunk = await body.read(timeout)
-            except (_TimedOut, *network_errors()) as error:
-                if isinstance(error, _TimedOut) or classify(error) == "timeout":
+            except network_errors() as error:
+                if classify(error) == "timeout":
                     machine.read_timed_out(monotonic(), error)
                 else:
                     machine.read_failed(error, monotonic())
@@ -475,7 +475,7 @@ class AsyncResumableStream(StreamBase):
                     answer = await self._read_whole(response, action.limit_bytes, body, action.timeout)
                 finally:
                     await self._close_body(body)
-        except (_TimedOut, *network_errors()) as error:
+        except network_errors() as error:
             machine.fetch_failed(error, monotonic())
             return
         except BaseException as error:

@@ -16,7 +16,8 @@ from typing import Any, Final
 from .._checkpoint import Checkpoint, public_url
 from .._core.actions import Notice, Save
 from .._core.interfaces import Head, ResumeProtocol
-from .._core.machine import Machine, Stats
+from .._core.machine import Machine
+from .._core.settings import Stats
 from .._errors import (
     ResponseRejected,
     ResumableStreamError,

@@ -105,9 +105,9 @@ class Family:
         timeout = module.Timeout(read, connect=timeouts.connect, pool=timeouts.connect)
         defaults = {"Accept": accept, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
         if request.bare:
-            sent = {name: value for name, value in request.headers.items() if value is not None}
+            headers = _with(self.module.Headers(defaults), request.headers)
             extensions = {"timeout": timeout.as_dict()}
-            built = module.Request(request.method, request.url, headers={**defaults, **sent}, extensions=extensions)
+            built = module.Request(request.method, request.url, headers=headers, extensions=extensions)
         else:
             built = self._build_for_caller(client, request, call, defaults, timeout)
         if rearm is not None:
@@ -130,14 +130,11 @@ class Family:
         for name, value in defaults.items():
             if name not in headers and not _chosen(client.headers.get(name)):
                 headers[name] = value
-        removed = [name for name, value in request.headers.items() if value is None]
-        headers.update({name: value for name, value in request.headers.items() if value is not None})
         built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
-        for name in removed:
-            built.headers.pop(name, None)
+        built.headers = self.module.Headers(_with(built.headers, request.headers))
         url = built.url
-        for name, value in request.params.items():
-            url = url.copy_remove_param(name) if value is None else url.copy_set_param(name, value)
+        for name, parameter in request.params.items():
+            url = url.copy_remove_param(name) if parameter is None else url.copy_set_param(name, parameter)
         built.url = url
         return built
 
@@ -174,6 +171,19 @@ class Family:
         """A response that decodes what `stream` yields as `response` is coded."""
         coding = response.headers.get("content-encoding", "")
         return self.module.Response(response.status_code, headers={"content-encoding": coding}, stream=stream)
+
+
+def _with(headers: Any, wanted: Mapping[str, str | None]) -> list[tuple[bytes, bytes]]:
+    """
+    Headers with some set or removed, as raw pairs.
+
+    A cursor may be any text. The standard sends it as UTF-8, where the libraries would insist on ASCII;
+    white space around a value is no part of it (RFC 9110 section 5.5).
+    """
+    names = {name.lower().encode() for name in wanted}
+    kept = [(name, value) for name, value in headers.raw if name.lower() not in names]
+    added = [(name.encode(), value.strip(" \t").encode("utf-8", "surrogatepass")) for name, value in wanted.items() if value is not None]
+    return [*kept, *added]
 
 
 def _body(arguments: Mapping[str, Any], merged: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -256,7 +266,7 @@ def classify(error: BaseException) -> Failure:
     """Of a network error: was the request certainly not sent, did a read time out, or is the connection lost?"""
     if isinstance(error, (*_loaded("ConnectError"), *_loaded("ConnectTimeout"), *_loaded("PoolTimeout"), *_loaded("ProxyError"))):
         return "unsent"
-    if isinstance(error, _loaded("ReadTimeout")):
+    if isinstance(error, (*_loaded("ReadTimeout"), TimeoutError)):
         return "timeout"
     return "lost"
 

@@ -10,7 +10,7 @@ A decoder reads bytes and knows nothing else: no connection, no clock, no resumi
 """
 
 from .ndjson import NDJSONDecoder
-from .raw import RawDecoder, TextDecoder
+from .raw import RawDecoder, TextView
 from .sse import SSEDecoder
 
 __all__ = [
@@ -20,5 +20,5 @@ __all__ = [
     "NDJSONDecoder",
     # raw
     "RawDecoder",
-    "TextDecoder",
+    "TextView",
 ]

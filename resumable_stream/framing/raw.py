@@ -7,7 +7,7 @@ import codecs
 from .._errors import ResumableStreamError
 from .._events import Chunk
 
-__all__ = ["RawDecoder", "TextDecoder"]
+__all__ = ["RawDecoder", "TextView"]
 
 
 class RawDecoder:
@@ -62,14 +62,14 @@ class RawDecoder:
         return []
 
 
-class TextDecoder:
+class TextView:
     """
     Decode UTF-8 piece by piece; a character that is cut waits for its rest.
 
     Bytes that are not UTF-8 become U+FFFD: half a text beats an exception in the middle of it.
 
-    >>> decoder = TextDecoder()
-    >>> decoder.decode(b"caf\\xc3"), decoder.decode(b"\\xa9"), decoder.flush()
+    >>> view = TextView()
+    >>> view.decode(b"caf\\xc3"), view.decode(b"\\xa9"), view.flush()
     ('caf', 'é', '')
     """
 

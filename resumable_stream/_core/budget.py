@@ -1,0 +1,122 @@
+"""
+The retry budget (rules 2 and 3): how long to wait before the next connection, and when to give up.
+
+Only a new event is progress. The first reconnect after progress is prompt and free; then the caller's policy counts.
+What the server asks for (`retry:`, `Retry-After`) is a floor under every wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from .settings import RetryState, Settings
+
+__all__ = ["Budget", "retry_after"]
+
+# Enough to spread a fleet that lost one server, too little for a reader to notice.
+PROMPT: Final = 0.25
+
+
+class Budget:
+    """
+    Attributes:
+        attempts: Failed attempts since the last new event.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.attempts = 0
+        self._free = False
+        self._failing_since: float | None = None
+        self._slept = 0.0
+        self._retry = 0.0
+        self._retry_after = 0.0
+        self._restarts = 0
+
+    def progress(self) -> None:
+        """A new event was delivered."""
+        self.attempts = 0
+        self._free = False
+        self._failing_since = None
+        self._slept = 0.0
+
+    def server_retry(self, milliseconds: int) -> None:
+        """The stream announced a reconnection time; it holds for the rest of the stream."""
+        self._retry = min(milliseconds / 1000, self._settings.max_server_wait)
+
+    def server_retry_after(self, seconds: float | None) -> None:
+        """A response asked for a wait; it holds for the next one."""
+        self._retry_after = seconds or 0.0
+
+    def slept(self, seconds: float) -> None:
+        self._slept += seconds
+
+    def prompt(self) -> float:
+        """Seconds before a reconnect that is not a failed attempt."""
+        self._free = True
+        self.attempts = 0
+        return self._floor(PROMPT * self._settings.jitter())
+
+    def at_once(self) -> float:
+        """Seconds before a question (rule 7c): none, unless the server asked for some."""
+        self._free = True
+        return self._floor(0.0)
+
+    def failed(self, now: float, error: BaseException | None) -> float | None:
+        """A connection brought nothing new. Returns the seconds to wait, or `None` to give up."""
+        if self._failing_since is None:
+            self._failing_since = now
+        if self._free:
+            self._free = False
+        else:
+            self.attempts += 1
+        state = RetryState(attempt=self.attempts, elapsed=now - self._failing_since, slept=self._slept, error=error)
+        delay = self._settings.delay(state)
+        return None if delay is None else self._floor(delay)
+
+    def restart(self, error: BaseException | None) -> float | None:
+        """
+        The stream starts over. Returns the seconds to wait, or `None` to give up.
+
+        A stream that dies again and again would be paid for again and again: restarts are attempts that no progress resets.
+        """
+        self._restarts += 1
+        state = RetryState(attempt=self._restarts, elapsed=0.0, slept=0.0, error=error)
+        return None if self._settings.delay(state) is None else self.prompt()
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts
+
+    def _floor(self, seconds: float) -> float:
+        seconds = max(seconds, self._retry, self._retry_after)
+        self._retry_after = 0.0
+        return seconds
+
+
+def retry_after(headers: Mapping[str, str], *, now: float, ceiling: float = 60.0) -> float | None:
+    """
+    Read how long the server asked us to wait.
+
+    Both forms of the header are understood: delta seconds and HTTP date.
+
+    Args:
+        headers: Response headers, names in lower case.
+        now: Unix time in seconds, used for the date form.
+        ceiling: Longest wait honoured, in seconds. 60 keeps an interactive caller alive; the policy may raise it.
+
+    Returns:
+        Seconds to wait, in ``[0, ceiling]``; `None` when absent or malformed (a bad header never ends a stream).
+
+    Source: RFC 9110 section 10.2.3.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:10]), ceiling)
+    try:
+        then = parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(then - now, 0.0), ceiling)

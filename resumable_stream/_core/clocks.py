@@ -1,0 +1,125 @@
+"""
+The clocks of a stream (rule 4): which one runs out next, and which one did.
+
+All but the deadline count only the time spent waiting for the network: a read starts them, its end stops them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .._settings import Timeouts
+
+__all__ = ["Clock", "Clocks"]
+
+Clock = Literal["first_event", "idle", "stall", "deadline"]
+
+
+class Clocks:
+    """
+    Args:
+        timeouts: What the caller set.
+    """
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._opened: float | None = None
+        self._started_at = 0.0
+        self._waited = 0.0
+        self._next: Clock = "idle"
+        self._idle: float | None = None
+        self._stall: float | None = None
+        self.waiting_for_first = True
+        """No event was delivered yet."""
+        self.steady = False
+        """The byte clock alone is due at each read."""
+
+    # --- the whole stream
+
+    def open(self, now: float) -> None:
+        self._opened = now
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the deadline; `None` without one."""
+        deadline = self._timeouts.deadline
+        if deadline is None or self._opened is None:
+            return None
+        return self._opened + deadline - now
+
+    def expired(self, now: float) -> bool:
+        left = self.left(now)
+        return left is not None and left <= 0
+
+    # --- a request
+
+    def send(self, now: float, *, again: bool, resumable: bool) -> float | None:
+        """A request goes out. Returns how long its head may take: the first one has the time of the first event."""
+        self._started_at = now
+        return self._at_most(self._timeouts.idle_or(resumable) if again else self._timeouts.first_event, now)
+
+    def side(self, now: float) -> float | None:
+        """How long each read of a side request (status, snapshot) may take."""
+        return self._at_most(self._timeouts.idle_or(True), now)
+
+    def _at_most(self, seconds: float | None, now: float) -> float | None:
+        left = self.left(now)
+        if left is None:
+            return seconds
+        return left if seconds is None else min(seconds, left)
+
+    def begin_body(self, now: float) -> None:
+        # The clock of the first event has run since the request was sent.
+        self._waited = now - self._started_at if self.waiting_for_first else 0.0
+        self.steady = False
+
+    # --- reads
+
+    def set(self, *, resumable: bool, endless: bool) -> None:
+        """Resolve AUTO."""
+        self._idle = self._timeouts.idle_or(resumable)
+        self._stall = self._timeouts.stall_or(endless)
+
+    def read(self, now: float) -> float | None:
+        """A read begins. Returns how long it may take: `None` without limit, 0 when a clock has run out."""
+        self._started_at = now
+        if self.steady:
+            return self._idle
+        limits: list[tuple[float, Clock]] = []
+        if self.waiting_for_first:
+            if self._timeouts.first_event is not None:
+                limits.append((self._timeouts.first_event - self._waited, "first_event"))
+        else:
+            if self._idle is not None:
+                limits.append((self._idle, "idle"))
+            if self._stall is not None:
+                limits.append((self._stall - self._waited, "stall"))
+        if (left := self.left(now)) is not None:
+            limits.append((left, "deadline"))
+        if not limits:
+            return None
+        seconds, self._next = min(limits)
+        return max(seconds, 0.0)
+
+    def bytes_only(self, now: float) -> Clock | None:
+        """A read brought bytes and no event: heartbeats feed the byte clock only. Returns the clock that ran out all the same."""
+        self._waited += now - self._started_at
+        self.steady = False
+        name: Clock = "first_event" if self.waiting_for_first else "stall"
+        limit = self._timeouts.first_event if self.waiting_for_first else self._stall
+        return name if limit is not None and self._waited >= limit else None
+
+    def event(self, *, settled: bool) -> None:
+        """
+        Events came.
+
+        Args:
+            settled: Whether the stream can be resumed is known for good, so the clocks will not change.
+        """
+        self._waited = 0.0
+        self.waiting_for_first = False
+        stall_first = self._stall is not None and (self._idle is None or self._stall < self._idle)
+        self.steady = settled and self._timeouts.deadline is None and not stall_first
+
+    def ran_out(self) -> Clock:
+        """Which clock ended the read that took as long as it might."""
+        return "idle" if self.steady else self._next

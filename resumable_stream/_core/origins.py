@@ -1,0 +1,80 @@
+"""Where a request may go (rule 10): origins, resume URLs and redirects."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+from .._errors import OriginMismatch
+from .interfaces import Head, Request
+
+__all__ = ["REDIRECTS", "origin_of", "redirected", "same_origin"]
+
+REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def origin_of(url: str) -> str:
+    """
+    Scheme, host and port of a URL, in one form.
+
+    >>> origin_of("HTTPS://API.example.com/v1"), origin_of("https://api.example.com:443")
+    ('https://api.example.com:443', 'https://api.example.com:443')
+    """
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower(), 0)
+    host = parts.hostname or ""
+    return f"{parts.scheme.lower()}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def same_origin(url: str, *, base: str, origin: str) -> str:
+    """
+    Resolve a URL to resume from.
+
+    Args:
+        url: As the server or the caller gave it.
+        base: What it is relative to.
+        origin: Whose credentials would be sent.
+
+    Raises:
+        OriginMismatch: It is elsewhere.
+    """
+    absolute = urljoin(base, url)
+    if (seen := origin_of(absolute)) != origin:
+        raise OriginMismatch(
+            f"the resume URL is on {seen}, but the stream and its credentials belong to {origin}", expected=origin, received=seen
+        )
+    return absolute
+
+
+def redirected(request: Request, head: Head) -> Request:
+    """
+    The request that follows a redirect.
+
+    Same origin: as it is, with the body where the method stays (RFC 9110 section 15.4).
+    Another origin: only a GET, bare of all that is the caller's or the client's.
+
+    Raises:
+        OriginMismatch: A body or credentials would leave their origin, or TLS would be given up.
+    """
+    target = urljoin(head.url, head.headers["location"])
+    method = request.method
+    if head.status == 303 or (head.status in (301, 302) and method == "POST"):
+        method = "GET"
+    here, there = origin_of(head.url), origin_of(target)
+    if there == here:
+        keeps_body = method == request.method and request.repeat is not None
+        return Request(
+            method=method,
+            url=target,
+            headers=request.headers,
+            json=request.json if keeps_body else None,
+            repeat="body" if keeps_body else None,
+            bare=request.bare,
+        )
+    if request.method != "GET" or (here.startswith("https:") and not there.startswith("https:")):
+        raise OriginMismatch(
+            f"the server redirects {request.method} from {here} to {there}: not followed, "
+            f"{'TLS would be given up' if request.method == 'GET' else 'the body and credentials would leave their origin'}",
+            expected=here,
+            received=there,
+        )
+    return Request(method="GET", url=target, headers=request.headers, bare=True)

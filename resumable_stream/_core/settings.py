@@ -1,0 +1,85 @@
+"""What the caller chose, and what a retry policy is shown, in the terms of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from .._settings import Limits, Timeouts
+
+__all__ = ["RetryState", "Settings", "Stats"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryState:
+    """
+    What a retry policy may look at.
+
+    Attributes:
+        attempt: Failed attempts since the last new event; 0 when only the prompt reconnect failed.
+        elapsed: Seconds since the first of these failures.
+        slept: Seconds of them spent waiting.
+        error: What the last one ended with.
+    """
+
+    attempt: int
+    elapsed: float
+    slept: float
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    Attributes:
+        delay: Seconds until the next attempt, or `None` to give up.
+        jitter: A number in [0, 1), drawn anew at each call.
+        statuses: HTTP statuses that are failed attempts.
+        max_server_wait: Longest wait in seconds that a server may ask for.
+        manual: Only `commit()` moves the place.
+        idempotent: The first request carries an `Idempotency-Key`.
+        refreshable: Asking again may bring other credentials.
+        saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
+    """
+
+    timeouts: Timeouts
+    limits: Limits
+    delay: Callable[[RetryState], float | None]
+    jitter: Callable[[], float]
+    statuses: frozenset[int]
+    max_server_wait: float
+    on_gap: Literal["refetch", "deliver"] = "refetch"
+    on_lost: Literal["raise", "restart", "snapshot"] = "raise"
+    manual: bool = False
+    idempotent: bool = False
+    refreshable: bool = False
+    saving: bool = False
+    keep_events: bool = False
+    save_interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """
+    What happened so far.
+
+    Attributes:
+        events: Delivered, those of a store included.
+        bytes: Of bodies read.
+        duplicates: Events that came again and were dropped.
+        gaps: Holes found, filled or not.
+        connections: Responses whose body was read.
+        reconnects: Those of them after the first.
+        seconds_offline: Between the loss of a connection and the head of the next.
+        cursor_ignored: The server answered a resume with the stream's beginning.
+    """
+
+    events: int = 0
+    bytes: int = 0
+    duplicates: int = 0
+    gaps: int = 0
+    connections: int = 0
+    reconnects: int = 0
+    seconds_offline: float = 0.0
+    cursor_ignored: bool = False
