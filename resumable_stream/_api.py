@@ -201,7 +201,12 @@ class _Options:
     ) -> None:
         if isinstance(protocol, type):
             raise TypeError(f"protocol must be an instance: pass {protocol.__name__}(), not the class {protocol.__name__}")
-        _check_type("protocol", protocol, ResumeProtocol, "an instance from resumable_stream.protocols, or of a subclass of ResumeProtocol")
+        _check_type(
+            "protocol",
+            protocol,
+            ResumeProtocol,
+            "an instance from resumable_stream.protocols, or of a subclass of ResumeProtocol",
+        )
         _check_type("retry", retry, RetryPolicy, "a RetryPolicy")
         _check_type("timeouts", timeouts, Timeouts, "a Timeouts")
         _check_type("limits", limits, Limits, "a Limits")
@@ -289,7 +294,9 @@ def _plan(
         expected = f"{method} {_without_query(absolute)}"
         received = f"{stored.method} {_without_query(stored.url)}"
         if expected != received:
-            raise StoreError(f"the key {options.key!r} holds the place of {received}, not of {expected}: use another key for another stream")
+            raise StoreError(
+                f"the key {options.key!r} holds the place of {received}, not of {expected}: use another key for another stream"
+            )
 
     return Plan(
         machine=machine,

@@ -217,10 +217,16 @@ def _validated(raw: dict[str, Any]) -> dict[str, Any]:
             raise fail(name, "text or null")
     for name, nullable in (("sequence", True), ("offset", False)):
         value = raw.get(name, None if nullable else 0)
-        if isinstance(value, bool) or not (isinstance(value, int) or (nullable and value is None)) or (value or 0) < (-1 if nullable else 0):
+        if (
+            isinstance(value, bool)
+            or not (isinstance(value, int) or (nullable and value is None))
+            or (value or 0) < (-1 if nullable else 0)
+        ):
             raise fail(name, "a count")
     since = raw.get("since", [])
-    if not isinstance(since, list) or not all(isinstance(item, str) and re.fullmatch(r"(\d+\*)?[0-9a-f]{16}", item) for item in since):
+    if not isinstance(since, list) or not all(
+        isinstance(item, str) and re.fullmatch(r"(\d+\*)?[0-9a-f]{16}", item) for item in since
+    ):
         raise fail("since", "a list of fingerprints")
     recent = raw.get("recent_ids", [])
     if (
@@ -230,11 +236,7 @@ def _validated(raw: dict[str, Any]) -> dict[str, Any]:
     ):
         raise fail("recent_ids", f"at most {MAX_RECENT_IDS} pairs of texts")
     extra = raw.get("extra", {})
-    if (
-        not isinstance(extra, dict)
-        or len(extra) > MAX_EXTRA
-        or not all(isinstance(value, str) for value in extra.values())
-    ):
+    if not isinstance(extra, dict) or len(extra) > MAX_EXTRA or not all(isinstance(value, str) for value in extra.values()):
         raise fail("extra", f"an object of at most {MAX_EXTRA} texts")
     if not isinstance(raw.get("complete", False), bool):
         raise fail("complete", "true or false")

@@ -10,6 +10,8 @@ from ._core.actions import CursorIgnored, Disconnected, GapFound, Lost, Notice, 
 __all__ = ["log_notice"]
 
 logger: Final = logging.getLogger("resumable_stream")
+# Silent unless the application configures logging.
+logger.addHandler(logging.NullHandler())
 # What an operator wants to see without asking: something may be missing, or is paid again.
 _LOUD: Final = (GapFound, CursorIgnored, Lost, Restarted, NumberingStopped)
 

@@ -27,7 +27,7 @@ _BASE, _CEILING = 0.5, 30.0
 
 
 def _full_jitter(state: RetryCallState) -> float:
-    return random.uniform(0.0, min(_CEILING, _BASE * 2.0 ** min(state.attempt_number, 16)))  # noqa: S311
+    return random.uniform(0.0, min(_CEILING, _BASE * 2.0 ** min(state.attempt_number, 16)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,10 @@ class RetryPolicy:
             longer than a rolling deploy.
         wait: Seconds before an attempt: any tenacity wait, or a callable of its `RetryCallState`.
             `None`: uniform between 0 and min(30, 0.5 * 2**n) for the n-th attempt.
-        stop: A further reason to give up: any tenacity stop, or a callable of its `RetryCallState`. `None`: only `attempts` counts.
-        max_server_wait: Longest wait in seconds that a server may ask for by `Retry-After` or `retry:`. 60 keeps a person waiting, not wondering.
+        stop: A further reason to give up: any tenacity stop, or a callable of its `RetryCallState`.
+            `None`: only `attempts` counts.
+        max_server_wait: Longest wait in seconds that a server may ask for by `Retry-After` or `retry:`.
+            60 keeps a person waiting, not wondering.
         statuses: HTTP statuses that count as a failed attempt; others end the stream. Default: 408, 425, 429 and 5xx
             but for 501, 505 and 511. A request that may not be repeated is never repeated for a status in here alone.
     """

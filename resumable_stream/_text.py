@@ -27,7 +27,9 @@ class TextReader:
         strict: Text over the limit raises; otherwise the rest is merely not remembered.
     """
 
-    def __init__(self, protocol: Callable[[], ResumeProtocol | None], *, mode: Mode, resets: bool, limit: int, strict: bool) -> None:
+    def __init__(
+        self, protocol: Callable[[], ResumeProtocol | None], *, mode: Mode, resets: bool, limit: int, strict: bool
+    ) -> None:
         self._protocol = protocol
         self._mode = mode
         self._resets = resets
@@ -51,7 +53,8 @@ class TextReader:
         if event.reset:
             if not self._resets:
                 raise StreamReset(
-                    f"the text from event {event.offset} on became void; pass resets=True to be told in the stream", offset=event.offset
+                    f"the text from event {event.offset} on became void; pass resets=True to be told in the stream",
+                    offset=event.offset,
                 )
             self._pieces = [piece for piece in self._pieces if piece[0] < event.offset]
             self._size = sum(len(text) for _, text in self._pieces)

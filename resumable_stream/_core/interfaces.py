@@ -112,7 +112,20 @@ class StreamState:
         asking: It did so after a clean close, only to learn whether there is more.
     """
 
-    __slots__ = ("asking", "cursor", "extra", "head", "json", "location", "method", "offset", "resuming", "sequence", "stream_id", "url")
+    __slots__ = (
+        "asking",
+        "cursor",
+        "extra",
+        "head",
+        "json",
+        "location",
+        "method",
+        "offset",
+        "resuming",
+        "sequence",
+        "stream_id",
+        "url",
+    )
 
     def __init__(self, method: str, url: str, json: Any = None) -> None:
         self.method = method

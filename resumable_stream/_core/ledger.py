@@ -10,7 +10,7 @@ what we hold; that lasts for `window` events, since late repeats happen where re
 Three ways of knowing a repeat, tried in this order:
 
 1. *The overlap.* Events without an id of their own can only be told apart by content and order: those that followed the
-   cursor are expected again, in order, and dropped while they match (`_Prefix`).
+   cursor are expected again, in order, and dropped while they match (`Prefix`).
 2. *The beginning.* A server that ignores the cursor starts over. Its answer begins as the stream began;
    then everything delivered is expected again.
 3. *Identity.* An id or number seen before is a repeat if the content is the same too.
@@ -20,117 +20,25 @@ What would break it: delivering an event before `receive()` has seen it, or feed
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from .._checkpoint import MAX_RECENT_IDS, Checkpoint, chain
+from .._checkpoint import Checkpoint
 from .._errors import GapError, ReplayDiverged, ResumableStreamError
-from .._events import Gap, Item
+from .._events import Gap
 from .actions import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped
 from .interfaces import ResumeProtocol
+from .memory import Memory
+from .overlap import Prefix, SinceLog
 
 __all__ = ["HoleFound", "Ledger", "Place", "StartedOver"]
 
 # 8: three in a row happen by chance with random ids, eight do not. DESIGN rule 6.
 WATCH_AFTER: Final = 8
-# The beginning is known by its leading events up to the first that has an id, but by no more than 16: a bound on what is held back.
+# The beginning is known by its leading events up to the first that has an id, but no more than 16: so many may be held back.
 BEGINNING: Final = 16
-# Bytes of events kept alive to recognise repeats; beyond it their digests are kept instead. 4 MiB: 4096 events of 1 KiB.
-KEPT_BYTES: Final = 4 * 1024 * 1024
 FIRST_KEY: Final = "first"
-
-
-class SinceLog:
-    """
-    Fingerprints of the events since the cursor moved, oldest first.
-
-    Bounded: the oldest half of what is over `window` folds into a count and a chained digest.
-    """
-
-    __slots__ = ("base", "digest", "items", "window")
-
-    def __init__(self, window: int, items: Iterable[str] = (), base: int = 0, digest: str = "") -> None:
-        self.window = window
-        self.items = list(items)
-        self.base = base
-        self.digest = digest
-
-    def __len__(self) -> int:
-        return self.base + len(self.items)
-
-    def append(self, fingerprint: str) -> None:
-        self.items.append(fingerprint)
-        if len(self.items) > 2 * self.window:
-            folded, self.items = self.items[: self.window], self.items[self.window :]
-            self.digest = chain(self.digest, folded)
-            self.base += len(folded)
-
-    def upto(self, count: int) -> tuple[str, ...]:
-        """
-        What the log was when it held `count` events, in the form of `Checkpoint.since`.
-
-        Raises:
-            ValueError: That was too long ago.
-        """
-        if count < self.base:
-            raise ValueError(f"this event is more than {self.window} events old; commit sooner or raise Limits.window")
-        held = self.items[: count - self.base]
-        if self.base:
-            return (f"{count}*{chain(self.digest, held)}",)
-        return tuple(held)
-
-    @classmethod
-    def parse(cls, since: Sequence[str], window: int) -> SinceLog:
-        if len(since) == 1 and "*" in since[0]:
-            count, _, digest = since[0].partition("*")
-            return cls(window, (), int(count), digest)
-        return cls(window, since)
-
-
-class _Prefix:
-    """
-    The events that are expected again at the start of an answer.
-
-    Args:
-        log: What they are. A folded part is compared as one, when it is through.
-        strict: A difference is a divergence; otherwise it merely ends the prefix.
-        unknown: So many events before the log are expected too, but nothing is known of them.
-    """
-
-    __slots__ = ("_digest", "_items", "_log", "_seen", "_strict", "_unknown")
-
-    def __init__(self, log: SinceLog, *, strict: bool, unknown: int = 0) -> None:
-        self._log = log
-        self._items = tuple(log.items)
-        self._strict = strict or log.base > 0
-        self._unknown = unknown
-        self._seen = 0
-        self._digest = ""
-
-    @property
-    def done(self) -> bool:
-        return self._seen >= self._unknown + self._log.base + len(self._items)
-
-    def expects(self, fingerprint: str) -> bool:
-        """Is exactly this event next? False where that cannot be told."""
-        index = self._seen - self._unknown - self._log.base
-        return 0 <= index < len(self._items) and self._items[index] == fingerprint
-
-    def match(self, fingerprint: str) -> Literal["same", "over", "diverged"]:
-        index = self._seen - self._unknown
-        self._seen += 1
-        if index < 0:
-            return "same"
-        if index < self._log.base:
-            self._digest = chain(self._digest, (fingerprint,))
-            if index == self._log.base - 1 and self._digest != self._log.digest:
-                return "diverged"
-            return "same"
-        if self._items[index - self._log.base] == fingerprint:
-            return "same"
-        return "diverged" if self._strict else "over"
 
 
 class Place(NamedTuple):
@@ -141,15 +49,6 @@ class Place(NamedTuple):
     offset: int
     log: SinceLog | None
     logged: int
-
-
-class _Seen(NamedTuple):
-    """What is left of an event whose text is no longer kept."""
-
-    offset: int
-    own_id: str | None
-    fingerprint: str
-    sequence: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +64,6 @@ class StartedOver:
 
 
 Problem = ResumableStreamError | HoleFound | StartedOver
-_AMBIGUOUS: Final = object()
 
 
 class Ledger:
@@ -179,7 +77,9 @@ class Ledger:
         notices: Where notices go; the machine hands them on.
     """
 
-    def __init__(self, protocol: ResumeProtocol, *, window: int, on_gap: Literal["refetch", "deliver"], notices: list[Notice]) -> None:
+    def __init__(
+        self, protocol: ResumeProtocol, *, window: int, on_gap: Literal["refetch", "deliver"], notices: list[Notice]
+    ) -> None:
         self._protocol = protocol
         self._window = window
         self._on_gap = on_gap
@@ -205,14 +105,8 @@ class Ledger:
         self._raw = raw
         self._beginning: list[tuple[str | None, str]] | None = None if raw else []
         self._beginning_open = not raw
-        self._recent: deque[tuple[Sequence[Any], int]] = deque()
-        self._restored: tuple[tuple[str, str], ...] = ()
-        # Ids of blocks without data: not events, but their replay must be known too. 64: as many as a checkpoint keeps.
-        self._silent: deque[str] = deque(maxlen=MAX_RECENT_IDS)
-        self._recent_count = 0
-        self._recent_bytes = 0
-        self._index: dict[str, Any] | None = None
-        self._prefix: _Prefix | None = None
+        self._memory = Memory(self._window, self._protocol.fingerprint, unique=self._protocol.unique_ids)
+        self._prefix: Prefix | None = None
         self._start: int | None = None
         self._held: list[Any] = []
         self._overlap = 0
@@ -264,10 +158,9 @@ class Ledger:
         return Place(item.cursor, sequence, item.offset + 1, log, count)
 
     def _sequence_before(self, item: Any) -> int | None:
-        for batch, _ in reversed(self._recent):
-            for other in reversed(batch):
-                if other.offset < item.offset and other.sequence is not None:
-                    return int(other.sequence)
+        for other in self._memory.newest_first():
+            if other.offset < item.offset and other.sequence is not None:
+                return int(other.sequence)
         return self._base.sequence
 
     def commit(self, item: Any = None, *, taken: int = 0) -> None:
@@ -296,14 +189,7 @@ class Ledger:
 
     def recent_ids(self, place: Place) -> tuple[tuple[str, str], ...]:
         """`(id, fingerprint)` of the newest events before `place` that have an id, oldest first, at most 64."""
-        found: list[tuple[str, str]] = []
-        for batch, _ in reversed(self._recent):
-            for item in reversed(batch):
-                if item.offset < place.offset and item.own_id:
-                    found.append((item.own_id, self._fingerprint(item)))
-                    if len(found) == MAX_RECENT_IDS:
-                        return tuple(reversed(found))
-        return (self._restored + tuple(reversed(found)))[-MAX_RECENT_IDS:]
+        return self._memory.recent_ids(place.offset)
 
     def beginning(self) -> str | None:
         """The stream's first event, as text for a checkpoint; `None` when it has no id to be known by."""
@@ -320,7 +206,7 @@ class Ledger:
         self._number = checkpoint.sequence
         if self._watching and checkpoint.sequence is not None:
             self._run = WATCH_AFTER
-        self._restored = checkpoint.recent_ids
+        self._memory.restore(checkpoint.recent_ids)
         self._beginning_open = checkpoint.offset == 0 and not self._raw
         if first := checkpoint.extra.get(FIRST_KEY):
             fingerprint, _, own_id = first.partition(" ")
@@ -345,11 +231,11 @@ class Ledger:
         log, count = self._tip.log, self._tip.logged
         if self._protocol.replays:
             if log is not None:
-                self._prefix = _Prefix(log, strict=True)
+                self._prefix = Prefix(log, strict=True)
             return
         if log is not None and count:
-            self._prefix = _Prefix(log, strict=False)
-        if self._beginning:
+            self._prefix = Prefix(log, strict=False)
+        if self._beginning and self._tip.cursor is not None:
             self._start = 0
 
     def restart(self, *, offset: int) -> None:
@@ -438,7 +324,7 @@ class Ledger:
                 offset += 1
         self._number = number
         self._tip = Place(last.cursor, number, offset, None, 0)
-        self._remember(items, size)
+        self._memory.remember(items, size)
         return items
 
     def _receive_carefully(self, items: Sequence[Any], size: int) -> Sequence[Any]:
@@ -448,7 +334,7 @@ class Ledger:
                 break
         if out:
             if self._tip.cursor is not None or self._protocol.replays:
-                self._remember(out, size)
+                self._memory.remember(out, size)
             if self._overlap:
                 self._overlap = max(0, self._overlap - len(out))
         self._careful = not self._settled()
@@ -546,18 +432,17 @@ class Ledger:
                 return False
         return True
 
-    def _history(self, offset: int) -> _Prefix | None:
+    def _history(self, offset: int) -> Prefix | None:
         """Everything delivered from `offset` on, as events expected again; what is no longer remembered is counted."""
         log = SinceLog(self._window)
         oldest = self._tip.offset
-        for batch, _ in reversed(self._recent):
-            for seen in reversed(batch):
-                if seen.offset != oldest - 1 or seen.offset < offset:
-                    break
-                oldest = seen.offset
-                log.items.append(self._fingerprint(seen))
+        for seen in self._memory.newest_first():
+            if seen.offset != oldest - 1 or seen.offset < offset:
+                break
+            oldest = seen.offset
+            log.items.append(self._memory.fingerprint(seen))
         log.items.reverse()
-        prefix = _Prefix(log, strict=offset == 0, unknown=oldest - offset)
+        prefix = Prefix(log, strict=offset == 0, unknown=oldest - offset)
         return None if prefix.done else prefix
 
     def _enter(self, item: Any, out: list[Any]) -> bool:
@@ -578,11 +463,11 @@ class Ledger:
         """Drop it if its id and content were delivered before."""
         if not item.own_id or not (self._overlap or self._protocol.unique_ids):
             return False
-        known = self._known().get(item.own_id)
-        if known is None or known is _AMBIGUOUS or self._fingerprint(known) != self._fingerprint(item):
+        known = self._memory.find(item.own_id)
+        if known is None or self._memory.fingerprint(known) != self._fingerprint(item):
             return False
         self._drop(item)
-        if self._prefix is None and isinstance(known, (Item, _Seen)) and known.offset >= 0:
+        if self._prefix is None and known.offset >= 0:
             # The server replays from there: events without an id behind it are known by their order.
             self._prefix = self._history(known.offset + 1)
         return True
@@ -625,8 +510,8 @@ class Ledger:
         number = item.sequence
         last = self._number
         if last is not None and number <= last:
-            known = self._known().get(item.own_id or str(number))
-            if known is None or known is _AMBIGUOUS or self._fingerprint(known) == self._fingerprint(item):
+            known = self._memory.find(item.own_id or str(number))
+            if known is None or self._memory.fingerprint(known) == self._fingerprint(item):
                 self._drop(item)
                 return True
             return self._diverged(item)
@@ -701,7 +586,7 @@ class Ledger:
 
     def _is_old(self, cursor: str | None) -> bool:
         """In a replay: an id that is behind us. Going back to it would expect again what followed it."""
-        return bool(self._overlap and cursor and (cursor in self._silent or cursor in self._known()))
+        return bool(self._overlap and cursor and self._memory.knows(cursor))
 
     def _extend(self, fingerprint: str) -> None:
         tip = self._tip
@@ -716,7 +601,7 @@ class Ledger:
         self._tip = self._tip._replace(cursor=cursor or None, log=None, logged=0)
         self._moved_here = True
         if cursor:
-            self._silent.append(cursor)
+            self._memory.remember_silent(cursor)
         self._careful = True
 
     def _note_beginning(self, item: Any) -> None:
@@ -729,53 +614,7 @@ class Ledger:
         self.duplicates += 1
         self._notices.append(DuplicateDropped(getattr(item, "own_id", None)))
 
-    # --- memory of what was delivered
-
-    def _remember(self, items: Sequence[Any], size: int) -> None:
-        recent = self._recent
-        recent.append((items, size))
-        self._recent_count += len(items)
-        self._recent_bytes += size
-        while self._recent_count - len(recent[0][0]) >= self._window:
-            oldest, oldest_size = recent.popleft()
-            self._recent_count -= len(oldest)
-            self._recent_bytes -= oldest_size
-        if self._recent_bytes > KEPT_BYTES:
-            self._condense()
-        if self._index is not None:
-            self._index_items(items)
-
-    def _condense(self) -> None:
-        """Keep digests in place of texts."""
-        for index, (batch, size) in enumerate(self._recent):
-            if size:
-                digests = [_Seen(item.offset, item.own_id, self._fingerprint(item), item.sequence) for item in batch]
-                self._recent[index] = (digests, 0)
-        self._recent_bytes = 0
-
-    def _known(self) -> dict[str, Any]:
-        """Events by their own id; built when the first repeat may come, kept up to date while one may."""
-        if self._index is None or len(self._index) > 2 * self._window:
-            self._index = {own_id: _Seen(-1, own_id, fingerprint, None) for own_id, fingerprint in self._restored}
-            for batch, _ in self._recent:
-                self._index_items(batch)
-        return self._index
-
-    def _index_items(self, items: Iterable[Any]) -> None:
-        index = self._index
-        assert index is not None
-        for item in items:
-            key = item.own_id
-            if not key:
-                if item.sequence is None:
-                    continue
-                key = str(item.sequence)
-            # An id that the server used twice identifies nothing.
-            index[key] = item if key not in index or self._protocol.unique_ids else _AMBIGUOUS
-
     def _fingerprint(self, item: Any) -> str:
-        if isinstance(item, _Seen):
-            return item.fingerprint
         return self._protocol.fingerprint(item)
 
 

@@ -60,6 +60,8 @@ BELIEVED: Final = 3
 ERROR_BODY: Final = 64 * 1024
 # RFC 9110 and the providers' pages: these say that the request was not accepted (529: Anthropic, overloaded).
 NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
+# A stream comes with 200; 201 and 202 are what some answer to the POST that starts one, 206 is a range.
+STREAMS: Final = frozenset({200, 201, 202, 206})
 # Names in `Checkpoint.extra` that are the core's.
 OUTCOME_KEY: Final = "outcome"
 LOCATION_KEY: Final = "location"
@@ -312,7 +314,8 @@ class Machine:
         protocol, ledger = self.protocol, self._ledger
         if protocol is None or ledger is None or not self._known:
             return None
-        if ledger.cursor is None and ledger.offset and not protocol.replays:
+        if ledger.cursor is None and ledger.offset and not (protocol.replays or protocol.endless):
+            # Nothing says where we are. Only a replay, or a feed (which goes on with what is new), may be asked again.
             return None
         self._sync_state()
         request = protocol.resume_request(self.state)
@@ -421,11 +424,15 @@ class Machine:
         self._send(follow, now)
 
     def _judge_head(self, head: Head, body: bytes, now: float) -> None:
-        if self.protocol is None and head.status < 400 and head.status not in (204, 205):
+        if self.protocol is None and head.status in STREAMS:
             chosen = self._detect(self.state, head)
             if chosen is None:
                 self._todo.append(act.Disconnect())
-                self._fail(_unexpected("a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one", head))
+                self._fail(
+                    _unexpected(
+                        "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one", head
+                    )
+                )
                 return
             self._adopt(chosen)
         found = None
@@ -436,11 +443,11 @@ class Machine:
     def _default_verdict(self, head: Head) -> verdict.Verdict:
         """The table for statuses (rules 8 and 9, WIRE 15.6)."""
         status, resuming = head.status, self.state.resuming
-        if status in (204, 205):
+        if status == 204:
             if self.protocol is not None and resuming and self.protocol.promises.has_end:
                 return verdict.Lost("the server has nothing more, and the end of the stream was never seen")
             return verdict.Finished(Outcome.ENDED)
-        if status < 300:
+        if status in STREAMS:
             return verdict.Consume()
         if resuming and status in (404, 410):
             return verdict.Lost(f"the server answered {status}: it no longer holds this stream")
@@ -745,7 +752,10 @@ class Machine:
             # Feeds rotate: held open with nothing to say is neither progress nor failure.
             self._go_on(now, "closed", None, neutral=True, asking=True)
         elif self.state.resuming and ledger.fresh and not self._believe(quick, ledger):
-            text = "the server answers a few events at a time, so its end cannot be told from a cut: name the end (end=…), or declare a feed (end='never')"
+            text = (
+                "the server answers a few events at a time, so its end cannot be told from a cut: "
+                "name the end (end=…), or declare a feed (end='never')"
+            )
             self._fail(StreamInterrupted(text, reason="an end cannot be told from a cut"))
         else:
             self._go_on(now, "closed", None, asking=True)
@@ -994,7 +1004,9 @@ class Machine:
 def _unexpected(expected: str, head: Head) -> UnexpectedContentType:
     seen = head.content_type or "none"
     return UnexpectedContentType(
-        f"expected content type {expected}, received {seen} from {public_url(head.url)}", expected=expected, received=head.content_type
+        f"expected content type {expected}, received {seen} from {public_url(head.url)}",
+        expected=expected,
+        received=head.content_type,
     )
 
 

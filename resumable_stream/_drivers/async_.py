@@ -140,7 +140,9 @@ class AsyncResumableStream(StreamBase):
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if exc is None:
             self._take_in_hand()
             await self._leave("closed")
@@ -536,9 +538,7 @@ class AsyncResumableStream(StreamBase):
             await self._write(save)
 
     async def _write(self, save: Save) -> None:
-        await _in_thread(
-            partial(self._store.save, self._plan.key, save.checkpoint, save.events, fence=self._fence)
-        )
+        await _in_thread(partial(self._store.save, self._plan.key, save.checkpoint, save.events, fence=self._fence))
         self._machine.saved(monotonic())
 
 

@@ -182,7 +182,11 @@ def _with(headers: Any, wanted: Mapping[str, str | None]) -> list[tuple[bytes, b
     """
     names = {name.lower().encode() for name in wanted}
     kept = [(name, value) for name, value in headers.raw if name.lower() not in names]
-    added = [(name.encode(), value.strip(" \t").encode("utf-8", "surrogatepass")) for name, value in wanted.items() if value is not None]
+    added = [
+        (name.encode(), value.strip(" \t").encode("utf-8", "surrogatepass"))
+        for name, value in wanted.items()
+        if value is not None
+    ]
     return [*kept, *added]
 
 
@@ -222,7 +226,8 @@ def family_of(client: Any, *, want: Literal["Client", "AsyncClient"]) -> Family:
         other = "connect()" if want == "AsyncClient" else "aconnect()"
         raise TypeError(f"{ours} needs an httpx.{want} or httpx2.{want}; {type(client).__name__} is for {other}")
     raise TypeError(
-        f"client must be an httpx.{want} or an httpx2.{want} (or a subclass), got {type(client).__module__}.{type(client).__qualname__}"
+        f"client must be an httpx.{want} or an httpx2.{want} (or a subclass), "
+        f"got {type(client).__module__}.{type(client).__qualname__}"
     )
 
 

@@ -407,9 +407,7 @@ class ResumableStream(StreamBase):
         if self._client is None:
             self._client = own_client("Client")
         call = self._plan.call
-        built = self._family.build(
-            self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=read
-        )
+        built = self._family.build(self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=read)
         try:
             return self._client.send(built, **self._family.send_arguments(request, call))
         except status_errors() as error:

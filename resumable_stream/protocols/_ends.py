@@ -74,7 +74,9 @@ class EndRule:
         detail = body.get("error") if isinstance(body, dict) else None
         if not by_name and not detail:
             return None
-        return upstream_error(detail if isinstance(detail, dict) else body if isinstance(body, dict) else {"message": detail or body}, body)
+        return upstream_error(
+            detail if isinstance(detail, dict) else body if isinstance(body, dict) else {"message": detail or body}, body
+        )
 
     def notable(self, events: Sequence[Any], chunk: bytes, names: frozenset[str], needles: Sequence[bytes]) -> Sequence[Any]:
         """
@@ -93,9 +95,7 @@ class EndRule:
                 if not any(needle in chunk for needle in needles):
                     events = events[:1]
         marker = self._marker
-        return [
-            event for event in events if event.event in names or event.data == marker or event.data.startswith(_ERROR_STARTS)
-        ]
+        return [event for event in events if event.event in names or event.data == marker or event.data.startswith(_ERROR_STARTS)]
 
 
 def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:

@@ -43,7 +43,7 @@ class CursorProtocol(ResumeProtocol):
             An integer cursor is then sent plus one instead, as the name of the next event.
         end: What ends the stream, as for `LastEventID`.
         url: Where to ask for the rest, with `{stream_id}` filled in, or a callable of the `StreamState`; `None`: the first URL.
-        method: Of that request. A POST is sent with the first body: say so only if the endpoint does not start another generation.
+        method: Of that request. A POST is sent with the first body: say so only if that does not start another generation.
         stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
         sequence: `"contiguous"`: integers that grow by one, a jump is a gap; `"increasing"`: they grow; `None`: opaque.
         first_sequence: The first event's number, where it is promised.

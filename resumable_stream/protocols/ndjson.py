@@ -18,7 +18,13 @@ from ._ends import End, EndRule
 
 __all__ = ["NDJSON", "NDJSON_TYPES"]
 
-NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines", "application/json-lines")
+NDJSON_TYPES = (
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+    "application/json-lines",
+)
 
 
 class NDJSON(ResumeProtocol):

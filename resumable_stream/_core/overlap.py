@@ -1,0 +1,105 @@
+"""
+Knowing a repeat by its order: what followed the cursor is expected again, in the same order, and dropped while it matches.
+
+Events without an id of their own can be told apart by nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from .._checkpoint import chain
+
+__all__ = ["Prefix", "SinceLog"]
+
+
+class SinceLog:
+    """
+    Fingerprints of the events since the cursor moved, oldest first.
+
+    Bounded: the oldest half of what is over `window` folds into a count and a chained digest.
+    """
+
+    __slots__ = ("base", "digest", "items", "window")
+
+    def __init__(self, window: int, items: Iterable[str] = (), base: int = 0, digest: str = "") -> None:
+        self.window = window
+        self.items = list(items)
+        self.base = base
+        self.digest = digest
+
+    def __len__(self) -> int:
+        return self.base + len(self.items)
+
+    def append(self, fingerprint: str) -> None:
+        self.items.append(fingerprint)
+        if len(self.items) > 2 * self.window:
+            folded, self.items = self.items[: self.window], self.items[self.window :]
+            self.digest = chain(self.digest, folded)
+            self.base += len(folded)
+
+    def upto(self, count: int) -> tuple[str, ...]:
+        """
+        What the log was when it held `count` events, in the form of `Checkpoint.since`.
+
+        Raises:
+            ValueError: That was too long ago.
+        """
+        if count < self.base:
+            raise ValueError(f"this event is more than {self.window} events old; commit sooner or raise Limits.window")
+        held = self.items[: count - self.base]
+        if self.base:
+            return (f"{count}*{chain(self.digest, held)}",)
+        return tuple(held)
+
+    @classmethod
+    def parse(cls, since: Sequence[str], window: int) -> SinceLog:
+        if len(since) == 1 and "*" in since[0]:
+            count, _, digest = since[0].partition("*")
+            return cls(window, (), int(count), digest)
+        return cls(window, since)
+
+
+class Prefix:
+    """
+    The events that are expected again at the start of an answer.
+
+    Args:
+        log: What they are. A folded part is compared as one, when it is through.
+        strict: A difference is a divergence; otherwise it merely ends the prefix.
+        unknown: So many events before the log are expected too, but nothing is known of them.
+    """
+
+    __slots__ = ("_digest", "_items", "_log", "_seen", "_strict", "_unknown")
+
+    def __init__(self, log: SinceLog, *, strict: bool, unknown: int = 0) -> None:
+        self._log = log
+        self._items = tuple(log.items)
+        self._strict = strict or log.base > 0
+        self._unknown = unknown
+        self._seen = 0
+        self._digest = ""
+
+    @property
+    def done(self) -> bool:
+        return self._seen >= self._unknown + self._log.base + len(self._items)
+
+    def expects(self, fingerprint: str) -> bool:
+        """Is exactly this event next? False where that cannot be told."""
+        index = self._seen - self._unknown - self._log.base
+        return 0 <= index < len(self._items) and self._items[index] == fingerprint
+
+    def match(self, fingerprint: str) -> Literal["same", "over", "diverged"]:
+        index = self._seen - self._unknown
+        self._seen += 1
+        if index < 0:
+            return "same"
+        if index < self._log.base:
+            self._digest = chain(self._digest, (fingerprint,))
+            if index == self._log.base - 1 and self._digest != self._log.digest:
+                return "diverged"
+            return "same"
+        if self._items[index - self._log.base] == fingerprint:
+            return "same"
+        return "diverged" if self._strict else "over"
