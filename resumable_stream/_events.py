@@ -98,12 +98,11 @@ class Item:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for slots that were never set.
-        try:
+        if name == "cursor":
+            return self._default_cursor()
+        if name in _DEFAULTS:
             return _DEFAULTS[name]
-        except KeyError:
-            if name == "cursor":
-                return self._default_cursor()
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _default_cursor(self) -> str | None:
         return None
@@ -140,8 +139,10 @@ class StreamEvent(Item):
         self.own_id = own_id
 
     def _default_cursor(self) -> str | None:
-        # On plain SSE the cursor *is* the last event id.
-        return self.id or None
+        # On plain SSE the cursor *is* the last event id; where a number is the cursor, it is its text.
+        if self.id:
+            return self.id
+        return str(self.sequence) if self.sequence is not None else None
 
     def json(self) -> Any:
         """

@@ -1,31 +1,27 @@
 """
 The demo's mission: read a story of 2,000 tokens over a connection that is lost, and account for every one of them.
 
-`Mission.run()` is what a program of yours would do; the rest writes down what it was told.
+`_read()` is what a program of yours would do; the rest writes down what it was told.
 Every number comes from `stream.stats`, from the stream's notices, or from the events themselves.
-A reporter (`plain`, `live`) is called as things happen, and may look at the mission at any time, also from its own thread:
-what it reads is replaced, never changed in place.
+A reporter (`plain`, `live`) is told as things happen, and may look at the mission at any time, also from a thread of its own:
+what it reads is replaced as a whole, never changed in place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import httpx
 from tenacity import wait_exponential, wait_random
 
-from .. import _api as rs
-from .._core.actions import Connected, Disconnected, DuplicateDropped, Finished, GapFound, Notice, Retrying
-from .._core.machine import Stats
-from .._policy import RetryPolicy
-from ..protocols import LastEventID
+import resumable_stream as rs
+
 from .server import StoryServer
 from .story import TOKENS, digest, tokens
 
-__all__ = ["Mission", "Pace", "Reporter", "Without"]
+__all__ = ["Entry", "Mission", "Pace", "Reporter", "Without"]
 
 LOST_AT = 1247
 
@@ -33,28 +29,27 @@ LOST_AT = 1247
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """
-    The demo's times, in seconds. Attributes: `story`, to write all tokens; `outage`, the port is closed; `unit`, of the waits.
+    The demo's times.
+
+    Attributes:
+        story: Seconds in which the server writes the story.
+        outage: Seconds for which its port is closed.
+        unit: What "one second" of the retry policy lasts, in seconds.
     """
 
-    story: float
-    outage: float
-    unit: float
-
-    @classmethod
-    def normal(cls) -> Pace:
-        return cls(story=30.0, outage=8.0, unit=1.0)
+    story: float = 30.0
+    outage: float = 8.0
+    unit: float = 1.0
 
     @classmethod
     def fast(cls) -> Pace:
         """The same proportions in a tenth of the time."""
         return cls(story=3.0, outage=0.8, unit=0.1)
 
-    def retry(self) -> RetryPolicy:
-        """Waits that grow and are never in step with those of others; tenacity's own, added up."""
-        unit = self.unit
-        return RetryPolicy(
-            attempts=30, wait=wait_exponential(multiplier=0.5 * unit, max=1.5 * unit) + wait_random(0.0, 0.5 * unit)
-        )
+    def retry(self) -> rs.RetryPolicy:
+        """Waits that grow, and keep out of step with those of others: tenacity's own, added up."""
+        growing = wait_exponential(multiplier=0.25 * self.unit, max=self.unit)
+        return rs.RetryPolicy(attempts=30, wait=growing + wait_random(0.0, 0.25 * self.unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,50 +60,66 @@ class Without:
     error: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A line of the log: `at` seconds after the opening."""
+
+    at: float
+    kind: Literal["connected", "lost", "retry", "resumed", "gap", "ended"]
+    text: str
+
+
 class Reporter(Protocol):
     """Shows the mission to a person."""
 
     def started(self, mission: Mission) -> None: ...
-    def noticed(self, mission: Mission, notice: Notice) -> None: ...
+
+    def logged(self, mission: Mission, entry: Entry) -> None: ...
+
     def received(self, mission: Mission) -> None: ...
+
     def ended(self, mission: Mission) -> None: ...
 
 
 class Mission:
     """
+    One run of the demo.
+
     Attributes:
-        state: `"connecting"`, `"connected"`, `"offline"`, `"resumed"` or the outcome.
+        state: `"connecting"`, `"connected"`, `"offline"`, `"resumed"` or `"ended"`.
         last: Number of the newest token.
-        lost_at, resumed_at: Number of the last token before the outage and of the first one after it.
-        lost_because: Name of the exception that was the outage.
-        attempts: Connections tried since then, and `refused`: what the newest of them ended with.
-        retry_at: `time.monotonic()` of the next attempt.
+        text: Everything received.
         stats: The stream's own.
-        text_tail: The newest part of the text.
+        lost_at, resumed_at: Number of the last token before the outage and of the first one after it.
+        attempts: Retries announced during the outage.
+        retry_at: `time.monotonic()` of the next one.
+        without: What a plain client got.
+        log: What happened, oldest first.
     """
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, reporter: Reporter) -> None:
         self.pace = pace
-        sent = tokens()
         self.total = TOKENS
+        sent = tokens()
         self.sent_digest = digest("".join(sent))
-        self.received_digest = ""
+        self.received_digest: str | None = None
         self.server = StoryServer(sent, seconds=pace.story, cut_after=LOST_AT, outage=pace.outage)
         self.without: Without | None = None
-        self.state = "connecting"
-        self.stats = Stats()
+        self.state: Literal["connecting", "connected", "offline", "resumed", "ended"] = "connecting"
         self.last = 0
+        self.text = ""
+        self.stats = rs.Stats()
         self.lost_at: int | None = None
-        self.lost_because: str | None = None
         self.resumed_at: int | None = None
         self.attempts = 0
-        self.refused: str | None = None
         self.retry_at = 0.0
-        self.text_tail = ""
+        self.log: tuple[Entry, ...] = ()
+        self._reporter = reporter
+        self._refused = ""
         self._began = time.monotonic()
         self._ended: float | None = None
         self._offline_since: float | None = None
-        self._stream: Any = None
+        self._stream: rs.ResumableStream | None = None
 
     @property
     def elapsed(self) -> float:
@@ -123,9 +134,10 @@ class Mission:
 
     @property
     def identical(self) -> bool:
+        """The whole text was received, and it is the text that was sent."""
         return self.received_digest == self.sent_digest
 
-    def run(self, reporter: Reporter) -> bool:
+    def run(self) -> bool:
         """
         Returns:
             Whether the text received is the text sent.
@@ -134,59 +146,72 @@ class Mission:
         with self.server, httpx.Client(trust_env=False) as client:
             self.without = _read_without(client, self.server.at_once_url)
             self._began = time.monotonic()
-            reporter.started(self)
-            self._read(client, reporter)
-        reporter.ended(self)
+            self._reporter.started(self)
+            self._read(client)
+        self._reporter.ended(self)
         return self.identical
 
-    def _read(self, client: httpx.Client, reporter: Reporter) -> None:
-        def observer(notice: Notice) -> None:
-            self._note(notice)
-            reporter.noticed(self, notice)
-
-        received = hashlib.sha256()
+    def _read(self, client: httpx.Client) -> None:
         with rs.connect(
             "GET",
             self.server.url,
             client=client,
-            protocol=LastEventID(sequence="contiguous", end=lambda event: event.event == "last"),
+            protocol=rs.protocols.LastEventID(sequence="contiguous", end=lambda event: event.event == "last"),
             retry=self.pace.retry(),
-            observer=observer,
-        ) as self._stream:
-            for event in self._stream:
-                received.update(event.data.encode())
+            observer=self._note,
+        ) as stream:
+            self._stream = stream
+            for event in stream:
                 self._take(event)
-                reporter.received(self)
         self._ended = time.monotonic()
-        self.stats = self._stream.stats
-        self.received_digest = received.hexdigest()
+        self.stats = stream.stats
+        self.received_digest = digest(self.text)
 
     def _take(self, event: Any) -> None:
+        self._count()
         self.last = event.sequence
-        self.stats = self._stream.stats
-        self.text_tail = (self.text_tail + event.data)[-4000:]
-        if self.lost_at is not None and self.resumed_at is None:
+        self.text += event.data
+        if self.state == "resumed" and self.resumed_at is None:
             self.resumed_at = self.last
+            again = self.stats.duplicates
+            dropped = f", {again} duplicate{'s' * (again != 1)} dropped" if again else ""
+            self._enter("resumed", f"resumed at {self.last:,}{dropped}")
+        self._reporter.received(self)
 
-    def _note(self, notice: Notice) -> None:
+    def _note(self, notice: rs.Notice) -> None:
+        self._count()
         match notice:
-            case Connected(resuming=resuming):
-                self.state = "resumed" if resuming else "connected"
-                self._offline_since = None
-            case Disconnected(error=error) if self.lost_at is None:
-                self.state, self.lost_at, self.lost_because = "offline", self.last, error
-                self._offline_since = time.monotonic()
-            case Disconnected(error=error):
-                self.refused = error
-            case Retrying(wait=wait):
+            case rs.Connected(resuming=False):
+                self.state = "connected"
+                self._enter("connected", "connected")
+            case rs.Connected():
+                # Written down at the first new event: that is what "resumed" means.
+                self.state, self._offline_since = "resumed", None
+            case rs.Disconnected(error=error) if self.state != "offline":
+                self.state, self.lost_at, self._offline_since = "offline", self.last, time.monotonic()
+                self._enter("lost", f"lost at {self.last:,}: {error}")
+            case rs.Disconnected(reason=reason, error=error):
+                self._refused = f"{error or reason}, "
+            case rs.Retrying(wait=wait):
                 self.attempts += 1
                 self.retry_at = time.monotonic() + wait
-            case Finished(outcome):
-                self.state = outcome.value
-            case DuplicateDropped() | GapFound() | _:
+                self._enter("retry", f"{self._refused}retry {self.attempts} in {wait:.2f} s")
+            case rs.GapFound(gap=gap):
+                self._enter("gap", f"gap: expected {gap.expected}, received {gap.received}")
+            case rs.Finished(outcome=outcome):
+                self.state = "ended"
+                self._enter("ended", f"{outcome.value} at {self.last:,}")
+            case _:
                 pass  # counted in the stats
+
+    def _count(self) -> None:
         if self._stream is not None:
             self.stats = self._stream.stats
+
+    def _enter(self, kind: Any, text: str) -> None:
+        entry = Entry(at=self.elapsed, kind=kind, text=text)
+        self.log = (*self.log, entry)
+        self._reporter.logged(self, entry)
 
 
 def _read_without(client: httpx.Client, url: str) -> Without:

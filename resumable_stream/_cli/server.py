@@ -21,7 +21,13 @@ from ..testing import ServerEvent
 
 __all__ = ["StoryServer"]
 
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\n"
+    b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n"
+    b"connection: close\r\n"
+    b"\r\n"
+)
 # What was missed comes back quickly, but not in one blink: a person is watching.
 _CATCH_UP = 8
 

@@ -24,15 +24,16 @@ class Clocks:
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         self._opened: float | None = None
-        self._started_at = 0.0
+        self.started_at = 0.0
         self._waited = 0.0
         self._next: Clock = "idle"
         self._idle: float | None = None
+        self.nearest: float | None = None
         self._stall: float | None = None
         self.waiting_for_first = True
         """No event was delivered yet."""
         self.steady = False
-        """The byte clock alone is due at each read."""
+        """Events come with every read: `nearest` is how long the next one may take."""
 
     # --- the whole stream
 
@@ -54,7 +55,7 @@ class Clocks:
 
     def send(self, now: float, *, again: bool, resumable: bool) -> float | None:
         """A request goes out. Returns how long its head may take: the first one has the time of the first event."""
-        self._started_at = now
+        self.started_at = now
         return self._at_most(self._timeouts.idle_or(resumable) if again else self._timeouts.first_event, now)
 
     def side(self, now: float) -> float | None:
@@ -69,7 +70,7 @@ class Clocks:
 
     def begin_body(self, now: float) -> None:
         # The clock of the first event has run since the request was sent.
-        self._waited = now - self._started_at if self.waiting_for_first else 0.0
+        self._waited = now - self.started_at if self.waiting_for_first else 0.0
         self.steady = False
 
     # --- reads
@@ -81,9 +82,9 @@ class Clocks:
 
     def read(self, now: float) -> float | None:
         """A read begins. Returns how long it may take: `None` without limit, 0 when a clock has run out."""
-        self._started_at = now
+        self.started_at = now
         if self.steady:
-            return self._idle
+            return self.nearest
         limits: list[tuple[float, Clock]] = []
         if self.waiting_for_first:
             if self._timeouts.first_event is not None:
@@ -102,7 +103,7 @@ class Clocks:
 
     def bytes_only(self, now: float) -> Clock | None:
         """A read brought bytes and no event: heartbeats feed the byte clock only. Returns the clock that ran out all the same."""
-        self._waited += now - self._started_at
+        self._waited += now - self.started_at
         self.steady = False
         name: Clock = "first_event" if self.waiting_for_first else "stall"
         limit = self._timeouts.first_event if self.waiting_for_first else self._stall
@@ -117,9 +118,10 @@ class Clocks:
         """
         self._waited = 0.0
         self.waiting_for_first = False
+        self.steady = settled and self._timeouts.deadline is None
         stall_first = self._stall is not None and (self._idle is None or self._stall < self._idle)
-        self.steady = settled and self._timeouts.deadline is None and not stall_first
+        self.nearest, self._next = (self._stall, "stall") if stall_first else (self._idle, "idle")
 
     def ran_out(self) -> Clock:
         """Which clock ended the read that took as long as it might."""
-        return "idle" if self.steady else self._next
+        return self._next

@@ -316,6 +316,8 @@ class ResumeProtocol:
     """No two events of the stream share an own id, so a repeat is a duplicate at any time."""
     replays: bool = False
     """Every answer starts at the first event: resuming drops as many as were delivered, and compares them."""
+    identifies_by_event: bool = True
+    """`identify()` wants to see events. If the head says it all, `False` saves a call for each event."""
     endless: bool = False
     """A feed: it has no generation that could stall."""
 

@@ -63,6 +63,18 @@ class StartedOver:
     """The answer to the question "is there more?" began as the stream began: the server ignores the cursor."""
 
 
+# How a batch is received. All but the first are the steady state: nothing can repeat.
+CAREFUL: Final = 0
+RAW: Final = 1  # bytes
+PLAIN: Final = 2  # no ids
+OPAQUE: Final = 3  # ids
+COUNTING: Final = 4  # ids that count
+NUMBERED: Final = 5  # numbers that are promised to count
+
+# A `Place` as it is kept: a plain tuple costs a fifth of a named one, and one is made for each batch.
+Tip = tuple[str | None, int | None, int, SinceLog | None, int]
+NOWHERE: Final[Tip] = (None, None, 0, None, 0)
+
 Problem = ResumableStreamError | HoleFound | StartedOver
 
 
@@ -81,6 +93,7 @@ class Ledger:
         self, protocol: ResumeProtocol, *, window: int, on_gap: Literal["refetch", "deliver"], notices: list[Notice]
     ) -> None:
         self._protocol = protocol
+        self._placed = protocol.places
         self._window = window
         self._on_gap = on_gap
         self._notices = notices
@@ -93,8 +106,9 @@ class Ledger:
         """Events delivered on this connection."""
         self._asking = False
         self._batch: Sequence[Any] = ()
-        self._base = self._tip = Place(None, None, 0, None, 0)
-        self._committed = self._tip
+        self._base: Tip = NOWHERE
+        self._tip: Tip = NOWHERE
+        self._committed = Place._make(NOWHERE)
         self._reset_next: int | None = None
         self._gap_next: Gap | None = None
         self._asked: tuple[int | None, int] | None = None
@@ -117,51 +131,56 @@ class Ledger:
         self._watching = mode == "auto"
         self._run = 0
         self._number: int | None = None
-        self._careful = not raw
+        self._lane = RAW if raw else CAREFUL
 
     # --- positions
 
     @property
     def cursor(self) -> str | None:
-        return self._tip.cursor
+        return self._tip[0]
 
     @property
     def offset(self) -> int:
-        return self._tip.offset
+        return self._tip[2]
 
     @property
     def sequence(self) -> int | None:
-        return self._tip.sequence
+        return self._tip[1]
 
     @property
     def numbered(self) -> bool:
         """Its numbers prove that nothing is missing."""
         return self._contiguous or self._run >= WATCH_AFTER
 
+    @property
+    def plain(self) -> bool:
+        """Its events have no ids, so far; the first that has one is looked at carefully."""
+        return self._lane == PLAIN
+
     def place(self, taken: int) -> Place:
         """The position when `taken` items of the latest batch are taken."""
         if taken <= 0:
-            return self._base
+            return Place._make(self._base)
         if taken >= len(self._batch):
-            return self._tip
+            return Place._make(self._tip)
         return self._behind(self._batch[taken - 1])
 
     def _behind(self, item: Any) -> Place:
         if self._batch and item is self._batch[-1]:
-            return self._tip
-        log, count = item.since or (None, 0)
+            return Place._make(self._tip)
+        log, logged = item.since or (None, 0)
         sequence = item.sequence
-        if sequence is None and self._tip.sequence is not None:
+        if sequence is None and self.sequence is not None:
             sequence = self._sequence_before(item)
         elif not (self._promised or self._raw or self._run >= WATCH_AFTER):
             sequence = None
-        return Place(item.cursor, sequence, item.offset + 1, log, count)
+        return Place(item.cursor, sequence, item.offset + 1, log, logged)
 
     def _sequence_before(self, item: Any) -> int | None:
         for other in self._memory.newest_first():
             if other.offset < item.offset and other.sequence is not None:
                 return int(other.sequence)
-        return self._base.sequence
+        return self._base[1]
 
     def commit(self, item: Any = None, *, taken: int = 0) -> None:
         """
@@ -176,8 +195,8 @@ class Ledger:
         place = self._behind(item)
         if place.log is not None:
             place.log.upto(place.logged)
-        if place.offset > self._tip.offset:
-            raise ValueError(f"cannot commit the event at offset {item.offset}: only {self._tip.offset} events were delivered")
+        if place.offset > self.offset:
+            raise ValueError(f"cannot commit the event at offset {item.offset}: only {self.offset} events were delivered")
         self._committed = place
 
     @property
@@ -201,8 +220,8 @@ class Ledger:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where another process stopped."""
         log = SinceLog.parse(checkpoint.since, self._window) if checkpoint.since else None
-        self._tip = Place(checkpoint.cursor, checkpoint.sequence, checkpoint.offset, log, len(log) if log else 0)
-        self._base = self._committed = self._tip
+        self._base = self._tip = (checkpoint.cursor, checkpoint.sequence, checkpoint.offset, log, len(log) if log else 0)
+        self._committed = Place._make(self._tip)
         self._number = checkpoint.sequence
         if self._watching and checkpoint.sequence is not None:
             self._run = WATCH_AFTER
@@ -224,25 +243,25 @@ class Ledger:
         self._start = None
         self._prefix = None
         self._moved_here = False
-        if self._raw or not resuming or self._tip.offset == 0:
+        if self._raw or not resuming or self.offset == 0:
             return
-        self._careful = True
+        self._lane = CAREFUL
         self._overlap = self._window
-        log, count = self._tip.log, self._tip.logged
+        _, _, _, log, logged = self._tip
         if self._protocol.replays:
             if log is not None:
                 self._prefix = Prefix(log, strict=True)
             return
-        if log is not None and count:
+        if log is not None and logged:
             self._prefix = Prefix(log, strict=False)
-        if self._beginning and self._tip.cursor is not None:
+        if self._beginning and self.cursor is not None:
             self._start = 0
 
     def restart(self, *, offset: int) -> None:
         """What was delivered is void from `offset` on; the next item says so."""
         self.settle()
         self._forget()
-        self._base = self._tip = Place(None, None, offset, None, 0)
+        self._base = self._tip = (None, None, offset, None, 0)
         self._reset_next = offset
 
     def settle(self) -> None:
@@ -264,66 +283,77 @@ class Ledger:
         Returns:
             The items to deliver, positioned. When it is cut short, `problem` says why.
         """
-        tip = self._base = self._tip
-        if not items:
-            out = items
-        elif self._careful:
-            out = self._receive_carefully(items, size)
-        else:
-            out = self._receive_steadily(items, size, tip)
-        self._batch = out
-        self.fresh += len(out)
+        self._base = self._tip
+        lane = self._lane
+        if items:
+            out = None if lane == CAREFUL else self._receive_steadily(items, size, lane)
+            if out is None:
+                out = self._receive_carefully(items, size)
+            self._batch = items = out
+            self.fresh += len(out)
         if trailing_id is not None and self.problem is None:
             self._move(trailing_id)
-        return out
+        return items
 
-    def _receive_steadily(self, items: Sequence[Any], size: int, tip: Place) -> Sequence[Any]:
-        """The hot path: no repeat can come, only order has to be watched."""
-        offset = tip.offset
+    def _receive_steadily(self, items: Sequence[Any], size: int, lane: int) -> Sequence[Any] | None:
+        """
+        The hot path: no repeat can come, only order has to be watched. `None`: look more carefully.
+
+        A loop that sets slots from ranges costs half of one that counts: `for item, item.offset in zip(…)`.
+        """
+        _, number, offset, _, _ = self._tip
         last = items[-1]
-        if self._raw:
-            for item in items:
-                item.offset = offset
-                offset += 1
-            self._tip = Place(last.cursor, last.sequence + len(last.data), offset, None, 0)
-            return items
-        number = self._number
-        cursor = tip.cursor
-        if cursor is None:
-            # No ids at all (or none yet): order is all there is.
-            if last.id:
-                return self._receive_carefully(items, size)
-            for item in items:
-                if item.own_id is not None or item.moves:
-                    return self._receive_carefully(items, size)
-                item.offset = offset
-                offset += 1
-            self._tip = Place(None, None, offset, None, 0)
-            return items
-        if number is None:
-            # No numbers: all that matters is that each event moves the cursor.
-            for item in items:
-                if not item.own_id or item.moves is False:
-                    return self._receive_carefully(items, size)
-                item.offset = offset
-                offset += 1
-        elif self._watching:
-            for item in items:
+        count = len(items)
+        cursor = last.id if lane != RAW else None
+        if lane == COUNTING:
+            assert number is not None
+            if count == 1:
                 number += 1
-                if item.own_id != str(number):
-                    return self._receive_carefully(items, size)
-                item.sequence = number
-                item.offset = offset
-                offset += 1
+                if last.own_id != str(number):
+                    return None
+                last.offset = offset
+                last.sequence = number
+            else:
+                numbers = range(number + 1, number + 1 + count)
+                if [item.own_id for item in items] != list(map(str, numbers)):
+                    return None
+                for item, item.offset, item.sequence in zip(items, range(offset, offset + count), numbers):  # noqa: B007, B905
+                    pass
+                number += count
+        elif lane == OPAQUE:
+            if count == 1:
+                if not last.own_id:
+                    return None
+                last.offset = offset
+            else:
+                ids = [item.own_id for item in items]
+                if None in ids or "" in ids:
+                    return None
+                for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
+                    pass
+        elif lane == NUMBERED:
+            assert number is not None
+            numbers = range(number + 1, number + 1 + count)
+            if [item.sequence for item in items] != list(numbers):
+                return None
+            for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
+                pass
+            number += count
+            cursor = last.cursor if cursor else str(number)
+        elif lane == PLAIN:
+            if cursor or [item.own_id for item in items] != [None] * count:
+                return None
+            for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
+                pass
+            self._tip = (None, None, offset + count, None, 0)
+            return items
         else:
-            for item in items:
-                number += 1
-                if item.sequence != number or item.moves is False:
-                    return self._receive_carefully(items, size)
-                item.offset = offset
-                offset += 1
+            for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
+                pass
+            self._tip = (last.cursor, last.sequence + len(last.data), offset + count, None, 0)
+            return items
         self._number = number
-        self._tip = Place(last.cursor, number, offset, None, 0)
+        self._tip = (cursor, number, offset + count, None, 0)
         self._memory.remember(items, size)
         return items
 
@@ -333,16 +363,18 @@ class Ledger:
             if not self._admit(item, out):
                 break
         if out:
-            if self._tip.cursor is not None or self._protocol.replays:
+            if self.cursor is not None or self._protocol.replays:
                 self._memory.remember(out, size)
             if self._overlap:
                 self._overlap = max(0, self._overlap - len(out))
-        self._careful = not self._settled()
+        self._lane = self._choose_lane()
         return out
 
-    def _settled(self) -> bool:
-        """Nothing may repeat, the beginning is known, numbers (if any) are in their stride, and there is no log to keep."""
-        if (
+    def _choose_lane(self) -> int:
+        """Careful, unless nothing may repeat, the beginning is known, numbers are in their stride, and there is no log to keep."""
+        protocol = self._protocol
+        cursor, _, _, log, _ = self._tip
+        unsettled = (
             self._overlap
             or self._prefix is not None
             or self._start is not None
@@ -350,15 +382,19 @@ class Ledger:
             or self.problem is not None
             or self._reset_next is not None
             or self._gap_next is not None
-            or self._protocol.unique_ids
-            or self._tip.log is not None
-        ):
-            return False
-        if self._tip.cursor is None:
-            return not self._protocol.replays and not self._promised
-        if self._promised:
-            return self._contiguous and self._number is not None
-        return not self._watching or self._run >= WATCH_AFTER
+            or log is not None
+        )
+        if unsettled or protocol.unique_ids or protocol.replays:
+            return CAREFUL
+        if self._contiguous:
+            return NUMBERED if self._number is not None and cursor is not None else CAREFUL
+        if self._placed:
+            return CAREFUL
+        if cursor is None:
+            return PLAIN
+        if self._watching:
+            return COUNTING if self._run >= WATCH_AFTER else CAREFUL
+        return OPAQUE
 
     def _admit(self, item: Any, out: list[Any]) -> bool:
         """Deliver, hold back or drop one item. False: nothing behind it may be delivered."""
@@ -411,7 +447,7 @@ class Ledger:
 
     def _diverged(self, item: Any) -> bool:
         self.problem = ReplayDiverged(
-            f"the server's replay differs from what it sent before: the event after offset {self._tip.offset}, "
+            f"the server's replay differs from what it sent before: the event after offset {self.offset}, "
             f"id {item.own_id!r}, has other content; the two halves do not belong together"
         )
         return False
@@ -435,7 +471,7 @@ class Ledger:
     def _history(self, offset: int) -> Prefix | None:
         """Everything delivered from `offset` on, as events expected again; what is no longer remembered is counted."""
         log = SinceLog(self._window)
-        oldest = self._tip.offset
+        oldest = self.offset
         for seen in self._memory.newest_first():
             if seen.offset != oldest - 1 or seen.offset < offset:
                 break
@@ -493,7 +529,7 @@ class Ledger:
                 self._notices.append(NumberingStopped(expected, own_id))
                 self._stop_watching()
                 return True
-            item.gap = Gap(expected=expected, received=number, after=self._tip.cursor)
+            item.gap = Gap(expected=expected, received=number, after=self.cursor)
             self.gaps += 1
             self._notices.append(GapFound(item.gap, False))
         item.sequence = self._number = number
@@ -517,12 +553,12 @@ class Ledger:
             return self._diverged(item)
         expected = self._protocol.first_sequence if last is None else last + 1
         if self._contiguous and expected is not None and number > expected:
-            return self.hole(Gap(expected=expected, received=number, after=self._tip.cursor))
+            return self.hole(Gap(expected=expected, received=number, after=self.cursor))
         return None
 
     def hole(self, gap: Gap) -> bool | None:
         """Events are missing here: ask for them once, then do as the caller chose. None: go on, the next item carries the gap."""
-        key = (gap.expected, self._tip.offset)
+        key = (gap.expected, self.offset)
         if self.refetch and self._asked != key:
             self._asked = key
             self.gaps += 1
@@ -544,8 +580,8 @@ class Ledger:
         return False
 
     def _deliver(self, item: Any, out: list[Any]) -> None:
-        tip = self._tip
-        item.offset = tip.offset
+        before, _, offset, log, _ = self._tip
+        item.offset = offset
         if self._reset_next is not None:
             item.reset, self._reset_next = True, None
         if self._gap_next is not None:
@@ -554,7 +590,7 @@ class Ledger:
         cursor = item.cursor or None
         if moves is None:
             # Plain SSE: an own id moves it, and so did a block without data that came in front of this event.
-            moves = item.own_id is not None or (cursor != tip.cursor and not self._is_old(cursor))
+            moves = item.own_id is not None or (cursor != before and not self._is_old(cursor))
         if item.sequence is not None and self._promised:
             self._number = item.sequence
         number = self._number if self._promised or self._run >= WATCH_AFTER else None
@@ -567,10 +603,10 @@ class Ledger:
                 # A block without data moved it; this event came after that.
                 log = self._log_of(item, None)
         else:
-            cursor = tip.cursor
+            cursor = before
             item.cursor = cursor
-            log = self._log_of(item, tip.log)
-        self._tip = Place(cursor, number, tip.offset + 1, log, len(log) if log is not None else 0)
+            log = self._log_of(item, log)
+        self._tip = (cursor, number, offset + 1, log, len(log) if log is not None else 0)
         if log is not None:
             item.since = (log, len(log))
         out.append(item)
@@ -589,20 +625,20 @@ class Ledger:
         return bool(self._overlap and cursor and self._memory.knows(cursor))
 
     def _extend(self, fingerprint: str) -> None:
-        tip = self._tip
-        log = tip.log or SinceLog(self._window)
+        cursor, number, offset, log, _ = self._tip
+        log = log or SinceLog(self._window)
         log.append(fingerprint)
-        self._tip = tip._replace(log=log, logged=len(log))
+        self._tip = (cursor, number, offset, log, len(log))
 
     def _move(self, cursor: str) -> None:
         """A block without data moved the cursor, behind all that was delivered."""
         if self._is_old(cursor):
             return
-        self._tip = self._tip._replace(cursor=cursor or None, log=None, logged=0)
+        self._tip = (cursor or None, self.sequence, self.offset, None, 0)
         self._moved_here = True
         if cursor:
             self._memory.remember_silent(cursor)
-        self._careful = True
+        self._lane = CAREFUL
 
     def _note_beginning(self, item: Any) -> None:
         assert self._beginning is not None

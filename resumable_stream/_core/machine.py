@@ -137,11 +137,13 @@ class Machine:
         """Now the protocol is known, and with it what a place means."""
         self.protocol = protocol
         own, base = type(protocol), ResumeProtocol
-        self._places = protocol.places
+        self._place = protocol.place if protocol.places else None
         # The SSE id is the cursor, also where no event carries it.
         self._by_id = protocol.framing == "sse" and own.position is base.position
-        self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap", "notable"))
-        self._identifies = own.identify is not base.identify
+        judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap", "notable"))
+        self._notable = protocol.notable if judges else None
+        self._learns = protocol.identifies_by_event and own.identify is not base.identify
+        self._identifies = self._learns
         settings = self.settings
         ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         self._ledger = ledger
@@ -165,11 +167,12 @@ class Machine:
 
     def next(self, now: float) -> act.Action:
         """
-        What to do now. The caller has taken every event it was given.
+        What to do now. The caller is done with every event it was given.
 
         Raises:
             ResumableStreamError: The stream is over without an honest end.
         """
+        self._settle()
         if not self._begun:
             self._begun = True
             self._clocks.open(now)
@@ -194,15 +197,14 @@ class Machine:
                 self._budget.slept(step.seconds)
             return step
 
+    def _settle(self) -> None:
+        if self._ledger is not None:
+            self._ledger.settle()
+
     @property
     def due(self) -> bool:
         """Something other than reading on is due: ask `next()`."""
         return self._then is not None or not self._reading
-
-    def settle(self) -> None:
-        """The caller has come back for more: it is done with everything it was given."""
-        if self._ledger is not None:
-            self._ledger.settle()
 
     @property
     def accept(self) -> str:
@@ -236,7 +238,7 @@ class Machine:
         state, ledger, protocol = self.state, self._ledger, self.protocol
         if ledger is None or protocol is None:
             return self._restored or Checkpoint(protocol="auto", method=state.method, url=public_url(state.url))
-        place = self._place(ledger, taken)
+        place = self._place_of(ledger, taken)
         extra = {name: value for name, value in state.extra.items() if name in protocol.keeps}
         if state.location is not None:
             extra[LOCATION_KEY] = public_url(state.location)
@@ -259,7 +261,7 @@ class Machine:
             complete=complete,
         )
 
-    def _place(self, ledger: Ledger, taken: int) -> Place:
+    def _place_of(self, ledger: Ledger, taken: int) -> Place:
         return ledger.committed if self.settings.manual else ledger.place(taken)
 
     def commit(self, item: Any, taken: int) -> None:
@@ -277,7 +279,7 @@ class Machine:
         """
         if self._ledger is None:
             return None
-        place = self._place(self._ledger, taken)
+        place = self._place_of(self._ledger, taken)
         if not self._saving.due(place, now, force=force, final=self.outcome is not None, blocks=blocks):
             return None
         return act.Save(self.checkpoint(taken), self._saving.begin(place))
@@ -496,8 +498,7 @@ class Machine:
             self._start_over(ledger)
         self._known = True
         try:
-            if self._identifies:
-                protocol.identify(state, head)
+            protocol.identify(state, head)
             if state.location is not None:
                 state.location = same_origin(state.location, base=head.url, origin=self._origin)
         except OriginMismatch as error:
@@ -539,12 +540,18 @@ class Machine:
 
     def before_read(self, now: float) -> float | None:
         """
-        A read is about to begin.
+        A read is about to begin. The caller is done with every event it was given.
 
         Returns:
             Seconds it may take; `None` without limit; 0 when a clock has run out: then report `read_timed_out()`.
         """
-        return self._clocks.read(now)
+        ledger, clocks = self._ledger, self._clocks
+        assert ledger is not None
+        ledger.settle()
+        if clocks.steady:
+            clocks.started_at = now
+            return clocks.nearest
+        return clocks.read(now)
 
     def receive_data(self, chunk: bytes, now: float) -> Sequence[Any]:
         """
@@ -555,15 +562,16 @@ class Machine:
         """
         decoder = self._decoder
         items: Sequence[Any] = decoder.feed(chunk)
-        self._bytes += len(chunk)
+        size = len(chunk)
+        self._bytes += size
         trailing = None
         if self._by_id and decoder.last_event_id != self._sse_id:
             # The id moved: with the last event, or behind it in a block without data.
-            self._sse_id = decoder.last_event_id
-            if not (items and items[-1].id == self._sse_id):
-                trailing = self._sse_id
+            self._sse_id = last = decoder.last_event_id
+            if not (items and items[-1].id == last):
+                trailing = last
         if items or trailing is not None:
-            items = self._enter(items, chunk, len(chunk), trailing)
+            items = self._enter(items, chunk, size, trailing)
         if decoder.error is not None and self._then is None:
             self._then = self._on_framing_error
         if not items and (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
@@ -597,7 +605,12 @@ class Machine:
         ledger = self._ledger
         assert ledger is not None
         if items:
-            items = self._examine(items, chunk)
+            if self._place is not None:
+                self._place(items)
+            if self._identifies:
+                self._identify(items)
+            if self._notable is not None and (notable := self._notable(items, chunk)):
+                items = self._stop_at(items, notable, chunk)
         items = ledger.receive(items, size, trailing if self._then is None else None)
         if ledger.problem is not None:
             self._then = self._on_problem
@@ -608,20 +621,20 @@ class Machine:
                 self._saving.delivered(items)
         return items
 
-    def _examine(self, items: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-        """Place the items, and stop where one of them ends the stream."""
+    def _identify(self, items: Sequence[Any]) -> None:
         protocol, state = self.protocol, self.state
         assert protocol is not None
-        if self._places:
-            protocol.place(items)
-        if self._identifies:
-            for item in items:
-                if state.stream_id is not None:
-                    break
-                protocol.identify(state, item)
-        if not self._judges:
-            return items
-        for item in protocol.notable(items, chunk):
+        for item in items:
+            if state.stream_id is not None:
+                self._identifies = False
+                return
+            protocol.identify(state, item)
+
+    def _stop_at(self, items: Sequence[Any], notable: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+        """Cut a batch where one of its events ends the stream, and remember what follows."""
+        protocol = self.protocol
+        assert protocol is not None
+        for item in notable:
             if (error := protocol.error(item)) is not None:
                 self._then = partial(self._on_end, error)
                 return items[: _index(items, item)]
@@ -643,8 +656,9 @@ class Machine:
         self._budget.progress()
         self._refreshed = False
         self._set_clocks()
-        # Until it can be resumed, a stream's first cursor may still change the clocks.
-        self._clocks.event(settled=ledger.cursor is not None or not self.protocol.promises.resumable)
+        # Until it can be resumed, a stream's first cursor may still change the clocks: it is an id, or a number that was placed.
+        certain = ledger.cursor is not None or ledger.plain or not self.protocol.promises.resumable
+        self._clocks.event(settled=certain)
 
     # --- what an event or a clock brings about, once the events before it were taken
 
@@ -885,6 +899,7 @@ class Machine:
         self._connect(self._first_request(), resuming=False)
 
     def _start_over(self, ledger: Ledger) -> None:
+        self._identifies = self._learns
         self.state.extra.clear()
         self.notices.append(act.Restarted(0))
         ledger.restart(offset=0)
@@ -961,8 +976,8 @@ class Machine:
         ledger.open_connection(resuming=False, asking=False)
         if snapshot.events:
             items: Sequence[Any] = snapshot.events
-            if self._places:
-                protocol.place(items)
+            if self._place is not None:
+                self._place(items)
             items = ledger.receive(items, len(answer.body))
             self._saving.delivered(items)
             self._on_progress(ledger)

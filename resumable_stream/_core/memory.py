@@ -17,6 +17,7 @@ __all__ = ["Memory", "Seen"]
 
 # Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB.
 KEPT_BYTES: Final = 4 * 1024 * 1024
+TRIM_BYTES: Final = 64 * 1024
 _AMBIGUOUS: Final = None
 
 
@@ -42,8 +43,10 @@ class Memory:
         self._digest = fingerprint
         self._unique = unique
         self._batches: deque[tuple[Sequence[Any], int]] = deque()
+        self._append = self._batches.append
         self._count = 0
         self._bytes = 0
+        self._trim_at = TRIM_BYTES
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
         # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
@@ -55,18 +58,25 @@ class Memory:
 
     def remember(self, items: Sequence[Any], size: int) -> None:
         """Enter a batch that arrived in `size` bytes."""
-        batches = self._batches
-        batches.append((items, size))
+        self._append((items, size))
         self._count += len(items)
         self._bytes += size
-        while self._count - len(batches[0][0]) >= self._window:
-            oldest, oldest_size = batches.popleft()
-            self._count -= len(oldest)
-            self._bytes -= oldest_size
-        if self._bytes > KEPT_BYTES:
-            self._condense()
+        if self._bytes > self._trim_at:
+            self._trim()
         if self._index is not None:
             self._enter(self._index, items)
+
+    def _trim(self) -> None:
+        """Forget what is beyond the window; looked at once per so many bytes, since a batch may be one event."""
+        batches, count = self._batches, self._count - self._window
+        while count >= (held := len(batches[0][0])):
+            _, size = batches.popleft()
+            count -= held
+            self._bytes -= size
+        self._count = count + self._window
+        if self._bytes > KEPT_BYTES:
+            self._condense()
+        self._trim_at = self._bytes + TRIM_BYTES
 
     def remember_silent(self, own_id: str) -> None:
         """Enter the id of a block without data."""

@@ -328,8 +328,6 @@ class AsyncResumableStream(StreamBase):
             self._hand_on()
             return True
         self._in_hand = 0
-        self._machine.settle()
-        self._clear_batch()
         self._busy = True
         try:
             # Another task's aclose() either sees that we are busy, or is seen here.
@@ -368,6 +366,7 @@ class AsyncResumableStream(StreamBase):
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
             action: Action = self._machine.next(monotonic())
+            self._clear_batch()
             if self._machine.notices:
                 self._notify()
             self._check_closing()
@@ -404,6 +403,7 @@ class AsyncResumableStream(StreamBase):
                 await self._save_if_due(before_read=True)
             now = monotonic()
             timeout = machine.before_read(now)
+            self._clear_batch()
             if timeout is not None and timeout <= 0:
                 machine.read_timed_out(now)
                 return False
@@ -515,6 +515,7 @@ class AsyncResumableStream(StreamBase):
 
     async def _next_replayed(self) -> bool:
         assert self._replay is not None
+        self._clear_batch()
         event = await _in_thread(next, self._replay, None)
         if event is None:
             self._replay = None

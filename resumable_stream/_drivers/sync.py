@@ -298,8 +298,6 @@ class ResumableStream(StreamBase):
             self._hand_on()
             return True
         self._in_hand = 0
-        self._machine.settle()
-        self._clear_batch()
         self._busy = True
         try:
             # Another thread's close() either sees that we are busy, or is seen here.
@@ -335,6 +333,7 @@ class ResumableStream(StreamBase):
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
             action: Action = self._machine.next(monotonic())
+            self._clear_batch()
             if self._machine.notices:
                 self._notify()
             self._check_closing()
@@ -371,6 +370,7 @@ class ResumableStream(StreamBase):
                 self._save_if_due(before_read=True)
             now = monotonic()
             timeout = machine.before_read(now)
+            self._clear_batch()
             if timeout is not None and timeout <= 0:
                 machine.read_timed_out(now)
                 return False
@@ -479,6 +479,7 @@ class ResumableStream(StreamBase):
 
     def _next_replayed(self) -> bool:
         assert self._replay is not None
+        self._clear_batch()
         event = next(self._replay, None)
         if event is None:
             self._replay = None

@@ -9,12 +9,15 @@ from .._core.interfaces import Settled
 from .._errors import UpstreamError
 from .._events import Outcome
 
-__all__ = ["End", "EndRule"]
+__all__ = ["ERROR_NAMES", "End", "EndRule", "upstream_error"]
 
 EndResult = bool | Outcome | Settled | None
+Notable = Callable[[Sequence[Any], bytes], Sequence[Any]]
 End = str | Callable[[Any], EndResult]
 DONE: Final = "[DONE]"
+ERROR_NAMES: Final = frozenset({"error"})
 _ERROR_STARTS: Final = ('{"error"', '{ "error"')
+_ERROR_HEADS: Final = frozenset(start[:7] for start in _ERROR_STARTS)
 
 
 class EndRule:
@@ -36,11 +39,6 @@ class EndRule:
         self.mode = end if end in ("auto", "close", "never") else "marker"
         self._ask = end if callable(end) else None
         self._marker = None if callable(end) or end == "never" else DONE if end in ("auto", "close") else end
-        needles = [b"error"]
-        if self._marker is not None:
-            needles.append(self._marker.encode("utf-8", "surrogatepass"))
-        # A marker of several lines never stands in the wire as it is.
-        self._needles = None if self._ask is not None or "\n" in (self._marker or "") else needles
 
     @property
     def has_end(self) -> bool:
@@ -78,24 +76,22 @@ class EndRule:
             detail if isinstance(detail, dict) else body if isinstance(body, dict) else {"message": detail or body}, body
         )
 
-    def notable(self, events: Sequence[Any], chunk: bytes, names: frozenset[str], needles: Sequence[bytes]) -> Sequence[Any]:
+    def glance(self, names: frozenset[str]) -> Notable:
         """
-        The events that may be an end, an error or one of `names`.
+        A `notable()` for a protocol: the events that may be an end, an error or one of `names`.
 
-        A word that does not stand in the chunk stands in none of the events that it completed,
-        but for the first, which may have begun in an earlier chunk.
+        A closure, since it is called for every chunk of a live stream, which is every event.
         """
-        if self._needles is None:
-            return events
-        if len(events) > 2:
-            for needle in self._needles:
-                if needle in chunk:
-                    break
-            else:
-                if not any(needle in chunk for needle in needles):
-                    events = events[:1]
-        marker = self._marker
-        return [event for event in events if event.event in names or event.data == marker or event.data.startswith(_ERROR_STARTS)]
+        marker, heads = self._marker, _ERROR_HEADS
+
+        def notable(events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+            if len(events) == 1:
+                event = events[0]
+                data = event.data
+                return events if event.event in names or data == marker or data[:7] in heads else ()
+            return [event for event in events if event.event in names or event.data == marker or event.data[:7] in heads]
+
+        return notable if self._ask is None else lambda events, chunk: events
 
 
 def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:

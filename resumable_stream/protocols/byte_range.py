@@ -49,6 +49,7 @@ class ByteRange(ResumeProtocol):
     content_types: ClassVar[tuple[str, ...]] = ()
     keeps = frozenset({"etag", "modified", "length", "coded"})
     sequence = None
+    identifies_by_event = False
 
     @property
     def promises(self) -> Promises:

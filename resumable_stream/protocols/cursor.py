@@ -25,7 +25,7 @@ from .._core.interfaces import (
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import End, EndRule
+from ._ends import ERROR_NAMES, End, EndRule
 from ._json import JSONPath
 
 __all__ = ["CursorProtocol"]
@@ -86,6 +86,7 @@ class CursorProtocol(ResumeProtocol):
         self._place, self._key = place, key
         self._inclusive = inclusive
         self._end = EndRule(end)
+        self.notable = self._end.glance(ERROR_NAMES)  # type: ignore[assignment]
         self._url = url
         self._method = method
         header, _, header_name = (stream_id or "").partition(":")
@@ -93,6 +94,7 @@ class CursorProtocol(ResumeProtocol):
         self._id_path = JSONPath(stream_id) if stream_id and self._id_header is None else None
         self._text = JSONPath(text) if text else None
         self._name = name
+        self.identifies_by_event = self._id_path is not None
         self.sequence = sequence
         self.first_sequence = first_sequence
         self.endless = self._end.mode == "never"
@@ -128,12 +130,28 @@ class CursorProtocol(ResumeProtocol):
         cursor = str(value)
         return Position(cursor, value if isinstance(value, int) else self._number(cursor), cursor)
 
+    def place(self, events: Sequence[Any]) -> None:
+        # As `position()`, with as few stores as can be: the text of a number is made when somebody asks for it.
+        read = self._read
+        for event in events:
+            value = read(event)
+            if type(value) is int:
+                event.sequence = value
+                event.own_id = None
+                event.moves = True
+                if event.id:
+                    event.cursor = str(value)
+            elif value is None or isinstance(value, bool):
+                event.own_id = None
+                event.moves = False
+            else:
+                event.cursor = event.own_id = cursor = str(value)
+                event.sequence = self._number(cursor)
+                event.moves = True
+
     def _number(self, cursor: str) -> int | None:
         # Decimal text counts as a number only where numbers are promised.
         return int(cursor) if self.sequence and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else None
-
-    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-        return self._end.notable(events, chunk, frozenset({"error"}), ())
 
     def end(self, event: Any) -> Outcome | Settled | None:
         return self._end.judge(event)

@@ -24,7 +24,7 @@ from .._core.interfaces import (
 )
 from .._errors import UpstreamError
 from .._events import Gap, Item, Outcome
-from ._ends import End, EndRule
+from ._ends import ERROR_NAMES, End, EndRule
 
 __all__ = ["LastEventID"]
 
@@ -72,13 +72,13 @@ class LastEventID(ResumeProtocol):
         if isinstance(gap_events, str):
             raise TypeError(f"gap_events must be a collection of event names, got the text {gap_events!r}")
         self.sequence = sequence
+        self.identifies_by_event = False
         self._end = EndRule(end)
         self.endless = self._end.mode == "never"
         self._resume = resume
         self._cursor_param = cursor_param
         self._gaps = frozenset(gap_events)
-        self._names = self._gaps | {"error"}
-        self._gap_needles = [name.encode() for name in self._gaps]
+        self.notable = self._end.glance(ERROR_NAMES | self._gaps)  # type: ignore[assignment]
 
     @property
     def promises(self) -> Promises:
@@ -110,9 +110,6 @@ class LastEventID(ResumeProtocol):
             own_id = event.own_id
             if own_id and own_id.isascii() and own_id.isdigit() and len(own_id) < 20:
                 event.sequence = int(own_id)
-
-    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-        return self._end.notable(events, chunk, self._names, self._gap_needles)
 
     def end(self, event: Any) -> Outcome | Settled | None:
         return self._end.judge(event)

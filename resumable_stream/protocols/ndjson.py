@@ -8,7 +8,6 @@ Source: WIRE 12.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .._core.interfaces import Finished, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
@@ -45,6 +44,7 @@ class NDJSON(ResumeProtocol):
 
     def __init__(self, *, end: End = "close") -> None:
         self._end = EndRule(end)
+        self.notable = self._end.glance(frozenset())  # type: ignore[assignment]
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"NDJSON cannot ask for more: end must be 'close', a text or a callable, got {end!r}")
         self.sequence = None
@@ -55,9 +55,6 @@ class NDJSON(ResumeProtocol):
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type in NDJSON_TYPES
-
-    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-        return self._end.notable(events, chunk, frozenset(), ())
 
     def end(self, event: Any) -> Outcome | Settled | None:
         return self._end.judge(event)

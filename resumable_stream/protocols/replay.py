@@ -8,14 +8,14 @@ Source: WIRE 15.1, kind 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urljoin
 
 from .._core.interfaces import Finished, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Outcome
-from ._ends import End, EndRule
+from ._ends import ERROR_NAMES, End, EndRule
 
 __all__ = ["ReplayFromZero"]
 
@@ -37,6 +37,7 @@ class ReplayFromZero(ResumeProtocol):
 
     def __init__(self, *, end: End = "close", resume: str | Callable[[StreamState], str | None] | None = None) -> None:
         self._end = EndRule(end)
+        self.notable = self._end.glance(ERROR_NAMES)  # type: ignore[assignment]
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
         self._resume = resume
@@ -51,9 +52,6 @@ class ReplayFromZero(ResumeProtocol):
 
     def position(self, event: Any) -> Position:
         return Position(None)
-
-    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-        return self._end.notable(events, chunk, frozenset({"error"}), ())
 
     def end(self, event: Any) -> Outcome | Settled | None:
         return self._end.judge(event)

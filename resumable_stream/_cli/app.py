@@ -1,0 +1,24 @@
+"""The commands, as one."""
+
+from __future__ import annotations
+
+import logging
+
+from .. import __version__
+from ._extra import click
+from .demo import demo
+from .tail import tail
+
+__all__ = ["app"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="resumable-stream", message="%(prog)s %(version)s")
+def app() -> None:
+    """Streams that continue exactly where they stopped."""
+    # The commands say themselves what the logger would say at WARNING.
+    logging.getLogger("resumable_stream").addHandler(logging.NullHandler())
+
+
+app.add_command(demo)
+app.add_command(tail)

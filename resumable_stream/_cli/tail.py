@@ -1,0 +1,230 @@
+"""`resumable-stream tail URL`: any stream, to the terminal or into a pipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from contextlib import suppress
+from typing import Any
+
+import resumable_stream as rs
+
+from .._checkpoint import public_url
+from ._extra import click
+from .notes import Notes, counted
+from .output import Format, as_json, as_lines, as_text, coloured, discard_output
+from .signals import Signals, Terminated
+
+__all__ = ["tail"]
+
+# Running the same command again would meet the same wall.
+_FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayDiverged, rs.UpstreamError)
+
+
+@click.command()
+@click.argument("url")
+@click.option("-X", "--request", "method", metavar="METHOD", help="HTTP method. Default: GET, with --data POST.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; may be repeated.")
+@click.option("-d", "--data", metavar="BODY|@FILE", help="Request body; @- is standard input. JSON is sent as JSON.")
+@click.option("--store", metavar="FILE", help="Keep the place in FILE: the same command goes on there, also after Ctrl-C.")
+@click.option("--json", "json_", is_flag=True, help="Write one JSON object a line.")
+@click.option("--text", is_flag=True, help="Write only the text, with nothing between.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["auto", "sse", "ndjson", "bytes"]),
+    default="auto",
+    show_default=True,
+    help="What the endpoint speaks. auto looks at the response; with --end it is sse.",
+)
+@click.option("--end", metavar="TEXT|close|never", help="What ends it: an event with this data, a clean close, or nothing.")
+@click.option("--last-event-id", metavar="ID", help="Begin behind this event.")
+@click.option("--idle", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds without a byte: reconnect.")
+@click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for the whole stream.")
+@click.option(
+    "--attempts", type=click.IntRange(min=1), default=10, show_default=True, help="Failed attempts in a row before giving up."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more about the connection.")
+def tail(
+    url: str,
+    method: str | None,
+    headers: tuple[str, ...],
+    data: str | None,
+    store: str | None,
+    json_: bool,
+    text: bool,
+    protocol: str,
+    end: str | None,
+    last_event_id: str | None,
+    idle: float | None,
+    deadline: float | None,
+    attempts: int,
+    verbose: bool,
+) -> None:
+    """
+    Read an SSE, NDJSON or chunked endpoint, and continue where it stops.
+
+    Events go to standard output, what happens to the connection to standard error.
+
+    Exit codes: 0 the stream ended, 1 it failed, 2 the command is wrong, 130 Ctrl-C, 141 the reader of the pipe left.
+    """
+    if json_ and text:
+        raise click.UsageError("--json and --text exclude each other")
+    fields = _headers(headers, last_event_id)
+    body = _read_body(data)
+    notes = Notes(verbose=verbose)
+    try:
+        stream = notes.stream = rs.connect(
+            method or ("GET" if body is None else "POST"),
+            url,
+            protocol=_protocol(protocol, end),
+            retry=rs.RetryPolicy(attempts=attempts),
+            timeouts=rs.Timeouts(deadline=deadline) if idle is None else rs.Timeouts(idle=idle, deadline=deadline),
+            store=None if store is None else rs.stores.FileStore(store, one_file=True),
+            key=None if store is None else _key(url, body),
+            observer=notes,
+            headers=fields,
+            **_body(body, fields),
+        )
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    sys.exit(_Run(stream, notes, store, json=json_, text=text).run())
+
+
+class _Run:
+    """One reading, from the opening to the exit code."""
+
+    def __init__(self, stream: rs.ResumableStream, notes: Notes, store: str | None, *, json: bool, text: bool) -> None:
+        self._stream = stream
+        self._notes = notes
+        self._store = store
+        self._out = sys.stdout.buffer
+        terminal, encoding = self._out.isatty(), sys.stdout.encoding
+        self._format: Format
+        if json:
+            self._format = as_json
+        elif text:
+            self._format = as_text(stream, encoding=encoding, terminal=terminal)
+        else:
+            self._format = as_lines(encoding=encoding, terminal=terminal, colour=coloured(self._out))
+
+    def run(self) -> int:
+        try:
+            with Signals() as signals:
+                return self._read(signals)
+        except KeyboardInterrupt as error:
+            self._notes.say("interrupted" + self._hint())
+            return 143 if isinstance(error, Terminated) else 130
+        except rs.UnexpectedContentType as error:
+            self._notes.say(f"error: {error.received or 'an answer without content type'} is no stream; if it is one, say --protocol")
+            return 1
+        except rs.ResumableStreamError as error:
+            self._notes.say(f"error: {error}{self._hint(error)}")
+            return 1
+        except BrokenPipeError:
+            discard_output()
+            return 141
+        except OSError as error:
+            # The network's errors never come raw: this is the output.
+            self._notes.say(f"error: cannot write: {error.strerror or error}{self._hint()}")
+            discard_output()
+            return 1
+
+    def _read(self, signals: Signals) -> int:
+        stream, out, form = self._stream, self._out, self._format
+        self._open()
+        with stream:
+            for batch in stream.iter_batches():
+                with signals.held():
+                    for item in batch:
+                        out.write(form(item))
+                    # Before the place is saved: what the place says was read must have left us.
+                    out.flush()
+                    stream.commit()
+        outcome = stream.outcome
+        if self._store is not None:
+            self._notes.say(f"complete: {self._so_far()}, {outcome.value if outcome else ''}")
+        if outcome not in (rs.Outcome.COMPLETED, rs.Outcome.ENDED):
+            self._notes.say(f"error: the stream ended as {outcome.value if outcome else 'unknown'}")
+            return 1
+        return 0
+
+    def _open(self) -> None:
+        try:
+            self._stream.open()
+        except (rs.StoreError, ValueError) as error:
+            # The file is not ours, or holds the place of another stream.
+            raise click.UsageError(f"--store {self._store}: {error}") from error
+        if self._stream.checkpoint.complete and self._store is not None:
+            self._notes.say(f"nothing to do: {self._store} says that all of it was read; delete the file to read it again")
+
+    def _so_far(self) -> str:
+        return counted(self._stream.checkpoint.offset, "event")
+
+    def _hint(self, error: rs.ResumableStreamError | None = None) -> str:
+        if self._store is None or isinstance(error, rs.StoreError):
+            return ""
+        place = self._stream.checkpoint
+        if isinstance(error, _FOR_GOOD):
+            return f"; delete {self._store} to start over"
+        return f" after {counted(place.offset, 'event')}; the place is kept in {self._store}: the same command goes on there"
+
+
+def _headers(given: tuple[str, ...], last_event_id: str | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in given:
+        name, colon, value = line.partition(":")
+        name, value = name.strip(), value.strip()
+        if not colon or not name or not line.isprintable() or not line.isascii() or " " in name:
+            # The value may be a secret, so it is not repeated here.
+            raise click.BadParameter(f"expected 'Name: value' in ASCII, got {name[:40]!r} …", param_hint="--header")
+        name = name.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    if last_event_id is not None:
+        found["last-event-id"] = last_event_id
+    return found
+
+
+def _read_body(data: str | None) -> bytes | None:
+    if data is None or not data.startswith("@"):
+        return None if data is None else data.encode()
+    try:
+        with click.open_file(data[1:], "rb") as file:
+            content: bytes = file.read()
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {data[1:]!r}: {error.strerror}", param_hint="--data") from error
+    return content
+
+
+def _body(body: bytes | None, headers: dict[str, str]) -> dict[str, Any]:
+    """As `json=` where it is JSON: some protocols look into the body to resume."""
+    if body is None:
+        return {}
+    if "json" in headers.get("content-type", "json"):
+        with suppress(ValueError):
+            if isinstance(document := json.loads(body), dict | list):
+                return {"json": document}
+    return {"content": body}
+
+
+def _protocol(name: str, end: str | None) -> rs.protocols.ResumeProtocol | None:
+    match name:
+        case "auto" if end is None:
+            return None
+        case "auto" | "sse":
+            return rs.protocols.LastEventID(end="auto" if end is None else end)
+        case "ndjson":
+            return rs.protocols.NDJSON(end="close" if end is None else end)
+        case _:
+            if end is not None:
+                raise click.UsageError("--end says how events end, and --protocol bytes has none")
+            return rs.protocols.ByteRange()
+
+
+def _key(url: str, body: bytes | None) -> str:
+    """The URL as far as it is no secret; a digest stands for the rest, so that another question is another stream."""
+    shown = public_url(url)
+    if shown == url and body is None:
+        return url
+    rest = hashlib.blake2b(b"\n".join((url.encode(), body or b"")), digest_size=8)
+    return f"{shown} #{rest.hexdigest()}"
