@@ -11,8 +11,7 @@ try:
     from rich.table import Table
     from rich.text import Text
 except ImportError as error:
-    raise ImportError(
-        f"the command line needs {error.name or 'an extra'}: pip install 'resumable-stream-sdk[cli]'", name=error.name
-    ) from None
+    missing = (error.name or "an extra").partition(".")[0]
+    raise ImportError(f"the command line needs {missing}: pip install 'resumable-stream-sdk[cli]'", name=missing) from None
 
 __all__ = ["Console", "Group", "Live", "Padding", "Panel", "RenderableType", "Table", "Text", "click"]

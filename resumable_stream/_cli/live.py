@@ -22,7 +22,7 @@ FRAMES_PER_SECOND = 12
 MIN_WIDTH, MIN_HEIGHT = 79, 20
 # Wider lines are harder to read.
 MAX_WIDTH, MAX_TEXT_LINES = 104, 12
-# Everything but the lines of the story: see `draw()`. One line is left for the prompt.
+# Everything but the lines of the story, see `draw()`: 16. The command above and the prompt below stay in sight.
 _OTHER_LINES = 18
 _LOG_LINES = 5
 
@@ -75,7 +75,7 @@ class LiveReporter:
 
 
 def draw(mission: Mission, *, width: int, height: int) -> RenderableType:
-    """One frame of exactly `lines + 17` lines, never wider or higher than the terminal."""
+    """One frame: never wider than the terminal, two lines less high, and as high at the end as at the beginning."""
     width = min(width, MAX_WIDTH)
     lines = max(2, min(height - _OTHER_LINES, MAX_TEXT_LINES))
     return Group(

@@ -62,8 +62,7 @@ class StoryServer:
         self._was_out = False
         self._began: float | None = None
         self._closing = threading.Event()
-        self._listener = _listen(0)
-        self._port: int = self._listener.getsockname()[1]
+        self._port = 0
         self._thread = threading.Thread(target=self._run, name="story-server", daemon=True)
         self.resent = 0
 
@@ -78,6 +77,8 @@ class StoryServer:
         return f"http://127.0.0.1:{self._port}/at-once"
 
     def __enter__(self) -> StoryServer:
+        self._listener = _listen(0)
+        self._port = self._listener.getsockname()[1]
         self._thread.start()
         return self
 

@@ -16,6 +16,7 @@ from .._errors import ResumableStreamError, UpstreamError
 from .._events import Chunk, Delta, Gap, Item, Outcome, StreamEvent
 
 __all__ = [
+    "Alarm",
     "Answer",
     "Ask",
     "Consume",
@@ -160,6 +161,19 @@ class Position(NamedTuple):
     cursor: str | None
     sequence: int | None = None
     own_id: str | None = None
+
+
+class Alarm(NamedTuple):
+    """
+    How an event looks that may end the stream, told at a glance, since it is taken at every event.
+
+    Attributes:
+        names: Event names.
+        heads: The first seven characters of `data`.
+    """
+
+    names: frozenset[str]
+    heads: frozenset[str]
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
@@ -318,6 +332,8 @@ class ResumeProtocol:
     """Every answer starts at the first event: resuming drops as many as were delivered, and compares them."""
     identifies_by_event: bool = True
     """`identify()` wants to see events. If the head says it all, `False` saves a call for each event."""
+    alarm: Alarm | None = None
+    """Which events are worth asking `end()`, `error()` and `gap()` about; `None`: each one. Only a matter of speed."""
     endless: bool = False
     """A feed: it has no generation that could stall."""
 
@@ -392,10 +408,6 @@ class ResumeProtocol:
             event.moves = cursor is not None
             if cursor is not None:
                 event.cursor = cursor
-
-    def notable(self, events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-        """The events of a batch on which `end()`, `error()` and `gap()` need be asked. Override it only for speed."""
-        return events
 
     # -- going on
 

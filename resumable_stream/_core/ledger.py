@@ -157,13 +157,20 @@ class Ledger:
         """Its events have no ids, so far; the first that has one is looked at carefully."""
         return self._lane == PLAIN
 
-    def place(self, taken: int) -> Place:
-        """The position when `taken` items of the latest batch are taken."""
-        if taken <= 0:
+    def place(self, taken: int, batch: Sequence[Any] | None = None) -> Place:
+        """
+        The position when `taken` items of a batch are taken.
+
+        Args:
+            batch: The one that the caller has in hand. If it is not the latest, an interrupt came before that one was
+                handed out: then all before it is taken, and nothing of it. `None`: the latest.
+        """
+        latest = self._batch
+        if taken <= 0 or (batch is not None and batch is not latest):
             return Place._make(self._base)
-        if taken >= len(self._batch):
+        if taken >= len(latest):
             return Place._make(self._tip)
-        return self._behind(self._batch[taken - 1])
+        return self._behind(latest[taken - 1])
 
     def _behind(self, item: Any) -> Place:
         if self._batch and item is self._batch[-1]:
@@ -182,7 +189,7 @@ class Ledger:
                 return int(other.sequence)
         return self._base[1]
 
-    def commit(self, item: Any = None, *, taken: int = 0) -> None:
+    def commit(self, item: Any = None, *, taken: int = 0, batch: Sequence[Any] | None = None) -> None:
         """
         Move the committed position behind `item`, or behind what is taken.
 
@@ -190,7 +197,7 @@ class Ledger:
             ValueError: The item is of another stream, or too old.
         """
         if item is None:
-            self._committed = self.place(taken)
+            self._committed = self.place(taken, batch)
             return
         place = self._behind(item)
         if place.log is not None:
@@ -235,7 +242,7 @@ class Ledger:
 
     def open_connection(self, *, resuming: bool, asking: bool) -> None:
         """A new answer begins. `resuming`: from the cursor. `asking`: only to learn whether there is more."""
-        self.settle()
+        self._base, self._batch = self._tip, ()
         self.problem = None
         self.fresh = 0
         self._asking = asking
@@ -259,15 +266,10 @@ class Ledger:
 
     def restart(self, *, offset: int) -> None:
         """What was delivered is void from `offset` on; the next item says so."""
-        self.settle()
+        self._base, self._batch = self._tip, ()
         self._forget()
         self._base = self._tip = (None, None, offset, None, 0)
         self._reset_next = offset
-
-    def settle(self) -> None:
-        """The caller is done with the latest batch."""
-        self._base = self._tip
-        self._batch = ()
 
     # --- receiving
 
@@ -283,13 +285,15 @@ class Ledger:
         Returns:
             The items to deliver, positioned. When it is cut short, `problem` says why.
         """
+        # In this order: an interrupt between any two of these finds a place that is true.
         self._base = self._tip
-        lane = self._lane
         if items:
+            lane = self._lane
+            self._batch = items
             out = None if lane == CAREFUL else self._receive_steadily(items, size, lane)
             if out is None:
-                out = self._receive_carefully(items, size)
-            self._batch = items = out
+                out = self._batch = self._receive_carefully(items, size)
+            items = out
             self.fresh += len(out)
         if trailing_id is not None and self.problem is None:
             self._move(trailing_id)

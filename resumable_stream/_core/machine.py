@@ -116,7 +116,7 @@ class Machine:
         self._asking = False
         self._head_at = 0.0
         self._redirects = 0
-        self._sse_id = ""
+        self._sse_id: str | None = ""
         self._purpose: Purpose = "status"
         # This stream.
         self._known = checkpoint is not None  # the server has answered it
@@ -140,8 +140,8 @@ class Machine:
         self._place = protocol.place if protocol.places else None
         # The SSE id is the cursor, also where no event carries it.
         self._by_id = protocol.framing == "sse" and own.position is base.position
-        judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap", "notable"))
-        self._notable = protocol.notable if judges else None
+        self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
+        self._alarm = protocol.alarm
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
         settings = self.settings
@@ -172,10 +172,10 @@ class Machine:
         Raises:
             ResumableStreamError: The stream is over without an honest end.
         """
-        self._settle()
         if not self._begun:
             self._begun = True
             self._clocks.open(now)
+            self._saving.open(now)
             self._begin(now)
         while True:
             if self._then is not None:
@@ -196,10 +196,6 @@ class Machine:
             if isinstance(step, act.Sleep):
                 self._budget.slept(step.seconds)
             return step
-
-    def _settle(self) -> None:
-        if self._ledger is not None:
-            self._ledger.settle()
 
     @property
     def due(self) -> bool:
@@ -233,12 +229,12 @@ class Machine:
 
     # --- the place
 
-    def checkpoint(self, taken: int) -> Checkpoint:
-        """The place when `taken` items of the latest batch are taken, or the committed one under manual commit."""
+    def checkpoint(self, taken: int, batch: Sequence[Any] | None = None) -> Checkpoint:
+        """The place when `taken` items of `batch` (`None`: the latest) are taken, or the committed one under manual commit."""
         state, ledger, protocol = self.state, self._ledger, self.protocol
         if ledger is None or protocol is None:
             return self._restored or Checkpoint(protocol="auto", method=state.method, url=public_url(state.url))
-        place = self._place_of(ledger, taken)
+        place = self._place_of(ledger, taken, batch)
         extra = {name: value for name, value in state.extra.items() if name in protocol.keeps}
         if state.location is not None:
             extra[LOCATION_KEY] = public_url(state.location)
@@ -261,28 +257,36 @@ class Machine:
             complete=complete,
         )
 
-    def _place_of(self, ledger: Ledger, taken: int) -> Place:
-        return ledger.committed if self.settings.manual else ledger.place(taken)
+    def _place_of(self, ledger: Ledger, taken: int, batch: Sequence[Any] | None) -> Place:
+        return ledger.committed if self.settings.manual else ledger.place(taken, batch)
 
-    def commit(self, item: Any, taken: int) -> None:
+    def commit(self, item: Any, taken: int, batch: Sequence[Any] | None = None) -> None:
         """Under manual commit: move the committed place behind `item`, or behind what is taken."""
         if self._ledger is not None:
-            self._ledger.commit(item, taken=taken)
+            self._ledger.commit(item, taken=taken, batch=batch)
 
-    def save(self, now: float, taken: int, *, force: bool = False, blocks: Callable[[], bool] | None = None) -> act.Save | None:
+    def save(
+        self,
+        now: float,
+        taken: int,
+        batch: Sequence[Any] | None = None,
+        *,
+        force: bool = False,
+        blocks: Callable[[], bool] | None = None,
+    ) -> act.Save | None:
         """
         The save that is due, if any. Called with `force` on leaving, with `blocks` before a read, without either at an event.
 
         Args:
-            taken: Items of the latest batch that the caller is done with.
+            taken: Items of `batch` (`None`: the latest) that the caller is done with.
             blocks: Tells whether the read about to begin will have to wait.
         """
         if self._ledger is None:
             return None
-        place = self._place_of(self._ledger, taken)
+        place = self._place_of(self._ledger, taken, batch)
         if not self._saving.due(place, now, force=force, final=self.outcome is not None, blocks=blocks):
             return None
-        return act.Save(self.checkpoint(taken), self._saving.begin(place))
+        return act.Save(self.checkpoint(taken, batch), self._saving.begin(place))
 
     def saved(self, now: float) -> None:
         """The latest `Save` was written."""
@@ -294,7 +298,9 @@ class Machine:
         if self.outcome is not None:
             self._todo.append(act.Finish(self.outcome))
             return
-        if self._restored is None:
+        if self._restored is None or (self.protocol is None and self.state.safe):
+            # Also where another process never got an answer: nothing was seen of the stream.
+            self._known = False
             self._connect(self._first_request(), resuming=False)
             return
         try:
@@ -303,7 +309,7 @@ class Machine:
             self._fail(error)
             return
         if planned is None:
-            what = f"{self.protocol!r} cannot continue {self.state.method} {public_url(self.state.url)}"
+            what = f"{self.protocol or 'the stream'!r} of {self.state.method} {public_url(self.state.url)} cannot be continued"
             self._lost(now, verdict.Lost(what, expired=False))
         else:
             self._connect(planned[0], resuming=planned[1])
@@ -523,8 +529,8 @@ class Machine:
         match protocol.framing:
             case "sse":
                 # As EventSource does: the last event id outlives the connection.
-                self._sse_id = (ledger.cursor or "") if self._by_id else ""
-                return SSEDecoder(last_event_id=self._sse_id, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
+                self._sse_id = last = (ledger.cursor or "") if self._by_id else ""
+                return SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
             case "ndjson":
                 return NDJSONDecoder(line_bytes=limits.line_bytes)
             case _:
@@ -545,9 +551,7 @@ class Machine:
         Returns:
             Seconds it may take; `None` without limit; 0 when a clock has run out: then report `read_timed_out()`.
         """
-        ledger, clocks = self._ledger, self._clocks
-        assert ledger is not None
-        ledger.settle()
+        clocks = self._clocks
         if clocks.steady:
             clocks.started_at = now
             return clocks.nearest
@@ -564,14 +568,14 @@ class Machine:
         items: Sequence[Any] = decoder.feed(chunk)
         size = len(chunk)
         self._bytes += size
-        trailing = None
-        if self._by_id and decoder.last_event_id != self._sse_id:
-            # The id moved: with the last event, or behind it in a block without data.
-            self._sse_id = last = decoder.last_event_id
-            if not (items and items[-1].id == last):
-                trailing = last
-        if items or trailing is not None:
-            items = self._enter(items, chunk, size, trailing)
+        if items:
+            last = decoder.last_event_id if self._by_id else None
+            # The id moved behind the last event, in a block without data.
+            items = self._enter(items, size, last if last is not None and last != items[-1].id else None)
+            self._sse_id = last
+        elif self._by_id and decoder.last_event_id != self._sse_id:
+            self._sse_id = decoder.last_event_id
+            self._enter(items, size, self._sse_id)
         if decoder.error is not None and self._then is None:
             self._then = self._on_framing_error
         if not items and (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
@@ -587,7 +591,7 @@ class Machine:
         """
         items: Sequence[Any] = self._decoder.eof()
         if items:
-            items = self._enter(items, b"", 0, None)
+            items = self._enter(items, 0, None)
         if self._then is None:
             self._then = self._on_clean_close
         return items
@@ -600,7 +604,7 @@ class Machine:
         """The time that `before_read()` gave has passed."""
         self._on_clock(self._clocks.ran_out(), error, now)
 
-    def _enter(self, items: Sequence[Any], chunk: bytes, size: int, trailing: str | None) -> Sequence[Any]:
+    def _enter(self, items: Sequence[Any], size: int, trailing: str | None) -> Sequence[Any]:
         """Judge a batch and enter it into the ledger."""
         ledger = self._ledger
         assert ledger is not None
@@ -609,8 +613,8 @@ class Machine:
                 self._place(items)
             if self._identifies:
                 self._identify(items)
-            if self._notable is not None and (notable := self._notable(items, chunk)):
-                items = self._stop_at(items, notable, chunk)
+            if self._judges and (notable := self._look(items)):
+                items = self._stop_at(items, notable)
         items = ledger.receive(items, size, trailing if self._then is None else None)
         if ledger.problem is not None:
             self._then = self._on_problem
@@ -630,7 +634,17 @@ class Machine:
                 return
             protocol.identify(state, item)
 
-    def _stop_at(self, items: Sequence[Any], notable: Sequence[Any], chunk: bytes) -> Sequence[Any]:
+    def _look(self, items: Sequence[Any]) -> Sequence[Any]:
+        """The items that may end the stream, at a glance."""
+        if self._alarm is None:
+            return items
+        names, heads = self._alarm
+        if len(items) == 1:
+            item = items[0]
+            return items if item.event in names or item.data[:7] in heads else ()
+        return [item for item in items if item.event in names or item.data[:7] in heads]
+
+    def _stop_at(self, items: Sequence[Any], notable: Sequence[Any]) -> Sequence[Any]:
         """Cut a batch where one of its events ends the stream, and remember what follows."""
         protocol = self.protocol
         assert protocol is not None
@@ -640,7 +654,7 @@ class Machine:
                 return items[: _index(items, item)]
             if (gap := protocol.gap(item)) is not None:
                 index = _index(items, item)
-                self._then = partial(self._on_announced, gap, items[index + 1 :], chunk)
+                self._then = partial(self._on_announced, gap, items[index + 1 :])
                 return items[:index]
             end = protocol.end(item)
             if isinstance(end, Settled):
@@ -662,13 +676,13 @@ class Machine:
 
     # --- what an event or a clock brings about, once the events before it were taken
 
-    def _on_announced(self, gap: Gap, rest: Sequence[Any], chunk: bytes, now: float) -> None:
+    def _on_announced(self, gap: Gap, rest: Sequence[Any], now: float) -> None:
         """The server says that history was lost: ask again once, then go on behind the hole or fail."""
         ledger = self._ledger
         assert ledger is not None
         if ledger.hole(gap) is False:
             self._on_problem(now)
-        elif rest and (items := self._enter(rest, chunk, 0, None)):
+        elif rest and (items := self._enter(rest, 0, None)):
             self._todo.append(act.Deliver(items))
 
     def _on_problem(self, now: float) -> None:

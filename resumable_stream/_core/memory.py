@@ -17,7 +17,6 @@ __all__ = ["Memory", "Seen"]
 
 # Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB.
 KEPT_BYTES: Final = 4 * 1024 * 1024
-TRIM_BYTES: Final = 64 * 1024
 _AMBIGUOUS: Final = None
 
 
@@ -42,11 +41,8 @@ class Memory:
         self._window = window
         self._digest = fingerprint
         self._unique = unique
-        self._batches: deque[tuple[Sequence[Any], int]] = deque()
-        self._append = self._batches.append
-        self._count = 0
+        self._items: deque[Any] = deque(maxlen=window)
         self._bytes = 0
-        self._trim_at = TRIM_BYTES
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
         # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
@@ -58,25 +54,15 @@ class Memory:
 
     def remember(self, items: Sequence[Any], size: int) -> None:
         """Enter a batch that arrived in `size` bytes."""
-        self._append((items, size))
-        self._count += len(items)
+        if len(items) == 1:
+            self._items.append(items[0])
+        else:
+            self._items.extend(items)
         self._bytes += size
-        if self._bytes > self._trim_at:
-            self._trim()
-        if self._index is not None:
-            self._enter(self._index, items)
-
-    def _trim(self) -> None:
-        """Forget what is beyond the window; looked at once per so many bytes, since a batch may be one event."""
-        batches, count = self._batches, self._count - self._window
-        while count >= (held := len(batches[0][0])):
-            _, size = batches.popleft()
-            count -= held
-            self._bytes -= size
-        self._count = count + self._window
         if self._bytes > KEPT_BYTES:
             self._condense()
-        self._trim_at = self._bytes + TRIM_BYTES
+        if self._index is not None:
+            self._enter(self._index, items)
 
     def remember_silent(self, own_id: str) -> None:
         """Enter the id of a block without data."""
@@ -93,8 +79,7 @@ class Memory:
         return item.fingerprint if isinstance(item, Seen) else self._digest(item)
 
     def newest_first(self) -> Iterator[Any]:
-        for batch, _ in reversed(self._batches):
-            yield from reversed(batch)
+        return reversed(self._items)
 
     def recent_ids(self, before: int) -> tuple[tuple[str, str], ...]:
         """`(id, fingerprint)` of the newest events with an offset below `before` that have an id, oldest first, at most 64."""
@@ -108,20 +93,24 @@ class Memory:
         return (self._restored + tuple(found))[-MAX_RECENT_IDS:]
 
     def _condense(self) -> None:
-        """Keep digests in place of texts."""
-        for index, (batch, size) in enumerate(self._batches):
-            if size:
-                digests = [Seen(item.offset, item.own_id, self.fingerprint(item), item.sequence) for item in batch]
-                self._batches[index] = (digests, 0)
-        self._bytes = 0
+        """So many bytes came since the last look: where the window really holds them, keep digests in place of texts."""
+        items = self._items
+        self._bytes = sum(len(item.data) for item in items if not isinstance(item, Seen))
+        if self._bytes > KEPT_BYTES // 2:
+            digests = [
+                item if isinstance(item, Seen) else Seen(item.offset, item.own_id, self.fingerprint(item), item.sequence)
+                for item in items
+            ]
+            items.clear()
+            items.extend(digests)
+            self._bytes = 0
 
     def _known(self) -> dict[str, Any]:
         """Built when the first repeat may come, kept up to date while one may."""
         index = self._index
         if index is None or len(index) > 2 * self._window:
             index = self._index = {own_id: Seen(-1, own_id, fingerprint, None) for own_id, fingerprint in self._restored}
-            for batch, _ in self._batches:
-                self._enter(index, batch)
+            self._enter(index, self._items)
         return index
 
     def _enter(self, index: dict[str, Any], items: Iterable[Any]) -> None:

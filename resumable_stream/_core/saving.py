@@ -29,6 +29,10 @@ class Saving:
         self._at = 0.0
         self._writing: tuple[Place, int] | None = None
 
+    def open(self, now: float) -> None:
+        """The first interval begins."""
+        self._at = now
+
     def restored(self, place: Place) -> None:
         """The stream continues from what the store holds."""
         self._place = place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -73,7 +72,7 @@ class _Body:
         timeout = self._timeout
         try:
             if self._rearms:
-                self._rearm.seconds = math.inf if timeout is None else timeout
+                self._rearm.arm(timeout)
                 return await anext(self._raw)
             with anyio.move_on_after(timeout):
                 return await anext(self._raw)
@@ -202,7 +201,7 @@ class AsyncResumableStream(StreamBase):
             if scope.cancelled_caught:
                 raise self._with_place(StoreError(f"the store did not save within {_SAVE_SECONDS} seconds"))
         finally:
-            self._final = self._machine.checkpoint(self._taken())
+            self._final = self._machine.checkpoint(self._taken(), self._batch)
             await self._release()
 
     async def _abandon(self, state: str) -> None:
@@ -366,7 +365,6 @@ class AsyncResumableStream(StreamBase):
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
             action: Action = self._machine.next(monotonic())
-            self._clear_batch()
             if self._machine.notices:
                 self._notify()
             self._check_closing()
@@ -403,7 +401,6 @@ class AsyncResumableStream(StreamBase):
                 await self._save_if_due(before_read=True)
             now = monotonic()
             timeout = machine.before_read(now)
-            self._clear_batch()
             if timeout is not None and timeout <= 0:
                 machine.read_timed_out(now)
                 return False
@@ -515,7 +512,6 @@ class AsyncResumableStream(StreamBase):
 
     async def _next_replayed(self) -> bool:
         assert self._replay is not None
-        self._clear_batch()
         event = await _in_thread(next, self._replay, None)
         if event is None:
             self._replay = None
@@ -523,7 +519,6 @@ class AsyncResumableStream(StreamBase):
         self._machine.count_replayed(1)
         # Replayed events are behind the stored place already, so none of them is ever in hand.
         self._events = iter((event,))
-        self._upto = 1
         return True
 
     async def _save_if_due(self, *, before_read: bool = False) -> None:

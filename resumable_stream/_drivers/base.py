@@ -96,7 +96,7 @@ class StreamBase:
         """The place behind the last event taken; in the loop body, before the event in hand."""
         if self._final is not None:
             return self._final
-        return self._machine.checkpoint(self._taken())
+        return self._machine.checkpoint(self._taken(), self._batch)
 
     @property
     def token(self) -> str:
@@ -156,7 +156,7 @@ class StreamBase:
     def _commit(self, event: Any) -> None:
         machine, given = self._machine, self._upto - length_hint(self._events)
         if machine.settings.manual:
-            machine.commit(event, given)
+            machine.commit(event, given, self._batch)
         elif event is None:
             self._floor = given
         else:
@@ -170,16 +170,13 @@ class StreamBase:
         if not self._whole:
             self._in_hand = 0
 
-    def _clear_batch(self) -> None:
-        # Before a read, so that an interrupt at any instruction finds either the old place or the new one.
-        self._batch = ()
-        self._events = NOTHING
-        self._upto = self._floor = self._in_hand = 0
-        self._whole = False
-
     def _hand_out(self, events: Sequence[Any]) -> None:
-        self._batch = events
+        # The machine finds the old place or the new one, whichever of these an interrupt comes between.
+        self._events = NOTHING
+        self._upto = self._floor = 0
         self._in_hand = 1
+        self._whole = False
+        self._batch = events
         if self._store is None:
             self._upto = len(events)
             self._events = iter(events)
@@ -206,7 +203,7 @@ class StreamBase:
         return reader
 
     def _due_save(self, *, force: bool = False, before_read: Callable[[], bool] | None = None) -> Save | None:
-        return self._machine.save(monotonic(), self._taken(), force=force, blocks=before_read)
+        return self._machine.save(monotonic(), self._taken(), self._batch, force=force, blocks=before_read)
 
     def _notify(self) -> None:
         notices = self._machine.notices

@@ -30,6 +30,9 @@ CALL_ARGUMENTS: Final = ("content", "data", "files", "json", "params", "headers"
 # Describe a body; of no use, or harmful, on a request without one.
 _BODY_HEADERS: Final = ("content-type", "content-length", "content-encoding", "transfer-encoding")
 
+# Seconds; a clock that is off. 30 years.
+_FOREVER: Final = 1e9
+
 Failure = Literal["unsent", "timeout", "lost"]
 
 
@@ -66,9 +69,14 @@ class RearmedTimeout(float):
 
     def __new__(cls, seconds: float | None) -> RearmedTimeout:
         # The float's own value is what a transport sees that does not add it up: never less than wanted.
-        made = super().__new__(cls, float("inf") if seconds is None else seconds)
-        made.seconds = float("inf") if seconds is None else seconds
+        # It is not infinite: trio would not ask it then.
+        made = super().__new__(cls, _FOREVER if seconds is None else seconds)
+        made.seconds = _FOREVER if seconds is None else seconds
         return made
+
+    def arm(self, seconds: float | None) -> None:
+        """The next reads may take so long; `None`: any time."""
+        self.seconds = _FOREVER if seconds is None else seconds
 
     def __radd__(self, clock: float) -> float:
         return clock + self.seconds

@@ -175,7 +175,7 @@ class ResumableStream(StreamBase):
         try:
             self._save_now()
         finally:
-            self._final = self._machine.checkpoint(self._taken())
+            self._final = self._machine.checkpoint(self._taken(), self._batch)
             self._release()
 
     def _abandon(self, state: str) -> None:
@@ -333,7 +333,6 @@ class ResumableStream(StreamBase):
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
             action: Action = self._machine.next(monotonic())
-            self._clear_batch()
             if self._machine.notices:
                 self._notify()
             self._check_closing()
@@ -370,7 +369,6 @@ class ResumableStream(StreamBase):
                 self._save_if_due(before_read=True)
             now = monotonic()
             timeout = machine.before_read(now)
-            self._clear_batch()
             if timeout is not None and timeout <= 0:
                 machine.read_timed_out(now)
                 return False
@@ -479,7 +477,6 @@ class ResumableStream(StreamBase):
 
     def _next_replayed(self) -> bool:
         assert self._replay is not None
-        self._clear_batch()
         event = next(self._replay, None)
         if event is None:
             self._replay = None
@@ -487,7 +484,6 @@ class ResumableStream(StreamBase):
         self._machine.count_replayed(1)
         # Replayed events are behind the stored place already, so none of them is ever in hand.
         self._events = iter((event,))
-        self._upto = 1
         return True
 
     def _save_if_due(self, *, before_read: bool = False) -> None:

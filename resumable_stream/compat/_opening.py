@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from .._core.interfaces import Consume, Head, ResumeProtocol, StreamState, Verdict
+from .._core.interfaces import Consume, Finished, Head, ResumeProtocol, StreamState, Verdict
 from .._drivers.http import CALL_ARGUMENTS
 from .._errors import ResponseRejected, ResumableStreamError, RetriesExhausted
+from .._events import Outcome
 from .._settings import Limits, Timeouts
 from ..protocols import LastEventID, detect
 from ._errors import library_of, twin
@@ -29,6 +30,8 @@ EVENT_STREAM: Final = "text/event-stream"
 _UNSET: Final = object()
 # The default of `Timeouts`. A read timeout is about bytes, this clock about events: heartbeats do not stop it.
 _FIRST_EVENT: Final = 300.0
+# What a server says that does not resume. Not 401 and 403, which new credentials may mend, and not what is worth another attempt.
+_NO_MORE: Final = frozenset({400, 404, 405, 406, 409, 410, 412, 416, 422, 501})
 
 
 def is_event_stream(headers: Mapping[str, str]) -> bool:
@@ -57,6 +60,9 @@ class _EveryEvent(LastEventID):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         if 200 <= status < 300 and is_event_stream(headers):
             return Consume(any_type=True)
+        if state.asking and (200 <= status < 300 or status in _NO_MORE):
+            # The body had closed as it should, where httpx-sse ends: a server that cannot be asked does not make that an error.
+            return Finished(Outcome.ENDED)
         return None
 
 

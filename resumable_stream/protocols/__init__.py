@@ -7,6 +7,7 @@ Modules here are pure functions of frames; they import no HTTP client.
 from __future__ import annotations
 
 from .._core.interfaces import (
+    Alarm,
     Answer,
     Ask,
     Consume,
@@ -47,6 +48,7 @@ __all__ = [
     "Head",
     "StreamState",
     "Position",
+    "Alarm",
     "Promises",
     "Settled",
     "Answer",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from .._core.interfaces import Settled
+from .._core.interfaces import Alarm, Settled
 from .._errors import UpstreamError
 from .._events import Outcome
 
-__all__ = ["ERROR_NAMES", "End", "EndRule", "upstream_error"]
+__all__ = ["End", "EndRule", "upstream_error"]
 
 EndResult = bool | Outcome | Settled | None
-Notable = Callable[[Sequence[Any], bytes], Sequence[Any]]
 End = str | Callable[[Any], EndResult]
 DONE: Final = "[DONE]"
-ERROR_NAMES: Final = frozenset({"error"})
 _ERROR_STARTS: Final = ('{"error"', '{ "error"')
 _ERROR_HEADS: Final = frozenset(start[:7] for start in _ERROR_STARTS)
 
@@ -76,22 +74,15 @@ class EndRule:
             detail if isinstance(detail, dict) else body if isinstance(body, dict) else {"message": detail or body}, body
         )
 
-    def glance(self, names: frozenset[str]) -> Notable:
+    def alarm(self, names: Iterable[str] = ()) -> Alarm | None:
         """
-        A `notable()` for a protocol: the events that may be an end, an error or one of `names`.
-
-        A closure, since it is called for every chunk of a live stream, which is every event.
+        Args:
+            names: Event names that matter to the protocol besides.
         """
-        marker, heads = self._marker, _ERROR_HEADS
-
-        def notable(events: Sequence[Any], chunk: bytes) -> Sequence[Any]:
-            if len(events) == 1:
-                event = events[0]
-                data = event.data
-                return events if event.event in names or data == marker or data[:7] in heads else ()
-            return [event for event in events if event.event in names or event.data == marker or event.data[:7] in heads]
-
-        return notable if self._ask is None else lambda events, chunk: events
+        if self._ask is not None:
+            return None
+        heads = _ERROR_HEADS if self._marker is None else _ERROR_HEADS | {self._marker[:7]}
+        return Alarm(frozenset({"error", *names}), heads)
 
 
 def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:

@@ -46,9 +46,9 @@ class JSONPath:
                 if stop < 0:
                     stop = data.find("}", start, start + 21)
                 digits = data[start:stop]
-                # "-1" and "1.5" and "01" are left to the parser; stop == -1 cuts one character off and is caught there too.
-                if stop > 0 and digits.isdigit() and digits.isascii() and (digits[0] != "0" or digits == "0"):
-                    return int(digits)
+                # The text of a number as JSON writes it is itself again; "01", "1.5", "1_0" and other scripts are not.
+                if digits.isdigit() and (str(value := int(digits))) == digits:
+                    return value
         return self._parse(event)
 
     def _parse(self, event: Any) -> Any:

@@ -25,7 +25,7 @@ from .._core.interfaces import (
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import ERROR_NAMES, End, EndRule
+from ._ends import End, EndRule
 from ._json import JSONPath
 
 __all__ = ["CursorProtocol"]
@@ -86,7 +86,7 @@ class CursorProtocol(ResumeProtocol):
         self._place, self._key = place, key
         self._inclusive = inclusive
         self._end = EndRule(end)
-        self.notable = self._end.glance(ERROR_NAMES)  # type: ignore[assignment]
+        self.alarm = self._end.alarm()
         self._url = url
         self._method = method
         header, _, header_name = (stream_id or "").partition(":")

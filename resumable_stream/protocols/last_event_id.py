@@ -24,7 +24,7 @@ from .._core.interfaces import (
 )
 from .._errors import UpstreamError
 from .._events import Gap, Item, Outcome
-from ._ends import ERROR_NAMES, End, EndRule
+from ._ends import End, EndRule
 
 __all__ = ["LastEventID"]
 
@@ -78,7 +78,7 @@ class LastEventID(ResumeProtocol):
         self._resume = resume
         self._cursor_param = cursor_param
         self._gaps = frozenset(gap_events)
-        self.notable = self._end.glance(ERROR_NAMES | self._gaps)  # type: ignore[assignment]
+        self.alarm = self._end.alarm(self._gaps)
 
     @property
     def promises(self) -> Promises:

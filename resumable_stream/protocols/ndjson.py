@@ -44,7 +44,7 @@ class NDJSON(ResumeProtocol):
 
     def __init__(self, *, end: End = "close") -> None:
         self._end = EndRule(end)
-        self.notable = self._end.glance(frozenset())  # type: ignore[assignment]
+        self.alarm = self._end.alarm()
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"NDJSON cannot ask for more: end must be 'close', a text or a callable, got {end!r}")
         self.sequence = None

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 from .._core.interfaces import Finished, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Outcome
-from ._ends import ERROR_NAMES, End, EndRule
+from ._ends import End, EndRule
 
 __all__ = ["ReplayFromZero"]
 
@@ -37,7 +37,7 @@ class ReplayFromZero(ResumeProtocol):
 
     def __init__(self, *, end: End = "close", resume: str | Callable[[StreamState], str | None] | None = None) -> None:
         self._end = EndRule(end)
-        self.notable = self._end.glance(ERROR_NAMES)  # type: ignore[assignment]
+        self.alarm = self._end.alarm()
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
         self._resume = resume
