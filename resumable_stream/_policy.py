@@ -39,8 +39,8 @@ class RetryPolicy:
     The first reconnect after progress is prompt (within 0.25 s) and is not counted.
 
     Attributes:
-        attempts: Failed attempts without a new event before `RetriesExhausted`. 10: with the default wait about two minutes,
-            longer than a rolling deploy.
+        attempts: Failed attempts without a new event before `RetriesExhausted`. 10: with the default wait 76 s on average and
+            at most 152 s, longer than a rolling deploy.
         wait: Seconds before an attempt: any tenacity wait, or a callable of its `RetryCallState`.
             `None`: uniform between 0 and min(30, 0.5 * 2**n) for the n-th attempt.
         stop: A further reason to give up: any tenacity stop, or a callable of its `RetryCallState`.

@@ -10,20 +10,32 @@ Exit codes: 0 well, 1 the stream failed, 2 asked wrongly, 130 Ctrl-C, 141 the re
 
 from __future__ import annotations
 
+import importlib
+import signal
 import sys
 
 __all__ = ["main"]
 
+# What the commands would otherwise load at their first request.
+_LOADED_EARLY = ("resumable_stream._api", "httpcore")
+
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit."""
+    # The import system runs code in weak reference callbacks, where Python drops a `KeyboardInterrupt`.
+    # So until everything is loaded Ctrl-C ends the process at once: there is nothing to tidy up yet.
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from .app import app
+
+        for name in _LOADED_EARLY:
+            importlib.import_module(name)
     except ImportError as error:
         if "resumable-stream-sdk[cli]" not in str(error):
             raise
         sys.stderr.write(f"resumable-stream: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    signal.signal(signal.SIGINT, handler)
     app(prog_name="resumable-stream")

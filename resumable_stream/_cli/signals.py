@@ -33,6 +33,8 @@ class Signals:
         # Elsewhere Python does not let handlers be set.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # as under nohup: whoever started us wants it so
                 self._before[number] = signal.signal(number, self._on_signal)
         return self
 

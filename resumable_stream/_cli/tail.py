@@ -22,7 +22,7 @@ __all__ = ["tail"]
 _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayDiverged, rs.UpstreamError)
 
 
-@click.command()
+@click.command(short_help="Read any endpoint, and continue where it stops.")
 @click.argument("url")
 @click.option("-X", "--request", "method", metavar="METHOD", help="HTTP method. Default: GET, with --data POST.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; may be repeated.")
@@ -116,7 +116,9 @@ class _Run:
             self._notes.say("interrupted" + self._hint())
             return 143 if isinstance(error, Terminated) else 130
         except rs.UnexpectedContentType as error:
-            self._notes.say(f"error: {error.received or 'an answer without content type'} is no stream; if it is one, say --protocol")
+            self._notes.say(
+                f"error: {error.received or 'an answer without content type'} is no stream; if it is one, say --protocol"
+            )
             return 1
         except rs.ResumableStreamError as error:
             self._notes.say(f"error: {error}{self._hint(error)}")

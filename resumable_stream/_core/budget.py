@@ -8,6 +8,7 @@ What the server asks for (`retry:`, `Retry-After`) is a floor under every wait.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -35,6 +36,11 @@ class Budget:
         self._retry_after = 0.0
         self._restarts = 0
 
+    @property
+    def next_attempt(self) -> int:
+        """Number of the connection that comes next: 0 for the one after progress, 1 for the first attempt."""
+        return self.attempts + 1
+
     def progress(self) -> None:
         """A new event was delivered."""
         self.attempts = 0
@@ -53,15 +59,19 @@ class Budget:
     def slept(self, seconds: float) -> None:
         self._slept += seconds
 
-    def prompt(self) -> float:
-        """Seconds before a reconnect that is not a failed attempt."""
-        self._free = True
-        self.attempts = 0
+    def prompt(self, *, free: bool) -> float:
+        """
+        Seconds before a reconnect that follows no failed attempt.
+
+        Args:
+            free: It follows progress, so if it fails that is not counted. Otherwise the count stays as it is.
+        """
+        self._free = self._free or free
         return self._floor(PROMPT * self._settings.jitter())
 
-    def at_once(self) -> float:
+    def at_once(self, *, free: bool) -> float:
         """Seconds before a question (rule 7c): none, unless the server asked for some."""
-        self._free = True
+        self._free = self._free or free
         return self._floor(0.0)
 
     def failed(self, now: float, error: BaseException | None) -> float | None:
@@ -84,7 +94,7 @@ class Budget:
         """
         self._restarts += 1
         state = RetryState(attempt=self._restarts, elapsed=0.0, slept=0.0, error=error)
-        return None if self._settings.delay(state) is None else self.prompt()
+        return None if self._settings.delay(state) is None else self.prompt(free=True)
 
     @property
     def restarts(self) -> int:
@@ -116,7 +126,9 @@ def retry_after(headers: Mapping[str, str], *, now: float, ceiling: float = 60.0
     if value.isascii() and value.isdigit():
         return min(float(value[:10]), ceiling)
     try:
-        then = parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # "-0000" is UTC as well, but of a server that does not tell where it is (RFC 5322 section 3.3).
+        then = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(then - now, 0.0), ceiling)

@@ -68,7 +68,9 @@ class Clocks:
             return seconds
         return left if seconds is None else min(seconds, left)
 
-    def begin_body(self, now: float) -> None:
+    def begin_body(self, now: float, *, endless: bool) -> None:
+        if endless:
+            self.waiting_for_first = False
         # The clock of the first event has run since the request was sent.
         self._waited = now - self.started_at if self.waiting_for_first else 0.0
         self.steady = False

@@ -102,13 +102,13 @@ class Ledger:
         self.duplicates = 0
         self.gaps = 0
         self.cursor_ignored = False
-        self.fresh = 0
-        """Events delivered on this connection."""
         self._asking = False
         self._batch: Sequence[Any] = ()
         self._base: Tip = NOWHERE
         self._tip: Tip = NOWHERE
         self._committed = Place._make(NOWHERE)
+        self._committed_since: tuple[str, ...] = ()
+        self._opened_at = 0
         self._reset_next: int | None = None
         self._gap_next: Gap | None = None
         self._asked: tuple[int | None, int] | None = None
@@ -120,6 +120,7 @@ class Ledger:
         self._beginning: list[tuple[str | None, str]] | None = None if raw else []
         self._beginning_open = not raw
         self._memory = Memory(self._window, self._protocol.fingerprint, unique=self._protocol.unique_ids)
+        self._keep = self._memory.items.append
         self._prefix: Prefix | None = None
         self._start: int | None = None
         self._held: list[Any] = []
@@ -146,6 +147,16 @@ class Ledger:
     @property
     def sequence(self) -> int | None:
         return self._tip[1]
+
+    @property
+    def fresh(self) -> int:
+        """Events delivered on this connection."""
+        return self.offset - self._opened_at
+
+    @property
+    def behind(self) -> bool:
+        """A replay from zero has not reached our place yet."""
+        return self._protocol.replays and self._prefix is not None
 
     @property
     def numbered(self) -> bool:
@@ -196,14 +207,11 @@ class Ledger:
         Raises:
             ValueError: The item is of another stream, or too old.
         """
-        if item is None:
-            self._committed = self.place(taken, batch)
-            return
-        place = self._behind(item)
-        if place.log is not None:
-            place.log.upto(place.logged)
+        place = self.place(taken, batch) if item is None else self._behind(item)
         if place.offset > self.offset:
-            raise ValueError(f"cannot commit the event at offset {item.offset}: only {self.offset} events were delivered")
+            raise ValueError(f"cannot commit the event at offset {place.offset - 1}: only {self.offset} events were delivered")
+        # Later the log may have folded what belongs to this place.
+        self._committed_since = self._since(place)
         self._committed = place
 
     @property
@@ -211,6 +219,10 @@ class Ledger:
         return self._committed
 
     def since(self, place: Place) -> tuple[str, ...]:
+        """Fingerprints of what was delivered since the cursor of `place` moved, in the form of `Checkpoint.since`."""
+        return self._committed_since if place is self._committed else self._since(place)
+
+    def _since(self, place: Place) -> tuple[str, ...]:
         return place.log.upto(place.logged) if place.log is not None else ()
 
     def recent_ids(self, place: Place) -> tuple[tuple[str, str], ...]:
@@ -222,13 +234,15 @@ class Ledger:
         if not self._beginning or self._beginning[0][0] is None:
             return None
         own_id, fingerprint = self._beginning[0]
-        return f"{fingerprint} {own_id}"
+        # An aid only: a server that numbers its events by whole documents goes without.
+        return f"{fingerprint} {own_id}" if own_id is not None and len(own_id) <= 256 else None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where another process stopped."""
         log = SinceLog.parse(checkpoint.since, self._window) if checkpoint.since else None
         self._base = self._tip = (checkpoint.cursor, checkpoint.sequence, checkpoint.offset, log, len(log) if log else 0)
         self._committed = Place._make(self._tip)
+        self._committed_since = checkpoint.since
         self._number = checkpoint.sequence
         if self._watching and checkpoint.sequence is not None:
             self._run = WATCH_AFTER
@@ -244,7 +258,7 @@ class Ledger:
         """A new answer begins. `resuming`: from the cursor. `asking`: only to learn whether there is more."""
         self._base, self._batch = self._tip, ()
         self.problem = None
-        self.fresh = 0
+        self._opened_at = self.offset
         self._asking = asking
         self._held = []
         self._start = None
@@ -269,17 +283,21 @@ class Ledger:
         self._base, self._batch = self._tip, ()
         self._forget()
         self._base = self._tip = (None, None, offset, None, 0)
+        self._opened_at = offset
         self._reset_next = offset
+
+    def condense(self) -> None:
+        """Called once per `KEPT_BYTES` received."""
+        self._memory.condense()
 
     # --- receiving
 
-    def receive(self, items: Sequence[Any], size: int, trailing_id: str | None = None) -> Sequence[Any]:
+    def receive(self, items: Sequence[Any], trailing_id: str | None = None) -> Sequence[Any]:
         """
         Enter a batch.
 
         Args:
             items: Complete items in the order they came, placed by the protocol.
-            size: Bytes they arrived in.
             trailing_id: Id of a block without data behind them; `None` when there was none.
 
         Returns:
@@ -290,92 +308,112 @@ class Ledger:
         if items:
             lane = self._lane
             self._batch = items
-            out = None if lane == CAREFUL else self._receive_steadily(items, size, lane)
+            out = None if lane == CAREFUL else self._receive_steadily(items, lane)
             if out is None:
-                out = self._batch = self._receive_carefully(items, size)
+                out = self._batch = self._receive_carefully(items)
             items = out
-            self.fresh += len(out)
         if trailing_id is not None and self.problem is None:
             self._move(trailing_id)
         return items
 
-    def _receive_steadily(self, items: Sequence[Any], size: int, lane: int) -> Sequence[Any] | None:
+    def receive_one(self, item: Any, items: Sequence[Any]) -> bool:
         """
-        The hot path: no repeat can come, only order has to be watched. `None`: look more carefully.
+        `receive()` for a batch of one event, which is what a live stream is made of. False: call `receive()`.
+
+        Flat on purpose: what a call costs here is paid for every event.
+        """
+        lane = self._lane
+        base = self._tip
+        _, number, offset, _, _ = base
+        cursor = item.own_id
+        if lane == COUNTING:
+            number += 1  # type: ignore[operator]  # in this lane there is one
+            if cursor != str(number):
+                return False
+            item.sequence = number
+        elif lane == OPAQUE:
+            if not cursor:
+                return False
+        elif lane == NUMBERED:
+            number += 1  # type: ignore[operator]
+            if item.sequence != number or item.id:
+                return False
+            cursor = str(number)
+        elif lane != PLAIN or cursor is not None or item.id:
+            return False
+        item.offset = offset
+        self._base = base
+        self._batch = items
+        self._tip = (cursor, number, offset + 1, None, 0)
+        if lane != PLAIN:
+            self._keep(item)
+        return True
+
+    def _receive_steadily(self, items: Sequence[Any], lane: int) -> Sequence[Any] | None:
+        """
+        The steady state: no repeat can come, only order has to be watched. `None`: look more carefully.
 
         A loop that sets slots from ranges costs half of one that counts: `for item, item.offset in zip(…)`.
         """
         _, number, offset, _, _ = self._tip
         last = items[-1]
         count = len(items)
-        cursor = last.id if lane != RAW else None
+        offsets = range(offset, offset + count)
+        if lane == RAW:
+            for item, item.offset in zip(items, offsets):  # type: ignore[has-type]  # noqa: B007, B905
+                pass
+            self._tip = (last.cursor, last.sequence + len(last.data), offset + count, None, 0)
+            return items
+        cursor: str | None = last.id
+        ids = [item.own_id for item in items]
+        if lane == PLAIN:
+            if cursor or ids != [None] * count:
+                return None
+            for item, item.offset in zip(items, offsets):  # noqa: B007, B905
+                pass
+            self._tip = (None, None, offset + count, None, 0)
+            return items
         if lane == COUNTING:
             assert number is not None
-            if count == 1:
-                number += 1
-                if last.own_id != str(number):
-                    return None
-                last.offset = offset
-                last.sequence = number
-            else:
-                numbers = range(number + 1, number + 1 + count)
-                if [item.own_id for item in items] != list(map(str, numbers)):
-                    return None
-                for item, item.offset, item.sequence in zip(items, range(offset, offset + count), numbers):  # noqa: B007, B905
-                    pass
-                number += count
+            numbers = range(number + 1, number + 1 + count)
+            if ids != list(map(str, numbers)):
+                return None
+            for item, item.sequence in zip(items, numbers):  # noqa: B007, B905
+                pass
+            number += count
         elif lane == OPAQUE:
-            if count == 1:
-                if not last.own_id:
-                    return None
-                last.offset = offset
-            else:
-                ids = [item.own_id for item in items]
-                if None in ids or "" in ids:
-                    return None
-                for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
-                    pass
-        elif lane == NUMBERED:
+            if None in ids or "" in ids:
+                return None
+        else:
             assert number is not None
             numbers = range(number + 1, number + 1 + count)
             if [item.sequence for item in items] != list(numbers):
                 return None
-            for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
-                pass
             number += count
             cursor = last.cursor if cursor else str(number)
-        elif lane == PLAIN:
-            if cursor or [item.own_id for item in items] != [None] * count:
-                return None
-            for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
-                pass
-            self._tip = (None, None, offset + count, None, 0)
-            return items
-        else:
-            for item, item.offset in zip(items, range(offset, offset + count)):  # noqa: B007, B905
-                pass
-            self._tip = (last.cursor, last.sequence + len(last.data), offset + count, None, 0)
-            return items
-        self._number = number
+        for item, item.offset in zip(items, offsets):  # noqa: B007, B905
+            pass
         self._tip = (cursor, number, offset + count, None, 0)
-        self._memory.remember(items, size)
+        self._memory.items.extend(items)
         return items
 
-    def _receive_carefully(self, items: Sequence[Any], size: int) -> Sequence[Any]:
+    def _receive_carefully(self, items: Sequence[Any]) -> Sequence[Any]:
+        if self._lane != CAREFUL:
+            self._number = self.sequence
+            self._lane = CAREFUL
+        if (log := self._tip[3]) is not None:
+            log.fold()
         out: list[Any] = []
         for item in items:
             if not self._admit(item, out):
                 break
-        if out:
-            if self.cursor is not None or self._protocol.replays:
-                self._memory.remember(out, size)
-            if self._overlap:
-                self._overlap = max(0, self._overlap - len(out))
         self._lane = self._choose_lane()
+        if self._lane != CAREFUL:
+            self._memory.steady()
         return out
 
     def _choose_lane(self) -> int:
-        """Careful, unless nothing may repeat, the beginning is known, numbers are in their stride, and there is no log to keep."""
+        """Careful, unless nothing may repeat, the beginning is known, numbers are in their stride, and no log is kept."""
         protocol = self._protocol
         cursor, _, _, log, _ = self._tip
         unsettled = (
@@ -420,9 +458,8 @@ class Ledger:
     def _match_beginning(self, item: Any) -> bool | None:
         """Does the answer begin as the stream began? True: held back or dropped, False: stop, None: no."""
         assert self._start is not None and self._beginning is not None
-        fingerprint = self._fingerprint(item)
-        expected_again = self._prefix is not None and not self._held and self._prefix.expects(fingerprint)
-        if expected_again or self._beginning[self._start] != (item.own_id or None, fingerprint):
+        expected_again = self._prefix is not None and not self._held and self._prefix.expects(self._key(item))
+        if expected_again or self._beginning[self._start] != (item.own_id or None, self._fingerprint(item)):
             self._start = None
             return None
         self._held.append(item)
@@ -433,15 +470,14 @@ class Ledger:
         """Is it an event that was expected again? True: dropped, False: stop, None: no."""
         prefix = self._prefix
         assert prefix is not None
-        fingerprint = self._fingerprint(item)
-        match prefix.match(fingerprint):
+        match prefix.match(self._key(item)):
             case "same":
                 if prefix.done:
                     self._prefix = None
                 self._drop(item)
                 if self._moved_here and not self._protocol.replays:
                     # The cursor has moved ahead of an event that we hold: it must be expected again next time.
-                    self._extend(fingerprint)
+                    self._extend(self._fingerprint(item))
                 return True
             case "over":
                 self._prefix = None
@@ -451,8 +487,8 @@ class Ledger:
 
     def _diverged(self, item: Any) -> bool:
         self.problem = ReplayDiverged(
-            f"the server's replay differs from what it sent before: the event after offset {self.offset}, "
-            f"id {item.own_id!r}, has other content; the two halves do not belong together"
+            f"the server's replay differs from what it sent before: behind event {self.offset} came one with "
+            f"id {item.own_id or item.sequence!r} and other content; the two do not belong to one stream"
         )
         return False
 
@@ -480,7 +516,7 @@ class Ledger:
             if seen.offset != oldest - 1 or seen.offset < offset:
                 break
             oldest = seen.offset
-            log.items.append(self._memory.fingerprint(seen))
+            log.items.append(self._key(seen))
         log.items.reverse()
         prefix = Prefix(log, strict=offset == 0, unknown=oldest - offset)
         return None if prefix.done else prefix
@@ -551,17 +587,19 @@ class Ledger:
         last = self._number
         if last is not None and number <= last:
             known = self._memory.find(item.own_id or str(number))
-            if known is None or self._memory.fingerprint(known) == self._fingerprint(item):
-                self._drop(item)
-                return True
-            return self._diverged(item)
+            # One that the window has forgotten is believed in a replay; without one it cannot be a repeat.
+            same = bool(self._overlap) if known is None else self._memory.fingerprint(known) == self._fingerprint(item)
+            if not same:
+                return self._diverged(item)
+            self._drop(item)
+            return True
         expected = self._protocol.first_sequence if last is None else last + 1
         if self._contiguous and expected is not None and number > expected:
             return self.hole(Gap(expected=expected, received=number, after=self.cursor))
         return None
 
     def hole(self, gap: Gap) -> bool | None:
-        """Events are missing here: ask for them once, then do as the caller chose. None: go on, the next item carries the gap."""
+        """Events are missing here: ask once, then do as the caller chose. None: go on, the next item carries the gap."""
         key = (gap.expected, self.offset)
         if self.refetch and self._asked != key:
             self._asked = key
@@ -613,6 +651,10 @@ class Ledger:
         self._tip = (cursor, number, offset + 1, log, len(log) if log is not None else 0)
         if log is not None:
             item.since = (log, len(log))
+        if cursor is not None or self._protocol.replays:
+            self._memory.remember(item)
+        if self._overlap:
+            self._overlap -= 1
         out.append(item)
 
     def _log_of(self, item: Any, log: SinceLog | None) -> SinceLog | None:
@@ -656,6 +698,11 @@ class Ledger:
 
     def _fingerprint(self, item: Any) -> str:
         return self._protocol.fingerprint(item)
+
+    def _key(self, item: Any) -> str:
+        """What a repeat by order must share: the content, and the id where there is one."""
+        fingerprint = self._memory.fingerprint(item)
+        return f"{fingerprint} {item.own_id}" if item.own_id else fingerprint
 
 
 def _counter(text: str) -> int | None:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
-from .._checkpoint import Checkpoint, public_url
+from .._checkpoint import MAX_EXTRA, Checkpoint, public_url
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -46,6 +46,7 @@ from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState
 from .ledger import FIRST_KEY, HoleFound, Ledger, Place, StartedOver
+from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
 from .settings import Settings, Stats
@@ -115,6 +116,7 @@ class Machine:
         self._reading = False
         self._asking = False
         self._head_at = 0.0
+        self._certain = False
         self._redirects = 0
         self._sse_id: str | None = ""
         self._purpose: Purpose = "status"
@@ -127,6 +129,7 @@ class Machine:
         # Counting.
         self._events = 0
         self._bytes = 0
+        self._condense_at = KEPT_BYTES
         self._connections = 0
         self._offline_since: float | None = None
         self._offline = 0.0
@@ -140,8 +143,17 @@ class Machine:
         self._place = protocol.place if protocol.places else None
         # The SSE id is the cursor, also where no event carries it.
         self._by_id = protocol.framing == "sse" and own.position is base.position
+        if len(protocol.keeps) > MAX_EXTRA - 3:
+            raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA - 3} texts, got {len(protocol.keeps)}")
         self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
         self._alarm = protocol.alarm
+        self._names, self._heads = self._alarm or (frozenset(), frozenset())
+        self._hot = (
+            protocol.framing == "sse"
+            and (self._alarm is not None or not self._judges)
+            and not protocol.identifies_by_event
+            and not self._saving.keeps_events
+        )
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
         settings = self.settings
@@ -520,7 +532,9 @@ class Machine:
             self._offline += now - self._offline_since
             self._offline_since = None
         self._budget.server_retry_after(None)
-        self._clocks.begin_body(now)
+        self._certain = False
+        # A feed may be quiet for as long as it likes, if only it lives.
+        self._clocks.begin_body(now, endless=protocol.endless)
         self._set_clocks()
         self.notices.append(act.Connected(head.status, state.resuming, ledger.cursor if state.resuming else None))
 
@@ -529,7 +543,11 @@ class Machine:
         match protocol.framing:
             case "sse":
                 # As EventSource does: the last event id outlives the connection.
-                self._sse_id = last = (ledger.cursor or "") if self._by_id else ""
+                if self._by_id:
+                    last = ledger.cursor or ""
+                else:
+                    last = "" if protocol.replays or self._decoder is None else self._decoder.last_event_id
+                self._sse_id = last
                 return SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
             case "ndjson":
                 return NDJSONDecoder(line_bytes=limits.line_bytes)
@@ -566,16 +584,28 @@ class Machine:
         """
         decoder = self._decoder
         items: Sequence[Any] = decoder.feed(chunk)
-        size = len(chunk)
-        self._bytes += size
+        self._bytes = total = self._bytes + len(chunk)
+        if total > self._condense_at:
+            self._condense_at = total + KEPT_BYTES
+            if self._ledger is not None:
+                self._ledger.condense()
+        if self._hot and len(items) == 1 and self._clocks.steady and decoder.error is None:
+            # A live stream, one event a chunk: nothing but its order is to be looked at.
+            item = items[0]
+            if self._place is not None:
+                self._place(items)
+            if item.event not in self._names and item.data[:7] not in self._heads and decoder.last_event_id == item.id:
+                assert self._ledger is not None
+                if self._ledger.receive_one(item, items):
+                    return items
         if items:
             last = decoder.last_event_id if self._by_id else None
             # The id moved behind the last event, in a block without data.
-            items = self._enter(items, size, last if last is not None and last != items[-1].id else None)
+            items = self._enter(items, last if last is not None and last != items[-1].id else None)
             self._sse_id = last
         elif self._by_id and decoder.last_event_id != self._sse_id:
             self._sse_id = decoder.last_event_id
-            self._enter(items, size, self._sse_id)
+            self._enter(items, self._sse_id)
         if decoder.error is not None and self._then is None:
             self._then = self._on_framing_error
         if not items and (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
@@ -591,7 +621,7 @@ class Machine:
         """
         items: Sequence[Any] = self._decoder.eof()
         if items:
-            items = self._enter(items, 0, None)
+            items = self._enter(items, None)
         if self._then is None:
             self._then = self._on_clean_close
         return items
@@ -604,20 +634,24 @@ class Machine:
         """The time that `before_read()` gave has passed."""
         self._on_clock(self._clocks.ran_out(), error, now)
 
-    def _enter(self, items: Sequence[Any], size: int, trailing: str | None) -> Sequence[Any]:
+    def _enter(self, items: Sequence[Any], trailing: str | None) -> Sequence[Any]:
         """Judge a batch and enter it into the ledger."""
         ledger = self._ledger
         assert ledger is not None
+        settling = None
         if items:
             if self._place is not None:
                 self._place(items)
             if self._identifies:
                 self._identify(items)
             if self._judges and (notable := self._look(items)):
-                items = self._stop_at(items, notable)
-        items = ledger.receive(items, size, trailing if self._then is None else None)
+                items, settling = self._stop_at(items, notable, trailing)
+        items = ledger.receive(items, trailing if self._then is None else None)
         if ledger.problem is not None:
             self._then = self._on_problem
+        if settling is not None and any(item is settling[0] for item in items):
+            # Only an event that was delivered settles anything: not one beyond a hole, nor one that is held back.
+            self._settled = settling[1].outcome
         if items:
             if not self._clocks.steady:
                 self._on_progress(ledger)
@@ -639,57 +673,61 @@ class Machine:
         if self._alarm is None:
             return items
         names, heads = self._alarm
-        if len(items) == 1:
-            item = items[0]
-            return items if item.event in names or item.data[:7] in heads else ()
         return [item for item in items if item.event in names or item.data[:7] in heads]
 
-    def _stop_at(self, items: Sequence[Any], notable: Sequence[Any]) -> Sequence[Any]:
-        """Cut a batch where one of its events ends the stream, and remember what follows."""
+    def _stop_at(
+        self, items: Sequence[Any], notable: Sequence[Any], trailing: str | None
+    ) -> tuple[Sequence[Any], tuple[Any, Settled] | None]:
+        """Cut a batch where one of its events ends the stream, and plan what follows; and find the event that settles it."""
         protocol = self.protocol
         assert protocol is not None
+        settling: tuple[Any, Settled] | None = None
         for item in notable:
             if (error := protocol.error(item)) is not None:
                 self._then = partial(self._on_end, error)
-                return items[: _index(items, item)]
+                return items[: _index(items, item)], settling
             if (gap := protocol.gap(item)) is not None:
                 index = _index(items, item)
-                self._then = partial(self._on_announced, gap, items[index + 1 :])
-                return items[:index]
+                self._then = partial(self._on_announced, gap, items[index + 1 :], trailing)
+                return items[:index], settling
             end = protocol.end(item)
             if isinstance(end, Settled):
-                self._settled = end.outcome
+                settling = (item, end)
             elif end is not None:
                 self._then = partial(self._on_end, end)
-                return items[: _index(items, item) + 1]
-        return items
+                return items[: _index(items, item) + 1], settling
+        return items, settling
 
     def _on_progress(self, ledger: Ledger) -> None:
         """The first events of a connection, or the first after a silence."""
-        assert self.protocol is not None
+        protocol = self.protocol
+        assert protocol is not None
         self._budget.progress()
         self._refreshed = False
-        self._set_clocks()
-        # Until it can be resumed, a stream's first cursor may still change the clocks: it is an id, or a number that was placed.
-        certain = ledger.cursor is not None or ledger.plain or not self.protocol.promises.resumable
-        self._clocks.event(settled=certain)
+        if not self._certain:
+            # Whether it can be resumed shows with the first cursor; then the clocks will not change any more.
+            self._certain = ledger.cursor is not None or ledger.plain or not protocol.promises.resumable
+            self._set_clocks()
+        self._clocks.event(settled=self._certain)
 
     # --- what an event or a clock brings about, once the events before it were taken
 
-    def _on_announced(self, gap: Gap, rest: Sequence[Any], now: float) -> None:
+    def _on_announced(self, gap: Gap, rest: Sequence[Any], trailing: str | None, now: float) -> None:
         """The server says that history was lost: ask again once, then go on behind the hole or fail."""
         ledger = self._ledger
         assert ledger is not None
         if ledger.hole(gap) is False:
             self._on_problem(now)
-        elif rest and (items := self._enter(rest, 0, None)):
+        elif items := self._enter(rest, trailing):
             self._todo.append(act.Deliver(items))
 
     def _on_problem(self, now: float) -> None:
         assert self._ledger is not None
         match self._ledger.problem:
             case HoleFound():
-                self._cut(now, "gap", None)
+                # Also behind an event that settled the outcome: what is missing was promised.
+                self._todo.append(act.Disconnect())
+                self._go_on(now, "gap", None)
             case StartedOver():
                 self._on_end(Outcome.ENDED, now)
             case ResumableStreamError() as error:
@@ -730,6 +768,8 @@ class Machine:
             self._on_end(self._settled, now)
         elif self._decoder.partial:
             self._cut(now, "closed inside an event", None)
+        elif self._ledger is not None and self._ledger.behind:
+            self._cut(now, "closed inside the replay", None)
         else:
             self._todo.append(act.Disconnect())
             self._sync_state()
@@ -830,10 +870,10 @@ class Machine:
             self._connect, request, resuming=resuming, asking=asking or (self._asking and ledger.fresh == 0 and error is None)
         )
         if asking and not neutral:
-            self._wait(self._budget.at_once(), now)
+            self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
             connect()
         elif ledger.fresh or neutral:
-            self._wait(self._budget.prompt(), now)
+            self._wait(self._budget.prompt(free=ledger.fresh > 0), now)
             connect()
         else:
             self._try_again(now, reason, error, connect)
@@ -856,7 +896,7 @@ class Machine:
             text = f"gave up after {count} attempt{'s' * (count != 1)} without a new event; the last one: {seen}"
             self._fail(RetriesExhausted(text, attempts=count, last_error=error if error is not None else reason), error)
             return
-        self._wait(wait, now, attempt=max(self._budget.attempts, 1))
+        self._wait(wait, now, attempt=self._budget.next_attempt)
         again()
 
     def _wait(self, seconds: float, now: float, attempt: int = 0) -> None:
@@ -873,7 +913,7 @@ class Machine:
         """A cut on a stream that cannot be resumed."""
         events = self._ledger.offset if self._ledger is not None else 0
         seen = f"{reason}: {type(error).__name__}" if error is not None else reason
-        text = f"the stream was interrupted after {events} events ({seen}) and cannot be resumed"
+        text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
         self._replace(now, text, StreamInterrupted(text, reason=reason), error)
 
     def _lost(self, now: float, lost: verdict.Lost) -> None:
@@ -992,7 +1032,7 @@ class Machine:
             items: Sequence[Any] = snapshot.events
             if self._place is not None:
                 self._place(items)
-            items = ledger.receive(items, len(answer.body))
+            items = ledger.receive(items)
             self._saving.delivered(items)
             self._on_progress(ledger)
             self._todo.append(act.Deliver(items))

@@ -8,14 +8,14 @@ An id that the server used for two events identifies neither.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from .._checkpoint import MAX_RECENT_IDS
 
-__all__ = ["Memory", "Seen"]
+__all__ = ["KEPT_BYTES", "Memory", "Seen"]
 
-# Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB.
+# Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB. The machine calls `condense()` as often.
 KEPT_BYTES: Final = 4 * 1024 * 1024
 _AMBIGUOUS: Final = None
 
@@ -41,8 +41,7 @@ class Memory:
         self._window = window
         self._digest = fingerprint
         self._unique = unique
-        self._items: deque[Any] = deque(maxlen=window)
-        self._bytes = 0
+        self.items: deque[Any] = deque(maxlen=window)
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
         # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
@@ -52,17 +51,15 @@ class Memory:
         """What a checkpoint remembers."""
         self._restored = tuple(recent_ids)
 
-    def remember(self, items: Sequence[Any], size: int) -> None:
-        """Enter a batch that arrived in `size` bytes."""
-        if len(items) == 1:
-            self._items.append(items[0])
-        else:
-            self._items.extend(items)
-        self._bytes += size
-        if self._bytes > KEPT_BYTES:
-            self._condense()
+    def remember(self, item: Any) -> None:
+        """Enter an event where repeats are looked for: the next one of the same chunk may repeat it."""
+        self.items.append(item)
         if self._index is not None:
-            self._enter(self._index, items)
+            self._enter(self._index, item)
+
+    def steady(self) -> None:
+        """No repeat can come for now: events are appended to `items` directly, and the index is made anew when one can."""
+        self._index = None
 
     def remember_silent(self, own_id: str) -> None:
         """Enter the id of a block without data."""
@@ -79,7 +76,7 @@ class Memory:
         return item.fingerprint if isinstance(item, Seen) else self._digest(item)
 
     def newest_first(self) -> Iterator[Any]:
-        return reversed(self._items)
+        yield from reversed(self.items)
 
     def recent_ids(self, before: int) -> tuple[tuple[str, str], ...]:
         """`(id, fingerprint)` of the newest events with an offset below `before` that have an id, oldest first, at most 64."""
@@ -92,29 +89,29 @@ class Memory:
         found.reverse()
         return (self._restored + tuple(found))[-MAX_RECENT_IDS:]
 
-    def _condense(self) -> None:
-        """So many bytes came since the last look: where the window really holds them, keep digests in place of texts."""
-        items = self._items
-        self._bytes = sum(len(item.data) for item in items if not isinstance(item, Seen))
-        if self._bytes > KEPT_BYTES // 2:
-            digests = [
-                item if isinstance(item, Seen) else Seen(item.offset, item.own_id, self.fingerprint(item), item.sequence)
-                for item in items
-            ]
-            items.clear()
-            items.extend(digests)
-            self._bytes = 0
+    def condense(self) -> None:
+        """Called once per so many bytes: where the window really holds them, keep digests in place of texts."""
+        items = self.items
+        if sum(len(item.data) for item in items if not isinstance(item, Seen)) <= KEPT_BYTES // 2:
+            return
+        digests = [
+            item if isinstance(item, Seen) else Seen(item.offset, item.own_id, self.fingerprint(item), item.sequence)
+            for item in items
+        ]
+        items.clear()
+        items.extend(digests)
+        self._index = None
 
     def _known(self) -> dict[str, Any]:
         """Built when the first repeat may come, kept up to date while one may."""
         index = self._index
-        if index is None or len(index) > 2 * self._window:
+        if index is None or len(index) > 2 * self._window + len(self._restored):
             index = self._index = {own_id: Seen(-1, own_id, fingerprint, None) for own_id, fingerprint in self._restored}
-            self._enter(index, self._items)
+            for item in self.items:
+                self._enter(index, item)
         return index
 
-    def _enter(self, index: dict[str, Any], items: Iterable[Any]) -> None:
-        for item in items:
-            key = item.own_id or (str(item.sequence) if item.sequence is not None else None)
-            if key is not None:
-                index[key] = item if self._unique or key not in index else _AMBIGUOUS
+    def _enter(self, index: dict[str, Any], item: Any) -> None:
+        key = item.own_id or (str(item.sequence) if item.sequence is not None else None)
+        if key is not None:
+            index[key] = item if self._unique or key not in index else _AMBIGUOUS

@@ -18,7 +18,7 @@ class SinceLog:
     """
     Fingerprints of the events since the cursor moved, oldest first.
 
-    Bounded: the oldest half of what is over `window` folds into a count and a chained digest.
+    Bounded: beyond twice the window the oldest fold into a count and a chained digest.
     """
 
     __slots__ = ("base", "digest", "items", "window")
@@ -34,10 +34,14 @@ class SinceLog:
 
     def append(self, fingerprint: str) -> None:
         self.items.append(fingerprint)
+
+    def fold(self) -> None:
+        """Keep the bound. Called between batches, since any place within the latest may still be asked for."""
         if len(self.items) > 2 * self.window:
-            folded, self.items = self.items[: self.window], self.items[self.window :]
-            self.digest = chain(self.digest, folded)
-            self.base += len(folded)
+            cut = len(self.items) - self.window
+            self.digest = chain(self.digest, self.items[:cut])
+            self.base += cut
+            del self.items[:cut]
 
     def upto(self, count: int) -> tuple[str, ...]:
         """

@@ -41,10 +41,6 @@ _SAVE_SECONDS = 10.0
 _LEFTOVER_CHUNKS = 20_000
 
 
-class _TimedOut(TimeoutError):
-    """A read over a foreign transport took too long."""
-
-
 class _Body:
     """
     The raw chunks of one response, with a read timeout that can change.
@@ -83,7 +79,7 @@ class _Body:
             self._ended = True
             raise
         self._ended = True
-        raise _TimedOut
+        raise TimeoutError(f"no bytes within {timeout} seconds")
 
     async def close(self) -> None:
         if not self._ended and self._rearms:

@@ -93,7 +93,7 @@ def _natives(error: ResumableStreamError, library: ModuleType) -> tuple[type, ..
     for cls in type(last).__mro__:
         if cls.__module__.partition(".")[0] == library.__name__ and issubclass(cls, library.RequestError):
             return (cls,)
-    if isinstance(error, DeadlineExceeded) or reason in _CLOCKS:
+    if isinstance(error, DeadlineExceeded) or isinstance(last, TimeoutError) or reason in _CLOCKS:
         return (library.ReadTimeout,)
     if isinstance(last, BaseException) and not isinstance(last, ResumableStreamError):
         # A socket's or a TLS library's own: httpx says ReadError where it sees them.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from .._core.interfaces import Alarm, Settled
 from .._errors import UpstreamError
-from .._events import Outcome
+from .._events import Delta, Outcome
 
 __all__ = ["End", "EndRule", "upstream_error"]
 
@@ -53,6 +53,10 @@ class EndRule:
         if isinstance(found, Outcome | Settled):
             return found
         return Outcome.COMPLETED if found else None
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        """All of `data`, but for the marker: that is no text."""
+        return () if event.data == self._marker else (Delta("text", event.data),)
 
     def error(self, event: Any) -> UpstreamError | None:
         """An error frame: `event: error`, or an object that is led by a truthy `error`; not if `end=` knows the event."""

@@ -161,7 +161,7 @@ class CursorProtocol(ResumeProtocol):
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         if self._text is None:
-            return (Delta("text", event.data),)
+            return self._end.deltas(event)
         value = self._text(event)
         return (Delta("text", value),) if isinstance(value, str) and value else ()
 
@@ -174,7 +174,7 @@ class CursorProtocol(ResumeProtocol):
         elif target is None and callable(self._url):
             return None
         same = target is None
-        if same and self._method != state.method:
+        if same and (self._method != state.method or self.promises.tied):
             return None
         cursor = state.cursor
         if cursor is not None and self._inclusive and state.sequence is not None:

@@ -23,7 +23,7 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._errors import UpstreamError
-from .._events import Gap, Item, Outcome
+from .._events import Delta, Gap, Item, Outcome
 from ._ends import End, EndRule
 
 __all__ = ["LastEventID"]
@@ -116,6 +116,9 @@ class LastEventID(ResumeProtocol):
 
     def error(self, event: Any) -> UpstreamError | None:
         return self._end.error(event)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        return self._end.deltas(event)
 
     def gap(self, event: Any) -> Gap | None:
         return Gap(after=event.cursor) if event.event in self._gaps else None

@@ -8,11 +8,12 @@ Source: WIRE 12.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .._core.interfaces import Finished, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
-from .._events import Outcome
+from .._events import Delta, Outcome
 from ._ends import End, EndRule
 
 __all__ = ["NDJSON", "NDJSON_TYPES"]
@@ -61,6 +62,9 @@ class NDJSON(ResumeProtocol):
 
     def error(self, event: Any) -> UpstreamError | None:
         return self._end.error(event)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        return self._end.deltas(event)
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end") if self._end.has_end else Finished(Outcome.ENDED)

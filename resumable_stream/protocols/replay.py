@@ -8,13 +8,13 @@ Source: WIRE 15.1, kind 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urljoin
 
 from .._core.interfaces import Finished, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
-from .._events import Outcome
+from .._events import Delta, Outcome
 from ._ends import End, EndRule
 
 __all__ = ["ReplayFromZero"]
@@ -58,6 +58,9 @@ class ReplayFromZero(ResumeProtocol):
 
     def error(self, event: Any) -> UpstreamError | None:
         return self._end.error(event)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        return self._end.deltas(event)
 
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._resume(state) if callable(self._resume) else self._resume
