@@ -28,6 +28,8 @@ SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
 MAX_RECENT_IDS: Final = 64
 MAX_EXTRA: Final = 16
+CORE_EXTRA: Final = ("outcome", "location", "first")
+"""Names in `Checkpoint.extra` that are the core's own, beside those of the protocol."""
 
 
 def fingerprint(event: str, data: str) -> str:
@@ -64,7 +66,8 @@ def chain(previous: str, fingerprints: Iterable[str]) -> str:
 # A query value is kept only if neither its name nor its look suggests that it grants access.
 # Losing a harmless one costs the caller a `params=`; keeping a harmful one costs an account.
 _SECRET_NAME = re.compile(
-    r"key|token|secret|sig|passw|pwd|auth|cred|jwt|session|code|nonce|hmac|hash|cookie|ticket|assertion|bearer|x-amz|x-goog|^st$|^se$|^sv$|^sr$|^sp$",
+    r"key|token|secret|sig|pass|pwd|^pw$|^pin$|otp|auth|cred|jwt|sess|sid$|code|nonce|hmac|hash|cookie|ticket|assertion|bearer"
+    r"|x-amz|x-goog|^s[ekprtv]$",
     re.IGNORECASE,
 )
 _PLAIN_VALUE = re.compile(r"[A-Za-z]{0,24}|[0-9]{1,12}|[A-Za-z0-9][A-Za-z0-9._:,/-]{0,22}")
@@ -102,7 +105,8 @@ class Checkpoint:
         offset: Events taken so far, so 0 before any.
         since: Fingerprints of the events taken since the cursor moved, oldest first; or one item `"<count>*<chain>"`.
         recent_ids: `(id, fingerprint)` pairs, oldest first, at most 64.
-        extra: What the protocol needs besides (an ETag, a resume URL): text to text, at most 16 items.
+        extra: What the protocol needs besides (an ETag): text to text, at most 16 items; and the core's own
+            `outcome`, `location` (where to resume) and `first` (how the stream began).
         complete: The stream has ended; resuming it makes no request. How it ended is `extra["outcome"]`.
         schema: Version of this layout.
     """
@@ -154,7 +158,7 @@ class Checkpoint:
         """
         try:
             raw = json.loads(text)
-        except ValueError as exc:  # UnicodeDecodeError is one
+        except (ValueError, RecursionError) as exc:  # UnicodeDecodeError is a ValueError
             raise ValueError(f"expected the JSON of a checkpoint, got {_short(text)}") from exc
         if not isinstance(raw, dict):
             raise ValueError(f"expected a checkpoint object, got {type(raw).__name__}")
@@ -186,6 +190,14 @@ class Checkpoint:
             return cls.from_json(raw)
         except ValueError as exc:
             raise ValueError(f"checkpoint token of {len(token)} characters is damaged or cut short: {exc}") from exc
+
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+_FOLDED = re.compile(r"[0-9]{1,15}\*[0-9a-f]{16}")
+
+
+def _all_match(pattern: re.Pattern[str], items: list[Any]) -> bool:
+    return all(isinstance(item, str) and pattern.fullmatch(item) for item in items)
 
 
 def _encodable(text: str) -> bool:
@@ -224,9 +236,7 @@ def _validated(raw: dict[str, Any]) -> dict[str, Any]:
         ):
             raise fail(name, "a count")
     since = raw.get("since", [])
-    if not isinstance(since, list) or not all(
-        isinstance(item, str) and re.fullmatch(r"(\d+\*)?[0-9a-f]{16}", item) for item in since
-    ):
+    if not isinstance(since, list) or not (_all_match(_FINGERPRINT, since) or (len(since) == 1 and _all_match(_FOLDED, since))):
         raise fail("since", "a list of fingerprints")
     recent = raw.get("recent_ids", [])
     if (
@@ -236,7 +246,11 @@ def _validated(raw: dict[str, Any]) -> dict[str, Any]:
     ):
         raise fail("recent_ids", f"at most {MAX_RECENT_IDS} pairs of texts")
     extra = raw.get("extra", {})
-    if not isinstance(extra, dict) or len(extra) > MAX_EXTRA or not all(isinstance(value, str) for value in extra.values()):
+    if (
+        not isinstance(extra, dict)
+        or len(extra) > MAX_EXTRA + len(CORE_EXTRA)
+        or not all(isinstance(value, str) for value in extra.values())
+    ):
         raise fail("extra", f"an object of at most {MAX_EXTRA} texts")
     if not isinstance(raw.get("complete", False), bool):
         raise fail("complete", "true or false")

@@ -57,7 +57,7 @@ class TextReader:
                     offset=event.offset,
                 )
             self._pieces = [piece for piece in self._pieces if piece[0] < event.offset]
-            self._size = sum(len(text) for _, text in self._pieces)
+            self._size = sum(_bytes(text) for _, text in self._pieces)
             self._view = None
             out.append(TextReset(event.offset))
         protocol = self._protocol()
@@ -86,10 +86,15 @@ class TextReader:
         return (Delta("text", rest),) if self._mode == "deltas" else (rest,)
 
     def _remember(self, offset: int, text: str) -> None:
-        self._size += len(text)
+        self._size += _bytes(text)
         if self._size <= self._limit:
             self._pieces.append((offset, text))
         elif self._strict:
             raise EventTooLarge(
-                f"the text is over {self._limit} characters; iterate instead, or raise Limits.text_bytes", limit=self._limit
+                f"the text is over {self._limit} bytes; iterate instead, or raise Limits.text_bytes", limit=self._limit
             )
+
+
+def _bytes(text: str) -> int:
+    """Size as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -6,7 +6,6 @@ try:
     import click
     from rich.console import Console, Group, RenderableType
     from rich.live import Live
-    from rich.padding import Padding
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
@@ -14,4 +13,4 @@ except ImportError as error:
     missing = (error.name or "an extra").partition(".")[0]
     raise ImportError(f"the command line needs {missing}: pip install 'resumable-stream-sdk[cli]'", name=missing) from None
 
-__all__ = ["Console", "Group", "Live", "Padding", "Panel", "RenderableType", "Table", "Text", "click"]
+__all__ = ["Console", "Group", "Live", "Panel", "RenderableType", "Table", "Text", "click"]

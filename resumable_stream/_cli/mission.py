@@ -187,9 +187,9 @@ class Mission:
             case rs.Connected():
                 # Written down at the first new event: that is what "resumed" means.
                 self.state, self._offline_since = "resumed", None
-            case rs.Disconnected(error=error) if self.state != "offline":
+            case rs.Disconnected(reason=reason, error=error) if self.state != "offline":
                 self.state, self.lost_at, self._offline_since = "offline", self.last, time.monotonic()
-                self._enter("lost", f"lost at {self.last:,}: {error}")
+                self._enter("lost", f"lost at {self.last:,}: {error or reason}")
             case rs.Disconnected(reason=reason, error=error):
                 self._refused = f"{error or reason}, "
             case rs.Retrying(wait=wait):

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from .._checkpoint import Checkpoint
+from .._checkpoint import CORE_EXTRA, Checkpoint
 from .._errors import GapError, ReplayDiverged, ResumableStreamError
 from .._events import Gap
 from .actions import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped
@@ -32,13 +32,12 @@ from .interfaces import ResumeProtocol
 from .memory import Memory
 from .overlap import Prefix, SinceLog
 
-__all__ = ["HoleFound", "Ledger", "Place", "StartedOver"]
+__all__ = ["NOWHERE", "HoleFound", "Ledger", "Place", "StartedOver"]
 
 # 8: three in a row happen by chance with random ids, eight do not. DESIGN rule 6.
 WATCH_AFTER: Final = 8
 # The beginning is known by its leading events up to the first that has an id, but no more than 16: so many may be held back.
 BEGINNING: Final = 16
-FIRST_KEY: Final = "first"
 
 
 class Place(NamedTuple):
@@ -190,7 +189,7 @@ class Ledger:
         sequence = item.sequence
         if sequence is None and self.sequence is not None:
             sequence = self._sequence_before(item)
-        elif not (self._promised or self._raw or self._run >= WATCH_AFTER):
+        elif not (self._placed or self._raw or self._run >= WATCH_AFTER):
             sequence = None
         return Place(item.cursor, sequence, item.offset + 1, log, logged)
 
@@ -248,7 +247,7 @@ class Ledger:
             self._run = WATCH_AFTER
         self._memory.restore(checkpoint.recent_ids)
         self._beginning_open = checkpoint.offset == 0 and not self._raw
-        if first := checkpoint.extra.get(FIRST_KEY):
+        if first := checkpoint.extra.get(CORE_EXTRA[2]):
             fingerprint, _, own_id = first.partition(" ")
             self._beginning = [(own_id, fingerprint)]
 
@@ -266,7 +265,7 @@ class Ledger:
         self._moved_here = False
         if self._raw or not resuming or self.offset == 0:
             return
-        self._lane = CAREFUL
+        self._look_closely()
         self._overlap = self._window
         _, _, _, log, logged = self._tip
         if self._protocol.replays:
@@ -362,12 +361,13 @@ class Ledger:
         if lane == RAW:
             for item, item.offset in zip(items, offsets):  # type: ignore[has-type]  # noqa: B007, B905
                 pass
+            if self._reset_next is not None:
+                items[0].reset, self._reset_next = True, None
             self._tip = (last.cursor, last.sequence + len(last.data), offset + count, None, 0)
             return items
         cursor: str | None = last.id
-        ids = [item.own_id for item in items]
         if lane == PLAIN:
-            if cursor or ids != [None] * count:
+            if cursor or [item.own_id for item in items] != [None] * count:
                 return None
             for item, item.offset in zip(items, offsets):  # noqa: B007, B905
                 pass
@@ -376,12 +376,13 @@ class Ledger:
         if lane == COUNTING:
             assert number is not None
             numbers = range(number + 1, number + 1 + count)
-            if ids != list(map(str, numbers)):
+            if [item.own_id for item in items] != list(map(str, numbers)):
                 return None
             for item, item.sequence in zip(items, numbers):  # noqa: B007, B905
                 pass
             number += count
         elif lane == OPAQUE:
+            ids = [item.own_id for item in items]
             if None in ids or "" in ids:
                 return None
         else:
@@ -398,9 +399,7 @@ class Ledger:
         return items
 
     def _receive_carefully(self, items: Sequence[Any]) -> Sequence[Any]:
-        if self._lane != CAREFUL:
-            self._number = self.sequence
-            self._lane = CAREFUL
+        self._look_closely()
         if (log := self._tip[3]) is not None:
             log.fold()
         out: list[Any] = []
@@ -411,6 +410,13 @@ class Ledger:
         if self._lane != CAREFUL:
             self._memory.steady()
         return out
+
+    def _look_closely(self) -> None:
+        """Leave the steady state, which keeps its count in the position alone."""
+        if self._lane in (COUNTING, NUMBERED):
+            self._number = self.sequence
+        if self._lane != RAW:
+            self._lane = CAREFUL
 
     def _choose_lane(self) -> int:
         """Careful, unless nothing may repeat, the beginning is known, numbers are in their stride, and no log is kept."""
@@ -448,12 +454,20 @@ class Ledger:
             queue = [*self._held, item]
             self._held = []
         for each in queue:
-            verdict = self._match_prefix(each) if self._prefix is not None else None
+            prefix, delivered = self._prefix, len(out)
+            # What has an identity is known by it; order is for the rest, unless all of the stream is expected again.
+            by_order = prefix is not None and (prefix.whole or not self._identifiable(each))
+            verdict = self._match_prefix(each) if by_order else None
             if verdict is None:
                 verdict = self._enter(each, out)
+                if prefix is not None and len(out) > delivered:
+                    self._prefix = None
             if not verdict:
                 return False
         return True
+
+    def _identifiable(self, item: Any) -> bool:
+        return bool(item.own_id) or (self._promised and item.sequence is not None)
 
     def _match_beginning(self, item: Any) -> bool | None:
         """Does the answer begin as the stream began? True: held back or dropped, False: stop, None: no."""
@@ -543,10 +557,13 @@ class Ledger:
         if known is None or self._memory.fingerprint(known) != self._fingerprint(item):
             return False
         self._drop(item)
-        if self._prefix is None and known.offset >= 0:
-            # The server replays from there: events without an id behind it are known by their order.
-            self._prefix = self._history(known.offset + 1)
+        self._replayed_from(known)
         return True
+
+    def _replayed_from(self, known: Any) -> None:
+        """The server replays from there: events without an identity behind it are known by their order."""
+        if known is not None and known.offset >= 0 and (self._prefix is None or not self._prefix.whole):
+            self._prefix = self._history(known.offset + 1)
 
     def _enter_watched(self, item: Any) -> bool:
         """`sequence="auto"`: learn whether the ids count, and mark a jump. False: dropped as a repeat."""
@@ -592,6 +609,7 @@ class Ledger:
             if not same:
                 return self._diverged(item)
             self._drop(item)
+            self._replayed_from(known)
             return True
         expected = self._protocol.first_sequence if last is None else last + 1
         if self._contiguous and expected is not None and number > expected:
@@ -635,7 +653,11 @@ class Ledger:
             moves = item.own_id is not None or (cursor != before and not self._is_old(cursor))
         if item.sequence is not None and self._promised:
             self._number = item.sequence
-        number = self._number if self._promised or self._run >= WATCH_AFTER else None
+        if self._promised or self._run >= WATCH_AFTER:
+            number = self._number
+        else:
+            # Not promised to count, but a number all the same: the protocol may send it back as one.
+            number = item.sequence if self._placed else None
         if self._beginning_open:
             self._note_beginning(item)
         if moves:
@@ -684,7 +706,7 @@ class Ledger:
         self._moved_here = True
         if cursor:
             self._memory.remember_silent(cursor)
-        self._lane = CAREFUL
+        self._look_closely()
 
     def _note_beginning(self, item: Any) -> None:
         assert self._beginning is not None

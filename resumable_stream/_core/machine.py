@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
-from .._checkpoint import MAX_EXTRA, Checkpoint, public_url
+from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, public_url
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -45,7 +45,7 @@ from . import interfaces as verdict
 from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState
-from .ledger import FIRST_KEY, HoleFound, Ledger, Place, StartedOver
+from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
@@ -63,9 +63,7 @@ ERROR_BODY: Final = 64 * 1024
 NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
 # A stream comes with 200; 201 and 202 are what some answer to the POST that starts one, 206 is a range.
 STREAMS: Final = frozenset({200, 201, 202, 206})
-# Names in `Checkpoint.extra` that are the core's.
-OUTCOME_KEY: Final = "outcome"
-LOCATION_KEY: Final = "location"
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY = CORE_EXTRA
 # Headers of a response that grant access: they stay out of errors.
 _PRIVATE_HEADERS: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info")
 
@@ -143,8 +141,8 @@ class Machine:
         self._place = protocol.place if protocol.places else None
         # The SSE id is the cursor, also where no event carries it.
         self._by_id = protocol.framing == "sse" and own.position is base.position
-        if len(protocol.keeps) > MAX_EXTRA - 3:
-            raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA - 3} texts, got {len(protocol.keeps)}")
+        if len(protocol.keeps) > MAX_EXTRA:
+            raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA} texts, got {len(protocol.keeps)}")
         self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
@@ -524,8 +522,7 @@ class Machine:
             self._fail(error)
             return
         self._decoder = self._new_decoder(protocol, ledger, found.skip)
-        self._events += ledger.fresh
-        ledger.open_connection(resuming=state.resuming, asking=self._asking)
+        self._open(ledger, resuming=state.resuming, asking=self._asking)
         self._reading = True
         self._connections += 1
         if self._offline_since is not None:
@@ -942,7 +939,6 @@ class Machine:
             self._fail(RetriesExhausted(text, attempts=budget.restarts, last_error=error or text), error)
             return
         if self._ledger is not None:
-            self._events += self._ledger.fresh
             self._start_over(self._ledger)
         state.stream_id = state.location = None
         self._settled = None
@@ -955,12 +951,22 @@ class Machine:
     def _start_over(self, ledger: Ledger) -> None:
         self._identifies = self._learns
         self.state.extra.clear()
+        self._events += ledger.fresh
         self.notices.append(act.Restarted(0))
         ledger.restart(offset=0)
+
+    def _open(self, ledger: Ledger, *, resuming: bool, asking: bool) -> None:
+        self._events += ledger.fresh
+        ledger.open_connection(resuming=resuming, asking=asking)
 
     # --- side requests
 
     def _fetch(self, purpose: Purpose, request: Request, now: float) -> None:
+        try:
+            same_origin(request.url, base=self.state.url, origin=self._origin)
+        except OriginMismatch as error:
+            self._fail(error)
+            return
         self._purpose = purpose
         limit = self.settings.limits.event_bytes if purpose == "snapshot" else ERROR_BODY * 16
         self._todo.append(act.Fetch(request, self._clocks.side(now), limit))
@@ -1024,20 +1030,23 @@ class Machine:
         if snapshot is None:
             self._fail(CursorExpired(f"the stored result cannot be had either: the server answered {answer.status}"))
             return
-        self._events += ledger.fresh
         if snapshot.reset:
             self._start_over(ledger)
-        ledger.open_connection(resuming=False, asking=False)
+        self._open(ledger, resuming=False, asking=False)
+        # There is nobody to ask again.
+        ledger.refetch = False
         if snapshot.events:
             items: Sequence[Any] = snapshot.events
             if self._place is not None:
                 self._place(items)
-            items = ledger.receive(items)
-            self._saving.delivered(items)
-            self._on_progress(ledger)
-            self._todo.append(act.Deliver(items))
+            if items := ledger.receive(items):
+                self._saving.delivered(items)
+                self._on_progress(ledger)
+                self._todo.append(act.Deliver(items))
         outcome = snapshot.outcome
-        if outcome is not None:
+        if ledger.problem is not None:
+            self._todo.append(self._on_problem)
+        elif outcome is not None:
             self._todo.append(lambda now: self._finish(outcome))
         else:
             self._todo.append(lambda now: self._go_on(now, "snapshot", None, neutral=True))

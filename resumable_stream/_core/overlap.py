@@ -71,15 +71,17 @@ class Prefix:
 
     Args:
         log: What they are. A folded part is compared as one, when it is through.
-        strict: A difference is a divergence; otherwise it merely ends the prefix.
+        strict: It is the whole stream from its beginning (`whole`), so a difference is a divergence;
+            otherwise it merely ends the prefix.
         unknown: So many events before the log are expected too, but nothing is known of them.
     """
 
-    __slots__ = ("_digest", "_items", "_log", "_seen", "_strict", "_unknown")
+    __slots__ = ("_base", "_digest", "_items", "_seen", "_strict", "_unknown", "_wanted", "whole")
 
     def __init__(self, log: SinceLog, *, strict: bool, unknown: int = 0) -> None:
-        self._log = log
-        self._items = tuple(log.items)
+        # As the log is now: it may fold while the replay comes.
+        self._base, self._wanted, self._items = log.base, log.digest, tuple(log.items)
+        self.whole = strict
         self._strict = strict or log.base > 0
         self._unknown = unknown
         self._seen = 0
@@ -87,11 +89,11 @@ class Prefix:
 
     @property
     def done(self) -> bool:
-        return self._seen >= self._unknown + self._log.base + len(self._items)
+        return self._seen >= self._unknown + self._base + len(self._items)
 
     def expects(self, fingerprint: str) -> bool:
         """Is exactly this event next? False where that cannot be told."""
-        index = self._seen - self._unknown - self._log.base
+        index = self._seen - self._unknown - self._base
         return 0 <= index < len(self._items) and self._items[index] == fingerprint
 
     def match(self, fingerprint: str) -> Literal["same", "over", "diverged"]:
@@ -99,11 +101,11 @@ class Prefix:
         self._seen += 1
         if index < 0:
             return "same"
-        if index < self._log.base:
+        if index < self._base:
             self._digest = chain(self._digest, (fingerprint,))
-            if index == self._log.base - 1 and self._digest != self._log.digest:
+            if index == self._base - 1 and self._digest != self._wanted:
                 return "diverged"
             return "same"
-        if self._items[index - self._log.base] == fingerprint:
+        if self._items[index - self._base] == fingerprint:
             return "same"
         return "diverged" if self._strict else "over"

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from .._events import Item
-from .ledger import Place
+from .ledger import NOWHERE, Place
 from .settings import Settings
 
 __all__ = ["Saving"]
@@ -25,7 +25,7 @@ class Saving:
         self._most = settings.limits.window
         self.keeps_events = settings.saving and settings.keep_events
         self._events: deque[Item] = deque()
-        self._place: Place | None = None
+        self._place = Place._make(NOWHERE)
         self._at = 0.0
         self._writing: tuple[Place, int] | None = None
 

@@ -74,9 +74,9 @@ class EndRule:
         detail = body.get("error") if isinstance(body, dict) else None
         if not by_name and not detail:
             return None
-        return upstream_error(
-            detail if isinstance(detail, dict) else body if isinstance(body, dict) else {"message": detail or body}, body
-        )
+        if not isinstance(detail, dict):
+            detail = {"message": detail} if detail else body if isinstance(body, dict) else {"message": body}
+        return upstream_error(detail, body)
 
     def alarm(self, names: Iterable[str] = ()) -> Alarm | None:
         """

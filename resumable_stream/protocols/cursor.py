@@ -82,7 +82,8 @@ class CursorProtocol(ResumeProtocol):
             raise ValueError(f"framing must be 'sse' or 'ndjson', got {framing!r}")
         if sequence not in ("contiguous", "increasing", None):
             raise ValueError(f"sequence must be 'contiguous', 'increasing' or None, got {sequence!r}")
-        self._read = read if callable(read) else _own_id if read == "id" else JSONPath(read)
+        self._path = None if callable(read) or read == "id" else JSONPath(read)
+        self._read: Callable[[Any], Any] = read if callable(read) else self._path or _own_id
         self._place, self._key = place, key
         self._inclusive = inclusive
         self._end = EndRule(end)
@@ -132,9 +133,8 @@ class CursorProtocol(ResumeProtocol):
 
     def place(self, events: Sequence[Any]) -> None:
         # As `position()`, with as few stores as can be: the text of a number is made when somebody asks for it.
-        read = self._read
-        for event in events:
-            value = read(event)
+        pairs = self._path.numbers(events) if self._path is not None else zip(events, map(self._read, events), strict=True)
+        for event, value in pairs:
             if type(value) is int:
                 event.sequence = value
                 event.own_id = None
