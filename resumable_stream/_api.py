@@ -230,7 +230,7 @@ class _Options:
         self.key = key
         self.observer = observer
 
-    def settings(self, *, idempotent: bool, refreshable: bool) -> Settings:
+    def settings(self, *, idempotent: bool, refreshable: bool, single_use: bool) -> Settings:
         policy, store = self.retry, self.store
         return Settings(
             timeouts=self.timeouts,
@@ -244,6 +244,7 @@ class _Options:
             manual=self.commit == "manual",
             idempotent=idempotent,
             refreshable=refreshable,
+            single_use=single_use,
             saving=store is not None,
             keep_events=store is not None and bool(store.keep_events),
             save_interval=store.save_interval if store is not None else 1.0,
@@ -281,6 +282,7 @@ def _plan(
     settings = options.settings(
         idempotent="idempotency-key" in given or (client is not None and "idempotency-key" in client.headers),
         refreshable=callable(headers),
+        single_use=call.single_use,
     )
 
     def machine(start: Checkpoint | None) -> Machine:

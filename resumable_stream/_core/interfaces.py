@@ -104,7 +104,7 @@ class StreamState:
         method, url: Of the first request.
         json: Its JSON body, when it was given as one; otherwise `None`.
         stream_id: The provider's id of the stream.
-        location: Absolute URL from which the stream can be resumed, when the server named one.
+        location: URL from which the stream can be resumed, when the server named one; the core makes it absolute.
         cursor, sequence: Of the last event delivered.
         offset: Events delivered so far.
         extra: Text that the protocol wants in the checkpoint; only names in `ResumeProtocol.keeps` are saved.

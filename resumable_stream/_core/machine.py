@@ -31,7 +31,6 @@ from .._errors import (
     CursorExpired,
     DeadlineExceeded,
     NotResumable,
-    OriginMismatch,
     ResponseRejected,
     ResumableStreamError,
     RetriesExhausted,
@@ -110,6 +109,8 @@ class Machine:
         self._begun = False
         # This connection.
         self._request: Request | None = None
+        self._body_sent = False
+        self._last_error: BaseException | None = None
         self._decoder: Any = None
         self._reading = False
         self._asking = False
@@ -315,7 +316,7 @@ class Machine:
             return
         try:
             planned = self._next_request()
-        except OriginMismatch as error:
+        except ResumableStreamError as error:
             self._fail(error)
             return
         if planned is None:
@@ -356,7 +357,7 @@ class Machine:
     def _resumable(self) -> bool:
         try:
             return self._rest_request() is not None
-        except OriginMismatch:
+        except ResumableStreamError:
             return False
 
     def _sync_state(self) -> None:
@@ -385,6 +386,10 @@ class Machine:
         if self._clocks.expired(now):
             self._fail(self._deadline_error())
             return
+        if self._body_sent and request.repeat is not None:
+            text = "the request would have to be sent again, but its body can be sent only once: pass it as bytes"
+            self._fail(NotResumable(text), self._last_error)
+            return
         self._request = request
         self._todo.append(act.Connect(request, self._clocks.send(now, again=self._known, resumable=self._resumable())))
 
@@ -402,6 +407,7 @@ class Machine:
         else:
             reason = "connection lost" if sent else "cannot connect"
         self._lose_connection(now, reason, error)
+        self._body_sent = self._body_sent or (sent and self.settings.single_use)
         if self._clocks.expired(now):
             self._fail(self._deadline_error(), error)
         elif sent and not (self.settings.idempotent or self.state.safe or self.state.resuming):
@@ -418,6 +424,7 @@ class Machine:
         """
         self.state.head = head
         self._head_at = now
+        self._body_sent = self._body_sent or self.settings.single_use
         self._budget.server_retry_after(retry_after(head.headers, now=wall, ceiling=self.settings.max_server_wait))
         if head.status in REDIRECTS and "location" in head.headers:
             self._todo.append(act.Disconnect())
@@ -436,7 +443,7 @@ class Machine:
             return
         try:
             follow = redirected(self._request, head)
-        except OriginMismatch as error:
+        except ResumableStreamError as error:
             self._fail(error)
             return
         self._send(follow, now)
@@ -517,7 +524,7 @@ class Machine:
             protocol.identify(state, head)
             if state.location is not None:
                 state.location = same_origin(state.location, base=head.url, origin=self._origin)
-        except OriginMismatch as error:
+        except ResumableStreamError as error:
             self._todo.append(act.Disconnect())
             self._fail(error)
             return
@@ -856,7 +863,7 @@ class Machine:
             return
         try:
             planned = self._next_request()
-        except OriginMismatch as mismatch:
+        except ResumableStreamError as mismatch:
             self._fail(mismatch, error)
             return
         if planned is None:
@@ -882,6 +889,7 @@ class Machine:
         retry = getattr(self._decoder, "retry", None)
         if retry is not None:
             self._budget.server_retry(retry)
+        self._last_error = error
         self.notices.append(act.Disconnected(reason, type(error).__name__ if error is not None else None))
 
     def _try_again(self, now: float, reason: str, error: BaseException | None, again: Callable[[], None]) -> None:
@@ -964,7 +972,7 @@ class Machine:
     def _fetch(self, purpose: Purpose, request: Request, now: float) -> None:
         try:
             same_origin(request.url, base=self.state.url, origin=self._origin)
-        except OriginMismatch as error:
+        except ResumableStreamError as error:
             self._fail(error)
             return
         self._purpose = purpose

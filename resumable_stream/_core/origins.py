@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urljoin, urlsplit
 
-from .._errors import OriginMismatch
+from .._errors import OriginMismatch, ProtocolViolation
 from .interfaces import Head, Request
 
 __all__ = ["REDIRECTS", "origin_of", "redirected", "same_origin"]
@@ -36,13 +36,23 @@ def same_origin(url: str, *, base: str, origin: str) -> str:
 
     Raises:
         OriginMismatch: It is elsewhere.
+        ProtocolViolation: It is no URL.
     """
-    absolute = urljoin(base, url)
-    if (seen := origin_of(absolute)) != origin:
+    absolute, seen = _resolved(base, url)
+    if seen != origin:
         raise OriginMismatch(
             f"the resume URL is on {seen}, but the stream and its credentials belong to {origin}", expected=origin, received=seen
         )
     return absolute
+
+
+def _resolved(base: str, url: str) -> tuple[str, str]:
+    """An absolute URL and its origin."""
+    try:
+        absolute = urljoin(base, url)
+        return absolute, origin_of(absolute)
+    except ValueError as exc:
+        raise ProtocolViolation(f"the server names a URL that is none: {url[:200]!r} ({exc})") from exc
 
 
 def redirected(request: Request, head: Head) -> Request:
@@ -54,12 +64,13 @@ def redirected(request: Request, head: Head) -> Request:
 
     Raises:
         OriginMismatch: A body or credentials would leave their origin, or TLS would be given up.
+        ProtocolViolation: The target is no URL.
     """
-    target = urljoin(head.url, head.headers["location"])
+    target, there = _resolved(head.url, head.headers["location"])
     method = request.method
     if head.status == 303 or (head.status in (301, 302) and method == "POST"):
         method = "GET"
-    here, there = origin_of(head.url), origin_of(target)
+    here = origin_of(head.url)
     if there == here:
         keeps_body = method == request.method and request.repeat is not None
         return Request(

@@ -39,6 +39,7 @@ class Settings:
         max_server_wait: Longest wait in seconds that a server may ask for.
         manual: Only `commit()` moves the place.
         idempotent: The first request carries an `Idempotency-Key`.
+        single_use: The first request's body can be sent only once.
         refreshable: Asking again may bring other credentials.
         saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
     """
@@ -53,6 +54,7 @@ class Settings:
     on_lost: Literal["raise", "restart", "snapshot"] = "raise"
     manual: bool = False
     idempotent: bool = False
+    single_use: bool = False
     refreshable: bool = False
     saving: bool = False
     keep_events: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import length_hint
@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import anyio
-import anyio.to_thread
 
 from .._core.actions import Action, Connect, Deliver, Disconnect, Fetch, Finish, Read, Save, Sleep
 from .._core.interfaces import Answer
@@ -20,10 +19,10 @@ from .._errors import ResumableStreamError, StoreError, StreamClosed
 from .._events import Delta, TextReset
 from .._text import TextReader
 from .base import NOTHING, Plan, StreamBase
+from .coding import decoding_of
 from .http import (
     RearmedTimeout,
     classify,
-    is_coded,
     network_errors,
     over_httpcore,
     own_client,
@@ -31,6 +30,7 @@ from .http import (
     status_errors,
     will_block,
 )
+from .worker import in_thread
 
 __all__ = ["AsyncResumableStream"]
 
@@ -43,29 +43,33 @@ _LEFTOVER_CHUNKS = 20_000
 
 class _Body:
     """
-    The raw chunks of one response, with a read timeout that can change.
+    The chunks of one response, decoded, with a read timeout that can change.
 
     Over httpcore the timeout is a `RearmedTimeout` in the request; elsewhere a cancel scope around each read.
     """
 
-    def __init__(self, family: Any, response: Any, rearm: RearmedTimeout) -> None:
+    def __init__(self, response: Any, rearm: RearmedTimeout) -> None:
         self._response = response
+        self._decoding = decoding_of(response.headers.get("content-encoding", ""))
+        self._pieces: Iterator[bytes] = NOTHING
         self._raw = aiter(response.stream)
         self._rearm = rearm
         self._rearms = over_httpcore(response)
-        self._timeout: float | None = None
         self._ended = False
-        self._chunks: AsyncIterator[bytes] | None = None
-        if is_coded(response):
-            self._chunks = aiter(family.decoded(response, _pull(family, self)).aiter_bytes())
 
     async def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
-        self._timeout = timeout
-        return await anext(self._chunks, None) if self._chunks is not None else await self.read_raw()
+        for piece in self._pieces:
+            return piece
+        while (chunk := await self._read_raw(timeout)) is not None:
+            if self._decoding is None:
+                return chunk
+            self._pieces = self._decoding.decode(chunk)
+            for piece in self._pieces:
+                return piece
+        return None
 
-    async def read_raw(self) -> bytes | None:
-        timeout = self._timeout
+    async def _read_raw(self, timeout: float | None) -> bytes | None:
         try:
             if self._rearms:
                 self._rearm.arm(timeout)
@@ -85,7 +89,7 @@ class _Body:
         if not self._ended and self._rearms:
             await self._unwind()
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            for iterator in (self._chunks, self._raw, self._response):
+            for iterator in (self._raw, self._response):
                 if (aclose := getattr(iterator, "aclose", None)) is not None:
                     with suppress(RuntimeError):  # an iterator that is still running cannot be closed; the response can
                         await aclose()
@@ -95,24 +99,14 @@ class _Body:
         Let the transport's nested generators end by themselves.
 
         Closing a response in mid-stream leaves them to the garbage collector, which trio reports. A read under a scope
-        that is cancelled already makes the innermost one raise, and so all around it.
+        that is cancelled already makes the innermost one raise, and so all around it. What is there already is read
+        without waiting, so that after an honest end the connection can be used again.
         """
         with anyio.CancelScope(shield=True) as scope:
             scope.cancel()
             with suppress(StopAsyncIteration, *network_errors()):
                 for _ in range(_LEFTOVER_CHUNKS):
                     await anext(self._raw)
-
-
-def _pull(family: Any, body: _Body) -> Any:
-    """The body's raw chunks as the byte stream that the library's decoders take."""
-
-    class Pull(family.module.AsyncByteStream):  # type: ignore[misc]  # the base is chosen at run time
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            while (chunk := await body.read_raw()) is not None:
-                yield chunk
-
-    return Pull()
 
 
 class AsyncResumableStream(StreamBase):
@@ -129,6 +123,7 @@ class AsyncResumableStream(StreamBase):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._closing: anyio.Event | None = None
+        self._waiting: anyio.CancelScope | None = None
 
     # --- opening and leaving
 
@@ -181,6 +176,8 @@ class AsyncResumableStream(StreamBase):
             self._closing.set()
         if not self._busy:
             await self._leave("closed")
+        elif self._waiting is not None:
+            self._waiting.cancel()
         elif (response := self._response) is not None:
             shut_down(response)
 
@@ -304,7 +301,7 @@ class AsyncResumableStream(StreamBase):
         if self._client is None:
             raise StreamClosed("the stream is closed")
         rearm = RearmedTimeout(self._timeouts.connect)
-        body = _Body(self._family, response := await self._send(request, rearm), rearm)
+        body = _Body(response := await self._send(request, rearm), rearm)
         try:
             answer = await self._read_whole(response, 65536, body, self._timeouts.connect)
             self._check_cancel(answer, self._family.head(response))
@@ -434,14 +431,22 @@ class AsyncResumableStream(StreamBase):
     async def _send(self, request: Any, rearm: RearmedTimeout) -> Any:
         if self._client is None:
             self._client = own_client("AsyncClient")
-        call = self._plan.call
-        built = self._family.build(
+        call, family = self._plan.call, self._family
+        built = family.build(
             self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=rearm.seconds, rearm=rearm
         )
-        try:
-            return await self._client.send(built, **self._family.send_arguments(request, call))
-        except status_errors() as error:
-            return error.response  # type: ignore[attr-defined]
+        response = None
+        # So that aclose() can end the wait for the head.
+        with anyio.CancelScope() as self._waiting:
+            try:
+                response = await self._client.send(built, **family.send_arguments(request, call))
+            except status_errors() as error:
+                response = error.response  # type: ignore[attr-defined]
+            finally:
+                self._waiting = None
+        if response is None:
+            self._check_closing()
+        return response
 
     async def _connect(self, action: Connect) -> None:
         machine, rearm = self._machine, RearmedTimeout(action.timeout)
@@ -455,8 +460,8 @@ class AsyncResumableStream(StreamBase):
             machine.connect_failed(error, monotonic(), sent=True)
             raise
         self._response = response
-        self._body = _Body(self._family, response, rearm)
         self._head = self._family.head(response)
+        self._body = _Body(response, rearm)
         machine.receive_head(self._head, monotonic(), wall=time.time())
 
     async def _fetch(self, action: Fetch) -> None:
@@ -465,7 +470,7 @@ class AsyncResumableStream(StreamBase):
             if action.request is None:
                 answer = await self._read_whole(self._response, action.limit_bytes, self._body, action.timeout)
             else:
-                body = _Body(self._family, response := await self._send(action.request, rearm), rearm)
+                body = _Body(response := await self._send(action.request, rearm), rearm)
                 try:
                     answer = await self._read_whole(response, action.limit_bytes, body, action.timeout)
                 finally:
@@ -498,17 +503,17 @@ class AsyncResumableStream(StreamBase):
     async def _load(self) -> None:
         if self._store is None:
             return
-        checkpoint, self._fence = await _in_thread(self._store.open, self._plan.key)
+        checkpoint, self._fence = await in_thread(partial(self._store.open, self._plan.key))
         if checkpoint is None:
             return
         self._plan.check(checkpoint)
         self._machine = self._plan.machine(checkpoint)
         if self._store.keep_events:
-            self._replay = iter(await _in_thread(self._store.replay, self._plan.key))
+            self._replay = iter(await in_thread(partial(self._store.replay, self._plan.key)))
 
     async def _next_replayed(self) -> bool:
         assert self._replay is not None
-        event = await _in_thread(next, self._replay, None)
+        event = await in_thread(partial(next, self._replay, None))
         if event is None:
             self._replay = None
             return False
@@ -530,12 +535,21 @@ class AsyncResumableStream(StreamBase):
             await self._write(save)
 
     async def _write(self, save: Save) -> None:
-        await _in_thread(partial(self._store.save, self._plan.key, save.checkpoint, save.events, fence=self._fence))
-        self._machine.saved(monotonic())
+        written = False
 
+        def write() -> None:
+            nonlocal written
+            self._store.save(self._plan.key, save.checkpoint, save.events, fence=self._fence)
+            written = True
 
-async def _in_thread(call: Callable[..., Any], *args: Any) -> Any:
-    return await anyio.to_thread.run_sync(call, *args)
+        try:
+            await in_thread(write)
+        except StoreError as error:
+            raise self._with_place(error) from error.__cause__
+        finally:
+            # Also when a cancellation comes out: what is written is not written again.
+            if written:
+                self._machine.saved(monotonic())
 
 
 class _Batches:

@@ -21,8 +21,9 @@ import anyio
 
 from .._core.interfaces import Head, Request
 from .._settings import Timeouts
+from .coding import CodingError
 
-__all__ = ["Call", "Family", "Failure", "RearmedTimeout", "family_of", "is_coded", "own_client"]
+__all__ = ["Call", "Family", "Failure", "RearmedTimeout", "family_of", "own_client"]
 
 _FAMILIES: Final = ("httpx", "httpx2")
 # What `build_request` takes, less `timeout`, plus `auth`.
@@ -48,6 +49,13 @@ class Call:
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     merge: bool = False
+
+    @property
+    def single_use(self) -> bool:
+        """The body can be sent only once: an iterator, or a file that is read to its end."""
+        content = self.arguments.get("content")
+        once = hasattr(content, "__next__") or hasattr(content, "__anext__") or hasattr(content, "read")
+        return once or bool(self.arguments.get("files"))
 
     def headers(self) -> Any:
         given = self.arguments.get("headers")
@@ -141,6 +149,14 @@ class Family:
         built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
         built.headers = self.module.Headers(_with(built.headers, request.headers))
         url = built.url
+        if request.repeat != "all":
+            # A URL that the server gave keeps its query; the libraries would put the client's in its place.
+            url = self.module.URL(request.url)
+            for name, value in client.params.multi_items():
+                if name not in url.params:
+                    url = url.copy_add_param(name, value)
+            for name, value in self.module.QueryParams(wanted.get("params")).multi_items():
+                url = url.copy_set_param(name, value)
         for name, parameter in request.params.items():
             url = url.copy_remove_param(name) if parameter is None else url.copy_set_param(name, parameter)
         built.url = url
@@ -174,11 +190,6 @@ class Family:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"expected an absolute http(s) URL (or a client with a base_url), got {str(url)[:200]!r}")
         return text
-
-    def decoded(self, response: Any, stream: Any) -> Any:
-        """A response that decodes what `stream` yields as `response` is coded."""
-        coding = response.headers.get("content-encoding", "")
-        return self.module.Response(response.status_code, headers={"content-encoding": coding}, stream=stream)
 
 
 def _with(headers: Any, wanted: Mapping[str, str | None]) -> list[tuple[bytes, bytes]]:
@@ -272,6 +283,7 @@ def network_errors() -> tuple[type[BaseException], ...]:
         anyio.EndOfStream,
         anyio.BrokenResourceError,
         anyio.ClosedResourceError,
+        CodingError,
     )
 
 
@@ -289,10 +301,6 @@ def status_errors() -> tuple[type[BaseException], ...]:
     return _loaded("HTTPStatusError")
 
 
-def is_coded(response: Any) -> bool:
-    return str(response.headers.get("content-encoding", "identity")).strip().lower() not in ("", "identity")
-
-
 def over_httpcore(response: Any) -> bool:
     """A fresh iterator of such a response's stream goes on where the last one stopped; elsewhere it would start again."""
     return "network_stream" in response.extensions
@@ -306,15 +314,46 @@ def will_block(response: Any) -> bool:
     return not stream.get_extra_info("is_readable")
 
 
+class WatchedConnection:
+    """The connection that a request is being sent on, learned from httpcore's trace."""
+
+    def __init__(self, trace: Callable[[str, Any], None] | None) -> None:
+        self._trace = trace
+        self._stream: Any = None
+
+    def __call__(self, name: str, info: Any) -> None:
+        if name.endswith(("connect_tcp.complete", "start_tls.complete", "connect_unix_socket.complete")):
+            self._stream = info.get("return_value")
+        if self._trace is not None:
+            self._trace(name, info)
+
+    def shut_down(self) -> None:
+        """Wake the thread that waits for the head. On a connection that was open before, its clock has to end the wait."""
+        if self._stream is not None:
+            _shut_down(self._stream)
+
+
+def watch_connection(extensions: dict[str, Any]) -> WatchedConnection:
+    """Enter a watch into a request's extensions, before a trace of the caller's."""
+    watch = WatchedConnection(extensions.get("trace"))
+    extensions["trace"] = watch
+    return watch
+
+
 def shut_down(response: Any) -> None:
     """Wake a thread that is blocked in a read of this response, by shutting its socket down."""
-    import socket
-
     if response.extensions.get("http_version") == b"HTTP/2":
         # The socket carries other streams too.
         return
     stream = response.extensions.get("network_stream")
-    sock = stream.get_extra_info("socket") if stream is not None else None
+    if stream is not None:
+        _shut_down(stream)
+
+
+def _shut_down(stream: Any) -> None:
+    import socket
+
+    sock = stream.get_extra_info("socket")
     if sock is not None:
         try:
             sock.shutdown(socket.SHUT_RDWR)

@@ -17,53 +17,63 @@ from .._errors import ResumableStreamError, StoreError, StreamClosed
 from .._events import Delta, TextReset
 from .._text import TextReader
 from .base import NOTHING, Plan, StreamBase
+from .coding import decoding_of
 from .http import (
+    WatchedConnection,
     classify,
-    is_coded,
     network_errors,
     over_httpcore,
     own_client,
     shut_down,
     status_errors,
+    watch_connection,
     will_block,
 )
 
 __all__ = ["ResumableStream"]
 
+# At an honest end: the last chunk of HTTP is there already, or as good as. A millisecond is cheaper than a TLS handshake.
+_LEFTOVER_CHUNKS = 4
+_LEFTOVER_SECONDS = 0.005
 # A re-armed iterator is kept until the response is closed, so they must stay few: a clock may be late by 1 %.
 _TOLERANCE = 0.01
 
 
 class _Body:
     """
-    The raw chunks of one response, with a read timeout that can change.
+    The chunks of one response, decoded, with a read timeout that can change.
 
     Sync httpcore fixes the timeout when the iteration begins, so a new one needs a fresh iterator. Closing the old one
     would close the connection: all are kept, and closed after the newest.
     """
 
-    def __init__(self, family: Any, response: Any, armed: float | None) -> None:
+    def __init__(self, response: Any, armed: float | None) -> None:
         self._response = response
         self._stream = response.stream
-        self._iterators = [iter(self._stream)]
-        self._raw = self._iterators[0]
+        self._decoding = decoding_of(response.headers.get("content-encoding", ""))
+        self._pieces: Iterator[bytes] = NOTHING
+        self._raw = iter(self._stream)
+        self._old: list[Any] = []
         self._armed = armed
         self._rearms = over_httpcore(response)
-        self._next_timeout = armed
-        self._chunks: Iterator[bytes] | None = None
-        if is_coded(response):
-            self._chunks = iter(family.decoded(response, _pull(family, self)).iter_bytes())
+        self._ended = False
 
     def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
-        self._next_timeout = timeout
-        return next(self._chunks, None) if self._chunks is not None else self.read_raw()
-
-    def read_raw(self) -> bytes | None:
-        timeout = self._next_timeout
-        if timeout != self._armed and self._rearms:
-            self._arm(timeout)
-        return next(self._raw, None)
+        for piece in self._pieces:
+            return piece
+        while True:
+            if timeout != self._armed and self._rearms:
+                self._arm(timeout)
+            chunk: bytes | None = next(self._raw, None)
+            if chunk is None:
+                self._ended = True
+                return None
+            if self._decoding is None:
+                return chunk
+            self._pieces = self._decoding.decode(chunk)
+            for piece in self._pieces:
+                return piece
 
     def _arm(self, timeout: float | None) -> None:
         armed = self._armed
@@ -71,32 +81,24 @@ class _Body:
             return
         self._armed = timeout
         self._response.request.extensions["timeout"]["read"] = timeout
+        self._old.append(self._raw)
         self._raw = iter(self._stream)
-        self._iterators.append(self._raw)
+
+    def finish(self) -> None:
+        """Read what little an honest end leaves behind, so that the connection can be used again."""
+        if self._ended or not self._rearms:
+            return
+        for _ in range(_LEFTOVER_CHUNKS):
+            if self.read(_LEFTOVER_SECONDS) is None:
+                return
 
     def close(self) -> None:
         with ExitStack() as stack:
-            for iterator in self._iterators:
-                stack.callback(getattr(iterator, "close", _nothing))
+            for iterator in self._old:
+                stack.callback(iterator.close)
             stack.callback(self._response.close)
-            stack.callback(getattr(self._iterators[-1], "close", _nothing))
-            if self._chunks is not None:
-                stack.callback(getattr(self._chunks, "close", _nothing))
-
-
-def _nothing() -> None:
-    """A transport's iterator need not be a generator."""
-
-
-def _pull(family: Any, body: _Body) -> Any:
-    """The body's raw chunks as the byte stream that the library's decoders take."""
-
-    class Pull(family.module.SyncByteStream):  # type: ignore[misc]  # the base is chosen at run time
-        def __iter__(self) -> Iterator[bytes]:
-            while (chunk := body.read_raw()) is not None:
-                yield chunk
-
-    return Pull()
+            if (close := getattr(self._raw, "close", None)) is not None:
+                stack.callback(close)
 
 
 class ResumableStream(StreamBase):
@@ -114,6 +116,7 @@ class ResumableStream(StreamBase):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._closing = threading.Event()
+        self._socket: WatchedConnection | None = None
 
     # --- opening and leaving
 
@@ -162,6 +165,8 @@ class ResumableStream(StreamBase):
         self._closing.set()
         if not self._busy:
             self._leave("closed")
+        elif (connection := self._socket) is not None:
+            connection.shut_down()
         elif (response := self._response) is not None:
             shut_down(response)
 
@@ -192,7 +197,7 @@ class ResumableStream(StreamBase):
             if client is not None:
                 stack.callback(client.close)
             if replay is not None:
-                stack.callback(getattr(replay, "close", _nothing))
+                stack.callback(getattr(replay, "close", lambda: None))
             if body is not None:
                 stack.callback(self._close_body, body)
 
@@ -404,12 +409,16 @@ class ResumableStream(StreamBase):
     def _send(self, request: Any, *, read: float | None) -> Any:
         if self._client is None:
             self._client = own_client("Client")
-        call = self._plan.call
-        built = self._family.build(self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=read)
+        call, family = self._plan.call, self._family
+        built = family.build(self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=read)
+        # So that close() can wake us while we wait for the head.
+        self._socket = watch_connection(built.extensions)
         try:
-            return self._client.send(built, **self._family.send_arguments(request, call))
+            return self._client.send(built, **family.send_arguments(request, call))
         except status_errors() as error:
             return error.response  # type: ignore[attr-defined]
+        finally:
+            self._socket = None
 
     def _connect(self, action: Connect) -> None:
         machine = self._machine
@@ -423,8 +432,8 @@ class ResumableStream(StreamBase):
             machine.connect_failed(error, monotonic(), sent=True)
             raise
         self._response = response
-        self._body = _Body(self._family, response, action.timeout)
         self._head = self._family.head(response)
+        self._body = _Body(response, action.timeout)
         machine.receive_head(self._head, monotonic(), wall=time.time())
 
     def _fetch(self, action: Fetch) -> None:
@@ -448,7 +457,7 @@ class ResumableStream(StreamBase):
 
     def _read_whole(self, response: Any, limit: int, body: _Body | None, timeout: float | None = None) -> Answer:
         """The body, up to a limit; what is beyond it is cut off."""
-        reader = body or _Body(self._family, response, timeout)
+        reader = body or _Body(response, timeout)
         parts: list[bytes] = []
         size = 0
         while size < limit and (chunk := reader.read(timeout)) is not None:
@@ -459,7 +468,15 @@ class ResumableStream(StreamBase):
 
     def _disconnect(self) -> None:
         body, self._body, self._response = self._body, None, None
-        if body is not None:
+        if body is None:
+            return
+        try:
+            if self._machine.outcome is not None:
+                body.finish()
+        except network_errors():
+            # The stream has ended; only the connection is lost.
+            return
+        finally:
             self._close_body(body)
 
     # --- the store
@@ -499,7 +516,10 @@ class ResumableStream(StreamBase):
             self._write(save)
 
     def _write(self, save: Save) -> None:
-        self._store.save(self._plan.key, save.checkpoint, save.events, fence=self._fence)
+        try:
+            self._store.save(self._plan.key, save.checkpoint, save.events, fence=self._fence)
+        except StoreError as error:
+            raise self._with_place(error) from error.__cause__
         self._machine.saved(monotonic())
 
 

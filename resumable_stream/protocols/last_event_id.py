@@ -96,7 +96,7 @@ class LastEventID(ResumeProtocol):
         if isinstance(source, Head) and not state.safe:
             location = source.headers.get("location") or source.headers.get("content-location")
             if location and not state.resuming:
-                state.location = urljoin(source.url, location)
+                state.location = location
 
     # -- reading
 

@@ -1,0 +1,128 @@
+"""
+Undo a `Content-Encoding` that came although identity was asked for.
+
+The libraries decode too, but only through their own nested generators, which a driver that re-arms timeouts and leaves in
+mid-stream cannot use. Output comes in bounded pieces: 64 KiB of deflate may hold 64 MiB.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+__all__ = ["CodingError", "Decoding", "decoding_of"]
+
+PIECE: Final = 64 * 1024
+
+
+class CodingError(ValueError):
+    """The body is not coded as its header says."""
+
+
+class _Zlib:
+    def __init__(self, wbits: int) -> None:
+        self._raw_next = wbits == zlib.MAX_WBITS
+        self._inner = zlib.decompressobj(wbits)
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        try:
+            piece = self._inner.decompress(data, PIECE)
+        except zlib.error as exc:
+            if not self._raw_next:
+                raise CodingError(f"cannot inflate: {exc}") from exc
+            # "deflate" means zlib (RFC 9110 section 8.4.1.2), but some servers send it bare.
+            self._inner = zlib.decompressobj(-zlib.MAX_WBITS)
+            self._raw_next = False
+            yield from self.decode(data)
+            return
+        self._raw_next = False
+        while piece:
+            yield piece
+            try:
+                piece = self._inner.decompress(self._inner.unconsumed_tail, PIECE)
+            except zlib.error as exc:
+                raise CodingError(f"cannot inflate: {exc}") from exc
+
+
+class _Foreign:
+    """An optional library's decompressor."""
+
+    def __init__(self, decode: Callable[[bytes], bytes]) -> None:
+        self._decode = decode
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        try:
+            decoded = self._decode(data)
+        except Exception as exc:  # each library has an error class of its own
+            raise CodingError(f"cannot decode: {exc}") from exc
+        if decoded:
+            yield decoded
+
+
+def _brotli() -> _Foreign:
+    try:
+        brotli = importlib.import_module("brotlicffi")
+    except ImportError:
+        brotli = importlib.import_module("brotli")
+    inner: Any = brotli.Decompressor()
+    return _Foreign(getattr(inner, "decompress", None) or inner.process)
+
+
+def _zstd() -> _Foreign:
+    return _Foreign(importlib.import_module("zstandard").ZstdDecompressor().decompressobj().decompress)
+
+
+_CODINGS: Final[dict[str, Callable[[], Any]]] = {
+    "gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
+    "x-gzip": lambda: _Zlib(zlib.MAX_WBITS | 16),
+    "deflate": lambda: _Zlib(zlib.MAX_WBITS),
+    "br": _brotli,
+    "zstd": _zstd,
+}
+
+
+class Decoding:
+    """
+    Decoders in a row, the last applied coding first.
+
+    Args:
+        codings: Names from `Content-Encoding`, in the order of the header.
+    """
+
+    def __init__(self, codings: list[str]) -> None:
+        self._codings = codings
+        self._decoders: list[Any] = []
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """
+        Pieces of the decoded body, none of them empty.
+
+        Raises:
+            CodingError: The body is not coded so, or there is no library for it.
+        """
+        if not self._decoders:
+            self._decoders = [_make(coding) for coding in reversed(self._codings)]
+        return self._through(data, 0)
+
+    def _through(self, data: bytes, index: int) -> Iterator[bytes]:
+        if index == len(self._decoders):
+            yield data
+            return
+        for piece in self._decoders[index].decode(data):
+            yield from self._through(piece, index + 1)
+
+
+def _make(coding: str) -> Any:
+    try:
+        return _CODINGS[coding]()
+    except ImportError as exc:
+        raise CodingError(f"the server answers in the content encoding {coding!r}; install a library for it: {exc}") from exc
+
+
+def decoding_of(header: str) -> Decoding | None:
+    """The decoder for a `Content-Encoding` header; `None` for identity."""
+    # What is no coding ("utf-8" is seen) is taken for identity, as the libraries do.
+    codings = [coding for part in header.split(",") if (coding := part.strip().lower()) in _CODINGS]
+    return Decoding(codings) if codings else None
