@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from ._checkpoint import Checkpoint, public_url
 from ._core.actions import Notice
 from ._core.interfaces import ResumeProtocol, StreamState
-from ._core.machine import Machine
+from ._core.machine import UNKNOWN, Machine
 from ._core.origins import origin_of
 from ._core.settings import Settings
 from ._drivers.async_ import AsyncResumableStream
@@ -22,7 +22,7 @@ from ._errors import OriginMismatch, StoreError
 from ._policy import RetryPolicy
 from ._settings import Limits, Timeouts
 from .protocols import detect, named
-from .stores import Store
+from .stores import Store, check_key
 
 __all__ = ["aconnect", "aresume", "connect", "resume"]
 
@@ -215,6 +215,10 @@ class _Options:
         _check_choice("on_lost", on_lost, ("raise", "restart", "snapshot"))
         if (store is None) != (key is None):
             raise TypeError("store and key go together: pass both, or neither")
+        if isinstance(store, type):
+            raise TypeError(f"store must be an instance: pass {store.__name__}(...), not the class {store.__name__}")
+        if key is not None:
+            check_key(key)
         if store is not None and not callable(getattr(store, "save", None)):
             raise TypeError(f"store must be a resumable_stream.stores.Store, got {type(store).__name__}")
         if observer is not None and not callable(observer):
@@ -315,11 +319,13 @@ def _plan(
     )
 
 
-def _protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeProtocol:
+def _protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeProtocol | None:
     if given is not None:
-        if given.name != checkpoint.protocol:
+        if given.name != checkpoint.protocol and checkpoint.protocol != UNKNOWN:
             raise ValueError(f"the checkpoint is of protocol {checkpoint.protocol!r}, protocol= is {given.name!r}")
         return given
+    if checkpoint.protocol == UNKNOWN:
+        return None
     found = named(checkpoint.protocol)
     if found is None:
         raise ValueError(f"protocol {checkpoint.protocol!r} is none of resumable_stream.protocols; pass it as protocol=")
@@ -335,6 +341,8 @@ def _checkpoint(given: Checkpoint | str) -> Checkpoint:
 
 
 def _check_origin(place: Checkpoint, origin: str | None, client: Any) -> None:
+    if origin is not None and not isinstance(origin, str):
+        raise TypeError(f"origin must be a URL, got {origin!r}")
     base = origin if origin is not None else str(getattr(client, "base_url", "") or "")
     if not base:
         raise TypeError("pass origin= (any URL of the server that may get your credentials), or a client with a base_url")

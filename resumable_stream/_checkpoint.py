@@ -163,7 +163,7 @@ class Checkpoint:
         if not isinstance(raw, dict):
             raise ValueError(f"expected a checkpoint object, got {type(raw).__name__}")
         schema = raw.get("schema")
-        if schema != SCHEMA:
+        if schema != SCHEMA or isinstance(schema, bool):
             raise ValueError(f"expected a checkpoint of schema {SCHEMA}, got {schema!r}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(raw) - known):

@@ -242,6 +242,7 @@ class Ledger:
         self._base = self._tip = (checkpoint.cursor, checkpoint.sequence, checkpoint.offset, log, len(log) if log else 0)
         self._committed = Place._make(self._tip)
         self._committed_since = checkpoint.since
+        self._opened_at = checkpoint.offset
         self._number = checkpoint.sequence
         if self._watching and checkpoint.sequence is not None:
             self._run = WATCH_AFTER

@@ -50,7 +50,7 @@ from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
 from .settings import Settings, Stats
 
-__all__ = ["Machine"]
+__all__ = ["UNKNOWN", "Machine"]
 
 # Rule 7c. A server that answers and closes within 5 s has nothing to wait for.
 QUICK: Final = 5.0
@@ -65,6 +65,9 @@ STREAMS: Final = frozenset({200, 201, 202, 206})
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY = CORE_EXTRA
 # Headers of a response that grant access: they stay out of errors.
 _PRIVATE_HEADERS: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info")
+
+# `Checkpoint.protocol` before the first answer, when it is still to be detected.
+UNKNOWN: Final = "auto"
 
 Then = Callable[[float], None]
 Purpose = Literal["status", "verify", "alive", "snapshot"]
@@ -244,7 +247,7 @@ class Machine:
         """The place when `taken` items of `batch` (`None`: the latest) are taken, or the committed one under manual commit."""
         state, ledger, protocol = self.state, self._ledger, self.protocol
         if ledger is None or protocol is None:
-            return self._restored or Checkpoint(protocol="auto", method=state.method, url=public_url(state.url))
+            return self._restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=public_url(state.url))
         place = self._place_of(ledger, taken, batch)
         extra = {name: value for name, value in state.extra.items() if name in protocol.keeps}
         if state.location is not None:
@@ -603,11 +606,11 @@ class Machine:
                 if self._ledger.receive_one(item, items):
                     return items
         if items:
-            last = decoder.last_event_id if self._by_id else None
+            last = decoder.last_event_id if self._by_id and decoder.error is None else None
             # The id moved behind the last event, in a block without data.
             items = self._enter(items, last if last is not None and last != items[-1].id else None)
             self._sse_id = last
-        elif self._by_id and decoder.last_event_id != self._sse_id:
+        elif self._by_id and decoder.last_event_id != self._sse_id and decoder.error is None:
             self._sse_id = decoder.last_event_id
             self._enter(items, self._sse_id)
         if decoder.error is not None and self._then is None:

@@ -55,6 +55,9 @@ class _Body:
         self._raw = aiter(response.stream)
         self._rearm = rearm
         self._rearms = over_httpcore(response)
+        # The socket of HTTP/2 carries other streams: it cannot be shut down to wake a reader, so a read needs a scope.
+        self._shared = response.extensions.get("http_version") == b"HTTP/2"
+        self.scope: anyio.CancelScope | None = None
         self._ended = False
 
     async def read(self, timeout: float | None) -> bytes | None:
@@ -73,8 +76,10 @@ class _Body:
         try:
             if self._rearms:
                 self._rearm.arm(timeout)
-                return await anext(self._raw)
-            with anyio.move_on_after(timeout):
+                if not self._shared:
+                    return await anext(self._raw)
+                timeout = None
+            with anyio.move_on_after(timeout) as self.scope:
                 return await anext(self._raw)
         except StopAsyncIteration:
             self._ended = True
@@ -178,6 +183,8 @@ class AsyncResumableStream(StreamBase):
             await self._leave("closed")
         elif self._waiting is not None:
             self._waiting.cancel()
+        elif self._body is not None and self._body.scope is not None:
+            self._body.scope.cancel()
         elif (response := self._response) is not None:
             shut_down(response)
 

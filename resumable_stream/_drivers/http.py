@@ -54,8 +54,13 @@ class Call:
     def single_use(self) -> bool:
         """The body can be sent only once: an iterator, or a file that is read to its end."""
         content = self.arguments.get("content")
-        once = hasattr(content, "__next__") or hasattr(content, "__anext__") or hasattr(content, "read")
-        return once or bool(self.arguments.get("files"))
+        if any(hasattr(content, name) for name in ("__next__", "__anext__", "read")):
+            return True
+        # Files are rewound by the libraries, where they can be.
+        files = self.arguments.get("files") or ()
+        entries = files.values() if isinstance(files, Mapping) else [entry for _, entry in files]
+        flat = [part for entry in entries for part in (entry if isinstance(entry, tuple) else (entry,))]
+        return any(hasattr(part, "read") and not (hasattr(part, "seekable") and part.seekable()) for part in flat)
 
     def headers(self) -> Any:
         given = self.arguments.get("headers")
