@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from tenacity import RetryCallState, Retrying
+from tenacity import Future, RetryCallState, Retrying
 from tenacity.stop import stop_never
 
 from ._core.settings import RetryState
@@ -92,9 +91,8 @@ def _call_state(state: RetryState, now: float) -> RetryCallState:
     call.attempt_number = max(1, state.attempt)
     call.start_time = now - state.elapsed
     call.idle_for = state.slept
-    outcome: Future[Any] = Future()
+    outcome = Future(call.attempt_number)
     outcome.set_exception(state.error or ConnectionError("the connection brought nothing new"))
-    outcome.attempt_number = call.attempt_number  # type: ignore[attr-defined]  # what tenacity's own Future has
     call.outcome = outcome
     call.outcome_timestamp = now
     return call  # type: ignore[no-any-return]

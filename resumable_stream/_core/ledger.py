@@ -20,6 +20,7 @@ What would break it: delivering an event before `receive()` has seen it, or feed
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -292,28 +293,29 @@ class Ledger:
 
     # --- receiving
 
-    def receive(self, items: Sequence[Any], trailing_id: str | None = None) -> Sequence[Any]:
+    def receive(self, items: Sequence[Any], silent: Sequence[tuple[int, str]] = ()) -> Sequence[Any]:
         """
         Enter a batch.
 
         Args:
             items: Complete items in the order they came, placed by the protocol.
-            trailing_id: Id of a block without data behind them; `None` when there was none.
+            silent: Blocks that carried an id and no data, as (items in front of it, id).
 
         Returns:
             The items to deliver, positioned. When it is cut short, `problem` says why.
         """
         # In this order: an interrupt between any two of these finds a place that is true.
         self._base = self._tip
-        if items:
+        if items or silent:
             lane = self._lane
-            self._batch = items
-            out = None if lane == CAREFUL else self._receive_steadily(items, lane)
+            if items:
+                self._batch = items
+            out = None if lane == CAREFUL or silent else self._receive_steadily(items, lane)
             if out is None:
-                out = self._batch = self._receive_carefully(items)
+                out = self._receive_carefully(items, silent)
+                if items:
+                    self._batch = out
             items = out
-        if trailing_id is not None and self.problem is None:
-            self._move(trailing_id)
         return items
 
     def receive_one(self, item: Any, items: Sequence[Any]) -> bool:
@@ -399,14 +401,20 @@ class Ledger:
         self._memory.items.extend(items)
         return items
 
-    def _receive_carefully(self, items: Sequence[Any]) -> Sequence[Any]:
+    def _receive_carefully(self, items: Sequence[Any], silent: Sequence[tuple[int, str]]) -> Sequence[Any]:
         self._look_closely()
         if (log := self._tip[3]) is not None:
             log.fold()
         out: list[Any] = []
-        for item in items:
+        moves = deque(silent)
+        for index, item in enumerate(items):
+            while moves and moves[0][0] <= index:
+                self._move(moves.popleft()[1])
             if not self._admit(item, out):
                 break
+        else:
+            for _, cursor in moves:
+                self._move(cursor)
         self._lane = self._choose_lane()
         if self._lane != CAREFUL:
             self._memory.steady()
@@ -700,14 +708,22 @@ class Ledger:
         self._tip = (cursor, number, offset, log, len(log))
 
     def _move(self, cursor: str) -> None:
-        """A block without data moved the cursor, behind all that was delivered."""
+        """A block without data moves the cursor."""
         if self._is_old(cursor):
             return
-        self._tip = (cursor or None, self.sequence, self.offset, None, 0)
+        number = _counter(cursor)
+        counted = self._contiguous or self._run >= WATCH_AFTER
+        if counted and number is not None:
+            if self._number is None or number == self._number + 1:
+                # It has received its number, although there is nothing to deliver.
+                self._number = number
+            elif number > self._number:
+                # Something is missing in front of it: the next event will show what.
+                return
+        self._tip = (cursor or None, self._number if counted else self.sequence, self.offset, None, 0)
         self._moved_here = True
         if cursor:
             self._memory.remember_silent(cursor)
-        self._look_closely()
 
     def _note_beginning(self, item: Any) -> None:
         assert self._beginning is not None

@@ -64,7 +64,8 @@ NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
 STREAMS: Final = frozenset({200, 201, 202, 206})
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY = CORE_EXTRA
 # Headers of a response that grant access: they stay out of errors.
-_PRIVATE_HEADERS: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info")
+_URL_HEADERS: Final = ("location", "content-location")
+_PRIVATE_HEADERS: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "link", "refresh")
 
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
@@ -120,7 +121,6 @@ class Machine:
         self._head_at = 0.0
         self._certain = False
         self._redirects = 0
-        self._sse_id: str | None = ""
         self._purpose: Purpose = "status"
         # This stream.
         self._known = checkpoint is not None  # the server has answered it
@@ -143,6 +143,7 @@ class Machine:
         self.protocol = protocol
         own, base = type(protocol), ResumeProtocol
         self._place = protocol.place if protocol.places else None
+        self._sse = protocol.framing == "sse"
         # The SSE id is the cursor, also where no event carries it.
         self._by_id = protocol.framing == "sse" and own.position is base.position
         if len(protocol.keeps) > MAX_EXTRA:
@@ -151,7 +152,7 @@ class Machine:
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._hot = (
-            protocol.framing == "sse"
+            self._sse
             and (self._alarm is not None or not self._judges)
             and not protocol.identifies_by_event
             and not self._saving.keeps_events
@@ -506,7 +507,11 @@ class Machine:
                 self._apply_close(found, now)
 
     def _rejection(self, head: Head, body: bytes, message: str) -> ResponseRejected:
-        headers = {name: value for name, value in head.headers.items() if name not in _PRIVATE_HEADERS}
+        headers = {
+            name: public_url(value) if name in _URL_HEADERS else value
+            for name, value in head.headers.items()
+            if name not in _PRIVATE_HEADERS
+        }
         shown = body[:200].decode("utf-8", "replace").strip()
         method = self._request.method if self._request is not None else self.state.method
         text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url)}"
@@ -554,7 +559,6 @@ class Machine:
                     last = ledger.cursor or ""
                 else:
                     last = "" if protocol.replays or self._decoder is None else self._decoder.last_event_id
-                self._sse_id = last
                 return SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
             case "ndjson":
                 return NDJSONDecoder(line_bytes=limits.line_bytes)
@@ -601,18 +605,15 @@ class Machine:
             item = items[0]
             if self._place is not None:
                 self._place(items)
-            if item.event not in self._names and item.data[:7] not in self._heads and decoder.last_event_id == item.id:
+            if item.event not in self._names and item.data[:7] not in self._heads and not decoder.silent:
                 assert self._ledger is not None
                 if self._ledger.receive_one(item, items):
                     return items
-        if items:
-            last = decoder.last_event_id if self._by_id and decoder.error is None else None
-            # The id moved behind the last event, in a block without data.
-            items = self._enter(items, last if last is not None and last != items[-1].id else None)
-            self._sse_id = last
-        elif self._by_id and decoder.last_event_id != self._sse_id and decoder.error is None:
-            self._sse_id = decoder.last_event_id
-            self._enter(items, self._sse_id)
+        silent: Sequence[tuple[int, str]] = ()
+        if self._sse and decoder.silent:
+            silent, decoder.silent = decoder.silent if self._by_id else (), []
+        if items or silent:
+            items = self._enter(items, silent)
         if decoder.error is not None and self._then is None:
             self._then = self._on_framing_error
         if not items and (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
@@ -628,7 +629,7 @@ class Machine:
         """
         items: Sequence[Any] = self._decoder.eof()
         if items:
-            items = self._enter(items, None)
+            items = self._enter(items)
         if self._then is None:
             self._then = self._on_clean_close
         return items
@@ -641,7 +642,7 @@ class Machine:
         """The time that `before_read()` gave has passed."""
         self._on_clock(self._clocks.ran_out(), error, now)
 
-    def _enter(self, items: Sequence[Any], trailing: str | None) -> Sequence[Any]:
+    def _enter(self, items: Sequence[Any], silent: Sequence[tuple[int, str]] = ()) -> Sequence[Any]:
         """Judge a batch and enter it into the ledger."""
         ledger = self._ledger
         assert ledger is not None
@@ -652,8 +653,10 @@ class Machine:
             if self._identifies:
                 self._identify(items)
             if self._judges and (notable := self._look(items)):
-                items, settling = self._stop_at(items, notable, trailing)
-        items = ledger.receive(items, trailing if self._then is None else None)
+                whole = len(items)
+                items, settling = self._stop_at(items, notable, silent)
+                silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
+        items = ledger.receive(items, silent)
         if ledger.problem is not None:
             self._then = self._on_problem
         if settling is not None and any(item is settling[0] for item in items):
@@ -683,7 +686,7 @@ class Machine:
         return [item for item in items if item.event in names or item.data[:7] in heads]
 
     def _stop_at(
-        self, items: Sequence[Any], notable: Sequence[Any], trailing: str | None
+        self, items: Sequence[Any], notable: Sequence[Any], silent: Sequence[tuple[int, str]]
     ) -> tuple[Sequence[Any], tuple[Any, Settled] | None]:
         """Cut a batch where one of its events ends the stream, and plan what follows; and find the event that settles it."""
         protocol = self.protocol
@@ -695,7 +698,8 @@ class Machine:
                 return items[: _index(items, item)], settling
             if (gap := protocol.gap(item)) is not None:
                 index = _index(items, item)
-                self._then = partial(self._on_announced, gap, items[index + 1 :], trailing)
+                behind = [(at - index - 1, own_id) for at, own_id in silent if at > index]
+                self._then = partial(self._on_announced, gap, items[index + 1 :], behind)
                 return items[:index], settling
             end = protocol.end(item)
             if isinstance(end, Settled):
@@ -719,13 +723,13 @@ class Machine:
 
     # --- what an event or a clock brings about, once the events before it were taken
 
-    def _on_announced(self, gap: Gap, rest: Sequence[Any], trailing: str | None, now: float) -> None:
+    def _on_announced(self, gap: Gap, rest: Sequence[Any], silent: Sequence[tuple[int, str]], now: float) -> None:
         """The server says that history was lost: ask again once, then go on behind the hole or fail."""
         ledger = self._ledger
         assert ledger is not None
         if ledger.hole(gap) is False:
             self._on_problem(now)
-        elif items := self._enter(rest, trailing):
+        elif items := self._enter(rest, silent):
             self._todo.append(act.Deliver(items))
 
     def _on_problem(self, now: float) -> None:
@@ -932,7 +936,8 @@ class Machine:
     def _replace(self, now: float, text: str, failure: ResumableStreamError, error: BaseException | None) -> None:
         self.notices.append(act.Lost(text))
         choice, protocol = self.settings.on_lost, self.protocol
-        if choice == "restart":
+        # A server that forgot what it had finished would be asked for all of it again and again.
+        if choice == "restart" and not self._asking:
             self._restart(now, error)
             return
         if choice == "snapshot" and protocol is not None:

@@ -69,6 +69,7 @@ class SSEDecoder:
         line_bytes: Limit for one line, in bytes, without its line end.
 
     Attributes:
+        silent: Blocks that carried an id and no data, as (events of this feed in front of it, id). The reader empties it.
         last_event_id: Newest id that a *finished* block carried, with or without data; `""` before any and after an empty one.
         retry: Newest reconnection time that the stream announced, in milliseconds, or `None`.
         error: Why decoding stopped: a limit was exceeded; otherwise `None`. Where it stops does not depend on the chunking.
@@ -98,6 +99,7 @@ class SSEDecoder:
         "error",
         "last_event_id",
         "retry",
+        "silent",
     )
 
     def __init__(
@@ -109,6 +111,7 @@ class SSEDecoder:
     ) -> None:
         self.last_event_id = last_event_id
         self.retry: int | None = None
+        self.silent: list[tuple[int, str]] = []
         self.error: ResumableStreamError | None = None
         self._event_bytes = event_bytes
         self._line_bytes = line_bytes
@@ -171,7 +174,10 @@ class SSEDecoder:
             if len(data) > _SLICE:
                 events = []  # a comprehension would turn `self` and `data` into cells: 150 ns a chunk
                 for start in range(0, len(data), _SLICE):
+                    before, known = len(events), len(self.silent)
                     events += self.feed(data[start : start + _SLICE])
+                    if before and len(self.silent) > known:
+                        self.silent[known:] = [(before + index, own_id) for index, own_id in self.silent[known:]]
                 return events
             block = self._assemble(data)
             if block is None:
@@ -412,6 +418,8 @@ class SSEDecoder:
                 event.own_id = own_id
                 append(event)
             self.last_event_id = ids[-1]
+            if not data:
+                self.silent += [(len(events), own_id) for own_id in ids]
         else:
             last_event_id = self.last_event_id
             for payload, kind in zip(payloads, types, strict=False):
@@ -433,13 +441,17 @@ class SSEDecoder:
         retry = self._retry
         for line in lines:
             if line == blank:
-                if own_id is not None:
-                    self.last_event_id = own_id
-                if data:
+                if not data:
+                    if own_id is not None:
+                        self.last_event_id = own_id
+                        self.silent.append((len(events), own_id))
+                else:
                     payload = b"\n".join(data) if len(data) > 1 else data[0]
                     if len(payload) > self._event_bytes:
                         self._fail("event", len(payload), self._event_bytes)
                         return
+                    if own_id is not None:
+                        self.last_event_id = own_id
                     event = _new(StreamEvent)
                     event.event = kind or "message"
                     event.data = payload.decode("utf-8", "replace")

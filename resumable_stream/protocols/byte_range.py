@@ -32,7 +32,7 @@ from .._events import Item, Outcome
 
 __all__ = ["ByteRange"]
 
-_CONTENT_RANGE: Final = re.compile(r"\s*bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)\s*", re.IGNORECASE)
+_CONTENT_RANGE: Final = re.compile(r"\s*bytes\s+(?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)\s*", re.IGNORECASE)
 _FOREIGN: Final = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
 
 
@@ -66,12 +66,15 @@ class ByteRange(ResumeProtocol):
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             extra["coded"] = "1"
             return
-        if not state.resuming:
+        if not state.offset:
+            # Of the answer that brings the first byte; one that was cut before it proves nothing.
+            for name in ("etag", "modified", "length"):
+                extra.pop(name, None)
             if etag := headers.get("etag", ""):
                 extra["etag"] = etag
             elif modified := headers.get("last-modified", ""):
                 extra["modified"] = modified
-            if "transfer-encoding" not in headers and (length := headers.get("content-length", "")).isdigit():
+            if "transfer-encoding" not in headers and re.fullmatch(r"[0-9]{1,18}", length := headers.get("content-length", "")):
                 extra["length"] = length
         total = _content_range(headers)[1]
         if total is not None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable_stream._events import Chunk
-from resumable_stream.framing import RawDecoder, TextDecoder
+from resumable_stream.framing import RawDecoder, TextView
 
 
 def test_positions_run_on() -> None:
@@ -51,19 +51,19 @@ def test_body_shorter_than_what_we_have_delivers_nothing() -> None:
 def test_text_never_splits_a_character() -> None:
     for size in range(1, 12):
         body = "aé日😀b".encode()
-        decoder = TextDecoder()
-        pieces = [decoder.decode(body[start : start + size]) for start in range(0, len(body), size)]
+        view = TextView()
+        pieces = [view.decode(body[start : start + size]) for start in range(0, len(body), size)]
         assert "\ufffd" not in "".join(pieces)
         assert "".join(pieces) == "aé日😀b"
-        assert decoder.flush() == ""
+        assert view.flush() == ""
 
 
 def test_text_cut_in_a_character_says_so_and_may_begin_anew() -> None:
-    decoder = TextDecoder()
-    assert decoder.decode(b"a\xe6\x97") == "a"
-    assert decoder.flush() == "\ufffd"
-    assert decoder.flush() == ""
-    assert decoder.decode(b"\xa5b") == "\ufffdb"
+    view = TextView()
+    assert view.decode(b"a\xe6\x97") == "a"
+    assert view.flush() == "\ufffd"
+    assert view.flush() == ""
+    assert view.decode(b"\xa5b") == "\ufffdb"
 
 
 @settings(max_examples=50, deadline=None, database=None)
@@ -71,6 +71,6 @@ def test_text_cut_in_a_character_says_so_and_may_begin_anew() -> None:
     pieces=st.lists(st.lists(st.sampled_from([b"a", b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"\xf0\x9f", b"\xff"])).map(b"".join))
 )
 def test_text_in_pieces_equals_the_text_as_a_whole(pieces: list[bytes]) -> None:
-    decoder = TextDecoder()
-    text = "".join([*map(decoder.decode, pieces), decoder.flush()])
+    view = TextView()
+    text = "".join([*map(view.decode, pieces), view.flush()])
     assert text == b"".join(pieces).decode("utf-8", "replace")

@@ -1,0 +1,266 @@
+"""DESIGN rule 1: the place is the cursor plus the events taken since it last moved."""
+
+from __future__ import annotations
+
+import pytest
+
+from resumable_stream._checkpoint import Checkpoint, chain, fingerprint
+from resumable_stream._errors import StreamInterrupted
+from resumable_stream._events import Outcome
+from resumable_stream._settings import Limits
+from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero
+
+from .simulation import EventServer, Reply, Stream, ev, evs, play, rows_of, run, script, transcript
+
+
+def digest(data: str) -> str:
+    return fingerprint("message", data)
+
+
+def place(checkpoint: Checkpoint) -> tuple[str | None, int, tuple[str, ...]]:
+    return checkpoint.cursor, checkpoint.offset, checkpoint.since
+
+
+MIXED = ev("a", "1") + ev("b") + ev("c") + ev("d", "2") + ev("e")
+PLACES = [
+    (None, 0, ()),
+    ("1", 1, ()),
+    ("1", 2, (digest("b"),)),
+    ("1", 3, (digest("b"), digest("c"))),
+    ("2", 4, ()),
+    ("2", 5, (digest("e"),)),
+]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_place_moves_past_an_event_when_the_consumer_comes_back(chunk: int) -> None:
+    body = MIXED
+    stream = Stream(script(Reply([body[at : at + chunk] for at in range(0, len(body), chunk)]), Reply()))
+    for index, _ in enumerate(stream):
+        assert place(stream.checkpoint) == PLACES[index]
+    assert place(stream.checkpoint) == PLACES[5]
+
+
+def test_leaving_without_an_exception_takes_the_event_in_hand() -> None:
+    stream = Stream(script(Reply([MIXED])))
+    next(stream), next(stream)
+    assert place(stream.checkpoint) == PLACES[1]
+    assert place(stream.leave()) == PLACES[2]
+
+
+def test_a_batch_is_one_unit() -> None:
+    stream = Stream(script(Reply([MIXED]), Reply()))
+    assert len(stream.next_batch()) == 5
+    assert place(stream.checkpoint) == PLACES[0]
+    assert run(stream).outcome is Outcome.ENDED
+    assert place(stream.checkpoint) == PLACES[5]
+
+
+def test_an_error_leaves_the_place_behind_all_that_was_delivered() -> None:
+    result = run(Stream(script(Reply([ev("a"), "rst"]))))
+    assert isinstance(result.error, StreamInterrupted)
+    assert result.error.checkpoint is not None
+    assert place(result.error.checkpoint) == (None, 1, ())
+
+
+# --- what moves the cursor ------------------------------------------------------------------------------------------
+
+
+def test_a_block_with_an_id_and_no_data_moves_the_cursor_and_delivers_nothing() -> None:
+    result = play(Reply([ev("a", "1") + ev("b") + ev(None, "9"), "rst"]), Reply([ev("c") + ev("[DONE]")]))
+    assert result.data == ["a", "b", "c", "[DONE]"]
+    assert result.stream.cursors == [None, "9"]
+    assert [event.id for event in result.events] == ["1", "1", "9", "9"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_block_without_data_clears_what_is_remembered_since(together: bool) -> None:
+    parts = [ev("a", "1"), ev("b"), ev(None, "9"), ev("c")]
+    stream = Stream(script(Reply([b"".join(parts)] if together else parts), Reply()))
+    for _ in range(3):
+        next(stream)
+    assert place(stream.leave()) == ("9", 3, (digest("c"),))
+
+
+def test_a_first_block_without_data_is_a_cursor_before_the_first_event() -> None:
+    result = play(Reply([ev(None, "p"), "rst"]), Reply([ev("a", "1"), ev("[DONE]")]))
+    assert result.data == ["a", "[DONE]"]
+    assert result.stream.cursors == [None, "p"]
+
+
+def test_an_empty_id_forgets_the_cursor() -> None:
+    stream = Stream(script(Reply([ev("a", "1") + ev("b", "") + ev("c"), "rst"])))
+    events = [next(stream) for _ in range(3)]
+    assert [event.id for event in events] == ["1", "", ""]
+    assert [event.cursor for event in events] == ["1", None, None]
+    assert stream.leave().cursor is None
+    with pytest.raises(StreamInterrupted):
+        next(stream)
+    assert len(stream.sent) == 1
+
+
+def test_an_empty_id_without_data_forgets_the_cursor_too() -> None:
+    result = play(Reply([ev("a", "1") + b"id\n\n", "rst"]))
+    assert result.data == ["a"]
+    assert isinstance(result.error, StreamInterrupted)
+
+
+def test_a_cursor_after_a_forgotten_one_counts_again() -> None:
+    result = play(
+        Reply([ev("a", "1") + ev("b", "") + ev("c") + ev("d", "4") + ev("e"), "rst"]), Reply([ev("e") + ev("f"), ev("[DONE]")])
+    )
+    assert result.data == ["a", "b", "c", "d", "e", "f", "[DONE]"]
+    assert result.stream.cursors == [None, "4"]
+
+
+def test_a_partial_event_at_the_end_is_dropped_and_its_id_with_it() -> None:
+    result = play(Reply([ev("a", "1") + b"id: 2\ndata: half"]), Reply([ev("b", "2") + ev("[DONE]")]))
+    assert result.data == ["a", "b", "[DONE]"]
+    assert result.stream.cursors == [None, "1"]
+
+
+def test_an_id_with_a_nul_is_none() -> None:
+    result = play(Reply([ev("a", "1") + b"id: 2\x00\ndata: b\n\n", "rst"]), Reply([ev("b") + ev("[DONE]")]))
+    assert result.data == ["a", "b", "[DONE]"]
+    assert result.stream.cursors == [None, "1"]
+
+
+def test_a_cursor_is_sent_as_it_came() -> None:
+    cursor = "é ☃ = a;b,c\t%20"
+    result = play(Reply([ev("a", cursor), "rst"]), Reply([ev("[DONE]")]))
+    assert result.stream.cursors == [None, cursor]
+
+
+# --- since ----------------------------------------------------------------------------------------------------------
+
+
+def test_since_is_bounded_and_stays_comparable() -> None:
+    """Past the window it is a count and a chained digest; the server's replay is still told from something else."""
+    blocks = transcript(ev("s", "1"), *(ev(f"{number}") for number in range(100)), ev("[DONE]"))
+    limits = Limits(window=4)
+    server = EventServer(blocks, cuts=[(len(b"".join(block.raw for block in blocks[:80])), "rst")])
+    stream = Stream(server, limits=limits)
+    assert run(stream).rows == rows_of(blocks)
+
+    stream = Stream(EventServer(blocks), limits=limits)
+    for _ in range(61):
+        next(stream)
+    checkpoint = stream.leave()
+    expected = chain("", [digest(f"{number}") for number in range(60)])
+    assert checkpoint.since == (f"60*{expected}",) or checkpoint.since == tuple(digest(f"{number}") for number in range(60))
+    rest = run(Stream(EventServer(blocks), limits=limits, checkpoint=Checkpoint.from_token(checkpoint.token())))
+    assert rest.data == [f"{number}" for number in range(60, 100)] + ["[DONE]"]
+
+
+def test_fingerprints_do_not_change_from_one_process_to_the_next() -> None:
+    assert digest("héllo") == "3327c000c3036010"
+    assert fingerprint("a", "b") != fingerprint("ab", "")
+    assert fingerprint("a", "b\nc") == fingerprint("a", "b\nc")
+
+
+# --- manual commit --------------------------------------------------------------------------------------------------
+
+
+def manual(*steps: object, **options: object) -> Stream:
+    return Stream(script(*steps), manual=True, **options)  # type: ignore[arg-type]
+
+
+def test_only_commit_moves_a_manual_place() -> None:
+    stream = manual(Reply([MIXED]), Reply())
+    first = next(stream)
+    next(stream), next(stream)
+    assert place(stream.checkpoint) == PLACES[0]
+    stream.commit(first)
+    assert place(stream.checkpoint) == PLACES[1]
+    stream.commit()
+    assert place(stream.checkpoint) == PLACES[3]
+    for _ in stream:
+        pass
+    assert place(stream.checkpoint) == PLACES[3]
+    assert not stream.checkpoint.complete
+    stream.commit()
+    assert place(stream.checkpoint) == PLACES[5]
+    assert stream.checkpoint.complete
+
+
+@pytest.mark.parametrize("chunk", [1, 9, 1000])
+def test_each_event_can_be_committed_by_itself(chunk: int) -> None:
+    stream = manual(Reply([MIXED[at : at + chunk] for at in range(0, len(MIXED), chunk)]), Reply())
+    for index, event in enumerate(stream):
+        stream.commit(event)
+        assert place(stream.checkpoint) == PLACES[index + 1]
+
+
+def test_an_older_event_may_be_committed_after_a_newer_batch() -> None:
+    stream = manual(Reply([evs(1, 3), evs(4, 20), "rst"]), Reply([evs(21, 30)]), Reply())
+    events = list(stream)
+    for event in events:
+        stream.commit(event)
+        assert place(stream.checkpoint) == (event.id, event.offset + 1, ())
+
+
+def test_an_event_of_the_future_cannot_be_committed() -> None:
+    stream, other = manual(Reply([evs(1, 2)])), manual(Reply([evs(1, 9)]))
+    next(stream)
+    for _ in range(9):
+        last = next(other)
+    with pytest.raises(ValueError, match="only 2 events"):
+        stream.commit(last)
+
+
+def test_what_was_not_committed_comes_again_in_another_process() -> None:
+    blocks = transcript(*(ev(f"{n}", f"{n}" if n % 3 == 0 else None) for n in range(12)), ev("[DONE]"))
+    for committed in range(12):
+        first = Stream(EventServer(blocks), manual=True)
+        for index in range(12):
+            event = next(first)
+            if index == committed:
+                first.commit(event)
+        second = run(Stream(EventServer(blocks), checkpoint=first.checkpoint))
+        assert second.rows == rows_of(blocks)[committed + 1 :]
+
+
+# --- other positions ------------------------------------------------------------------------------------------------
+
+
+def test_a_number_in_the_json_is_the_cursor_and_an_event_without_one_is_since() -> None:
+    body = ev('{"seq": 5}') + ev('{"other": 1}') + ev('{"seq": 6}')
+    stream = Stream(
+        script(Reply([body])), protocol=CursorProtocol(read="seq", send="query:after", sequence="contiguous", end="x")
+    )
+    places = []
+    for _ in range(3):
+        event = next(stream)
+        places.append((event.cursor, event.sequence))
+    assert places == [("5", 5), ("5", None), ("6", 6)]
+    assert (stream.checkpoint.cursor, stream.checkpoint.sequence, len(stream.checkpoint.since)) == ("5", 5, 1)
+
+
+def test_a_replay_from_zero_counts_all_since_the_start() -> None:
+    stream = Stream(script(Reply([evs(1, 4)])), protocol=ReplayFromZero(end="[DONE]"))
+    for _ in range(3):
+        next(stream)
+    assert place(stream.leave()) == (None, 3, tuple(digest(f"d{number}") for number in (1, 2, 3)))
+
+
+def test_a_finished_stream_keeps_its_place_and_asks_for_nothing() -> None:
+    done = play(Reply([evs(1, 2) + ev("[DONE]", "3")]))
+    checkpoint = done.stream.checkpoint
+    assert (checkpoint.complete, checkpoint.cursor, checkpoint.offset) == (True, "3", 3)
+    again = run(Stream(script(), checkpoint=Checkpoint.from_token(checkpoint.token())))
+    assert (again.events, again.outcome, again.stream.sent) == ([], Outcome.COMPLETED, [])
+    assert again.stream.checkpoint == checkpoint
+
+
+def test_a_place_taken_before_the_last_event_is_not_complete() -> None:
+    stream = Stream(script(Reply([evs(1, 2) + ev("[DONE]", "3")])))
+    for _ in range(3):
+        next(stream)
+    assert not stream.checkpoint.complete
+    assert stream.checkpoint.offset == 2
+
+
+def test_options_of_the_protocol_do_not_change_the_place() -> None:
+    stream = Stream(script(Reply([evs(1, 3)])), protocol=LastEventID(cursor_param="after", sequence=None))
+    next(stream), next(stream)
+    assert place(stream.checkpoint) == ("1", 1, ())

@@ -1,0 +1,284 @@
+"""DESIGN rule 8: the rest cannot be had by resuming. Raise, restart, or take the stored result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from resumable_stream._checkpoint import Checkpoint
+from resumable_stream._core.actions import Lost, Restarted
+from resumable_stream._core.interfaces import Answer, Request, Snapshot, StreamState
+from resumable_stream._errors import CursorExpired, GapError, NotResumable, RetriesExhausted, StreamInterrupted, UpstreamError
+from resumable_stream._events import Outcome, StreamEvent
+from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID
+
+from .simulation import DROPPED, Reply, Stream, ev, evs, play, policy, run, script, seqs
+
+DONE = ev("[DONE]")
+NAMED = LastEventID(end="[DONE]")
+
+
+def gone(status: int = 410) -> Reply:
+    return Reply([b'{"error": "expired"}'], status=status, type="application/json")
+
+
+# --- raise ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_cursor_that_the_server_no_longer_holds_is_expired(status: int) -> None:
+    result = play(Reply([evs(1, 3), "rst"]), gone(status))
+    assert isinstance(result.error, CursorExpired)
+    assert result.data == ["d1", "d2", "d3"]
+    assert result.error.checkpoint is not None and result.error.checkpoint.cursor == "3"
+    assert str(status) in str(result.error)
+    assert result.stream.kinds(Lost)
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_resume_that_the_server_does_not_offer_is_not_resumable(status: int) -> None:
+    result = play(Reply([evs(1, 3), "rst"]), gone(status), method="POST", protocol=LastEventID(resume="/x"))
+    assert isinstance(result.error, NotResumable)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_the_same_status_at_the_start_is_a_rejection(status: int) -> None:
+    result = play(gone(status))
+    assert not isinstance(result.error, CursorExpired)
+    assert result.error is not None and result.error.status == status
+
+
+def test_a_checkpoint_that_nothing_can_continue_says_so_without_a_request() -> None:
+    checkpoint = Checkpoint(protocol="LastEventID", method="POST", url="https://api.example.com/stream", cursor="3", offset=3)
+    result = play(method="POST", checkpoint=checkpoint)
+    assert isinstance(result.error, NotResumable)
+    assert result.stream.sent == []
+
+
+def test_an_expired_checkpoint_of_another_process_is_expired() -> None:
+    first = run(Stream(script(Reply([evs(1, 3)]))), at_most=3).stream
+    result = play(gone(), checkpoint=first.leave())
+    assert isinstance(result.error, CursorExpired)
+
+
+# --- restart --------------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_sends_the_first_request_again_and_says_so() -> None:
+    result = play(Reply([evs(1, 3), "rst"]), gone(), Reply([ev("n1", "x1") + ev("n2", "x2") + DONE]), on_lost="restart")
+    assert result.data == ["d1", "d2", "d3", "n1", "n2", "[DONE]"]
+    assert [event.reset for event in result.events] == [False, False, False, True, False, False]
+    assert [event.offset for event in result.events] == [0, 1, 2, 0, 1, 2]
+    assert result.stream.cursors == [None, "3", None]
+    assert result.outcome is Outcome.COMPLETED
+    assert result.stream.machine.stats.events == 6
+    assert [notice.offset for notice in result.stream.kinds(Restarted)] == [0]
+
+
+def test_a_restart_repeats_a_post_whole() -> None:
+    result = play(
+        Reply([evs(1, 2), "rst"]),
+        Reply([ev("n", "1") + DONE]),
+        method="POST",
+        json={"prompt": "p"},
+        params={"v": "1"},
+        on_lost="restart",
+    )
+    assert [(sent.method, sent.json, sent.params) for sent in result.stream.sent] == [("POST", {"prompt": "p"}, {"v": "1"})] * 2
+    assert result.data == ["d1", "d2", "n", "[DONE]"]
+    assert result.events[2].reset
+
+
+def test_what_the_first_run_delivered_is_no_repeat_in_the_second() -> None:
+    result = play(Reply([evs(1, 3), "rst"]), gone(), Reply([evs(1, 3) + DONE]), on_lost="restart")
+    assert result.data == ["d1", "d2", "d3"] * 2 + ["[DONE]"]
+    assert result.stream.machine.stats.duplicates == 0
+
+
+def test_a_restarted_stream_resumes_by_its_own_cursors() -> None:
+    result = play(
+        Reply([evs(1, 3), "rst"]), gone(), Reply([ev("n1", "x1"), "rst"]), Reply([ev("n2", "x2") + DONE]), on_lost="restart"
+    )
+    assert result.stream.cursors == [None, "3", None, "x1"]
+    assert [event.reset for event in result.events] == [False] * 3 + [True, False, False]
+
+
+def test_a_restart_forgets_where_the_first_run_lived() -> None:
+    result = play(
+        Reply([evs(1, 1), "rst"], headers={"location": "/runs/1"}),
+        gone(),
+        Reply([ev("n1", "1"), "rst"], headers={"location": "/runs/2"}),
+        Reply([DONE]),
+        method="POST",
+        on_lost="restart",
+    )
+    assert [(sent.method, sent.path) for sent in result.stream.sent] == [
+        ("POST", "/stream"), ("GET", "/runs/1"), ("POST", "/stream"), ("GET", "/runs/2")
+    ]  # fmt: skip
+
+
+def test_the_reset_is_marked_even_if_the_restart_needs_several_connections() -> None:
+    result = play(Reply([evs(1, 1), "rst"]), gone(), DROPPED, Reply([]), Reply([ev("n", "9") + DONE]), on_lost="restart")
+    assert result.data == ["d1", "n", "[DONE]"]
+    assert result.events[1].reset
+
+
+def test_the_place_after_a_restart_is_in_the_new_run() -> None:
+    stream = Stream(script(Reply([evs(1, 3), "rst"]), gone(), Reply([ev("n1", "x1") + ev("n2")])), on_lost="restart")
+    for _ in range(5):
+        next(stream)
+    checkpoint = stream.leave()
+    assert (checkpoint.cursor, checkpoint.offset, len(checkpoint.since)) == ("x1", 2, 1)
+    assert [pair[0] for pair in checkpoint.recent_ids] == ["x1"]
+
+
+def test_a_stream_that_dies_again_and_again_is_not_restarted_for_ever() -> None:
+    """Each restart may be paid for; progress does not make it free."""
+    result = run(Stream(lambda sent: Reply([ev("a"), "rst"]), method="POST", on_lost="restart", delay=policy(4)))
+    assert isinstance(result.error, RetriesExhausted)
+    assert len(result.stream.sent) <= 5
+
+
+def test_numbers_start_again_with_a_restart() -> None:
+    protocol = CursorProtocol(read="seq", send="query:after", end="[DONE]", sequence="contiguous", first_sequence=1)
+    result = play(Reply([seqs(1, 2), "rst"]), gone(), Reply([seqs(1, 2, 3) + DONE]), protocol=protocol, on_lost="restart")
+    assert [event.sequence for event in result.events] == [1, 2, 1, 2, 3, None]
+    assert result.error is None
+
+
+def test_bytes_restart_at_zero() -> None:
+    def body(text: bytes, etag: str, **headers: str) -> Reply:
+        return Reply(
+            [text, "rst"] if len(text) < 6 else [text], headers={"etag": etag, "content-length": "6", **headers}, type=""
+        )
+
+    result = play(body(b"abc", '"1"'), body(b"ABCDEF", '"2"'), body(b"ABCDEF", '"2"'), protocol=ByteRange(), on_lost="restart")
+    assert b"".join(result.data) == b"abcABCDEF"
+    assert [(chunk.sequence, chunk.reset) for chunk in result.events] == [(0, False), (0, True)]
+    assert result.stream.sent[1].headers["if-range"] == '"1"'
+    assert "range" not in result.stream.sent[2].headers
+
+
+def test_an_error_of_the_provider_is_not_a_loss() -> None:
+    result = play(Reply([evs(1, 1) + ev('{"error": {"message": "m"}}')]), on_lost="restart")
+    assert isinstance(result.error, UpstreamError)
+
+
+# --- snapshot -------------------------------------------------------------------------------------------------------
+
+
+class Stored(CursorProtocol):
+    """An endpoint that keeps the finished result at `/result`: `{"events": […], "reset": …, "outcome": …}`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"read": "seq", "send": "query:after", "end": "[DONE]", "name": "Stored", **options})
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        return Request(method="GET", url="/result", params={"have": str(state.offset)})
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+        found = json.loads(answer.body)
+        if found is None:
+            return None
+        outcome = Outcome(found["outcome"]) if found.get("outcome") else None
+        return Snapshot([StreamEvent(data=json.dumps(event)) for event in found["events"]], found["reset"], outcome)
+
+
+def result_of(numbers: Sequence[int], *, reset: bool, outcome: str | None) -> Reply:
+    events = [{"seq": number, "text": f"t{number}"} for number in numbers]
+    body = json.dumps({"events": events, "reset": reset, "outcome": outcome})
+    return Reply([body.encode()], type="application/json")
+
+
+LOST = (Reply([seqs(1, 2), "rst"]), gone())
+
+
+def test_a_snapshot_brings_the_missing_remainder() -> None:
+    result = play(*LOST, result_of([3, 4], reset=False, outcome="completed"), protocol=Stored(), on_lost="snapshot")
+    assert [event.sequence for event in result.events] == [1, 2, 3, 4]
+    assert [event.offset for event in result.events] == [0, 1, 2, 3]
+    assert not any(event.reset for event in result.events)
+    assert result.outcome is Outcome.COMPLETED
+    assert result.stream.sent[-1].side and result.stream.sent[-1].params == {"have": "2"}
+    assert result.stream.machine.stats.events == 4
+    assert result.stream.checkpoint.complete and result.stream.checkpoint.offset == 4
+
+
+def test_a_snapshot_may_replace_everything() -> None:
+    result = play(*LOST, result_of([1, 2, 3], reset=True, outcome="incomplete"), protocol=Stored(), on_lost="snapshot")
+    assert [(event.sequence, event.offset, event.reset) for event in result.events] == [
+        (1, 0, False), (2, 1, False), (1, 0, True), (2, 1, False), (3, 2, False)
+    ]  # fmt: skip
+    assert result.outcome is Outcome.INCOMPLETE
+
+
+def test_a_snapshot_of_a_run_that_still_runs_goes_on_by_resuming() -> None:
+    result = play(
+        *LOST,
+        result_of([3, 4], reset=False, outcome=None),
+        Reply([seqs(5) + DONE]),
+        protocol=Stored(sequence="contiguous"),
+        on_lost="snapshot",
+    )
+    assert [event.sequence for event in result.events] == [1, 2, 3, 4, 5, None]
+    assert result.stream.sent[-1].params == {"after": "4"}
+
+
+def test_an_empty_remainder_is_an_end() -> None:
+    result = play(*LOST, result_of([], reset=False, outcome="completed"), protocol=Stored(), on_lost="snapshot")
+    assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)
+
+
+def test_a_snapshot_with_a_hole_is_no_completed_stream() -> None:
+    protocol = Stored(sequence="contiguous")
+    result = play(*LOST, result_of([3, 5], reset=False, outcome="completed"), protocol=protocol, on_lost="snapshot")
+    assert isinstance(result.error, GapError)
+    marked = play(
+        *LOST, result_of([3, 5], reset=False, outcome="completed"), protocol=protocol, on_lost="snapshot", on_gap="deliver"
+    )
+    assert [event.sequence for event in marked.events] == [1, 2, 3, 5]
+    assert marked.events[3].gap is not None
+
+
+def test_a_snapshot_that_repeats_what_was_delivered_is_deduplicated_where_numbers_are_promised() -> None:
+    protocol = Stored(sequence="contiguous")
+    result = play(*LOST, result_of([1, 2, 3], reset=False, outcome="completed"), protocol=protocol, on_lost="snapshot")
+    assert [event.sequence for event in result.events] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("answer", [gone(404), gone(403), Reply([b"null"], type="application/json")])
+def test_a_snapshot_that_cannot_be_had_is_an_expired_cursor(answer: Reply) -> None:
+    result = play(*LOST, answer, protocol=Stored(), on_lost="snapshot")
+    assert isinstance(result.error, CursorExpired)
+
+
+def test_a_snapshot_is_asked_for_again_when_the_server_is_busy() -> None:
+    result = play(
+        *LOST,
+        Reply(status=503, type=""),
+        DROPPED,
+        result_of([3], reset=False, outcome="completed"),
+        protocol=Stored(),
+        on_lost="snapshot",
+    )
+    assert len(result.events) == 3
+    failing = play(*LOST, *[Reply(status=503, type="")] * 9, protocol=Stored(), on_lost="snapshot", delay=policy(3))
+    assert isinstance(failing.error, RetriesExhausted)
+
+
+def test_a_protocol_without_a_snapshot_raises_as_before() -> None:
+    result = play(Reply([evs(1, 2), "rst"]), gone(), on_lost="snapshot")
+    assert isinstance(result.error, CursorExpired)
+    post = play(Reply([ev("a"), "rst"]), method="POST", on_lost="snapshot")
+    assert isinstance(post.error, StreamInterrupted | NotResumable)
+
+
+def test_the_snapshot_is_a_batch_with_places_in_between() -> None:
+    stream = Stream(script(*LOST, result_of([3, 4, 5], reset=False, outcome="completed")), protocol=Stored(), on_lost="snapshot")
+    places = []
+    for _ in stream:
+        places.append((stream.checkpoint.cursor, stream.checkpoint.offset))
+    assert places == [(None, 0), ("1", 1), ("2", 2), ("3", 3), ("4", 4)]

@@ -1,0 +1,199 @@
+"""Events as text: what `iter_text()`, `iter_deltas()` and `read_text()` are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resumable_stream._core.interfaces import ResumeProtocol
+from resumable_stream._errors import EventTooLarge, StreamReset
+from resumable_stream._events import Chunk, Delta, StreamEvent, TextReset
+from resumable_stream._text import Mode, TextReader
+from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID
+
+
+def reader(
+    protocol: ResumeProtocol | None = None, *, mode: Mode = "text", resets: bool = False, limit: int = 1000, strict: bool = False
+) -> TextReader:
+    return TextReader(lambda: protocol or LastEventID(), mode=mode, resets=resets, limit=limit, strict=strict)
+
+
+def event(data: str, offset: int = 0, *, reset: bool = False) -> StreamEvent:
+    made = StreamEvent(data=data)
+    made.offset = offset
+    if reset:
+        made.reset = True
+    return made
+
+
+class Parts(LastEventID):
+    """Data like `text:a|reasoning:b|tool:c`."""
+
+    def deltas(self, event: Any) -> Iterable[Delta]:
+        for index, part in enumerate(filter(None, event.data.split("|"))):
+            kind, _, text = part.partition(":")
+            yield Delta(kind, text, index)
+
+
+def test_text_is_the_data_of_plain_events() -> None:
+    read = reader()
+    assert [list(read.read(event(data, offset))) for offset, data in enumerate(["Hel", "lo", "", " world\n"])] == [
+        ["Hel"], ["lo"], [], [" world\n"]
+    ]  # fmt: skip
+    assert list(read.finish()) == []
+    assert read.so_far() == "Hello world\n"
+
+
+def test_text_leaves_out_what_a_person_does_not_read() -> None:
+    read = reader(Parts())
+    assert list(read.read(event("reasoning:hm|text:A|tool:{}|text:B"))) == ["A", "B"]
+    assert list(read.read(event("reasoning:hm", 1))) == []
+    assert read.so_far() == "AB"
+
+
+def test_deltas_are_all_of_it() -> None:
+    read = reader(Parts(), mode="deltas")
+    assert list(read.read(event("reasoning:hm|text:A|tool:{}"))) == [
+        Delta("reasoning", "hm"),
+        Delta("text", "A", 1),
+        Delta("tool", "{}", 2),
+    ]
+    assert read.so_far() == "A"
+
+
+def test_a_path_names_the_text_in_json() -> None:
+    protocol = CursorProtocol(read="seq", send="query:after", text="choices.delta", end="[DONE]")
+    read = reader(protocol)
+    data = [
+        '{"choices": {"delta": "a"}}',
+        '{"choices": {"delta": ""}}',
+        '{"choices": {"delta": null}}',
+        "{}",
+        "[]",
+        "no json",
+        "[DONE]",
+    ]
+    assert [list(read.read(event(text))) for text in data] == [["a"], [], [], [], [], [], []]
+
+
+# --- resets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reset_raises_where_it_cannot_be_said() -> None:
+    read = reader()
+    read.read(event("a", 0))
+    with pytest.raises(StreamReset) as caught:
+        read.read(event("b", 0, reset=True))
+    assert caught.value.offset == 0
+    assert read.so_far() == "a"
+
+
+def test_a_reset_is_told_in_the_stream_on_request() -> None:
+    read = reader(resets=True)
+    for offset, data in enumerate("abc"):
+        read.read(event(data, offset))
+    assert list(read.read(event("X", 0, reset=True))) == [TextReset(0), "X"]
+    assert read.so_far() == "X"
+
+
+def test_a_reset_keeps_the_text_before_its_offset() -> None:
+    read = reader(resets=True)
+    for offset, data in enumerate("abcd"):
+        read.read(event(data, offset))
+    assert list(read.read(event("X", 2, reset=True))) == [TextReset(2), "X"]
+    assert read.so_far() == "abX"
+
+
+def test_a_reset_of_an_event_without_text_still_counts() -> None:
+    read = reader(Parts(), resets=True)
+    read.read(event("text:a", 0))
+    assert list(read.read(event("tool:{}", 0, reset=True))) == [TextReset(0)]
+    assert read.so_far() == ""
+
+
+def test_deltas_cannot_say_it_either() -> None:
+    read = reader(Parts(), mode="deltas")
+    with pytest.raises(StreamReset):
+        read.read(event("text:a", 3, reset=True))
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_text_beyond_the_limit_is_not_remembered_but_delivered() -> None:
+    read = reader(limit=5)
+    assert [list(read.read(event("abc", offset))) for offset in range(4)] == [["abc"]] * 4
+    assert read.so_far() == "abc"
+
+
+def test_text_that_must_be_held_raises_beyond_the_limit() -> None:
+    read = reader(limit=5, strict=True)
+    read.read(event("abcde"))
+    with pytest.raises(EventTooLarge) as caught:
+        read.read(event("f", 1))
+    assert caught.value.limit == 5
+    assert read.so_far() == "abcde"
+
+
+def test_the_limit_is_bytes() -> None:
+    """`Limits.text_bytes`: sizes end in `_bytes`."""
+    read = reader(limit=4, strict=True)
+    read.read(event("éé"))
+    with pytest.raises(EventTooLarge):
+        read.read(event("x", 1))
+
+
+def test_a_reset_gives_the_room_back() -> None:
+    read = reader(limit=5, resets=True, strict=True)
+    read.read(event("abcde"))
+    read.read(event("vwxyz", 0, reset=True))
+    assert read.so_far() == "vwxyz"
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def chunks_of(data: bytes, cuts: list[int]) -> list[Chunk]:
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    made = []
+    for offset, (start, end) in enumerate(pairwise(edges)):
+        if start < end:
+            chunk = Chunk(data[start:end], start)
+            chunk.offset = offset
+            made.append(chunk)
+    return made
+
+
+@given(st.text(max_size=40), st.lists(st.integers(0, 200), max_size=8))
+def test_characters_are_never_cut_in_two(text: str, cuts: list[int]) -> None:
+    read = reader(ByteRange())
+    pieces = [piece for chunk in chunks_of(text.encode(), cuts) for piece in read.read(chunk)] + list(read.finish())
+    assert "".join(pieces) == text
+    assert read.so_far() == text
+    assert "" not in pieces
+
+
+def test_bytes_that_end_inside_a_character_say_so() -> None:
+    read = reader(ByteRange(), mode="deltas")
+    assert [delta.text for delta in read.read(Chunk(b"caf\xc3", 0))] == ["caf"]
+    assert list(read.finish()) == [Delta("text", "\ufffd")]
+    assert list(read.finish()) == []
+
+
+def test_a_reset_of_bytes_forgets_half_a_character() -> None:
+    read = reader(ByteRange(), resets=True)
+    read.read(Chunk(b"caf\xc3", 0))
+    again = Chunk(b"th\xc3\xa9", 0)
+    again.reset = True
+    assert list(read.read(again)) == [TextReset(0), "thé"]
+    assert list(read.finish()) == []
+
+
+def test_before_the_protocol_is_known_text_is_the_data() -> None:
+    read = TextReader(lambda: None, mode="text", resets=False, limit=100, strict=False)
+    assert list(read.read(event("a"))) == ["a"]
