@@ -1,0 +1,25 @@
+"""What a notebook cell does: run it again and it shows the whole answer, asking the server only for what is missing."""
+
+import tempfile
+from itertools import islice
+
+import resumable_stream as rs
+from resumable_stream.stores import FileStore
+from resumable_stream.testing import FlakyServer, ServerEvent, numbered
+
+LOG = [*numbered(6), ServerEvent(id="7", data="[DONE]")]
+
+
+def cell(url: str, store: FileStore, most: int | None = None) -> None:
+    with rs.connect("GET", url, store=store, key="my-answer") as stream:
+        for event in islice(stream, most):
+            print("kept " if event.replayed else "fresh", event.data)
+    print(stream.outcome)
+
+
+with FlakyServer(LOG) as server, tempfile.TemporaryDirectory() as directory:
+    store = FileStore(directory, keep_events=True)
+    cell(server.url, store, most=3)  # interrupted after three events
+    cell(server.url, store)  # three kept, the rest from the server
+    cell(server.url, store)  # all kept: no request at all
+    assert len(server.requests) == 2

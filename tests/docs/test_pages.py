@@ -1,0 +1,189 @@
+"""What the pages say of the package is true of it: names, lists, links."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+import resumable_stream as rs
+from resumable_stream import protocols
+from resumable_stream._core import actions
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+GUARANTEES = (DOCS / "guarantees.md").read_text()
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^( *)```.*?^\1``` *$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its level or above."""
+    level = heading.split()[0]
+    start = text.index(f"{heading}\n")
+    rest = text[start + len(heading) :]
+    end = re.search(rf"^#{{1,{len(level)}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the tables below a heading whose rows begin with code."""
+    text = section((DOCS / page).read_text(), heading)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")]
+
+
+def names(cell: str) -> list[str]:
+    """The identifiers in a cell."""
+    return re.findall(r"`(\w+)`", cell)
+
+
+# --- lists that must be whole
+
+
+def test_errors_lists_every_error_and_its_attributes() -> None:
+    listed = {name: set(names(attributes)) for name, _, _, attributes in rows("errors.md", "## All of them")}
+    errors = [value for name in rs.__all__ if isinstance(value := getattr(rs, name), type) and issubclass(value, Exception)]
+    assert list(listed) == [f"`{error.__name__}`" for error in errors]
+    for error in errors:
+        own = set(inspect.signature(error.__init__).parameters) - {"self", "message", "args", "kwargs"}
+        root = {"checkpoint", "text_so_far"} if error is rs.ResumableStreamError else set()
+        assert listed[f"`{error.__name__}`"] == own | root
+
+
+def test_architecture_lists_every_action_of_the_machine() -> None:
+    listed = [names(row[0])[0] for row in rows("architecture.md", "### Actions")]
+    assert sorted(listed) == sorted(action.__name__ for action in get_args(actions.Action))
+
+
+def test_architecture_names_modules_that_exist() -> None:
+    package = ROOT / "resumable_stream"
+    text = (DOCS / "architecture.md").read_text()
+    modules = re.findall(r"`(_?\w+/\w+\.py|_\w+\.py)`", text)
+    assert modules
+    folders = ("", "_core", "_drivers", "protocols")
+    missing = [module for module in modules if not any((package / folder / module).is_file() for folder in folders)]
+    assert missing == []
+
+
+def test_observe_lists_every_notice_with_its_fields() -> None:
+    listed = {names(notice)[0]: names(fields) for notice, _, fields in rows("how-to/observe.md", "## Notices")}
+    assert listed == {notice.__name__: list(notice.__dataclass_fields__) for notice in get_args(actions.Notice)}
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "cls"),
+    [
+        ("how-to/observe.md", "## Numbers", rs.Stats),
+        ("how-to/retries-and-timeouts.md", "## Clocks", rs.Timeouts),
+        ("how-to/retries-and-timeouts.md", "## Limits", rs.Limits),
+    ],
+)
+def test_a_table_lists_every_field(page: str, heading: str, cls: Any) -> None:
+    listed = [name for row in rows(page, heading) for name in names(row[0])]
+    assert sorted(listed) == sorted(cls.__dataclass_fields__)
+
+
+def test_the_table_of_promises_is_what_the_protocols_say() -> None:
+    listed = {call.strip("`"): cells for call, *cells in rows("guarantees.md", "## What each protocol promises")}
+    assert listed.pop("CursorProtocol(…)")
+    assert len(listed) >= 7
+    for call, cells in listed.items():
+        promises = eval(call, vars(protocols)).promises
+        facts = (promises.resumable, promises.numbered, promises.has_end, promises.tied)
+        assert [cell != "no" for cell in cells] == list(facts), call
+
+
+def test_every_protocol_is_in_the_readme() -> None:
+    table = section((ROOT / "README.md").read_text(), "## Protocols")
+    ready = [name for name in protocols.__all__ if _is_ready_made(name)]
+    assert re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE) == ready
+
+
+def _is_ready_made(name: str) -> bool:
+    value = getattr(protocols, name)
+    return isinstance(value, type) and issubclass(value, protocols.ResumeProtocol) and value is not protocols.ResumeProtocol
+
+
+def test_the_decisions_are_listed() -> None:
+    listed = re.findall(r"\((\d{4}-[\w-]+\.md)\)", (DOCS / "decisions/index.md").read_text())
+    assert listed == sorted(page.name for page in (DOCS / "decisions").glob("0*.md"))
+
+
+# --- guarantees
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_a_guarantee_says_what_holds_it_and_where_it_ends(number: int) -> None:
+    heading = re.search(rf"^## G{number}: .*$", GUARANTEES, re.MULTILINE)
+    assert heading is not None
+    text = section(GUARANTEES, heading[0])
+    assert "Where it ends:" in text
+    assert "The tests that hold it" in text
+    assert f"guarantees.md#g{number}-" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`((?:\w+/)+test_\w+\.py(?:::\w+)?)`", GUARANTEES))))
+def test_a_test_that_guarantees_names_exists(named: str) -> None:
+    path, _, function = named.partition("::")
+    file = ROOT / "tests" / path
+    assert file.is_file()
+    if function:
+        nodes = ast.walk(ast.parse(file.read_text()))
+        assert function in {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+# --- links and navigation
+
+
+def anchors(page: Path) -> set[str]:
+    """What `#…` may name: headings, where GitHub and MkDocs spell them alike."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\- ]", "", heading.lower()).strip()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
+
+
+def test_the_navigation_holds_every_page_once() -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = list(_leaves(config["nav"]))
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+def _leaves(node: Any) -> Any:
+    if isinstance(node, str):
+        yield node
+    else:
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _leaves(child)
+
+
+# --- the style of the source
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_line_holds_one_sentence(page: Path) -> None:
+    lines = without_code(page.read_text()).splitlines()
+    crowded = [line for line in lines if not re.match(r"\||- | *\d", line) and re.search(r"[a-z)`][.!?] [A-Z][a-z]+ ", line)]
+    assert crowded == []
