@@ -1,0 +1,278 @@
+"""
+One scenario, six rows: {sync, asyncio, trio} × {httpx, httpx2}.
+
+A test that takes `row` is written once, as `async def`, and runs in all six. On asyncio and trio it is what it seems.
+In the sync rows nothing ever waits at an `await`: `row.connect()` then returns a sync stream behind an async face, each
+call blocks where the async one would suspend, and the coroutine runs from its first line to its last in one `send()`.
+A difference between rows is the bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+import inspect
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from types import SimpleNamespace, TracebackType
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+import resumable_stream as rs
+
+pytest_plugins = ["resumable_stream.testing.pytest_plugin"]
+
+DRIVERS: tuple[Literal["sync", "asyncio", "trio"], ...] = ("sync", "asyncio", "trio")
+FAMILIES: tuple[Literal["httpx", "httpx2"], ...] = ("httpx", "httpx2")
+# A scenario that hangs fails after this many seconds, well before pytest's own timeout kills the run.
+LONGEST = 30.0
+
+
+class Eager:
+    """A sync object behind an async face: what has an async name or must be awaited elsewhere is called at once."""
+
+    AWAITED = frozenset({"open", "commit", "cancel", "read_text"})
+    RENAMED = {"aclose": "close"}  # noqa: RUF012
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.wrapped, self.RENAMED.get(name, name))
+        if name in self.AWAITED or name in self.RENAMED:
+
+            @functools.wraps(value)
+            async def call(*args: Any, **options: Any) -> Any:
+                result = value(*args, **options)
+                return self if result is self.wrapped else result
+
+            return call
+        if name.startswith("iter_"):
+            return lambda *args, **options: Eager(value(*args, **options))
+        return value
+
+    def __repr__(self) -> str:
+        return repr(self.wrapped)
+
+    async def __aenter__(self) -> Eager:
+        self.wrapped.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> Any:
+        return self.wrapped.__exit__(kind, exc, traceback)
+
+    def __aiter__(self) -> Eager:
+        assert iter(self.wrapped) is self.wrapped
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return next(self.wrapped)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+class Row:
+    """One driver over one family of clients."""
+
+    def __init__(self, driver: Literal["sync", "asyncio", "trio"], family: Literal["httpx", "httpx2"]) -> None:
+        self.driver = driver
+        self.family = family
+        self.sync = driver == "sync"
+        self.module = importlib.import_module(family)
+        self._clients: list[Any] = []
+        self._shared: Any = None
+
+    def __repr__(self) -> str:
+        return f"{self.driver}-{self.family}"
+
+    # --- running
+
+    def run(self, scenario: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any) -> Any:
+        """Run a coroutine function in this row, and close the clients that it made."""
+
+        async def bounded() -> Any:
+            if self.sync:
+                return await self._and_close(scenario, *args, **options)
+            with anyio.fail_after(LONGEST):
+                return await self._and_close(scenario, *args, **options)
+
+        if self.sync:
+            return drive(bounded())
+        return anyio.run(bounded, backend=self.driver)
+
+    async def _and_close(self, scenario: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any) -> Any:
+        try:
+            return await scenario(*args, **options)
+        finally:
+            with anyio.CancelScope(shield=True) if not self.sync else contextlib.nullcontext():
+                await self.close_clients()
+
+    async def close_clients(self) -> None:
+        """Drop the connections that are kept alive, so that `server.wait_disconnected()` can come true."""
+        clients, self._clients, self._shared = self._clients, [], None
+        for client in clients:
+            await self.close(client)
+
+    async def close(self, client: Any) -> None:
+        if self.sync:
+            client.close()
+        else:
+            await client.aclose()
+
+    # --- making
+
+    def client(self, **options: Any) -> Any:
+        """A new client of this row; closed at the end of the run."""
+        return self.keep(self.client_class(**{"trust_env": False, "verify": _context(), **options}))
+
+    @property
+    def client_class(self) -> Any:
+        return self.module.Client if self.sync else self.module.AsyncClient
+
+    def scripted(self, script: Any, **options: Any) -> Any:
+        """A client of this row that plays a `ScriptedClient`."""
+        return self.keep(script.sync(**options) if self.sync else script.asynchronous(**options))
+
+    def keep(self, client: Any) -> Any:
+        self._clients.append(client)
+        return client
+
+    def connect(self, method: str, url: Any, **options: Any) -> Any:
+        """`rs.connect()` or `rs.aconnect()`, with a client of this row and without waits; see `QUICK`."""
+        return self._stream(rs.connect if self.sync else rs.aconnect, method, url, **options)
+
+    def resume(self, token: Any, **options: Any) -> Any:
+        """`rs.resume()` or `rs.aresume()`, likewise."""
+        return self._stream(rs.resume if self.sync else rs.aresume, token, **options)
+
+    def _stream(self, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if options.get("client") is None:
+            self._shared = options["client"] = self._shared or self.client()
+        stream = make(*args, **{"retry": QUICK, **options})
+        return Eager(stream) if self.sync else stream
+
+    # --- waiting and working beside the scenario
+
+    async def sleep(self, seconds: float) -> None:
+        if self.sync:
+            time.sleep(seconds)  # noqa: ASYNC251
+        else:
+            await anyio.sleep(seconds)
+
+    async def until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
+        """Wait for something that another thread or task does."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+            await self.sleep(0.002)
+
+    @contextlib.asynccontextmanager
+    async def beside(self, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Run `work` in another thread (sync) or another task; on leaving, wait for it."""
+        if self.sync:
+            failures: list[BaseException] = []
+
+            def run() -> None:
+                try:
+                    drive(work())
+                except BaseException as failure:
+                    failures.append(failure)
+
+            thread = threading.Thread(target=run, name="beside")
+            thread.start()
+            try:
+                yield
+            finally:
+                thread.join(LONGEST)
+            assert not thread.is_alive()
+            if failures:
+                raise failures[0]
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            yield
+
+    # --- reading
+
+    async def read(self, stream: Any) -> list[Any]:
+        """Every event of a stream that is not open yet."""
+        async with stream:
+            return [event async for event in stream]
+
+
+def drive(coroutine: Any) -> Any:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("a scenario waited for an event loop in a sync row")
+
+
+# 1000 attempts: a test that cuts a stream 500 times without progress is about something else than giving up.
+QUICK = rs.RetryPolicy(attempts=1000, wait=lambda state: 0.0)
+
+
+@functools.cache
+def _context() -> ssl.SSLContext:
+    # Making one costs 17 ms, and nearly every test needs a client.
+    return ssl.create_default_context()
+
+
+@pytest.fixture(params=[f"{driver}-{family}" for driver in DRIVERS for family in FAMILIES])
+def row(request: pytest.FixtureRequest) -> Row:
+    """Each of the six rows in turn. An `async def` test that takes it runs in that row."""
+    driver, family = request.param.split("-")
+    return Row(driver, family)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests that take `row`."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj) or not isinstance(row := pyfuncitem.funcargs.get("row"), Row):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    row.run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
+    return True
+
+
+@pytest.fixture
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Take the jitter out of the reconnect after progress: it waits uniform(0, 0.25) s, an eighth of a second for each of 500 cuts.
+
+    The name in `_api` is replaced, not `random.random` itself: that is nobody's business here.
+    """
+    monkeypatch.setattr("resumable_stream._api.random", SimpleNamespace(random=lambda: 0.0))
+
+
+@pytest.fixture
+def spotless() -> Iterator[None]:
+    """
+    Fail a test that leaves a thread, or something whose finaliser complains (an open socket, a suspended async generator).
+
+    What finalisers raise, pytest reports with the test in whose teardown they ran; hence the collection here.
+    """
+    # Frozen, and never thawed: the collections of 600 tests then look only at what each of them made.
+    gc.collect()
+    gc.freeze()
+    before = set(threading.enumerate())
+    yield
+    gc.collect()
+    left = [thread.name for thread in set(threading.enumerate()) - before if not _is_foreign(thread)]
+    assert not left, f"threads left behind: {left}"
+
+
+def _is_foreign(thread: threading.Thread) -> bool:
+    # Trio keeps idle workers of `to_thread` for 10 s, for whoever needs one next; the servers of a test are closed after this.
+    return thread.name.startswith(("Trio thread", "flaky-server")) or not thread.is_alive()

@@ -1,0 +1,277 @@
+"""
+The four clocks on real sockets, with values so small that the tests are quick (DESIGN rule 4, guarantee G6).
+
+How late is too late: a loaded machine may be a quarter of a second late, a clock that does not fire at all is seconds late.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import resumable_stream as rs
+from resumable_stream import Outcome, Timeouts
+from resumable_stream.protocols import LastEventID
+from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
+
+if TYPE_CHECKING:
+    from tests.conftest import Row
+
+Start = Callable[..., FlakyServer]
+pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.timeout(10)]
+
+ALL = [str(n) for n in range(1, 13)]
+LATE = 0.4
+
+
+class Stopwatch:
+    """Asserts that a block took so many seconds, no less and not much more."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is None:
+            took = time.monotonic() - self.started
+            assert self.seconds * 0.95 <= took < self.seconds + LATE, f"took {took:.3f} s instead of {self.seconds}"
+
+
+async def ids(row: Row, stream: Any) -> list[str]:
+    return [event.id for event in await row.read(stream)]
+
+
+async def test_a_half_open_connection_is_noticed_within_idle(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5, how="silence")])
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.1))
+    with Stopwatch(0.1):
+        assert await ids(row, stream) == ALL
+    assert stream.stats.reconnects == 2
+
+
+async def test_silence_before_the_head_of_a_reconnect_is_noticed_within_idle(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5), Fault.no_answer(how="silence")])
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.1))
+    with Stopwatch(0.1):
+        assert await ids(row, stream) == ALL
+
+
+async def test_silence_between_the_bytes_of_an_event_is_noticed_within_idle(row: Row, flaky_server: Start) -> None:
+    size = len(numbered(1)[0].encode())
+    server = flaky_server(numbered(12), [Fault.cut(after_bytes=5 * size + 9, how="silence")])
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.1))
+    with Stopwatch(0.1):
+        assert await ids(row, stream) == ALL
+
+
+async def test_heartbeats_feed_idle_and_not_stall(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), [Fault.heartbeats(after_events=5, interval=0.02)])
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.1, stall=0.2))
+    with Stopwatch(0.2):
+        assert await ids(row, stream) == ALL
+
+
+async def test_heartbeats_before_the_first_event_feed_no_clock(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), [Fault.heartbeats(interval=0.02)])
+    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=0.12))
+    with Stopwatch(0.12):
+        assert await ids(row, stream) == ALL
+
+
+@pytest.mark.parametrize("first_event", [3.0, None])
+async def test_the_byte_clock_is_on_time_after_a_longer_or_endless_first_event_clock(
+    row: Row, flaky_server: Start, first_event: float | None
+) -> None:
+    server = flaky_server(numbered(12), [[Fault.delay(0.02), Fault.cut(after_events=5, how="silence")]])
+    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=first_event, idle=0.1, stall=None))
+    with Stopwatch(0.12):
+        assert await ids(row, stream) == ALL
+
+
+async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(row: Row, flaky_server: Start) -> None:
+    pause = Fault.heartbeats(after_events=5, count=1, interval=0.25)
+    server = flaky_server(numbered(12), [pause], no_content_at_end=True)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=0.15, idle=2.0))
+    assert await ids(row, stream) == ALL
+    assert stream.stats.reconnects == 0, "204 is no connection of the stream"
+
+
+async def test_each_byte_starts_the_byte_clock_again(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), pace=0.02, no_content_at_end=True)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.15, stall=0.15))
+    assert await ids(row, stream) == ALL
+    assert stream.stats.reconnects == 0
+
+
+async def test_the_stall_clock_counts_across_heartbeats_and_starts_again_at_an_event(row: Row, flaky_server: Start) -> None:
+    beats = [Fault.heartbeats(after_events=n, count=4, interval=0.02) for n in (3, 6, 9)]
+    server = flaky_server(numbered(12), [beats], no_content_at_end=True)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=5.0, stall=0.2))
+    with Stopwatch(0.24):
+        assert await ids(row, stream) == ALL
+    assert stream.stats.reconnects == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [
+        ([Fault.cut(after_events=0, how="silence")], "first_event"),
+        ([Fault.no_answer(how="silence")], "first_event"),
+        ([Fault.heartbeats(interval=0.02)], "first_event"),
+        ([Fault.cut(after_events=5, how="silence")], "idle"),
+        ([Fault.heartbeats(after_events=5, interval=0.02)], "stall"),
+    ],
+)
+async def test_a_clock_of_a_post_that_cannot_resume_names_itself(
+    row: Row, flaky_server: Start, schedule: list[Fault], reason: str
+) -> None:
+    server = flaky_server(numbered(12), schedule)
+    clocks = {"first_event": 1.0, "idle": 1.0, "stall": 1.0, reason: 0.1}
+    stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(**clocks))
+    with Stopwatch(0.1), pytest.raises(rs.StreamInterrupted) as caught:
+        await row.read(stream)
+    assert caught.value.reason == reason
+    assert caught.value.checkpoint is not None
+    assert len(server.requests) == 1, "a POST was sent twice"
+    await row.close_clients()
+    assert server.wait_disconnected()
+
+
+async def test_a_get_that_declares_a_generation_is_not_repeated_when_its_first_event_is_late(
+    row: Row, flaky_server: Start
+) -> None:
+    server = flaky_server(numbered(12), [Fault.cut(after_events=0, how="silence")])
+    stream = row.connect("GET", server.url, protocol=LastEventID(end="close"), timeouts=Timeouts(first_event=0.1))
+    with pytest.raises(rs.StreamInterrupted) as caught:
+        await row.read(stream)
+    assert caught.value.reason == "first_event"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [Fault.cut(after_events=5, how="silence")],
+        [Fault.heartbeats(after_events=5, interval=0.02)],
+        [Fault.heartbeats(after_events=0, interval=0.02)],
+        [Fault.no_answer(how="silence")],
+        [Fault.cut(after_events=5), *[Fault.no_answer()] * 30],
+        [Fault.cut(after_events=5), Fault.status(503, retry_after=50)],
+        [Fault.cut(after_events=5), [Fault.status(503, body=b"x" * 1000), Fault.cut(after_bytes=100, how="silence")]],
+    ],
+    ids=["silence", "heartbeats", "heartbeats only", "no head", "retries", "retry-after", "error body"],
+)
+async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, schedule: list[Fault]) -> None:
+    server = flaky_server(numbered(12), schedule)
+    stream = row.connect(
+        "GET", server.url, timeouts=Timeouts(deadline=0.12), retry=rs.RetryPolicy(attempts=1000, wait=lambda state: 0.01)
+    )
+    with Stopwatch(0.12), pytest.raises(rs.DeadlineExceeded) as caught:
+        await row.read(stream)
+    assert caught.value.checkpoint is not None
+    assert caught.value.checkpoint.offset in (0, 5)
+    await row.close_clients()
+    assert server.wait_disconnected()
+    rest = await ids(row, row.connect("GET", server.url, checkpoint=caught.value.checkpoint))
+    assert rest == ALL[caught.value.checkpoint.offset :]
+
+
+async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), no_content_at_end=True, pace=0.0)
+    clocks = Timeouts(first_event=0.1, idle=0.1, stall=0.1)
+    seen = []
+    async with row.connect("GET", server.url, timeouts=clocks) as stream:
+        await row.sleep(0.12)
+        async for event in stream:
+            seen.append(event.id)
+            if event.id in ("1", "12"):
+                await row.sleep(0.12)
+    assert seen == ALL
+    assert stream.stats.reconnects == 0
+
+
+async def test_the_first_event_clock_runs_from_the_request_on(row: Row, flaky_server: Start) -> None:
+    late = [Fault.delay(0.1), Fault.cut(after_events=0, how="silence")]
+    server = flaky_server(numbered(12), [late])
+    stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(first_event=0.2))
+    with Stopwatch(0.2), pytest.raises(rs.StreamInterrupted) as caught:
+        await row.read(stream)
+    assert caught.value.reason == "first_event"
+
+
+async def test_connections_that_bring_nothing_use_up_the_attempts(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.cut(after_events=0, how="silence")] * 9])
+    retry = rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.05), retry=retry)
+    with pytest.raises(rs.RetriesExhausted) as caught:
+        await row.read(stream)
+    assert caught.value.attempts == 3
+    assert caught.value.checkpoint is not None
+    assert caught.value.checkpoint.offset == 5
+    assert len(server.requests) == 5  # the first, the prompt reconnect, three attempts
+
+
+async def test_a_server_that_does_not_listen_is_tried_again(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12))
+    server.close()
+    retry = rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)
+    with pytest.raises(rs.RetriesExhausted) as caught:
+        await row.connect("POST", server.url, json={}, retry=retry).open()
+    assert isinstance(caught.value.last_error, row.module.ConnectError)
+    assert caught.value.__cause__ is caught.value.last_error
+
+
+# --- over a transport that is not httpcore, clocks are looked at between chunks (sync) or bound each read (async)
+
+
+async def test_a_foreign_transport_is_checked_between_chunks(row: Row, scripted_client: Callable[..., ScriptedClient]) -> None:
+    def pause() -> Any:
+        return row.sleep(0.03) if not row.sync else time.sleep(0.03)
+
+    beat: list[Any] = [pause, b": heartbeat\n\n"]
+    script = scripted_client(
+        [Reply(body=[b"id: 1\ndata: 1\n\n", *beat * 100]), Reply(body=[b"id: 2\ndata: [DONE]\n\n"])], row.family
+    )
+    stream = row.connect("GET", "https://example.com/s", client=row.scripted(script), timeouts=Timeouts(idle=1.0, stall=0.15))
+    with Stopwatch(0.15):
+        assert await ids(row, stream) == ["1", "2"]
+    assert stream.outcome is Outcome.COMPLETED
+
+
+async def test_a_silent_foreign_transport_is_left_in_time_in_async(
+    row: Row, scripted_client: Callable[..., ScriptedClient]
+) -> None:
+    if row.sync:
+        pytest.skip("a foreign transport keeps its own read timeout in sync")
+    script = scripted_client(
+        [Reply(body=[b"id: 1\ndata: 1\n\n", lambda: row.sleep(50)]), Reply(body=[b"id: 2\ndata: [DONE]\n\n"])], row.family
+    )
+    stream = row.connect("GET", "https://example.com/s", client=row.scripted(script), timeouts=Timeouts(idle=0.1))
+    with Stopwatch(0.1):
+        assert await ids(row, stream) == ["1", "2"]
+
+
+async def test_a_transport_that_times_out_by_itself_is_a_reconnect(
+    row: Row, scripted_client: Callable[..., ScriptedClient]
+) -> None:
+    script = scripted_client(
+        [Reply(body=[b"id: 1\ndata: 1\n\n", "read_timeout"]), "read_timeout", Reply(body=[b"id: 2\ndata: [DONE]\n\n"])],
+        row.family,
+    )
+    stream = row.connect("GET", "https://example.com/s", client=row.scripted(script))
+    assert await ids(row, stream) == ["1", "2"]
+
+
+async def test_thousands_of_heartbeats_keep_no_iterator_each(row: Row, flaky_server: Start) -> None:
+    # Re-arming a sync read needs a fresh iterator, and each is kept: they must stay few.
+    beats = Fault.heartbeats(after_events=2, count=3000, interval=0.0)
+    server = flaky_server(numbered(12), [beats], no_content_at_end=True)
+    async with row.connect("GET", server.url, timeouts=Timeouts(idle=5.0, stall=10.0)) as stream:
+        assert len([event async for event in stream]) == 12
+        body = stream._body
+        assert body is None or len(getattr(body, "_iterators", ())) < 50
