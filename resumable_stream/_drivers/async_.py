@@ -58,7 +58,13 @@ class _Body:
         # The socket of HTTP/2 carries other streams: it cannot be shut down to wake a reader, so a read needs a scope.
         self._shared = response.extensions.get("http_version") == b"HTTP/2"
         self.scope: anyio.CancelScope | None = None
-        self._ended = False
+        self.ended = False
+        # Where nothing has to be decoded and no scope is needed, the driver takes chunks from here directly.
+        self.plain = self._raw.__anext__ if self._decoding is None and self._rearms and not self._shared else None
+
+    def arm(self, timeout: float | None) -> None:
+        """The next reads may take so long."""
+        self._rearm.arm(timeout)
 
     async def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
@@ -82,16 +88,16 @@ class _Body:
             with anyio.move_on_after(timeout) as self.scope:
                 return await anext(self._raw)
         except StopAsyncIteration:
-            self._ended = True
+            self.ended = True
             return None
         except BaseException:
-            self._ended = True
+            self.ended = True
             raise
-        self._ended = True
+        self.ended = True
         raise TimeoutError(f"no bytes within {timeout} seconds")
 
     async def close(self) -> None:
-        if not self._ended and self._rearms:
+        if not self.ended and self._rearms:
             await self._unwind()
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
             for iterator in (self._raw, self._response):
@@ -177,6 +183,7 @@ class AsyncResumableStream(StreamBase):
 
         May be called from another task: a reader that waits there gets `StreamClosed`.
         """
+        self._stopped = True
         if self._closing is not None:
             self._closing.set()
         if not self._busy:
@@ -330,7 +337,8 @@ class AsyncResumableStream(StreamBase):
         self._busy = True
         try:
             # Another task's aclose() either sees that we are busy, or is seen here.
-            self._check_closing()
+            if self._stopped:
+                self._check_closing()
             found = self._replay is not None and await self._next_replayed()
             if not found:
                 found = (not self._machine.due and await self._read()) or await self._advance()
@@ -347,18 +355,15 @@ class AsyncResumableStream(StreamBase):
 
     async def _translate(self, error: BaseException) -> BaseException:
         """Our own errors end the stream and carry its place; a foreign one (cancellation) leaves it as a loop body's would."""
-        if self._is_closing() and isinstance(error, Exception) and not isinstance(error, StreamClosed):
+        if self._stopped and isinstance(error, Exception) and not isinstance(error, StreamClosed):
             error = StreamClosed("the stream was closed by another task")
         if isinstance(error, ResumableStreamError):
             self._with_place(error)
             await self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
         return error
 
-    def _is_closing(self) -> bool:
-        return self._closing is not None and self._closing.is_set()
-
     def _check_closing(self) -> None:
-        if self._is_closing():
+        if self._stopped:
             raise StreamClosed("the stream was closed by another task")
 
     async def _advance(self, *, opening: bool = False) -> bool:
@@ -405,8 +410,16 @@ class AsyncResumableStream(StreamBase):
                 machine.read_timed_out(now)
                 return False
             try:
-                chunk = await body.read(timeout)
+                if body.plain is not None:
+                    body.arm(timeout)
+                    chunk = await body.plain()
+                else:
+                    chunk = await body.read(timeout)
+            except StopAsyncIteration:
+                body.ended = True
+                chunk = None
             except network_errors() as error:
+                body.ended = True
                 if classify(error) == "timeout":
                     machine.read_timed_out(monotonic(), error)
                 else:
@@ -414,6 +427,7 @@ class AsyncResumableStream(StreamBase):
                 return False
             except BaseException as error:
                 # The iterator is dead now: going on must be a reconnect, not what looks like the end of the body.
+                body.ended = True
                 machine.read_failed(error, monotonic())
                 raise
             events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
@@ -582,7 +596,7 @@ class _Texts:
         self._stream = stream
         self._reader = reader
         self._pieces: Iterator[Any] = NOTHING
-        self._ended = False
+        self.ended = False
 
     def __aiter__(self) -> Self:
         return self
@@ -591,12 +605,12 @@ class _Texts:
         while True:
             for piece in self._pieces:
                 return piece
-            if self._ended:
+            if self.ended:
                 raise StopAsyncIteration
             try:
                 event = await anext(self._stream)
             except StopAsyncIteration:
-                self._ended = True
+                self.ended = True
                 self._pieces = iter(self._reader.finish())
                 continue
             try:

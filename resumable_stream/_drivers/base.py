@@ -86,6 +86,7 @@ class StreamBase:
         self._in_hand = 0
         self._whole = False
         self._busy = False
+        self._stopped = False
         self._replay: Iterator[Any] | None = None
         self._text: TextReader | None = None
 

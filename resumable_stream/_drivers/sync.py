@@ -53,21 +53,23 @@ class _Body:
         self._decoding = decoding_of(response.headers.get("content-encoding", ""))
         self._pieces: Iterator[bytes] = NOTHING
         self._raw = iter(self._stream)
+        # Where nothing has to be decoded and no clock moved, the driver takes chunks from here directly.
+        self.plain = self._raw if self._decoding is None else None
         self._old: list[Any] = []
-        self._armed = armed
+        self.armed = armed
         self._rearms = over_httpcore(response)
-        self._ended = False
+        self.ended = False
 
     def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
         for piece in self._pieces:
             return piece
         while True:
-            if timeout != self._armed and self._rearms:
+            if timeout != self.armed and self._rearms:
                 self._arm(timeout)
             chunk: bytes | None = next(self._raw, None)
             if chunk is None:
-                self._ended = True
+                self.ended = True
                 return None
             if self._decoding is None:
                 return chunk
@@ -76,17 +78,19 @@ class _Body:
                 return piece
 
     def _arm(self, timeout: float | None) -> None:
-        armed = self._armed
+        armed = self.armed
         if timeout is not None and armed is not None and abs(armed - timeout) <= max(_TOLERANCE * timeout, 0.001):
             return
-        self._armed = timeout
+        self.armed = timeout
         self._response.request.extensions["timeout"]["read"] = timeout
         self._old.append(self._raw)
         self._raw = iter(self._stream)
+        if self.plain is not None:
+            self.plain = self._raw
 
     def finish(self) -> None:
         """Read what little an honest end leaves behind, so that the connection can be used again."""
-        if self._ended or not self._rearms:
+        if self.ended or not self._rearms:
             return
         for _ in range(_LEFTOVER_CHUNKS):
             if self.read(_LEFTOVER_SECONDS) is None:
@@ -162,6 +166,7 @@ class ResumableStream(StreamBase):
 
         May be called from another thread: a reader that is blocked there gets `StreamClosed`.
         """
+        self._stopped = True
         self._closing.set()
         if not self._busy:
             self._leave("closed")
@@ -306,7 +311,8 @@ class ResumableStream(StreamBase):
         self._busy = True
         try:
             # Another thread's close() either sees that we are busy, or is seen here.
-            self._check_closing()
+            if self._stopped:
+                self._check_closing()
             found = self._replay is not None and self._next_replayed()
             if not found:
                 found = (not self._machine.due and self._read()) or self._advance()
@@ -323,7 +329,7 @@ class ResumableStream(StreamBase):
 
     def _translate(self, error: BaseException) -> BaseException:
         """Our own errors end the stream and carry its place; a foreign one (Ctrl-C) leaves it as a loop body's would."""
-        if self._closing.is_set() and not isinstance(error, StreamClosed):
+        if self._stopped and not isinstance(error, StreamClosed):
             error = StreamClosed("the stream was closed by another thread")
         if isinstance(error, ResumableStreamError):
             self._with_place(error)
@@ -331,7 +337,7 @@ class ResumableStream(StreamBase):
         return error
 
     def _check_closing(self) -> None:
-        if self._closing.is_set():
+        if self._stopped:
             raise StreamClosed("the stream was closed by another thread")
 
     def _advance(self, *, opening: bool = False) -> bool:
@@ -378,7 +384,11 @@ class ResumableStream(StreamBase):
                 machine.read_timed_out(now)
                 return False
             try:
-                chunk = body.read(timeout)
+                if body.plain is not None and timeout == body.armed:
+                    chunk = next(body.plain, None)
+                    body.ended = chunk is None
+                else:
+                    chunk = body.read(timeout)
             except network_errors() as error:
                 if classify(error) == "timeout":
                     machine.read_timed_out(monotonic(), error)
@@ -546,7 +556,7 @@ class _Texts:
         self._stream = stream
         self._reader = reader
         self._pieces: Iterator[Any] = NOTHING
-        self._ended = False
+        self.ended = False
 
     def __iter__(self) -> Self:
         return self
@@ -555,12 +565,12 @@ class _Texts:
         while True:
             for piece in self._pieces:
                 return piece
-            if self._ended:
+            if self.ended:
                 raise StopIteration
             try:
                 event = next(self._stream)
             except StopIteration:
-                self._ended = True
+                self.ended = True
                 self._pieces = iter(self._reader.finish())
                 continue
             try:

@@ -82,6 +82,7 @@ class SSEDecoder:
         "_event_bytes",
         "_held",
         "_line_bytes",
+        "_middle",
         "_open",
         "_own_id",
         "_packed",
@@ -134,6 +135,7 @@ class SSEDecoder:
         self._open = False  # bytes without a line end may simply be added to `_pending`
         # The event line seen last, and the type it names: a long answer repeats it with every event.
         self._type_line: bytes | None = None
+        self._middle: bytes | None = None  # that line with its neighbours' ends: "\nevent: X\ndata: "
         self._type_name = ""
 
     @property
@@ -155,6 +157,31 @@ class SSEDecoder:
         """
         block: bytes | None
         if self._ready and data and data[-1] == _LF and len(data) <= self._quick:
+            # The shape of the last event once more, which is what a long answer sends: nothing has to be taken apart.
+            middle = self._middle
+            if middle is not None and _CR not in data and 0 not in data:
+                if data[:4] == b"id: ":
+                    cut = data.find(b"\n")
+                    start = cut + len(middle)
+                    fits = data[cut:start] == middle
+                else:
+                    cut = 0
+                    start = len(middle) - 1
+                    fits = data[:start] == middle[1:]
+                if fits and data.find(b"\n", start) == len(data) - 2:
+                    event = _new(StreamEvent)
+                    event.event = self._type_name
+                    event.data = data[start:-2].decode("utf-8", "replace")
+                    if cut:
+                        event.id = event.own_id = self.last_event_id = data[4:cut].decode("utf-8", "replace")
+                    else:
+                        event.id = self.last_event_id
+                        event.own_id = None
+                    event.retry = None
+                    event.offset = 0
+                    event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
+                    event.replayed = event.reset = False
+                    return [event]
             block = data
             shortcut = usual = True
         else:
@@ -256,6 +283,9 @@ class SSEDecoder:
             event.id = self.last_event_id
             event.retry = None
             event.own_id = own_id
+            event.offset = 0
+            event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
+            event.replayed = event.reset = False
             return [event]
 
         events = []
@@ -336,6 +366,7 @@ class SSEDecoder:
         kind = line[7:end].decode("utf-8", "replace") or "message"
         self._type_line = line
         self._type_name = kind
+        self._middle = b"\n" + line + b"data: " if end == -1 else None
         return kind
 
     def _read_runs(self, lines: list[bytes], blank: bytes, end: int | None, events: list[StreamEvent]) -> int:
@@ -416,6 +447,9 @@ class SSEDecoder:
                 event.id = own_id
                 event.retry = None
                 event.own_id = own_id
+                event.offset = 0
+                event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
+                event.replayed = event.reset = False
                 append(event)
             self.last_event_id = ids[-1]
             if not data:
@@ -429,6 +463,9 @@ class SSEDecoder:
                 event.id = last_event_id
                 event.retry = None
                 event.own_id = None
+                event.offset = 0
+                event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
+                event.replayed = event.reset = False
                 append(event)
         return True
 
@@ -458,6 +495,9 @@ class SSEDecoder:
                     event.id = self.last_event_id
                     event.retry = retry
                     event.own_id = own_id
+                    event.offset = 0
+                    event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
+                    event.replayed = event.reset = False
                     events.append(event)
                     data.clear()
                     fresh = self._size = self._packed = 0

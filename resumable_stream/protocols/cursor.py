@@ -133,6 +133,14 @@ class CursorProtocol(ResumeProtocol):
 
     def place(self, events: Sequence[Any]) -> None:
         # As `position()`, with as few stores as can be: the text of a number is made when somebody asks for it.
+        path = self._path
+        if path is not None and len(events) == 1 and (number := path.guessed(event := events[0])) is not None:
+            event.sequence = number
+            event.own_id = None
+            event.moves = True
+            if event.id:
+                event.cursor = str(number)
+            return
         pairs = self._path.numbers(events) if self._path is not None else zip(events, map(self._read, events), strict=True)
         for event, value in pairs:
             if type(value) is int:
