@@ -1,8 +1,8 @@
 """
-The whole resumable stream against bare decoding: `resumable_stream.connect()` and its loop, less the network.
+The whole resumable stream against bare decoding, both fed from memory.
 
-A client answers from memory, so both sides get the same chunks from a plain iterator. Ours does all it does for a user:
-decode, watch for repeats and gaps, keep the position, look at the clocks, find the end. The peer decodes.
+Ours is what happens to a chunk between the HTTP client and the loop of the user: decode, watch for repeats and gaps, keep
+the position, look for the end. The peer decodes. What the drivers and the network add is in the end-to-end rows.
 """
 
 from __future__ import annotations
@@ -11,38 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import httpx
 from corpora import cut
 from decode import HEADERS, read_httpx_sse, run
 from measure import Measured, Size, cpu_seconds, in_turn, ratio, ratios
 
 import resumable_stream as rs
-from resumable_stream.protocols import CursorProtocol
+from resumable_stream._core.actions import Connect, Read
+from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._core.machine import Machine
+from resumable_stream._core.settings import Settings
+from resumable_stream.protocols import CursorProtocol, LastEventID, detect
 
-__all__ = ["MemoryClient", "json_number", "stream", "whole"]
+__all__ = ["json_number", "stream", "whole"]
 
-
-class _Chunks(httpx.SyncByteStream):
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = chunks
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._chunks)
-
-
-class MemoryClient(httpx.Client):
-    """A client whose every answer is the same event stream."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        super().__init__(transport=httpx.MockTransport(_unused))  # a transport of its own would load certificates
-        self._chunks = chunks
-
-    def send(self, request: httpx.Request, **_: Any) -> httpx.Response:
-        return httpx.Response(200, headers=HEADERS, stream=_Chunks(self._chunks), request=request)
-
-
-def _unused(_: httpx.Request) -> httpx.Response:
-    raise AssertionError("nothing is sent")
+URL = "http://localhost/"
 
 
 def json_number() -> CursorProtocol:
@@ -50,25 +32,40 @@ def json_number() -> CursorProtocol:
     return CursorProtocol(read="sequence_number", send="query:starting_after", sequence="contiguous")
 
 
+def opened(protocol: Any) -> Machine:
+    """A machine that reads the body of its first response."""
+    settings = Settings(
+        timeouts=rs.Timeouts(),
+        limits=rs.Limits(),
+        delay=lambda state: None,
+        jitter=lambda: 0.0,
+        statuses=frozenset(),
+        max_server_wait=0.0,
+    )
+    machine = Machine(state=StreamState("GET", URL), protocol=protocol, detect=detect, settings=settings)
+    assert isinstance(machine.next(0.0), Connect)
+    machine.receive_head(Head(200, HEADERS, URL), 0.0, wall=0.0)
+    assert isinstance(machine.next(0.0), Read)
+    return machine
+
+
 def stream(chunks: Iterable[bytes], protocol: Any = None) -> Iterator[Any]:
-    """Read as a user does."""
-    with rs.connect("GET", "http://localhost/", client=MemoryClient(chunks), protocol=protocol) as events:
-        yield from events
+    """The events as the driver gets them while the stream is live."""
+    machine = opened(protocol or LastEventID())
+    for chunk in chunks:
+        yield from machine.receive_live(chunk)
 
 
-def _run(client: MemoryClient, make: Callable[[], Any]) -> int:
-    number = 0
-    with rs.connect("GET", "http://localhost/", client=client, protocol=make()) as events:
-        for _ in events:
+def _run(chunks: Sequence[bytes], make: Callable[[], Any]) -> int:
+    machine, number = opened(make()), 0
+    receive = machine.receive_live
+    for chunk in chunks:
+        for _ in receive(chunk):
             number += 1
     return number
 
 
-def _no_protocol() -> None:
-    """It is detected, as plain SSE."""
-
-
-def whole(names: Sequence[str], how: str, size: Size, *, protocol: Callable[[], Any] = _no_protocol) -> Measured:
+def whole(names: Sequence[str], how: str, size: Size, *, protocol: Callable[[], Any] = LastEventID) -> Measured:
     """`httpx-sse`, decoding only, against the whole stream: times faster."""
     found = {}
     for corpus in names:
@@ -77,7 +74,7 @@ def whole(names: Sequence[str], how: str, size: Size, *, protocol: Callable[[], 
         taken = in_turn(
             {
                 "peer": partial(cpu_seconds, partial(run, read_httpx_sse, chunks)),
-                "ours": partial(cpu_seconds, partial(_run, MemoryClient(chunks), protocol)),
+                "ours": partial(cpu_seconds, partial(_run, chunks, protocol)),
             },
             size.rounds,
         )
@@ -86,11 +83,10 @@ def whole(names: Sequence[str], how: str, size: Size, *, protocol: Callable[[], 
 
 
 def check(corpus: str, how: str, protocol: Callable[[], Any]) -> None:
+    """Both sides see the same events, and the numbers are followed: else nothing would be compared."""
     chunks = cut(corpus, 200, how)
     theirs = [(event.event, event.data) for event in read_httpx_sse(chunks)]
     seen = list(stream(chunks, protocol()))
     assert [(event.event, event.data) for event in seen] == theirs, f"the stream differs on {corpus}"
     if corpus != "opaque_ids":
-        assert [event.sequence for event in seen[20:199]] == list(range(20, 199)), (
-            "the numbers are not followed: nothing would be compared"
-        )
+        assert [event.sequence for event in seen[20:199]] == list(range(20, 199))

@@ -37,6 +37,8 @@ __all__ = ["NOWHERE", "HoleFound", "Ledger", "Place", "StartedOver"]
 
 # 8: three in a row happen by chance with random ids, eight do not. DESIGN rule 6.
 WATCH_AFTER: Final = 8
+# In a batch that begins carefully: so many items are looked at before asking whether the rest may be taken as one.
+SETTLE: Final = 32
 # The beginning is known by its leading events up to the first that has an id, but no more than 16: so many may be held back.
 BEGINNING: Final = 16
 
@@ -381,10 +383,13 @@ class Ledger:
             numbers = range(number + 1, number + 1 + count)
             if [item.own_id for item in items] != list(map(str, numbers)):
                 return None
-            for item, item.sequence in zip(items, numbers):  # noqa: B007, B905
-                pass
             number += count
-        elif lane == OPAQUE:
+            for item, item.offset, item.sequence in zip(items, offsets, numbers):  # noqa: B007, B905
+                pass
+            self._tip = (cursor, number, offset + count, None, 0)
+            self._memory.items.extend(items)
+            return items
+        if lane == OPAQUE:
             ids = [item.own_id for item in items]
             if None in ids or "" in ids:
                 return None
@@ -412,6 +417,12 @@ class Ledger:
                 self._move(moves.popleft()[1])
             if not self._admit(item, out):
                 break
+            if index % SETTLE == SETTLE - 1 and not moves and (lane := self._choose_lane()) != CAREFUL:
+                # The rest of a long batch need not be looked at one by one.
+                rest = self._receive_steadily(items[index + 1 :], lane) if index + 1 < len(items) else ()
+                if rest is not None:
+                    out += rest
+                    break
         else:
             for _, cursor in moves:
                 self._move(cursor)
@@ -658,8 +669,12 @@ class Ledger:
         moves = item.moves
         cursor = item.cursor or None
         if moves is None:
-            # Plain SSE: an own id moves it, and so did a block without data that came in front of this event.
-            moves = item.own_id is not None or (cursor != before and not self._is_old(cursor))
+            # An own id moves it, or a placed number; on plain SSE so did a block without data in front of it.
+            moves = (
+                item.own_id is not None
+                or (item.sequence is not None and self._placed)
+                or (cursor != before and not self._is_old(cursor))
+            )
         if item.sequence is not None and self._promised:
             self._number = item.sequence
         if self._promised or self._run >= WATCH_AFTER:
@@ -672,7 +687,7 @@ class Ledger:
         if moves:
             self._moved_here = True
             log = None
-            if item.own_id is None and item.moves is None:
+            if item.own_id is None and item.moves is None and not self._placed:
                 # A block without data moved it; this event came after that.
                 log = self._log_of(item, None)
         else:

@@ -109,6 +109,8 @@ class Machine:
         # The plan: steps in order, then `_error`; `_then` comes before them, when the events in hand were taken.
         self._todo: deque[act.Action | Then] = deque()
         self._then: Then | None = None
+        self.calm = False
+        """The latest read brought events, and the next one may begin at once and take as long as the last."""
         self._error: ResumableStreamError | None = None
         self._begun = False
         # This connection.
@@ -593,6 +595,26 @@ class Machine:
         Returns:
             The events it completed, to be handed out in order before `next()` is asked again.
         """
+        items = self.receive_live(chunk)
+        if not items:
+            self._only_bytes(now)
+        return items
+
+    def receive_nothing(self, started: float, now: float) -> None:
+        """`receive_live()` brought no event; `started` is when the read began."""
+        self._clocks.started_at = started
+        self._only_bytes(now)
+
+    def _only_bytes(self, now: float) -> None:
+        if (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
+            self._then = partial(self._on_clock, clock, None)
+
+    def receive_live(self, chunk: bytes) -> Sequence[Any]:
+        """
+        `receive_data()` for a driver that reads on while the machine is `calm`, without a look at the clock.
+
+        If it brings no event, `receive_nothing()` is due.
+        """
         decoder = self._decoder
         items: Sequence[Any] = decoder.feed(chunk)
         self._bytes = total = self._bytes + len(chunk)
@@ -608,6 +630,7 @@ class Machine:
             if item.event not in self._names and item.data[:7] not in self._heads and not decoder.silent:
                 assert self._ledger is not None
                 if self._ledger.receive_one(item, items):
+                    self.calm = True
                     return items
         silent: Sequence[tuple[int, str]] = ()
         if self._sse and decoder.silent:
@@ -616,8 +639,7 @@ class Machine:
             items = self._enter(items, silent)
         if decoder.error is not None and self._then is None:
             self._then = self._on_framing_error
-        if not items and (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
-            self._then = partial(self._on_clock, clock, None)
+        self.calm = bool(items) and self._then is None and self._clocks.steady
         return items
 
     def receive_eof(self, now: float) -> Sequence[Any]:

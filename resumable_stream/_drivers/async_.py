@@ -62,10 +62,6 @@ class _Body:
         # Where nothing has to be decoded and no scope is needed, the driver takes chunks from here directly.
         self.plain = self._raw.__anext__ if self._decoding is None and self._rearms and not self._shared else None
 
-    def arm(self, timeout: float | None) -> None:
-        """The next reads may take so long."""
-        self._rearm.arm(timeout)
-
     async def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
         for piece in self._pieces:
@@ -184,6 +180,7 @@ class AsyncResumableStream(StreamBase):
         May be called from another task: a reader that waits there gets `StreamClosed`.
         """
         self._stopped = True
+        self._live = None
         if self._closing is not None:
             self._closing.set()
         if not self._busy:
@@ -218,7 +215,7 @@ class AsyncResumableStream(StreamBase):
 
     async def _release(self) -> None:
         """Close whatever is open; never fails because the network does."""
-        body, self._body, self._response = self._body, None, None
+        body, self._body, self._response, self._live = self._body, None, None, None
         replay, self._replay = self._replay, None
         client, self._client = (self._client, None) if self._owns_client else (None, self._client)
         try:
@@ -243,7 +240,31 @@ class AsyncResumableStream(StreamBase):
     async def __anext__(self) -> Any:
         for event in self._events:
             return event
-        if not await self._refill():
+        failure: BaseException | None = None
+        if (live := self._live) is not None:
+            # A live stream, flat: what a call costs here is paid for every event.
+            machine = self._machine
+            self._in_hand = 0
+            self._busy = True
+            started = monotonic()
+            try:
+                chunk = await live()
+            except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
+                failure = error
+            else:
+                events = machine.receive_live(chunk)
+                if events:
+                    self._hand_out(events)
+                else:
+                    machine.receive_nothing(started, monotonic())
+                if machine.calm and not machine.notices:
+                    self._busy = False
+                    return next(self._events)
+                self._busy = False
+                if machine.notices:
+                    self._notify()
+            self._live = None
+        if not length_hint(self._events) and not await self._refill(failure):
             raise StopAsyncIteration
         return next(self._events)
 
@@ -324,8 +345,8 @@ class AsyncResumableStream(StreamBase):
 
     # --- driving
 
-    async def _refill(self) -> bool:
-        """Get the next events; False when the stream has ended."""
+    async def _refill(self, failure: BaseException | None = None) -> bool:
+        """Get the next events; False when the stream has ended. `failure`: what the live read ended with."""
         if self._state != "open":
             self._check_readable()
         if self._store is not None and self._upto < len(self._batch):
@@ -341,7 +362,7 @@ class AsyncResumableStream(StreamBase):
                 self._check_closing()
             found = self._replay is not None and await self._next_replayed()
             if not found:
-                found = (not self._machine.due and await self._read()) or await self._advance()
+                found = (not self._machine.due and await self._read(failure)) or await self._advance()
         except BaseException as error:
             self._busy = False
             ours = await self._translate(error)
@@ -398,8 +419,13 @@ class AsyncResumableStream(StreamBase):
                         self._notify()
                     return False
 
-    async def _read(self) -> bool:
-        """Read until there are events (True), or until the machine has something else to say (False)."""
+    async def _read(self, failure: BaseException | None = None) -> bool:
+        """
+        Read until there are events (True), or until the machine has something else to say (False).
+
+        Args:
+            failure: What a read under way has ended with already.
+        """
         machine, body = self._machine, self._body
         while True:
             if self._store is not None:
@@ -410,12 +436,11 @@ class AsyncResumableStream(StreamBase):
                 machine.read_timed_out(now)
                 return False
             try:
-                if body.plain is not None:
-                    body.arm(timeout)
-                    chunk = await body.plain()
-                else:
-                    chunk = await body.read(timeout)
+                if failure is not None:
+                    raise failure
+                chunk = await body.read(timeout)
             except StopAsyncIteration:
+                # Of the live read: the end of the body.
                 body.ended = True
                 chunk = None
             except network_errors() as error:
@@ -430,9 +455,13 @@ class AsyncResumableStream(StreamBase):
                 body.ended = True
                 machine.read_failed(error, monotonic())
                 raise
+            failure = None
             events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
             if events:
                 self._hand_out(events)
+                if machine.calm and self._store is None and not self._stopped:
+                    # The timeout of this read is the timeout of the next.
+                    self._live = body.plain
             if machine.notices:
                 self._notify()
             if events:
@@ -584,6 +613,7 @@ class _Batches:
 
     async def __anext__(self) -> Sequence[Any]:
         stream = self._stream
+        stream._live = None
         if not length_hint(stream._events) and not await stream._refill():
             raise StopAsyncIteration
         return stream._hand_batch()

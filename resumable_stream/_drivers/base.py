@@ -86,6 +86,8 @@ class StreamBase:
         self._in_hand = 0
         self._whole = False
         self._busy = False
+        # Where chunks come from while the machine is calm and nothing else is due; `None`: go the long way.
+        self._live: Any = None
         self._stopped = False
         self._replay: Iterator[Any] | None = None
         self._text: TextReader | None = None

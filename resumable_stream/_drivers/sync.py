@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import chain
 from operator import length_hint
 from time import monotonic
 from types import TracebackType
@@ -76,6 +77,10 @@ class _Body:
             self._pieces = self._decoding.decode(chunk)
             for piece in self._pieces:
                 return piece
+
+    def is_armed(self, timeout: float | None) -> bool:
+        """A read from `plain` takes no longer than that, as far as this transport can tell."""
+        return timeout == self.armed or not self._rearms
 
     def _arm(self, timeout: float | None) -> None:
         armed = self.armed
@@ -167,6 +172,7 @@ class ResumableStream(StreamBase):
         May be called from another thread: a reader that is blocked there gets `StreamClosed`.
         """
         self._stopped = True
+        self._live = None
         self._closing.set()
         if not self._busy:
             self._leave("closed")
@@ -195,7 +201,7 @@ class ResumableStream(StreamBase):
 
     def _release(self) -> None:
         """Close whatever is open; never fails because the network does."""
-        body, self._body, self._response = self._body, None, None
+        body, self._body, self._response, self._live = self._body, None, None, None
         replay, self._replay = self._replay, None
         client, self._client = (self._client, None) if self._owns_client else (None, self._client)
         with ExitStack() as stack:
@@ -212,15 +218,46 @@ class ResumableStream(StreamBase):
 
     # --- iterating
 
-    def __iter__(self) -> Self:
-        return self
+    def __iter__(self) -> Iterator[Any]:
+        # From one list iterator to the next, in C: a Python frame for each event would cost more than its decoding.
+        # They are the ones that `_events` names, so how many were taken can still be read off.
+        return chain.from_iterable(iter(self._next_events, None))
 
     def __next__(self) -> Any:
         for event in self._events:
             return event
-        if not self._refill():
+        if self._next_events() is None:
             raise StopIteration
         return next(self._events)
+
+    def _next_events(self) -> Iterator[Any] | None:
+        """The next events, or `None` when the stream has ended."""
+        failure: BaseException | None = None
+        if (live := self._live) is not None:
+            # A live stream, flat: what a call costs here is paid for every event.
+            machine = self._machine
+            self._in_hand = 0
+            self._busy = True
+            started = monotonic()
+            try:
+                chunk = next(live)
+            except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
+                failure = error
+            else:
+                events = machine.receive_live(chunk)
+                if events:
+                    self._hand_out(events)
+                else:
+                    machine.receive_nothing(started, monotonic())
+                self._busy = False
+                if machine.calm and not machine.notices:
+                    return self._events
+                if machine.notices:
+                    self._notify()
+            self._live = None
+        if length_hint(self._events) or self._refill(failure):
+            return self._events
+        return None
 
     def iter_batches(self) -> Iterator[Sequence[Any]]:
         """
@@ -298,8 +335,8 @@ class ResumableStream(StreamBase):
 
     # --- driving
 
-    def _refill(self) -> bool:
-        """Get the next events; False when the stream has ended."""
+    def _refill(self, failure: BaseException | None = None) -> bool:
+        """Get the next events; False when the stream has ended. `failure`: what the live read ended with."""
         if self._state != "open":
             self._check_readable()
         if self._store is not None and self._upto < len(self._batch):
@@ -315,7 +352,7 @@ class ResumableStream(StreamBase):
                 self._check_closing()
             found = self._replay is not None and self._next_replayed()
             if not found:
-                found = (not self._machine.due and self._read()) or self._advance()
+                found = (not self._machine.due and self._read(failure)) or self._advance()
         except BaseException as error:
             self._busy = False
             ours = self._translate(error)
@@ -372,8 +409,13 @@ class ResumableStream(StreamBase):
                         self._notify()
                     return False
 
-    def _read(self) -> bool:
-        """Read until there are events (True), or until the machine has something else to say (False)."""
+    def _read(self, failure: BaseException | None = None) -> bool:
+        """
+        Read until there are events (True), or until the machine has something else to say (False).
+
+        Args:
+            failure: What a read under way has ended with already.
+        """
         machine, body = self._machine, self._body
         while True:
             if self._store is not None:
@@ -384,11 +426,13 @@ class ResumableStream(StreamBase):
                 machine.read_timed_out(now)
                 return False
             try:
-                if body.plain is not None and timeout == body.armed:
-                    chunk = next(body.plain, None)
-                    body.ended = chunk is None
-                else:
-                    chunk = body.read(timeout)
+                if failure is not None:
+                    raise failure
+                chunk = body.read(timeout)
+            except StopIteration:
+                # Of the live read: the end of the body.
+                body.ended = True
+                chunk = None
             except network_errors() as error:
                 if classify(error) == "timeout":
                     machine.read_timed_out(monotonic(), error)
@@ -399,9 +443,12 @@ class ResumableStream(StreamBase):
                 # The iterator is dead now: going on must be a reconnect, not what looks like the end of the body.
                 machine.read_failed(error, monotonic())
                 raise
+            failure = None
             events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
             if events:
                 self._hand_out(events)
+                if machine.calm and self._store is None and body.is_armed(timeout) and not self._stopped:
+                    self._live = body.plain
             if machine.notices:
                 self._notify()
             if events:
@@ -544,6 +591,7 @@ class _Batches:
 
     def __next__(self) -> Sequence[Any]:
         stream = self._stream
+        stream._live = None
         if not length_hint(stream._events) and not stream._refill():
             raise StopIteration
         return stream._hand_batch()

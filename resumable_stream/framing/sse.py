@@ -178,9 +178,7 @@ class SSEDecoder:
                         event.id = self.last_event_id
                         event.own_id = None
                     event.retry = None
-                    event.offset = 0
-                    event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
-                    event.replayed = event.reset = False
+                    event.sequence = event._rare = None
                     return [event]
             block = data
             shortcut = usual = True
@@ -283,9 +281,7 @@ class SSEDecoder:
             event.id = self.last_event_id
             event.retry = None
             event.own_id = own_id
-            event.offset = 0
-            event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
-            event.replayed = event.reset = False
+            event.sequence = event._rare = None
             return [event]
 
         events = []
@@ -447,9 +443,7 @@ class SSEDecoder:
                 event.id = own_id
                 event.retry = None
                 event.own_id = own_id
-                event.offset = 0
-                event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
-                event.replayed = event.reset = False
+                event.sequence = event._rare = None
                 append(event)
             self.last_event_id = ids[-1]
             if not data:
@@ -463,9 +457,7 @@ class SSEDecoder:
                 event.id = last_event_id
                 event.retry = None
                 event.own_id = None
-                event.offset = 0
-                event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
-                event.replayed = event.reset = False
+                event.sequence = event._rare = None
                 append(event)
         return True
 
@@ -495,9 +487,7 @@ class SSEDecoder:
                     event.id = self.last_event_id
                     event.retry = retry
                     event.own_id = own_id
-                    event.offset = 0
-                    event._cursor = event.sequence = event.gap = event.moves = event.parsed = event.since = None
-                    event.replayed = event.reset = False
+                    event.sequence = event._rare = None
                     events.append(event)
                     data.clear()
                     fresh = self._size = self._packed = 0

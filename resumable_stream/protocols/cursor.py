@@ -137,7 +137,6 @@ class CursorProtocol(ResumeProtocol):
         if path is not None and len(events) == 1 and (number := path.guessed(event := events[0])) is not None:
             event.sequence = number
             event.own_id = None
-            event.moves = True
             if event.id:
                 event.cursor = str(number)
             return
@@ -146,7 +145,6 @@ class CursorProtocol(ResumeProtocol):
             if type(value) is int:
                 event.sequence = value
                 event.own_id = None
-                event.moves = True
                 if event.id:
                     event.cursor = str(value)
             elif value is None or isinstance(value, bool):
