@@ -92,11 +92,12 @@ class Item:
     @property
     def cursor(self) -> str | None:
         """Opaque token from which the protocol resumes *behind* this item; `None` when it has none."""
-        return (self._rare or _NONE).cursor
+        return (self._rare or _NONE).cursor or None
 
     @cursor.setter
     def cursor(self, cursor: str | None) -> None:
-        self._own_rare().cursor = cursor
+        # None said is not None unsaid: the last event id does not stand in for it.
+        self._own_rare().cursor = cursor or ""
 
     @property
     def replayed(self) -> bool:
@@ -195,7 +196,7 @@ class StreamEvent(Item):
         """Opaque token from which the protocol resumes *behind* this event; `None` when it has none."""
         rare = self._rare
         if rare is not None and rare.cursor is not None:
-            return rare.cursor
+            return rare.cursor or None
         # On plain SSE the cursor *is* the last event id; where a number is the cursor, it is its text.
         if self.id:
             return self.id
@@ -203,7 +204,7 @@ class StreamEvent(Item):
 
     @cursor.setter
     def cursor(self, cursor: str | None) -> None:
-        self._own_rare().cursor = cursor
+        self._own_rare().cursor = cursor or ""
 
     def json(self) -> Any:
         """
@@ -252,12 +253,12 @@ class Chunk(Item):
         """Position of the next byte, as text."""
         rare = self._rare
         if rare is not None and rare.cursor is not None:
-            return rare.cursor
+            return rare.cursor or None
         return str((self.sequence or 0) + len(self.data))
 
     @cursor.setter
     def cursor(self, cursor: str | None) -> None:
-        self._own_rare().cursor = cursor
+        self._own_rare().cursor = cursor or ""
 
     def __repr__(self) -> str:
         return f"Chunk({len(self.data)} bytes at {self.sequence})"

@@ -256,20 +256,31 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resumable_stream._api.random", SimpleNamespace(random=lambda: 0.0))
 
 
+@pytest.fixture(scope="session")
+def thawed() -> Iterator[None]:
+    """Undo `gc.freeze()` at the end of the session: what is frozen is not seen as a referrer, which others look for."""
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def spotless() -> Iterator[None]:
+def spotless(thawed: None) -> Iterator[None]:
     """
     Fail a test that leaves a thread, or something whose finaliser complains (an open socket, a suspended async generator).
 
     What finalisers raise, pytest reports with the test in whose teardown they ran; hence the collection here.
     """
-    # Frozen, and never thawed: the collections of 600 tests then look only at what each of them made.
+    # Frozen until the session ends: the collections of 600 tests then look only at what each of them made.
     gc.collect()
     gc.freeze()
     before = set(threading.enumerate())
     yield
     gc.collect()
-    left = [thread.name for thread in set(threading.enumerate()) - before if not _is_foreign(thread)]
+    new = [thread for thread in set(threading.enumerate()) - before if not _is_foreign(thread)]
+    for thread in new:
+        # A loop tells its idle workers to stop and does not wait for them.
+        thread.join(2.0)
+    left = [thread.name for thread in new if thread.is_alive()]
     assert not left, f"threads left behind: {left}"
 
 

@@ -748,7 +748,8 @@ class Ledger:
 
     def _drop(self, item: Any) -> None:
         self.duplicates += 1
-        self._notices.append(DuplicateDropped(getattr(item, "own_id", None)))
+        number = str(item.sequence) if item.sequence is not None else None
+        self._notices.append(DuplicateDropped(getattr(item, "own_id", None) or number))
 
     def _fingerprint(self, item: Any) -> str:
         return self._protocol.fingerprint(item)

@@ -533,7 +533,8 @@ class Machine:
         try:
             protocol.identify(state, head)
             if state.location is not None:
-                state.location = same_origin(state.location, base=head.url, origin=self._origin)
+                location, state.location = state.location, None
+                state.location = same_origin(location, base=head.url, origin=self._origin)
         except ResumableStreamError as error:
             self._todo.append(act.Disconnect())
             self._fail(error)

@@ -62,6 +62,10 @@ class _Body:
         # Where nothing has to be decoded and no scope is needed, the driver takes chunks from here directly.
         self.plain = self._raw.__anext__ if self._decoding is None and self._rearms and not self._shared else None
 
+    def arm(self, timeout: float | None) -> None:
+        """The next reads may take so long."""
+        self._rearm.arm(timeout)
+
     async def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
         for piece in self._pieces:
@@ -460,7 +464,7 @@ class AsyncResumableStream(StreamBase):
             if events:
                 self._hand_out(events)
                 if machine.calm and self._store is None and not self._stopped:
-                    # The timeout of this read is the timeout of the next.
+                    body.arm(machine.before_read(now))
                     self._live = body.plain
             if machine.notices:
                 self._notify()

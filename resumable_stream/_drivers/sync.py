@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from itertools import chain
 from operator import length_hint
 from time import monotonic
 from types import TracebackType
@@ -218,20 +217,12 @@ class ResumableStream(StreamBase):
 
     # --- iterating
 
-    def __iter__(self) -> Iterator[Any]:
-        # From one list iterator to the next, in C: a Python frame for each event would cost more than its decoding.
-        # They are the ones that `_events` names, so how many were taken can still be read off.
-        return chain.from_iterable(iter(self._next_events, None))
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> Any:
         for event in self._events:
             return event
-        if self._next_events() is None:
-            raise StopIteration
-        return next(self._events)
-
-    def _next_events(self) -> Iterator[Any] | None:
-        """The next events, or `None` when the stream has ended."""
         failure: BaseException | None = None
         if (live := self._live) is not None:
             # A live stream, flat: what a call costs here is paid for every event.
@@ -251,13 +242,13 @@ class ResumableStream(StreamBase):
                     machine.receive_nothing(started, monotonic())
                 self._busy = False
                 if machine.calm and not machine.notices:
-                    return self._events
+                    return next(self._events)
                 if machine.notices:
                     self._notify()
             self._live = None
-        if length_hint(self._events) or self._refill(failure):
-            return self._events
-        return None
+        if not length_hint(self._events) and not self._refill(failure):
+            raise StopIteration
+        return next(self._events)
 
     def iter_batches(self) -> Iterator[Sequence[Any]]:
         """
@@ -447,7 +438,7 @@ class ResumableStream(StreamBase):
             events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
             if events:
                 self._hand_out(events)
-                if machine.calm and self._store is None and body.is_armed(timeout) and not self._stopped:
+                if machine.calm and self._store is None and not self._stopped and body.is_armed(machine.before_read(now)):
                     self._live = body.plain
             if machine.notices:
                 self._notify()

@@ -132,17 +132,17 @@ class CursorProtocol(ResumeProtocol):
         return Position(cursor, value if isinstance(value, int) else self._number(cursor), cursor)
 
     def place(self, events: Sequence[Any]) -> None:
-        # As `position()`, with as few stores as can be: the text of a number is made when somebody asks for it.
-        path = self._path
-        if path is not None and len(events) == 1 and (number := path.guessed(event := events[0])) is not None:
+        # As `position()`, with as few stores as can be: a promised number is identity and cursor, its text is made when asked for.
+        path, promised = self._path, self.sequence is not None
+        if promised and path is not None and len(events) == 1 and (number := path.guessed(event := events[0])) is not None:
             event.sequence = number
             event.own_id = None
             if event.id:
                 event.cursor = str(number)
             return
-        pairs = self._path.numbers(events) if self._path is not None else zip(events, map(self._read, events), strict=True)
+        pairs = path.numbers(events) if path is not None else zip(events, map(self._read, events), strict=True)
         for event, value in pairs:
-            if type(value) is int:
+            if promised and type(value) is int:
                 event.sequence = value
                 event.own_id = None
                 if event.id:
@@ -151,8 +151,9 @@ class CursorProtocol(ResumeProtocol):
                 event.own_id = None
                 event.moves = False
             else:
-                event.cursor = event.own_id = cursor = str(value)
-                event.sequence = self._number(cursor)
+                event.cursor = cursor = str(value)
+                event.sequence = value if isinstance(value, int) else self._number(cursor)
+                event.own_id = cursor
                 event.moves = True
 
     def _number(self, cursor: str) -> int | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 import resumable_stream as rs
@@ -71,14 +70,14 @@ async def growth(row: Row, scripted_client: Scripted, count: int, shape: str, **
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
 @pytest.mark.parametrize("shape", ["ids", "opaque", "one id", "no ids"])
-async def test_thirty_thousand_events_leave_memory_flat(row: Row, scripted_client: Scripted, shape: str) -> None:
-    assert await growth(row, scripted_client, 30_000, shape) < MIB
+async def test_tens_of_thousands_of_events_leave_memory_flat(row: Row, scripted_client: Scripted, shape: str) -> None:
+    assert await growth(row, scripted_client, 50_000 if shape == "ids" else 20_000, shape) < MIB
 
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
 @pytest.mark.parametrize("how", ["iter_text", "iter_deltas", "iter_batches"])
 async def test_no_way_of_reading_holds_what_it_has_handed_out(row: Row, scripted_client: Scripted, how: str) -> None:
-    script = scripted_client([Reply(body=body(40_000, "ids"))], row.family)
+    script = scripted_client([Reply(body=body(20_000, "ids"))], row.family)
     limits = rs.Limits(text_bytes=10_000, window=500)
     readings = []
     tracemalloc.start()
@@ -87,7 +86,7 @@ async def test_no_way_of_reading_holds_what_it_has_handed_out(row: Row, scripted
             count = 0
             async for _ in getattr(stream, how)():
                 count += 1
-                if count in ((20, 70) if how == "iter_batches" else (10_000, 35_000)):
+                if count in ((8, 36) if how == "iter_batches" else (4_000, 18_000)):
                     readings.append(tracemalloc.get_traced_memory()[0])
                     if len(readings) == 2:
                         break
@@ -105,8 +104,8 @@ async def test_a_place_saved_now_and_then_holds_no_events(row: Row, scripted_cli
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
 async def test_a_reader_that_never_commits_is_bounded_too(row: Row, scripted_client: Scripted) -> None:
     limits = rs.Limits(window=500)
-    assert await growth(row, scripted_client, 20_000, "ids", commit="manual", limits=limits) < MIB
-    assert await growth(row, scripted_client, 20_000, "one id", commit="manual", limits=limits) < MIB
+    assert await growth(row, scripted_client, 15_000, "ids", commit="manual", limits=limits) < MIB
+    assert await growth(row, scripted_client, 15_000, "one id", commit="manual", limits=limits) < MIB
 
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
@@ -114,7 +113,7 @@ async def test_the_overlap_after_a_reconnect_is_forgotten_again(row: Row, script
     count, readings = 0, []
 
     def parts() -> Iterator[Any]:
-        for connection in range(20):
+        for connection in range(12):
             pieces = [events(connection * 2000 + n, connection * 2000 + n + 500, "ids") for n in range(0, 2000, 500)]
             yield Reply(body=[*pieces, "read_error"])
 
@@ -126,7 +125,7 @@ async def test_the_overlap_after_a_reconnect_is_forgotten_again(row: Row, script
         ) as stream:
             async for _ in stream:
                 count += 1
-                if count in (10_000, 38_000):
+                if count in (6_000, 22_000):
                     gc.collect()
                     readings.append(tracemalloc.get_traced_memory()[0])
                     if len(readings) == 2:
@@ -135,12 +134,16 @@ async def test_the_overlap_after_a_reconnect_is_forgotten_again(row: Row, script
         tracemalloc.stop()
     assert readings[1] - readings[0] < MIB
     # What the test itself keeps of its requests is small.
-    assert stream.stats.events == 38_000
+    assert stream.stats.events == 22_000
+
+
+def resident() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
 @pytest.mark.parametrize("shape", ["ids", "opaque", "one id", "no ids"])
 async def test_a_million_events_leave_memory_flat(row: Row, scripted_client: Scripted, shape: str) -> None:
     script = scripted_client([Reply(body=body(1_000_000, shape))], row.family)
@@ -150,7 +153,7 @@ async def test_a_million_events_leave_memory_flat(row: Row, scripted_client: Scr
         async for _ in stream:
             taken += 1
             if taken == 100_000:
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                before = resident()
             elif taken == 999_000:
                 break
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before <= 2048
+        assert resident() - before <= 2 * MIB

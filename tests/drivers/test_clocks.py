@@ -94,9 +94,9 @@ async def test_the_byte_clock_is_on_time_after_a_longer_or_endless_first_event_c
 
 
 async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(row: Row, flaky_server: Start) -> None:
-    pause = Fault.heartbeats(after_events=5, count=1, interval=0.25)
+    pause = Fault.heartbeats(after_events=5, count=1, interval=0.15)
     server = flaky_server(numbered(12), [pause], no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=0.15, idle=2.0))
+    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=0.1, idle=2.0))
     assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0, "204 is no connection of the stream"
 
@@ -131,9 +131,9 @@ async def test_a_clock_of_a_post_that_cannot_resume_names_itself(
     row: Row, flaky_server: Start, schedule: list[Fault], reason: str
 ) -> None:
     server = flaky_server(numbered(12), schedule)
-    clocks = {"first_event": 1.0, "idle": 1.0, "stall": 1.0, reason: 0.1}
+    clocks = {"first_event": 1.0, "idle": 1.0, "stall": 1.0, reason: 0.06}
     stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(**clocks))
-    with Stopwatch(0.1), pytest.raises(rs.StreamInterrupted) as caught:
+    with Stopwatch(0.06), pytest.raises(rs.StreamInterrupted) as caught:
         await row.read(stream)
     assert caught.value.reason == reason
     assert caught.value.checkpoint is not None
@@ -169,9 +169,9 @@ async def test_a_get_that_declares_a_generation_is_not_repeated_when_its_first_e
 async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, schedule: list[Fault]) -> None:
     server = flaky_server(numbered(12), schedule)
     stream = row.connect(
-        "GET", server.url, timeouts=Timeouts(deadline=0.12), retry=rs.RetryPolicy(attempts=1000, wait=lambda state: 0.01)
+        "GET", server.url, timeouts=Timeouts(deadline=0.08), retry=rs.RetryPolicy(attempts=1000, wait=lambda state: 0.01)
     )
-    with Stopwatch(0.12), pytest.raises(rs.DeadlineExceeded) as caught:
+    with Stopwatch(0.08), pytest.raises(rs.DeadlineExceeded) as caught:
         await row.read(stream)
     assert caught.value.checkpoint is not None
     assert caught.value.checkpoint.offset in (0, 5)
@@ -183,14 +183,14 @@ async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, sched
 
 async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), no_content_at_end=True, pace=0.0)
-    clocks = Timeouts(first_event=0.1, idle=0.1, stall=0.1)
+    clocks = Timeouts(first_event=0.08, idle=0.08, stall=0.08)
     seen = []
     async with row.connect("GET", server.url, timeouts=clocks) as stream:
-        await row.sleep(0.12)
+        await row.sleep(0.1)
         async for event in stream:
             seen.append(event.id)
             if event.id in ("1", "12"):
-                await row.sleep(0.12)
+                await row.sleep(0.1)
     assert seen == ALL
     assert stream.stats.reconnects == 0
 

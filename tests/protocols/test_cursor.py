@@ -103,10 +103,10 @@ def test_a_batch_is_placed_like_its_events() -> None:
     single = [protocol.position(event(row)) for row in rows]
     batch = [event(row) for row in rows]
     protocol.place(batch)
-    assert [(item.sequence, item.cursor if item.moves else None) for item in batch] == [
+    assert [(item.sequence, item.cursor if item.moves is not False else None) for item in batch] == [
         (each.sequence, each.cursor) for each in single
     ]
-    assert [item.moves for item in batch] == [True, False, True, False, True]
+    assert [item.moves is False for item in batch] == [False, True, False, True, False]
     assert batch[4].cursor == "3"
 
 
