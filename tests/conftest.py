@@ -70,8 +70,9 @@ class Eager:
         return self.wrapped.__exit__(kind, exc, traceback)
 
     def __aiter__(self) -> Eager:
-        assert iter(self.wrapped) is self.wrapped
-        return self
+        # What a `for` loop would use; it need not be the object itself.
+        iterator = iter(self.wrapped)
+        return self if iterator is self.wrapped else Eager(iterator)
 
     async def __anext__(self) -> Any:
         try:

@@ -132,7 +132,7 @@ class CursorProtocol(ResumeProtocol):
         return Position(cursor, value if isinstance(value, int) else self._number(cursor), cursor)
 
     def place(self, events: Sequence[Any]) -> None:
-        # As `position()`, with as few stores as can be: a promised number is identity and cursor, its text is made when asked for.
+        # As `position()`, with as few stores as can be: a promised number is identity and cursor too.
         path, promised = self._path, self.sequence is not None
         if promised and path is not None and len(events) == 1 and (number := path.guessed(event := events[0])) is not None:
             event.sequence = number

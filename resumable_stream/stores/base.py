@@ -200,7 +200,7 @@ def item_to_json(item: Kept) -> str:
         raw = {name: value for name, _, default in _EVENT_FIELDS if (value := getattr(item, name)) != default}
         if item.sequence is not None:
             raw["sequence"] = item.sequence
-        cursor = item.id or None
+        cursor = item.id or (str(item.sequence) if item.sequence is not None else None)
     if item.cursor != cursor:
         raw["cursor"] = item.cursor
     if item.offset:

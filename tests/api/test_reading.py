@@ -86,6 +86,47 @@ async def test_ndjson_and_bytes_are_read_alike(row: Row, flaky_server: Start) ->
     assert isinstance(stream.protocol, ByteRange)
 
 
+@pytest.mark.parametrize("chunk_bytes", [None, 50, 100_000])
+async def test_loops_and_single_steps_may_take_turns(row: Row, flaky_server: Start, chunk_bytes: int | None) -> None:
+    server = flaky_server(numbered(12), [CUT], chunk_bytes=chunk_bytes, no_content_at_end=True)
+    seen: list[str] = []
+    async with row.connect("GET", server.url) as stream:
+        async for event in stream:
+            seen.append(event.id)
+            if event.id == "2":
+                break
+        # Leaving a loop is not coming back for more: the event is still in hand.
+        assert stream.checkpoint.offset == 1
+        seen.append((await anext(stream)).id)
+        assert stream.checkpoint.offset == 2
+        async for event in stream:
+            seen.append(event.id)
+            assert stream.checkpoint.offset == event.offset
+            if event.id in ("4", "7"):
+                event = await anext(stream)
+                seen.append(event.id)
+                assert stream.checkpoint.offset == event.offset
+            if event.id == "10":
+                break
+        async for text in stream.iter_text():
+            seen.append(text.removeprefix("event "))
+            break
+        async for event in stream:
+            seen.append(event.id)
+    assert seen == ALL
+    assert stream.checkpoint.offset == 12
+    assert stream.outcome is Outcome.ENDED
+
+
+async def test_a_stream_is_its_own_iterator(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12))
+    async with row.connect("GET", server.url) as stream:
+        if row.sync:
+            assert iter(stream.wrapped) is stream.wrapped
+        else:
+            assert aiter(stream) is stream
+
+
 # --- text
 
 
