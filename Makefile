@@ -2,7 +2,7 @@
 #
 #   make PYTHON=python3.12 test          another interpreter
 #   make test PYTEST_ARGS="-k stores"    a part of the tests
-#   make demo DEMO_ARGS="--cuts 5"       arguments for the demo
+#   make demo DEMO_ARGS=--fast           arguments for the demo
 
 PYTHON ?= python3
 PYTEST_ARGS ?=

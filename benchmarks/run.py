@@ -99,7 +99,7 @@ def over_http(read: Callable[[str, str, Size], Measured], how: str) -> Measure:
     return lambda bench: read(bench.server(), how, bench.size)
 
 
-# Floors and aims: DESIGN, section 9.
+# Floors are what a release must hold, aims what it is after: see docs/performance.md.
 SSE, HTTP = "httpx-sse", "httpx + httpx-sse"
 SYNC, ASYNC = end_to_end.synchronous, end_to_end.asynchronous
 ROWS = (

@@ -19,18 +19,19 @@ __all__ = ["Chunk", "Delta", "Gap", "Item", "Outcome", "StreamEvent", "TextReset
 
 class Outcome(str, enum.Enum):
     """
-    How a stream ended.
-
-    `COMPLETED`, `INCOMPLETE`, `FAILED` and `CANCELLED` are what the protocol said.
-    `ENDED` is weaker: the body closed cleanly and nothing in the protocol can vouch for it.
+    How a stream ended. All but `ENDED` are what the protocol said.
     """
 
     COMPLETED = "completed"
+    """As it should."""
     INCOMPLETE = "incomplete"
     """The provider stopped early, for example at a token limit."""
     FAILED = "failed"
+    """The provider reports that the run failed."""
     CANCELLED = "cancelled"
+    """Somebody stopped the run."""
     ENDED = "ended"
+    """Weaker: the body closed cleanly, and nothing in the protocol can vouch for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""DESIGN section 2: who may import whom, read from the sources; and what importing the package costs."""
+"""Who may import whom, read from the sources; and what importing the package costs."""
 
 from __future__ import annotations
 

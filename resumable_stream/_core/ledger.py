@@ -35,7 +35,7 @@ from .overlap import Prefix, SinceLog
 
 __all__ = ["NOWHERE", "HoleFound", "Ledger", "Place", "StartedOver"]
 
-# 8: three in a row happen by chance with random ids, eight do not. DESIGN rule 6.
+# 8: three in a row happen by chance with random ids, eight do not (rule 6).
 WATCH_AFTER: Final = 8
 # In a batch that begins carefully: so many items are looked at before asking whether the rest may be taken as one.
 SETTLE: Final = 32

@@ -472,7 +472,7 @@ class Machine:
         self._apply_head(found or self._default_verdict(head), head, body, now)
 
     def _default_verdict(self, head: Head) -> verdict.Verdict:
-        """The table for statuses (rules 8 and 9, WIRE 15.6)."""
+        """The table for statuses (rules 8 and 9)."""
         status, resuming = head.status, self.state.resuming
         if status == 204:
             if self.protocol is not None and resuming and self.protocol.promises.has_end:

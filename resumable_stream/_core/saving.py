@@ -1,5 +1,5 @@
 """
-When to save, and what (DESIGN section 6): coalesced, and never less than the caller has taken.
+When to save, and what: coalesced, and never less than the caller has taken.
 
 A save is due when the interval has passed at an event, before a read that will wait, before a sleep, and on leaving.
 """

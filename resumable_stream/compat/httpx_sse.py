@@ -66,7 +66,11 @@ def connect_sse(
         client: An `httpx.Client` or `httpx2.Client`.
         method: HTTP method. A POST is never repeated once the server may have accepted it.
         url: Absolute, or relative to the client's `base_url`.
-        protocol, retry, timeouts, limits, observer: As for `resumable_stream.connect()`.
+        protocol: As for `resumable_stream.connect()`, like the four that follow.
+        retry: When to try again.
+        timeouts: Clocks; instead of `timeout`.
+        limits: What the stream may hold.
+        observer: Called with a notice at each reconnect.
         **kwargs: As for `client.stream()`. Of `timeout` (or the client's), `connect` keeps its meaning and `read` is how long
             to wait for the head, and later for bytes; where the stream can be resumed that means reconnect.
             Redirects are followed if `follow_redirects` (or the client) says so, at most `limits.redirects`.

@@ -1,7 +1,7 @@
 """
 Read one value out of a JSON payload, quickly.
 
-Parsing every payload in full to read a counter costs as much as the rest of the library (PERFORMANCE.md section 6).
+Parsing every payload in full to read a counter costs as much as the rest of the library.
 Payloads of one event type share what stands in front of the counter, so that text is learned once, proven to be at the
 top level, and from then on compared. Anything else is parsed in full, and the result is shared with the caller.
 """

@@ -5,7 +5,7 @@ Offsets refer to the encoded representation, so identity encoding is asked for, 
 Only a strong validator proves that two answers are pieces of one document (RFC 9110 section 13.1.5);
 without one a 206 is believed and a 200 is not.
 
-Source: RFC 9110 sections 13 and 14; WIRE 12.1.
+Source: RFC 9110 sections 13 and 14.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """
 A resume protocol as a handful of facts: where the cursor stands in an event, and where it goes in the next request.
-
-Source: the kinds of WIRE 15.1.
 """
 
 from __future__ import annotations

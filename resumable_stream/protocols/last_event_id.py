@@ -1,7 +1,7 @@
 """
 Plain server-sent events: the id of the last event goes back as `Last-Event-ID`.
 
-Source: WHATWG HTML, section 9.2 (server-sent events). What a client of language models needs beyond it is WIRE 1.3.
+Source: WHATWG HTML, section 9.2 (server-sent events).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LastEventID(ResumeProtocol):
     Args:
         sequence: `"contiguous"`: ids are integers that grow by one; a jump is a gap. `"auto"`: watch whether they do,
             and mark a jump without asking again. `None`: ids are opaque.
-        end: How the stream ends, see DESIGN rule 7: `"auto"` (`[DONE]`, and a clean close is asked about once),
+        end: How the stream ends (rule 7 of docs/rules.md): `"auto"` (`[DONE]`, and a clean close is asked about once),
             a text (the `data` of the last event), a callable of the event (→ bool or `Outcome`),
             `"close"` (a clean close is the end; a GET is not repeated after it answered), `"never"` (a feed).
         resume: Where to GET the rest: a URL, absolute or relative to the first one, or a callable of the `StreamState`.

@@ -3,7 +3,7 @@ One JSON value a line (`application/x-ndjson`, `application/jsonl`): as Ollama s
 
 The format has no cursor, so it cannot resume; a last line without LF is delivered if it is valid JSON.
 
-Source: WIRE 12.2.
+Source: github.com/ndjson/ndjson-spec, and Ollama's API (docs/api.md of its repository).
 """
 
 from __future__ import annotations

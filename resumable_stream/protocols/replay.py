@@ -2,8 +2,6 @@
 Endpoints that replay from the start: no cursor, the position is how many events were delivered.
 
 The replay is compared with what was delivered (count, and digests); a difference is `ReplayDiverged`.
-
-Source: WIRE 15.1, kind 5.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `connect()` refuses, and what it says then (DESIGN section 4)."""
+"""What `connect()` refuses, and what it says then."""
 
 # ruff: noqa: PT012  -- the exception comes out of a whole `async with` block: that is what is tested
 

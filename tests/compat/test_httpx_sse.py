@@ -139,7 +139,7 @@ def test_a_cut_at_any_byte_loses_nothing_and_repeats_nothing(flaky_server: Any) 
 @pytest.mark.parametrize(
     ("transcript", "expected", "original"),
     [
-        # WIRE 1.4, executed: what httpx-sse 0.4.3 makes of it stands in the last column.
+        # Executed: what httpx-sse 0.4.3 makes of it stands in the last column.
         pytest.param(
             b"id: 1\ndata: a\n\n: ping\n\n: ping\n\ndata: b\n\n", ["a", "b"], ["a", "", "", "b"], id="a heartbeat is no event"
         ),

@@ -1,4 +1,4 @@
-"""DESIGN rule 1: the place is the cursor plus the events taken since it last moved."""
+"""Rule 1: the place is the cursor plus the events taken since it last moved."""
 
 from __future__ import annotations
 

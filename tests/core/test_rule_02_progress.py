@@ -1,4 +1,4 @@
-"""DESIGN rules 2 and 3: only a new event is progress; how long to wait before the next connection."""
+"""Rules 2 and 3: only a new event is progress; how long to wait before the next connection."""
 
 from __future__ import annotations
 

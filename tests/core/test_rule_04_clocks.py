@@ -1,4 +1,4 @@
-"""DESIGN rule 4: first_event, idle, stall, deadline."""
+"""Rule 4: first_event, idle, stall, deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN rule 5: what comes again after a reconnect is dropped once, and nothing else is."""
+"""Rule 5: what comes again after a reconnect is dropped once, and nothing else is."""
 
 from __future__ import annotations
 

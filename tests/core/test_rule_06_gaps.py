@@ -1,4 +1,4 @@
-"""DESIGN rule 6: holes are found, asked for again, and raised or marked."""
+"""Rule 6: holes are found, asked for again, and raised or marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN rule 7: what ends a stream, and what only looks like it."""
+"""Rule 7: what ends a stream, and what only looks like it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN rule 8: the rest cannot be had by resuming. Raise, restart, or take the stored result."""
+"""Rule 8: the rest cannot be had by resuming. Raise, restart, or take the stored result."""
 
 from __future__ import annotations
 

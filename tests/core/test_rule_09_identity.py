@@ -1,4 +1,4 @@
-"""DESIGN rule 9 and guarantee G3: nothing is paid twice. And what each status means (WIRE 15.6)."""
+"""Rule 9 and guarantee G3: nothing is paid twice. And what each status means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN rule 10 and guarantee G7: credentials stay with their origin."""
+"""Rule 10 and guarantee G7: credentials stay with their origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the machine asks for a save (DESIGN section 6), and what it writes."""
+"""When the machine asks for a save, and what it writes."""
 
 from __future__ import annotations
 

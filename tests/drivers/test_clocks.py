@@ -1,5 +1,5 @@
 """
-The four clocks on real sockets, with values so small that the tests are quick (DESIGN rule 4, guarantee G6).
+The four clocks on real sockets, with values so small that the tests are quick (rule 4, guarantee G6).
 
 How late is too late: a loaded machine may be a quarter of a second late, a clock that does not fire at all is seconds late.
 """

@@ -1,4 +1,4 @@
-"""Redirects are followed by us, and credentials stay at home (DESIGN rule 10, guarantee G7). Two servers are two origins."""
+"""Redirects are followed by us, and credentials stay at home (rule 10, guarantee G7). Two servers are two origins."""
 
 from __future__ import annotations
 

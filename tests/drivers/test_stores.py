@@ -1,4 +1,4 @@
-"""A stream with a store goes on where the last run stopped, and writes seldom but in time (DESIGN section 6)."""
+"""A stream with a store goes on where the last run stopped, and writes seldom but in time."""
 
 # ruff: noqa: PT012  -- the exception comes out of a whole `async with` block: that is what is tested
 

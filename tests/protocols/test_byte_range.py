@@ -1,4 +1,4 @@
-"""`ByteRange`: RFC 9110 sections 13 and 14; WIRE 12.1 and A.15."""
+"""`ByteRange`: RFC 9110 sections 13 and 14."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def known(held: int = 6, *, etag: str | None = '"v1"', resuming: bool = True, as
     return state
 
 
-# --- WIRE A.15 ------------------------------------------------------------------------------------------------------
+# --- the answers to a range -----------------------------------------------------------------------------------------
 
 
 def test_a_range_is_asked_for_with_the_strong_validator() -> None:
