@@ -127,6 +127,7 @@ class Machine:
         # This stream.
         self._known = checkpoint is not None  # the server has answered it
         self._settled: Outcome | None = None
+        self._refused: ResumableStreamError | None = None  # why the resume URL that the server named is not used
         self._asked_empty = False
         self._quick_answers = 0
         self._refreshed = False
@@ -530,15 +531,14 @@ class Machine:
         if found.reset:
             self._start_over(ledger)
         self._known = True
-        try:
-            protocol.identify(state, head)
-            if state.location is not None:
-                location, state.location = state.location, None
+        protocol.identify(state, head)
+        if state.location is not None:
+            location, state.location = state.location, None
+            try:
                 state.location = same_origin(location, base=head.url, origin=self._origin)
-        except ResumableStreamError as error:
-            self._todo.append(act.Disconnect())
-            self._fail(error)
-            return
+            except ResumableStreamError as error:
+                # The answer may be whole without it; it matters when the rest has to be asked for.
+                self._refused = error
         self._decoder = self._new_decoder(protocol, ledger, found.skip)
         self._open(ledger, resuming=state.resuming, asking=self._asking)
         self._reading = True
@@ -948,6 +948,9 @@ class Machine:
         """A cut on a stream that cannot be resumed."""
         events = self._ledger.offset if self._ledger is not None else 0
         seen = f"{reason}: {type(error).__name__}" if error is not None else reason
+        if self._refused is not None and self.settings.on_lost == "raise":
+            self._fail(self._refused, error)
+            return
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
         self._replace(now, text, StreamInterrupted(text, reason=reason), error)
 

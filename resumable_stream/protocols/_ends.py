@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from .._core.interfaces import Alarm, Settled
+from .._core.interfaces import Alarm, Ask, Finished, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Outcome
 
-__all__ = ["End", "EndRule", "upstream_error"]
+__all__ = ["End", "EndRule", "EndedProtocol", "upstream_error"]
 
 EndResult = bool | Outcome | Settled | None
 End = str | Callable[[Any], EndResult]
@@ -101,3 +101,30 @@ def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
     message = detail.get("message") or detail.get("detail") or ""
     text = str(message)[:500]
     return UpstreamError(f"the provider reports an error: {text or kind or 'no message'}", type=str(kind), body=body)
+
+
+class EndedProtocol(ResumeProtocol):
+    """A protocol of plain events whose end the caller names."""
+
+    def __init__(self, end: End, *, names: Iterable[str] = ()) -> None:
+        self._end = EndRule(end)
+        self.endless = self._end.mode == "never"
+        self.alarm = self._end.alarm(names)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        return self._end.judge(event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return self._end.error(event)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        return self._end.deltas(event)
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        match self._end.mode:
+            case "auto":
+                return Ask()
+            case "close":
+                return Finished(Outcome.ENDED)
+            case _:
+                return Resume()

@@ -9,27 +9,20 @@ from typing import Any, Literal
 from urllib.parse import quote, urljoin
 
 from .._core.interfaces import (
-    Ask,
-    Finished,
     Head,
     Position,
     Promises,
     Request,
-    Resume,
-    ResumeProtocol,
-    Settled,
     StreamState,
-    Verdict,
 )
-from .._errors import UpstreamError
-from .._events import Delta, Item, Outcome
-from ._ends import End, EndRule
+from .._events import Delta, Item
+from ._ends import End, EndedProtocol
 from ._json import JSONPath
 
 __all__ = ["CursorProtocol"]
 
 
-class CursorProtocol(ResumeProtocol):
+class CursorProtocol(EndedProtocol):
     """
     An endpoint whose events carry a cursor that the next request names.
 
@@ -84,8 +77,7 @@ class CursorProtocol(ResumeProtocol):
         self._read: Callable[[Any], Any] = read if callable(read) else self._path or _own_id
         self._place, self._key = place, key
         self._inclusive = inclusive
-        self._end = EndRule(end)
-        self.alarm = self._end.alarm()
+        super().__init__(end)
         self._url = url
         self._method = method
         header, _, header_name = (stream_id or "").partition(":")
@@ -96,7 +88,6 @@ class CursorProtocol(ResumeProtocol):
         self.identifies_by_event = self._id_path is not None
         self.sequence = sequence
         self.first_sequence = first_sequence
-        self.endless = self._end.mode == "never"
         self.framing = framing  # type: ignore[misc]  # a fact of the class elsewhere, an option here
         if framing == "ndjson":
             self.accept = "application/x-ndjson"  # type: ignore[misc]
@@ -158,12 +149,6 @@ class CursorProtocol(ResumeProtocol):
         # Decimal text counts as a number only where numbers are promised.
         return int(cursor) if self.sequence and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else None
 
-    def end(self, event: Any) -> Outcome | Settled | None:
-        return self._end.judge(event)
-
-    def error(self, event: Any) -> UpstreamError | None:
-        return self._end.error(event)
-
     def deltas(self, event: Any) -> Sequence[Delta]:
         if self._text is None:
             return self._end.deltas(event)
@@ -193,15 +178,6 @@ class CursorProtocol(ResumeProtocol):
             json={self._key: _plain(cursor, state)} if self._place == "body" and cursor is not None else None,
             repeat="all" if same else "body" if self._method == "POST" else None,
         )
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        match self._end.mode:
-            case "auto":
-                return Ask()
-            case "close":
-                return Finished(Outcome.ENDED)
-            case _:
-                return Resume()
 
 
 def _own_id(event: Any) -> str | None:

@@ -11,27 +11,20 @@ from typing import Any, Final, Literal
 from urllib.parse import urljoin
 
 from .._core.interfaces import (
-    Ask,
-    Finished,
     Head,
     Promises,
     Request,
-    Resume,
-    ResumeProtocol,
-    Settled,
     StreamState,
-    Verdict,
 )
-from .._errors import UpstreamError
-from .._events import Delta, Gap, Item, Outcome
-from ._ends import End, EndRule
+from .._events import Gap, Item
+from ._ends import End, EndedProtocol
 
 __all__ = ["LastEventID"]
 
 GAP_EVENTS: Final = ("gap", "session_lost", "resume_gap", "stream_gap")
 
 
-class LastEventID(ResumeProtocol):
+class LastEventID(EndedProtocol):
     """
     Any endpoint that speaks SSE with ids.
 
@@ -73,12 +66,10 @@ class LastEventID(ResumeProtocol):
             raise TypeError(f"gap_events must be a collection of event names, got the text {gap_events!r}")
         self.sequence = sequence
         self.identifies_by_event = False
-        self._end = EndRule(end)
-        self.endless = self._end.mode == "never"
+        super().__init__(end, names=gap_events)
         self._resume = resume
         self._cursor_param = cursor_param
         self._gaps = frozenset(gap_events)
-        self.alarm = self._end.alarm(self._gaps)
 
     @property
     def promises(self) -> Promises:
@@ -111,15 +102,6 @@ class LastEventID(ResumeProtocol):
             if own_id and own_id.isascii() and own_id.isdigit() and len(own_id) < 20:
                 event.sequence = int(own_id)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
-        return self._end.judge(event)
-
-    def error(self, event: Any) -> UpstreamError | None:
-        return self._end.error(event)
-
-    def deltas(self, event: Any) -> Sequence[Delta]:
-        return self._end.deltas(event)
-
     def gap(self, event: Any) -> Gap | None:
         return Gap(after=event.cursor) if event.event in self._gaps else None
 
@@ -139,12 +121,3 @@ class LastEventID(ResumeProtocol):
         if state.method != "GET" or self._end.mode == "close":
             return None
         return Request(method="GET", url=state.url, headers=headers, params=params, repeat="all")
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        match self._end.mode:
-            case "auto":
-                return Ask()
-            case "close":
-                return Finished(Outcome.ENDED)
-            case _:
-                return Resume()

@@ -8,13 +8,11 @@ Source: github.com/ndjson/ndjson-spec, and Ollama's API (docs/api.md of its repo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from .._core.interfaces import Finished, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
-from .._errors import UpstreamError
-from .._events import Delta, Outcome
-from ._ends import End, EndRule
+from .._core.interfaces import Finished, Head, Interrupted, Promises, StreamState, Verdict
+from .._events import Outcome
+from ._ends import End, EndedProtocol
 
 __all__ = ["NDJSON", "NDJSON_TYPES"]
 
@@ -27,7 +25,7 @@ NDJSON_TYPES = (
 )
 
 
-class NDJSON(ResumeProtocol):
+class NDJSON(EndedProtocol):
     """
     Lines of JSON. Each is a `StreamEvent` whose `data` is the line.
 
@@ -44,8 +42,7 @@ class NDJSON(ResumeProtocol):
     content_types: ClassVar[tuple[str, ...]] = (*NDJSON_TYPES, "application/json", "text/plain")
 
     def __init__(self, *, end: End = "close") -> None:
-        self._end = EndRule(end)
-        self.alarm = self._end.alarm()
+        super().__init__(end)
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"NDJSON cannot ask for more: end must be 'close', a text or a callable, got {end!r}")
         self.sequence = None
@@ -56,15 +53,6 @@ class NDJSON(ResumeProtocol):
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type in NDJSON_TYPES
-
-    def end(self, event: Any) -> Outcome | Settled | None:
-        return self._end.judge(event)
-
-    def error(self, event: Any) -> UpstreamError | None:
-        return self._end.error(event)
-
-    def deltas(self, event: Any) -> Sequence[Delta]:
-        return self._end.deltas(event)
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end") if self._end.has_end else Finished(Outcome.ENDED)

@@ -6,19 +6,17 @@ The replay is compared with what was delivered (count, and digests); a differenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urljoin
 
-from .._core.interfaces import Finished, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
-from .._errors import UpstreamError
-from .._events import Delta, Outcome
-from ._ends import End, EndRule
+from .._core.interfaces import Head, Position, Promises, Request, StreamState
+from ._ends import End, EndedProtocol
 
 __all__ = ["ReplayFromZero"]
 
 
-class ReplayFromZero(ResumeProtocol):
+class ReplayFromZero(EndedProtocol):
     """
     An endpoint that sends the whole stream again on every GET.
 
@@ -34,8 +32,7 @@ class ReplayFromZero(ResumeProtocol):
     replays = True
 
     def __init__(self, *, end: End = "close", resume: str | Callable[[StreamState], str | None] | None = None) -> None:
-        self._end = EndRule(end)
-        self.alarm = self._end.alarm()
+        super().__init__(end)
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
         self._resume = resume
@@ -51,20 +48,8 @@ class ReplayFromZero(ResumeProtocol):
     def position(self, event: Any) -> Position:
         return Position(None)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
-        return self._end.judge(event)
-
-    def error(self, event: Any) -> UpstreamError | None:
-        return self._end.error(event)
-
-    def deltas(self, event: Any) -> Sequence[Delta]:
-        return self._end.deltas(event)
-
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._resume(state) if callable(self._resume) else self._resume
         if target is not None:
             return Request(method="GET", url=urljoin(state.url, target))
         return Request(method="GET", url=state.url, repeat="all") if state.method == "GET" else None
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume() if self._end.has_end else Finished(Outcome.ENDED)
