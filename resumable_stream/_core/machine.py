@@ -35,7 +35,6 @@ from .._errors import (
     ResumableStreamError,
     RetriesExhausted,
     StreamInterrupted,
-    UnexpectedContentType,
 )
 from .._events import Gap, Outcome
 from ..framing import NDJSONDecoder, RawDecoder, SSEDecoder
@@ -43,6 +42,7 @@ from . import actions as act
 from . import interfaces as verdict
 from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
+from .heads import STREAMS, default_verdict, rejection, unexpected_type
 from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState
 from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
@@ -58,15 +58,7 @@ QUICK: Final = 5.0
 BELIEVED: Final = 3
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
-# RFC 9110 and the providers' pages: these say that the request was not accepted (529: Anthropic, overloaded).
-NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
-# A stream comes with 200; 201 and 202 are what some answer to the POST that starts one, 206 is a range.
-STREAMS: Final = frozenset({200, 201, 202, 206})
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY = CORE_EXTRA
-# Headers of a response that grant access: they stay out of errors.
-_URL_HEADERS: Final = ("location", "content-location")
-_PRIVATE_HEADERS: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "link", "refresh")
-
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
 
@@ -461,7 +453,7 @@ class Machine:
             if chosen is None:
                 self._todo.append(act.Disconnect())
                 self._fail(
-                    _unexpected(
+                    unexpected_type(
                         "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one", head
                     )
                 )
@@ -470,23 +462,7 @@ class Machine:
         found = None
         if self.protocol is not None:
             found = self.protocol.on_status(head.status, head.headers, body, self.state)
-        self._apply_head(found or self._default_verdict(head), head, body, now)
-
-    def _default_verdict(self, head: Head) -> verdict.Verdict:
-        """The table for statuses (rules 8 and 9)."""
-        status, resuming = head.status, self.state.resuming
-        if status == 204:
-            if self.protocol is not None and resuming and self.protocol.promises.has_end:
-                return verdict.Lost("the server has nothing more, and the end of the stream was never seen")
-            return verdict.Finished(Outcome.ENDED)
-        if status in STREAMS:
-            return verdict.Consume()
-        if resuming and status in (404, 410):
-            return verdict.Lost(f"the server answered {status}: it no longer holds this stream")
-        if resuming and status in (405, 501):
-            return verdict.Lost(f"the server answered {status}: this stream cannot be resumed", expired=False)
-        repeatable = resuming or self.state.safe or status in NOT_ACCEPTED or self.settings.idempotent
-        return verdict.Retry() if status in self.settings.statuses and repeatable else verdict.Reject()
+        self._apply_head(found or default_verdict(head.status, self.state, self.protocol, self.settings), head, body, now)
 
     def _apply_head(self, found: verdict.Verdict, head: Head, body: bytes, now: float) -> None:
         if isinstance(found, verdict.Consume):
@@ -510,15 +486,7 @@ class Machine:
                 self._apply_close(found, now)
 
     def _rejection(self, head: Head, body: bytes, message: str) -> ResponseRejected:
-        headers = {
-            name: public_url(value) if name in _URL_HEADERS else value
-            for name, value in head.headers.items()
-            if name not in _PRIVATE_HEADERS
-        }
-        shown = body[:200].decode("utf-8", "replace").strip()
-        method = self._request.method if self._request is not None else self.state.method
-        text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url)}"
-        return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
+        return rejection(head, body, message, method=self._request.method if self._request is not None else self.state.method)
 
     def _consume(self, found: verdict.Consume, head: Head, now: float) -> None:
         protocol, ledger, state = self.protocol, self._ledger, self.state
@@ -526,7 +494,7 @@ class Machine:
         kinds = protocol.content_types
         if kinds and not found.any_type and head.content_type and head.content_type not in kinds:
             self._todo.append(act.Disconnect())
-            self._fail(_unexpected(" or ".join(kinds), head))
+            self._fail(unexpected_type(" or ".join(kinds), head))
             return
         if found.reset:
             self._start_over(ledger)
@@ -1119,15 +1087,6 @@ class Machine:
 
     def _deadline_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the stream did not end within its deadline of {self.settings.timeouts.deadline} seconds")
-
-
-def _unexpected(expected: str, head: Head) -> UnexpectedContentType:
-    seen = head.content_type or "none"
-    return UnexpectedContentType(
-        f"expected content type {expected}, received {seen} from {public_url(head.url)}",
-        expected=expected,
-        received=head.content_type,
-    )
 
 
 def _index(items: Sequence[Any], item: Any) -> int:

@@ -1,0 +1,57 @@
+"""What the head of a response means where the protocol has no opinion (rules 8 and 9), and how it is told in an error."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .._checkpoint import public_url
+from .._errors import ResponseRejected, UnexpectedContentType
+from .._events import Outcome
+from .interfaces import Consume, Finished, Head, Lost, Reject, ResumeProtocol, Retry, StreamState, Verdict
+from .settings import Settings
+
+__all__ = ["STREAMS", "default_verdict", "rejection", "unexpected_type"]
+
+# A stream comes with 200; 201 and 202 are what some answer to the POST that starts one, 206 is a range.
+STREAMS: Final = frozenset({200, 201, 202, 206})
+# RFC 9110 and the providers' pages: these say that the request was not accepted (529: Anthropic, overloaded).
+NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
+# Headers that grant access, or that hold URLs in a syntax of their own: they stay out of errors.
+_PRIVATE: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "link", "refresh")
+_URLS: Final = ("location", "content-location")
+# Of a provider's error document, so much is quoted.
+_QUOTED: Final = 200
+
+
+def default_verdict(status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings) -> Verdict:
+    """The table for statuses."""
+    resuming = state.resuming
+    if status == 204:
+        if protocol is not None and resuming and protocol.promises.has_end:
+            return Lost("the server has nothing more, and the end of the stream was never seen")
+        return Finished(Outcome.ENDED)
+    if status in STREAMS:
+        return Consume()
+    if resuming and status in (404, 410):
+        return Lost(f"the server answered {status}: it no longer holds this stream")
+    if resuming and status in (405, 501):
+        return Lost(f"the server answered {status}: this stream cannot be resumed", expired=False)
+    repeatable = resuming or state.safe or status in NOT_ACCEPTED or settings.idempotent
+    return Retry() if status in settings.statuses and repeatable else Reject()
+
+
+def rejection(head: Head, body: bytes, message: str, *, method: str) -> ResponseRejected:
+    """The error for a status, with what the server said and nothing that grants access."""
+    headers = {
+        name: public_url(value) if name in _URLS else value for name, value in head.headers.items() if name not in _PRIVATE
+    }
+    text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url)}"
+    shown = body[:_QUOTED].decode("utf-8", "replace").strip()
+    return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
+
+
+def unexpected_type(expected: str, head: Head) -> UnexpectedContentType:
+    """The error for a response that is no stream of the expected kind."""
+    seen = head.content_type or "none"
+    text = f"received content type {seen} from {public_url(head.url)}, expected {expected}"
+    return UnexpectedContentType(text, expected=expected, received=head.content_type)
