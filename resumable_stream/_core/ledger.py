@@ -156,6 +156,11 @@ class Ledger:
         return self.offset - self._opened_at
 
     @property
+    def latest(self) -> Sequence[Any]:
+        """The latest batch."""
+        return self._batch
+
+    @property
     def behind(self) -> bool:
         """A replay from zero has not reached our place yet."""
         return self._protocol.replays and self._prefix is not None

@@ -233,6 +233,11 @@ class Machine:
             cursor_ignored=ledger.cursor_ignored if ledger else False,
         )
 
+    @property
+    def latest(self) -> Sequence[Any]:
+        """The latest batch: for a driver that an interrupt kept from handing it out."""
+        return self._ledger.latest if self._ledger is not None else ()
+
     def count_replayed(self, events: int) -> None:
         """So many events came from the store."""
         self._events += events

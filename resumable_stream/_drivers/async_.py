@@ -248,6 +248,7 @@ class AsyncResumableStream(StreamBase):
         if (live := self._live) is not None:
             # A live stream, flat: what a call costs here is paid for every event.
             machine = self._machine
+            self._live = None  # until this read is through: a cancellation goes the long way
             self._in_hand = 0
             self._busy = True
             started = monotonic()
@@ -261,13 +262,12 @@ class AsyncResumableStream(StreamBase):
                     self._hand_out(events)
                 else:
                     machine.receive_nothing(started, monotonic())
-                if machine.calm and not machine.notices:
-                    self._busy = False
-                    return next(self._events)
                 self._busy = False
+                if machine.calm and not machine.notices:
+                    self._live = None if self._stopped else live
+                    return next(self._events)
                 if machine.notices:
                     self._notify()
-            self._live = None
         if not length_hint(self._events) and not await self._refill(failure):
             raise StopAsyncIteration
         return next(self._events)
@@ -359,6 +359,11 @@ class AsyncResumableStream(StreamBase):
             self._hand_on()
             return True
         self._in_hand = 0
+        latest = self._machine.latest
+        if latest and latest is not self._batch and self._replay is None:
+            # An interrupt came between its arrival and here.
+            self._hand_out(latest)
+            return True
         self._busy = True
         try:
             # Another task's aclose() either sees that we are busy, or is seen here.

@@ -227,6 +227,7 @@ class ResumableStream(StreamBase):
         if (live := self._live) is not None:
             # A live stream, flat: what a call costs here is paid for every event.
             machine = self._machine
+            self._live = None  # until this read is through: an interrupt goes the long way
             self._in_hand = 0
             self._busy = True
             started = monotonic()
@@ -242,10 +243,10 @@ class ResumableStream(StreamBase):
                     machine.receive_nothing(started, monotonic())
                 self._busy = False
                 if machine.calm and not machine.notices:
+                    self._live = None if self._stopped else live
                     return next(self._events)
                 if machine.notices:
                     self._notify()
-            self._live = None
         if not length_hint(self._events) and not self._refill(failure):
             raise StopIteration
         return next(self._events)
@@ -336,6 +337,11 @@ class ResumableStream(StreamBase):
             self._hand_on()
             return True
         self._in_hand = 0
+        latest = self._machine.latest
+        if latest and latest is not self._batch and self._replay is None:
+            # An interrupt came between its arrival and here.
+            self._hand_out(latest)
+            return True
         self._busy = True
         try:
             # Another thread's close() either sees that we are busy, or is seen here.
