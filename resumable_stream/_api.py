@@ -274,7 +274,7 @@ def _plan(
     if unknown := sorted(set(request) - set(CALL_ARGUMENTS)):
         raise TypeError(f"unknown argument {unknown[0]!r}; a request takes {', '.join(CALL_ARGUMENTS)}")
     family = family_of(client, want=want) if client is not None else own_family()
-    absolute = family.absolute(client, method, url)
+    absolute = family.absolute(client, method, url, request.get("params"))
     call = Call(dict(request), merge=merge)
     place = _checkpoint(checkpoint) if checkpoint is not None else None
     if place is not None and (seen := origin_of(place.url)) != origin_of(absolute):
@@ -297,8 +297,8 @@ def _plan(
         return Machine(state=state, protocol=protocol, detect=detect, settings=settings, checkpoint=start)
 
     def check(stored: Checkpoint) -> None:
-        expected = f"{method} {_without_query(absolute)}"
-        received = f"{stored.method} {_without_query(stored.url)}"
+        expected = f"{method} {public_url(absolute)}"
+        received = f"{stored.method} {stored.url}"
         if expected != received:
             raise StoreError(
                 f"the key {options.key!r} holds the place of {received}, not of {expected}: use another key for another stream"
@@ -366,7 +366,3 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _text(name: str | bytes) -> str:
     return name.decode("latin-1") if isinstance(name, bytes) else name
-
-
-def _without_query(url: str) -> str:
-    return public_url(url).partition("?")[0]

@@ -144,6 +144,7 @@ class AsyncResumableStream(StreamBase):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._left = True
         if exc is None:
             self._take_in_hand()
             await self._leave("closed")
@@ -183,7 +184,7 @@ class AsyncResumableStream(StreamBase):
 
         May be called from another task: a reader that waits there gets `StreamClosed`.
         """
-        self._stopped = True
+        self._stopped = self._left = True
         self._live = None
         if self._closing is not None:
             self._closing.set()
@@ -325,7 +326,10 @@ class AsyncResumableStream(StreamBase):
             ValueError: The event is older than `Limits.window` events and had no cursor of its own.
         """
         self._commit(event)
-        await self._save_if_due()
+        if self._final is None:
+            await self._save_if_due()
+        else:
+            await self._save_now()
 
     async def cancel(self) -> None:
         """

@@ -78,6 +78,7 @@ class StreamBase:
         self._head: Head | None = None
         self._state = "new"  # new → open → ended, failed or closed
         self._final: Checkpoint | None = None
+        self._left = False
         # The batch being handed out: `_events` iterates over its first `_upto` items.
         self._batch: Sequence[Any] = ()
         self._events: Iterator[Any] = NOTHING
@@ -159,7 +160,12 @@ class StreamBase:
     def _commit(self, event: Any) -> None:
         machine, given = self._machine, self._upto - length_hint(self._events)
         if machine.settings.manual:
+            if self._left:
+                raise self._with_place(StreamClosed("the stream is closed: commit before leaving the `with` block"))
             machine.commit(event, given, self._batch)
+            if self._final is not None:
+                # The loop is over, the block is not: the last events may still be committed.
+                self._final = machine.checkpoint(self._taken(), self._batch)
         elif event is None:
             self._floor = given
         else:

@@ -179,15 +179,16 @@ class Family:
     def head(self, response: Any) -> Head:
         return Head(response.status_code, {name.lower(): value for name, value in response.headers.items()}, str(response.url))
 
-    def absolute(self, client: Any, method: str, url: Any) -> str:
+    def absolute(self, client: Any, method: str, url: Any, params: Any) -> str:
         """
-        The caller's URL against the client's `base_url`.
+        The caller's URL against the client's `base_url`, with its query.
 
         Raises:
             ValueError: It is not an absolute http(s) URL then.
         """
         try:
-            built = self.module.Request(method, url) if client is None else client.build_request(method, url)
+            make = self.module.Request if client is None else client.build_request
+            built = make(method, url, params=params)
             text = str(built.url)
         except (self.module.InvalidURL, ValueError, TypeError) as exc:
             raise ValueError(f"expected an http(s) URL, got {url!r}: {exc}") from exc

@@ -132,6 +132,7 @@ class ResumableStream(StreamBase):
         return self.open()
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
+        self._left = True
         if exc is None:
             self._take_in_hand()
             self._leave("closed")
@@ -170,7 +171,7 @@ class ResumableStream(StreamBase):
 
         May be called from another thread: a reader that is blocked there gets `StreamClosed`.
         """
-        self._stopped = True
+        self._stopped = self._left = True
         self._live = None
         self._closing.set()
         if not self._busy:
@@ -304,7 +305,10 @@ class ResumableStream(StreamBase):
             ValueError: The event is older than `Limits.window` events and had no cursor of its own.
         """
         self._commit(event)
-        self._save_if_due()
+        if self._final is None:
+            self._save_if_due()
+        else:
+            self._save_now()
 
     def cancel(self) -> None:
         """
