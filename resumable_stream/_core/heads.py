@@ -23,8 +23,10 @@ _URLS: Final = ("location", "content-location")
 _QUOTED: Final = 200
 
 
-def default_verdict(status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings) -> Verdict:
-    """The table for statuses."""
+def default_verdict(
+    status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings, *, accepted: bool = False
+) -> Verdict:
+    """The table for statuses. `accepted`: the first request was taken, and a redirect led to this GET."""
     resuming = state.resuming
     if status == 204:
         if protocol is not None and resuming and protocol.promises.has_end:
@@ -36,7 +38,7 @@ def default_verdict(status: int, state: StreamState, protocol: ResumeProtocol | 
         return Lost(f"the server answered {status}: it no longer holds this stream")
     if resuming and status in (405, 501):
         return Lost(f"the server answered {status}: this stream cannot be resumed", expired=False)
-    repeatable = resuming or state.safe or status in NOT_ACCEPTED or settings.idempotent
+    repeatable = resuming or accepted or state.safe or status in NOT_ACCEPTED or settings.idempotent
     return Retry() if status in settings.statuses and repeatable else Reject()
 
 

@@ -124,6 +124,7 @@ class Ledger:
         self._memory = Memory(self._window, self._protocol.fingerprint, unique=self._protocol.unique_ids)
         self._keep = self._memory.items.append
         self._prefix: Prefix | None = None
+        self._replayed_to: int | None = None
         self._start: int | None = None
         self._held: list[Any] = []
         self._overlap = 0
@@ -271,6 +272,7 @@ class Ledger:
         self._held = []
         self._start = None
         self._prefix = None
+        self._replayed_to = None
         self._moved_here = False
         if self._raw or not resuming or self.offset == 0:
             return
@@ -311,19 +313,12 @@ class Ledger:
         Returns:
             The items to deliver, positioned. When it is cut short, `problem` says why.
         """
-        # In this order: an interrupt between any two of these finds a place that is true.
+        # `_batch` and `_tip` change together, when a batch is entered: an interrupt finds the place before it or behind it.
         self._base = self._tip
-        if items or silent:
-            lane = self._lane
-            if items:
-                self._batch = items
-            out = None if lane == CAREFUL or silent else self._receive_steadily(items, lane)
-            if out is None:
-                out = self._receive_carefully(items, silent)
-                if items:
-                    self._batch = out
-            items = out
-        return items
+        if not items and not silent:
+            return items
+        out = None if self._lane == CAREFUL or silent else self._receive_steadily(items, self._lane)
+        return self._receive_carefully(items, silent) if out is None else out
 
     def receive_one(self, item: Any, items: Sequence[Any]) -> bool:
         """
@@ -373,6 +368,7 @@ class Ledger:
                 pass
             if self._reset_next is not None:
                 items[0].reset, self._reset_next = True, None
+            self._batch = items
             self._tip = (last.cursor, last.sequence + len(last.data), offset + count, None, 0)
             return items
         cursor: str | None = last.id
@@ -381,6 +377,7 @@ class Ledger:
                 return None
             for item, item.offset in zip(items, offsets):  # noqa: B007, B905
                 pass
+            self._batch = items
             self._tip = (None, None, offset + count, None, 0)
             return items
         if lane == COUNTING:
@@ -391,6 +388,7 @@ class Ledger:
             number += count
             for item, item.offset, item.sequence in zip(items, offsets, numbers):  # noqa: B007, B905
                 pass
+            self._batch = items
             self._tip = (cursor, number, offset + count, None, 0)
             self._memory.items.extend(items)
             return items
@@ -407,6 +405,7 @@ class Ledger:
             cursor = last.cursor if cursor else str(number)
         for item, item.offset in zip(items, offsets):  # noqa: B007, B905
             pass
+        self._batch = items
         self._tip = (cursor, number, offset + count, None, 0)
         self._memory.items.extend(items)
         return items
@@ -415,6 +414,18 @@ class Ledger:
         self._look_closely()
         if (log := self._tip[3]) is not None:
             log.fold()
+        before = self._snapshot()
+        try:
+            out = self._go_through(items, silent)
+        except BaseException:
+            # A bug of the caller's protocol, or Ctrl-C: as if the batch had not come. The connection has to end.
+            self._roll_back(before)
+            raise
+        if items:
+            self._batch = out
+        return out
+
+    def _go_through(self, items: Sequence[Any], silent: Sequence[tuple[int, str]]) -> Sequence[Any]:
         out: list[Any] = []
         moves = deque(silent)
         for index, item in enumerate(items):
@@ -435,6 +446,27 @@ class Ledger:
         if self._lane != CAREFUL:
             self._memory.steady()
         return out
+
+    def _snapshot(self) -> tuple[Any, ...]:
+        beginning = len(self._beginning) if self._beginning is not None else 0
+        return (
+            (self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap, self._beginning_open)
+            + (self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps)
+            + (beginning, self._memory.remembered)
+        )
+
+    def _roll_back(self, before: tuple[Any, ...]) -> None:
+        (self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap, self._beginning_open) = (
+            before[:8]
+        )
+        (self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps) = before[8:13]
+        beginning, remembered = before[13:]
+        if self._beginning is not None:
+            del self._beginning[beginning:]
+        _, _, _, log, logged = self._tip
+        if log is not None:
+            log.cut(logged)
+        self._memory.forget_since(remembered)
 
     def _look_closely(self) -> None:
         """Leave the steady state, which keeps its count in the position alone."""
@@ -479,14 +511,17 @@ class Ledger:
             queue = [*self._held, item]
             self._held = []
         for each in queue:
+            if self._replayed_to is not None and not self._identifiable(each):
+                self._prefix = self._run_behind(self._replayed_to)
+                self._replayed_to = None
             prefix, delivered = self._prefix, len(out)
             # What has an identity is known by it; order is for the rest, unless all of the stream is expected again.
             by_order = prefix is not None and (prefix.whole or not self._identifiable(each))
             verdict = self._match_prefix(each) if by_order else None
             if verdict is None:
                 verdict = self._enter(each, out)
-                if prefix is not None and len(out) > delivered:
-                    self._prefix = None
+                if len(out) > delivered and (prefix is None or not prefix.whole):
+                    self._prefix = self._replayed_to = None
             if not verdict:
                 return False
         return True
@@ -540,25 +575,34 @@ class Ledger:
         if self._asking:
             self.problem = StartedOver()
             return False
-        self._prefix = self._history(0)
+        self._prefix = self._whole_history()
         for item in held:
             verdict = self._match_prefix(item) if self._prefix is not None else True
             if not verdict:
                 return False
         return True
 
-    def _history(self, offset: int) -> Prefix | None:
-        """Everything delivered from `offset` on, as events expected again; what is no longer remembered is counted."""
+    def _whole_history(self) -> Prefix | None:
+        """Everything delivered, as events expected again; what is no longer remembered is counted."""
         log = SinceLog(self._window)
         oldest = self.offset
         for seen in self._memory.newest_first():
-            if seen.offset != oldest - 1 or seen.offset < offset:
+            if seen.offset != oldest - 1:
                 break
             oldest = seen.offset
             log.items.append(self._key(seen))
         log.items.reverse()
-        prefix = Prefix(log, strict=offset == 0, unknown=oldest - offset)
+        prefix = Prefix(log, strict=True, unknown=oldest)
         return None if prefix.done else prefix
+
+    def _run_behind(self, offset: int) -> Prefix | None:
+        """The events from `offset` on that have no identity, as events expected again; the next one that has ends it."""
+        log = SinceLog(self._window)
+        for seen in self._memory.starting_at(offset):
+            if self._identifiable(seen):
+                break
+            log.items.append(self._key(seen))
+        return Prefix(log, strict=False) if log.items else None
 
     def _enter(self, item: Any, out: list[Any]) -> bool:
         """Deliver or drop an item that order alone does not make a repeat."""
@@ -588,7 +632,7 @@ class Ledger:
     def _replayed_from(self, known: Any) -> None:
         """The server replays from there: events without an identity behind it are known by their order."""
         if known is not None and known.offset >= 0 and (self._prefix is None or not self._prefix.whole):
-            self._prefix = self._history(known.offset + 1)
+            self._replayed_to = known.offset + 1
 
     def _enter_watched(self, item: Any) -> bool:
         """`sequence="auto"`: learn whether the ids count, and mark a jump. False: dropped as a repeat."""

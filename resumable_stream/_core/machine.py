@@ -118,6 +118,8 @@ class Machine:
         self._purpose: Purpose = "status"
         # This stream.
         self._known = checkpoint is not None  # the server has answered it
+        self._accepted: Request | None = None  # where a redirect sent us after the first request was taken
+        self._ending: Outcome | None = None  # what the latest event says of the end, until it was taken
         self._settled: Outcome | None = None
         self._refused: ResumableStreamError | None = None  # why the resume URL that the server named is not used
         self._asked_empty = False
@@ -255,9 +257,10 @@ class Machine:
             extra[LOCATION_KEY] = public_url(state.location)
         if place.offset and (first := ledger.beginning()) is not None:
             extra[FIRST_KEY] = first
-        complete = self.outcome is not None and place.offset == ledger.offset
-        if complete and self.outcome is not None:
-            extra[OUTCOME_KEY] = self.outcome.value
+        outcome = self.outcome or self._ended_by(ledger)
+        complete = outcome is not None and place.offset == ledger.offset
+        if complete and outcome is not None:
+            extra[OUTCOME_KEY] = outcome.value
         return Checkpoint(
             protocol=protocol.name,
             method=state.method,
@@ -274,6 +277,18 @@ class Machine:
 
     def _place_of(self, ledger: Ledger, taken: int, batch: Sequence[Any] | None) -> Place:
         return ledger.committed if self.settings.manual else ledger.place(taken, batch)
+
+    def _ended_by(self, ledger: Ledger) -> Outcome | None:
+        """The outcome that the latest event brought, although nobody has come back to hear of it."""
+        return self._ending if self._then is not None and ledger.problem is None else None
+
+    def conclude(self, taken: int, batch: Sequence[Any]) -> bool:
+        """The caller leaves without an exception. True: it has taken the event that ends the stream, so that is the outcome."""
+        ledger = self._ledger
+        if ledger is None or self.outcome is not None or ledger.place(taken, batch).offset != ledger.offset:
+            return False
+        self.outcome = self._ended_by(ledger)
+        return self.outcome is not None
 
     def commit(self, item: Any, taken: int, batch: Sequence[Any] | None = None) -> None:
         """Under manual commit: move the committed place behind `item`, or behind what is taken."""
@@ -353,6 +368,8 @@ class Machine:
         ledger, protocol = self._ledger, self.protocol
         if ledger is not None and (ledger.offset or ledger.cursor is not None):
             return None
+        if self._accepted is not None and not self._known:
+            return self._accepted, False
         tied = protocol is not None and protocol.promises.tied
         if not self._known or self.settings.idempotent or (self.state.safe and not tied):
             return self._first_request(), False
@@ -414,7 +431,7 @@ class Machine:
         self._body_sent = self._body_sent or (sent and self.settings.single_use)
         if self._clocks.expired(now):
             self._fail(self._deadline_error(), error)
-        elif sent and not (self.settings.idempotent or self.state.safe or self.state.resuming):
+        elif sent and not (self.settings.idempotent or self.state.safe or self.state.resuming or self._accepted is not None):
             self._no_way_back(now, reason, error)
         else:
             self._try_again(now, reason, error, self._connect_again)
@@ -450,6 +467,9 @@ class Machine:
         except ResumableStreamError as error:
             self._fail(error)
             return
+        if follow.method != self._request.method:
+            # The server has taken the request; only what it points to may be asked for again.
+            self._accepted = follow
         self._send(follow, now)
 
     def _judge_head(self, head: Head, body: bytes, now: float) -> None:
@@ -467,7 +487,10 @@ class Machine:
         found = None
         if self.protocol is not None:
             found = self.protocol.on_status(head.status, head.headers, body, self.state)
-        self._apply_head(found or default_verdict(head.status, self.state, self.protocol, self.settings), head, body, now)
+        if found is None:
+            accepted = self._accepted is not None
+            found = default_verdict(head.status, self.state, self.protocol, self.settings, accepted=accepted)
+        self._apply_head(found, head, body, now)
 
     def _apply_head(self, found: verdict.Verdict, head: Head, body: bytes, now: float) -> None:
         if isinstance(found, verdict.Consume):
@@ -631,7 +654,9 @@ class Machine:
         return items
 
     def read_failed(self, error: BaseException, now: float) -> None:
-        """The connection broke, or its body could not be decoded."""
+        """The connection broke, its body could not be decoded, or what it brought was never entered."""
+        self._then = None
+        self.calm = False
         self._cut(now, "connection lost", error)
 
     def read_timed_out(self, now: float, error: BaseException | None = None) -> None:
@@ -702,6 +727,7 @@ class Machine:
                 settling = (item, end)
             elif end is not None:
                 self._then = partial(self._on_end, end)
+                self._ending = end
                 return items[: _index(items, item) + 1], settling
         return items, settling
 
@@ -956,6 +982,7 @@ class Machine:
         if self._ledger is not None:
             self._start_over(self._ledger)
         state.stream_id = state.location = None
+        self._accepted = None
         self._settled = None
         self._quick_answers = 0
         self._asked_empty = False
@@ -1011,7 +1038,10 @@ class Machine:
 
     def fetch_failed(self, error: BaseException, now: float) -> None:
         """A `Fetch` brought no whole answer."""
-        if self._purpose == "status":
+        if self._clocks.expired(now):
+            self._todo.append(act.Disconnect())
+            self._fail(self._deadline_error(), error)
+        elif self._purpose == "status":
             # The status is known; only the explanation is missing.
             head = self.state.head
             assert head is not None

@@ -42,6 +42,7 @@ class Memory:
         self._digest = fingerprint
         self._unique = unique
         self.items: deque[Any] = deque(maxlen=window)
+        self.remembered = 0
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
         # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
@@ -54,8 +55,25 @@ class Memory:
     def remember(self, item: Any) -> None:
         """Enter an event where repeats are looked for: the next one of the same chunk may repeat it."""
         self.items.append(item)
+        self.remembered += 1
         if self._index is not None:
             self._enter(self._index, item)
+
+    def forget_since(self, remembered: int) -> None:
+        """Take back what was entered after `remembered` was so much."""
+        for _ in range(min(self.remembered - remembered, len(self.items))):
+            self.items.pop()
+        self.remembered = remembered
+        self._index = None
+
+    def starting_at(self, offset: int) -> Iterator[Any]:
+        """The events delivered from `offset` on, as far as they are remembered without a hole."""
+        items = self.items
+        index = len(items) - (items[-1].offset - offset + 1) if items else 0
+        while 0 <= index < len(items) and items[index].offset == offset:
+            yield items[index]
+            index += 1
+            offset += 1
 
     def steady(self) -> None:
         """No repeat can come for now: events are appended to `items` directly, and the index is made anew when one can."""

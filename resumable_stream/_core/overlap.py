@@ -35,6 +35,10 @@ class SinceLog:
     def append(self, fingerprint: str) -> None:
         self.items.append(fingerprint)
 
+    def cut(self, count: int) -> None:
+        """Forget what was appended after there were `count`."""
+        del self.items[max(count - self.base, 0) :]
+
     def fold(self) -> None:
         """Keep the bound. Called between batches, since any place within the latest may still be asked for."""
         if len(self.items) > 2 * self.window:

@@ -18,7 +18,7 @@ from .._core.interfaces import Answer
 from .._errors import ResumableStreamError, StoreError, StreamClosed
 from .._events import Delta, TextReset
 from .._text import TextReader
-from .base import NOTHING, Plan, StreamBase
+from .base import NOTHING, Plan, StreamBase, seconds_left
 from .coding import decoding_of
 from .http import (
     RearmedTimeout,
@@ -147,7 +147,7 @@ class AsyncResumableStream(StreamBase):
         self._left = True
         if exc is None:
             self._take_in_hand()
-            await self._leave("closed")
+            await self._leave("ended" if self._concluded() else "closed")
             return
         try:
             await self._leave("closed")
@@ -255,10 +255,10 @@ class AsyncResumableStream(StreamBase):
             started = monotonic()
             try:
                 chunk = await live()
+                events = machine.receive_live(chunk)
             except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
                 failure = error
             else:
-                events = machine.receive_live(chunk)
                 if events:
                     self._hand_out(events)
                 else:
@@ -451,11 +451,11 @@ class AsyncResumableStream(StreamBase):
             try:
                 if failure is not None:
                     raise failure
-                chunk = await body.read(timeout)
+                events = self._receive(await body.read(timeout))
             except StopAsyncIteration:
                 # Of the live read: the end of the body.
                 body.ended = True
-                chunk = None
+                events = machine.receive_eof(monotonic())
             except network_errors() as error:
                 body.ended = True
                 if classify(error) == "timeout":
@@ -464,12 +464,10 @@ class AsyncResumableStream(StreamBase):
                     machine.read_failed(error, monotonic())
                 return False
             except BaseException as error:
-                # The iterator is dead now: going on must be a reconnect, not what looks like the end of the body.
-                body.ended = True
+                # The iterator is dead, or the chunk was never entered: going on must be a reconnect.
                 machine.read_failed(error, monotonic())
                 raise
             failure = None
-            events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
             if events:
                 self._hand_out(events)
                 if machine.calm and self._store is None and not self._stopped:
@@ -547,10 +545,11 @@ class AsyncResumableStream(StreamBase):
         machine.receive_answer(answer, monotonic())
 
     async def _read_whole(self, response: Any, limit: int, body: _Body, timeout: float | None) -> Answer:
-        """The body, up to a limit; what is beyond it is cut off."""
+        """The body, up to a limit and within a time for all of it; what is beyond the limit is cut off."""
         parts: list[bytes] = []
         size = 0
-        while size < limit and (chunk := await body.read(timeout)) is not None:
+        ends = None if timeout is None else monotonic() + timeout
+        while size < limit and (chunk := await body.read(seconds_left(ends))) is not None:
             parts.append(chunk)
             size += len(chunk)
         head = self._family.head(response)

@@ -31,7 +31,7 @@ from .._settings import Limits, Timeouts
 from .._text import Mode, TextReader
 from .http import Call, Family
 
-__all__ = ["Plan", "StreamBase"]
+__all__ = ["Plan", "StreamBase", "seconds_left"]
 
 NOTHING: Final[Iterator[Any]] = iter(())
 
@@ -58,6 +58,21 @@ class Plan:
     observer: Callable[[Notice], object] | None
     timeouts: Timeouts
     limits: Limits
+
+
+def seconds_left(ends: float | None) -> float | None:
+    """
+    Until a moment of the monotonic clock; `None` where there is none.
+
+    Raises:
+        TimeoutError: It has passed.
+    """
+    if ends is None:
+        return None
+    left = ends - monotonic()
+    if left <= 0:
+        raise TimeoutError("the answer took too long")
+    return left
 
 
 class StreamBase:
@@ -179,31 +194,41 @@ class StreamBase:
         if not self._whole:
             self._in_hand = 0
 
+    def _concluded(self) -> bool:
+        """The caller left on the event that ends the stream."""
+        return self._state == "open" and self._machine.conclude(self._taken(), self._batch)
+
+    def _receive(self, chunk: bytes | None) -> Sequence[Any]:
+        if chunk is None:
+            return self._machine.receive_eof(monotonic())
+        return self._machine.receive_data(chunk, monotonic())
+
     def _hand_out(self, events: Sequence[Any]) -> None:
-        # The machine finds the old place or the new one, whichever of these an interrupt comes between.
+        # An interrupt comes behind a call: in this order nothing counts as taken before it was handed out.
         self._events = NOTHING
         self._upto = self._floor = 0
         self._in_hand = 1
         self._whole = False
         self._batch = events
         if self._store is None:
-            self._upto = len(events)
             self._events = iter(events)
+            self._upto = len(events)
         else:
             self._hand_on()
 
     def _hand_on(self) -> None:
         """With a store, events go out one at a time, so that a save may come between two of them."""
         upto = self._upto
-        self._upto = upto + 1
         self._in_hand = 1
         self._events = iter(self._batch[upto : upto + 1])
+        self._upto = upto + 1
 
     def _hand_batch(self) -> Sequence[Any]:
-        """What is left of the batch, as one unit of delivery."""
+        """What is left of the batch, as one unit of delivery: nothing of it is taken until the caller comes back."""
+        self._floor = max(self._floor, self._upto - length_hint(self._events))
+        self._in_hand, self._whole = self._upto, True
         rest = list(self._events)
         self._events = NOTHING
-        self._in_hand, self._whole = len(rest), True
         return rest
 
     def _new_reader(self, mode: Mode, *, resets: bool, strict: bool = False) -> TextReader:

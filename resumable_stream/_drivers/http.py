@@ -154,7 +154,7 @@ class Family:
         built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
         built.headers = self.module.Headers(_with(built.headers, request.headers))
         url = built.url
-        if request.repeat != "all":
+        if request.repeat != "all" or call.merge:
             # A URL that the server gave keeps its query; the libraries would put the client's in its place.
             url = self.module.URL(request.url)
             for name, value in client.params.multi_items():

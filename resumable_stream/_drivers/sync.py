@@ -16,7 +16,7 @@ from .._core.interfaces import Answer
 from .._errors import ResumableStreamError, StoreError, StreamClosed
 from .._events import Delta, TextReset
 from .._text import TextReader
-from .base import NOTHING, Plan, StreamBase
+from .base import NOTHING, Plan, StreamBase, seconds_left
 from .coding import decoding_of
 from .http import (
     WatchedConnection,
@@ -135,7 +135,7 @@ class ResumableStream(StreamBase):
         self._left = True
         if exc is None:
             self._take_in_hand()
-            self._leave("closed")
+            self._leave("ended" if self._concluded() else "closed")
             return
         try:
             self._leave("closed")
@@ -234,10 +234,10 @@ class ResumableStream(StreamBase):
             started = monotonic()
             try:
                 chunk = next(live)
+                events = machine.receive_live(chunk)
             except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
                 failure = error
             else:
-                events = machine.receive_live(chunk)
                 if events:
                     self._hand_out(events)
                 else:
@@ -429,11 +429,11 @@ class ResumableStream(StreamBase):
             try:
                 if failure is not None:
                     raise failure
-                chunk = body.read(timeout)
+                events = self._receive(body.read(timeout))
             except StopIteration:
                 # Of the live read: the end of the body.
                 body.ended = True
-                chunk = None
+                events = machine.receive_eof(monotonic())
             except network_errors() as error:
                 if classify(error) == "timeout":
                     machine.read_timed_out(monotonic(), error)
@@ -441,11 +441,10 @@ class ResumableStream(StreamBase):
                     machine.read_failed(error, monotonic())
                 return False
             except BaseException as error:
-                # The iterator is dead now: going on must be a reconnect, not what looks like the end of the body.
+                # The iterator is dead, or the chunk was never entered: going on must be a reconnect.
                 machine.read_failed(error, monotonic())
                 raise
             failure = None
-            events = machine.receive_eof(monotonic()) if chunk is None else machine.receive_data(chunk, monotonic())
             if events:
                 self._hand_out(events)
                 if machine.calm and self._store is None and not self._stopped and body.is_armed(machine.before_read(now)):
@@ -514,11 +513,12 @@ class ResumableStream(StreamBase):
         machine.receive_answer(answer, monotonic())
 
     def _read_whole(self, response: Any, limit: int, body: _Body | None, timeout: float | None = None) -> Answer:
-        """The body, up to a limit; what is beyond it is cut off."""
+        """The body, up to a limit and within a time for all of it; what is beyond the limit is cut off."""
         reader = body or _Body(response, timeout)
         parts: list[bytes] = []
         size = 0
-        while size < limit and (chunk := reader.read(timeout)) is not None:
+        ends = None if timeout is None else monotonic() + timeout
+        while size < limit and (chunk := reader.read(seconds_left(ends))) is not None:
             parts.append(chunk)
             size += len(chunk)
         head = self._family.head(response)

@@ -100,6 +100,8 @@ class ByteRange(ResumeProtocol):
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         held = int(state.cursor or 0)
+        if status == 206 and not held:
+            return Reject("the server answers with a range that this stream did not ask for; do not send a Range of your own")
         if not state.resuming or not held:
             return None
         start, total = _content_range(headers)
