@@ -234,7 +234,7 @@ class _Options:
         self.key = key
         self.observer = observer
 
-    def settings(self, *, idempotent: bool, refreshable: bool, single_use: bool) -> Settings:
+    def settings(self, *, idempotent: bool, refreshable: bool, single_use: bool, elsewhere: bool) -> Settings:
         policy, store = self.retry, self.store
         return Settings(
             timeouts=self.timeouts,
@@ -249,6 +249,7 @@ class _Options:
             idempotent=idempotent,
             refreshable=refreshable,
             single_use=single_use,
+            started_elsewhere=elsewhere,
             saving=store is not None,
             keep_events=store is not None and bool(store.keep_events),
             save_interval=store.save_interval if store is not None else 1.0,
@@ -274,7 +275,7 @@ def _plan(
     if unknown := sorted(set(request) - set(CALL_ARGUMENTS)):
         raise TypeError(f"unknown argument {unknown[0]!r}; a request takes {', '.join(CALL_ARGUMENTS)}")
     family = family_of(client, want=want) if client is not None else own_family()
-    absolute = family.absolute(client, method, url, request.get("params"))
+    absolute = family.absolute(client, method, url, None if merge else request.get("params"))
     call = Call(dict(request), merge=merge)
     place = _checkpoint(checkpoint) if checkpoint is not None else None
     if place is not None and (seen := origin_of(place.url)) != origin_of(absolute):
@@ -287,6 +288,7 @@ def _plan(
         idempotent="idempotency-key" in given or (client is not None and "idempotency-key" in client.headers),
         refreshable=callable(headers),
         single_use=call.single_use,
+        elsewhere=merge,
     )
 
     def machine(start: Checkpoint | None) -> Machine:
@@ -329,6 +331,8 @@ def _protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> Resume
     found = named(checkpoint.protocol)
     if found is None:
         raise ValueError(f"protocol {checkpoint.protocol!r} is none of resumable_stream.protocols; pass it as protocol=")
+    if checkpoint.extra.get("options"):
+        raise ValueError(f"the stream was read with options of {checkpoint.protocol}: pass it with them as protocol= again")
     return found
 
 

@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
 MAX_RECENT_IDS: Final = 64
 MAX_EXTRA: Final = 16
-CORE_EXTRA: Final = ("outcome", "location", "first")
+CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options")
 """Names in `Checkpoint.extra` that are the core's own, beside those of the protocol."""
 
 
@@ -106,7 +106,8 @@ class Checkpoint:
         since: Fingerprints of the events taken since the cursor moved, oldest first; or one item `"<count>*<chain>"`.
         recent_ids: `(id, fingerprint)` pairs, oldest first, at most 64.
         extra: What the protocol needs besides (an ETag): text to text, at most 16 items; and the core's own
-            `outcome`, `location` (where to resume) and `first` (how the stream began).
+            `outcome`, `location` (where to resume), `first` (how the stream began), `reset` (what was delivered is void, and
+            the next event will say so) and `options` (digest of the protocol's options, where they are not the defaults).
         complete: The stream has ended; resuming it makes no request. How it ended is `extra["outcome"]`.
         schema: Version of this layout.
     """
@@ -224,6 +225,8 @@ def _validated(raw: dict[str, Any]) -> dict[str, Any]:
             raise fail(name, "text")
     if urlsplit(raw["url"]).scheme not in ("http", "https"):
         raise fail("url", "an http(s) URL")
+    if raw["method"] not in ("GET", "HEAD", "POST", "PUT", "PATCH"):
+        raise fail("method", "GET, HEAD, POST, PUT or PATCH")
     for name in ("stream_id", "cursor"):
         if not isinstance(raw.get(name), str | None):
             raise fail(name, "text or null")

@@ -11,6 +11,9 @@ __all__ = ["AUTO", "Limits", "Timeouts"]
 AUTO: Final = "auto"
 """Let the stream choose: the value depends on whether it can be resumed (see `Timeouts`)."""
 
+LONGEST: Final = 1e9
+"""Seconds, some 30 years: what the clocks of all platforms can count to."""
+
 _MiB = 1024 * 1024
 
 
@@ -43,8 +46,11 @@ class Timeouts:
             value = getattr(self, field.name)
             if value is None or (value == AUTO and field.name in ("idle", "stall")):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value <= 0:
-                raise ValueError(f"Timeouts.{field.name} must be seconds > 0 or None, got {value!r}")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or math.isnan(value) or not 0 < value <= LONGEST:
+                raise ValueError(
+                    f"Timeouts.{field.name} must be seconds > 0 (at most {LONGEST:.0e}), or None to switch it off, got {value!r}"
+                )
 
     def idle_or(self, resumable: bool) -> float | None:
         """`idle` in seconds, with AUTO resolved."""

@@ -18,7 +18,7 @@ STREAMS: Final = frozenset({200, 201, 202, 206})
 NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
 # Headers that grant access, or that hold URLs in a syntax of their own: they stay out of errors.
 _PRIVATE: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "link", "refresh")
-_URLS: Final = ("location", "content-location")
+_URLS: Final = frozenset({"location", "content-location"})
 # Of a provider's error document, so much is quoted.
 _QUOTED: Final = 200
 
@@ -44,9 +44,12 @@ def default_verdict(
 
 def rejection(head: Head, body: bytes, message: str, *, method: str) -> ResponseRejected:
     """The error for a status, with what the server said and nothing that grants access."""
-    headers = {
-        name: public_url(value) if name in _URLS else value for name, value in head.headers.items() if name not in _PRIVATE
-    }
+    headers = {name: value for name, value in head.headers.items() if name not in _PRIVATE}
+    for name in _URLS & headers.keys():
+        try:
+            headers[name] = public_url(headers[name])
+        except ValueError:
+            del headers[name]
     text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url)}"
     shown = body[:_QUOTED].decode("utf-8", "replace").strip()
     return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)

@@ -343,6 +343,15 @@ class ResumeProtocol:
         return type(self).__name__
 
     @property
+    def options(self) -> str:
+        """
+        Digest of options that are not the defaults; `""` where they are.
+
+        A checkpoint keeps it, so that another process that names no protocol is told to pass this one again.
+        """
+        return ""
+
+    @property
     def promises(self) -> Promises:
         return Promises(resumable=True, numbered=self.sequence == "contiguous", has_end=False)
 

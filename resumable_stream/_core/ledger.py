@@ -157,6 +157,11 @@ class Ledger:
         return self.offset - self._opened_at
 
     @property
+    def pending_reset(self) -> int | None:
+        """The next event will say that what was delivered is void from there on."""
+        return self._reset_next
+
+    @property
     def latest(self) -> Sequence[Any]:
         """The latest batch."""
         return self._batch
@@ -257,6 +262,8 @@ class Ledger:
             self._run = WATCH_AFTER
         self._memory.restore(checkpoint.recent_ids)
         self._beginning_open = checkpoint.offset == 0 and not self._raw
+        if (reset := checkpoint.extra.get(CORE_EXTRA[3], "")).isdecimal():
+            self._reset_next = int(reset[:18])
         if first := checkpoint.extra.get(CORE_EXTRA[2]):
             fingerprint, _, own_id = first.partition(" ")
             self._beginning = [(own_id, fingerprint)]
@@ -450,17 +457,15 @@ class Ledger:
     def _snapshot(self) -> tuple[Any, ...]:
         beginning = len(self._beginning) if self._beginning is not None else 0
         return (
-            (self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap, self._beginning_open)
-            + (self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps)
-            + (beginning, self._memory.remembered)
+            *(self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap),
+            *(self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps),
+            *(self._beginning_open, beginning, self._memory.remembered),
         )
 
     def _roll_back(self, before: tuple[Any, ...]) -> None:
-        (self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap, self._beginning_open) = (
-            before[:8]
-        )
-        (self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps) = before[8:13]
-        beginning, remembered = before[13:]
+        self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap = before[:7]
+        self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps = before[7:12]
+        self._beginning_open, beginning, remembered = before[12:]
         if self._beginning is not None:
             del self._beginning[beginning:]
         _, _, _, log, logged = self._tip

@@ -58,7 +58,7 @@ QUICK: Final = 5.0
 BELIEVED: Final = 3
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
-OUTCOME_KEY, LOCATION_KEY, FIRST_KEY = CORE_EXTRA
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY = CORE_EXTRA
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
 
@@ -209,6 +209,11 @@ class Machine:
                 self._budget.slept(step.seconds)
             return step
 
+    def put_back(self, action: act.Action) -> None:
+        """The action was not carried out: an exception that is none of the network's came first."""
+        if not isinstance(action, act.Read):
+            self._todo.appendleft(action)
+
     @property
     def due(self) -> bool:
         """Something other than reading on is due: ask `next()`."""
@@ -257,6 +262,10 @@ class Machine:
             extra[LOCATION_KEY] = public_url(state.location)
         if place.offset and (first := ledger.beginning()) is not None:
             extra[FIRST_KEY] = first
+        if (reset := ledger.pending_reset) is not None:
+            extra[RESET_KEY] = str(reset)
+        if protocol.options:
+            extra[OPTIONS_KEY] = protocol.options
         outcome = self.outcome or self._ended_by(ledger)
         complete = outcome is not None and place.offset == ledger.offset
         if complete and outcome is not None:
@@ -370,6 +379,9 @@ class Machine:
             return None
         if self._accepted is not None and not self._known:
             return self._accepted, False
+        if self.settings.started_elsewhere and not self.state.safe:
+            # Method and URL are those of a token: what another process may start is not for us to start.
+            return None
         tied = protocol is not None and protocol.promises.tied
         if not self._known or self.settings.idempotent or (self.state.safe and not tied):
             return self._first_request(), False
@@ -962,7 +974,8 @@ class Machine:
         self.notices.append(act.Lost(text))
         choice, protocol = self.settings.on_lost, self.protocol
         # A server that forgot what it had finished would be asked for all of it again and again.
-        if choice == "restart" and not self._asking:
+        elsewhere = self.settings.started_elsewhere and not self.state.safe
+        if choice == "restart" and not self._asking and not elsewhere:
             self._restart(now, error)
             return
         if choice == "snapshot" and protocol is not None:
@@ -1094,7 +1107,22 @@ class Machine:
         elif outcome is not None:
             self._todo.append(lambda now: self._finish(outcome))
         else:
-            self._todo.append(lambda now: self._go_on(now, "snapshot", None, neutral=True))
+            self._todo.append(self._after_reset if snapshot.reset else self._after_remainder)
+
+    def _after_remainder(self, now: float) -> None:
+        """The run goes on. A snapshot that brought nothing new was a failed attempt."""
+        self._go_on(now, "snapshot", None)
+
+    def _after_reset(self, now: float) -> None:
+        """The run goes on, and what was delivered is void: as after a restart."""
+        wait = self._budget.restart(None)
+        planned = self._next_request()
+        if wait is None or planned is None:
+            text = f"gave up after {self._budget.restarts} resets"
+            self._fail(RetriesExhausted(text, attempts=self._budget.restarts, last_error=text))
+        else:
+            self._wait(wait, now)
+            self._connect(planned[0], resuming=planned[1])
 
     def cancel_request(self) -> Request | None:
         """How to stop the generation, or `None` where the protocol has no such call."""

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from .._checkpoint import MAX_RECENT_IDS
+from .._checkpoint import MAX_RECENT_IDS, fingerprint
 
 __all__ = ["KEPT_BYTES", "Memory", "Seen"]
 
 # Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB. The machine calls `condense()` as often.
 KEPT_BYTES: Final = 4 * 1024 * 1024
+# Longer ids are remembered by their digest. 256: UUIDs, ULIDs and what providers send are below 100.
+LONGEST_ID: Final = 256
 _AMBIGUOUS: Final = None
 
 
@@ -81,14 +83,14 @@ class Memory:
 
     def remember_silent(self, own_id: str) -> None:
         """Enter the id of a block without data."""
-        self._silent.append(own_id)
+        self._silent.append(_short(own_id))
 
     def knows(self, own_id: str) -> bool:
-        return own_id in self._silent or own_id in self._known()
+        return _short(own_id) in self._silent or _short(own_id) in self._known()
 
     def find(self, own_id: str) -> Any:
         """The event (or `Seen`) of that id; `None` when it is unknown or ambiguous."""
-        return self._known().get(own_id)
+        return self._known().get(_short(own_id))
 
     def fingerprint(self, item: Any) -> str:
         return item.fingerprint if isinstance(item, Seen) else self._digest(item)
@@ -100,7 +102,7 @@ class Memory:
         """`(id, fingerprint)` of the newest events with an offset below `before` that have an id, oldest first, at most 64."""
         found: list[tuple[str, str]] = []
         for item in self.newest_first():
-            if item.offset < before and item.own_id:
+            if item.offset < before and item.own_id and len(item.own_id) <= LONGEST_ID and not item.own_id.startswith("\0"):
                 found.append((item.own_id, self.fingerprint(item)))
                 if len(found) == MAX_RECENT_IDS:
                     break
@@ -110,10 +112,12 @@ class Memory:
     def condense(self) -> None:
         """Called once per so many bytes: where the window really holds them, keep digests in place of texts."""
         items = self.items
-        if sum(len(item.data) for item in items if not isinstance(item, Seen)) <= KEPT_BYTES // 2:
+        if sum(len(item.data) + len(item.own_id or "") for item in items if not isinstance(item, Seen)) <= KEPT_BYTES // 2:
             return
         digests = [
-            item if isinstance(item, Seen) else Seen(item.offset, item.own_id, self.fingerprint(item), item.sequence)
+            item
+            if isinstance(item, Seen)
+            else Seen(item.offset, _short(item.own_id) if item.own_id else None, self.fingerprint(item), item.sequence)
             for item in items
         ]
         items.clear()
@@ -130,6 +134,11 @@ class Memory:
         return index
 
     def _enter(self, index: dict[str, Any], item: Any) -> None:
-        key = item.own_id or (str(item.sequence) if item.sequence is not None else None)
+        key = _short(item.own_id) if item.own_id else str(item.sequence) if item.sequence is not None else None
         if key is not None:
             index[key] = item if self._unique or key not in index else _AMBIGUOUS
+
+
+def _short(own_id: str) -> str:
+    """An id to remember. NUL cannot stand in one, so a digest is never taken for an id."""
+    return own_id if len(own_id) <= LONGEST_ID or own_id[0] == "\0" else f"\0{fingerprint('id', own_id)}"

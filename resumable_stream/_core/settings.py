@@ -40,6 +40,7 @@ class Settings:
         manual: Only `commit()` moves the place.
         idempotent: The first request carries an `Idempotency-Key`.
         single_use: The first request's body can be sent only once.
+        started_elsewhere: The first request is another process's, read from a token.
         refreshable: Asking again may bring other credentials.
         saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
     """
@@ -55,6 +56,7 @@ class Settings:
     manual: bool = False
     idempotent: bool = False
     single_use: bool = False
+    started_elsewhere: bool = False
     refreshable: bool = False
     saving: bool = False
     keep_events: bool = False

@@ -251,9 +251,10 @@ class AsyncResumableStream(StreamBase):
             machine = self._machine
             self._live = None  # until this read is through: a cancellation goes the long way
             self._in_hand = 0
-            self._busy = True
-            started = monotonic()
+            started = 0.0
             try:
+                self._busy = True
+                started = monotonic()
                 chunk = await live()
                 events = machine.receive_live(chunk)
             except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
@@ -344,7 +345,7 @@ class AsyncResumableStream(StreamBase):
         if self._client is None:
             raise StreamClosed("the stream is closed")
         rearm = RearmedTimeout(self._timeouts.connect)
-        body = _Body(response := await self._send(request, rearm), rearm)
+        body = _Body(response := await self._send(request, self._build(request, rearm)), rearm)
         try:
             answer = await self._read_whole(response, 65536, body, self._timeouts.connect)
             self._check_cancel(answer, self._family.head(response))
@@ -404,9 +405,13 @@ class AsyncResumableStream(StreamBase):
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
             action: Action = self._machine.next(monotonic())
-            if self._machine.notices:
-                self._notify()
-            self._check_closing()
+            try:
+                if self._machine.notices:
+                    self._notify()
+                self._check_closing()
+            except BaseException:
+                self._machine.put_back(action)
+                raise
             match action:
                 case Read():
                     if opening:
@@ -489,18 +494,25 @@ class AsyncResumableStream(StreamBase):
 
     # --- HTTP
 
-    async def _send(self, request: Any, rearm: RearmedTimeout) -> Any:
+    def _build(self, request: Any, rearm: RearmedTimeout) -> Any:
         if self._client is None:
             self._client = own_client("AsyncClient")
-        call, family = self._plan.call, self._family
-        built = family.build(
-            self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=rearm.seconds, rearm=rearm
+        return self._family.build(
+            self._client,
+            request,
+            self._plan.call,
+            accept=self._machine.accept,
+            timeouts=self._timeouts,
+            read=rearm.seconds,
+            rearm=rearm,
         )
+
+    async def _send(self, request: Any, built: Any) -> Any:
         response = None
         # So that aclose() can end the wait for the head.
         with anyio.CancelScope() as self._waiting:
             try:
-                response = await self._client.send(built, **family.send_arguments(request, call))
+                response = await self._client.send(built, **self._family.send_arguments(request, self._plan.call))
             except status_errors() as error:
                 response = error.response  # type: ignore[attr-defined]
             finally:
@@ -512,7 +524,13 @@ class AsyncResumableStream(StreamBase):
     async def _connect(self, action: Connect) -> None:
         machine, rearm = self._machine, RearmedTimeout(action.timeout)
         try:
-            response = await self._send(action.request, rearm)
+            built = self._build(action.request, rearm)
+        except BaseException:
+            # The caller's own (a callable `headers`): nothing was sent.
+            machine.put_back(action)
+            raise
+        try:
+            response = await self._send(action.request, built)
         except network_errors() as error:
             kind = classify(error)
             machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
@@ -531,7 +549,7 @@ class AsyncResumableStream(StreamBase):
             if action.request is None:
                 answer = await self._read_whole(self._response, action.limit_bytes, self._body, action.timeout)
             else:
-                body = _Body(response := await self._send(action.request, rearm), rearm)
+                body = _Body(response := await self._send(action.request, self._build(action.request, rearm)), rearm)
                 try:
                     answer = await self._read_whole(response, action.limit_bytes, body, action.timeout)
                 finally:

@@ -23,27 +23,28 @@ class CodingError(ValueError):
 
 class _Zlib:
     def __init__(self, wbits: int) -> None:
-        self._raw_next = wbits == zlib.MAX_WBITS
+        self._wbits = wbits
+        self._bare_next = wbits == zlib.MAX_WBITS
         self._inner = zlib.decompressobj(wbits)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        try:
-            piece = self._inner.decompress(data, PIECE)
-        except zlib.error as exc:
-            if not self._raw_next:
-                raise CodingError(f"cannot inflate: {exc}") from exc
-            # "deflate" means zlib (RFC 9110 section 8.4.1.2), but some servers send it bare.
-            self._inner = zlib.decompressobj(-zlib.MAX_WBITS)
-            self._raw_next = False
-            yield from self.decode(data)
-            return
-        self._raw_next = False
-        while piece:
-            yield piece
+        while data:
+            if self._inner.eof:
+                # A body may have several members (RFC 1952 section 2.2).
+                self._inner = zlib.decompressobj(self._wbits)
             try:
-                piece = self._inner.decompress(self._inner.unconsumed_tail, PIECE)
+                piece = self._inner.decompress(data, PIECE)
             except zlib.error as exc:
-                raise CodingError(f"cannot inflate: {exc}") from exc
+                if not self._bare_next:
+                    raise CodingError(f"cannot inflate: {exc}") from exc
+                # "deflate" means zlib (RFC 9110 section 8.4.1.2), but some servers send it bare.
+                self._wbits, self._bare_next = -zlib.MAX_WBITS, False
+                self._inner = zlib.decompressobj(self._wbits)
+                continue
+            self._bare_next = False
+            if piece:
+                yield piece
+            data = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
 
 
 class _Foreign:

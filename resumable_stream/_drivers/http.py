@@ -138,6 +138,9 @@ class Family:
     def _build_for_caller(self, client: Any, request: Request, call: Call, defaults: Mapping[str, str], timeout: Any) -> Any:
         arguments = call.arguments
         headers = self.module.Headers(call.headers())
+        for name, value in headers.raw:
+            if any(byte in value for byte in b"\r\n\0"):
+                raise ValueError(f"header {name.decode('latin-1')!r} holds a line break")
         wanted: dict[str, Any] = {name: arguments[name] for name in ("cookies", "extensions") if name in arguments}
         if "extensions" in wanted:
             wanted["extensions"] = dict(wanted["extensions"])
@@ -182,6 +185,9 @@ class Family:
     def absolute(self, client: Any, method: str, url: Any, params: Any) -> str:
         """
         The caller's URL against the client's `base_url`, with its query.
+
+        Args:
+            params: Of the caller; as in the libraries, they replace the query of the URL.
 
         Raises:
             ValueError: It is not an absolute http(s) URL then.

@@ -230,9 +230,10 @@ class ResumableStream(StreamBase):
             machine = self._machine
             self._live = None  # until this read is through: an interrupt goes the long way
             self._in_hand = 0
-            self._busy = True
-            started = monotonic()
+            started = 0.0
             try:
+                self._busy = True
+                started = monotonic()
                 chunk = next(live)
                 events = machine.receive_live(chunk)
             except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
@@ -322,7 +323,7 @@ class ResumableStream(StreamBase):
             raise self._no_cancel()
         if self._client is None:
             raise StreamClosed("the stream is closed")
-        response = self._send(request, read=self._timeouts.connect)
+        response = self._send(request, self._build(request, read=self._timeouts.connect))
         try:
             answer = self._read_whole(response, 65536, None)
             self._check_cancel(answer, self._family.head(response))
@@ -382,9 +383,13 @@ class ResumableStream(StreamBase):
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
             action: Action = self._machine.next(monotonic())
-            if self._machine.notices:
-                self._notify()
-            self._check_closing()
+            try:
+                if self._machine.notices:
+                    self._notify()
+                self._check_closing()
+            except BaseException:
+                self._machine.put_back(action)
+                raise
             match action:
                 case Read():
                     if opening:
@@ -463,15 +468,19 @@ class ResumableStream(StreamBase):
 
     # --- HTTP
 
-    def _send(self, request: Any, *, read: float | None) -> Any:
+    def _build(self, request: Any, *, read: float | None) -> Any:
         if self._client is None:
             self._client = own_client("Client")
-        call, family = self._plan.call, self._family
-        built = family.build(self._client, request, call, accept=self._machine.accept, timeouts=self._timeouts, read=read)
+        built = self._family.build(
+            self._client, request, self._plan.call, accept=self._machine.accept, timeouts=self._timeouts, read=read
+        )
         # So that close() can wake us while we wait for the head.
         self._socket = watch_connection(built.extensions)
+        return built
+
+    def _send(self, request: Any, built: Any) -> Any:
         try:
-            return self._client.send(built, **family.send_arguments(request, call))
+            return self._client.send(built, **self._family.send_arguments(request, self._plan.call))
         except status_errors() as error:
             return error.response  # type: ignore[attr-defined]
         finally:
@@ -480,7 +489,13 @@ class ResumableStream(StreamBase):
     def _connect(self, action: Connect) -> None:
         machine = self._machine
         try:
-            response = self._send(action.request, read=action.timeout)
+            built = self._build(action.request, read=action.timeout)
+        except BaseException:
+            # The caller's own (a callable `headers`): nothing was sent.
+            machine.put_back(action)
+            raise
+        try:
+            response = self._send(action.request, built)
         except network_errors() as error:
             kind = classify(error)
             machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
@@ -498,7 +513,7 @@ class ResumableStream(StreamBase):
         side = action.request is not None
         try:
             if side:
-                response = self._send(action.request, read=action.timeout)
+                response = self._send(action.request, self._build(action.request, read=action.timeout))
             try:
                 answer = self._read_whole(response, action.limit_bytes, None if side else self._body, action.timeout)
             finally:

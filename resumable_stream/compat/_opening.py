@@ -50,6 +50,11 @@ class _EveryEvent(LastEventID):
         super().__init__(gap_events=())
 
     @property
+    def options(self) -> str:
+        # It differs in what it reports, not in how it resumes.
+        return ""
+
+    @property
     def name(self) -> str:
         # What its checkpoints say, so that `resume()` continues them.
         return "LastEventID"

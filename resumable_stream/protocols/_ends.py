@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from .._checkpoint import fingerprint
 from .._core.interfaces import Alarm, Ask, Finished, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Outcome
 
-__all__ = ["End", "EndRule", "EndedProtocol", "upstream_error"]
+__all__ = ["End", "EndRule", "upstream_error"]
 
 EndResult = bool | Outcome | Settled | None
 End = str | Callable[[Any], EndResult]
@@ -103,13 +104,21 @@ def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
     return UpstreamError(f"the provider reports an error: {text or kind or 'no message'}", type=str(kind), body=body)
 
 
-class EndedProtocol(ResumeProtocol):
+class _EndedProtocol(ResumeProtocol):
     """A protocol of plain events whose end the caller names."""
 
     def __init__(self, end: End, *, names: Iterable[str] = ()) -> None:
         self._end = EndRule(end)
         self.endless = self._end.mode == "never"
         self.alarm = self._end.alarm(names)
+
+    def _digest_options(self, given: Mapping[str, object], defaults: Mapping[str, object]) -> str:
+        chosen = {name: value for name, value in given.items() if value != defaults[name]}
+        if not chosen:
+            return ""
+        # A callable has no text that is the same in every process; that there is one is enough.
+        text = repr(sorted((name, "callable" if callable(value) else repr(value)) for name, value in chosen.items()))
+        return fingerprint("options", text)
 
     def end(self, event: Any) -> Outcome | Settled | None:
         return self._end.judge(event)

@@ -38,18 +38,12 @@ class JSONPath:
         self._misses: dict[str, int] = {}
         self.guess = 0
 
-    def guessed(self, event: Any) -> int | None:
-        """The value, if it is one more than the last: then comparing the text is all, and nothing is parsed."""
-        prefix = self.learned.get(event.event)
-        guess = self.guess
-        if prefix is not None and event.data.startswith(f"{prefix}{guess},"):
-            self.guess = guess + 1
-            return guess
-        return None
-
     def numbers(self, events: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """
-        Pairs of event and value. The guess is a hint only, so that streams may share it.
+        Pairs of event and value.
+
+        A counter is most often one more than the last: then comparing the text is all, and nothing is parsed.
+        The guess is a hint only, so that streams may share it.
         """
         learned, guess = self.learned, self.guess
         for event in events:

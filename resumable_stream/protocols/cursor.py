@@ -16,13 +16,13 @@ from .._core.interfaces import (
     StreamState,
 )
 from .._events import Delta, Item
-from ._ends import End, EndedProtocol
+from ._ends import End, _EndedProtocol
 from ._json import JSONPath
 
 __all__ = ["CursorProtocol"]
 
 
-class CursorProtocol(EndedProtocol):
+class CursorProtocol(_EndedProtocol):
     """
     An endpoint whose events carry a cursor that the next request names.
 
@@ -123,12 +123,16 @@ class CursorProtocol(EndedProtocol):
     def place(self, events: Sequence[Any]) -> None:
         # As `position()`, with as few stores as can be: a promised number is identity and cursor too.
         path, promised = self._path, self.sequence is not None
-        if promised and path is not None and len(events) == 1 and (number := path.guessed(event := events[0])) is not None:
-            event.sequence = number
-            event.own_id = None
-            if event.id:
-                event.cursor = str(number)
-            return
+        if promised and path is not None and len(events) == 1:
+            event = events[0]
+            prefix, guess = path.learned.get(event.event), path.guess
+            if prefix is not None and event.data.startswith(f"{prefix}{guess},"):
+                path.guess = guess + 1
+                event.sequence = guess
+                event.own_id = None
+                if event.id:
+                    event.cursor = str(guess)
+                return
         pairs = path.numbers(events) if path is not None else zip(events, map(self._read, events), strict=True)
         for event, value in pairs:
             if promised and type(value) is int:

@@ -17,14 +17,14 @@ from .._core.interfaces import (
     StreamState,
 )
 from .._events import Gap, Item
-from ._ends import End, EndedProtocol
+from ._ends import End, _EndedProtocol
 
 __all__ = ["LastEventID"]
 
 GAP_EVENTS: Final = ("gap", "session_lost", "resume_gap", "stream_gap")
 
 
-class LastEventID(EndedProtocol):
+class LastEventID(_EndedProtocol):
     """
     Any endpoint that speaks SSE with ids.
 
@@ -67,6 +67,10 @@ class LastEventID(EndedProtocol):
         self.sequence = sequence
         self.identifies_by_event = False
         super().__init__(end, names=gap_events)
+        self._options = self._digest_options(
+            {"sequence": sequence, "end": end, "resume": resume, "param": cursor_param, "gaps": frozenset(gap_events)},
+            {"sequence": "auto", "end": "auto", "resume": None, "param": None, "gaps": frozenset(GAP_EVENTS)},
+        )
         self._resume = resume
         self._cursor_param = cursor_param
         self._gaps = frozenset(gap_events)
@@ -79,6 +83,10 @@ class LastEventID(EndedProtocol):
             has_end=self._end.has_end,
             tied=self._end.mode == "close",
         )
+
+    @property
+    def options(self) -> str:
+        return self._options
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type == "text/event-stream"

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from .._core.interfaces import Finished, Head, Interrupted, Promises, StreamState, Verdict
 from .._events import Outcome
-from ._ends import End, EndedProtocol
+from ._ends import End, _EndedProtocol
 
 __all__ = ["NDJSON", "NDJSON_TYPES"]
 
@@ -25,7 +25,7 @@ NDJSON_TYPES = (
 )
 
 
-class NDJSON(EndedProtocol):
+class NDJSON(_EndedProtocol):
     """
     Lines of JSON. Each is a `StreamEvent` whose `data` is the line.
 
@@ -50,6 +50,10 @@ class NDJSON(EndedProtocol):
     @property
     def promises(self) -> Promises:
         return Promises(resumable=False, numbered=False, has_end=self._end.has_end)
+
+    @property
+    def options(self) -> str:
+        return self._digest_options({"end": self._end.option}, {"end": "close"})
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type in NDJSON_TYPES

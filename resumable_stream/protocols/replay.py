@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urljoin
 
 from .._core.interfaces import Head, Position, Promises, Request, StreamState
-from ._ends import End, EndedProtocol
+from ._ends import End, _EndedProtocol
 
 __all__ = ["ReplayFromZero"]
 
 
-class ReplayFromZero(EndedProtocol):
+class ReplayFromZero(_EndedProtocol):
     """
     An endpoint that sends the whole stream again on every GET.
 
