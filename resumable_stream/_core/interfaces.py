@@ -62,7 +62,7 @@ class Request:
         headers: Set over the caller's; `None` removes one.
         params: Set in the query over what is there; `None` removes one.
         json: Keys merged into the caller's JSON body; needs a `repeat`.
-        repeat: What else of the first request is sent once more: `"all"` (query and body), `"body"`, or nothing.
+        repeat: What else of the first request is sent once more: `"all"` (query and body), `"query"`, `"body"`, or nothing.
         bare: Send nothing of the caller's or the client's: it goes to another origin.
     """
 
@@ -71,7 +71,7 @@ class Request:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     params: Mapping[str, str | None] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
-    repeat: Literal["all", "body"] | None = None
+    repeat: Literal["all", "query", "body"] | None = None
     bare: bool = False
 
 
@@ -444,8 +444,8 @@ class ResumeProtocol:
         """Ask for the stored result, for `on_lost="snapshot"`."""
         return None
 
-    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
-        """Turn the stored result into events; `None` when it is of no use."""
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
+        """Turn the stored result into events; `Retry` when it is not ready, `None` when it is of no use."""
         return None
 
     def cancel_request(self, state: StreamState) -> Request | None:

@@ -166,6 +166,10 @@ class Ledger:
         """The latest batch."""
         return self._batch
 
+    def holds(self, item: Any) -> bool:
+        """It is held back until it is known whether it is a repeat."""
+        return any(held is item for held in self._held)
+
     @property
     def behind(self) -> bool:
         """A replay from zero has not reached our place yet."""

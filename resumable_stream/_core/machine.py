@@ -148,12 +148,7 @@ class Machine:
         self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
-        self._hot = (
-            self._sse
-            and (self._alarm is not None or not self._judges)
-            and not protocol.identifies_by_event
-            and not self._saving.keeps_events
-        )
+        self._hot = self._sse and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
         settings = self.settings
@@ -419,7 +414,7 @@ class Machine:
         if self._clocks.expired(now):
             self._fail(self._deadline_error())
             return
-        if self._body_sent and request.repeat is not None:
+        if self._body_sent and request.repeat in ("all", "body"):
             text = "the request would have to be sent again, but its body can be sent only once: pass it as bytes"
             self._fail(NotResumable(text), self._last_error)
             return
@@ -631,7 +626,7 @@ class Machine:
             self._condense_at = total + KEPT_BYTES
             if self._ledger is not None:
                 self._ledger.condense()
-        if self._hot and len(items) == 1 and self._clocks.steady and decoder.error is None:
+        if self._hot and len(items) == 1 and self._clocks.steady and decoder.error is None and not self._identifies:
             # A live stream, one event a chunk: nothing but its order is to be looked at.
             item = items[0]
             if self._place is not None:
@@ -692,8 +687,8 @@ class Machine:
         items = ledger.receive(items, silent)
         if ledger.problem is not None:
             self._then = self._on_problem
-        if settling is not None and any(item is settling[0] for item in items):
-            # Only an event that was delivered settles anything: not one beyond a hole, nor one that is held back.
+        if settling is not None and ledger.problem is None and not ledger.holds(settling[0]):
+            # Only an event that is or was delivered settles anything: not one beyond a hole, nor one that is held back.
             self._settled = settling[1].outcome
         if items:
             if not self._clocks.steady:
@@ -1038,7 +1033,11 @@ class Machine:
         if answer.status in self.settings.statuses:
             self._fetch_again(now, f"status {answer.status}", None)
         elif self._purpose == "snapshot":
-            self._on_snapshot(protocol.on_snapshot(answer, self.state) if answer.status < 400 else None, answer)
+            match protocol.on_snapshot(answer, self.state) if answer.status < 400 else None:
+                case verdict.Retry(message):
+                    self._fetch_again(now, message or "the result is not ready", None)
+                case snapshot:
+                    self._on_snapshot(snapshot, answer)
         else:
             match protocol.on_verified(answer, self.state):
                 case verdict.Resume():

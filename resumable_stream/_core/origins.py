@@ -72,7 +72,7 @@ def redirected(request: Request, head: Head) -> Request:
         method = "GET"
     here = origin_of(head.url)
     if there == here:
-        keeps_body = method == request.method and request.repeat is not None
+        keeps_body = method == request.method and request.repeat in ("all", "body")
         return Request(
             method=method,
             url=target,

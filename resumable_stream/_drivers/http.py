@@ -144,9 +144,9 @@ class Family:
         wanted: dict[str, Any] = {name: arguments[name] for name in ("cookies", "extensions") if name in arguments}
         if "extensions" in wanted:
             wanted["extensions"] = dict(wanted["extensions"])
-        if (request.repeat == "all" or call.merge) and arguments.get("params") is not None:
+        if (request.repeat in ("all", "query") or call.merge) and arguments.get("params") is not None:
             wanted["params"] = arguments["params"]
-        if request.repeat is not None:
+        if request.repeat in ("all", "body"):
             wanted.update(_body(arguments, request.json))
         else:
             for name in _BODY_HEADERS:
