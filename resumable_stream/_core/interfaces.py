@@ -19,6 +19,7 @@ __all__ = [
     "Alarm",
     "Answer",
     "Ask",
+    "Backfill",
     "Consume",
     "Decoder",
     "Finished",
@@ -289,6 +290,20 @@ class Snapshot:
     outcome: Outcome | None
 
 
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """
+    What happened while nobody was connected, or a page of it.
+
+    Attributes:
+        events: What to deliver in front of the live ones; repeats are dropped as ever.
+        more: Request for the next page; `None`: that was all.
+    """
+
+    events: Sequence[StreamEvent]
+    more: Request | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promises:
     """
@@ -423,6 +438,18 @@ class ResumeProtocol:
     def resume_request(self, state: StreamState) -> Request | None:
         """Ask for what follows the cursor, or `None` when this stream offers no way."""
         return None
+
+    def backfill_request(self, state: StreamState) -> Request | None:
+        """
+        Ask for what happened before this connection, now that it is open; `None`: it brings that itself.
+
+        For streams that begin with what is new. Asking first and connecting then would lose what happens in between.
+        """
+        return None
+
+    def on_backfill(self, answer: Answer, state: StreamState) -> Backfill | Verdict:
+        """Turn the answer into events, or judge it as a close."""
+        return Resume()
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         """Judge a response; `None` leaves it to the core's table. For a status below 400 `body` is empty."""

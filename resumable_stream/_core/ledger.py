@@ -96,6 +96,8 @@ class Ledger:
     ) -> None:
         self._protocol = protocol
         self._placed = protocol.places
+        # What is asked for again may well begin with the beginning; its events are known by their ids.
+        self._backfills = type(protocol).backfill_request is not ResumeProtocol.backfill_request
         self._window = window
         self._on_gap = on_gap
         self._notices = notices
@@ -296,7 +298,7 @@ class Ledger:
             return
         if log is not None and logged:
             self._prefix = Prefix(log, strict=False)
-        if self._beginning and self.cursor is not None:
+        if self._beginning and self.cursor is not None and not self._backfills:
             self._start = 0
 
     def restart(self, *, offset: int) -> None:

@@ -58,12 +58,14 @@ QUICK: Final = 5.0
 BELIEVED: Final = 3
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
+# A million events in the usual pages of 1,000: more than that is a server whose pages never end.
+BACKFILL_PAGES: Final = 1_000
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY = CORE_EXTRA
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
 
 Then = Callable[[float], None]
-Purpose = Literal["status", "verify", "alive", "snapshot"]
+Purpose = Literal["status", "verify", "alive", "snapshot", "backfill"]
 
 
 class Machine:
@@ -116,6 +118,7 @@ class Machine:
         self._certain = False
         self._redirects = 0
         self._purpose: Purpose = "status"
+        self._pages = 0
         # This stream.
         self._known = checkpoint is not None  # the server has answered it
         self._accepted: Request | None = None  # where a redirect sent us after the first request was taken
@@ -284,7 +287,9 @@ class Machine:
 
     def _ended_by(self, ledger: Ledger) -> Outcome | None:
         """The outcome that the latest event brought, although nobody has come back to hear of it."""
-        return self._ending if self._then is not None and ledger.problem is None else None
+        if self._ending is None or self._then is None or ledger.problem is not None:
+            return None
+        return self._with_settled(self._ending)
 
     def conclude(self, taken: int, batch: Sequence[Any]) -> bool:
         """The caller leaves without an exception. True: it has taken the event that ends the stream, so that is the outcome."""
@@ -555,6 +560,11 @@ class Machine:
         self._clocks.begin_body(now, endless=protocol.endless)
         self._set_clocks()
         self.notices.append(act.Connected(head.status, state.resuming, ledger.cursor if state.resuming else None))
+        if state.resuming and (request := protocol.backfill_request(state)) is not None:
+            # The connection stays open meanwhile: what is live waits in it.
+            self._reading = False
+            self._pages = 1
+            self._fetch("backfill", request, now)
 
     def _new_decoder(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
         limits = self.settings.limits
@@ -689,7 +699,9 @@ class Machine:
             self._then = self._on_problem
         if settling is not None and ledger.problem is None and not ledger.holds(settling[0]):
             # Only an event that is or was delivered settles anything: not one beyond a hole, nor one that is held back.
-            self._settled = settling[1].outcome
+            outcome = settling[1].outcome
+            if self._settled is None or outcome is not Outcome.ENDED:
+                self._settled = outcome
         if items:
             if not self._clocks.steady:
                 self._on_progress(ledger)
@@ -780,9 +792,13 @@ class Machine:
         """The end of the stream, or what puts an end to it."""
         self._todo.append(act.Disconnect())
         if isinstance(end, Outcome):
-            self._finish(end)
+            self._finish(self._with_settled(end))
         else:
             self._fail(end)
+
+    def _with_settled(self, end: Outcome) -> Outcome:
+        """A marker that says no more than "over" does not make whole what is known to have stopped early."""
+        return self._settled if end is Outcome.COMPLETED and self._settled is not None else end
 
     def _on_clock(self, clock: Clock, error: BaseException | None, now: float) -> None:
         if clock == "deadline":
@@ -1018,7 +1034,7 @@ class Machine:
             self._fail(error)
             return
         self._purpose = purpose
-        limit = self.settings.limits.event_bytes if purpose == "snapshot" else ERROR_BODY * 16
+        limit = self.settings.limits.event_bytes if purpose in ("snapshot", "backfill") else ERROR_BODY * 16
         self._todo.append(act.Fetch(request, self._clocks.side(now), limit))
 
     def receive_answer(self, answer: Answer, now: float) -> None:
@@ -1030,7 +1046,9 @@ class Machine:
             return
         protocol = self.protocol
         assert protocol is not None
-        if answer.status in self.settings.statuses:
+        if self._purpose == "backfill":
+            self._on_backfill(protocol.on_backfill(answer, self.state), answer, now)
+        elif answer.status in self.settings.statuses:
             self._fetch_again(now, f"status {answer.status}", None)
         elif self._purpose == "snapshot":
             match protocol.on_snapshot(answer, self.state) if answer.status < 400 else None:
@@ -1058,6 +1076,9 @@ class Machine:
             head = self.state.head
             assert head is not None
             self._judge_head(head, b"", now)
+        elif self._purpose == "backfill":
+            self._todo.append(act.Disconnect())
+            self._go_on(now, "history not read", error)
         else:
             self._fetch_again(now, "status check failed", error)
 
@@ -1079,6 +1100,28 @@ class Machine:
                 self._fetch(purpose, request, now)
 
         self._try_again(now, reason, error, again)
+
+    def _on_backfill(self, found: verdict.Backfill | verdict.Verdict, answer: Answer, now: float) -> None:
+        """What happened while nobody was connected comes in front of what is live."""
+        if not isinstance(found, verdict.Backfill):
+            self._todo.append(act.Disconnect())
+            self._apply_close(found, now)
+            return
+        if found.events and (items := self._enter(found.events)):
+            self._todo.append(act.Deliver(items))
+        if self._then is not None:
+            return
+        if found.more is None:
+            self._todo.append(self._read_on)
+        elif self._pages < BACKFILL_PAGES:
+            self._pages += 1
+            self._fetch("backfill", found.more, now)
+        else:
+            self._todo.append(act.Disconnect())
+            self._go_on(now, f"a history of more than {BACKFILL_PAGES:,} pages", None)
+
+    def _read_on(self, now: float) -> None:
+        self._reading = True
 
     def _on_snapshot(self, snapshot: Snapshot | None, answer: Answer) -> None:
         """The stored result stands in for the lost rest."""

@@ -10,6 +10,7 @@ from .._core.interfaces import (
     Alarm,
     Answer,
     Ask,
+    Backfill,
     Consume,
     Finished,
     Head,
@@ -53,6 +54,7 @@ __all__ = [
     "Settled",
     "Answer",
     "Snapshot",
+    "Backfill",
     # verdicts
     "Verdict",
     "Ask",
