@@ -260,11 +260,11 @@ class AsyncResumableStream(StreamBase):
             except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
                 failure = error
             else:
+                self._busy = False
                 if events:
                     self._hand_out(events)
                 else:
                     machine.receive_nothing(started, monotonic())
-                self._busy = False
                 if machine.calm and not machine.notices:
                     self._live = None if self._stopped else live
                     return next(self._events)
@@ -366,8 +366,11 @@ class AsyncResumableStream(StreamBase):
         self._in_hand = 0
         latest = self._machine.latest
         if latest and latest is not self._batch and self._replay is None:
-            # An interrupt came between its arrival and here.
+            # An interrupt came between its arrival and here. It is the caller's, also if that was a moment ago.
             self._hand_out(latest)
+            if failure is not None:
+                self._busy = False
+                raise failure
             return True
         self._busy = True
         try:

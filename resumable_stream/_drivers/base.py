@@ -204,16 +204,18 @@ class StreamBase:
         return self._machine.receive_data(chunk, monotonic())
 
     def _hand_out(self, events: Sequence[Any]) -> None:
-        # An interrupt comes behind a call: in this order nothing counts as taken before it was handed out.
+        # An interrupt comes behind a call, so the last stores have none between them: it finds the batch handed out, or not.
         self._events = NOTHING
         self._upto = self._floor = 0
         self._in_hand = 1
         self._whole = False
-        self._batch = events
         if self._store is None:
-            self._events = iter(events)
-            self._upto = len(events)
+            iterator, count = iter(events), len(events)
+            self._batch = events
+            self._events = iterator
+            self._upto = count
         else:
+            self._batch = events
             self._hand_on()
 
     def _hand_on(self) -> None:
@@ -225,9 +227,12 @@ class StreamBase:
 
     def _hand_batch(self) -> Sequence[Any]:
         """What is left of the batch, as one unit of delivery: nothing of it is taken until the caller comes back."""
-        self._floor = max(self._floor, self._upto - length_hint(self._events))
-        self._in_hand, self._whole = self._upto, True
-        rest = list(self._events)
+        left = length_hint(self._events)
+        self._floor = max(self._floor, self._upto - left)
+        # Replayed events stand in no batch, and are behind the place anyway. The others stay until the stores below.
+        rest = list(self._events) if self._replay is not None else list(self._batch[self._upto - left : self._upto])
+        self._in_hand = self._upto
+        self._whole = True
         self._events = NOTHING
         return rest
 
