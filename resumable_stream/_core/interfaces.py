@@ -196,11 +196,13 @@ class Consume:
         skip: Discard so many bytes first: the body restarted although we hold them.
         reset: What was delivered is void; the body starts anew.
         any_type: Do not check the content type.
+        whole: It is one document in place of a stream, of any type: deliver it as one event when it is complete.
     """
 
     skip: int = 0
     reset: bool = False
     any_type: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +244,12 @@ class Lost:
     Attributes:
         message: What the server said, for the error.
         expired: It was there once (`CursorExpired`); otherwise it never was to be had (`NotResumable`).
+        stored: The stored result is how this protocol goes on: take it, whatever `on_lost` says.
     """
 
     message: str
     expired: bool = True
+    stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

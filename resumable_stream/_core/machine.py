@@ -37,7 +37,7 @@ from .._errors import (
     StreamInterrupted,
 )
 from .._events import Gap, Outcome
-from ..framing import NDJSONDecoder, RawDecoder, SSEDecoder
+from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder
 from . import actions as act
 from . import interfaces as verdict
 from .budget import Budget, retry_after
@@ -532,12 +532,14 @@ class Machine:
         protocol, ledger, state = self.protocol, self._ledger, self.state
         assert protocol is not None and ledger is not None
         kinds = protocol.content_types
-        if kinds and not found.any_type and head.content_type and head.content_type not in kinds:
+        if kinds and not (found.any_type or found.whole) and head.content_type and head.content_type not in kinds:
             self._todo.append(act.Disconnect())
             self._fail(unexpected_type(" or ".join(kinds), head))
             return
         if found.reset:
+            kept = {name: value for name, value in state.extra.items() if name in protocol.keeps}
             self._start_over(ledger)
+            state.extra.update(kept)
         self._known = True
         protocol.identify(state, head)
         if state.location is not None:
@@ -547,7 +549,11 @@ class Machine:
             except ResumableStreamError as error:
                 # The answer may be whole without it; it matters when the rest has to be asked for.
                 self._refused = error
-        self._decoder = self._new_decoder(protocol, ledger, found.skip)
+        self._decoder = (
+            DocumentDecoder(event_bytes=self.settings.limits.event_bytes)
+            if found.whole
+            else self._new_decoder(protocol, ledger, found.skip)
+        )
         self._open(ledger, resuming=state.resuming, asking=self._asking)
         self._reading = True
         self._connections += 1
@@ -979,17 +985,20 @@ class Machine:
     def _lost(self, now: float, lost: verdict.Lost) -> None:
         """The server said that the rest cannot be had."""
         kind = CursorExpired if lost.expired else NotResumable
-        self._replace(now, lost.message, kind(lost.message), None)
+        self._replace(now, lost.message, kind(lost.message), None, stored=lost.stored)
 
-    def _replace(self, now: float, text: str, failure: ResumableStreamError, error: BaseException | None) -> None:
+    def _replace(
+        self, now: float, text: str, failure: ResumableStreamError, error: BaseException | None, *, stored: bool = False
+    ) -> None:
+        self._reading = False
         self.notices.append(act.Lost(text))
         choice, protocol = self.settings.on_lost, self.protocol
         # A server that forgot what it had finished would be asked for all of it again and again.
         elsewhere = self.settings.started_elsewhere and not self.state.safe
-        if choice == "restart" and not self._asking and not elsewhere:
+        if choice == "restart" and not stored and not self._asking and not elsewhere:
             self._restart(now, error)
             return
-        if choice == "snapshot" and protocol is not None:
+        if (choice == "snapshot" or stored) and protocol is not None:
             self._sync_state()
             if (request := protocol.snapshot_request(self.state)) is not None:
                 self._fetch("snapshot", request, now)

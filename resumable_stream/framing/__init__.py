@@ -9,6 +9,7 @@ From bytes to items: one decoder for each way of framing a body, all used alike.
 A decoder reads bytes and knows nothing else: no connection, no clock, no resuming.
 """
 
+from .document import DocumentDecoder
 from .ndjson import NDJSONDecoder
 from .raw import RawDecoder, TextView
 from .sse import SSEDecoder
@@ -16,6 +17,8 @@ from .sse import SSEDecoder
 __all__ = [
     # sse
     "SSEDecoder",
+    # document
+    "DocumentDecoder",
     # ndjson
     "NDJSONDecoder",
     # raw
