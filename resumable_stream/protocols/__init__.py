@@ -34,6 +34,7 @@ from .byte_range import ByteRange
 from .cursor import CursorProtocol
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
+from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "ReplayFromZero",
     "ByteRange",
     "NDJSON",
+    # providers
+    "OpenAIResponses",
     # to write your own
     "ResumeProtocol",
     "Request",

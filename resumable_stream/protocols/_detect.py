@@ -6,11 +6,17 @@ from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .byte_range import ByteRange
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
+from .openai_responses import OpenAIResponses
 
 __all__ = ["detect", "named"]
 
 # The most specific first; the last ones are the plainest honest behaviour.
-_CANDIDATES: tuple[type[ResumeProtocol], ...] = (LastEventID, NDJSON, ByteRange)
+_CANDIDATES: tuple[type[ResumeProtocol], ...] = (
+    OpenAIResponses,
+    LastEventID,
+    NDJSON,
+    ByteRange,
+)
 
 
 def detect(request: StreamState, head: Head) -> ResumeProtocol | None:

@@ -1,0 +1,333 @@
+"""
+OpenAI's Responses API: every event is numbered, and a response created with `background: true` outlives its connection.
+
+    POST /v1/responses {"background": true, "stream": true}      →  response.created (id, number 0), …
+    GET  /v1/responses/{id}?stream=true&starting_after=N         →  what follows number N
+    GET  /v1/responses/{id}                                      →  how it stands, and in the end the whole result
+
+The id is in the first event only. Without `background` the generation dies with its connection, so nothing is resumed.
+Azure OpenAI, Azure's hosted agents, vLLM and Perplexity's agents speak the same; where they differ, a comment says so.
+
+Source: OpenAI's guide "Background mode", the types and resources of the `openai` package 3.51, issue 2828 of openai-python (the
+five minutes), vLLM's `/v1/responses`, and `azure-ai-agentserver-responses`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from .._checkpoint import fingerprint
+from .._core.interfaces import (
+    Alarm,
+    Answer,
+    Finished,
+    Head,
+    Interrupted,
+    Lost,
+    Position,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    Settled,
+    Snapshot,
+    StreamState,
+    Verdict,
+    Verify,
+)
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome, StreamEvent
+from ._ends import upstream_error
+from .cursor import CursorProtocol
+
+__all__ = ["OpenAIResponses"]
+
+# Perplexity has `response.cancelled`; OpenAI has the status and no event for it.
+_TERMINAL: Final = {
+    "response.completed": Outcome.COMPLETED,
+    "response.incomplete": Outcome.INCOMPLETE,
+    "response.failed": Outcome.FAILED,
+    "response.cancelled": Outcome.CANCELLED,
+}
+_FINAL: Final = {
+    "completed": Outcome.COMPLETED,
+    "incomplete": Outcome.INCOMPLETE,
+    "failed": Outcome.FAILED,
+    "cancelled": Outcome.CANCELLED,
+}
+_KINDS: Final[dict[str, Literal["text", "reasoning", "tool", "refusal"]]] = {
+    "response.output_text.delta": "text",
+    "response.reasoning_text.delta": "reasoning",
+    "response.reasoning_summary_text.delta": "reasoning",
+    "response.function_call_arguments.delta": "tool",
+    "response.custom_tool_call_input.delta": "tool",
+    "response.mcp_call_arguments.delta": "tool",
+    "response.refusal.delta": "refusal",
+}
+# Random padding against traffic analysis; quotes inside a JSON text are escaped, so no content looks like this.
+_PADDING: Final = re.compile(r',\s*"obfuscation"\s*:\s*"[^"\\]*"')
+
+
+class OpenAIResponses(CursorProtocol):
+    """
+    The Responses API. In background mode it is resumed by number, without a repeat or a hole.
+
+    It resumes when the request (or the response in the first event) says `background: true`, or when the first request is
+    a GET of such a response. Otherwise a cut raises `StreamInterrupted`. A cut before the first event cannot be resumed
+    either, since the response's id is in it.
+
+    After a close without a terminal event the response is asked how it stands: a cancelled one has no event to say so.
+    With `on_lost="snapshot"` a response that is no longer streamed (OpenAI: five minutes after it was created) is delivered
+    from its stored result, as a reset: what was delivered is void, the text comes whole, in one delta for each part.
+    These events have the names and fields of the real ones, but no number.
+
+    Args:
+        numbered: `sequence_number` grows by one, so a jump is a gap. `False` for a proxy that numbers in its own way
+            (litellm's synthetic streams have repeated a number): its events are then only read, not resumed.
+
+    >>> OpenAIResponses()
+    <OpenAIResponses: resumable, numbered, has_end>
+    """
+
+    keeps = frozenset({"background"})
+
+    def __init__(self, *, numbered: bool = True) -> None:
+        # No `first_sequence`, although it is 0: a GET may begin at any number.
+        super().__init__(
+            read="sequence_number",
+            send="query:starting_after",
+            url="/responses/{stream_id}",
+            stream_id="response.id",
+            end=_outcome,
+            sequence="contiguous" if numbered else None,
+        )
+        self._numbered = numbered
+        # "message": a compatible server that leaves the event's name out; its JSON has the type.
+        self.alarm = Alarm(frozenset({*_TERMINAL, "error", "message"}), frozenset({'{"error', '{ "erro'}))
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=self._numbered, numbered=self._numbered, has_end=True)
+
+    @property
+    def options(self) -> str:
+        return "" if self._numbered else "numbered=False"
+
+    # -- starting
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        if head.content_type != "text/event-stream":
+            return False
+        path, body = urlsplit(request.url).path.rstrip("/"), request.json
+        if request.method == "GET":
+            return re.search(r"/responses/[^/]*resp_[^/]+$", path) is not None
+        if not isinstance(body, dict):
+            return path.endswith("/v1/responses")
+        asked = body.get("stream") is True and not {"input", "prompt", "conversation", "previous_response_id"}.isdisjoint(body)
+        return request.method == "POST" and path.endswith("/responses") and asked
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if isinstance(source, Head):
+            if state.method == "GET" and state.stream_id is None:
+                # Only a background response can be streamed by GET.
+                state.stream_id = unquote(urlsplit(state.url).path.rstrip("/").rpartition("/")[2])
+                state.extra["background"] = "1"
+            return
+        response = _payload(source).get("response")
+        if isinstance(response, dict) and isinstance(response.get("id"), str):
+            state.stream_id = response["id"]
+            asked = isinstance(state.json, dict) and state.json.get("background") is True
+            if response.get("background", asked) is True:
+                state.extra["background"] = "1"
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        found = super().position(event)
+        return found if self._counts(event, found.sequence) else Position(None)
+
+    def place(self, events: Sequence[Any]) -> None:
+        super().place(events)
+        for event in events:
+            if not self._counts(event, event.sequence):
+                event.sequence = event.own_id = None
+                event.moves = False
+
+    def _counts(self, event: Any, number: int | None) -> bool:
+        # litellm's synthetic streams number each event 0: only the first one is taken at its word.
+        return self._numbered and (number is None or number > 0 or _kind(event) == "response.created")
+
+    def error(self, event: Any) -> UpstreamError | None:
+        # An error with a number is one of the stream's events; what became of the response is then asked.
+        body = _payload(event)
+        detail = body.get("error")
+        if type(body.get("sequence_number")) is int or not (detail or _kind(event) == "error"):
+            return None
+        return upstream_error(detail if isinstance(detail, dict) else {"message": detail} if detail else body, body)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        kind = _KINDS.get(_kind(event))
+        if kind is None:
+            return ()
+        body = _payload(event)
+        text, index = body.get("delta"), body.get("output_index")
+        return (Delta(kind, text, index if type(index) is int else 0),) if isinstance(text, str) and text else ()
+
+    def fingerprint(self, event: Any) -> str:
+        return fingerprint(event.event, _PADDING.sub("", event.data) if '"obfuscation"' in event.data else event.data)
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        if not self._numbered or "background" not in state.extra or (url := _url_of(state)) is None:
+            return None
+        params = {"stream": "true"}
+        if state.cursor is not None:
+            params["starting_after"] = state.cursor
+        return Request(method="GET", url=url, params=params, repeat="all" if state.method == "GET" else None)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if not state.resuming or status not in (400, 404):
+            return None
+        if state.extra.get("final", "").startswith("cancelled "):
+            return Finished(Outcome.CANCELLED)
+        if status == 404:
+            return Lost(f"response {state.stream_id} is unknown or has expired")
+        detail = _object(_object(_parse(body)).get("error"))
+        message = str(detail.get("message") or "the server answered 400")[:500]
+        if detail.get("param") not in (None, "", "stream"):
+            # Ours to mend: a cursor or option that the server does not take.
+            return None
+        # Azure's agents have one message for "never was to be had" and "expired".
+        return Lost(message, expired="not created with" not in message or "expired" in message)
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        request = self.status_request(state)
+        return Interrupted("closed before the end") if request is None else Verify(request)
+
+    def status_request(self, state: StreamState) -> Request | None:
+        stored = not isinstance(state.json, dict) or state.json.get("store") is not False
+        url = _url_of(state) if stored else None
+        if url is None:
+            return None
+        dropped = dict.fromkeys(("stream", "starting_after", "include_obfuscation"))
+        return Request(method="GET", url=url, params=dropped, repeat="all" if state.method == "GET" else None)
+
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        background = "background" in state.extra
+        if answer.status in (404, 410) and background:
+            return Lost(f"response {state.stream_id} is unknown or has expired")
+        if answer.status in (401, 403):
+            return Reject(f"the server refused to say how response {state.stream_id} stands: {answer.status}")
+        status = str(_object(_parse(answer.body)).get("status"))
+        if not background:
+            # It died with its connection; what it says of itself is better than a cut.
+            return Finished(_FINAL[status]) if status in ("failed", "cancelled") else Resume()
+        if status not in _FINAL:
+            return Resume()
+        # A finished response replays what follows the cursor. It is asked for that once more, and then believed.
+        asked, state.extra["final"] = state.extra.get("final"), f"{status} {state.cursor}"
+        if asked != state.extra["final"]:
+            return Resume()
+        if status in ("failed", "cancelled"):
+            return Finished(_FINAL[status])
+        return Lost(f"response {state.stream_id} is {status}, but its stream does not bring the rest")
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        return self.status_request(state)
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+        response = _object(_parse(answer.body))
+        status = response.get("status")
+        if status not in _FINAL:
+            # What it has so far is not what follows the cursor.
+            return None
+        return Snapshot(tuple(_stored(response)), reset=state.offset > 0, outcome=_FINAL[status])
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        url = _url_of(state)
+        if url is None or "background" not in state.extra:
+            return None
+        parts = urlsplit(url)
+        return Request(method="POST", url=urlunsplit(parts._replace(path=f"{parts.path}/cancel")))
+
+
+def _url_of(state: StreamState) -> str | None:
+    """URL of the response; its query is the first request's (Azure's `api-version`)."""
+    if state.stream_id is None:
+        return None
+    parts = urlsplit(state.url)
+    path = parts.path.rstrip("/")
+    if state.method != "GET":
+        # Perplexity starts at /v1/agent.
+        collection = path if path.endswith("/responses") else f"{path.rpartition('/')[0]}/responses"
+        path = f"{collection}/{quote(state.stream_id, safe='')}"
+    return urlunsplit(parts._replace(path=path))
+
+
+def _outcome(event: Any) -> Outcome | Settled | None:
+    return _TERMINAL.get(_kind(event))
+
+
+def _kind(event: Any) -> str:
+    if event.event != "message":
+        return str(event.event)
+    return str(_payload(event).get("type"))
+
+
+def _payload(event: Any) -> dict[str, Any]:
+    try:
+        return _object(event.json())
+    except ValueError:
+        return {}
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _stored(response: dict[str, Any]) -> Iterator[StreamEvent]:
+    """A stored response as the events that it would have been, one delta for each part."""
+    # Without a number: the cursor stays behind, so a stop between two of these never skips a real event.
+    yield _event("response.created", response={**response, "status": "in_progress", "output": []})
+    for index, item in enumerate(_objects(response.get("output"))):
+        at = {"item_id": item.get("id"), "output_index": index}
+        yield _event("response.output_item.added", output_index=index, item={**item, "content": [], "summary": []})
+        for name in ("summary", "content"):
+            for place, part in enumerate(_objects(item.get(name))):
+                kind = _PARTS.get(str(part.get("type")))
+                if kind is not None:
+                    text = part.get("refusal" if kind == "response.refusal" else "text") or ""
+                    where = "summary_index" if name == "summary" else "content_index"
+                    yield _event(f"{kind}.delta", **at, **{where: place}, delta=text)
+        if item.get("type") == "function_call":
+            yield _event("response.function_call_arguments.delta", **at, delta=item.get("arguments") or "")
+        yield _event("response.output_item.done", output_index=index, item=item)
+    yield _event(f"response.{response['status']}", response=response)
+
+
+_PARTS: Final = {
+    "output_text": "response.output_text",
+    "refusal": "response.refusal",
+    "reasoning_text": "response.reasoning_text",
+    "summary_text": "response.reasoning_summary_text",
+}
+
+
+def _objects(value: Any) -> Iterable[dict[str, Any]]:
+    return [_object(item) for item in value] if isinstance(value, list) else ()
+
+
+def _event(kind: str, **fields: Any) -> StreamEvent:
+    return StreamEvent(kind, json.dumps({"type": kind, **fields}, ensure_ascii=False))
