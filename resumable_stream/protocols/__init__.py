@@ -34,6 +34,7 @@ from .byte_range import ByteRange
 from .cursor import CursorProtocol
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
+from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
 
@@ -46,6 +47,7 @@ __all__ = [
     "NDJSON",
     # providers
     "OpenAIResponses",
+    "OpenAIChat",
     # to write your own
     "ResumeProtocol",
     "Request",

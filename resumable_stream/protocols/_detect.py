@@ -6,6 +6,7 @@ from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .byte_range import ByteRange
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
+from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 
 __all__ = ["detect", "named"]
@@ -13,6 +14,7 @@ __all__ = ["detect", "named"]
 # The most specific first; the last ones are the plainest honest behaviour.
 _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     OpenAIResponses,
+    OpenAIChat,
     LastEventID,
     NDJSON,
     ByteRange,
