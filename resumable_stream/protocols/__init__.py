@@ -30,6 +30,7 @@ from .._core.interfaces import (
     Verify,
 )
 from ._detect import detect, named
+from .anthropic_messages import AnthropicMessages
 from .byte_range import ByteRange
 from .cursor import CursorProtocol
 from .last_event_id import LastEventID
@@ -48,6 +49,7 @@ __all__ = [
     # providers
     "OpenAIResponses",
     "OpenAIChat",
+    "AnthropicMessages",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._core.interfaces import Head, ResumeProtocol, StreamState
+from .anthropic_messages import AnthropicMessages
 from .byte_range import ByteRange
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
@@ -15,6 +16,7 @@ __all__ = ["detect", "named"]
 _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     OpenAIResponses,
     OpenAIChat,
+    AnthropicMessages,
     LastEventID,
     NDJSON,
     ByteRange,
