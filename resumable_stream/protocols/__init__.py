@@ -31,6 +31,7 @@ from .._core.interfaces import (
 )
 from ._detect import detect, named
 from .anthropic_messages import AnthropicMessages
+from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
 from .cursor import CursorProtocol
 from .last_event_id import LastEventID
@@ -50,6 +51,7 @@ __all__ = [
     "OpenAIResponses",
     "OpenAIChat",
     "AnthropicMessages",
+    "AnthropicSession",
     # to write your own
     "ResumeProtocol",
     "Request",

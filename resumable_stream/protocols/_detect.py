@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .anthropic_messages import AnthropicMessages
+from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
@@ -17,6 +18,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     OpenAIResponses,
     OpenAIChat,
     AnthropicMessages,
+    AnthropicSession,
     LastEventID,
     NDJSON,
     ByteRange,

@@ -1,0 +1,216 @@
+"""
+Anthropic's Managed Agents: the events of a session, which outlives every connection.
+
+    GET /v1/sessions/{id}/events/stream                          what happens from now on
+    GET /v1/sessions/{id}/events?order=asc&created_at[gte]=T     what has happened; pages by `next_page`
+
+The stream has no cursor and no replay. So it is opened first and the history read then, from the time of the last event
+held; what stands in both is dropped by its id. An event that is queued and processed later comes twice, without a time
+and with one: these are two events. Previews (`event_start`, `event_delta`) are never replayed; the final event holds all of it.
+
+Source: the PyPI package anthropic 2.10.0 (`resources/beta/sessions/events.py`, `types/beta/sessions/*`,
+`lib/tools/_beta_session_runner.py`), beta `managed-agents-2026-04-01`. Older pages of the API name `/v1/sessions/{id}/stream`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from .._checkpoint import fingerprint
+from .._core.interfaces import (
+    Answer,
+    Backfill,
+    Head,
+    Lost,
+    Position,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Retry,
+    Settled,
+    StreamState,
+    Verdict,
+)
+from .._events import Delta, Item, Outcome, StreamEvent
+
+__all__ = ["AnthropicSession"]
+
+_STREAM: Final = re.compile(r"(.*/v1/sessions/([^/]+)(?:/threads/[^/]+)?)(?:/events)?/stream")
+# 60 s: history is ordered by the time an event was processed, the stream by when it was sent. What comes twice is dropped.
+_OVERLAP: Final = timedelta(seconds=60)
+_TURN: Final[Mapping[str, Outcome]] = {
+    "end_turn": Outcome.COMPLETED,
+    "retries_exhausted": Outcome.FAILED,
+    "refusal": Outcome.INCOMPLETE,
+    "budget_reached": Outcome.INCOMPLETE,
+}
+
+
+class AnthropicSession(ResumeProtocol):
+    """
+    `GET /v1/sessions/{id}/events/stream`, or that of one of its threads.
+
+    Every persisted event arrives once; after a cut, what was missed comes from the history, in front of what is live.
+    Events of the history are named `message`, and their JSON is that of the list. Previews that a cut swallowed are gone,
+    and so is an event that was still queued (it comes when it is processed).
+
+    `iter_text()` yields the text of `agent.message` events, not of their previews, which would say it twice.
+
+    Args:
+        until: `"session"`: a feed, which ends when the session is terminated or deleted. `"turn"`: it ends as well when the agent
+            goes idle for another reason than that it waits for an action of yours.
+
+    >>> AnthropicSession(until="turn")
+    <AnthropicSession: resumable, has_end>
+    """
+
+    unique_ids = True
+    keeps = frozenset({"opened"})
+    identifies_by_event = False
+
+    def __init__(self, *, until: Literal["session", "turn"] = "session") -> None:
+        if until not in ("session", "turn"):
+            raise ValueError(f"until must be 'session' or 'turn', got {until!r}")
+        self._turn = until == "turn"
+        self.endless = not self._turn
+
+    @property
+    def options(self) -> str:
+        return "turn" if self._turn else ""
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    # -- starting
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        known = any(name.startswith("anthropic-") for name in head.headers) or "beta=true" in urlsplit(head.url).query
+        named = _STREAM.fullmatch(urlsplit(request.url).path) is not None
+        return known and named and request.method == "GET" and head.content_type == "text/event-stream"
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head):
+            return
+        if (found := _STREAM.fullmatch(urlsplit(state.url).path)) is not None:
+            state.stream_id = found[2]
+        # From here on everything is ours, also if the connection is lost before the first event.
+        if "opened" not in state.extra and (opened := _date(source.headers.get("date", ""))) is not None:
+            state.extra["opened"] = opened.isoformat()
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        payload = _read(event)
+        own_id, time = payload.get("id"), payload.get("processed_at")
+        if not isinstance(own_id, str):
+            return Position(None)
+        return Position(time, None, own_id) if isinstance(time, str) else Position(None, None, f"{own_id} queued")
+
+    def fingerprint(self, event: Any) -> str:
+        # The stream and the list may write one event in two ways; what it is called does not change.
+        payload = _read(event)
+        kind = str(payload.get("type"))
+        own_id = self.position(event).own_id
+        return fingerprint(kind, own_id if own_id is not None else event.data)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        payload = _read(event)
+        match payload.get("type"):
+            case "session.status_terminated":
+                return Outcome.COMPLETED
+            case "session.deleted":
+                return Outcome.CANCELLED
+            case "session.status_idle" if self._turn:
+                reason = payload.get("stop_reason")
+                kind = reason.get("type") if isinstance(reason, dict) else None
+                return None if kind == "requires_action" else _TURN.get(str(kind), Outcome.INCOMPLETE)
+        return None
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        match _read(event):
+            case {"type": "agent.message", "content": [*blocks]}:
+                return tuple(
+                    Delta("text", block["text"], index)
+                    for index, block in enumerate(blocks)
+                    if isinstance(block, dict) and isinstance(block.get("text"), str)
+                )
+        return ()
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        return Request(method="GET", url=state.url, repeat="all")
+
+    def backfill_request(self, state: StreamState) -> Request | None:
+        since = _time(state.cursor)
+        since = _time(state.extra.get("opened")) if since is None else since - _OVERLAP
+        # Its pages belong to one list: its start stays, while the cursor moves with the events of the first ones.
+        state.extra["since"] = "" if since is None else since.isoformat().replace("+00:00", "Z")
+        return _history(state, None)
+
+    def on_backfill(self, answer: Answer, state: StreamState) -> Backfill | Verdict:
+        if answer.status in (404, 410):
+            return Lost(f"the server answered {answer.status}: the session is gone")
+        if answer.status >= 400:
+            transient = answer.status in (408, 409, 429) or answer.status >= 500
+            return Retry() if transient else Reject(f"asked for the history, the server answered {answer.status}")
+        try:
+            page = json.loads(answer.body)
+            events = [StreamEvent(data=json.dumps(item, ensure_ascii=False)) for item in page["data"] if isinstance(item, dict)]
+        except (ValueError, TypeError, KeyError):
+            return Retry("the history is none")
+        following = page.get("next_page")
+        return Backfill(events, _history(state, following) if isinstance(following, str) and following else None)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        return Retry("the session is busy") if status == 409 else None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume()
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        return Request(method="POST", url=_events(state), json={"events": [{"type": "user.interrupt"}]}, repeat="body")
+
+
+def _events(state: StreamState) -> str:
+    parts = urlsplit(state.url)
+    found = _STREAM.fullmatch(parts.path)
+    return urlunsplit(parts._replace(path=f"{found[1]}/events" if found is not None else parts.path))
+
+
+def _history(state: StreamState, page: str | None) -> Request:
+    wanted: dict[str, str | None] = {"event_deltas": None, "limit": "1000", "order": "asc", "page": page}
+    wanted["created_at[gte]"] = state.extra.get("since") or None
+    return Request(method="GET", url=_events(state), headers={"Accept": "application/json"}, params=wanted, repeat="all")
+
+
+def _read(event: Any) -> dict[str, Any]:
+    """The payload; an empty one for what is no JSON object."""
+    try:
+        payload = event.json()
+    except ValueError:
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC)
+    except (ValueError, TypeError):
+        return None
