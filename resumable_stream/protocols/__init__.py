@@ -34,6 +34,7 @@ from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
 from .cursor import CursorProtocol
+from .gemini_interactions import GeminiInteractions
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
 from .openai_chat import OpenAIChat
@@ -52,6 +53,7 @@ __all__ = [
     "OpenAIChat",
     "AnthropicMessages",
     "AnthropicSession",
+    "GeminiInteractions",
     # to write your own
     "ResumeProtocol",
     "Request",

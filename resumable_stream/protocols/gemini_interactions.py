@@ -1,0 +1,272 @@
+"""
+Gemini's Interactions API: a stored interaction is read again from any event that carries an `event_id`.
+
+    POST …/interactions {"stream": true, …}                      →  interaction.created (the id), step.start, step.delta, …
+    GET  …/interactions/{id}?stream=true&last_event_id=E         →  what follows event E
+    GET  …/interactions/{id}                                     →  how it stands, and in the end the whole result
+    POST …/interactions/{id}/cancel
+
+`event_id` is optional on every event; the last one seen is the cursor. It is opaque, so a hole cannot be seen in it.
+`interaction.completed` settles the outcome and `[DONE]` follows, which proves nothing by itself.
+
+Source: the PyPI package google-genai 3.3.0 (`_gaos/interactions.py`, `_gaos/types/interactions/*`), and the Interactions API
+reference of ai.google.dev. Not documented, hence taken as HTTP has it: the status of an interaction that has expired (404).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+
+from .._core.interfaces import (
+    Alarm,
+    Answer,
+    Finished,
+    Head,
+    Interrupted,
+    Lost,
+    Position,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Retry,
+    Settled,
+    Snapshot,
+    StreamState,
+    Verdict,
+    Verify,
+)
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome, StreamEvent
+from ._ends import EndRule, upstream_error
+
+__all__ = ["GeminiInteractions"]
+
+_RUNNING: Final = frozenset({"queued", "in_progress"})
+# With `requires_action` the turn is over: the next move is the caller's.
+_OVER: Final[Mapping[str, Outcome]] = {
+    "completed": Outcome.COMPLETED,
+    "requires_action": Outcome.COMPLETED,
+    "requires_continuation": Outcome.INCOMPLETE,
+    "incomplete": Outcome.INCOMPLETE,
+    "budget_exceeded": Outcome.INCOMPLETE,
+    "failed": Outcome.FAILED,
+    "cancelled": Outcome.CANCELLED,
+}
+# The second name of each is that of the earlier previews.
+_COMPLETED: Final = frozenset({"interaction.completed", "interaction.complete"})
+_DELTAS: Final = frozenset({"step.delta", "content.delta"})
+_STORED: Final = "interaction"
+"""Name of the one event that a snapshot delivers; the API has none of that name."""
+_RESOURCE: Final = re.compile(r"/v[0-9][^/]*/(?:.+/)?interactions/[^/]+")
+_ERRORS: Final = EndRule("close")
+# Answers in a row with nothing new, while the provider says that it is over. 3: as in rule 7c.
+_BELIEVED: Final = 3
+_END: Final = " (end)"
+"""In a cursor: behind its event there is only `[DONE]`, so whoever resumes there must not wait for a last event."""
+
+
+class GeminiInteractions(ResumeProtocol):
+    """
+    `POST /v1beta/interactions` with `"stream": true`, or `GET /v1beta/interactions/{id}?stream=true`.
+
+    It resumes behind the last `event_id`, also where the connection closed cleanly: the interaction is then asked how it stands.
+    It cannot resume before the first event, which has the id of the interaction; nor with `"store": false`; nor while no event
+    had an `event_id`. Then a cut raises `StreamInterrupted`. The POST itself is never repeated once it may have been accepted.
+
+    If the provider says that the interaction is over, and three times sends nothing more, its status is the outcome; but an
+    interaction that is said to be `completed` must bring its last event, or else what follows the cursor counts as lost
+    (`CursorExpired`). With `on_lost="snapshot"` the stored result then replaces what came: one event named `interaction`.
+
+    `continuation_token` is not used: it makes the model go on generating, which may repeat text and is billed.
+    An API key in `params=` is not sent when a POST is resumed; give it as the header `x-goog-api-key`, as the SDK does.
+
+    >>> GeminiInteractions()
+    <GeminiInteractions: resumable, has_end>
+    """
+
+    keeps = frozenset({"unstored"})
+    # "message": an event whose name only its JSON tells.
+    alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), frozenset({'{"error'}))
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    # -- starting
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        if head.content_type != "text/event-stream":
+            return False
+        url, body = urlsplit(request.url), request.json
+        if request.method == "GET":
+            asked = parse_qs(urlsplit(head.url).query or url.query).get("stream")
+            return asked == ["true"] and _RESOURCE.fullmatch(url.path) is not None
+        if request.method != "POST" or not url.path.endswith("/interactions"):
+            return False
+        if not isinstance(body, dict):
+            return (url.hostname or "").endswith(".googleapis.com")
+        return body.get("stream") is True and ("model" in body or "agent" in body)
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if isinstance(source, Head):
+            if state.method == "GET":
+                state.stream_id = unquote(urlsplit(state.url).path.rpartition("/")[2]) or None
+            elif isinstance(state.json, dict) and state.json.get("store") is False:
+                state.extra["unstored"] = "1"
+            return
+        payload = _read(source)
+        interaction = payload.get("interaction")
+        found = interaction.get("id") if isinstance(interaction, dict) else payload.get("interaction_id")
+        if isinstance(found, str) and found:
+            state.stream_id = found
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        found = _read(event).get("event_id")
+        if not isinstance(found, str) or not found:
+            return Position(None)
+        return Position(found + _END if _kind(event) in _COMPLETED else found, None, found)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        if _kind(event) not in _COMPLETED:
+            return None
+        interaction = _read(event).get("interaction")
+        # Lifecycle events may leave fields out; without a status the event's name is what is said.
+        status = interaction.get("status") if isinstance(interaction, dict) else None
+        return Settled(_OVER.get(str(status), Outcome.COMPLETED))
+
+    def error(self, event: Any) -> UpstreamError | None:
+        if _kind(event) != "error":
+            return _ERRORS.error(event)
+        body = _read(event)
+        detail = body.get("error")
+        return upstream_error(detail if isinstance(detail, dict) else {"message": event.data}, body or event.data)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        kind, payload = _kind(event), _read(event)
+        if kind == _STORED:
+            return tuple(_contents(payload))
+        delta, index = payload.get("delta"), payload.get("index")
+        if kind not in _DELTAS or not isinstance(delta, dict):
+            return ()
+        at = index if isinstance(index, int) else 0
+        content = delta.get("content")
+        match delta.get("type"):
+            case "text" if isinstance(text := delta.get("text"), str):
+                return (Delta("text", text, at),)
+            case "thought_summary" if isinstance(content, dict) and isinstance(text := content.get("text"), str):
+                return (Delta("reasoning", text, at),)
+            case "arguments_delta" if isinstance(text := delta.get("arguments"), str):
+                return (Delta("tool", text, at),)
+        return ()
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        sent = {"stream": "true"} | ({} if state.cursor is None else {"last_event_id": state.cursor.removesuffix(_END)})
+        return _request("GET", state, sent)
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        request = self.status_request(state)
+        return Interrupted("closed before the end") if request is None else Verify(request)
+
+    def status_request(self, state: StreamState) -> Request | None:
+        return _request("GET", state, {"stream": None, "last_event_id": None})
+
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        if answer.status in (404, 410):
+            return Lost(f"the server answered {answer.status}: it no longer holds this interaction")
+        if answer.status >= 400:
+            return Reject(f"asked how the interaction stands, the server answered {answer.status}")
+        status = _interaction(answer).get("status")
+        if status in _RUNNING:
+            state.extra.pop("empty", None)
+            return Resume()
+        if status not in _OVER:
+            return Retry(f"asked how the interaction stands, the server answered {status!r}")
+        outcome = _OVER[str(status)]
+        if state.cursor is not None and state.cursor.endswith(_END):
+            return Finished(outcome)
+        # It is over, but its last event did not come: it may have been on its way when the connection went.
+        at, _, count = state.extra.get("empty", "").partition(" ")
+        empty = int(count) + 1 if at == str(state.offset) else 0
+        state.extra["empty"] = f"{state.offset} {empty}"
+        if empty < _BELIEVED:
+            return Resume()
+        if outcome is Outcome.COMPLETED:
+            return Lost(f"the interaction is said to be {status}, but the server does not send what follows event {state.offset}")
+        return Finished(outcome)
+
+    # -- the stored result
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        return self.status_request(state)
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+        interaction = _interaction(answer)
+        outcome = _OVER.get(str(interaction.get("status")))
+        if outcome is None:
+            # It still runs: what is stored is a piece, and nothing says from which event to go on.
+            return None
+        data = json.dumps(interaction, ensure_ascii=False, separators=(",", ":"))
+        return Snapshot([StreamEvent(_STORED, data)], reset=True, outcome=outcome)
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        return _request("POST", state, {"stream": None, "last_event_id": None}, "/cancel")
+
+
+def _request(method: str, state: StreamState, params: Mapping[str, str | None], verb: str = "") -> Request | None:
+    """A request for the interaction itself, or `None` when it is not known or not stored."""
+    if state.stream_id is None or "unstored" in state.extra:
+        return None
+    parts = urlsplit(state.url)
+    path = parts.path if state.method == "GET" else f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}"
+    # The query stays: it may hold the API key. `repeat` would send the body of a POST too.
+    url = urlunsplit(parts._replace(path=path + verb))
+    return Request(method=method, url=url, params=params, repeat="all" if state.method == "GET" else None)
+
+
+def _kind(event: Any) -> str:
+    return str(event.event if event.event != "message" else _read(event).get("event_type", ""))
+
+
+def _read(event: Any) -> dict[str, Any]:
+    """The payload; an empty one for what is no JSON object (`[DONE]`)."""
+    if event.data == "[DONE]":
+        return {}
+    try:
+        payload = event.json()
+    except ValueError:
+        return {}
+    return payload if isinstance(payload, dict) else {}
+
+
+def _interaction(answer: Answer) -> dict[str, Any]:
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _contents(interaction: Mapping[str, Any]) -> Iterator[Delta]:
+    """The content of a stored interaction, in the form of its deltas."""
+    for index, step in enumerate(interaction.get("steps") or ()):
+        match step:
+            case {"type": "model_output", "content": [*parts]}:
+                yield from (Delta("text", text, index) for text in _texts(parts))
+            case {"type": "thought", "summary": [*parts]}:
+                yield from (Delta("reasoning", text, index) for text in _texts(parts))
+            case {"type": "function_call", "arguments": arguments}:
+                yield Delta("tool", json.dumps(arguments, ensure_ascii=False), index)
+
+
+def _texts(parts: Sequence[Any]) -> Iterator[str]:
+    return (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
