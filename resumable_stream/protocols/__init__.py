@@ -34,6 +34,7 @@ from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
 from .cursor import CursorProtocol
+from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
@@ -54,6 +55,7 @@ __all__ = [
     "AnthropicMessages",
     "AnthropicSession",
     "GeminiInteractions",
+    "GeminiGenerate",
     # to write your own
     "ResumeProtocol",
     "Request",

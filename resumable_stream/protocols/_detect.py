@@ -6,6 +6,7 @@ from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
+from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
@@ -21,6 +22,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     AnthropicMessages,
     AnthropicSession,
     GeminiInteractions,
+    GeminiGenerate,
     LastEventID,
     NDJSON,
     ByteRange,

@@ -1,0 +1,125 @@
+"""
+Gemini's `streamGenerateContent`: one answer, bound to its connection.
+
+    data: {"candidates": [{"content": {"parts": [{"text": "Hel"}]}, "index": 0}], "responseId": "r"}
+    data: {"candidates": [{"content": …, "finishReason": "STOP", "index": 0}], "usageMetadata": …, "responseId": "r"}
+
+Events without name and id, and no call that returns the rest, so a cut is a cut. The finish reason settles how the answer ended;
+then the body closes, without a marker.
+
+Source: the PyPI package google-genai 3.3.0 (`types.py`: `GenerateContentResponse`, `FinishReason`, `BlockedReason`) and the
+API reference of ai.google.dev, "models.streamGenerateContent".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from .._core.interfaces import Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome
+from ._ends import upstream_error
+
+__all__ = ["GeminiGenerate"]
+
+
+class GeminiGenerate(ResumeProtocol):
+    """
+    `POST …/models/{model}:streamGenerateContent?alt=sse`, of the Gemini API and of Vertex AI.
+
+    It cannot be resumed: a cut before the finish reason raises `StreamInterrupted`, also when the body closed cleanly, which
+    most clients take for the end. The request is never repeated once it may have been accepted, since that would be another,
+    paid answer; ask for that with `on_lost="restart"`.
+
+    The outcome is `COMPLETED` for the finish reason `STOP` and `INCOMPLETE` for any other (a token limit, a filter, a malformed
+    function call). It is `FAILED` when the prompt was blocked, for then there is no answer. An event with an `error` raises
+    `UpstreamError`; one that the API writes as bare lines of JSON, as its SDK knows to expect, is no event by the standard, and
+    the close behind it raises `StreamInterrupted`.
+
+    With `candidateCount` above 1 the first event whose candidates have all finished settles the outcome; that another candidate
+    is cut behind it is not seen, because an event does not tell how many there are.
+
+    Without `alt=sse` the body is one JSON array, which is refused as `UnexpectedContentType`. `stream_id` is the `responseId`.
+
+    >>> GeminiGenerate()
+    <GeminiGenerate: has_end, tied>
+    """
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=False, numbered=False, has_end=True, tied=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        path = urlsplit(request.url).path
+        return request.method == "POST" and path.endswith(":streamGenerateContent") and head.content_type == "text/event-stream"
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head) and isinstance(found := _read(source).get("responseId"), str) and found:
+            state.stream_id = found
+
+    # -- reading
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        # Most events say neither, and need not be parsed to see it: quotes inside a text are escaped, so no content looks so.
+        if '"finishReason"' not in event.data and '"promptFeedback"' not in event.data:
+            return None
+        payload = _read(event)
+        candidates = list(_candidates(payload))
+        reasons = {candidate.get("finishReason") for candidate in candidates}
+        if candidates and reasons.isdisjoint({None, "", "FINISH_REASON_UNSPECIFIED"}):
+            return Settled(Outcome.COMPLETED if reasons == {"STOP"} else Outcome.INCOMPLETE)
+        feedback = payload.get("promptFeedback")
+        if not candidates and isinstance(feedback, dict) and feedback.get("blockReason"):
+            return Settled(Outcome.FAILED)
+        return None
+
+    def error(self, event: Any) -> UpstreamError | None:
+        if '"error"' not in event.data:
+            return None
+        payload = _read(event)
+        detail = payload.get("error")
+        if not isinstance(detail, dict) or "candidates" in payload:
+            return None
+        # `status` is the name (`UNAVAILABLE`), `code` the number.
+        return upstream_error({**detail, "type": detail.get("status")}, payload)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        return tuple(_deltas(_read(event)))
+
+    # -- going on: there is no way
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Interrupted("closed before the end")
+
+
+def _deltas(payload: dict[str, Any]) -> Iterator[Delta]:
+    for candidate in _candidates(payload):
+        index = candidate.get("index")
+        at = index if isinstance(index, int) else 0
+        match candidate.get("content"):
+            case {"parts": [*parts]}:
+                for part in parts:
+                    match part:
+                        case {"text": str(text), "thought": True} if text:
+                            yield Delta("reasoning", text, at)
+                        case {"text": str(text)} if text:
+                            yield Delta("text", text, at)
+                        case {"functionCall": {"args": dict(arguments)}}:
+                            yield Delta("tool", json.dumps(arguments, ensure_ascii=False), at)
+
+
+def _candidates(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    found = payload.get("candidates")
+    return (candidate for candidate in found if isinstance(candidate, dict)) if isinstance(found, list) else iter(())
+
+
+def _read(event: Any) -> dict[str, Any]:
+    """The payload; an empty one for what is no JSON object."""
+    try:
+        payload = event.json()
+    except ValueError:
+        return {}
+    return payload if isinstance(payload, dict) else {}
