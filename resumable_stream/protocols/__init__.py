@@ -38,6 +38,7 @@ from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
+from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
@@ -56,6 +57,7 @@ __all__ = [
     "AnthropicSession",
     "GeminiInteractions",
     "GeminiGenerate",
+    "OllamaNDJSON",
     # to write your own
     "ResumeProtocol",
     "Request",

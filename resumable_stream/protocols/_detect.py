@@ -10,6 +10,7 @@ from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
+from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 
@@ -24,6 +25,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     GeminiInteractions,
     GeminiGenerate,
     LastEventID,
+    OllamaNDJSON,
     NDJSON,
     ByteRange,
 )

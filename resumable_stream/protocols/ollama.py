@@ -1,0 +1,91 @@
+"""
+Ollama's own API: JSON lines, the last of which says `"done": true`. It has no cursor, so it cannot be resumed.
+
+Source: Ollama's API (docs/api.md of its repository), and the types of the `ollama` package 0.6.3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from .._core.interfaces import Head, Promises, StreamState
+from .._events import Delta, Outcome
+from .ndjson import NDJSON, NDJSON_TYPES
+
+__all__ = ["OllamaNDJSON"]
+
+# `load` and `unload` answer a request without a prompt; older servers give no reason.
+_WHOLE: Final = (None, "", "stop", "load", "unload")
+
+
+class OllamaNDJSON(NDJSON):
+    """
+    `POST /api/chat` and `POST /api/generate`. Each line is a `StreamEvent` whose `data` is the line.
+
+    A close before the line with `"done": true` raises `StreamInterrupted`, with the text so far, and a line with an `error`
+    raises `UpstreamError`. A `done_reason` other than `stop`, `load` and `unload` is `INCOMPLETE`.
+    Ollama stops the generation when the connection closes; there is nothing to come back to.
+
+    >>> OllamaNDJSON()
+    <OllamaNDJSON: has_end, tied>
+    """
+
+    def __init__(self) -> None:
+        super().__init__(end=_outcome)
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=False, numbered=False, has_end=True, tied=True)
+
+    @property
+    def options(self) -> str:
+        return ""
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return (
+            request.method == "POST"
+            and head.content_type in NDJSON_TYPES
+            and urlsplit(request.url).path.endswith(("/api/chat", "/api/generate"))
+            and isinstance(request.json, dict)
+            and "model" in request.json
+        )
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        return tuple(_deltas(_payload(event)))
+
+
+def _outcome(event: Any) -> Outcome | None:
+    # A look at the text spares most lines the parser.
+    if '"done"' not in event.data or "true" not in event.data:
+        return None
+    line = _payload(event)
+    if line.get("done") is not True:
+        return None
+    return Outcome.COMPLETED if line.get("done_reason") in _WHOLE else Outcome.INCOMPLETE
+
+
+def _deltas(line: dict[str, Any]) -> Iterator[Delta]:
+    message = line.get("message")
+    # /api/chat has a message, /api/generate the same at the top.
+    parts = message if isinstance(message, dict) else {"thinking": line.get("thinking"), "content": line.get("response")}
+    if isinstance(thinking := parts.get("thinking"), str) and thinking:
+        yield Delta("reasoning", thinking)
+    if isinstance(content := parts.get("content"), str) and content:
+        yield Delta("text", content)
+    calls = parts.get("tool_calls")
+    for index, call in enumerate(calls if isinstance(calls, list) else ()):
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and "arguments" in function:
+            # Whole, and an object: as the text that other providers send in pieces.
+            yield Delta("tool", json.dumps(function["arguments"], ensure_ascii=False), index)
+
+
+def _payload(event: Any) -> dict[str, Any]:
+    try:
+        line = event.json()
+    except (ValueError, RecursionError):
+        return {}
+    return line if isinstance(line, dict) else {}
