@@ -36,6 +36,7 @@ from .byte_range import ByteRange
 from .cursor import CursorProtocol
 from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
+from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
@@ -58,6 +59,8 @@ __all__ = [
     "GeminiInteractions",
     "GeminiGenerate",
     "OllamaNDJSON",
+    "LangGraphRun",
+    "LangGraphThread",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -8,6 +8,7 @@ from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
 from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
+from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
@@ -24,6 +25,8 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     AnthropicSession,
     GeminiInteractions,
     GeminiGenerate,
+    LangGraphRun,
+    LangGraphThread,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

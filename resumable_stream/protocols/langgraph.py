@@ -1,0 +1,362 @@
+"""
+LangGraph Platform and Agent Server: the runs of a thread, and the stream of a thread.
+
+A run that was created with `stream_resumable` has ids, and the server replays what follows one.
+But ids are no identity: the development server gives all events of one millisecond the same id, so "after id X" skips what
+shares it. Hence the cursor is the id *before* that of the event (the previous distinct one). A replay from there brings all of X
+once more; a repeat is known by its id, its content, and how often that content came under that id before.
+
+That has a second use. The replay must bring at least one event that we hold; one that brings nothing proves that the server
+no longer has the history, which it says in no other way.
+
+Source: langgraph-sdk 0.4.14 (`_async/http`), langgraph-api 0.16.7 (`api/runs`, `api/threads`),
+langgraph-runtime-inmem 0.36.7 (`inmem_stream`, `ops`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from .._core.interfaces import (
+    Alarm,
+    Answer,
+    Finished,
+    Head,
+    Lost,
+    Position,
+    Promises,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Retry,
+    Snapshot,
+    StreamState,
+    Verdict,
+    Verify,
+)
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome, StreamEvent
+from ._ends import upstream_error
+
+__all__ = ["LangGraphRun", "LangGraphThread"]
+
+_CREATE: Final = re.compile(r"(?P<base>[^?#]*/threads/[^/?#]+/runs)/stream(?:[?#]|$)")
+_JOIN: Final = re.compile(r"(?P<run>[^?#]*/threads/[^/?#]+/runs/[^/?#]+)/stream(?:[?#]|$)")
+_THREAD: Final = re.compile(r"[^?#]*/threads/[^/?#]+/stream(?:[?#]|$)")
+_RUN_ID: Final = re.compile(r"/threads/[^/?#]+/runs/([^/?#]+)")
+_STREAM_ID: Final = re.compile(r"([0-9]{1,18})-[0-9]{1,20}")
+# The last id of a millisecond: Redis counts within it with 64 bits.
+_LAST_OF_MS: Final = 2**64 - 1
+# Characters, 9 for each event: 4096 events of one id, as many as the ledger remembers. A millisecond has few.
+_UNDER_ONE_ID: Final = 9 * 4096
+
+# `RunStatus` of the SDK. A run that somebody cancelled and one that waits for a person are both "interrupted".
+_ENDED: Final = {
+    "success": Outcome.COMPLETED,
+    "error": Outcome.FAILED,
+    "timeout": Outcome.FAILED,
+    "interrupted": Outcome.INCOMPLETE,
+}
+
+
+class _LangGraph(ResumeProtocol):
+    """What the two streams share: ids that may repeat, and the events."""
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        raise NotImplementedError
+
+    def _before_all(self, state: StreamState) -> str | None:
+        """The cursor in front of the first event, where the first request brings the stream from its beginning."""
+        return None
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        # `identify()` completes it: where an event stands depends on the ids before it.
+        return Position(None, None, event.own_id)
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        extra = state.extra
+        if isinstance(source, Head):
+            extra.pop("seen", None)
+            extra["id"] = extra["before"] = state.cursor or self._before_all(state) or ""
+            return
+        extra["seen"] = "1"
+        own_id = getattr(source, "own_id", None)
+        if not own_id:
+            return
+        if own_id != extra.get("id"):
+            extra["before"] = extra.get("id") or _just_before(own_id) or ""
+            extra["id"] = own_id
+            extra["under"] = ""
+        assert isinstance(source, StreamEvent)
+        content = self.fingerprint(source)[:8]
+        source.own_id = f"{own_id}/{content}/{extra['under'].count(content)}"
+        extra["under"] = f"{extra['under']}{content} "[-_UNDER_ONE_ID:]
+        source.cursor = extra["before"]
+        source.moves = True
+
+    def deltas(self, event: Any) -> Iterator[Delta]:
+        # `messages` is a pair of a message and its metadata; of a sub-graph it is called "messages|name:id".
+        # `messages/partial` repeats all of a message that grows: no piece of it can be told from one event.
+        if event.event.partition("|")[0] != "messages":
+            return
+        try:
+            message = event.json()[0]
+        except (ValueError, TypeError, LookupError):
+            return
+        if not isinstance(message, dict) or message.get("type") not in ("AIMessageChunk", "ai"):
+            return
+        yield from _content(message.get("content"))
+        reasoning = (message.get("additional_kwargs") or {}).get("reasoning_content")
+        if isinstance(reasoning, str) and reasoning:
+            yield Delta("reasoning", reasoning)
+        for call in message.get("tool_call_chunks") or ():
+            if isinstance(call, dict) and isinstance(arguments := call.get("args"), str) and arguments:
+                yield Delta("tool", arguments, index if isinstance(index := call.get("index"), int) else 0)
+
+
+class LangGraphRun(_LangGraph):
+    """
+    One run: `POST /threads/{thread}/runs/stream`, or `GET /threads/{thread}/runs/{run}/stream`.
+
+    It resumes by that GET with `Last-Event-ID`, if the run was created with `"stream_resumable": true`; otherwise its events have
+    no ids and a cut is `StreamInterrupted`. Give it `"on_disconnect": "continue"` too: with `"cancel"` every cut stops the run.
+    `stream_mode` and `stream_subgraphs` of the first request are repeated, since the server filters a joined stream by them.
+
+    A finished run is a mere clean close. The run's status is then asked for, and if it has ended, the server once more
+    for what followed: only if that is nothing is the stream over, with the outcome that the status tells.
+    Events are kept for 120 s by default (`RESUMABLE_STREAM_TTL_SECONDS`); after that `CursorExpired`, or with
+    `on_lost="snapshot"` the state of the thread, as an event `values`.
+
+    A stateless run (`POST /runs/stream`) cannot be joined, hence not resumed.
+
+    >>> LangGraphRun()
+    <LangGraphRun: resumable, has_end>
+
+    Source: langgraph-sdk 0.4.14, langgraph-api 0.16.7.
+    """
+
+    keeps = frozenset({"resumable", "stream_mode", "stream_subgraphs"})
+    alarm = Alarm(frozenset({"end", "error"}), frozenset())
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        path = _CREATE if request.method == "POST" else _JOIN
+        named = "/runs/" in head.headers.get("content-location", "") or request.method == "GET"
+        return head.content_type == "text/event-stream" and named and path.match(request.url) is not None
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if isinstance(source, Head):
+            super().identify(state, source)
+            headers = source.headers
+            _remember_body(state)
+            if state.method == "GET":
+                found = _JOIN.match(state.url)
+                state.location = state.location or (f"{found['run']}/stream" if found else None)
+            else:
+                _locate(state, _RUN_ID.search(headers.get("content-location", "") or headers.get("location", "")))
+            return
+        if state.location is None and getattr(source, "event", None) == "metadata":
+            _locate(state, re.fullmatch(r"([^/?#]+)", _field(source, "run_id")))
+        super().identify(state, source)
+
+    def _before_all(self, state: StreamState) -> str | None:
+        # A joined run begins where it is, a created one with its first event.
+        return "-1" if state.method == "POST" else None
+
+    def end(self, event: Any) -> Outcome | None:
+        return {"end": Outcome.COMPLETED, "error": Outcome.FAILED}.get(event.event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        # An unknown run is reported inside an answer 200; that is not the failure of a run.
+        if event.event == "error" and _field(event, "error") == "HTTPException" and _field(event, "message").startswith("404"):
+            return upstream_error({"type": "HTTPException", "message": _field(event, "message")}, event.json())
+        return None
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        created = state.method == "POST"
+        if state.location is None or (created and state.cursor is None and "resumable" not in state.extra):
+            return None
+        # Without the header the server sends what is new, and all that was missed is lost without a word.
+        cursor = state.cursor or self._before_all(state)
+        headers = {"Last-Event-ID": cursor} if cursor is not None else {}
+        params = {"cancel_on_disconnect": "0"}
+        params |= {name: state.extra[name] for name in ("stream_mode", "stream_subgraphs") if name in state.extra}
+        return Request(method="GET", url=state.location, headers=headers, params=params, repeat="query")
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if state.resuming and status == 422:
+            return Lost("the server answered 422: it does not take the id of the last event")
+        return None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        offset, _, rest = state.extra.get("ended", "").partition(" ")
+        status, _, proven = rest.partition(" ")
+        if offset == str(state.offset) and (proven or "seen" in state.extra):
+            return Finished(_ENDED[status])
+        request = self.status_request(state)
+        return Verify(request) if request is not None else Finished(Outcome.ENDED)
+
+    def status_request(self, state: StreamState) -> Request | None:
+        return Request(method="GET", url=_run_url(state.location), repeat="query") if state.location is not None else None
+
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        if answer.status == 404:
+            return Lost("the run is gone: the server answered 404")
+        status = _status(answer)
+        if status is None:
+            return Retry(f"the status of the run cannot be read: the server answered {answer.status}")
+        if status not in _ENDED:
+            return Resume()
+        if state.cursor is None and state.offset:
+            # No ids, so nothing more can be asked for.
+            return Finished(_ENDED[status])
+        if state.extra.get("ended", "").partition(" ")[0] == str(state.offset):
+            return Lost(f"the run has ended ({status}), and the server no longer holds its events")
+        # It may have ended after the connection did: ask for what followed before believing it.
+        state.extra["ended"] = f"{state.offset} {status} {state.extra.get('seen', '')}"
+        return Resume()
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        if state.location is None:
+            return None
+        thread, _, _ = _run_url(state.location).rpartition("/runs/")
+        return Request(method="GET", url=f"{thread}/state", repeat="query")
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+        try:
+            document = json.loads(answer.body)
+            values, following, tasks = document["values"], document["next"], document.get("tasks") or ()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        run = (document.get("metadata") or {}).get("run_id")
+        if run is not None and state.location is not None and run != _run_url(state.location).rpartition("/")[2]:
+            # Another run of the thread has written over it.
+            return None
+        if any(task.get("error") for task in tasks):
+            outcome = Outcome.FAILED
+        elif any(task.get("interrupts") for task in tasks):
+            outcome = Outcome.INCOMPLETE
+        elif following:
+            # It still runs: the state is not the result.
+            return None
+        else:
+            outcome = Outcome.COMPLETED
+        event = StreamEvent("values", json.dumps(values, ensure_ascii=False, separators=(",", ":")))
+        return Snapshot([event], reset=True, outcome=outcome)
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        if state.location is None:
+            return None
+        params = {"wait": "0", "action": "interrupt"}
+        return Request(method="POST", url=f"{_run_url(state.location)}/cancel", params=params, repeat="query")
+
+
+class LangGraphThread(_LangGraph):
+    """
+    All runs of a thread, one after the other: `GET /threads/{thread}/stream`. It never ends.
+
+    It resumes by the same GET with `Last-Event-ID`. The end of a run is an event `metadata` whose `status` is `run_done`.
+    Without `Last-Event-ID` it begins with what is new; `headers={"Last-Event-ID": "-"}` asks for all that is kept.
+    The server keeps events for a while and does not say when some have gone: a gap after a long absence is not seen.
+
+    >>> LangGraphThread()
+    <LangGraphThread: resumable>
+
+    Source: langgraph-api 0.16.7 (`api/threads`).
+    """
+
+    endless = True
+    alarm = Alarm(frozenset(), frozenset())
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return request.method == "GET" and head.content_type == "text/event-stream" and _THREAD.match(request.url) is not None
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        headers = {"Last-Event-ID": state.cursor} if state.cursor is not None else {}
+        return Request(method="GET", url=state.url, headers=headers, repeat="all")
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if state.resuming and status == 422:
+            return Lost("the server answered 422: it does not take the id of the last event")
+        return None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume()
+
+
+def _locate(state: StreamState, run: re.Match[str] | None) -> None:
+    """
+    Name the place of the run beside that of its thread, in the first request.
+
+    Only the id is taken from the server: a path that it names lacks the prefix under which it is mounted.
+    """
+    created = _CREATE.match(state.url)
+    if created is not None and run is not None:
+        state.location = f"{created['base']}/{run[1]}/stream"
+
+
+def _run_url(location: str | None) -> str:
+    return (location or "").removesuffix("/stream")
+
+
+def _remember_body(state: StreamState) -> None:
+    """What the first request asked for: a joined stream is filtered by *its* request, so that must say the same."""
+    body = state.json if isinstance(state.json, dict) else {}
+    if modes := body.get("stream_mode"):
+        # The filter holds for these two as well, although no run can be created with them.
+        names = [*([modes] if isinstance(modes, str) else modes), "metadata", "error"]
+        state.extra["stream_mode"] = json.dumps(names, separators=(",", ":"))
+    if body.get("stream_resumable"):
+        state.extra["resumable"] = "1"
+    if body.get("stream_subgraphs"):
+        state.extra["stream_subgraphs"] = "true"
+
+
+def _just_before(own_id: str) -> str | None:
+    """An id that is behind everything of the millisecond before; `None` for ids of another form."""
+    found = _STREAM_ID.fullmatch(own_id)
+    return f"{int(found[1]) - 1}-{_LAST_OF_MS}" if found and int(found[1]) else None
+
+
+def _field(event: Any, name: str) -> str:
+    try:
+        value = event.json().get(name)
+    except (ValueError, AttributeError):
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def _status(answer: Answer) -> str | None:
+    if answer.status >= 400:
+        return None
+    try:
+        status = json.loads(answer.body).get("status")
+    except (ValueError, AttributeError):
+        return None
+    return status if isinstance(status, str) else None
+
+
+def _content(content: Any) -> Iterator[Delta]:
+    """A text, or a list of texts and typed blocks."""
+    for block in content if isinstance(content, list) else (content,):
+        if isinstance(block, str):
+            if block:
+                yield Delta("text", block)
+        elif isinstance(block, dict):
+            match block.get("type"):
+                case "text" | "text_delta" if isinstance(text := block.get("text"), str) and text:
+                    yield Delta("text", text, index if isinstance(index := block.get("index"), int) else 0)
+                case "reasoning" | "thinking":
+                    thought = block.get("reasoning") or block.get("thinking")
+                    if isinstance(thought, str) and thought:
+                        yield Delta("reasoning", thought)
