@@ -38,6 +38,7 @@ from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
+from .mcp import MCPStreamableHTTP
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
@@ -61,6 +62,7 @@ __all__ = [
     "OllamaNDJSON",
     "LangGraphRun",
     "LangGraphThread",
+    "MCPStreamableHTTP",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -10,6 +10,7 @@ from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
+from .mcp import MCPStreamableHTTP
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
@@ -27,6 +28,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     GeminiGenerate,
     LangGraphRun,
     LangGraphThread,
+    MCPStreamableHTTP,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

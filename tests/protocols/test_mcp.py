@@ -1,0 +1,394 @@
+"""
+MCP Streamable HTTP, against a server that does what the specification of 2025-11-25 and mcp 2.3 (`server/streamable_http`) say.
+
+Source: modelcontextprotocol.io/specification/2025-11-25/basic/transports, read on 2026-11-20.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+import resumable_stream as rs
+from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._errors import (
+    CursorExpired,
+    NotResumable,
+    ResponseRejected,
+    ResumableStreamError,
+    RetriesExhausted,
+    StreamInterrupted,
+)
+from resumable_stream._events import Delta, Outcome
+from resumable_stream.protocols.mcp import MCPStreamableHTTP
+from resumable_stream.testing import Fault, FlakyServer
+from resumable_stream.testing import Reply as Scripted
+from resumable_stream.testing.server import RecordedRequest
+from tests.conftest import Row
+from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, run
+
+URL = "https://api.example.com/mcp"
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ask", "_meta": {"progressToken": 1}}}
+
+
+def progress(count: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progress": count, "message": message}}
+
+
+RESULT = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "result": {"content": [{"type": "text", "text": "Grüß "}, {"type": "text", "text": "dich 🦊"}]},
+}
+LOG: list[dict[str, Any]] = [
+    progress(1, "a"),
+    progress(2, "ü"),
+    {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "é"}},
+    # The server asks the client, with an id that is the request's own by chance.
+    {"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}},
+    *(progress(n, "…") for n in range(3, 10)),
+    RESULT,
+]
+# The server lets go of the connection behind so many messages (SEP-1699).
+POLLS = (4, 9)
+
+
+def block(message: Any, id: str | None, retry: int | None = None) -> bytes:
+    text = "" if message is None else json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    lines = ["event: message"] if message is not None else []
+    lines += [f"id: {id}"] if id is not None else []
+    lines += [f"retry: {retry}"] if retry is not None else []
+    return "".join(f"{line}\r\n" for line in [*lines, f"data: {text}", ""]).encode()
+
+
+class Server:
+    """
+    Args:
+        cuts: Of each stream answer in turn.
+        ids: An event store is there. Without one no ids are sent and a GET opens the server's own stream.
+        primes: Speaks 2025-11-25: primes each connection, and lets go at `POLLS`.
+        refusal: Answers each resume.
+    """
+
+    def __init__(
+        self,
+        cuts: Iterable[tuple[int, str]] = (),
+        *,
+        ids: bool = True,
+        primes: bool = True,
+        chunk: int | None = None,
+        refusal: Reply | None = None,
+        log: list[dict[str, Any]] = LOG,
+    ) -> None:
+        self.cuts, self.ids, self.primes, self.chunk, self.refusal, self.log = list(cuts), ids, primes, chunk, refusal, log
+        self.answers = 0
+
+    def __call__(self, sent: Sent) -> Reply:
+        if sent.method == "POST":
+            assert sent.json == CALL
+            return self.stream(0)
+        assert (sent.method, sent.url, sent.request.repeat) == ("GET", URL, "query")
+        assert sent.cursor is not None, "that would be the server's own stream"
+        if self.refusal is not None:
+            return self.refusal
+        return self.stream(int(sent.cursor.removeprefix("s1-").partition("p")[0]))
+
+    def stream(self, start: int) -> Reply:
+        stop = next((poll for poll in POLLS if poll > start), len(self.log)) if self.primes else len(self.log)
+        body = b": ping\r\n\r\n"
+        if self.primes:
+            body += block(None, f"s1-{start}p{self.answers}", retry=20)
+        for index in range(start, stop):
+            body += block(self.log[index], f"s1-{index + 1}" if self.ids else None)
+        self.answers += 1
+        cut = self.cuts.pop(0) if self.cuts else None
+        return Reply(cut_body(body, cut, self.chunk), headers={"mcp-session-id": "secret-session"})
+
+
+def called(server: Callable[[Sent], Reply], **options: Any) -> Stream:
+    return Stream(server, method="POST", url=URL, json=CALL, protocol=MCPStreamableHTTP(), **options)
+
+
+def messages(result: Result) -> list[Any]:
+    """What was delivered, without the events that prime the cursor."""
+    return [event.json() for event in result.events if event.data]
+
+
+def first_size(**options: Any) -> int:
+    return sum(len(step) for step in Server(**options).stream(0).steps if isinstance(step, bytes))
+
+
+# --- cuts -----------------------------------------------------------------------------------------------------------
+
+
+PING = len(b": ping\r\n\r\n")
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_every_message_arrives_once_wherever_the_answer_is_cut(cut: str) -> None:
+    # The block that primes; its last LF is not waited for, since CR alone ends a line too.
+    placed = PING + len(block(None, "s1-0p0", retry=20)) - 1
+    for position in range(first_size() + 1):
+        result = run(called(Server([(position, cut)], chunk=(None, 31)[position % 2])))
+        if position >= placed:
+            assert (messages(result), result.outcome, result.error) == (LOG, Outcome.COMPLETED, None), (cut, position)
+        else:
+            # Nothing names the place yet, and the tool may have run.
+            assert (result.events, type(result.error)) == ([], StreamInterrupted), (cut, position)
+        assert [sent.method for sent in result.stream.sent].count("POST") == 1
+
+
+def test_an_answer_without_polling_survives_a_cut_behind_each_byte() -> None:
+    """2025-06-18: one connection from the first message to the response. The kinds of cut take turns."""
+    for position in range(PING + len(block(LOG[0], "s1-1")), first_size(primes=False) + 1):
+        result = run(called(Server([(position, CUTS[position % 5])], primes=False)))
+        assert (messages(result), result.outcome, result.error) == (LOG, Outcome.COMPLETED, None), position
+
+
+def test_an_answer_that_is_cut_again_and_again_arrives_whole() -> None:
+    for kind in ("rst", "fin", "close", "half", "silence"):
+        result = run(called(Server([(position, kind) for position in (150, 90, 333, 200, 60, 250, 0, 170)])))
+        assert (messages(result), result.outcome) == (LOG, Outcome.COMPLETED), kind
+
+
+def test_an_answer_without_ids_is_interrupted_and_never_ends_in_silence() -> None:
+    """A server without an event store, and every server of 2026-07-28. The kinds of cut take turns."""
+    size = first_size(ids=False, primes=False)
+    for position in range(size - 1):
+        result = run(called(Server([(position, CUTS[position % 5])], ids=False, primes=False)))
+        assert messages(result) == LOG[: len(result.events)]
+        assert isinstance(result.error, StreamInterrupted), position
+        assert len(result.stream.sent) == 1
+    assert run(called(Server(ids=False, primes=False))).outcome is Outcome.COMPLETED
+
+
+# --- polling --------------------------------------------------------------------------------------------------------
+
+
+def test_a_close_in_the_middle_is_normal_and_the_client_comes_back_after_retry() -> None:
+    result = run(called(Server()))
+    assert (messages(result), result.outcome) == (LOG, Outcome.COMPLETED)
+    assert result.stream.cursors == [None, "s1-4", "s1-9"]
+    assert all(wait >= 0.02 for wait in result.stream.sleeps)
+
+
+def test_the_event_that_primes_moves_the_cursor_and_is_no_message() -> None:
+    result = run(called(Server([(200, "rst")])))
+    assert result.events[0].data == ""
+    assert MCPStreamableHTTP().end(result.events[0]) is None
+    assert list(MCPStreamableHTTP().deltas(result.events[0])) == []
+    primed = run(called(Server([(len(b": ping\r\n\r\n") + len(block(None, "s1-0p0", retry=20)), "rst")])))
+    assert primed.stream.cursors[1] == "s1-0p0"
+
+
+def test_a_wait_that_the_server_asks_for_is_kept() -> None:
+    first = Reply([block(None, "s1-0", retry=500), block(LOG[0], "s1-1")])
+    rest = Reply([block(RESULT, "s1-2")])
+    replies = [first, rest]
+    result = run(called(lambda sent: replies.pop(0)))
+    assert (result.stream.sleeps, result.outcome) == ([0.5], Outcome.COMPLETED)
+
+
+def test_a_replay_that_brings_what_we_hold_is_dropped() -> None:
+    replies = [
+        Reply([block(LOG[0], "s1-1"), block(LOG[1], "s1-2"), "rst"]),
+        Reply([block(LOG[1], "s1-2"), block(LOG[2], "s1-3"), block(LOG[1], "s1-2"), block(RESULT, "s1-4")]),
+    ]
+    result = run(called(lambda sent: replies.pop(0)))
+    assert messages(result) == [*LOG[:3], RESULT]
+    assert result.stream.machine.stats.duplicates == 2
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (RESULT, Outcome.COMPLETED),
+        ({"jsonrpc": "2.0", "id": 1, "result": {}}, Outcome.COMPLETED),
+        ({"jsonrpc": "2.0", "id": 1, "result": {"isError": True, "content": []}}, Outcome.FAILED),
+        ({"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "no"}}, Outcome.FAILED),
+    ],
+)
+def test_a_response_ends_it_and_is_delivered(answer: Any, outcome: Outcome) -> None:
+    # What the socket does behind it no longer matters.
+    result = run(called(lambda sent: Reply([block(LOG[0], "1"), block(answer, "2"), "rst"])))
+    assert (messages(result), result.outcome) == ([LOG[0], answer], outcome)
+
+
+@pytest.mark.parametrize("data", ["", "no json", "[]", "null", "{}", '{"id":1}', '{"id":1,"method":"ping"}'])
+def test_nothing_else_ends_it(data: str) -> None:
+    assert MCPStreamableHTTP().end(rs.StreamEvent("message", data)) is None
+
+
+def test_the_text_is_that_of_the_result() -> None:
+    protocol = MCPStreamableHTTP()
+    deltas = [delta for event in run(called(Server([(200, "rst")]))).events for delta in protocol.deltas(event)]
+    assert deltas == [Delta("text", "Grüß ", 0), Delta("text", "dich 🦊", 1)]
+
+
+# --- statuses -------------------------------------------------------------------------------------------------------
+
+
+def refused(status: int, type: str = "application/json") -> Reply:
+    error = {"jsonrpc": "2.0", "id": "server-error", "error": {"code": -32600, "message": "no"}}
+    return Reply([json.dumps(error).encode()], status=status, type=type)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (refused(404), CursorExpired),
+        (refused(405), NotResumable),
+        (refused(400), ResponseRejected),
+        (refused(401), ResponseRejected),
+        (refused(406), ResponseRejected),
+        (refused(415), ResponseRejected),
+        (refused(409), RetriesExhausted),
+        (refused(429), RetriesExhausted),
+        (refused(500), RetriesExhausted),
+        (refused(503), RetriesExhausted),
+        (Reply([]), RetriesExhausted),
+    ],
+    ids=["404", "405", "400", "401", "406", "415", "409", "429", "500", "503", "unknown id: an empty stream"],
+)
+def test_what_a_refused_resume_becomes(reply: Reply, expected: type[ResumableStreamError]) -> None:
+    result = run(called(Server([(200, "rst")], refusal=reply)))
+    assert type(result.error) is expected
+    assert result.error.checkpoint is not None
+    assert result.error.checkpoint.cursor in ("s1-0p0", "s1-1")
+
+
+@pytest.mark.parametrize(
+    ("body", "reply", "expected"),
+    [
+        (CALL, Reply([b"{}"], type="application/json"), StreamInterrupted),
+        (CALL, Reply(status=202, type=""), ResponseRejected),
+        (CALL, refused(400), ResponseRejected),
+        (CALL, refused(404), ResponseRejected),
+        (CALL, refused(500), ResponseRejected),
+        ({"jsonrpc": "2.0", "method": "notifications/initialized"}, Reply(status=202, type=""), None),
+    ],
+)
+def test_what_the_first_answer_becomes(body: Any, reply: Reply, expected: type[ResumableStreamError] | None) -> None:
+    result = run(Stream(lambda sent: reply, method="POST", url=URL, json=body, protocol=MCPStreamableHTTP()))
+    assert (type(result.error) if result.error else None) is expected
+    assert len(result.stream.sent) == 1
+    if expected is None:
+        assert result.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("text", [json.dumps(RESULT), json.dumps(RESULT, indent=2, ensure_ascii=False)])
+def test_an_answer_in_json_is_one_event(text: str) -> None:
+    body = text.encode()
+    for position in range(len(body)):
+        for cut in ("rst", "fin"):
+            result = run(called(lambda sent: Reply([body[:position], cut], type="application/json")))  # noqa: B023
+            assert (result.events, type(result.error)) == ([], StreamInterrupted)
+    result = run(called(lambda sent: Reply([body[:20], body[20:]], type="application/json")))
+    assert (messages(result), result.outcome) == ([RESULT], Outcome.COMPLETED)
+
+
+# --- the session ----------------------------------------------------------------------------------------------------
+
+
+def test_the_session_goes_along_with_a_resume_and_into_no_checkpoint() -> None:
+    stream = called(Server([(300, "rst")]))
+    for count, _ in enumerate(stream):
+        text = stream.checkpoint.to_json()
+        assert "secret-session" not in text, count
+    assert [sent.headers.get("mcp-session-id") for sent in stream.sent] == [None] + ["secret-session"] * (len(stream.sent) - 1)
+
+
+def test_another_process_continues_behind_any_message() -> None:
+    for count in range(1, len(LOG)):
+        stream = called(Server())
+        first = [next(stream) for _ in range(count)]
+        place = rs.Checkpoint.from_token(stream.leave().token())
+        rest = run(Stream(Server(), method="POST", url=place.url, protocol=MCPStreamableHTTP(), checkpoint=place))
+        assert [event.json() for event in first if event.data] + messages(rest) == LOG, count
+        assert rest.outcome is Outcome.COMPLETED
+
+
+# --- detection ------------------------------------------------------------------------------------------------------
+
+SSE = {"content-type": "text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "headers", "expected"),
+    [
+        ("POST", CALL, SSE, True),
+        ("POST", {"jsonrpc": "2.0", "id": 0, "method": "initialize"}, {"content-type": "text/event-stream; charset=utf-8"}, True),
+        ("POST", {"jsonrpc": "2.0", "id": 0, "method": "message/stream"}, SSE, False),
+        ("POST", {"jsonrpc": "2.0", "id": 0, "method": "SendStreamingMessage"}, SSE, False),
+        ("POST", {"jsonrpc": "2.0", "id": 0, "method": "subscriptions/listen"}, SSE, False),
+        ("POST", [CALL], SSE, False),
+        ("POST", {"model": "m", "stream": True}, SSE, False),
+        ("POST", None, SSE, False),
+        ("POST", CALL, {"content-type": "application/json"}, True),
+        ("POST", CALL, {"content-type": "text/html"}, False),
+        ("GET", None, SSE, False),
+    ],
+)
+def test_what_is_detected(method: str, body: Any, headers: dict[str, str], expected: bool) -> None:
+    assert MCPStreamableHTTP().matches(StreamState(method, URL, body), Head(200, headers, URL)) is expected
+
+
+# --- sockets --------------------------------------------------------------------------------------------------------
+
+
+def served(flaky_server: Callable[..., FlakyServer], schedule: Iterable[Any] = ()) -> FlakyServer:
+    def guard(request: RecordedRequest) -> Scripted | None:
+        if request.method == "GET":
+            assert "content-type" not in request.headers
+            if request.headers.get("mcp-session-id") != "secret-session":
+                return Scripted(status=400, headers={"content-type": "application/json"}, body=b"{}")
+        return None
+
+    frames = [block(None, "s1-0", retry=1), *(block(message, f"s1-{n}") for n, message in enumerate(LOG, 1))]
+    return flaky_server(frames, schedule, path="/mcp", headers={"mcp-session-id": "secret-session"}, on_request=guard)
+
+
+@pytest.mark.parametrize("driver", ["sync-httpx", "asyncio-httpx2"])
+@pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
+def test_an_answer_arrives_whole_over_sockets(
+    driver: Any, how: Any, flaky_server: Callable[..., FlakyServer], prompt: None
+) -> None:
+    row = Row(*driver.split("-"))
+
+    async def scenario() -> None:
+        for position in range(60, 1200, 230):
+            server = served(flaky_server, [Fault.cut(after_bytes=position, how=how), Fault.cut(after_bytes=130, how=how)])
+            stream = row.connect("POST", server.url, json=CALL, protocol=MCPStreamableHTTP())
+            async with stream:
+                text = "".join([piece async for piece in stream.iter_text()])
+            assert (text, stream.outcome) == ("Grüß dich 🦊", Outcome.COMPLETED), position
+            assert [request.method for request in server.requests].count("POST") == 1
+
+    row.run(scenario)
+
+
+def test_a_token_continues_the_answer_with_the_session_given_again(
+    flaky_server: Callable[..., FlakyServer], prompt: None
+) -> None:
+    server = served(flaky_server)
+    with rs.connect("POST", server.url, json=CALL, protocol=MCPStreamableHTTP()) as stream:
+        events = [next(stream) for _ in range(6)]
+    headers = {"Mcp-Session-Id": "secret-session", "MCP-Protocol-Version": "2025-11-25"}
+    with rs.resume(stream.token, origin=server.url, headers=headers, protocol=MCPStreamableHTTP()) as rest:
+        events += list(rest)
+    assert [event.json() for event in events if event.data] == LOG
+    with pytest.raises(ResponseRejected), rs.resume(stream.token, origin=server.url, protocol=MCPStreamableHTTP()):
+        pass
+
+
+def test_there_is_no_call_that_stops_it(flaky_server: Callable[..., FlakyServer]) -> None:
+    """`notifications/cancelled` is a message of the session, and the session is yours."""
+    server = served(flaky_server)
+    with rs.connect("POST", server.url, json=CALL, protocol=MCPStreamableHTTP()) as stream, pytest.raises(ResumableStreamError):
+        stream.cancel()
