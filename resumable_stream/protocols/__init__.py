@@ -30,6 +30,7 @@ from .._core.interfaces import (
     Verify,
 )
 from ._detect import detect, named
+from .a2a import A2A
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
@@ -63,6 +64,7 @@ __all__ = [
     "LangGraphRun",
     "LangGraphThread",
     "MCPStreamableHTTP",
+    "A2A",
     # to write your own
     "ResumeProtocol",
     "Request",

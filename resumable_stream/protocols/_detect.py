@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._core.interfaces import Head, ResumeProtocol, StreamState
+from .a2a import A2A
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
@@ -29,6 +30,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     LangGraphRun,
     LangGraphThread,
     MCPStreamableHTTP,
+    A2A,
     LastEventID,
     OllamaNDJSON,
     NDJSON,
