@@ -35,6 +35,7 @@ from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
 from .cursor import CursorProtocol
+from .durable_streams import DurableStreams
 from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
@@ -65,6 +66,7 @@ __all__ = [
     "LangGraphThread",
     "MCPStreamableHTTP",
     "A2A",
+    "DurableStreams",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -7,6 +7,7 @@ from .a2a import A2A
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
+from .durable_streams import DurableStreams
 from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
@@ -31,6 +32,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     LangGraphThread,
     MCPStreamableHTTP,
     A2A,
+    DurableStreams,
     LastEventID,
     OllamaNDJSON,
     NDJSON,
