@@ -31,6 +31,7 @@ from .._core.interfaces import (
 )
 from ._detect import detect, named
 from .a2a import A2A
+from .ai_sdk import AISDKStream
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
@@ -67,6 +68,7 @@ __all__ = [
     "MCPStreamableHTTP",
     "A2A",
     "DurableStreams",
+    "AISDKStream",
     # to write your own
     "ResumeProtocol",
     "Request",

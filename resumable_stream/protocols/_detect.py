@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .a2a import A2A
+from .ai_sdk import AISDKStream
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
 from .byte_range import ByteRange
@@ -33,6 +34,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     MCPStreamableHTTP,
     A2A,
     DurableStreams,
+    AISDKStream,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

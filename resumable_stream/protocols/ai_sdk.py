@@ -1,0 +1,145 @@
+"""
+Vercel AI SDK, UI message stream: no cursor, the resume endpoint replays the whole answer from its start.
+
+Source: ai-sdk.dev, "Stream protocols" (UI message stream) and "Chatbot resume streams"; npm `ai`, `DefaultChatTransport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+
+from .._core.interfaces import (
+    Head,
+    Lost,
+    Position,
+    Promises,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Settled,
+    StreamState,
+    Verdict,
+)
+from .._events import Delta, Item, Outcome
+
+__all__ = ["AISDKStream"]
+
+_HEADER: Final = "x-vercel-ai-ui-message-stream"
+_DELTAS: Final[Mapping[str, tuple[Any, str]]] = {
+    "text-delta": ("text", "delta"),
+    "reasoning-delta": ("reasoning", "delta"),
+    "tool-input-delta": ("tool", "inputTextDelta"),
+}
+# Parts that end a message; the text of a delta escapes its quotes, so hardly any other part is parsed for this.
+_ENDS: Final = ('"finish"', '"abort"', '"error"')
+_EARLY: Final = {"length": Outcome.INCOMPLETE, "content-filter": Outcome.INCOMPLETE, "error": Outcome.FAILED}
+
+
+class AISDKStream(ResumeProtocol):
+    """
+    A chat route of the Vercel AI SDK that answers with a UI message stream.
+
+    A POST resumes by `GET {url}/{chat id}/stream`, a GET by itself. Either replays the answer from its beginning: what was
+    delivered is counted and compared, then dropped. An answer that begins elsewhere is `ReplayDiverged`, never a silent hole.
+    204 to a resume means that no answer is being made any more: what came meanwhile is in the message store of the
+    application, and here it is `CursorExpired`.
+
+    A `finish` part ends the stream, `abort` gives `CANCELLED`, `error` gives `FAILED`. `[DONE]` alone proves nothing:
+    it is written after failures too.
+
+    Args:
+        chat_id: Id of the chat in the resume URL. `None`: `id` of the JSON body, where the SDK's own client puts it.
+        resume: Where to GET the answer instead: a URL, absolute or relative to the first one, or a callable of the
+            `StreamState`. For routes that are not laid out as the SDK's default.
+
+    >>> AISDKStream()
+    <AISDKStream: resumable, has_end>
+
+    Source: ai-sdk.dev, "Stream protocols" and "Chatbot resume streams"; npm `ai`, `DefaultChatTransport`.
+    """
+
+    replays = True
+    sequence = None
+    identifies_by_event = False
+
+    def __init__(self, *, chat_id: str | None = None, resume: str | Callable[[StreamState], str | None] | None = None) -> None:
+        if chat_id == "":
+            raise ValueError("chat_id must not be empty: it would name the route itself")
+        self._chat_id = chat_id
+        self._resume = resume
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return _HEADER in head.headers and head.content_type == "text/event-stream"
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if state.stream_id is None:
+            named = state.json.get("id") if isinstance(state.json, dict) else None
+            state.stream_id = self._chat_id or (named if isinstance(named, str) and named else None)
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        return Position(None)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        if not any(mark in event.data for mark in _ENDS):
+            return None
+        part = _part(event)
+        match part.get("type"):
+            case "finish":
+                # More may follow where an application merges streams, so read on.
+                return Settled(_EARLY.get(str(part.get("finishReason")), Outcome.COMPLETED))
+            case "abort":
+                return Settled(Outcome.CANCELLED)
+            case "error":
+                # At once: a `finish` behind it must not make it good. The SDK's own client stops here too.
+                return Outcome.FAILED
+        return None
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        part = _part(event)
+        kind, key = _DELTAS.get(str(part.get("type")), ("text", ""))
+        text, block = part.get(key), part.get("id")
+        if not isinstance(text, str) or not text:
+            return ()
+        index = int(block) if isinstance(block, str) and block.isascii() and block.isdigit() and len(block) < 10 else 0
+        return (Delta(kind, text, index),)
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        target = self._resume(state) if callable(self._resume) else self._resume
+        if target is not None:
+            return Request(method="GET", url=urljoin(state.url, target))
+        if callable(self._resume):
+            return None
+        if state.method == "GET":
+            return Request(method="GET", url=state.url, repeat="all")
+        if state.stream_id is None:
+            return None
+        parts = urlsplit(state.url)
+        path = f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}/stream"
+        return Request(method="GET", url=urlunsplit((parts.scheme, parts.netloc, path, "", "")))
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        # 204: the SDK's guide; 422: the readme of npm `resumable-stream`, which most routes are made of.
+        if state.resuming and status in (204, 422):
+            return Lost(f"the server answered {status}: the answer is no longer being made, load it from the message store")
+        return None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume()
+
+
+def _part(event: Any) -> dict[str, Any]:
+    try:
+        part = event.json()
+    except ValueError:
+        return {}
+    return part if isinstance(part, dict) else {}
