@@ -47,6 +47,7 @@ from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
+from .resumable_stream_npm import ResumableStreamNPM
 
 __all__ = [
     # protocols
@@ -69,6 +70,7 @@ __all__ = [
     "A2A",
     "DurableStreams",
     "AISDKStream",
+    "ResumableStreamNPM",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -18,6 +18,7 @@ from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .resumable_stream_npm import ResumableStreamNPM
 
 __all__ = ["detect", "named"]
 
@@ -35,6 +36,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     A2A,
     DurableStreams,
     AISDKStream,
+    ResumableStreamNPM,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

@@ -1,0 +1,51 @@
+"""
+Routes made with npm `resumable-stream` (or its Python port): the whole answer is replayed while it is being made.
+
+Source: github.com/vercel/resumable-stream, readme; npm `resumable-stream` 2.2.13, PyPI `resumable-stream` 0.2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .._core.interfaces import Finished, Lost, StreamState, Verdict
+from .._events import Outcome
+from ._ends import DONE, End
+from .replay import ReplayFromZero
+
+__all__ = ["ResumableStreamNPM"]
+
+
+class ResumableStreamNPM(ReplayFromZero):
+    """
+    An endpoint that keeps its answer with the `resumable-stream` package, as the package's readme shows.
+
+    The package is for servers and fixes no wire format; what its routes share is this: a GET with the stream's id replays the
+    answer while it is being made, and afterwards says that it is done (422 in the readme, 204 in the AI SDK's guide, 404 for an
+    unknown one). So the place is what was delivered: the replay is compared with it, and dropped.
+
+    The routes can skip characters (`resumeAt`). It is not used: they are UTF-16 units of the whole text with its framing
+    in one port and code points in the other, and a skip may land inside an event.
+
+    Args:
+        end: What ends the stream, as for `LastEventID`. The default is `[DONE]`: when a producer dies, the package closes
+            the body as if it had ended, so a clean close proves nothing. `"close"` believes it all the same.
+        resume: Where to GET the answer: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
+            `None`: the first request again, if it was a GET.
+
+    >>> ResumableStreamNPM()
+    <ResumableStreamNPM: resumable, has_end>
+
+    Source: github.com/vercel/resumable-stream, readme; npm `resumable-stream` 2.2.13.
+    """
+
+    def __init__(self, *, end: End = DONE, resume: str | Callable[[StreamState], str | None] | None = None) -> None:
+        super().__init__(end=end, resume=resume)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if state.resuming and status in (204, 422):
+            return Lost(f"the server answered {status}: the answer is done, and nothing of it can be replayed")
+        if status == 422 and state.safe:
+            # The first GET came after the end: an empty stream, as with 204.
+            return Finished(Outcome.ENDED)
+        return None
