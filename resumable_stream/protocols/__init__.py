@@ -48,6 +48,7 @@ from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
 from .resumable_stream_npm import ResumableStreamNPM
+from .workflow import WorkflowRun
 
 __all__ = [
     # protocols
@@ -71,6 +72,7 @@ __all__ = [
     "DurableStreams",
     "AISDKStream",
     "ResumableStreamNPM",
+    "WorkflowRun",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -19,11 +19,13 @@ from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .resumable_stream_npm import ResumableStreamNPM
+from .workflow import WorkflowRun
 
 __all__ = ["detect", "named"]
 
 # The most specific first; the last ones are the plainest honest behaviour.
 _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
+    WorkflowRun,
     OpenAIResponses,
     OpenAIChat,
     AnthropicMessages,

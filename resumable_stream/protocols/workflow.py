@@ -1,0 +1,89 @@
+"""
+Workflow DevKit: a run writes an AI SDK stream, and `startIndex` names the next chunk.
+
+Source: useworkflow.dev, "Resumable streams"; npm `@workflow/ai` and `@ai-sdk/workflow` (`WorkflowChatTransport`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+from .._core.interfaces import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
+from .._events import Item
+from .ai_sdk import AISDKStream
+
+__all__ = ["WorkflowRun"]
+
+
+class WorkflowRun(AISDKStream):
+    """
+    A chat route that runs a workflow and answers with its stream of AI SDK parts.
+
+    A POST brings the run's id in `x-workflow-run-id` and resumes by `GET {url}/{run id}/stream`, a GET by itself;
+    `startIndex` is the number of parts that were delivered, so nothing is sent twice.
+    The place is a count: it is exact as long as the run is the same, and nothing in the parts could prove it.
+
+    `finish`, `abort` and `error` end the stream, as in `AISDKStream`. A body that closes before one of them has reached
+    the time limit of its function, not its end; so `[DONE]`, which closes every body, is not delivered.
+
+    >>> WorkflowRun()
+    <WorkflowRun: resumable, has_end>
+
+    Source: useworkflow.dev, "Resumable streams"; npm `@workflow/ai` and `@ai-sdk/workflow`.
+    """
+
+    replays = False
+    # The place is how many events were delivered, which the core otherwise asks of feeds only.
+    endless = True
+    keeps = frozenset({"base"})
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return "x-workflow-run-id" in head.headers and head.content_type == "text/event-stream"
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head) or state.resuming:
+            return
+        state.stream_id = state.stream_id or source.headers.get("x-workflow-run-id") or None
+        # The index of our first part: not 0 if the caller asked for a later one, or for the last few.
+        start = parse_qs(urlsplit(state.url).query).get("startIndex", ["0"])[-1]
+        if start.startswith("-"):
+            tail = source.headers.get("x-workflow-stream-tail-index", "")
+            start = (
+                str(max(0, int(tail) + 1 + int(start))) if _INTEGER.fullmatch(tail) and _INTEGER.fullmatch(start) else "unknown"
+            )
+        state.extra["base"] = start
+
+    def place(self, events: Sequence[Any]) -> None:
+        # The end of a body is no part, and must not be counted as one.
+        if isinstance(events, list):
+            events[:] = [event for event in events if event.data != "[DONE]"]
+        super().place(events)
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        base = state.extra.get("base", "0")
+        if not _INTEGER.fullmatch(base):
+            return None
+        params = {"startIndex": str(int(base) + state.offset)}
+        if state.method == "GET":
+            return Request(method="GET", url=state.url, params=params, repeat="all")
+        if state.stream_id is None:
+            return None
+        parts = urlsplit(state.url)
+        path = f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}/stream"
+        return Request(method="GET", url=urlunsplit((parts.scheme, parts.netloc, path, "", "")), params=params)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        return ResumeProtocol.on_status(self, status, headers, body, state)
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,15}")
