@@ -31,6 +31,7 @@ from .._core.interfaces import (
 )
 from ._detect import detect, named
 from .a2a import A2A
+from .ably import AblySSE
 from .ai_sdk import AISDKStream
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
@@ -73,6 +74,7 @@ __all__ = [
     "AISDKStream",
     "ResumableStreamNPM",
     "WorkflowRun",
+    "AblySSE",
     # to write your own
     "ResumeProtocol",
     "Request",

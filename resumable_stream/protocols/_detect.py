@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .a2a import A2A
+from .ably import AblySSE
 from .ai_sdk import AISDKStream
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
@@ -39,6 +40,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     DurableStreams,
     AISDKStream,
     ResumableStreamNPM,
+    AblySSE,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

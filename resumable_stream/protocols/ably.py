@@ -1,0 +1,130 @@
+"""
+Ably over server-sent events: the id of an event covers all channels of the connection, and goes back as `lastEvent`.
+
+Source: ably.com/docs, "SSE" (protocols/sse, api/sse) and "Updates and deletes" (messages/updates-deletes).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from .._core.interfaces import Head, Lost, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Delta, Gap
+from ._ends import upstream_error
+
+__all__ = ["AblySSE"]
+
+# The state of the connection is gone.
+_LOST: Final = frozenset({80008, 80018})
+
+
+class AblySSE(ResumeProtocol):
+    """
+    Messages of Ably channels over `/sse` or `/event-stream`: a feed that never ends.
+
+    The place is the SSE id, which counts on the connection that Ably keeps for 2 minutes after a cut. Within them every message
+    arrives once and in order; after them Ably may go on with what is new, without a word that is documented.
+    Where it says so (codes 80008, 80018), the hole is told: `GapError`, or `.gap` with `on_gap="deliver"`.
+
+    A token that ran out closes the connection with an `error` event: we connect again with the place, so pass a callable as
+    `headers=` that brings a new token. Other 4xxxx errors are `UpstreamError`.
+
+    Messages may be updated (`action` 1) or appended to (`action` 5) on channels that allow it. How many appends one message
+    arrives in is not told, and the first may come as an update that replaces the text: key them by their serial.
+    The text of an event is the `data` of its message, if that is a text.
+
+    >>> AblySSE()
+    <AblySSE: resumable>
+
+    Source: ably.com/docs, protocols/sse, api/sse and messages/updates-deletes.
+    """
+
+    sequence = None
+    endless = True
+    identifies_by_event = False
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=False)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        parts = urlsplit(request.url)
+        host = parts.hostname or ""
+        ours = host.endswith((".ably.io", ".ably.net", ".ably-realtime.com"))
+        path = parts.path.rstrip("/") in ("/sse", "/event-stream")
+        return request.method == "GET" and ours and path and head.content_type == "text/event-stream"
+
+    # -- reading
+
+    @property
+    def places(self) -> bool:
+        return True
+
+    def place(self, events: Sequence[Any]) -> None:
+        # What only says "connect again" is no event of a channel; as one it would count as progress.
+        if isinstance(events, list):
+            events[:] = [event for event in events if event.event != "error" or not _passes(_code(event))]
+
+    def error(self, event: Any) -> UpstreamError | None:
+        if event.event != "error" or _code(event) in _LOST:
+            return None
+        body = _body(event)
+        return upstream_error({"type": body.get("code"), "message": body.get("message") or event.data}, body or event.data)
+
+    def gap(self, event: Any) -> Gap | None:
+        return Gap(after=event.cursor) if event.event == "error" and _code(event) in _LOST else None
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        if event.event != "message":
+            return ()
+        body = _body(event)
+        text: Any = body.get("data") if "id" in body else event.data
+        if body.get("encoding") == "json":
+            text = _parsed(text)
+        elif body.get("encoding"):
+            # Binary or encrypted.
+            text = None
+        return (Delta("text", text),) if isinstance(text, str) and text else ()
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        # Ably ignores `rewind` while it resumes.
+        params: Mapping[str, str] = {"lastEvent": state.cursor} if state.cursor is not None else {}
+        return Request(method="GET", url=state.url, params=params, repeat="all")
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        detail = _parsed(body)
+        error = detail.get("error") if isinstance(detail, dict) else None
+        if state.resuming and isinstance(error, dict) and error.get("code") in _LOST:
+            return Lost(f"Ably no longer keeps this connection: {str(error.get('message', ''))[:200]}")
+        return None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume()
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return None
+
+
+def _body(event: Any) -> dict[str, Any]:
+    body = _parsed(event.data)
+    return body if isinstance(body, dict) else {}
+
+
+def _code(event: Any) -> int:
+    code = _body(event).get("code")
+    return code if type(code) is int else 0
+
+
+def _passes(code: int) -> bool:
+    """Connect again: the token ran out, or it is Ably's own trouble."""
+    return 40140 <= code < 40150 or 50000 <= code < 60000

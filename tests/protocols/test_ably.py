@@ -1,0 +1,232 @@
+"""`AblySSE`: channels over server-sent events (ably.com/docs, protocols/sse, api/sse)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from resumable_stream._checkpoint import Checkpoint
+from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._errors import CursorExpired, GapError, ResponseRejected, RetriesExhausted, UpstreamError
+from resumable_stream._events import Delta, StreamEvent
+from resumable_stream.protocols.ably import AblySSE
+from resumable_stream.testing import Fault, FlakyServer
+from resumable_stream.testing import Reply as WebReply
+from resumable_stream.testing.server import RecordedRequest
+
+from ..conftest import Row
+from ..core.simulation import CUTS, EventServer, Reply, Stream, Wait, ev, policy, rows_of, run, script, transcript
+
+URL = "https://main.realtime.ably.net/sse?channels=c&v=1.2&rewind=5"
+WORDS = ["Über ", "Köln: ", "sieben ", "Grad ", "Grad ", "☔", "!", " a", " b", " c", " d"]
+
+
+def own_id(at: int) -> str:
+    return f"abc123XYZ:1763600000000-{at}"
+
+
+def message(at: int, **fields: Any) -> bytes:
+    body = {"id": f"p1:{at}:0", "name": "token", "timestamp": 1763600000000, "channel": "c", "data": WORDS[at % 11], **fields}
+    return ev(json.dumps(body, ensure_ascii=False), own_id(at), "message")
+
+
+def failure(code: int, text: str = "Token expired") -> bytes:
+    return ev(
+        json.dumps({"message": text, "code": code, "statusCode": code // 100, "href": "https://help.ably.io"}), None, "error"
+    )
+
+
+KEEPALIVE = b":keepalive\n\n"
+PRESENCE = ev('{"id":"p2:0:0","action":2,"clientId":"me","channel":"c"}', own_id(11), "presence")
+MESSAGES = [message(at) for at in range(11)]
+LOG = [*MESSAGES[:4], KEEPALIVE, *MESSAGES[4:], PRESENCE]
+BLOCKS = transcript(*LOG)
+ROWS = rows_of(BLOCKS)
+
+
+def feed(server: Any, **options: Any) -> Stream:
+    return Stream(server, **{"url": URL, "protocol": AblySSE(), **options})
+
+
+def play(*steps: Any, **options: Any) -> Any:
+    return run(feed(script(*steps), **options))
+
+
+def ably(blocks: Any, **faults: Any) -> EventServer:
+    return EventServer(blocks, cursor=lambda sent: sent.params.get("lastEvent"), **faults)
+
+
+# --- cuts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_every_message_arrives_once_wherever_the_feed_is_cut(cut: str) -> None:
+    blocks = transcript(*MESSAGES[4:6], KEEPALIVE, MESSAGES[6], PRESENCE)
+    expected = rows_of(blocks)
+    for position in range(sum(len(block.raw) for block in blocks) + 1):
+        server = ably(blocks, cuts=[(position, cut)], chunk=(None, 7, 1)[position % 3], rest=None, tail=21)
+        result = run(feed(server), at_most=len(expected))
+        assert (result.rows, result.error) == (expected, None), f"{cut} after byte {position}"
+
+
+def test_resumes_may_be_cut_too() -> None:
+    cuts = [(at, CUTS[at % 5]) for at in range(200, 900, 83)]
+    result = run(feed(ably(BLOCKS, cuts=cuts)), at_most=len(ROWS))
+    assert result.rows == ROWS
+    assert {sent.params["channels"] for sent in result.stream.sent} == {"c"}
+
+
+@pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
+async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+    positions = range(1, len(b"".join(LOG)), 307)
+    for at in positions:
+        with FlakyServer(LOG, [Fault.cut(after_bytes=at, how=how)], cursor_param="lastEvent", hold_open=True) as server:
+            got = []
+            async with row.connect("GET", server.url, params={"channels": "c", "v": "1.2"}, protocol=AblySSE()) as stream:
+                async for text in stream.iter_text():
+                    got.append(text)
+                    if len(got) == len(WORDS):
+                        break
+            assert got == WORDS
+
+
+# --- tokens, losses, errors -----------------------------------------------------------------------------------------
+
+
+def test_a_token_that_ran_out_is_no_end() -> None:
+    result = run(feed(script(Reply([*MESSAGES[:3], failure(40142)]), Reply(MESSAGES[3:]))), at_most=11)
+    assert [json.loads(data)["data"] for data in result.data] == WORDS
+    assert result.stream.sent[1].params["lastEvent"] == own_id(2)
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
+async def test_a_new_token_is_asked_for(row: Row, prompt: None) -> None:
+    tokens = iter(["old", "new"])
+
+    def guard(request: RecordedRequest) -> WebReply | None:
+        if request.headers["authorization"] == "old":
+            return WebReply(body=MESSAGES[0] + failure(40142))
+        assert request.query["lastEvent"] == own_id(0)
+        return None
+
+    with FlakyServer(LOG, cursor_param="lastEvent", on_request=guard) as server:
+        headers = lambda: {"authorization": next(tokens)}  # noqa: E731
+        async with row.connect("GET", server.url, headers=headers, protocol=AblySSE()) as stream:
+            assert [await anext_of(stream) for _ in range(3)] == WORDS[:3]
+
+
+async def anext_of(stream: Any) -> Any:
+    return (await stream.__anext__()).json()["data"]
+
+
+@pytest.mark.parametrize("code", [40140, 40142, 40149, 50000, 50003])
+def test_such_errors_are_no_progress(code: int) -> None:
+    answers = [Reply([*MESSAGES[:2], "rst"]), *[Reply([failure(code)])] * 9]
+    result = play(*answers, delay=policy(4))
+    assert (type(result.error), len(result.data), len(result.stream.sent)) == (RetriesExhausted, 2, 6)
+
+
+@pytest.mark.parametrize("code", [40000, 40101, 40139, 40150, 40160, 42910])
+def test_other_errors_are_raised(code: int) -> None:
+    result = play(Reply([*MESSAGES[:2], failure(code, "no capability")]))
+    assert isinstance(result.error, UpstreamError)
+    assert (result.error.type, len(result.data)) == (str(code), 2)
+    assert "no capability" in str(result.error)
+
+
+def test_an_error_that_is_no_json_is_raised() -> None:
+    assert isinstance(play(Reply([ev("boom", None, "error")])).error, UpstreamError)
+
+
+def test_a_connection_that_is_no_longer_kept_is_a_hole() -> None:
+    gone = Reply([failure(80008, "Unable to recover connection"), *MESSAGES[6:]])
+    first = Reply([*MESSAGES[:3], "rst"])
+    result = play(first, gone, gone)
+    assert (type(result.error), len(result.data)) == (GapError, 3)
+    delivered = run(feed(script(first, gone, gone), on_gap="deliver"), at_most=8)
+    assert (len(delivered.data), delivered.events[3].gap.after) == (8, own_id(2))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (400, b'{"error":{"code":80018,"message":"Invalid connectionKey"}}', CursorExpired),
+        (400, b'{"error":{"code":40000,"message":"Bad request"}}', ResponseRejected),
+        (401, b'{"error":{"code":40101}}', ResponseRejected),
+        (403, b"", ResponseRejected),
+        (404, b"", CursorExpired),
+        (429, b"[]", RetriesExhausted),
+        (500, b'{"error":{"code":50000}}', RetriesExhausted),
+        (503, b"", RetriesExhausted),
+    ],
+)
+def test_what_a_status_to_the_resume_means(status: int, body: bytes, error: type) -> None:
+    answers = [Reply([*MESSAGES[:2], "rst"]), *[Reply([body], status=status, type="application/json")] * 9]
+    result = play(*answers, delay=policy(3))
+    assert (type(result.error), len(result.data)) == (error, 2)
+
+
+def test_a_first_request_that_fails_is_the_callers() -> None:
+    assert isinstance(play(Reply([b'{"error":{"code":40101}}'], status=401)).error, ResponseRejected)
+
+
+# --- the feed -------------------------------------------------------------------------------------------------------
+
+
+def test_a_quiet_feed_may_be_closed_for_as_long_as_it_likes() -> None:
+    quiet = Reply([KEEPALIVE, Wait(30.0), KEEPALIVE])
+    result = run(feed(script(Reply(MESSAGES[:2]), *[quiet] * 20, Reply(MESSAGES[2:4])), delay=policy(3)), at_most=4)
+    assert len(result.data) == 4
+
+
+def test_a_repeat_is_dropped() -> None:
+    result = run(feed(script(Reply([*MESSAGES[:5], "rst"]), Reply(MESSAGES[2:]))), at_most=11)
+    assert ([json.loads(data)["data"] for data in result.data], result.stream.machine.stats.duplicates) == (WORDS, 3)
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "text"),
+    [
+        ("message", {"id": "p:0:0", "data": "Hi"}, "Hi"),
+        ("message", {"id": "p:0:0", "data": '"Hi"', "encoding": "json"}, "Hi"),
+        ("message", {"id": "p:0:0", "data": '{"t":"Hi"}', "encoding": "json"}, None),
+        ("message", {"id": "p:0:0", "data": "SGk=", "encoding": "base64"}, None),
+        ("message", {"id": "p:0:0", "data": {"t": 1}}, None),
+        ("message", {"id": "p:0:0"}, None),
+        ("message", "enveloped=false", "enveloped=false"),
+        ("presence", {"id": "p:0:0", "data": "Hi"}, None),
+    ],
+)
+def test_the_text_of_a_message(event: str, data: Any, text: str | None) -> None:
+    made = StreamEvent(event=event, data=data if isinstance(data, str) else json.dumps(data))
+    assert list(AblySSE().deltas(made)) == ([Delta("text", text)] if text else [])
+
+
+def test_another_process_goes_on() -> None:
+    for count in range(1, len(ROWS)):
+        stream = feed(ably(BLOCKS))
+        first = run(stream, at_most=count)
+        place = Checkpoint.from_token(stream.leave().token())
+        second = run(feed(ably(BLOCKS), checkpoint=place), at_most=len(ROWS) - count)
+        assert first.rows + second.rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "kind", "found"),
+    [
+        ("GET", URL, "text/event-stream", True),
+        ("GET", "https://realtime.ably.io/event-stream?channels=a&v=1.2", "text/event-stream", True),
+        ("GET", "https://realtime.ably.io/event-stream?channels=a&v=1.2", "application/json", False),
+        ("GET", "https://ably.net.example.com/sse?channels=a&v=1.2", "text/event-stream", False),
+        ("GET", "https://example.com/sse?channels=a&v=1.2", "text/event-stream", False),
+        ("POST", URL, "text/event-stream", False),
+        ("GET", "https://rest.ably.io/channels/a/messages", "text/event-stream", False),
+    ],
+)
+def test_it_is_known_by_its_host_and_path(method: str, url: str, kind: str, found: bool) -> None:
+    state = StreamState(method, url)
+    assert AblySSE().matches(state, Head(200, {"content-type": kind}, url)) is found
+    assert AblySSE().cancel_request(state) is None
