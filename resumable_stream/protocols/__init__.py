@@ -49,6 +49,7 @@ from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
 from .resumable_stream_npm import ResumableStreamNPM
+from .s2 import S2
 from .workflow import WorkflowRun
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "ResumableStreamNPM",
     "WorkflowRun",
     "AblySSE",
+    "S2",
     # to write your own
     "ResumeProtocol",
     "Request",

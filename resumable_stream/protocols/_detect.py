@@ -20,6 +20,7 @@ from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .resumable_stream_npm import ResumableStreamNPM
+from .s2 import S2
 from .workflow import WorkflowRun
 
 __all__ = ["detect", "named"]
@@ -41,6 +42,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     AISDKStream,
     ResumableStreamNPM,
     AblySSE,
+    S2,
     LastEventID,
     OllamaNDJSON,
     NDJSON,
