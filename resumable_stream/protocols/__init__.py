@@ -32,6 +32,7 @@ from .._core.interfaces import (
 from ._detect import detect, named
 from .a2a import A2A
 from .ably import AblySSE
+from .agno import Agno
 from .ai_sdk import AISDKStream
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
@@ -77,6 +78,7 @@ __all__ = [
     "WorkflowRun",
     "AblySSE",
     "S2",
+    "Agno",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .a2a import A2A
 from .ably import AblySSE
+from .agno import Agno
 from .ai_sdk import AISDKStream
 from .anthropic_messages import AnthropicMessages
 from .anthropic_session import AnthropicSession
@@ -43,6 +44,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     ResumableStreamNPM,
     AblySSE,
     S2,
+    Agno,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

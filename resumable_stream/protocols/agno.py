@@ -1,0 +1,158 @@
+"""
+Agno AgentOS: a background run counts its events, and its resume route replays what follows.
+
+Source: docs.agno.com, AgentOS "Background runs"; PyPI `agno` 3.1.10 (`os/routers/agents/router.py`, `os/event_streams/base.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from .._checkpoint import fingerprint
+from .._core.interfaces import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome
+from ._ends import upstream_error
+
+__all__ = ["Agno"]
+
+_ROUTE: Final = re.compile(r"(.*/(?:agents|teams|workflows)/[^/]+/runs)(?:/[^/]+/continue)?/?")
+# About the connection, not of the run.
+_FRAMES: Final = frozenset({"catch_up", "replay", "subscribed", "stream_expired"})
+_WHOSE: Final = re.compile(r"(?:Team)?Run|Workflow")
+_ENDS: Final = {
+    "Completed": Outcome.COMPLETED,
+    "Error": Outcome.FAILED,
+    "Cancelled": Outcome.CANCELLED,
+    # It waits for a person; going on is another request.
+    "Paused": Outcome.INCOMPLETE,
+}
+
+
+class Agno(ResumeProtocol):
+    """
+    A run of an Agno AgentOS agent, team or workflow, with `stream=true` and `background=true`, on a server with a database.
+
+    The run goes on without us. A POST to `{runs}/{run id}/resume` replays it, and what was delivered is known by `event_index`.
+    The form of the first request is sent along, since its `session_id` lets the server look into its database;
+    the server takes nothing else from it. Without `background=true` there is no `event_index`, and a cut is `StreamInterrupted`.
+
+    The run's own `…Completed`, `…Error` (`FAILED`), `…Cancelled` and `…Paused` (`INCOMPLETE`) end the stream, those of a team's
+    members and of a workflow's steps do not. An `error` frame, such as for a run that the server forgot, is `UpstreamError`.
+    The server may skip numbers, so a hole cannot be proven.
+
+    >>> Agno()
+    <Agno: resumable, has_end>
+
+    Source: docs.agno.com, AgentOS "Background runs"; PyPI `agno` 3.1.10.
+    """
+
+    sequence = "increasing"
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        # The route takes a form: a JSON body is somebody else's.
+        route = _ROUTE.fullmatch(urlsplit(request.url).path)
+        return request.method == "POST" and request.json is None and bool(route) and head.content_type == "text/event-stream"
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head):
+            body = _body(source)
+            run_id = body.get("run_id")
+            if isinstance(run_id, str) and run_id and type(body.get("event_index")) is int and not _nested(source, body):
+                state.stream_id = run_id
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        number = _body(event).get("event_index")
+        return Position(str(number), number) if type(number) is int else Position(None)
+
+    def place(self, events: Sequence[Any]) -> None:
+        # Such frames come anew with each connection; as events they would count as progress.
+        if isinstance(events, list):
+            events[:] = [event for event in events if event.event not in _FRAMES or self.error(event) is not None]
+        super().place(events)
+
+    def fingerprint(self, event: Any) -> str:
+        # The database writes an event in another order than the wire did.
+        body = _body(event)
+        return fingerprint(event.event, json.dumps([body.get("run_id"), body.get("content")], sort_keys=True))
+
+    def end(self, event: Any) -> Outcome | None:
+        outcome = _ENDS.get(_WHOSE.sub("", event.event, count=1)) if _WHOSE.match(event.event) else None
+        return None if outcome is None or _nested(event, _body(event)) else outcome
+
+    def error(self, event: Any) -> UpstreamError | None:
+        if event.event not in ("error", "replay"):
+            return None
+        body = _body(event)
+        if event.event == "replay":
+            # The run is over and the server has no events of it: its result is to be had from the run's own route.
+            return upstream_error({"type": "no stored events", **body}, body) if body.get("total_events") == 0 else None
+        return upstream_error({"message": body.get("error") or event.data}, body or event.data)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        kind = event.event.removeprefix("Team")
+        if kind not in ("RunContent", "ReasoningContentDelta", "ToolCallStarted"):
+            return ()
+        body = _body(event)
+        if body.get("parent_run_id") and not body.get("workflow_id"):
+            return ()
+        if kind == "ToolCallStarted":
+            tool = body.get("tool")
+            made = tool.get("tool_args") if isinstance(tool, dict) else None
+            return (Delta("tool", json.dumps(made, ensure_ascii=False)),) if made else ()
+        thought = body.get("reasoning_content")
+        text = body.get("content") if kind == "RunContent" else None
+        found = (
+            Delta("reasoning", thought) if isinstance(thought, str) and thought else None,
+            Delta("text", text) if isinstance(text, str) and text else None,
+        )
+        return tuple(delta for delta in found if delta is not None)
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        return self._route(state, "resume", repeat=True)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if state.resuming and status == 400 and b"not supported" in body:
+            return Lost("the server cannot resume runs of this agent", expired=False)
+        return None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume()
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        return self._route(state, "cancel", repeat=False)
+
+    def _route(self, state: StreamState, verb: str, *, repeat: bool) -> Request | None:
+        parts = urlsplit(state.url)
+        found = _ROUTE.fullmatch(parts.path)
+        if found is None or state.stream_id is None:
+            return None
+        path = f"{found[1]}/{quote(state.stream_id, safe='')}/{verb}"
+        url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+        return Request(method="POST", url=url, repeat="body" if repeat else None)
+
+
+def _body(event: Any) -> dict[str, Any]:
+    try:
+        body = event.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _nested(event: Any, body: dict[str, Any]) -> bool:
+    """Is it of a team's member, of a workflow's step, or of a workflow within one?"""
+    step = bool(body.get("workflow_id")) and not event.event.startswith("Workflow")
+    return bool(body.get("parent_run_id") or body.get("nested_depth")) or step
