@@ -43,6 +43,7 @@ from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
+from .letta import Letta
 from .mcp import MCPStreamableHTTP
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
@@ -79,6 +80,7 @@ __all__ = [
     "AblySSE",
     "S2",
     "Agno",
+    "Letta",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -15,6 +15,7 @@ from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
+from .letta import Letta
 from .mcp import MCPStreamableHTTP
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
@@ -45,6 +46,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     AblySSE,
     S2,
     Agno,
+    Letta,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

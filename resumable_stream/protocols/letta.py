@@ -1,0 +1,144 @@
+"""
+Letta: a background run numbers its chunks, and `POST /v1/runs/{run_id}/stream` sends those after `starting_after`.
+
+Source: docs.letta.com, "Streaming" (background mode); PyPI `letta-client` 1.12.1 (`types/agents/letta_streaming_response.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import quote, urljoin, urlsplit
+
+from .._core.interfaces import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome
+from ._ends import EndRule
+
+__all__ = ["Letta"]
+
+_ROUTE: Final = re.compile(r"(.*)/v1/(agents|conversations)/([^/]+)/messages(?:/stream)?/?")
+_ERRORS: Final = EndRule("never")
+_STOPS: Final = {
+    "cancelled": Outcome.CANCELLED,
+    "max_steps": Outcome.INCOMPLETE,
+    "max_tokens_exceeded": Outcome.INCOMPLETE,
+    "context_window_overflow_in_system_prompt": Outcome.FAILED,
+    "error": Outcome.FAILED,
+    "llm_api_error": Outcome.FAILED,
+    "invalid_llm_response": Outcome.FAILED,
+    "invalid_tool_call": Outcome.FAILED,
+    "insufficient_credits": Outcome.FAILED,
+    # It waits for a person; going on is another request.
+    "requires_approval": Outcome.INCOMPLETE,
+}
+
+
+class Letta(ResumeProtocol):
+    """
+    Messages of a Letta agent or conversation, streamed with `"background": true`.
+
+    The run goes on without us. A POST to `/v1/runs/{run_id}/stream` sends what follows `seq_id`; the first body is sent along
+    with `starting_after` added, since its `include_pings` holds there too, and the server takes nothing else from it.
+    Without `background` there is no `seq_id`, and a cut is `StreamInterrupted`.
+
+    The `stop_reason` message tells the outcome; usage and `[DONE]` follow it. `[DONE]` alone proves nothing.
+    Numbers grow, but it is not documented that none is left out, so a hole cannot be proven. Pings are not delivered.
+
+    >>> Letta()
+    <Letta: resumable, has_end>
+
+    Source: docs.letta.com, "Streaming" (background mode); PyPI `letta-client` 1.12.1.
+    """
+
+    sequence = "increasing"
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        if request.method != "POST" or not isinstance(request.json, dict) or head.content_type != "text/event-stream":
+            return False
+        return request.json.get("background") is True and _ROUTE.fullmatch(urlsplit(request.url).path) is not None
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head):
+            body = _body(source)
+            if type(body.get("seq_id")) is int and isinstance(body.get("run_id"), str):
+                state.stream_id = body["run_id"] or None
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        number = _body(event).get("seq_id")
+        return Position(str(number), number) if type(number) is int else Position(None)
+
+    def place(self, events: Sequence[Any]) -> None:
+        # Pings belong to the connection; as events they would count as progress.
+        if isinstance(events, list):
+            events[:] = [event for event in events if '"ping"' not in event.data or _body(event).get("message_type") != "ping"]
+        super().place(events)
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        body = _body(event)
+        match body.get("message_type"):
+            case "stop_reason":
+                return Settled(_STOPS.get(str(body.get("stop_reason")), Outcome.COMPLETED))
+            case "error_message":
+                return Settled(Outcome.FAILED)
+        return None
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return _ERRORS.error(event)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        body = _body(event)
+        match body.get("message_type"):
+            case "assistant_message":
+                return tuple(Delta("text", text) for text in _texts(body.get("content")))
+            case "reasoning_message":
+                return tuple(Delta("reasoning", text) for text in _texts(body.get("reasoning")))
+            case "tool_call_message" | "approval_request_message":
+                call = body.get("tool_call")
+                return tuple(Delta("tool", text) for text in _texts(call.get("arguments") if isinstance(call, dict) else None))
+        return ()
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        found = _ROUTE.fullmatch(urlsplit(state.url).path)
+        if state.stream_id is None or state.cursor is None or found is None:
+            return None
+        path = f"{found[1]}/v1/runs/{quote(state.stream_id, safe='')}/stream"
+        return Request(method="POST", url=urljoin(state.url, path), json={"starting_after": int(state.cursor)}, repeat="body")
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume()
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        found = _ROUTE.fullmatch(urlsplit(state.url).path)
+        if state.stream_id is None or found is None:
+            return None
+        path = f"{found[1]}/v1/{found[2]}/{found[3]}"
+        if found[2] == "conversations":
+            return Request(method="POST", url=urljoin(state.url, f"{path}/cancel"))
+        return Request(
+            method="POST", url=urljoin(state.url, f"{path}/messages/cancel"), json={"run_ids": [state.stream_id]}, repeat="body"
+        )
+
+
+def _body(event: Any) -> dict[str, Any]:
+    try:
+        body = event.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _texts(content: Any) -> list[str]:
+    """A text, or the texts of content parts."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return [text for text in texts if isinstance(text, str) and text]
