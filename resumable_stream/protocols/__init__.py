@@ -52,6 +52,7 @@ from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
+from .trigger_dev import TriggerDev
 from .workflow import WorkflowRun
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "S2",
     "Agno",
     "Letta",
+    "TriggerDev",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -23,6 +23,7 @@ from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
+from .trigger_dev import TriggerDev
 from .workflow import WorkflowRun
 
 __all__ = ["detect", "named"]
@@ -47,6 +48,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     S2,
     Agno,
     Letta,
+    TriggerDev,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

@@ -1,0 +1,134 @@
+"""
+Trigger.dev realtime streams: the id of an event, or the number of a record, goes back as `Last-Event-ID`.
+
+Source: trigger.dev/docs, "Realtime streams"; npm `@trigger.dev/core` 4.8.3 (`v3/apiClient/runStream.js`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from .._checkpoint import fingerprint
+from .._core.interfaces import Finished, Head, Position, Promises, Reject, Request, ResumeProtocol, StreamState, Verdict
+from .._errors import UpstreamError
+from .._events import Delta, Outcome, StreamEvent
+from ._ends import upstream_error
+
+__all__ = ["TriggerDev"]
+
+_ROUTE: Final = re.compile(r".*/realtime/v1/(?:streams|sessions)/.+")
+
+
+class TriggerDev(ResumeProtocol):
+    """
+    A stream of a Trigger.dev run or session. Version 2 streams (`X-Stream-Version`) send batches of records:
+    each record becomes one event, `event` is `"record"`, `data` its JSON and `sequence` its `seq_num`.
+
+    Nothing in the stream marks its end: a clean close is the end, `COMPLETED` with the header `X-Session-Settled`, else `ENDED`.
+    So a proxy that closes cleanly in between two events is believed; every other cut is resumed.
+    A record that a task wrote twice carries the same id in its body, and its repeat is dropped at any time.
+    Command records of the storage below (S2) are no data and are not delivered; hence a hole cannot be told by the numbers.
+
+    >>> TriggerDev()
+    <TriggerDev: resumable>
+
+    Source: trigger.dev/docs, "Realtime streams"; npm `@trigger.dev/core` 4.8.3.
+    """
+
+    sequence = None
+    unique_ids = True
+    identifies_by_event = False
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=False)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        route = _ROUTE.fullmatch(urlsplit(request.url).path)
+        return request.method == "GET" and bool(route) and head.content_type == "text/event-stream"
+
+    # -- reading
+
+    def place(self, events: Sequence[Any]) -> None:
+        # A place must be able to lie between two records: take the batches apart.
+        if isinstance(events, list):
+            events[:] = [record for event in events for record in _records(event)]
+        super().place(events)
+
+    def position(self, event: Any) -> Position:
+        if event.event != "record":
+            return Position(event.own_id, None, event.own_id)
+        number = _object(event.data).get("seq_num")
+        if type(number) is not int:
+            return Position(None)
+        written = _written(event).get("id")
+        return Position(str(number), number, written if isinstance(written, str) and written else f"#{number}")
+
+    def fingerprint(self, event: Any) -> str:
+        if event.event != "record":
+            return super().fingerprint(event)
+        # What was written twice has another number and another time.
+        record = _object(event.data)
+        return fingerprint("record", json.dumps([record.get("body"), record.get("headers") or []]))
+
+    def error(self, event: Any) -> UpstreamError | None:
+        if event.event != "error":
+            return None
+        body = _object(event.data)
+        return upstream_error(body or {"message": event.data}, body or event.data)
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        chunk: Any = _written(event).get("data") if event.event == "record" else _value(event.data)
+        if isinstance(chunk, dict) and chunk.get("type") == "text-delta":
+            # A part of the AI SDK, whose streams tasks often pipe: `text` before its version 5.
+            chunk = chunk.get("delta", chunk.get("text"))
+        return (Delta("text", chunk),) if isinstance(chunk, str) and chunk else ()
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        # "latest" asks for another start than the one that we name.
+        headers: dict[str, str | None] = {"X-Trigger-Stream-Start": None} if state.cursor is not None else {}
+        if state.cursor is not None:
+            headers["Last-Event-ID"] = state.cursor
+        return Request(method="GET", url=state.url, headers=headers, repeat="all") if state.method == "GET" else None
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        # The SDK never tries these again; 404 and 410 to a resume are the core's (the stream is gone).
+        return Reject() if status in (400, 409, 422) else None
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        settled = state.head is not None and state.head.headers.get("x-session-settled", "").lower() == "true"
+        return Finished(Outcome.COMPLETED if settled else Outcome.ENDED)
+
+
+def _records(event: Any) -> Iterator[Any]:
+    records = _object(event.data).get("records") if event.event == "batch" else None
+    if not isinstance(records, list):
+        yield event
+        return
+    for record in records:
+        headers = record.get("headers") if isinstance(record, dict) else None
+        if not (headers and headers[0] and headers[0][0] == ""):
+            yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+
+
+def _value(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return text
+
+
+def _object(text: Any) -> dict[str, Any]:
+    value = _value(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _written(event: Any) -> dict[str, Any]:
+    """What the task wrote: `{"id", "data"}` in the body of a record; nothing in a control record."""
+    return _object(_object(event.data).get("body"))
