@@ -53,6 +53,7 @@ from .replay import ReplayFromZero
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
 from .trigger_dev import TriggerDev
+from .upstash import UpstashRealtime
 from .workflow import WorkflowRun
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "Agno",
     "Letta",
     "TriggerDev",
+    "UpstashRealtime",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -24,6 +24,7 @@ from .openai_responses import OpenAIResponses
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
 from .trigger_dev import TriggerDev
+from .upstash import UpstashRealtime
 from .workflow import WorkflowRun
 
 __all__ = ["detect", "named"]
@@ -49,6 +50,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     Agno,
     Letta,
     TriggerDev,
+    UpstashRealtime,
     LastEventID,
     OllamaNDJSON,
     NDJSON,
