@@ -52,6 +52,7 @@ from .openai_responses import OpenAIResponses
 from .replay import ReplayFromZero
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
+from .tanstack import TanStackAI, TanStackAINDJSON
 from .trigger_dev import TriggerDev
 from .upstash import UpstashRealtime
 from .workflow import WorkflowRun
@@ -85,6 +86,8 @@ __all__ = [
     "Letta",
     "TriggerDev",
     "UpstashRealtime",
+    "TanStackAI",
+    "TanStackAINDJSON",
     # to write your own
     "ResumeProtocol",
     "Request",

@@ -23,6 +23,7 @@ from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
+from .tanstack import TanStackAI, TanStackAINDJSON
 from .trigger_dev import TriggerDev
 from .upstash import UpstashRealtime
 from .workflow import WorkflowRun
@@ -51,6 +52,8 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     Letta,
     TriggerDev,
     UpstashRealtime,
+    TanStackAI,
+    TanStackAINDJSON,
     LastEventID,
     OllamaNDJSON,
     NDJSON,

@@ -1,0 +1,163 @@
+"""
+TanStack AI with a durable log: each chunk has an offset, and the same request with `Last-Event-ID` replays what follows it.
+
+Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 (`stream-to-response.ts`, `stream-durability.ts`) and
+`@tanstack/ai-client` (`connection-adapters.ts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+from urllib.parse import parse_qs, urlsplit
+
+from .._core.interfaces import (
+    Ask,
+    Head,
+    Position,
+    Promises,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Settled,
+    StreamState,
+    Verdict,
+)
+from .._errors import UpstreamError
+from .._events import Delta, Item, Outcome
+from ._ends import upstream_error
+
+__all__ = ["TanStackAI", "TanStackAINDJSON"]
+
+_DELTAS: Final[Mapping[str, Any]] = {
+    "TEXT_MESSAGE_CONTENT": "text",
+    "REASONING_MESSAGE_CONTENT": "reasoning",
+    "TOOL_CALL_ARGS": "tool",
+}
+
+
+class TanStackAI(ResumeProtocol):
+    """
+    A TanStack AI route that answers with server-sent events and keeps a log of its runs (`durability`).
+
+    It resumes as TanStack's own client does: the first request once more, with the last offset as `Last-Event-ID`.
+    The route then replays from its log and starts no model call. This holds for a POST too, and naming this protocol declares it.
+    A route without `durability` sends no offsets; nothing is repeated there, and a cut is `StreamInterrupted`.
+
+    An agent sends a `RUN_FINISHED` for each of its turns, so it is read on to the close. A cut behind one that says
+    `tool_calls` is a cut; a clean close there is asked about once, since the tools may be the caller's: then `ENDED`.
+    `RUN_ERROR` is `FAILED` (`CANCELLED` with the code `aborted`), a run that the server forgot is `UpstreamError`.
+
+    >>> TanStackAI()
+    <TanStackAI: resumable, has_end>
+
+    Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 and `@tanstack/ai-client`.
+    """
+
+    sequence = None
+    keeps = frozenset({"turn"})
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=False, has_end=True)
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        # Only a join is told by its query. A POST looks like any AG-UI run, and those must not be repeated on suspicion.
+        query = parse_qs(urlsplit(request.url).query)
+        return request.method == "GET" and {"offset", "runId"} <= query.keys() and head.content_type in self.content_types
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        # Of the newest event: does it end a turn whose tools are still to be called?
+        if not isinstance(source, Head):
+            if _turn(self.chunk(source)):
+                state.extra["turn"] = "tools"
+            else:
+                state.extra.pop("turn", None)
+
+    # -- reading
+
+    def chunk(self, event: Any) -> dict[str, Any]:
+        """The AG-UI event in an event of the wire."""
+        try:
+            chunk = event.json()
+        except ValueError:
+            return {}
+        return chunk if isinstance(chunk, dict) else {}
+
+    def end(self, event: Any) -> Outcome | Settled | None:
+        if '"RUN_' not in event.data:
+            return None
+        chunk = self.chunk(event)
+        match chunk.get("type"):
+            case "RUN_ERROR":
+                return Settled(Outcome.CANCELLED if chunk.get("code") == "aborted" else Outcome.FAILED)
+            case "RUN_FINISHED" if not _turn(chunk):
+                outcome = chunk.get("outcome")
+                waits = isinstance(outcome, dict) and outcome.get("type") == "interrupt"
+                early = waits or _reason(chunk) in ("length", "content_filter")
+                return Settled(Outcome.INCOMPLETE if early else Outcome.COMPLETED)
+        return None
+
+    def error(self, event: Any) -> UpstreamError | None:
+        if '"RUN_ERROR"' not in event.data:
+            return None
+        chunk = self.chunk(event)
+        text = str(chunk.get("message", ""))
+        # It concerns the log, not the run, which may have ended well.
+        forgot = chunk.get("type") == "RUN_ERROR" and text.startswith(("Unknown or expired", "Memory stream"))
+        return upstream_error({"type": "unknown run", "message": text}, chunk) if forgot else None
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        chunk = self.chunk(event)
+        kind, text = _DELTAS.get(str(chunk.get("type"))), chunk.get("delta")
+        return (Delta(kind, text),) if kind is not None and isinstance(text, str) and text else ()
+
+    # -- going on
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        if state.cursor is None:
+            return None
+        return Request(method=state.method, url=state.url, headers={"Last-Event-ID": state.cursor}, repeat="all")
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        # A log that is open holds the connection, so an empty answer says that it is closed.
+        return Ask() if "turn" in state.extra else Resume()
+
+
+class TanStackAINDJSON(TanStackAI):
+    """
+    The same over newline-delimited JSON (`toHttpResponse`): each line is `{"id": offset, "chunk": event}`.
+
+    >>> TanStackAINDJSON()
+    <TanStackAINDJSON: resumable, has_end>
+
+    Source: npm `@tanstack/ai` 0.58.0, `ndjsonEncoders`.
+    """
+
+    framing = "ndjson"
+    accept = "application/x-ndjson"
+    content_types: ClassVar[tuple[str, ...]] = ("application/x-ndjson", "application/json", "text/plain")
+
+    def position(self, event: Any) -> Position:
+        envelope = super().chunk(event)
+        offset = envelope.get("id") if "chunk" in envelope else None
+        # An empty offset takes the place back, as an empty id does in server-sent events.
+        return Position(offset, None, offset or None) if isinstance(offset, str) else Position(None)
+
+    def chunk(self, event: Any) -> dict[str, Any]:
+        envelope = super().chunk(event)
+        chunk = envelope.get("chunk", envelope)
+        return chunk if isinstance(chunk, dict) else {}
+
+
+def _reason(chunk: dict[str, Any]) -> Any:
+    """Why the model stopped: in the event, or in its metadata on newer routes."""
+    if "finishReason" in chunk:
+        return chunk["finishReason"]
+    metadata = chunk.get("metadata")
+    own = metadata.get("tanstack") if isinstance(metadata, dict) else None
+    return own.get("finishReason") if isinstance(own, dict) else None
+
+
+def _turn(chunk: dict[str, Any]) -> bool:
+    return chunk.get("type") == "RUN_FINISHED" and _reason(chunk) == "tool_calls"
