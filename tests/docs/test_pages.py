@@ -14,6 +14,7 @@ import yaml
 import resumable_stream as rs
 from resumable_stream import protocols
 from resumable_stream._core import actions
+from resumable_stream.protocols import _detect
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -109,6 +110,17 @@ def test_every_protocol_is_in_the_readme() -> None:
     table = section((ROOT / "README.md").read_text(), "## Protocols")
     ready = [name for name in protocols.__all__ if _is_ready_made(name)]
     assert re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE) == ready
+
+
+def test_the_table_of_detection_is_in_the_order_of_detection() -> None:
+    table = (DOCS / "protocols/index.md").read_text()
+    listed = re.findall(r"^\| \[`(\w+)`\].*\| (yes|no) \|$", table, re.MULTILINE)
+    expected = [(each.__name__, "yes" if _cancels(each) else "no") for each in _detect._CANDIDATES]
+    assert listed == expected
+
+
+def _cancels(protocol: type[protocols.ResumeProtocol]) -> bool:
+    return protocol.cancel_request is not protocols.ResumeProtocol.cancel_request
 
 
 def _is_ready_made(name: str) -> bool:
