@@ -33,6 +33,7 @@ from .._core.interfaces import (
     Reject,
     Request,
     Resume,
+    Retry,
     Settled,
     Snapshot,
     StreamState,
@@ -240,11 +241,13 @@ class OpenAIResponses(CursorProtocol):
     def snapshot_request(self, state: StreamState) -> Request | None:
         return self.status_request(state)
 
-    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
         response = _object(_parse(answer.body))
         status = response.get("status")
-        if status not in _FINAL:
+        if status in ("queued", "in_progress"):
             # What it has so far is not what follows the cursor.
+            return Retry(f"the response is still {status}")
+        if status not in _FINAL:
             return None
         return Snapshot(tuple(_stored(response)), reset=state.offset > 0, outcome=_FINAL[status])
 

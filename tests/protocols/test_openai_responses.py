@@ -29,7 +29,7 @@ from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols.openai_responses import OpenAIResponses
 from resumable_stream.testing import Fault, FlakyServer
 
-from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, run
+from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, policy, run
 
 if TYPE_CHECKING:
     from resumable_stream.testing.server import RecordedRequest
@@ -518,13 +518,22 @@ def test_a_response_too_old_to_be_streamed_is_delivered_from_its_stored_result()
     assert {event.cursor for event in again} == {None}
 
 
-def test_a_response_that_still_runs_has_no_result_to_deliver() -> None:
+def test_a_response_that_still_runs_is_asked_for_until_its_result_is_there() -> None:
+    server = Responses(cuts=[(1100, "rst")], refuse=(400, OLD), status=("queued", "in_progress", "completed"))
+    result = run(stream(server, on_lost="snapshot"))
+    assert result.outcome is Outcome.COMPLETED
+    assert any(event.reset for event in result.events)
+
+
+def test_a_response_that_never_ends_is_asked_for_under_the_policy() -> None:
     server = Responses(cuts=[(1100, "rst")], refuse=(400, OLD), status=("in_progress",))
-    assert isinstance(run(stream(server, on_lost="snapshot")).error, CursorExpired)
+    error = run(stream(server, on_lost="snapshot", delay=policy(3))).error
+    assert isinstance(error, RetriesExhausted)
+    assert error.checkpoint is not None
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"status": "queued"}', b'{"status": "completed"}', b'{"status":"failed","output":5}']
+    "body", [b"", b"[]", b'{"status": "unheard of"}', b'{"status": "completed"}', b'{"status":"failed","output":5}']
 )
 def test_a_stored_result_of_any_shape_is_taken_or_refused(body: bytes) -> None:
     snapshot = OpenAIResponses().on_snapshot(Answer(200, {}, body), known())
