@@ -31,6 +31,9 @@ OnLost = Literal["raise", "restart", "snapshot"]
 Commit = Literal["auto", "manual"]
 Observer = Callable[[Notice], object]
 
+# What a stream is asked for with. A token that names another method was made to have it sent.
+_STREAMS = ("GET", "HEAD", "POST", "PUT", "PATCH")
+
 
 def connect(
     method: str,
@@ -150,7 +153,7 @@ def resume(
     """
     place = _checkpoint(token_or_checkpoint)
     options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
-    _check_origin(place, origin, client)
+    _check_place(place, origin, client)
     return ResumableStream(_plan("Client", place.method, place.url, client, place, options, request, merge=True))
 
 
@@ -179,7 +182,7 @@ def aresume(
     """
     place = _checkpoint(token_or_checkpoint)
     options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
-    _check_origin(place, origin, client)
+    _check_place(place, origin, client)
     return AsyncResumableStream(_plan("AsyncClient", place.method, place.url, client, place, options, request, merge=True))
 
 
@@ -275,7 +278,8 @@ def _plan(
     if unknown := sorted(set(request) - set(CALL_ARGUMENTS)):
         raise TypeError(f"unknown argument {unknown[0]!r}; a request takes {', '.join(CALL_ARGUMENTS)}")
     family = family_of(client, want=want) if client is not None else own_family()
-    absolute = family.absolute(client, method, url, None if merge else request.get("params"))
+    # The place of another process is whole; a client's own `params` would stand in place of its query.
+    absolute = family.absolute(None, method, url, None) if merge else family.absolute(client, method, url, request.get("params"))
     call = Call(dict(request), merge=merge)
     place = _checkpoint(checkpoint) if checkpoint is not None else None
     if place is not None and (seen := origin_of(place.url)) != origin_of(absolute):
@@ -344,7 +348,10 @@ def _checkpoint(given: Checkpoint | str) -> Checkpoint:
     raise TypeError(f"expected a Checkpoint or its token, got {type(given).__name__}")
 
 
-def _check_origin(place: Checkpoint, origin: str | None, client: Any) -> None:
+def _check_place(place: Checkpoint, origin: str | None, client: Any) -> None:
+    """A token may come from anywhere: nothing is sent for one that could do harm."""
+    if place.method not in _STREAMS:
+        raise ValueError(f"resume() expects the place of a {', '.join(_STREAMS)} request, got {place.method[:20]}")
     if origin is not None and not isinstance(origin, str):
         raise TypeError(f"origin must be a URL, got {origin!r}")
     base = origin if origin is not None else str(getattr(client, "base_url", "") or "")

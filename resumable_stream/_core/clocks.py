@@ -59,8 +59,16 @@ class Clocks:
         return self._at_most(self._timeouts.idle_or(resumable) if again else self._timeouts.first_event, now)
 
     def side(self, now: float) -> float | None:
-        """How long each read of a side request (status, snapshot) may take."""
+        """How long the whole answer to a side request (status, snapshot) may take."""
         return self._at_most(self._timeouts.idle_or(True), now)
+
+    def error_body(self, now: float) -> float | None:
+        """How long the body of an error may take: before the first event, what is left of the wait for that."""
+        limit, first = self.side(now), self._timeouts.first_event
+        if not self.waiting_for_first or first is None:
+            return limit
+        left = max(first - (now - self.started_at), 0.001)
+        return left if limit is None else min(limit, left)
 
     def _at_most(self, seconds: float | None, now: float) -> float | None:
         left = self.left(now)

@@ -169,7 +169,7 @@ class Machine:
         if (location := extra.get(LOCATION_KEY)) is not None:
             state.location = same_origin(location, base=state.url, origin=self._origin)
         self._sync_state()
-        self._saving.restored(ledger.place(0))
+        self._saving.restored(ledger.place(0), ledger.pending_reset)
         if checkpoint.complete:
             self.outcome = Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value))
 
@@ -322,10 +322,10 @@ class Machine:
         """
         if self._ledger is None:
             return None
-        place = self._place_of(self._ledger, taken, batch)
-        if not self._saving.due(place, now, force=force, final=self.outcome is not None, blocks=blocks):
+        place, reset = self._place_of(self._ledger, taken, batch), self._ledger.pending_reset
+        if not self._saving.due(place, reset, now, force=force, final=self.outcome is not None, blocks=blocks):
             return None
-        return act.Save(self.checkpoint(taken, batch), self._saving.begin(place))
+        return act.Save(self.checkpoint(taken, batch), self._saving.begin(place, reset))
 
     def saved(self, now: float) -> None:
         """The latest `Save` was written."""
@@ -464,7 +464,7 @@ class Machine:
             self._redirect(head, now)
         elif head.status >= 400:
             self._purpose = "status"
-            self._todo.append(act.Fetch(None, self._clocks.side(now), ERROR_BODY))
+            self._todo.append(act.Fetch(None, self._clocks.error_body(now), ERROR_BODY))
         else:
             self._judge_head(head, b"", now)
 

@@ -111,6 +111,11 @@ def test_a_method_is_taken_in_any_case(method: str) -> None:
         lambda: Timeouts(connect="auto"),  # type: ignore[arg-type]
         lambda: Timeouts(idle=float("nan")),
         lambda: Timeouts(deadline=True),
+        lambda: Timeouts(connect=float("inf")),
+        lambda: Timeouts(first_event=float("inf")),
+        lambda: Timeouts(idle=float("inf")),
+        lambda: Timeouts(stall=1e10),
+        lambda: Timeouts(deadline=float("inf")),
         lambda: Limits(window=0),
         lambda: Limits(event_bytes=1.5),  # type: ignore[arg-type]
         lambda: RetryPolicy(attempts=0),
@@ -467,6 +472,50 @@ async def test_what_the_caller_adds_is_merged_into_the_resume_request(row: Row, 
     assert request.last_event_id == "2"
 
 
+@pytest.mark.parametrize("base", [True, False], ids=["base_url", "no base_url"])
+async def test_params_of_a_resume_are_added_to_the_query_of_the_place(row: Row, flaky_server: Start, base: bool) -> None:
+    server = flaky_server(numbered(12), [Fault.cut(after_events=2, how="silence")])
+    url = server.url + "?topic=news&page=1&api_key=s3cret"
+    async with row.connect("GET", url) as stream:
+        async for event in stream:
+            if event.id == "2":
+                break
+    client = row.client(base_url=server.origin, params={"v": "1"}) if base else row.client(params={"v": "1"})
+    again = row.resume(stream.token, origin=server.origin, client=client, params={"api_key": "s3cret", "page": "2"})
+    assert ids(await row.read(again)) == ALL[2:]
+    for request in server.requests[1:]:
+        # What the caller gives wins, as in the libraries.
+        assert request.query == {"topic": "news", "page": "2", "api_key": "s3cret", "v": "1"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "plain"),
+    [
+        (LastEventID(end="close"), LastEventID()),
+        (LastEventID(end="[END]"), LastEventID()),
+        (LastEventID(end=lambda event: False), LastEventID()),
+        (LastEventID(sequence=None), LastEventID()),
+        (LastEventID(cursor_param="after"), LastEventID()),
+        (NDJSON(end="[END]"), NDJSON()),
+    ],
+    ids=["close", "marker", "callable", "sequence", "param", "ndjson"],
+)
+def test_a_token_of_a_protocol_with_options_asks_for_them(protocol: ResumeProtocol, plain: ResumeProtocol) -> None:
+    def token(read_with: ResumeProtocol) -> str:
+        content_type = "application/x-ndjson" if isinstance(read_with, NDJSON) else "text/event-stream"
+        script = ScriptedClient([Reply(headers={"content-type": content_type}, body=[b"id: 1\ndata: 1\n\n", b'{"n": 1}\n'])])
+        with script.sync() as client, rs.connect("GET", URL, client=client, protocol=read_with) as stream:
+            next(stream)
+        return stream.token
+
+    for resume in (rs.resume, rs.aresume):
+        with pytest.raises(ValueError, match=f"{protocol.name}.*protocol="):
+            resume(token(protocol), origin=URL)
+        resume(token(protocol), origin=URL, protocol=protocol)
+        # Options that are the defaults need not be told.
+        resume(token(plain), origin=URL)
+
+
 async def test_a_forged_resume_location_in_a_token_is_refused(row: Row, flaky_server: Start) -> None:
     there = flaky_server(numbered(12))
     here = flaky_server(numbered(12), location="/runs/7")
@@ -482,11 +531,53 @@ async def test_a_forged_resume_location_in_a_token_is_refused(row: Row, flaky_se
 
 async def test_a_forged_token_cannot_choose_an_unsafe_method(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12))
-    for method in ("DELETE", "PUT", "POST"):
+    for method in ("PUT", "PATCH", "POST"):
         place = Checkpoint(protocol="LastEventID", method=method, url=server.url, cursor="3", offset=3)
         with pytest.raises(rs.ResumableStreamError):
             await row.read(row.resume(place, origin=server.origin))
     assert {request.method for request in server.requests} <= {"GET"}
+
+
+@pytest.mark.parametrize("method", ["DELETE", "OPTIONS", "TRACE", "CONNECT", "MKCOL"])
+def test_a_token_of_another_method_is_refused(method: str) -> None:
+    token = Checkpoint(protocol="LastEventID", method=method, url=URL, offset=3).token()
+    for resume in (rs.resume, rs.aresume):
+        with pytest.raises(ValueError, match="GET, HEAD, POST"):
+            resume(token, origin=URL)
+
+
+@pytest.mark.parametrize("method", ["QUERY", "DELETE"])
+async def test_a_place_of_another_method_goes_on_by_its_own_call(row: Row, scripted_client: Scripted, method: str) -> None:
+    token = Checkpoint(protocol="LastEventID", method=method, url=URL, cursor="3", offset=3).token()
+    script = scripted_client([Reply(body=[b"id: 4\ndata: 4\n\n", b"data: [DONE]\n\n"])], row.family)
+    stream = row.connect(method, URL, client=row.scripted(script), checkpoint=token, protocol=LastEventID(resume=URL))
+    assert ids(await row.read(stream))[0] == "4"
+
+
+@pytest.mark.parametrize("options", [{"on_lost": "restart"}, {"headers": {"Idempotency-Key": "k"}}, {"on_lost": "snapshot"}])
+@pytest.mark.parametrize("offset", [0, 3])
+async def test_what_a_forged_token_names_is_not_started(
+    row: Row, scripted_client: Scripted, options: dict[str, Any], offset: int
+) -> None:
+    script = scripted_client([], row.family)
+    token = Checkpoint(protocol="LastEventID", method="POST", url=URL, offset=offset).token()
+    stream = row.resume(token, origin=URL, client=row.scripted(script), json={"all": True}, **options)
+    with pytest.raises(rs.ResumableStreamError):
+        await row.read(stream)
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+@pytest.mark.parametrize("given", ["call", "client", "callable"])
+@pytest.mark.parametrize("range", ["bytes=100-", "bytes=0-49"])
+async def test_a_range_of_the_callers_own_is_refused(row: Row, flaky_server: Start, given: str, range: str) -> None:
+    server = flaky_server(bytes(200), format="bytes", etag='"v1"')
+    headers: Any = {"Range": range}
+    client = row.client(headers=headers if given == "client" else None)
+    options: dict[str, Any] = {"call": {"headers": headers}, "client": {}, "callable": {"headers": lambda: headers}}[given]
+    for protocol in (None, ByteRange()):
+        with pytest.raises((rs.ResponseRejected, ValueError), match="(?i)range"):
+            await row.read(row.connect("GET", server.url, client=client, protocol=protocol, **options))
 
 
 async def test_the_checkpoint_is_small_whatever_the_server_sends(row: Row, scripted_client: Scripted) -> None:

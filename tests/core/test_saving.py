@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from resumable_stream._checkpoint import Checkpoint
+from resumable_stream._core.ledger import NOWHERE, Place
+from resumable_stream._core.saving import Saving
+from resumable_stream._core.settings import Settings
 from resumable_stream._events import Outcome
-from resumable_stream._settings import Limits
+from resumable_stream._settings import Limits, Timeouts
 
-from .simulation import DROPPED, EventServer, Reply, Stream, Wait, ev, evs, run, script, transcript
+from .simulation import DROPPED, EventServer, Reply, Stream, Wait, ev, evs, policy, run, script, transcript
 
 DONE = ev("[DONE]")
 
@@ -176,3 +179,17 @@ def test_a_finished_stream_of_another_process_is_not_saved_again() -> None:
     second = saving(checkpoint=first.saves[-1].checkpoint)
     assert run(second).outcome is Outcome.COMPLETED
     assert all(save.checkpoint == first.saves[-1].checkpoint for save in second.saves)
+
+
+def test_a_pending_reset_is_worth_a_save_though_the_place_is_the_beginning() -> None:
+    settings = Settings(
+        timeouts=Timeouts(), limits=Limits(), delay=policy(), jitter=float, statuses=frozenset(), max_server_wait=60.0,
+        saving=True, save_interval=3_600.0,
+    )  # fmt: skip
+    saving, nowhere = Saving(settings), Place._make(NOWHERE)
+    assert not saving.due(nowhere, None, 1.0, force=True, final=False, blocks=None)
+    assert saving.due(nowhere, 0, 1.0, force=True, final=False, blocks=None)
+    saving.begin(nowhere, 0)
+    saving.done(1.0)
+    assert not saving.due(nowhere, 0, 2.0, force=True, final=False, blocks=None)
+    assert saving.due(nowhere, None, 2.0, force=True, final=False, blocks=None)

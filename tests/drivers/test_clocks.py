@@ -181,6 +181,23 @@ async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, sched
     assert rest == ALL[caught.value.checkpoint.offset :]
 
 
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+@pytest.mark.parametrize(("clock", "status"), [("deadline", 500), ("idle", 404), ("first_event", 500)])
+async def test_the_body_of_an_error_answer_that_drips_is_not_waited_for(
+    row: Row, flaky_server: Start, clock: str, status: int
+) -> None:
+    server = flaky_server(numbered(12), [Fault.status(status, body=b"x" * 400)], chunk_bytes=1, pace=0.01)
+    timeouts = Timeouts(**{clock: 0.05})
+    # Without its body the status is known all the same.
+    kind = rs.DeadlineExceeded if clock == "deadline" else rs.ResumableStreamError
+    with Stopwatch(0.05), pytest.raises(kind) as caught:
+        await row.read(row.connect("GET", server.url, timeouts=timeouts, retry=rs.RetryPolicy(attempts=1)))
+    assert caught.value.checkpoint is not None
+    assert len(server.requests) == 1
+    await row.close_clients()
+    assert server.wait_disconnected()
+
+
 async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), no_content_at_end=True, pace=0.0)
     clocks = Timeouts(first_event=0.08, idle=0.08, stall=0.08)
