@@ -9,12 +9,13 @@ import pytest
 
 from resumable_stream._checkpoint import fingerprint
 from resumable_stream._core.actions import CursorIgnored, DuplicateDropped, NumberingStopped
+from resumable_stream._core.memory import KEPT_BYTES
 from resumable_stream._errors import ReplayDiverged, RetriesExhausted
 from resumable_stream._events import Outcome
 from resumable_stream._settings import Limits, Timeouts
 from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero, ResumeProtocol
 
-from .simulation import EventServer, Reply, Stream, Wait, ev, evs, play, policy, rows_of, run, seqs, transcript
+from .simulation import EventServer, Reply, Stream, Wait, ev, evs, play, policy, rows_of, run, script, seqs, transcript
 
 DONE = ev("[DONE]")
 NAMED = LastEventID(end="[DONE]")
@@ -181,6 +182,54 @@ def test_a_protocol_may_leave_volatile_fields_out() -> None:
         protocol=Stamped(end="[DONE]"),
     )
     assert [event.data[:12] for event in result.events] == ['{"text": "a"', '{"text": "b"', '{"text": "c"', "[DONE]"]
+
+
+class Counting(LastEventID):
+    """Counts the digests that were taken."""
+
+    calls = 0
+
+    def fingerprint(self, event: Any) -> str:
+        self.calls += 1
+        return super().fingerprint(event)
+
+
+@pytest.mark.parametrize("named", ["{n}", "i{n}", "i{n} now and then"])
+@pytest.mark.parametrize("sequence", ["auto", None])
+def test_a_replay_costs_each_event_a_few_digests(named: str, sequence: Any) -> None:
+    def digests(count: int) -> float:
+        def block(n: int) -> bytes:
+            return ev(f"token {n}", None if n % 4 and "now" in named else named.split(" ")[0].format(n=n))
+
+        protocol = Counting(end="[DONE]", sequence=sequence)
+        blocks = [block(n) for n in range(1, count + 1)]
+        # The server goes back almost to the start.
+        result = play(Reply([b"".join(blocks), "rst"]), Reply([b"".join(blocks[7:]) + DONE]), protocol=protocol)
+        assert len(result.events) == count + 1
+        assert result.stream.machine.stats.duplicates == count - 7
+        return protocol.calls / count
+
+    assert digests(100) <= 4
+    assert digests(800) <= 4
+
+
+@pytest.mark.parametrize("length", [10, 256, 257, 3_000])
+def test_an_event_with_a_long_id_is_known_when_it_comes_again(length: int) -> None:
+    names = [f"{n}".rjust(length, "x") for n in range(6)]
+    first = b"".join(ev(f"d{n}", name) for n, name in enumerate(names))
+    result = play(Reply([first, "rst"]), Reply([first + ev("new", "y" * length) + DONE]), protocol=NAMED)
+    assert result.data == [*(f"d{n}" for n in range(6)), "new", "[DONE]"]
+
+
+def test_long_ids_are_not_kept() -> None:
+    size, count = 100_000, 100
+    names = [f"{n}".rjust(size, "x") for n in range(count)]
+    chunks = [ev(f"d{n}", name) for n, name in enumerate(names)]
+    stream = Stream(script(Reply([*chunks, "rst"]), Reply([*chunks[-3:], ev("new", "y" * size), DONE])), protocol=NAMED)
+    events = [event.data for event in stream]
+    assert events == [*(f"d{n}" for n in range(count)), "new", "[DONE]"]
+    kept = sum(len(item.own_id or "") for item in stream.machine._ledger._memory.items)
+    assert kept <= KEPT_BYTES + size, "10 MB of ids came"
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

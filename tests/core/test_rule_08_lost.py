@@ -15,7 +15,7 @@ from resumable_stream._errors import CursorExpired, GapError, NotResumable, Retr
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID
 
-from .simulation import DROPPED, Reply, Stream, ev, evs, play, policy, run, script, seqs
+from .simulation import DROPPED, Reply, Sent, Stream, ev, evs, play, policy, run, script, seqs
 
 DONE = ev("[DONE]")
 NAMED = LastEventID(end="[DONE]")
@@ -126,6 +126,19 @@ def test_the_reset_is_marked_even_if_the_restart_needs_several_connections() -> 
     assert result.events[1].reset
 
 
+def test_a_restart_that_another_process_finishes_is_marked_there() -> None:
+    failed = play(Reply([evs(1, 3), "rst"]), gone(), Reply(status=400, type=""), on_lost="restart")
+    assert failed.error is not None and failed.error.checkpoint is not None
+    place = Checkpoint.from_token(failed.error.checkpoint.token())
+    assert (place.offset, place.cursor) == (0, None)
+    stream = Stream(script(Reply([evs(1, 5) + DONE])), checkpoint=place)
+    events = list(stream)
+    assert [(event.data, event.offset, event.reset) for event in events[:2]] == [("d1", 0, True), ("d2", 1, False)]
+    assert not any(event.reset for event in events[1:])
+    # It is said once.
+    assert "reset" not in stream.checkpoint.extra
+
+
 def test_the_place_after_a_restart_is_in_the_new_run() -> None:
     stream = Stream(script(Reply([evs(1, 3), "rst"]), gone(), Reply([ev("n1", "x1") + ev("n2")])), on_lost="restart")
     for _ in range(5):
@@ -225,6 +238,33 @@ def test_a_snapshot_of_a_run_that_still_runs_goes_on_by_resuming() -> None:
     )
     assert [event.sequence for event in result.events] == [1, 2, 3, 4, 5, None]
     assert result.stream.sent[-1].params == {"after": "4"}
+
+
+@pytest.mark.parametrize("numbers", [[], [1, 2]], ids=["nothing", "what is known"])
+def test_a_snapshot_of_a_run_that_still_runs_and_brings_nothing_new_is_a_failed_attempt(numbers: list[int]) -> None:
+    def server(sent: Sent) -> Reply:
+        if sent.side:
+            return result_of(numbers, reset=False, outcome=None)
+        return gone() if sent.params else Reply([seqs(1, 2), "rst"])
+
+    protocol = Stored(sequence="contiguous")
+    result = run(Stream(server, protocol=protocol, on_lost="snapshot", delay=policy(3)))
+    assert isinstance(result.error, RetriesExhausted)
+    assert [event.sequence for event in result.events] == [1, 2]
+    assert len(result.stream.sent) <= 10
+    assert result.stream.sleeps
+
+
+def test_snapshots_that_replace_everything_again_and_again_end_bounded() -> None:
+    def server(sent: Sent) -> Reply:
+        if sent.side:
+            return result_of([1, 2, 3], reset=True, outcome=None)
+        return gone() if sent.params else Reply([seqs(1, 2), "rst"])
+
+    result = run(Stream(server, protocol=Stored(), on_lost="snapshot", delay=policy(3)))
+    assert isinstance(result.error, RetriesExhausted)
+    assert len(result.stream.sent) <= 12
+    assert result.stream.sleeps
 
 
 def test_an_empty_remainder_is_an_end() -> None:

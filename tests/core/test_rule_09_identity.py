@@ -213,6 +213,16 @@ def test_a_rejection_whose_body_breaks_is_still_one() -> None:
     assert error.status == 400
 
 
+@pytest.mark.parametrize("header", ["location", "content-location"])
+def test_a_rejection_with_an_odd_url_in_its_headers_is_still_one(header: str) -> None:
+    result = play(status(404, **{header: "http://[oops/", "x-other": "1"}))
+    assert isinstance(result.error, ResponseRejected)
+    assert result.error.status == 404
+    assert result.error.checkpoint is not None
+    assert header not in result.error.headers
+    assert result.error.headers["x-other"] == "1"
+
+
 def test_the_statuses_are_the_callers() -> None:
     assert play(status(404), GOOD, statuses=frozenset({404})).outcome is Outcome.COMPLETED
     assert isinstance(play(status(503), statuses=frozenset()).error, ResponseRejected)

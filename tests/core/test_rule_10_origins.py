@@ -8,12 +8,12 @@ import pytest
 
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Request, StreamState
-from resumable_stream._errors import OriginMismatch, ResponseRejected
+from resumable_stream._errors import OriginMismatch, ResponseRejected, ResumableStreamError
 from resumable_stream._events import Outcome
 from resumable_stream._settings import Limits
 from resumable_stream.protocols import CursorProtocol, LastEventID
 
-from .simulation import URL, Reply, Stream, ev, evs, play, run
+from .simulation import DROPPED, NO_ANSWER, UNSENT, URL, Reply, Stream, ev, evs, play, run
 
 DONE = ev("[DONE]")
 GOOD = Reply([evs(1, 1), DONE])
@@ -54,6 +54,34 @@ def test_a_post_keeps_its_body_through_a_307(status: int) -> None:
 def test_a_post_becomes_a_get_through_a_303(status: int) -> None:
     result = play(to("/result", status), GOOD, **BODY)
     assert (result.stream.sent[1].method, result.stream.sent[1].json) == ("GET", None)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+@pytest.mark.parametrize(
+    "failure",
+    [Reply(status=503, type=""), Reply(status=429, type=""), Reply(status=401, type=""), UNSENT, DROPPED, NO_ANSWER],
+    ids=["503", "429", "401", "unsent", "dropped", "no answer"],
+)
+def test_a_post_that_a_redirect_has_answered_is_not_sent_again(status: int, failure: Any) -> None:
+    """The redirect is the acceptance: what fails behind it is a GET, and that alone is repeated."""
+    result = play(to("/jobs/1", status), failure, GOOD, refreshable=True, **BODY)
+    assert [(sent.method, sent.path) for sent in result.stream.sent] == [
+        ("POST", "/stream"),
+        ("GET", "/jobs/1"),
+        ("GET", "/jobs/1"),
+    ]
+    assert result.outcome is Outcome.COMPLETED
+
+
+def test_a_post_that_a_redirect_has_answered_is_sent_again_only_by_a_restart() -> None:
+    steps = [to("/jobs/1", 303), Reply([ev("a") + ev("b"), "rst"]), to("/jobs/2", 303), Reply(status=503, type=""), GOOD]
+    result = play(*steps, on_lost="restart", **BODY)
+    sent = [(sent.method, sent.path) for sent in result.stream.sent]
+    assert sent == [("POST", "/stream"), ("GET", "/jobs/1"), ("POST", "/stream"), ("GET", "/jobs/2"), ("GET", "/jobs/2")]
+    assert [event.reset for event in result.events] == [False, False, True, False]
+    failed = play(*steps[:2], **BODY)
+    assert isinstance(failed.error, ResumableStreamError)
+    assert len(failed.stream.sent) == 2
 
 
 def test_another_origin_gets_a_bare_request() -> None:
@@ -247,6 +275,28 @@ def test_a_checkpoint_cannot_name_another_place() -> None:
     stream = Stream(lambda sent: Reply([DONE]), method="POST", checkpoint=home)
     assert run(stream).outcome is Outcome.COMPLETED
     assert [(sent.method, sent.path, sent.cursor) for sent in stream.sent] == [("GET", "/runs/1", "1")]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    "options", [{}, {"on_lost": "restart"}, {"idempotent": True}, {"on_lost": "restart", "idempotent": True}]
+)
+@pytest.mark.parametrize("offset", [0, 3])
+def test_what_a_token_names_is_never_started(method: str, options: dict[str, Any], offset: int) -> None:
+    """Method and URL of a first request are the token's, and a token can be forged."""
+    checkpoint = Checkpoint(protocol="LastEventID", method=method, url=URL, offset=offset)
+    stream = Stream(lambda sent: GOOD, method=method, checkpoint=checkpoint, started_elsewhere=True, **options)
+    assert isinstance(run(stream).error, ResumableStreamError)
+    assert stream.sent == []
+
+
+def test_a_resume_that_fails_does_not_start_what_a_token_names() -> None:
+    extra = {"location": "https://api.example.com/runs/1"}
+    checkpoint = Checkpoint(protocol="LastEventID", method="POST", url=URL, cursor="1", offset=1, extra=extra)
+    gone = Reply(status=410, type="")
+    stream = Stream(lambda sent: gone, method="POST", checkpoint=checkpoint, started_elsewhere=True, on_lost="restart")
+    assert isinstance(run(stream).error, ResumableStreamError)
+    assert [(sent.method, sent.path) for sent in stream.sent] == [("GET", "/runs/1")]
 
 
 def test_errors_name_no_secret() -> None:

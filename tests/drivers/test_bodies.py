@@ -60,6 +60,18 @@ async def test_a_coded_body_is_decoded_although_identity_was_asked(
     assert script.requests[1].last_event_id == "5"
 
 
+@pytest.mark.parametrize("cut", [None, 7], ids=["whole", "in pieces"])
+async def test_a_coded_body_of_several_members_is_decoded_to_its_end(
+    row: Row, scripted_client: Scripted, cut: int | None
+) -> None:
+    packed = b"".join(map(gzip.compress, [*FRAMES, b"data: [DONE]\n\n"]))
+    parts = [packed] if cut is None else [packed[at : at + cut] for at in range(0, len(packed), cut)]
+    script = scripted_client([Reply(headers={**SSE, "content-encoding": "gzip"}, body=parts)], row.family)
+    stream = row.connect("POST", "https://example.com/s", client=row.scripted(script), protocol=LastEventID(end="[DONE]"))
+    assert await ids(row, stream) == [*ALL, "12"]
+    assert stream.outcome is Outcome.COMPLETED
+
+
 async def test_events_of_a_coded_body_come_one_by_one(row: Row, scripted_client: Scripted) -> None:
     seen: list[str] = []
     marks: list[int] = []

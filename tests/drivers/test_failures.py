@@ -133,6 +133,60 @@ async def test_an_exception_of_a_callable_for_headers_is_the_callers(row: Row, s
     assert ids(await row.read(again)) == ["2"]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_os_error_of_a_callable_for_headers_is_not_the_networks(
+    row: Row, scripted_client: Scripted, method: str
+) -> None:
+    def headers() -> dict[str, str]:
+        raise FileNotFoundError("no token file")
+
+    script = scripted_client([WHOLE], row.family)
+    with pytest.raises(FileNotFoundError, match="no token file"):
+        await row.connect(method, URL, client=row.scripted(script), headers=headers).open()
+    assert script.requests == []
+
+
+async def test_after_an_os_error_of_a_callable_for_headers_the_stream_can_go_on(row: Row, scripted_client: Scripted) -> None:
+    missing = True
+    calls = 0
+
+    def headers() -> dict[str, str]:
+        nonlocal calls
+        calls += 1
+        if calls > 1 and missing:
+            raise FileNotFoundError("no token file")
+        return {"authorization": "Bearer 1"}
+
+    script = scripted_client(
+        [Reply(body=[b"id: 1\ndata: 1\n\n", "read_error"]), Reply(body=[b"id: 2\ndata: [DONE]\n\n"])], row.family
+    )
+    seen = []
+    async with row.connect("GET", URL, client=row.scripted(script), headers=headers) as stream:
+        seen.append((await anext(stream)).id)
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                await anext(stream)
+            assert len(script.requests) == 1
+        missing = False
+        seen += [event.id async for event in stream]
+    assert seen == ["1", "2"]
+    assert stream.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("given", ["mapping", "callable"])
+async def test_a_header_with_a_line_break_is_named_and_nothing_sent(
+    row: Row, scripted_client: Scripted, method: str, given: str
+) -> None:
+    script = scripted_client([WHOLE], row.family)
+    headers: Any = {"X-Team": "s3cret\nX-Evil: 1"}
+    client = row.scripted(script)
+    with pytest.raises(ValueError, match="(?i)x-team") as caught:
+        await row.connect(method, URL, client=client, headers=headers if given == "mapping" else lambda: headers).open()
+    assert "s3cret" not in str(caught.value)
+    assert script.requests == []
+
+
 async def test_an_exception_of_a_callable_in_the_protocol_is_the_callers_and_loses_nothing(
     row: Row, scripted_client: Scripted
 ) -> None:

@@ -20,6 +20,7 @@ import anyio
 import pytest
 
 import resumable_stream as rs
+from resumable_stream.protocols import LastEventID
 from resumable_stream.stores import FileStore, MemoryStore
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
 
@@ -659,6 +660,66 @@ async def test_an_exception_of_the_observer_leaves_like_one_of_the_loop_body(row
     assert seen == ALL[:5]
     assert stream.checkpoint.offset == 5
     assert await rest(row, stream) == ALL[5:]
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+@pytest.mark.parametrize("kind", ["Disconnected", "Retrying", "Connected", "Finished"])
+@pytest.mark.parametrize("nth", [1, 3])
+async def test_after_an_exception_of_the_observer_the_stream_can_go_on(
+    row: Row, flaky_server: Start, kind: str, nth: int
+) -> None:
+    schedule = [Fault.cut(after_events=5), Fault.no_answer(), Fault.status(503), Fault.cut(after_events=3)]
+    server = flaky_server(numbered(12), schedule, no_content_at_end=True)
+    told: list[str] = []
+
+    def observer(notice: rs.Notice) -> None:
+        if type(notice).__name__ == kind:
+            told.append(kind)
+            # The first one comes while the stream is opened, and nothing can go on then.
+            if len(told) == nth + (kind == "Connected"):
+                raise Boom
+
+    seen = []
+    caught = 0
+    async with row.connect("GET", server.url, observer=observer) as stream:
+        for _ in range(2):
+            try:
+                async for event in stream:
+                    seen.append(event.id)
+                break
+            except Boom:
+                caught += 1
+    assert seen == ALL
+    assert caught == (1 if len(told) >= nth + (kind == "Connected") else 0)
+    assert stream.outcome is rs.Outcome.ENDED
+
+
+async def test_an_exception_of_the_observer_before_a_connection_is_dropped_leaves_none_open(
+    row: Row, flaky_server: Start
+) -> None:
+    events = [event for event in numbered(9) if event.id != "4"]
+    server = flaky_server(events, hold_open=True, pace=0.0)
+    struck = False
+
+    def observer(notice: rs.Notice) -> None:
+        nonlocal struck
+        if isinstance(notice, rs.Disconnected) and not struck:
+            struck = True
+            raise Boom
+
+    seen: list[str] = []
+    stream = row.connect("GET", server.url, observer=observer, protocol=LastEventID(sequence="contiguous"))
+    with pytest.raises(rs.GapError):
+        async with stream:
+            for _ in range(2):
+                try:
+                    async for event in stream:
+                        seen.append(event.id)
+                except Boom:
+                    continue
+    assert struck
+    assert seen == ALL[:3]
+    whole(server)
 
 
 async def test_an_exception_of_the_observer_while_opening_closes_the_connection(row: Row, flaky_server: Start) -> None:

@@ -115,6 +115,31 @@ async def test_a_post_becomes_a_get_where_browsers_do_so(row: Row, flaky_server:
     assert "content-type" not in server.requests[1].headers
 
 
+@pytest.mark.parametrize("failure", ["connect_error", "read_error", Reply(status=503)])
+async def test_a_post_that_a_redirect_has_answered_is_sent_once(
+    row: Row, scripted_client: Callable[..., ScriptedClient], failure: Any
+) -> None:
+    moved = Reply(status=303, headers={"location": "/jobs/1"})
+    done = Reply(body=[b"id: 1\ndata: [DONE]\n\n"])
+    script = scripted_client([moved, failure, failure, done], row.family)
+    assert await ids(row, row.connect("POST", "https://example.com/s", json={"a": 1}, client=row.scripted(script))) == ["1"]
+    assert [(request.method, request.path) for request in script.requests] == [("POST", "/s"), *[("GET", "/jobs/1")] * 3]
+
+
+async def test_a_401_behind_such_a_redirect_refreshes_the_get_alone(row: Row, flaky_server: Start) -> None:
+    tokens = iter(range(10))
+
+    def answer(request: RecordedRequest) -> Reply | None:
+        if request.method == "POST":
+            return Reply(status=303, headers={"location": "/stream"})
+        return None if request.headers["authorization"] == "Bearer 2" else Reply(status=401, body=b"who are you?")
+
+    server = flaky_server(numbered(12), on_request=answer, no_content_at_end=True)
+    stream = row.connect("POST", server.url, json={}, headers=lambda: {"Authorization": f"Bearer {next(tokens)}"})
+    assert await ids(row, stream) == ALL
+    assert [request.method for request in server.requests].count("POST") == 1
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_post_to_another_origin_is_refused(row: Row, flaky_server: Start, status: int) -> None:
     there = flaky_server(numbered(12))

@@ -21,7 +21,7 @@ import resumable_stream as rs
 from resumable_stream import Outcome
 from resumable_stream.protocols import LastEventID
 from resumable_stream.stores import FileStore, MemoryStore
-from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, ServerEvent, numbered
+from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, ServerEvent, numbered
 
 if TYPE_CHECKING:
     from tests.conftest import Row
@@ -138,6 +138,48 @@ async def test_a_finished_stream_without_kept_events_is_empty_and_has_its_outcom
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+@pytest.mark.parametrize("chunk_bytes", [None, 100_000])
+@pytest.mark.parametrize("end", ["auto", "[DONE]"])
+async def test_leaving_on_the_event_that_ends_the_stream_finishes_it(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any], chunk_bytes: int | None, end: str
+) -> None:
+    server = flaky_server([*numbered(3), ServerEvent(id="4", data="[DONE]")], chunk_bytes=chunk_bytes, no_content_at_end=True)
+    protocol = LastEventID(end=end)
+    async with row.connect("GET", server.url, store=make_store(), key="k", protocol=protocol) as stream:
+        async for event in stream:
+            assert not stream.checkpoint.complete
+            if event.data == "[DONE]":
+                break
+    assert stream.outcome is Outcome.COMPLETED
+    assert stream.checkpoint.complete
+    assert stream.checkpoint.offset == 4
+    again = row.connect("GET", server.url, store=make_store(), key="k", protocol=protocol)
+    assert await row.read(again) == []
+    assert again.outcome is Outcome.COMPLETED
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_leaving_before_the_event_that_ends_the_stream_does_not_finish_it(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    server = flaky_server([*numbered(3), ServerEvent(id="4", data="[DONE]")], chunk_bytes=100_000)
+    async with row.connect("GET", server.url, store=make_store(), key="k") as stream:
+        async for event in stream:
+            if event.id == "3":
+                break
+    assert (stream.outcome, stream.checkpoint.complete, stream.checkpoint.offset) == (None, False, 3)
+    stream = row.connect("GET", server.url, store=make_store(), key="k")
+    with pytest.raises(Boom):
+        async with stream:
+            async for _ in stream:
+                raise Boom
+    # The event was in hand: it comes again.
+    assert (stream.outcome, stream.checkpoint.complete, stream.checkpoint.offset) == (None, False, 3)
+    assert ids(await row.read(row.connect("GET", server.url, store=make_store(), key="k"))) == ["4"]
+
+
 async def test_leaving_a_replay_in_the_middle_moves_no_place(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -193,8 +235,31 @@ async def test_another_stream_under_the_same_key_is_refused_before_anything_is_s
         with pytest.raises(rs.StoreError, match="use another key"):
             await row.connect(method, url, store=make_store(), key="k").open()
     assert len(server.requests) == count
-    # The query may hold what must not be kept, so it cannot tell streams apart; its owner is let in again.
+    # Its owner is let in again.
     assert await row.read(row.connect("GET", server.url, store=make_store(), key="k")) == []
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+@pytest.mark.parametrize("how", ["url", "params"])
+async def test_a_key_tells_streams_apart_by_their_query(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any], how: str
+) -> None:
+    server = flaky_server(numbered(12))
+
+    def connect(run: int, secret: str) -> Any:
+        query = {"run": str(run), "api_key": secret}
+        url = server.url + "?" + "&".join(f"{name}={value}" for name, value in query.items()) if how == "url" else server.url
+        options = {} if how == "url" else {"params": query}
+        return row.connect("GET", url, store=make_store(), key="k", **options)
+
+    assert ids(await row.read(connect(1, "s3cret"))) == ALL
+    count = len(server.requests)
+    with pytest.raises(rs.StoreError, match="use another key") as caught:
+        await connect(2, "s3cret").open()
+    assert "s3cret" not in str(caught.value)
+    # What must not be kept cannot tell them apart: the credentials of the same stream may change.
+    assert await row.read(connect(1, "t0ken")) == []
+    assert len(server.requests) == count
 
 
 async def test_a_refused_key_still_belongs_to_its_writer(row: Row, flaky_server: Start) -> None:
@@ -297,6 +362,47 @@ async def test_under_manual_commit_only_the_committed_place_is_saved(
     assert [(event.id, event.replayed) for event in events] == [(n, n in ("1", "2")) for n in ALL]
 
 
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+@pytest.mark.parametrize("named", [True, False], ids=["the last", "everything"])
+@pytest.mark.parametrize("marker", [True, False], ids=["marker", "close"])
+async def test_a_commit_behind_the_loop_counts(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any], named: bool, marker: bool
+) -> None:
+    events = [*numbered(3), *([ServerEvent(id="4", data="[DONE]")] if marker else [])]
+    server = flaky_server(events, no_content_at_end=True)
+    last = None
+    async with row.connect("GET", server.url, store=make_store(), key="k", commit="manual") as stream:
+        async for event in stream:
+            last = event
+            if event.id == "2":
+                await stream.commit()
+        assert stream.checkpoint.offset == 2
+        await (stream.commit(last) if named else stream.commit())
+        assert stream.checkpoint.offset == len(events)
+        assert stream.checkpoint.complete
+    assert stream.checkpoint.complete
+    with pytest.raises(rs.StreamClosed, match="with"):
+        await stream.commit(last)
+    count = len(server.requests)
+    again = row.connect("GET", server.url, store=make_store(), key="k", commit="manual")
+    assert await row.read(again) == []
+    assert again.outcome is (Outcome.COMPLETED if marker else Outcome.ENDED)
+    assert len(server.requests) == count
+
+
+async def test_a_commit_behind_the_block_is_refused_and_saves_nothing(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), no_content_at_end=True)
+    store = CountingStore()
+    async with row.connect("GET", server.url, store=store, key="k", commit="manual") as stream:
+        events = [event async for event in stream]
+    saved = list(store.saved)
+    for event in (None, events[3]):
+        with pytest.raises(rs.StreamClosed):
+            await stream.commit(event)
+    assert store.saved == saved
+    assert stream.checkpoint.offset == 0
+
+
 async def test_nothing_is_saved_by_a_stream_that_delivered_nothing(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.status(404)])
     store = CountingStore()
@@ -393,6 +499,37 @@ async def test_a_restart_voids_what_was_kept(row: Row, scripted_client: Callable
     assert [(event.data, event.reset, event.offset) for event in again] == [
         (event.data, event.reset, event.offset) for event in first
     ]
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_a_restart_that_the_next_run_finishes_voids_what_was_kept(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    restarting = False
+
+    def answer(request: RecordedRequest) -> Reply | None:
+        nonlocal restarting
+        if request.last_event_id and not restarting:
+            restarting = True
+            return Reply(status=410)
+        return Reply(status=400) if restarting and len(server.requests) == 3 else None
+
+    server = flaky_server([*numbered(5), ServerEvent(data="[DONE]")], [Fault.cut(after_events=3)], on_request=answer)
+
+    def connect() -> Any:
+        store = make_store(keep_events=True, save_interval=0)
+        return row.connect("GET", server.url, store=store, key="k", on_lost="restart")
+
+    with pytest.raises(rs.ResponseRejected):
+        await row.read(connect())
+    second = [(event.data, event.offset, event.replayed, event.reset) for event in await row.read(connect())]
+    texts = [f"event {n}" for n in range(1, 6)]
+    assert second[:3] == [(text, n, True, False) for n, text in enumerate(texts[:3])]
+    assert second[3] == ("event 1", 0, False, True)
+    assert [event[0] for event in second[3:]] == [*texts, "[DONE]"]
+    assert not any(event[3] for event in second[4:])
+    async with connect() as stream:
+        assert await stream.read_text() == "".join(texts)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX's")
