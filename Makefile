@@ -9,19 +9,22 @@ PYTEST_ARGS ?=
 PYTEST_JOBS ?= auto
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+COMPARE_ARGS ?=
 
 VENV := .venv
 BENCH_VENV := .venv-bench
+INTEGRATION_VENV := .venv-integration
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(BENCH_VENV)/.installed
+INTEGRATION_STAMP := $(INTEGRATION_VENV)/.installed
 
 # -qq keeps the addresses of the package index out of the output; errors are still shown.
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check docs bench soak integration wheel-test clean
+.PHONY: help dev demo test check docs bench compare soak integration wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,15 +53,17 @@ bench: $(BENCH_STAMP) ## Measure against other clients (own environment)
 soak: $(STAMP) ## Run the tests that take minutes
 	@$(PYTEST) -m soak --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
-# pytest answers 5 when nothing was collected: not a failure here.
-integration: $(STAMP) ## Run the tests that need something outside the process
-	@$(PYTEST) -m integration --timeout 300 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and with us (own environment)
+	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
+
+integration: $(INTEGRATION_STAMP) ## Run the tests against foreign servers and SDKs (own environment)
+	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration
 
 wheel-test: $(STAMP) ## Build the wheel, install it without and with extras, use it away from the sources
 	@$(BIN)/python scripts/wheel_test.py
 
 clean: ## Remove everything that was built, the environments included
-	rm -rf $(VENV) $(BENCH_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(INTEGRATION_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that a broken set-up is tried again.
@@ -72,6 +77,12 @@ $(BENCH_STAMP): pyproject.toml benchmarks/requirements.txt
 	$(call make-venv,$(BENCH_VENV))
 	@echo "installing the package and its peers into $(BENCH_VENV) (once)"
 	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2]' --requirement benchmarks/requirements.txt
+	@touch $@
+
+$(INTEGRATION_STAMP): pyproject.toml tests/integration/requirements.txt
+	$(call make-venv,$(INTEGRATION_VENV))
+	@echo "installing the package and what it is tested against into $(INTEGRATION_VENV) (once)"
+	@$(INTEGRATION_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]' --requirement tests/integration/requirements.txt
 	@touch $@
 
 # Debian ships venv without ensurepip; there the pip of $(PYTHON) fills the environment.

@@ -55,7 +55,7 @@ OPENING = [
     chunk({"text": ' "finishReason"'}),
     chunk({"text": ""}),
     chunk({"text": " {"}, {"text": "}"}),
-    chunk({"functionCall": {"name": "w", "args": {"ö": 1}}, "thoughtSignature": "s"}),
+    chunk({"functionCall": {"name": "w", "args": {"ö": 1}}, "thoughtSignature": "cw=="}),
     chunk({"inlineData": {"mimeType": "image/png", "data": ""}}),
 ]
 
