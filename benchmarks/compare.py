@@ -1,0 +1,568 @@
+"""
+Cut an answer of 300 tokens at token 150, and see what each client makes of it.
+
+    make compare
+    python benchmarks/compare.py --write
+    python benchmarks/compare.py --rows 'OpenAI*' --details
+
+Every cell is a run of its own: a `FlakyServer` that speaks the provider's wire, real sockets, a fresh client with its retries as
+they come. Only the first answer is cut; the server goes on wherever the provider's API can, so whoever asks for the rest gets it.
+Before that every client must read an undisturbed answer whole, or nothing is reported.
+
+Several cells run at the same time: nothing is timed here, and those that wait would otherwise wait one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import resumable_stream as rs
+from resumable_stream.protocols import AnthropicMessages, GeminiGenerate, LastEventID, OpenAIChat, OpenAIResponses
+from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ServerEvent
+
+TOKENS: Final = 300
+CUT_AT: Final = 150
+TIMEOUT: Final = 1.0  # seconds without a byte, given to every client: the defaults are up to ten minutes, or none
+BOUND: Final = 25.0  # seconds for one run: requests-sse waits 10 before it connects again
+DEADLINE: Final = 45.0  # seconds for all of them, so that the script ends within a minute
+AT_ONCE: Final = 16  # runs: more of them would keep each other waiting longer than TIMEOUT
+PAGE: Final = Path(__file__).parents[1] / "docs" / "compare.md"
+PACKAGES: Final = {  # distribution: what it is imported as
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "google-genai": "google.genai",
+    "httpx-sse": "httpx_sse",
+    "httpx": "httpx",
+    "httpx2": "httpx2",
+    "sseclient-py": "sseclient",
+    "requests-sse": "requests_sse",
+    "requests": "requests",
+}
+BEGIN: Final = "<!-- measured: begin -->"
+END: Final = "<!-- measured: end -->"
+
+WORDS: Final = [f"t{n} " for n in range(TOKENS)]  # all different, so that a repeat or a hole shows
+
+
+# --- the wires
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """
+    What a provider sends.
+
+    Attributes:
+        frames: The whole answer, one item per event.
+        lead: Events before the first token.
+        options: Of the `FlakyServer`: how this API is asked for the rest, if it is.
+    """
+
+    frames: Sequence[bytes]
+    lead: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def serve(self, cut: Fault | None) -> FlakyServer:
+        return FlakyServer(self.frames, [] if cut is None else [cut], **self.options)
+
+
+def sse(*payloads: dict[str, Any] | str, named: bool = False) -> list[bytes]:
+    """Events as most providers write them; `named` repeats the payload's type as the event's name."""
+    return [
+        ServerEvent(
+            event=item["type"] if named and isinstance(item, dict) else None,
+            data=item if isinstance(item, str) else json.dumps(item),
+        ).encode()
+        for item in payloads
+    ]
+
+
+def responses() -> Wire:
+    """A background response: every event is numbered, `GET …?stream=true&starting_after=N` sends what follows N."""
+    part = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    text = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
+    item: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    whole = {**item, "status": "completed", "content": [text]}
+
+    def response(status: str, output: Sequence[object] = ()) -> dict[str, Any]:
+        return {
+            "id": "resp_1",
+            "object": "response",
+            "created_at": 1,
+            "model": "m",
+            "background": True,
+            "status": status,
+            "output": list(output),
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+        }
+
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": response("queued")},
+        {"type": "response.in_progress", "response": response("in_progress")},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.content_part.added", **part, "part": {**text, "text": ""}},
+        *({"type": "response.output_text.delta", **part, "delta": word, "logprobs": []} for word in WORDS),
+        {"type": "response.output_text.done", **part, "text": text["text"], "logprobs": []},
+        {"type": "response.content_part.done", **part, "part": text},
+        {"type": "response.output_item.done", "output_index": 0, "item": whole},
+        {"type": "response.completed", "response": response("completed", [whole])},
+    ]
+
+    def status(request: RecordedRequest) -> Reply | None:
+        if request.method != "GET" or request.query.get("stream") == "true":
+            return None
+        body = json.dumps(response("in_progress")).encode()
+        return Reply(headers={"content-type": "application/json"}, body=body)
+
+    def number(frame: bytes) -> str | None:
+        found = re.search(rb'"sequence_number": (\d+)', frame)
+        return found[1].decode() if found else None
+
+    return Wire(
+        frames=sse(*({**event, "sequence_number": n} for n, event in enumerate(events)), named=True),
+        lead=4,
+        options={"cursor_param": "starting_after", "cursor_of": number, "on_request": status},
+    )
+
+
+def chat() -> Wire:
+    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+    chunks = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in WORDS), chunk({}, "stop")]
+    return Wire(frames=sse(*chunks, "[DONE]"), lead=1)
+
+
+def messages() -> Wire:
+    message: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "stop_reason": None,
+    }
+    counted = {"input_tokens": 1, "output_tokens": 1}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {**message, "stop_sequence": None, "usage": counted}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "ping"},
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}} for word in WORDS),
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": TOKENS},
+        },
+        {"type": "message_stop"},
+    ]
+    return Wire(frames=sse(*events, named=True), lead=3)
+
+
+def gemini() -> Wire:
+    def chunk(text: str, **more: str) -> dict[str, Any]:
+        candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0, **more}
+        return {"candidates": [candidate], "modelVersion": "m", "responseId": "r1"}
+
+    return Wire(frames=sse(*map(chunk, WORDS), chunk("", finishReason="STOP")), lead=0)
+
+
+def plain() -> Wire:
+    """A GET stream with ids, as the standard has it: `Last-Event-ID` brings the rest, and 204 says that there is none."""
+    events = [ServerEvent(id=str(n), data=word, retry=100 if n == 0 else None) for n, word in enumerate(WORDS)]
+    done = ServerEvent(id=str(TOKENS), data="[DONE]")
+    return Wire(frames=[event.encode() for event in [*events, done]], lead=0, options={"no_content_at_end": True})
+
+
+# --- the clients: each reads an answer as its README does, and appends the text that the caller gets
+
+
+Read = Callable[[FlakyServer, list[str]], None]
+ASK: Final = [{"role": "user", "content": "Count."}]
+CHAT_BODY: Final = {"model": "m", "messages": ASK, "stream": True}
+ASK_GEMINI: Final = {"contents": [{"role": "user", "parts": [{"text": "Count."}]}]}
+
+
+def openai_client(server: FlakyServer) -> Any:
+    import openai
+
+    return openai.OpenAI(api_key="none", base_url=f"{server.origin}/v1", timeout=TIMEOUT)
+
+
+def openai_responses(server: FlakyServer, got: list[str]) -> None:
+    with openai_client(server) as client:
+        for event in client.responses.create(model="m", input="Count.", background=True, stream=True):
+            if event.type == "response.output_text.delta":
+                got.append(event.delta)
+
+
+def openai_chat(server: FlakyServer, got: list[str]) -> None:
+    with openai_client(server) as client:
+        for chunk in client.chat.completions.create(model="m", messages=ASK, stream=True):
+            got.append(chunk.choices[0].delta.content or "")
+
+
+def openai_chat_helper(server: FlakyServer, got: list[str]) -> None:
+    with openai_client(server) as client, client.chat.completions.stream(model="m", messages=ASK) as stream:
+        for event in stream:
+            if event.type == "content.delta":
+                got.append(event.delta)
+        got[:] = [stream.get_final_completion().choices[0].message.content or ""]
+
+
+def anthropic_client(server: FlakyServer) -> Any:
+    import anthropic
+
+    return anthropic.Anthropic(api_key="none", base_url=server.origin, timeout=TIMEOUT)
+
+
+def anthropic_messages(server: FlakyServer, got: list[str]) -> None:
+    with anthropic_client(server) as client:
+        for event in client.messages.create(model="m", max_tokens=TOKENS, messages=ASK, stream=True):
+            if event.type == "content_block_delta":
+                got.append(event.delta.text)
+
+
+def anthropic_helper(server: FlakyServer, got: list[str]) -> None:
+    with anthropic_client(server) as client, client.messages.stream(model="m", max_tokens=TOKENS, messages=ASK) as stream:
+        for text in stream.text_stream:
+            got.append(text)
+        got[:] = [stream.get_final_message().content[0].text]
+
+
+def google_genai(server: FlakyServer, got: list[str]) -> None:
+    from google import genai
+    from google.genai import types
+
+    options = types.HttpOptions(base_url=server.origin, timeout=int(TIMEOUT * 1000))
+    with genai.Client(api_key="none", http_options=options) as client:
+        for chunk in client.models.generate_content_stream(model="m", contents="Count."):
+            got.append(chunk.text or "")
+
+
+def httpx_sse(server: FlakyServer, got: list[str]) -> None:
+    import httpx
+    from httpx_sse import connect_sse
+
+    with httpx.Client(timeout=TIMEOUT) as client, connect_sse(client, "GET", server.url) as source:
+        for event in source.iter_sse():
+            if event.data == "[DONE]":
+                return
+            got.append(event.data)
+
+
+def httpx2_lines(server: FlakyServer, got: list[str]) -> None:
+    import httpx2
+
+    with httpx2.Client(timeout=TIMEOUT) as client, client.stream("GET", server.url) as response:
+        for line in response.iter_lines():
+            if line == "data: [DONE]":
+                return
+            if line.startswith("data: "):
+                got.append(line.removeprefix("data: "))
+
+
+def sseclient_py(server: FlakyServer, got: list[str]) -> None:
+    import requests
+    import sseclient
+
+    with requests.get(server.url, stream=True, timeout=TIMEOUT) as response:
+        for event in sseclient.SSEClient(response).events():
+            if event.data == "[DONE]":
+                return
+            got.append(event.data)
+
+
+def requests_sse(server: FlakyServer, got: list[str]) -> None:
+    from requests_sse import EventSource
+
+    with EventSource(server.url, timeout=TIMEOUT) as source:
+        for event in source:
+            if event.data == "[DONE]":
+                return
+            got.append(event.data)
+
+
+def requests_sse_chat(server: FlakyServer, got: list[str]) -> None:
+    from requests_sse import EventSource
+
+    url = f"{server.origin}/v1/chat/completions"
+    with EventSource(url, method="POST", json=CHAT_BODY, timeout=TIMEOUT) as source:
+        for event in source:
+            if event.data == "[DONE]":
+                return
+            got.append(json.loads(event.data)["choices"][0]["delta"].get("content", ""))
+
+
+def ours(method: str, path: str, protocol: rs.protocols.ResumeProtocol, body: dict[str, Any] | None = None) -> Read:
+    def read(server: FlakyServer, got: list[str]) -> None:
+        request: dict[str, Any] = {} if body is None else {"json": body}
+        timeouts = rs.Timeouts(idle=TIMEOUT)
+        try:
+            with rs.connect(method, server.origin + path, protocol=protocol, timeouts=timeouts, **request) as stream:
+                for text in stream.iter_text():
+                    got.append(text)
+        except rs.ResumableStreamError as error:
+            got[:] = [error.text_so_far or ""]  # what a caller has who did not collect it
+            raise
+
+    return read
+
+
+# --- the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """
+    One line: a wire, and one who reads it.
+
+    Attributes:
+        packages: Distributions that it needs besides this one.
+    """
+
+    wire: str
+    reader: str
+    read: Read
+    packages: Sequence[str] = ()
+
+
+WIRES: Final[dict[str, Callable[[], Wire]]] = {
+    "OpenAI Responses, background": responses,
+    "OpenAI Chat Completions": chat,
+    "Anthropic Messages": messages,
+    "Gemini generateContent": gemini,
+    "SSE with ids, by GET": plain,
+}
+RESPONSES, CHAT, MESSAGES, GEMINI, PLAIN = WIRES
+US: Final = "**resumable_stream**"
+ROWS: Final = [
+    Row(wire=RESPONSES, reader="openai, `create(stream=True)`", read=openai_responses, packages=["openai"]),
+    Row(
+        wire=RESPONSES,
+        reader=US,
+        read=ours(
+            "POST",
+            "/v1/responses",
+            OpenAIResponses(),
+            {"model": "m", "input": "Count.", "background": True, "stream": True},
+        ),
+    ),
+    Row(wire=CHAT, reader="openai, `create(stream=True)`", read=openai_chat, packages=["openai"]),
+    Row(wire=CHAT, reader="openai, `.stream()`", read=openai_chat_helper, packages=["openai"]),
+    Row(wire=CHAT, reader='requests-sse, `method="POST"`', read=requests_sse_chat, packages=["requests-sse", "requests"]),
+    Row(wire=CHAT, reader=US, read=ours("POST", "/v1/chat/completions", OpenAIChat(), CHAT_BODY)),
+    Row(wire=MESSAGES, reader="anthropic, `create(stream=True)`", read=anthropic_messages, packages=["anthropic"]),
+    Row(wire=MESSAGES, reader="anthropic, `.stream()`", read=anthropic_helper, packages=["anthropic"]),
+    Row(
+        wire=MESSAGES,
+        reader=US,
+        read=ours("POST", "/v1/messages", AnthropicMessages(), {**CHAT_BODY, "max_tokens": TOKENS}),
+    ),
+    Row(wire=GEMINI, reader="google-genai", read=google_genai, packages=["google-genai"]),
+    Row(
+        wire=GEMINI,
+        reader=US,
+        read=ours("POST", "/v1beta/models/m:streamGenerateContent?alt=sse", GeminiGenerate(), ASK_GEMINI),
+    ),
+    Row(wire=PLAIN, reader="httpx-sse", read=httpx_sse, packages=["httpx-sse", "httpx"]),
+    Row(wire=PLAIN, reader="httpx2, `iter_lines()`", read=httpx2_lines, packages=["httpx2"]),
+    Row(wire=PLAIN, reader="sseclient-py", read=sseclient_py, packages=["sseclient-py", "requests"]),
+    Row(wire=PLAIN, reader="requests-sse", read=requests_sse, packages=["requests-sse", "requests"]),
+    Row(wire=PLAIN, reader=US, read=ours("GET", "/stream", LastEventID())),
+]
+
+
+def cuts(wire: Wire) -> dict[str, Fault]:
+    behind = wire.lead + CUT_AT
+    whole = sum(map(len, wire.frames[:behind]))
+    return {
+        "closed properly": Fault.cut(after_events=behind, how="clean"),
+        "closed inside an event": Fault.cut(after_bytes=whole + len(wire.frames[behind]) // 2, how="fin"),
+        "reset": Fault.cut(after_events=behind, how="rst"),
+        "silence": Fault.cut(after_events=behind, how="silence"),
+    }
+
+
+@dataclass(slots=True)
+class Run:
+    """
+    One client, one answer.
+
+    Attributes:
+        got: The text, as the caller got it; a row without a cut reads its own.
+        error: What was raised to the caller.
+        requests: What the server was asked: method, and path with query.
+    """
+
+    row: Row
+    cut: str | None
+    got: list[str] = field(default_factory=list)
+    error: BaseException | None = None
+    seconds: float = 0.0
+    done: bool = False
+    requests: list[str] = field(default_factory=list)
+
+    def go(self, latest: float) -> None:
+        """Run it, and leave it where it hangs; `latest` is the monotonic time by which it has to be over."""
+        wire = WIRES[self.row.wire]()
+        start = time.monotonic()
+        with wire.serve(None if self.cut is None else cuts(wire)[self.cut]) as server:
+            reader = threading.Thread(target=self._read, args=(server,), daemon=True)
+            reader.start()
+            reader.join(max(0.0, min(BOUND, latest - start)))
+            self.done = not reader.is_alive()
+            self.seconds = time.monotonic() - start
+            # Copied here: closing the server wakes a client that hangs.
+            self.got = list(self.got)
+            self.requests = [f"{request.method} {request.url.removeprefix(server.origin)}" for request in server.requests]
+
+    def _read(self, server: FlakyServer) -> None:
+        try:
+            self.row.read(server, self.got)
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def tokens(self) -> list[str]:
+        return "".join(self.got).split()
+
+    @property
+    def posts(self) -> int:
+        return sum(request.startswith("POST ") for request in self.requests)
+
+    @property
+    def whole(self) -> bool:
+        return self.done and self.error is None and self.tokens == "".join(WORDS).split()
+
+    def outcome(self) -> str:
+        tokens, count = self.tokens, len(self.tokens)
+        if tokens != "".join(WORDS).split()[:count]:
+            return f"repeats or loses events ({count} tokens)"
+        if not self.done:
+            return f"still waiting after {self.seconds:.0f} s ({count} tokens)"
+        if self.error is not None:
+            name = f"`{_name(self.error)}`"
+            return f"raises {name} after {count} tokens" if count else f"raises {name}, text lost"
+        return f"**whole, {count} tokens**" if self.whole else f"half, returned as whole ({count} tokens)"
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    package = kind.__module__.partition(".")[0]
+    return kind.__qualname__ if package in ("builtins", "resumable_stream") else f"{package}.{kind.__qualname__}"
+
+
+def installed(row: Row) -> bool:
+    """
+    Whether the row's packages are there.
+
+    They are imported here, one after the other: in many threads at once an import can meet half a module,
+    and it takes time that a run with a timeout of a second does not have.
+    """
+    for name in row.packages:
+        try:
+            importlib.import_module(PACKAGES[name])
+        except ImportError:
+            print(f"left out: {row.wire} / {row.reader}: pip install {name}")
+            return False
+    return True
+
+
+def run(rows: Iterable[Row]) -> list[Run]:
+    """Every row with every cut and without one."""
+    runs = [Run(row, cut) for row in rows for cut in (None, *cuts(WIRES[row.wire]()))]
+    latest = time.monotonic() + DEADLINE
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in [pool.submit(each.go, latest) for each in runs]:
+            done.result()
+    return runs
+
+
+def table(runs: Sequence[Run]) -> str:
+    """One line per client. Its POSTs are those of each cut run, a range where these differ."""
+    kinds = list(dict.fromkeys(each.cut for each in runs if each.cut is not None))
+    lines = [f"| wire | read with | {' | '.join(kinds)} | POSTs |", "|---" * (len(kinds) + 3) + "|"]
+    above = ""
+    for row in dict.fromkeys((each.row.wire, each.row.reader) for each in runs):
+        mine = {each.cut: each for each in runs if (each.row.wire, each.row.reader) == row and each.cut is not None}
+        posts = sorted({each.posts for each in mine.values()})
+        cells = [mine[kind].outcome() for kind in kinds]
+        paid = "–".join(map(str, dict.fromkeys((posts[0], posts[-1]))))
+        lines.append(f"| {'' if row[0] == above else row[0]} | {row[1]} | {' | '.join(cells)} | {paid} |")
+        above = row[0]
+    return "\n".join(lines)
+
+
+def measured(runs: Sequence[Run]) -> str:
+    named = ["resumable-stream-sdk", *dict.fromkeys(name for each in runs for name in each.row.packages)]
+    versions = ", ".join(f"{name} {version(name)}" for name in named)
+    python = ".".join(map(str, sys.version_info[:3]))
+    stamp = f"Measured on {datetime.now(UTC):%Y-%m-%d} with Python {python}, {versions}."
+    return f"{stamp}\n\n{table(runs)}"
+
+
+def write(text: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{PAGE.name} has no {BEGIN} … {END}")
+    PAGE.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="What becomes of an answer that is cut in the middle, client by client.")
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="only these wires or clients")
+    parser.add_argument("--details", action="store_true", help="also each run's requests, seconds and error")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/compare.md")
+    options = parser.parse_args(arguments)
+    rows = [row for row in ROWS if any(fnmatch(f"{row.wire} {row.reader}", pattern) for pattern in options.rows)]
+    if not rows:
+        parser.error("no such row; there are: " + "; ".join(f"{row.wire} {row.reader}" for row in ROWS))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    start = time.monotonic()
+    rows = [row for row in rows if installed(row)]
+    if options.write and len(rows) < len(ROWS):
+        parser.error("--write writes the whole table: install every client, and leave --rows out")
+    runs = run(rows)
+    if options.details:
+        for each in runs:
+            print(f"{each.row.wire} / {each.row.reader} / {each.cut or 'no cut'}: {each.outcome()}, {each.seconds:.1f} s")
+            print(f"    {'; '.join(each.requests)}")
+            if each.error is not None:
+                print(f"    {type(each.error).__name__}: {each.error}")
+    broken = [each for each in runs if each.cut is None and not each.whole]
+    for each in broken:
+        name = f"{each.row.wire} / {each.row.reader}"
+        print(f"{name}: an answer without a cut was not read whole: {each.outcome()}, {each.error!r}")
+    if broken:
+        return 1
+    text = measured(runs)
+    print(text)
+    print(f"\n{len(runs)} runs in {time.monotonic() - start:.1f} s")
+    if options.write:
+        write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
