@@ -216,7 +216,10 @@ class StreamEvent(Item):
         """
         parsed = self.parsed
         if parsed is None:
-            parsed = self.parsed = json.loads(self.data)
+            try:
+                parsed = self.parsed = json.loads(self.data)
+            except RecursionError:
+                raise json.JSONDecodeError("nested too deeply", self.data[:100], 0) from None
         return parsed
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from .._checkpoint import fingerprint, fingerprint_bytes
 from .._errors import ResumableStreamError, UpstreamError
@@ -182,9 +182,14 @@ class Alarm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The outcome is known, but more may follow (usage, `[DONE]`): read on, and take any close as the end."""
+    """
+    The outcome is known, but more may follow (usage, `[DONE]`): read on, and take any close as the end.
 
-    outcome: Outcome
+    Attributes:
+        outcome: `None`: another part has begun, and a close is a cut again. `ENDED` takes the place of no other outcome.
+    """
+
+    outcome: Outcome | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +384,11 @@ class ResumeProtocol:
         return f"<{self.name}: {', '.join(told) or 'promises nothing'}>"
 
     # -- starting
+
+    @classmethod
+    def for_request(cls, request: StreamState) -> Self:
+        """The protocol with the options that a request implies; for detection."""
+        return cls()
 
     def matches(self, request: StreamState, head: Head) -> bool:
         """Is this the protocol of that response? Asked only when the caller named none."""

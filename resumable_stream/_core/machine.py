@@ -475,7 +475,7 @@ class Machine:
             self._fail(self._rejection(head, b"", f"more than {self.settings.limits.redirects} redirects"))
             return
         try:
-            follow = redirected(self._request, head)
+            follow = redirected(self._request, head, self.state.cursor)
         except ResumableStreamError as error:
             self._fail(error)
             return
@@ -749,7 +749,8 @@ class Machine:
                 return items[:index], settling
             end = protocol.end(item)
             if isinstance(end, Settled):
-                settling = (item, end)
+                if settling is None or settling[1].outcome is None or end.outcome is not Outcome.ENDED:
+                    settling = (item, end)
             elif end is not None:
                 self._then = partial(self._on_end, end)
                 self._ending = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from .._errors import OriginMismatch, ProtocolViolation
@@ -55,12 +56,17 @@ def _resolved(base: str, url: str) -> tuple[str, str]:
         raise ProtocolViolation(f"the server names a URL that is none: {url[:200]!r} ({exc})") from exc
 
 
-def redirected(request: Request, head: Head) -> Request:
+# Of a protocol's own headers these grant nothing. Another may: a session id of MCP's does.
+_HARMLESS: Final = frozenset({"accept", "accept-encoding", "range", "if-range", "last-event-id"})
+
+
+def redirected(request: Request, head: Head, cursor: str | None) -> Request:
     """
     The request that follows a redirect.
 
     Same origin: as it is, with the body where the method stays (RFC 9110 section 15.4).
-    Another origin: only a GET, bare of all that is the caller's or the client's.
+    Another origin: only a GET, bare of all that is the caller's or the client's. The cursor goes along; without another header
+    of the protocol's the answer could be another one, so that it is not followed.
 
     Raises:
         OriginMismatch: A body or credentials would leave their origin, or TLS would be given up.
@@ -88,4 +94,11 @@ def redirected(request: Request, head: Head) -> Request:
             expected=here,
             received=there,
         )
+    for name, value in request.headers.items():
+        if value is not None and name.lower() not in _HARMLESS and value != cursor:
+            raise OriginMismatch(
+                f"the server redirects from {here} to {there}: not followed, {name} would leave its origin",
+                expected=here,
+                received=there,
+            )
     return Request(method="GET", url=target, headers=request.headers, bare=True)

@@ -69,7 +69,7 @@ def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
         A protocol with its default options, or `None` when the answer is no stream (a page, a JSON document).
     """
     for candidate in _CANDIDATES:
-        protocol = candidate()
+        protocol = candidate.for_request(request)
         if protocol.matches(request, head):
             return protocol
     return None

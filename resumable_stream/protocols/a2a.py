@@ -92,7 +92,7 @@ class A2A(ResumeProtocol):
         if _REST.match(request.url):
             return True
         body = request.json
-        return isinstance(body, dict) and body.get("jsonrpc") == "2.0" and body.get("method") in _VERSIONS
+        return isinstance(body, dict) and body.get("jsonrpc") == "2.0" and str(body.get("method")) in _VERSIONS
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
@@ -101,7 +101,7 @@ class A2A(ResumeProtocol):
         if state.cursor is not None:
             # A reset forgets all but the task; the version stands in the cursor too.
             state.extra["version"] = state.cursor[:3]
-        elif isinstance(state.json, dict) and (version := _VERSIONS.get(state.json.get("method", ""))):
+        elif isinstance(state.json, dict) and (version := _VERSIONS.get(str(state.json.get("method")))):
             state.extra["version"] = version
         if found := _REST.match(state.url):
             state.stream_id = state.stream_id or found["task"]
@@ -151,7 +151,8 @@ class A2A(ResumeProtocol):
             case "artifactUpdate":
                 yield from _text(body.get("artifact"), "text")
             case "task":
-                for artifact in body.get("artifacts") or ():
+                artifacts = body.get("artifacts")
+                for artifact in artifacts if isinstance(artifacts, list) else ():
                     yield from _text(artifact, "text")
                 yield from _said(body)
             case "statusUpdate":
@@ -170,6 +171,8 @@ class A2A(ResumeProtocol):
             by_get = verb == "subscribe" and found["base"].endswith("/v1")
             return Request(method="GET" if by_get else "POST", url=f"{task}:{verb}", repeat="query")
         version = state.cursor[:3] if state.cursor is not None else state.extra.get("version", "1.0")
+        if version not in _NAMES:
+            return None
         call = {"jsonrpc": "2.0", "id": f"resumable-{verb}", "method": _NAMES[version][verb], "params": {"id": state.stream_id}}
         # The same address and headers; the body is another, since these four keys are all that JSON-RPC has.
         return Request(method="POST", url=state.url, json=call, repeat="all")
@@ -205,7 +208,7 @@ class A2A(ResumeProtocol):
             rest = "jsonrpc" not in document
             task = document if rest else document["result"]
             status = _state(task)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if not status:
             return None

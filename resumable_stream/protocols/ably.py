@@ -100,7 +100,7 @@ class AblySSE(ResumeProtocol):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         detail = _parsed(body)
         error = detail.get("error") if isinstance(detail, dict) else None
-        if state.resuming and isinstance(error, dict) and error.get("code") in _LOST:
+        if state.resuming and isinstance(error, dict) and _int(error.get("code")) in _LOST:
             return Lost(f"Ably no longer keeps this connection: {str(error.get('message', ''))[:200]}")
         return None
 
@@ -111,8 +111,12 @@ class AblySSE(ResumeProtocol):
 def _parsed(text: Any) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, TypeError):
+    except (RecursionError, ValueError, TypeError):
         return None
+
+
+def _int(value: Any) -> int:
+    return value if type(value) is int else 0
 
 
 def _body(event: Any) -> dict[str, Any]:

@@ -60,7 +60,9 @@ class Agno(ResumeProtocol):
     def matches(self, request: StreamState, head: Head) -> bool:
         # The route takes a form: a JSON body is somebody else's.
         route = _ROUTE.fullmatch(urlsplit(request.url).path)
-        return request.method == "POST" and request.json is None and bool(route) and head.content_type == "text/event-stream"
+        # One that names a place to go on from speaks another protocol.
+        ours = request.method == "POST" and request.json is None and bool(route) and "location" not in head.headers
+        return ours and head.content_type == "text/event-stream"
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):

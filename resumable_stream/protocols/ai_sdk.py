@@ -33,7 +33,7 @@ _DELTAS: Final[Mapping[str, tuple[Any, str]]] = {
     "tool-input-delta": ("tool", "inputTextDelta"),
 }
 # Parts that end a message; the text of a delta escapes its quotes, so hardly any other part is parsed for this.
-_ENDS: Final = ('"finish"', '"abort"', '"error"')
+_ENDS: Final = ('"start"', '"finish"', '"abort"', '"error"')
 _EARLY: Final = {"length": Outcome.INCOMPLETE, "content-filter": Outcome.INCOMPLETE, "error": Outcome.FAILED}
 
 
@@ -95,6 +95,8 @@ class AISDKStream(ResumeProtocol):
             case "finish":
                 # More may follow where an application merges streams, so read on.
                 return Settled(_EARLY.get(str(part.get("finishReason")), Outcome.COMPLETED))
+            case "start":
+                return Settled(None)
             case "abort":
                 return Settled(Outcome.CANCELLED)
             case "error":

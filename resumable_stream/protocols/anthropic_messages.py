@@ -65,7 +65,11 @@ class AnthropicMessages(ResumeProtocol):
     def matches(self, request: StreamState, head: Head) -> bool:
         if request.method != "POST" or not urlsplit(request.url).path.endswith("/v1/messages"):
             return False
-        asked = isinstance(request.json, dict) and request.json.get("stream") is True
+        asked = (
+            isinstance(request.json, dict)
+            and request.json.get("stream") is True
+            and isinstance(request.json.get("messages"), list)
+        )
         # The path alone is too plain a name; a body that was not given as JSON is vouched for by the server's own headers.
         known = asked or any(name.startswith("anthropic-") for name in head.headers)
         return known and head.content_type == "text/event-stream"
@@ -83,7 +87,7 @@ class AnthropicMessages(ResumeProtocol):
             return Outcome.COMPLETED
         if event.event == "message_delta":
             delta = _read(event).get("delta")
-            if isinstance(delta, dict) and delta.get("stop_reason") in _EARLY:
+            if isinstance(delta, dict) and str(delta.get("stop_reason")) in _EARLY:
                 return Settled(Outcome.INCOMPLETE)
         return None
 
@@ -94,13 +98,13 @@ class AnthropicMessages(ResumeProtocol):
         field: str
         if event.event == "content_block_delta":
             part = _read(event).get("delta")
-            if not isinstance(part, dict) or part.get("type") not in _DELTAS:
+            if not isinstance(part, dict) or str(part.get("type")) not in _DELTAS:
                 return ()
             field, kind = _DELTAS[part["type"]]
         elif event.event == "content_block_start":
             # Empty as a rule; what stands here is the beginning of the block all the same.
             part = _read(event).get("content_block")
-            if not isinstance(part, dict) or part.get("type") not in _BLOCKS:
+            if not isinstance(part, dict) or str(part.get("type")) not in _BLOCKS:
                 return ()
             field = part["type"]
             kind = _BLOCKS[field]

@@ -46,6 +46,7 @@ __all__ = ["AnthropicSession"]
 _STREAM: Final = re.compile(r"(.*/v1/sessions/([^/]+)(?:/threads/[^/]+)?)(?:/events)?/stream")
 # 60 s: history is ordered by the time an event was processed, the stream by when it was sent. What comes twice is dropped.
 _OVERLAP: Final = timedelta(seconds=60)
+_EVER: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _TURN: Final[Mapping[str, Outcome]] = {
     "end_turn": Outcome.COMPLETED,
     "retries_exhausted": Outcome.FAILED,
@@ -152,7 +153,10 @@ class AnthropicSession(ResumeProtocol):
 
     def backfill_request(self, state: StreamState) -> Request | None:
         since = _time(state.cursor)
-        since = _time(state.extra.get("opened")) if since is None else since - _OVERLAP
+        opened = _time(state.extra.get("opened"))
+        # What was over before the stream was opened is none of ours: the idle event of the turn before would end this one.
+        state.extra["floor"] = (opened or since or _EVER).isoformat()
+        since = opened if since is None else max(since, _EVER) - _OVERLAP
         # Its pages belong to one list: its start stays, while the cursor moves with the events of the first ones.
         state.extra["since"] = "" if since is None else since.isoformat().replace("+00:00", "Z")
         return _history(state, None)
@@ -165,8 +169,8 @@ class AnthropicSession(ResumeProtocol):
             return Retry() if transient else Reject(f"asked for the history, the server answered {answer.status}")
         try:
             page = json.loads(answer.body)
-            events = [StreamEvent(data=json.dumps(item, ensure_ascii=False)) for item in page["data"] if isinstance(item, dict)]
-        except (ValueError, TypeError, KeyError):
+            events = [StreamEvent(data=json.dumps(item, ensure_ascii=False)) for item in page["data"] if _ours(item, state)]
+        except (RecursionError, ValueError, TypeError, KeyError):
             return Retry("the history is none")
         following = page.get("next_page")
         return Backfill(events, _history(state, following) if isinstance(following, str) and following else None)
@@ -202,9 +206,18 @@ def _read(event: Any) -> dict[str, Any]:
     return payload if isinstance(payload, dict) else {}
 
 
+def _ours(item: Any, state: StreamState) -> bool:
+    if not isinstance(item, dict):
+        return False
+    time, floor = item.get("processed_at"), _time(state.extra.get("floor"))
+    when = _time(time) if isinstance(time, str) else None
+    return when is None or floor is None or when >= floor
+
+
 def _time(text: str | None) -> datetime | None:
     try:
-        return datetime.fromisoformat(text) if text else None
+        found = datetime.fromisoformat(text) if text else None
+        return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
     except ValueError:
         return None
 

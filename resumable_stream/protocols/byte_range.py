@@ -85,7 +85,7 @@ class ByteRange(ResumeProtocol):
         return ()
 
     def resume_request(self, state: StreamState) -> Request | None:
-        if state.method != "GET" or "coded" in state.extra:
+        if state.method != "GET" or "coded" in state.extra or not re.fullmatch(r"[0-9]{1,18}", state.cursor or "0"):
             return None
         headers: dict[str, str | None] = {"Accept-Encoding": "identity"}
         if state.cursor is not None and state.cursor != "0":

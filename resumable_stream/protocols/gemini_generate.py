@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
+from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
@@ -39,8 +39,7 @@ class GeminiGenerate(ResumeProtocol):
     `UpstreamError`; one that the API writes as bare lines of JSON, as its SDK knows to expect, is no event by the standard, and
     the close behind it raises `StreamInterrupted`.
 
-    With `candidateCount` above 1 the first event whose candidates have all finished settles the outcome; that another candidate
-    is cut behind it is not seen, because an event does not tell how many there are.
+    With `candidateCount` above 1 the outcome is `ENDED`: a finish reason says nothing of the other candidates.
 
     Without `alt=sse` the body is one JSON array, which is refused as `UnexpectedContentType`. `stream_id` is the `responseId`.
 
@@ -48,9 +47,31 @@ class GeminiGenerate(ResumeProtocol):
     <GeminiGenerate: has_end, tied>
     """
 
+    def __init__(self, *, candidates: int = 1) -> None:
+        if candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {candidates}")
+        self._candidates = candidates
+
     @property
     def promises(self) -> Promises:
         return Promises(resumable=False, numbered=False, has_end=True, tied=True)
+
+    @property
+    def options(self) -> str:
+        return "" if self._candidates == 1 else f"candidates={self._candidates}"
+
+    @classmethod
+    def for_request(cls, request: StreamState) -> Self:
+        return cls(candidates=_asked(request))
+
+    def first_request(self, state: StreamState) -> Request:
+        asked = _asked(state)
+        if isinstance(state.json, dict) and asked != self._candidates:
+            raise ValueError(
+                f"the request asks for candidateCount={asked}: pass GeminiGenerate(candidates={asked}), "
+                f"got candidates={self._candidates}"
+            )
+        return super().first_request(state)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         path = urlsplit(request.url).path
@@ -68,8 +89,10 @@ class GeminiGenerate(ResumeProtocol):
             return None
         payload = _read(event)
         candidates = list(_candidates(payload))
-        reasons = {candidate.get("finishReason") for candidate in candidates}
-        if candidates and reasons.isdisjoint({None, "", "FINISH_REASON_UNSPECIFIED"}):
+        reasons = {str(candidate.get("finishReason") or "") for candidate in candidates}
+        if candidates and reasons.isdisjoint({"", "FINISH_REASON_UNSPECIFIED"}):
+            if self._candidates > 1:
+                return Settled(Outcome.ENDED)
             return Settled(Outcome.COMPLETED if reasons == {"STOP"} else Outcome.INCOMPLETE)
         feedback = payload.get("promptFeedback")
         if not candidates and isinstance(feedback, dict) and feedback.get("blockReason"):
@@ -93,6 +116,12 @@ class GeminiGenerate(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")
+
+
+def _asked(state: StreamState) -> int:
+    config = state.json.get("generationConfig") if isinstance(state.json, dict) else None
+    asked = config.get("candidateCount") if isinstance(config, dict) else None
+    return asked if type(asked) is int and asked > 1 else 1
 
 
 def _deltas(payload: dict[str, Any]) -> Iterator[Delta]:

@@ -106,7 +106,8 @@ class GeminiInteractions(ResumeProtocol):
         url, body = urlsplit(request.url), request.json
         if request.method == "GET":
             asked = parse_qs(urlsplit(head.url).query or url.query).get("stream")
-            return asked == ["true"] and _RESOURCE.fullmatch(url.path) is not None
+            named = (url.hostname or "").endswith(".googleapis.com") or "/v1beta" in url.path
+            return asked == ["true"] and named and _RESOURCE.fullmatch(url.path) is not None
         if request.method != "POST" or not url.path.endswith("/interactions"):
             return False
         if not isinstance(body, dict):
@@ -185,7 +186,7 @@ class GeminiInteractions(ResumeProtocol):
             return Lost(f"the server answered {answer.status}: it no longer holds this interaction")
         if answer.status >= 400:
             return Reject(f"asked how the interaction stands, the server answered {answer.status}")
-        status = _interaction(answer).get("status")
+        status = str(_interaction(answer).get("status"))
         if status in _RUNNING:
             state.extra.pop("empty", None)
             return Resume()
@@ -251,14 +252,14 @@ def _read(event: Any) -> dict[str, Any]:
 def _interaction(answer: Answer) -> dict[str, Any]:
     try:
         found = json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _contents(interaction: Mapping[str, Any]) -> Iterator[Delta]:
     """The content of a stored interaction, in the form of its deltas."""
-    for index, step in enumerate(interaction.get("steps") or ()):
+    for index, step in enumerate(steps if isinstance(steps := interaction.get("steps"), list) else ()):
         match step:
             case {"type": "model_output", "content": [*parts]}:
                 yield from (Delta("text", text, index) for text in _texts(parts))

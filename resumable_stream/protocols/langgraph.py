@@ -46,6 +46,8 @@ __all__ = ["LangGraphRun", "LangGraphThread"]
 _CREATE: Final = re.compile(r"(?P<base>[^?#]*/threads/[^/?#]+/runs)/stream(?:[?#]|$)")
 _JOIN: Final = re.compile(r"(?P<run>[^?#]*/threads/[^/?#]+/runs/[^/?#]+)/stream(?:[?#]|$)")
 _THREAD: Final = re.compile(r"[^?#]*/threads/[^/?#]+/stream(?:[?#]|$)")
+# Threads and runs of an Agent Server are UUIDs; other servers have such paths too.
+_UUIDS: Final = re.compile(r"/(?:threads|runs)/[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?=/)")
 _RUN_ID: Final = re.compile(r"/threads/[^/?#]+/runs/([^/?#]+)")
 _STREAM_ID: Final = re.compile(r"([0-9]{1,18})-[0-9]{1,20}")
 # The last id of a millisecond: Redis counts within it with 64 bits.
@@ -94,8 +96,8 @@ class _LangGraph(ResumeProtocol):
             extra["under"] = ""
         assert isinstance(source, StreamEvent)
         content = self.fingerprint(source)[:8]
-        source.own_id = f"{own_id}/{content}/{extra['under'].count(content)}"
-        extra["under"] = f"{extra['under']}{content} "[-_UNDER_ONE_ID:]
+        source.own_id = f"{own_id}/{content}/{extra.get('under', '').count(content)}"
+        extra["under"] = f"{extra.get('under', '')}{content} "[-_UNDER_ONE_ID:]
         source.cursor = extra["before"]
         source.moves = True
 
@@ -111,10 +113,11 @@ class _LangGraph(ResumeProtocol):
         if not isinstance(message, dict) or message.get("type") not in ("AIMessageChunk", "ai"):
             return
         yield from _content(message.get("content"))
-        reasoning = (message.get("additional_kwargs") or {}).get("reasoning_content")
+        reasoning = kwargs.get("reasoning_content") if isinstance(kwargs := message.get("additional_kwargs"), dict) else None
         if isinstance(reasoning, str) and reasoning:
             yield Delta("reasoning", reasoning)
-        for call in message.get("tool_call_chunks") or ():
+        calls = message.get("tool_call_chunks")
+        for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict) and isinstance(arguments := call.get("args"), str) and arguments:
                 yield Delta("tool", arguments, index if isinstance(index := call.get("index"), int) else 0)
 
@@ -148,9 +151,11 @@ class LangGraphRun(_LangGraph):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        path = _CREATE if request.method == "POST" else _JOIN
-        named = "/runs/" in head.headers.get("content-location", "") or request.method == "GET"
-        return head.content_type == "text/event-stream" and named and path.match(request.url) is not None
+        if head.content_type != "text/event-stream":
+            return False
+        if request.method == "POST":
+            return "/runs/" in head.headers.get("content-location", "") and _CREATE.match(request.url) is not None
+        return request.method == "GET" and (found := _JOIN.match(request.url)) is not None and len(_UUIDS.findall(found[0])) == 2
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if isinstance(source, Head):
@@ -235,10 +240,11 @@ class LangGraphRun(_LangGraph):
     def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
         try:
             document = json.loads(answer.body)
-            values, following, tasks = document["values"], document["next"], document.get("tasks") or ()
-        except (ValueError, KeyError, TypeError, AttributeError):
+            values, following = document["values"], document["next"]
+            tasks = [task for task in document.get("tasks") or () if isinstance(task, dict)]
+            run = (document.get("metadata") or {}).get("run_id")
+        except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        run = (document.get("metadata") or {}).get("run_id")
         if run is not None and state.location is not None and run != _run_url(state.location).rpartition("/")[2]:
             # Another run of the thread has written over it.
             return None
@@ -279,7 +285,9 @@ class LangGraphThread(_LangGraph):
     alarm = Alarm(frozenset(), frozenset())
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        return request.method == "GET" and head.content_type == "text/event-stream" and _THREAD.match(request.url) is not None
+        if request.method != "GET" or head.content_type != "text/event-stream":
+            return False
+        return (found := _THREAD.match(request.url)) is not None and len(_UUIDS.findall(found[0])) == 1
 
     def resume_request(self, state: StreamState) -> Request | None:
         headers = {"Last-Event-ID": state.cursor} if state.cursor is not None else {}
@@ -341,7 +349,7 @@ def _status(answer: Answer) -> str | None:
         return None
     try:
         status = json.loads(answer.body).get("status")
-    except (ValueError, AttributeError):
+    except (RecursionError, ValueError, AttributeError):
         return None
     return status if isinstance(status, str) else None
 

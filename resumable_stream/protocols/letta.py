@@ -21,6 +21,9 @@ __all__ = ["Letta"]
 _ROUTE: Final = re.compile(r"(.*)/v1/(agents|conversations)/([^/]+)/messages(?:/stream)?/?")
 _ERRORS: Final = EndRule("never")
 _STOPS: Final = {
+    "end_turn": Outcome.COMPLETED,
+    "tool_rule": Outcome.COMPLETED,
+    "no_tool_call": Outcome.COMPLETED,
     "cancelled": Outcome.CANCELLED,
     "max_steps": Outcome.INCOMPLETE,
     "max_tokens_exceeded": Outcome.INCOMPLETE,
@@ -85,7 +88,7 @@ class Letta(ResumeProtocol):
         body = _body(event)
         match body.get("message_type"):
             case "stop_reason":
-                return Settled(_STOPS.get(str(body.get("stop_reason")), Outcome.COMPLETED))
+                return Settled(_STOPS.get(str(body.get("stop_reason")), Outcome.INCOMPLETE))
             case "error_message":
                 return Settled(Outcome.FAILED)
         return None
@@ -109,7 +112,7 @@ class Letta(ResumeProtocol):
 
     def resume_request(self, state: StreamState) -> Request | None:
         found = _ROUTE.fullmatch(urlsplit(state.url).path)
-        if state.stream_id is None or state.cursor is None or found is None:
+        if state.stream_id is None or state.cursor is None or not re.fullmatch(r"[0-9]{1,18}", state.cursor) or found is None:
             return None
         path = f"{found[1]}/v1/runs/{quote(state.stream_id, safe='')}/stream"
         return Request(method="POST", url=urljoin(state.url, path), json={"starting_after": int(state.cursor)}, repeat="body")

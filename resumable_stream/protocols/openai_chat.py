@@ -11,7 +11,7 @@ and the streaming pages of OpenRouter (error chunks, comments) and vLLM (`reason
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
@@ -62,6 +62,10 @@ class OpenAIChat(ResumeProtocol):
 
     # -- starting
 
+    @classmethod
+    def for_request(cls, request: StreamState) -> Self:
+        return cls(choices=_asked(request))
+
     def matches(self, request: StreamState, head: Head) -> bool:
         body = request.json
         return (
@@ -71,7 +75,6 @@ class OpenAIChat(ResumeProtocol):
             and isinstance(body, dict)
             and body.get("stream") is True
             and ("messages" in body or "prompt" in body)
-            and _asked(request) == self._choices
         )
 
     def first_request(self, state: StreamState) -> Request:

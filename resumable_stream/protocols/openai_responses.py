@@ -125,9 +125,11 @@ class OpenAIResponses(CursorProtocol):
             return False
         path, body = urlsplit(request.url).path.rstrip("/"), request.json
         if request.method == "GET":
-            return re.search(r"/responses/[^/]*resp_[^/]+$", path) is not None
+            return re.search(r"/responses/(?:ca)?resp_[^/]+$", path) is not None
         if not isinstance(body, dict):
-            return path.endswith("/v1/responses")
+            # The path alone is too plain a name; the server's own headers vouch for it.
+            vouched = any(name.startswith("openai-") for name in head.headers)
+            return request.method == "POST" and vouched and path.endswith("/v1/responses")
         asked = body.get("stream") is True and not {"input", "prompt", "conversation", "previous_response_id"}.isdisjoint(body)
         return request.method == "POST" and path.endswith("/responses") and asked
 
@@ -243,7 +245,7 @@ class OpenAIResponses(CursorProtocol):
 
     def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
         response = _object(_parse(answer.body))
-        status = response.get("status")
+        status = str(response.get("status"))
         if status in ("queued", "in_progress"):
             # What it has so far is not what follows the cursor.
             return Retry(f"the response is still {status}")
@@ -292,7 +294,7 @@ def _payload(event: Any) -> dict[str, Any]:
 def _parse(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -7,7 +7,6 @@ Source: s2.dev/docs, "Read records" of the REST API; npm `@s2-dev/streamstore` 0
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,17 +90,17 @@ class S2(ResumeProtocol):
         if type(number) is not int:
             return Position(None)
         # Behind a whole batch its id says also how much of a bound is used up.
-        return Position(event.id or str(number), number)
+        return Position(event.id if "," in event.id else str(number), number)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         record = _body(event)
         body, headers = record.get("body"), record.get("headers")
-        if not isinstance(body, str) or not body or (headers and not headers[0][0]):
+        if not isinstance(body, str) or not body or _is_command(headers):
             return ()
         if self._base64:
             try:
                 body = base64.b64decode(body).decode("utf-8", "replace")
-            except binascii.Error:
+            except ValueError:
                 return ()
         return (Delta("text", body),)
 
@@ -112,6 +111,8 @@ class S2(ResumeProtocol):
         params: Mapping[str, str | None] = {}
         if cursor is not None and "," in cursor:
             headers["Last-Event-ID"] = cursor
+        elif cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+            return None
         elif cursor is not None:
             params = {**_STARTS, "seq_num": str(int(cursor) + 1)}
         return Request(method="GET", url=state.url, headers=headers, params=params, repeat="all")
@@ -148,10 +149,17 @@ def _body(event: Any) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
+def _is_command(headers: Any) -> bool:
+    match headers:
+        case [["", *_], *_]:
+            return True
+    return False
+
+
 def _tail(body: bytes) -> int | None:
     """`tail.seq_num` of a 416: the number that the next record will get."""
     try:
         number = json.loads(body)["tail"]["seq_num"]
-    except (ValueError, KeyError, TypeError):
+    except (RecursionError, ValueError, KeyError, TypeError):
         return None
     return number if type(number) is int else None

@@ -26,6 +26,7 @@ from .._core.interfaces import (
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
+from .ndjson import NDJSON_TYPES
 
 __all__ = ["TanStackAI", "TanStackAINDJSON"]
 
@@ -64,7 +65,9 @@ class TanStackAI(ResumeProtocol):
     def matches(self, request: StreamState, head: Head) -> bool:
         # Only a join is told by its query. A POST looks like any AG-UI run, and those must not be repeated on suspicion.
         query = parse_qs(urlsplit(request.url).query)
-        return request.method == "GET" and {"offset", "runId"} <= query.keys() and head.content_type in self.content_types
+        join = "runId" in query and query.get("offset") in (["-1"], ["now"])
+        types = NDJSON_TYPES if self.framing == "ndjson" else self.content_types
+        return request.method == "GET" and join and head.content_type in types
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         # Of the newest event: does it end a turn whose tools are still to be called?
@@ -89,6 +92,9 @@ class TanStackAI(ResumeProtocol):
             return None
         chunk = self.chunk(event)
         match chunk.get("type"):
+            case "RUN_STARTED":
+                # Another turn: what the one before it settled holds no longer.
+                return Settled(None)
             case "RUN_ERROR":
                 return Settled(Outcome.CANCELLED if chunk.get("code") == "aborted" else Outcome.FAILED)
             case "RUN_FINISHED" if not _turn(chunk):

@@ -113,14 +113,17 @@ def _records(event: Any) -> Iterator[Any]:
         return
     for record in records:
         headers = record.get("headers") if isinstance(record, dict) else None
-        if not (headers and headers[0] and headers[0][0] == ""):
-            yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+        match headers:
+            case [["", *_], *_]:
+                continue
+            case _:
+                yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
 
 def _value(text: Any) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, TypeError):
+    except (RecursionError, ValueError, TypeError):
         return text
 
 

@@ -110,4 +110,4 @@ def _body(event: Any) -> dict[str, Any]:
 
 def _is_frame(event: Any) -> bool:
     body = _body(event)
-    return "id" not in body and body.get("type") in _FRAMES
+    return "id" not in body and str(body.get("type")) in _FRAMES

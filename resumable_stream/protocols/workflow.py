@@ -48,7 +48,9 @@ class WorkflowRun(AISDKStream):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        return "x-workflow-run-id" in head.headers and head.content_type == "text/event-stream"
+        # The header alone may stand on any answer of such an application.
+        route = request.method == "POST" or urlsplit(request.url).path.rstrip("/").endswith("/stream")
+        return route and "x-workflow-run-id" in head.headers and head.content_type == "text/event-stream"
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) or state.resuming:

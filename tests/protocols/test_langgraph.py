@@ -484,8 +484,16 @@ RUN_HEAD = {**SSE, "content-location": "/threads/t/runs/r"}
     [
         ("POST", "https://h/threads/t/runs/stream", RUN_HEAD, LangGraphRun),
         ("POST", "https://h/api/threads/t/runs/stream?x=1", RUN_HEAD, LangGraphRun),
-        ("GET", "https://h/threads/t/runs/r/stream", SSE, LangGraphRun),
-        ("GET", "https://h/threads/t/stream?stream_modes=lifecycle", SSE, LangGraphThread),
+        (
+            "GET",
+            "https://h/threads/0198f3a2-1111-7000-8000-000000000001/runs/0198f3a2-1111-7000-8000-000000000002/stream",
+            SSE,
+            LangGraphRun,
+        ),
+        ("GET", "https://h/threads/0198f3a2-1111-7000-8000-000000000001/stream?stream_modes=lifecycle", SSE, LangGraphThread),
+        # Agent Servers have UUIDs; the chat of somebody else has such paths too.
+        ("GET", "https://h/api/threads/7/runs/9/stream", SSE, None),
+        ("GET", "https://h/api/threads/7/stream", SSE, None),
         ("POST", "https://h/threads/t/runs/stream", SSE, None),
         ("POST", "https://h/v1/threads/t/runs", RUN_HEAD, None),
         ("POST", "https://h/runs/stream", RUN_HEAD, None),

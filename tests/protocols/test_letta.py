@@ -233,8 +233,10 @@ def test_odd_data_does_no_harm(text: str) -> None:
     assert (Letta().position(event), list(Letta().deltas(event)), Letta().end(event)) == (Position(None), [], None)
 
 
-def test_an_unknown_reason_is_a_completion() -> None:
-    assert Letta().end(StreamEvent(data='{"message_type":"stop_reason","stop_reason":"new"}')) == Settled(Outcome.COMPLETED)
+@pytest.mark.parametrize("reason", ['"new"', "null", "[]"])
+def test_an_unknown_reason_is_not_a_whole_answer(reason: str) -> None:
+    event = StreamEvent(data=f'{{"message_type":"stop_reason","stop_reason":{reason}}}')
+    assert Letta().end(event) == Settled(Outcome.INCOMPLETE)
 
 
 # --- going on elsewhere, stopping, detection ------------------------------------------------------------------------

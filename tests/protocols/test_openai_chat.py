@@ -307,7 +307,7 @@ STREAMS = {"content-type": "text/event-stream"}
         ("POST", URL, BODY, STREAMS, True),
         ("POST", "https://x.example/api/v1/completions/", {"prompt": "x", "stream": True, "n": 1}, STREAMS, True),
         ("POST", "https://x.example/openai/deployments/m/chat/completions?api-version=1", BODY, STREAMS, True),
-        ("POST", URL, {**BODY, "n": 2}, STREAMS, False),
+        ("POST", URL, {**BODY, "n": 2}, STREAMS, True),
         ("POST", URL, {**BODY, "stream": False}, STREAMS, False),
         ("POST", URL, {"stream": True, "question": "x"}, STREAMS, False),
         ("POST", URL, None, STREAMS, False),

@@ -186,7 +186,7 @@ def test_the_turn_is_remembered_in_another_process() -> None:
         ({"type": "RUN_FINISHED", "metadata": {"tanstack": {"finishReason": "tool_calls"}}}, None),
         ({"type": "RUN_ERROR", "message": "boom"}, Settled(Outcome.FAILED)),
         ({"type": "RUN_ERROR", "message": "Request aborted", "code": "aborted"}, Settled(Outcome.CANCELLED)),
-        ({"type": "RUN_STARTED"}, None),
+        ({"type": "RUN_STARTED"}, Settled(None)),
         ({"type": "TEXT_MESSAGE_CONTENT", "delta": '"RUN_FINISHED"'}, None),
     ],
 )

@@ -1,0 +1,258 @@
+"""What has to hold of every protocol: odd payloads raise nothing of their own, credentials stay, nobody's stream is hijacked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from resumable_stream import protocols
+from resumable_stream._checkpoint import Checkpoint
+from resumable_stream._core.interfaces import Answer, Head, ResumeProtocol, StreamState
+from resumable_stream._errors import OriginMismatch, ResumableStreamError, StreamInterrupted
+from resumable_stream._events import Outcome, StreamEvent
+from resumable_stream.protocols import CursorProtocol, GeminiGenerate, MCPStreamableHTTP, detect
+from resumable_stream.protocols._detect import _CANDIDATES
+
+from ..core.simulation import Reply, Sent, Stream, ev, play, run, script
+
+BASE = "https://api.example.com"
+SSE = {"content-type": "text/event-stream"}
+DEEP = "[" * 100_000
+# Whatever a field may hold that no provider would put there.
+ODD: list[Any] = [None, [], {}, 5, True, "", "x", [5], [[]], {"a": 1}, -1, 10**30, 0.5]
+FIELDS = """
+    type message_type status stop_reason finishReason finish_reason delta message error code choices candidates
+    content parts artifacts additional_kwargs tool_call_chunks records headers body seq_num seq_id event_index run_id
+    response interaction chunk id result params processed_at usage done steps tasks metadata values next method kind
+    task statusUpdate artifactUpdate sequence_number
+""".split()  # noqa: SIM905
+NAMES = ["message", "batch", "messages", "messages/partial", "data", "control", "error", "content_block_delta", "message_delta",
+         "content_block_start", "message_start", "interaction.created", "step.delta", "metadata", "values"]  # fmt: skip
+
+
+def payloads() -> list[str]:
+    """Each field with each odd value, alone and one level down."""
+    found = [json.dumps({field: value}) for field in FIELDS for value in ODD]
+    for outer in (
+        "message",
+        "delta",
+        "response",
+        "error",
+        "choices",
+        "candidates",
+        "records",
+        "chunk",
+        "result",
+        "content_block",
+    ):
+        for field in FIELDS:
+            for value in ODD[:8]:
+                inner: Any = {field: value}
+                found.append(json.dumps({outer: [inner] if outer.endswith("s") else inner}))
+    return [*found, "[]", "null", "5", '"x"', "{", "", '{"error":' + DEEP]
+
+
+PAYLOADS = payloads()
+each_protocol = pytest.mark.parametrize("cls", _CANDIDATES, ids=lambda cls: cls.__name__)
+
+
+@each_protocol
+def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol]) -> None:
+    protocol = cls()
+    if protocol.framing == "raw":
+        pytest.skip("bytes have no payload")
+    state = StreamState("POST", f"{BASE}/v1/x", {"jsonrpc": "2.0", "id": 1, "method": []})
+    for data in PAYLOADS:
+        for name in NAMES if len(data) < 1_000 else NAMES[:2]:
+            events = [StreamEvent(name, data, "1")]
+            protocol.place(events)
+            for event in events:
+                protocol.identify(state, event)
+                protocol.error(event)
+                protocol.gap(event)
+                protocol.end(event)
+                list(protocol.deltas(event))
+
+
+@each_protocol
+def test_an_odd_answer_raises_nothing_of_its_own(cls: type[ResumeProtocol]) -> None:
+    for data in PAYLOADS:
+        answer = Answer(200, {"content-type": "application/json"}, data.encode())
+        for ask in ("on_verified", "on_snapshot", "on_backfill"):
+            state = StreamState("POST", f"{BASE}/threads/t/runs/stream", {"method": "message/send"})
+            state.stream_id, state.location, state.offset = "s1", f"{BASE}/threads/t/runs/r", 3
+            found = getattr(cls(), ask)(answer, state)
+            # Events may be made as they are asked for.
+            list(getattr(found, "events", ()))
+
+
+@each_protocol
+@pytest.mark.parametrize("cursor", ["x", "é\n", "1" * 5_000, "xyz t1", "-1", ",", "0001-01-01T00:00:00Z", ""])
+def test_a_forged_place_raises_nothing_of_its_own(cls: type[ResumeProtocol], cursor: str) -> None:
+    for method, path in [
+        ("GET", "/v1/streams/s/records"),
+        ("POST", "/rpc"),
+        ("POST", "/v1/agents/a/messages/stream"),
+        ("GET", "/x"),
+    ]:
+        place = Checkpoint(
+            protocol=cls.__name__, method=method, url=BASE + path, stream_id="t1", cursor=cursor, offset=3, extra={"version": "9"}
+        )
+
+        def answer(sent: Sent) -> Reply:
+            return Reply([b"{}"], status=404, type="application/json") if sent.side else Reply([ev('{"a":1}')])
+
+        try:
+            result = run(Stream(answer, method=method, url=BASE + path, protocol=cls(), checkpoint=place, connections=60))
+        except AssertionError:
+            # A server that answers for ever with an event is asked for ever: that is no failure of the place.
+            continue
+        assert result.error is None or isinstance(result.error, ResumableStreamError)
+
+
+# --- origins --------------------------------------------------------------------------------------------------------
+
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}
+
+
+def test_a_session_id_does_not_follow_a_redirect_to_another_origin() -> None:
+    result = play(
+        Reply([ev('{"jsonrpc":"2.0","method":"notifications/progress"}', "a1"), "rst"], headers={"mcp-session-id": "s3cret"}),
+        Reply(status=307, headers={"location": "https://other.example.net/x"}, type=""),
+        method="POST",
+        json=CALL,
+        protocol=MCPStreamableHTTP(),
+    )
+    assert isinstance(result.error, OriginMismatch)
+    assert "s3cret" not in str(result.error)
+    assert len(result.stream.sent) == 2
+    assert result.error.checkpoint is not None
+
+
+def test_a_cursor_in_a_header_of_its_own_does() -> None:
+    protocol = CursorProtocol(read="seq", send="header:X-After", end="[DONE]")
+    result = play(
+        Reply([ev('{"seq": 1}'), "rst"]),
+        Reply(status=307, headers={"location": "https://other.example.net/x"}, type=""),
+        Reply([ev('{"seq": 2}') + ev("[DONE]")]),
+        protocol=protocol,
+    )
+    assert result.outcome is Outcome.COMPLETED
+    assert result.stream.sent[-1].headers["x-after"] == "1"
+
+
+# --- detection ------------------------------------------------------------------------------------------------------
+
+BLOCKS = [ev("a", "1"), ev("b", "2"), ev("[DONE]", "3")]
+FOREIGN = [
+    ("GET", "/api/threads/7/stream", None, {}),
+    ("GET", "/api/threads/7/runs/9/stream", None, {}),
+    ("GET", "/logs?runId=7&offset=0", None, {}),
+    ("GET", "/v2/interactions/x?stream=true", None, {}),
+    ("GET", "/responses/corresp_7", None, {}),
+    ("GET", "/x", None, {"x-workflow-run-id": "9"}),
+    ("POST", "/ci/workflows/7/runs", None, {"location": "/jobs/1"}),
+    ("POST", "/v1/messages", {"stream": True, "room": 5}, {"location": "/jobs/1"}),
+    ("POST", "/v1/responses", None, {"location": "/jobs/1"}),
+]
+
+
+@pytest.mark.parametrize("cut", ["rst", "fin", None])
+@pytest.mark.parametrize(("method", "path", "body", "headers"), FOREIGN, ids=[row[1] for row in FOREIGN])
+def test_a_stream_of_nobody_known_is_read_as_plain_sse(
+    method: str, path: str, body: Any, headers: Mapping[str, str], cut: str | None
+) -> None:
+    def answer(sent: Sent) -> Reply:
+        assert not sent.side
+        if sent.cursor:
+            return Reply(BLOCKS[int(sent.cursor) :])
+        return Reply(BLOCKS if cut is None else [BLOCKS[0], cut], headers=headers)  # type: ignore[list-item]
+
+    result = run(Stream(answer, method=method, url=BASE + path, json=body, detecting=True))
+    assert result.data == ["a", "b", "[DONE]"]
+    assert result.outcome is Outcome.COMPLETED
+    assert sum(sent.method == "POST" for sent in result.stream.sent) == (method == "POST")
+
+
+def test_a_page_is_nobodys_stream() -> None:
+    head = Head(200, {"content-type": "application/json"}, BASE)
+    assert detect(StreamState("GET", f"{BASE}/feed?offset=-1&runId=3", None), head) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "event"),
+    [
+        (
+            "/v1/chat/completions",
+            {"stream": True, "messages": [], "n": 2},
+            {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+        ),
+        (
+            "/v1/models/m:streamGenerateContent",
+            {"generationConfig": {"candidateCount": 2}},
+            {"candidates": [{"index": 0, "content": {"parts": [{"text": "a"}]}}]},
+        ),
+    ],
+    ids=["choices", "candidates"],
+)
+def test_half_of_several_answers_is_not_whole(path: str, body: Any, event: Any) -> None:
+    result = play(Reply([ev(json.dumps(event))]), method="POST", url=BASE + path, json=body, detecting=True)
+    assert isinstance(result.error, StreamInterrupted)
+
+
+def test_one_of_two_candidates_that_ended_says_nothing_of_the_other() -> None:
+    event = {"candidates": [{"index": 0, "content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]}
+    protocol = GeminiGenerate(candidates=2)
+    body = {"generationConfig": {"candidateCount": 2}}
+    result = play(Reply([ev(json.dumps(event)), "rst"]), method="POST", json=body, protocol=protocol)
+    assert result.outcome is Outcome.ENDED
+    with pytest.raises(ValueError, match="candidates=2"):
+        play(method="POST", json=body, protocol=GeminiGenerate())
+
+
+# --- ends -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        (
+            "TanStackAI",
+            [{"type": "RUN_STARTED"}, {"type": "RUN_FINISHED"}, {"type": "RUN_STARTED"}, {"type": "TEXT_MESSAGE_CONTENT"}],
+        ),
+        ("AISDKStream", [{"type": "start"}, {"type": "finish"}, {"type": "start"}, {"type": "text-delta", "delta": "half"}]),
+    ],
+)
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_part_that_begins_behind_a_finished_one_may_be_cut(name: str, blocks: list[Any], chunk: int | None) -> None:
+    events = [ev(json.dumps(block)) for block in blocks]
+    steps = events if chunk else [b"".join(events)]
+    result = play(Reply([*steps, "rst"]), method="POST", json={}, protocol=getattr(protocols, name)())
+    assert result.outcome is None
+    assert isinstance(result.error, ResumableStreamError)
+
+
+def test_the_end_of_the_turn_before_does_not_end_this_one() -> None:
+    at: Callable[[int], str] = lambda second: f"2026-11-20T10:00:{second}Z"  # noqa: E731
+    idle = {"type": "session.status_idle", "stop_reason": {"type": "end_turn"}}
+    before = {**idle, "id": "e0", "processed_at": at(10)}
+    half = {"type": "agent.message", "id": "e1", "processed_at": at(40), "content": [{"type": "text", "text": "half"}]}
+    rest = {"type": "agent.message", "id": "e2", "processed_at": at(45), "content": [{"type": "text", "text": "rest"}]}
+    end = {**idle, "id": "e3", "processed_at": at(50)}
+    headers = {"date": "Fri, 20 Nov 2026 10:00:30 GMT"}
+    result = run(
+        Stream(
+            script(
+                Reply([ev(json.dumps(half)), "rst"], headers=headers),
+                Reply([ev(json.dumps(end))], headers=headers),
+                Reply([json.dumps({"data": [before, half, rest], "next_page": None}).encode()], type="application/json"),
+            ),
+            url=f"{BASE}/v1/sessions/s1/events/stream",
+            protocol=protocols.AnthropicSession(until="turn"),
+        )
+    )
+    assert [json.loads(data)["id"] for data in result.data] == ["e1", "e2", "e3"]
+    assert result.outcome is Outcome.COMPLETED
