@@ -1,0 +1,49 @@
+"""A server behind a `CuttingProxy`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from .proxy import CuttingProxy
+
+
+@contextlib.contextmanager
+def serving(app: Any) -> Iterator[CuttingProxy]:
+    """Run an ASGI app behind a `CuttingProxy`, on a thread of its own."""
+    import uvicorn
+
+    config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="on", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        proxy = CuttingProxy(listener.getsockname()[1])
+        try:
+            yield proxy
+        finally:
+            proxy.close()
+            server.should_exit = True
+            thread.join(5)
+
+
+async def settle(proxy: CuttingProxy) -> None:
+    """
+    Wait, in the server, until a client that was cut is back.
+
+    What the servers say while they take up a client again may be lost or said twice; that is theirs, and not tested here.
+    """
+    await asyncio.sleep(0.005)
+    for _ in range(200):
+        if proxy.settled:
+            break
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.005)
