@@ -389,10 +389,10 @@ async def test_silence_is_resumed_or_is_the_timeout_it_was(row: Any, flaky_serve
 async def test_a_head_that_does_not_come_is_the_timeout_it_was(row: Any, flaky_server: Any) -> None:
     server = flaky_server(numbered(2), [Fault.no_answer(how="silence")] * 3)
     with pytest.raises(row.module.ReadTimeout) as caught:
-        await read(row, server, timeout=0.02, retry=rs.RetryPolicy(attempts=2, wait=lambda state: 0.0))
+        await read(row, server, timeout=0.15, retry=rs.RetryPolicy(attempts=2, wait=lambda state: 0.0))
     assert isinstance(caught.value, rs.RetriesExhausted) and caught.value.attempts == 2
     with pytest.raises(row.module.ReadTimeout) as caught:
-        await read(row, server, "POST", timeout=0.02)
+        await read(row, server, "POST", timeout=0.15)
     assert isinstance(caught.value, rs.StreamInterrupted) and len(server.requests) == 3
     assert len(await read(row, server, timeout=5)) == 2
 
