@@ -1,5 +1,5 @@
 """
-Read one value out of a JSON payload, quickly.
+Read JSON payloads: whole, or one value of them quickly.
 
 Parsing every payload in full to read a counter costs as much as the rest of the library.
 Payloads of one event type share what stands in front of the counter, so that text is learned once, proven to be at the
@@ -12,12 +12,33 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-__all__ = ["JSONPath"]
+__all__ = ["JSONPath", "object_of", "parsed", "payload_of"]
 
 # Event types of one stream: OpenAI has 53. Beyond the bound nothing more is learned.
 _TYPES: Final = 256
 # A type whose payloads never share a prefix is not worth trying again.
 _PATIENCE: Final = 8
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text; `None` for what is no JSON, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """A JSON object; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def payload_of(event: Any) -> dict[str, Any]:
+    """The JSON object in the data of an event; an empty one for what is none."""
+    try:
+        return object_of(event.json())
+    except ValueError:
+        return {}
 
 
 class JSONPath:

@@ -34,6 +34,7 @@ from .._core.interfaces import (
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
+from ._json import object_of, parsed, payload_of
 
 __all__ = ["A2A"]
 
@@ -68,8 +69,8 @@ class A2A(ResumeProtocol):
     Each resume delivers the task as it stands, as an event with `.reset`; what came before is void, since the snapshot holds it.
     `iter_text(resets=True)` and `read_text()` handle that. Of updates that nobody heard, only what they did to the task is seen.
 
-    A task that ended while nobody listened can no longer be subscribed to: that is `CursorExpired`, and with
-    `on_lost="snapshot"` the finished task, as an event of the same form. So pass that, unless you fetch it yourself.
+    A task that ended while nobody listened can no longer be subscribed to: then the finished task is fetched, and comes as an
+    event of the same form. One that the server does not know any more is `CursorExpired`.
 
     The task's id comes with the first event: a cut before that cannot be resumed, nor can an answer that is a single message.
     `A2A-Version` and the other headers are yours; they go along.
@@ -203,13 +204,10 @@ class A2A(ResumeProtocol):
         return self._request("get", state)
 
     def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
-        try:
-            document = json.loads(answer.body)
-            rest = "jsonrpc" not in document
-            task = document if rest else document["result"]
-            status = _state(task)
-        except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        document = object_of(parsed(answer.body))
+        rest = "jsonrpc" not in document
+        task = document if rest else object_of(document.get("result"))
+        status = _state(task)
         if not status:
             return None
         if rest or task.get("kind") != "task":
@@ -230,14 +228,9 @@ def _read(event: Any) -> tuple[str, dict[str, Any], str]:
     Returns:
         Its kind in the names of v1 (`""` for anything else), its body, and the version that it is written in.
     """
-    try:
-        message = event.json()
-    except ValueError:
-        return "", {}, ""
-    if isinstance(message, dict) and "jsonrpc" in message:
-        message = message.get("result")
-    if not isinstance(message, dict):
-        return "", {}, ""
+    message = payload_of(event)
+    if "jsonrpc" in message:
+        message = object_of(message.get("result"))
     if (kind := _KINDS.get(str(message.get("kind", "")))) is not None:
         return kind, message, "0.3"
     for kind in _KINDS.values():

@@ -6,7 +6,6 @@ Source: ably.com/docs, "SSE" (protocols/sse, api/sse) and "Updates and deletes" 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from .._core.interfaces import Head, Lost, Promises, Request, Resume, ResumeProt
 from .._errors import UpstreamError
 from .._events import Delta, Gap
 from ._ends import upstream_error
+from ._json import object_of, parsed, payload_of
 
 __all__ = ["AblySSE"]
 
@@ -67,24 +67,24 @@ class AblySSE(ResumeProtocol):
     def place(self, events: Sequence[Any]) -> None:
         # What only says "connect again" is no event of a channel; as one it would count as progress.
         if isinstance(events, list):
-            events[:] = [event for event in events if event.event != "error" or not _passes(_code(event))]
+            events[:] = [event for event in events if event.event != "error" or not _passes(_code(payload_of(event)))]
 
     def error(self, event: Any) -> UpstreamError | None:
-        if event.event != "error" or _code(event) in _LOST:
+        if event.event != "error" or _code(payload_of(event)) in _LOST:
             return None
-        body = _body(event)
+        body = payload_of(event)
         return upstream_error({"type": body.get("code"), "message": body.get("message") or event.data}, body or event.data)
 
     def gap(self, event: Any) -> Gap | None:
-        return Gap(after=event.cursor) if event.event == "error" and _code(event) in _LOST else None
+        return Gap(after=event.cursor) if event.event == "error" and _code(payload_of(event)) in _LOST else None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         if event.event != "message":
             return ()
-        body = _body(event)
+        body = payload_of(event)
         text: Any = body.get("data") if "id" in body else event.data
         if body.get("encoding") == "json":
-            text = _parsed(text)
+            text = parsed(text) if isinstance(text, str) else None
         elif body.get("encoding"):
             # Binary or encrypted.
             text = None
@@ -98,9 +98,8 @@ class AblySSE(ResumeProtocol):
         return Request(method="GET", url=state.url, params=params, repeat="all")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        detail = _parsed(body)
-        error = detail.get("error") if isinstance(detail, dict) else None
-        if state.resuming and isinstance(error, dict) and _int(error.get("code")) in _LOST:
+        error = object_of(object_of(parsed(body)).get("error"))
+        if state.resuming and _code(error) in _LOST:
             return Lost(f"Ably no longer keeps this connection: {str(error.get('message', ''))[:200]}")
         return None
 
@@ -108,24 +107,8 @@ class AblySSE(ResumeProtocol):
         return Resume()
 
 
-def _parsed(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (RecursionError, ValueError, TypeError):
-        return None
-
-
-def _int(value: Any) -> int:
-    return value if type(value) is int else 0
-
-
-def _body(event: Any) -> dict[str, Any]:
-    body = _parsed(event.data)
-    return body if isinstance(body, dict) else {}
-
-
-def _code(event: Any) -> int:
-    code = _body(event).get("code")
+def _code(error: dict[str, Any]) -> int:
+    code = error.get("code")
     return code if type(code) is int else 0
 
 

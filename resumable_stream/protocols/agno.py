@@ -17,6 +17,7 @@ from .._core.interfaces import Head, Lost, Position, Promises, Request, Resume, 
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
+from ._json import payload_of
 
 __all__ = ["Agno"]
 
@@ -66,7 +67,7 @@ class Agno(ResumeProtocol):
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
-            body = _body(source)
+            body = payload_of(source)
             run_id = body.get("run_id")
             if isinstance(run_id, str) and run_id and type(body.get("event_index")) is int and not _nested(source, body):
                 state.stream_id = run_id
@@ -74,7 +75,7 @@ class Agno(ResumeProtocol):
     # -- reading
 
     def position(self, event: Any) -> Position:
-        number = _body(event).get("event_index")
+        number = payload_of(event).get("event_index")
         return Position(str(number), number) if type(number) is int else Position(None)
 
     def place(self, events: Sequence[Any]) -> None:
@@ -85,17 +86,17 @@ class Agno(ResumeProtocol):
 
     def fingerprint(self, event: Any) -> str:
         # The database writes an event in another order than the wire did.
-        body = _body(event)
+        body = payload_of(event)
         return fingerprint(event.event, json.dumps([body.get("run_id"), body.get("content")], sort_keys=True))
 
     def end(self, event: Any) -> Outcome | None:
         outcome = _ENDS.get(_WHOSE.sub("", event.event, count=1)) if _WHOSE.match(event.event) else None
-        return None if outcome is None or _nested(event, _body(event)) else outcome
+        return None if outcome is None or _nested(event, payload_of(event)) else outcome
 
     def error(self, event: Any) -> UpstreamError | None:
         if event.event not in ("error", "replay"):
             return None
-        body = _body(event)
+        body = payload_of(event)
         if event.event == "replay":
             # The run is over and the server has no events of it: its result is to be had from the run's own route.
             return upstream_error({"type": "no stored events", **body}, body) if body.get("total_events") == 0 else None
@@ -105,7 +106,7 @@ class Agno(ResumeProtocol):
         kind = event.event.removeprefix("Team")
         if kind not in ("RunContent", "ReasoningContentDelta", "ToolCallStarted"):
             return ()
-        body = _body(event)
+        body = payload_of(event)
         if body.get("parent_run_id") and not body.get("workflow_id"):
             return ()
         if kind == "ToolCallStarted":
@@ -144,14 +145,6 @@ class Agno(ResumeProtocol):
         path = f"{found[1]}/{quote(state.stream_id, safe='')}/{verb}"
         url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
         return Request(method="POST", url=url, repeat="body" if repeat else None)
-
-
-def _body(event: Any) -> dict[str, Any]:
-    try:
-        body = event.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _nested(event: Any, body: dict[str, Any]) -> bool:

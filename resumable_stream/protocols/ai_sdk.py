@@ -23,6 +23,7 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._events import Delta, Item, Outcome
+from ._json import payload_of
 
 __all__ = ["AISDKStream"]
 
@@ -90,7 +91,7 @@ class AISDKStream(ResumeProtocol):
     def end(self, event: Any) -> Outcome | Settled | None:
         if not any(mark in event.data for mark in _ENDS):
             return None
-        part = _part(event)
+        part = payload_of(event)
         match part.get("type"):
             case "finish":
                 # More may follow where an application merges streams, so read on.
@@ -105,7 +106,7 @@ class AISDKStream(ResumeProtocol):
         return None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        part = _part(event)
+        part = payload_of(event)
         kind, key = _DELTAS.get(str(part.get("type")), ("text", ""))
         text, block = part.get(key), part.get("id")
         if not isinstance(text, str) or not text:
@@ -137,11 +138,3 @@ class AISDKStream(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Resume()
-
-
-def _part(event: Any) -> dict[str, Any]:
-    try:
-        part = event.json()
-    except ValueError:
-        return {}
-    return part if isinstance(part, dict) else {}

@@ -20,6 +20,7 @@ from .._core.interfaces import Alarm, Head, Interrupted, Promises, ResumeProtoco
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import EndRule
+from ._json import payload_of
 
 __all__ = ["AnthropicMessages"]
 
@@ -76,7 +77,7 @@ class AnthropicMessages(ResumeProtocol):
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
-            message = _read(source).get("message")
+            message = payload_of(source).get("message")
             if isinstance(message, dict) and isinstance(message.get("id"), str):
                 state.stream_id = message["id"]
 
@@ -86,7 +87,7 @@ class AnthropicMessages(ResumeProtocol):
         if event.event == "message_stop":
             return Outcome.COMPLETED
         if event.event == "message_delta":
-            delta = _read(event).get("delta")
+            delta = payload_of(event).get("delta")
             if isinstance(delta, dict) and str(delta.get("stop_reason")) in _EARLY:
                 return Settled(Outcome.INCOMPLETE)
         return None
@@ -97,32 +98,23 @@ class AnthropicMessages(ResumeProtocol):
     def deltas(self, event: Any) -> Sequence[Delta]:
         field: str
         if event.event == "content_block_delta":
-            part = _read(event).get("delta")
+            part = payload_of(event).get("delta")
             if not isinstance(part, dict) or str(part.get("type")) not in _DELTAS:
                 return ()
             field, kind = _DELTAS[part["type"]]
         elif event.event == "content_block_start":
             # Empty as a rule; what stands here is the beginning of the block all the same.
-            part = _read(event).get("content_block")
+            part = payload_of(event).get("content_block")
             if not isinstance(part, dict) or str(part.get("type")) not in _BLOCKS:
                 return ()
             field = part["type"]
             kind = _BLOCKS[field]
         else:
             return ()
-        text, index = part.get(field), _read(event).get("index")
+        text, index = part.get(field), payload_of(event).get("index")
         return (Delta(kind, text, index if isinstance(index, int) else 0),) if isinstance(text, str) and text else ()
 
     # -- going on: there is no way
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")
-
-
-def _read(event: Any) -> dict[str, Any]:
-    """The payload; an empty one for what is no JSON object."""
-    try:
-        payload = event.json()
-    except ValueError:
-        return {}
-    return payload if isinstance(payload, dict) else {}

@@ -40,6 +40,7 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._events import Delta, Item, Outcome, StreamEvent
+from ._json import payload_of
 
 __all__ = ["AnthropicSession"]
 
@@ -110,7 +111,7 @@ class AnthropicSession(ResumeProtocol):
     # -- reading
 
     def position(self, event: Any) -> Position:
-        payload = _read(event)
+        payload = payload_of(event)
         own_id, time = payload.get("id"), payload.get("processed_at")
         if not isinstance(own_id, str):
             return Position(None)
@@ -118,13 +119,13 @@ class AnthropicSession(ResumeProtocol):
 
     def fingerprint(self, event: Any) -> str:
         # The stream and the list may write one event in two ways; what it is called does not change.
-        payload = _read(event)
+        payload = payload_of(event)
         kind = str(payload.get("type"))
         own_id = self.position(event).own_id
         return fingerprint(kind, own_id if own_id is not None else event.data)
 
     def end(self, event: Any) -> Outcome | Settled | None:
-        payload = _read(event)
+        payload = payload_of(event)
         match payload.get("type"):
             case "session.status_terminated":
                 return Outcome.COMPLETED
@@ -137,7 +138,7 @@ class AnthropicSession(ResumeProtocol):
         return None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        match _read(event):
+        match payload_of(event):
             case {"type": "agent.message", "content": [*blocks]}:
                 return tuple(
                     Delta("text", block["text"], index)
@@ -195,15 +196,6 @@ def _history(state: StreamState, page: str | None) -> Request:
     wanted: dict[str, str | None] = {"event_deltas": None, "limit": "1000", "order": "asc", "page": page}
     wanted["created_at[gte]"] = state.extra.get("since") or None
     return Request(method="GET", url=_events(state), headers={"Accept": "application/json"}, params=wanted, repeat="all")
-
-
-def _read(event: Any) -> dict[str, Any]:
-    """The payload; an empty one for what is no JSON object."""
-    try:
-        payload = event.json()
-    except ValueError:
-        return {}
-    return payload if isinstance(payload, dict) else {}
 
 
 def _ours(item: Any, state: StreamState) -> bool:

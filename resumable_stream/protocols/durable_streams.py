@@ -25,6 +25,7 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._events import Delta, Item, Outcome, StreamEvent
+from ._json import payload_of
 
 __all__ = ["DurableStreams"]
 
@@ -77,7 +78,7 @@ class DurableStreams(ResumeProtocol):
     def identify(self, state: StreamState, source: Head | Item) -> None:
         # The server's hint for caches, to be echoed; it has nothing to do with the place.
         if isinstance(source, StreamEvent) and source.event == "control":
-            cursor = _object(source).get("streamCursor")
+            cursor = payload_of(source).get("streamCursor")
             if isinstance(cursor, str) and cursor:
                 state.extra["collapse"] = cursor
             else:
@@ -92,7 +93,7 @@ class DurableStreams(ResumeProtocol):
         super().place(events)
 
     def position(self, event: Any) -> Position:
-        offset = _object(event).get("streamNextOffset") if event.event == "control" else None
+        offset = payload_of(event).get("streamNextOffset") if event.event == "control" else None
         if not isinstance(offset, str) or not offset:
             return Position(None)
         return Position(offset, None, offset)
@@ -100,11 +101,11 @@ class DurableStreams(ResumeProtocol):
     def fingerprint(self, event: Any) -> str:
         if event.event != "control":
             return fingerprint(event.event, event.data)
-        control = _object(event)
+        control = payload_of(event)
         return fingerprint("control", f"{control.get('streamNextOffset')} {control.get('streamClosed') is True}")
 
     def end(self, event: Any) -> Outcome | None:
-        closed = event.event == "control" and _object(event).get("streamClosed") is True
+        closed = event.event == "control" and payload_of(event).get("streamClosed") is True
         return Outcome.COMPLETED if closed else None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
@@ -154,11 +155,3 @@ def _messages(event: Any) -> Iterator[Any]:
         return
     for message in messages:
         yield StreamEvent("message", json.dumps(message, ensure_ascii=False, separators=(",", ":")))
-
-
-def _object(event: Any) -> dict[str, Any]:
-    try:
-        value = event.json()
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -22,6 +22,7 @@ from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProto
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
+from ._json import payload_of
 
 __all__ = ["GeminiGenerate"]
 
@@ -78,7 +79,7 @@ class GeminiGenerate(ResumeProtocol):
         return request.method == "POST" and path.endswith(":streamGenerateContent") and head.content_type == "text/event-stream"
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        if not isinstance(source, Head) and isinstance(found := _read(source).get("responseId"), str) and found:
+        if not isinstance(source, Head) and isinstance(found := payload_of(source).get("responseId"), str) and found:
             state.stream_id = found
 
     # -- reading
@@ -87,7 +88,7 @@ class GeminiGenerate(ResumeProtocol):
         # Most events say neither, and need not be parsed to see it: quotes inside a text are escaped, so no content looks so.
         if '"finishReason"' not in event.data and '"promptFeedback"' not in event.data:
             return None
-        payload = _read(event)
+        payload = payload_of(event)
         candidates = list(_candidates(payload))
         reasons = {str(candidate.get("finishReason") or "") for candidate in candidates}
         if candidates and reasons.isdisjoint({"", "FINISH_REASON_UNSPECIFIED"}):
@@ -102,7 +103,7 @@ class GeminiGenerate(ResumeProtocol):
     def error(self, event: Any) -> UpstreamError | None:
         if '"error"' not in event.data:
             return None
-        payload = _read(event)
+        payload = payload_of(event)
         detail = payload.get("error")
         if not isinstance(detail, dict) or "candidates" in payload:
             return None
@@ -110,7 +111,7 @@ class GeminiGenerate(ResumeProtocol):
         return upstream_error({**detail, "type": detail.get("status")}, payload)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(_deltas(_read(event)))
+        return tuple(_deltas(payload_of(event)))
 
     # -- going on: there is no way
 
@@ -143,12 +144,3 @@ def _deltas(payload: dict[str, Any]) -> Iterator[Delta]:
 def _candidates(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
     found = payload.get("candidates")
     return (candidate for candidate in found if isinstance(candidate, dict)) if isinstance(found, list) else iter(())
-
-
-def _read(event: Any) -> dict[str, Any]:
-    """The payload; an empty one for what is no JSON object."""
-    try:
-        payload = event.json()
-    except ValueError:
-        return {}
-    return payload if isinstance(payload, dict) else {}

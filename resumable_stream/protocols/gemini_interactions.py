@@ -44,6 +44,7 @@ from .._core.interfaces import (
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import EndRule, upstream_error
+from ._json import object_of, parsed, payload_of
 
 __all__ = ["GeminiInteractions"]
 
@@ -121,7 +122,7 @@ class GeminiInteractions(ResumeProtocol):
             elif isinstance(state.json, dict) and state.json.get("store") is False:
                 state.extra["unstored"] = "1"
             return
-        payload = _read(source)
+        payload = payload_of(source)
         interaction = payload.get("interaction")
         found = interaction.get("id") if isinstance(interaction, dict) else payload.get("interaction_id")
         if isinstance(found, str) and found:
@@ -130,7 +131,7 @@ class GeminiInteractions(ResumeProtocol):
     # -- reading
 
     def position(self, event: Any) -> Position:
-        found = _read(event).get("event_id")
+        found = payload_of(event).get("event_id")
         if not isinstance(found, str) or not found:
             return Position(None)
         return Position(found + _END if _kind(event) in _COMPLETED else found, None, found)
@@ -138,7 +139,7 @@ class GeminiInteractions(ResumeProtocol):
     def end(self, event: Any) -> Outcome | Settled | None:
         if _kind(event) not in _COMPLETED:
             return None
-        interaction = _read(event).get("interaction")
+        interaction = payload_of(event).get("interaction")
         # Lifecycle events may leave fields out; without a status the event's name is what is said.
         status = interaction.get("status") if isinstance(interaction, dict) else None
         return Settled(_OVER.get(str(status), Outcome.COMPLETED))
@@ -146,12 +147,12 @@ class GeminiInteractions(ResumeProtocol):
     def error(self, event: Any) -> UpstreamError | None:
         if _kind(event) != "error":
             return _ERRORS.error(event)
-        body = _read(event)
+        body = payload_of(event)
         detail = body.get("error")
         return upstream_error(detail if isinstance(detail, dict) else {"message": event.data}, body or event.data)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        kind, payload = _kind(event), _read(event)
+        kind, payload = _kind(event), payload_of(event)
         if kind == _STORED:
             return tuple(_contents(payload))
         delta, index = payload.get("delta"), payload.get("index")
@@ -186,7 +187,7 @@ class GeminiInteractions(ResumeProtocol):
             return Lost(f"the server answered {answer.status}: it no longer holds this interaction")
         if answer.status >= 400:
             return Reject(f"asked how the interaction stands, the server answered {answer.status}")
-        status = str(_interaction(answer).get("status"))
+        status = str(object_of(parsed(answer.body)).get("status"))
         if status in _RUNNING:
             state.extra.pop("empty", None)
             return Resume()
@@ -211,7 +212,7 @@ class GeminiInteractions(ResumeProtocol):
         return self.status_request(state)
 
     def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
-        interaction = _interaction(answer)
+        interaction = object_of(parsed(answer.body))
         outcome = _OVER.get(str(interaction.get("status")))
         if outcome is None:
             # It still runs: what is stored is a piece, and nothing says from which event to go on.
@@ -235,26 +236,7 @@ def _request(method: str, state: StreamState, params: Mapping[str, str | None], 
 
 
 def _kind(event: Any) -> str:
-    return str(event.event if event.event != "message" else _read(event).get("event_type", ""))
-
-
-def _read(event: Any) -> dict[str, Any]:
-    """The payload; an empty one for what is no JSON object (`[DONE]`)."""
-    if event.data == "[DONE]":
-        return {}
-    try:
-        payload = event.json()
-    except ValueError:
-        return {}
-    return payload if isinstance(payload, dict) else {}
-
-
-def _interaction(answer: Answer) -> dict[str, Any]:
-    try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return str(event.event if event.event != "message" else payload_of(event).get("event_type", ""))
 
 
 def _contents(interaction: Mapping[str, Any]) -> Iterator[Delta]:

@@ -40,6 +40,7 @@ from .._core.interfaces import (
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
+from ._json import object_of, parsed, payload_of
 
 __all__ = ["LangGraphRun", "LangGraphThread"]
 
@@ -337,20 +338,14 @@ def _just_before(own_id: str) -> str | None:
 
 
 def _field(event: Any, name: str) -> str:
-    try:
-        value = event.json().get(name)
-    except (ValueError, AttributeError):
-        return ""
+    value = payload_of(event).get(name)
     return value if isinstance(value, str) else ""
 
 
 def _status(answer: Answer) -> str | None:
     if answer.status >= 400:
         return None
-    try:
-        status = json.loads(answer.body).get("status")
-    except (RecursionError, ValueError, AttributeError):
-        return None
+    status = object_of(parsed(answer.body)).get("status")
     return status if isinstance(status, str) else None
 
 

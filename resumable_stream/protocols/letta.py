@@ -15,6 +15,7 @@ from .._core.interfaces import Head, Position, Promises, Request, Resume, Resume
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import EndRule
+from ._json import payload_of
 
 __all__ = ["Letta"]
 
@@ -68,24 +69,26 @@ class Letta(ResumeProtocol):
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
-            body = _body(source)
+            body = payload_of(source)
             if type(body.get("seq_id")) is int and isinstance(body.get("run_id"), str):
                 state.stream_id = body["run_id"] or None
 
     # -- reading
 
     def position(self, event: Any) -> Position:
-        number = _body(event).get("seq_id")
+        number = payload_of(event).get("seq_id")
         return Position(str(number), number) if type(number) is int else Position(None)
 
     def place(self, events: Sequence[Any]) -> None:
         # Pings belong to the connection; as events they would count as progress.
         if isinstance(events, list):
-            events[:] = [event for event in events if '"ping"' not in event.data or _body(event).get("message_type") != "ping"]
+            events[:] = [
+                event for event in events if '"ping"' not in event.data or payload_of(event).get("message_type") != "ping"
+            ]
         super().place(events)
 
     def end(self, event: Any) -> Outcome | Settled | None:
-        body = _body(event)
+        body = payload_of(event)
         match body.get("message_type"):
             case "stop_reason":
                 return Settled(_STOPS.get(str(body.get("stop_reason")), Outcome.INCOMPLETE))
@@ -97,7 +100,7 @@ class Letta(ResumeProtocol):
         return _ERRORS.error(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        body = _body(event)
+        body = payload_of(event)
         match body.get("message_type"):
             case "assistant_message":
                 return tuple(Delta("text", text) for text in _texts(body.get("content")))
@@ -132,12 +135,8 @@ class Letta(ResumeProtocol):
         )
 
 
-def _body(event: Any) -> dict[str, Any]:
-    try:
-        body = event.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+def _is_ping(event: Any) -> bool:
+    return '"ping"' in event.data and payload_of(event).get("message_type") == "ping"
 
 
 def _texts(content: Any) -> list[str]:

@@ -30,6 +30,7 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._events import Delta, Item, Outcome
+from ._json import payload_of
 
 __all__ = ["MCPStreamableHTTP"]
 
@@ -85,7 +86,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     # -- reading
 
     def end(self, event: Any) -> Outcome | None:
-        answer = _message(event)
+        answer = payload_of(event)
         # The server's own requests have an id too, and a method.
         if "method" in answer:
             return None
@@ -98,7 +99,7 @@ class MCPStreamableHTTP(ResumeProtocol):
 
     def deltas(self, event: Any) -> Iterator[Delta]:
         # Progress and log messages are about the answer; only the result is it.
-        result = _message(event).get("result")
+        result = payload_of(event).get("result")
         content = result.get("content") if isinstance(result, dict) else None
         for index, block in enumerate(content if isinstance(content, list) else ()):
             if isinstance(block, dict) and block.get("type") == "text" and isinstance(text := block.get("text"), str) and text:
@@ -134,14 +135,3 @@ class MCPStreamableHTTP(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Resume()
-
-
-def _message(event: Any) -> dict[str, Any]:
-    """The JSON-RPC message; empty for the event that only primes the cursor, and for anything else."""
-    if not event.data:
-        return {}
-    try:
-        message = event.json()
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}

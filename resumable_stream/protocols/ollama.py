@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from .._core.interfaces import Head, Promises, StreamState
 from .._events import Delta, Outcome
+from ._json import payload_of
 from .ndjson import NDJSON, NDJSON_TYPES
 
 __all__ = ["OllamaNDJSON"]
@@ -54,14 +55,14 @@ class OllamaNDJSON(NDJSON):
         )
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(_deltas(_payload(event)))
+        return tuple(_deltas(payload_of(event)))
 
 
 def _outcome(event: Any) -> Outcome | None:
     # A look at the text spares most lines the parser.
     if '"done"' not in event.data or "true" not in event.data:
         return None
-    line = _payload(event)
+    line = payload_of(event)
     if line.get("done") is not True:
         return None
     return Outcome.COMPLETED if line.get("done_reason") in _WHOLE else Outcome.INCOMPLETE
@@ -81,11 +82,3 @@ def _deltas(line: dict[str, Any]) -> Iterator[Delta]:
         if isinstance(function, dict) and "arguments" in function:
             # Whole, and an object: as the text that other providers send in pieces.
             yield Delta("tool", json.dumps(function["arguments"], ensure_ascii=False), index)
-
-
-def _payload(event: Any) -> dict[str, Any]:
-    try:
-        line = event.json()
-    except (ValueError, RecursionError):
-        return {}
-    return line if isinstance(line, dict) else {}

@@ -18,6 +18,7 @@ from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProto
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import DONE, upstream_error
+from ._json import payload_of
 
 __all__ = ["OpenAIChat"]
 
@@ -84,7 +85,7 @@ class OpenAIChat(ResumeProtocol):
         return super().first_request(state)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        if not isinstance(source, Head) and isinstance(found := _payload(source).get("id"), str):
+        if not isinstance(source, Head) and isinstance(found := payload_of(source).get("id"), str):
             # Of the answer, the same in each chunk: nothing to know a repeat by.
             state.stream_id = found or None
 
@@ -97,7 +98,7 @@ class OpenAIChat(ResumeProtocol):
         # Quotes inside a JSON text are escaped, so this is no content.
         if '"finish_reason"' not in data or '"finish_reason":null' in data or '"finish_reason": null' in data:
             return None
-        for choice in _choices(_payload(event)):
+        for choice in _choices(payload_of(event)):
             if reason := choice.get("finish_reason"):
                 return Settled(_REASONS.get(str(reason), Outcome.INCOMPLETE))
         return None
@@ -106,7 +107,7 @@ class OpenAIChat(ResumeProtocol):
         named = event.event == "error"
         if not named and '"error"' not in event.data:
             return None
-        body = _payload(event)
+        body = payload_of(event)
         detail = body.get("error")
         if not detail and not named:
             return None
@@ -114,7 +115,7 @@ class OpenAIChat(ResumeProtocol):
         return upstream_error(message if isinstance(message, dict) else {"message": message}, body or event.data)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(_deltas(_payload(event)))
+        return tuple(_deltas(payload_of(event)))
 
     # -- going on
 
@@ -125,14 +126,6 @@ class OpenAIChat(ResumeProtocol):
 def _asked(state: StreamState) -> int:
     asked = state.json.get("n") if isinstance(state.json, dict) else None
     return asked if type(asked) is int and asked > 1 else 1
-
-
-def _payload(event: Any) -> dict[str, Any]:
-    try:
-        body = event.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ from .._core.interfaces import (
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
+from ._json import object_of, parsed, payload_of
 from .cursor import CursorProtocol
 
 __all__ = ["OpenAIResponses"]
@@ -140,7 +141,7 @@ class OpenAIResponses(CursorProtocol):
                 state.stream_id = unquote(urlsplit(state.url).path.rstrip("/").rpartition("/")[2])
                 state.extra["background"] = "1"
             return
-        response = _payload(source).get("response")
+        response = payload_of(source).get("response")
         if isinstance(response, dict) and isinstance(response.get("id"), str):
             state.stream_id = response["id"]
             asked = isinstance(state.json, dict) and state.json.get("background") is True
@@ -166,7 +167,7 @@ class OpenAIResponses(CursorProtocol):
 
     def error(self, event: Any) -> UpstreamError | None:
         # An error with a number is one of the stream's events; what became of the response is then asked.
-        body = _payload(event)
+        body = payload_of(event)
         detail = body.get("error")
         if type(body.get("sequence_number")) is int or not (detail or _kind(event) == "error"):
             return None
@@ -176,7 +177,7 @@ class OpenAIResponses(CursorProtocol):
         kind = _KINDS.get(_kind(event))
         if kind is None:
             return ()
-        body = _payload(event)
+        body = payload_of(event)
         text, index = body.get("delta"), body.get("output_index")
         return (Delta(kind, text, index if type(index) is int else 0),) if isinstance(text, str) and text else ()
 
@@ -200,7 +201,7 @@ class OpenAIResponses(CursorProtocol):
             return Finished(Outcome.CANCELLED)
         if status == 404:
             return Lost(f"response {state.stream_id} is unknown or has expired")
-        detail = _object(_object(_parse(body)).get("error"))
+        detail = object_of(object_of(parsed(body)).get("error"))
         message = str(detail.get("message") or "the server answered 400")[:500]
         if detail.get("param") not in (None, "", "stream"):
             # Ours to mend: a cursor or option that the server does not take.
@@ -226,7 +227,7 @@ class OpenAIResponses(CursorProtocol):
             return Lost(f"response {state.stream_id} is unknown or has expired")
         if answer.status in (401, 403):
             return Reject(f"the server refused to say how response {state.stream_id} stands: {answer.status}")
-        status = str(_object(_parse(answer.body)).get("status"))
+        status = str(object_of(parsed(answer.body)).get("status"))
         if not background:
             # It died with its connection; what it says of itself is better than a cut.
             return Finished(_FINAL[status]) if status in ("failed", "cancelled") else Resume()
@@ -244,7 +245,7 @@ class OpenAIResponses(CursorProtocol):
         return self.status_request(state)
 
     def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
-        response = _object(_parse(answer.body))
+        response = object_of(parsed(answer.body))
         status = str(response.get("status"))
         if status in ("queued", "in_progress"):
             # What it has so far is not what follows the cursor.
@@ -281,25 +282,7 @@ def _outcome(event: Any) -> Outcome | Settled | None:
 def _kind(event: Any) -> str:
     if event.event != "message":
         return str(event.event)
-    return str(_payload(event).get("type"))
-
-
-def _payload(event: Any) -> dict[str, Any]:
-    try:
-        return _object(event.json())
-    except ValueError:
-        return {}
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return str(payload_of(event).get("type"))
 
 
 def _stored(response: dict[str, Any]) -> Iterator[StreamEvent]:
@@ -331,7 +314,7 @@ _PARTS: Final = {
 
 
 def _objects(value: Any) -> Iterable[dict[str, Any]]:
-    return [_object(item) for item in value] if isinstance(value, list) else ()
+    return [object_of(item) for item in value] if isinstance(value, list) else ()
 
 
 def _event(kind: str, **fields: Any) -> StreamEvent:

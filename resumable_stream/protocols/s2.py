@@ -27,6 +27,7 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._events import Delta, Outcome, StreamEvent
+from ._json import payload_of
 
 __all__ = ["S2"]
 
@@ -86,14 +87,14 @@ class S2(ResumeProtocol):
         super().place(events)
 
     def position(self, event: Any) -> Position:
-        number = _body(event).get("seq_num")
+        number = payload_of(event).get("seq_num")
         if type(number) is not int:
             return Position(None)
         # Behind a whole batch its id says also how much of a bound is used up.
         return Position(event.id if "," in event.id else str(number), number)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        record = _body(event)
+        record = payload_of(event)
         body, headers = record.get("body"), record.get("headers")
         if not isinstance(body, str) or not body or _is_command(headers):
             return ()
@@ -131,7 +132,7 @@ class S2(ResumeProtocol):
 def _records(event: Any) -> Iterator[Any]:
     if event.event in ("ping", "error"):
         return
-    records = _body(event).get("records") if event.event == "batch" else None
+    records = payload_of(event).get("records") if event.event == "batch" else None
     if not isinstance(records, list):
         yield event
         return
@@ -139,14 +140,6 @@ def _records(event: Any) -> Iterator[Any]:
         last = at == len(records)
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         yield StreamEvent("record", text, event.id if last else "", None, event.own_id if last else None)
-
-
-def _body(event: Any) -> dict[str, Any]:
-    try:
-        body = event.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _is_command(headers: Any) -> bool:

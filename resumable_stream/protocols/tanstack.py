@@ -26,6 +26,7 @@ from .._core.interfaces import (
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
+from ._json import object_of, payload_of
 from .ndjson import NDJSON_TYPES
 
 __all__ = ["TanStackAI", "TanStackAINDJSON"]
@@ -81,11 +82,7 @@ class TanStackAI(ResumeProtocol):
 
     def chunk(self, event: Any) -> dict[str, Any]:
         """The AG-UI event in an event of the wire."""
-        try:
-            chunk = event.json()
-        except ValueError:
-            return {}
-        return chunk if isinstance(chunk, dict) else {}
+        return payload_of(event)
 
     def end(self, event: Any) -> Outcome | Settled | None:
         if '"RUN_' not in event.data:
@@ -152,8 +149,7 @@ class TanStackAINDJSON(TanStackAI):
 
     def chunk(self, event: Any) -> dict[str, Any]:
         envelope = super().chunk(event)
-        chunk = envelope.get("chunk", envelope)
-        return chunk if isinstance(chunk, dict) else {}
+        return object_of(envelope.get("chunk", envelope))
 
 
 def _reason(chunk: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from .._core.interfaces import Finished, Head, Position, Promises, Reject, Reque
 from .._errors import UpstreamError
 from .._events import Delta, Outcome, StreamEvent
 from ._ends import upstream_error
+from ._json import object_of, payload_of
 
 __all__ = ["TriggerDev"]
 
@@ -62,7 +63,7 @@ class TriggerDev(ResumeProtocol):
     def position(self, event: Any) -> Position:
         if event.event != "record":
             return Position(event.own_id, None, event.own_id)
-        number = _object(event.data).get("seq_num")
+        number = payload_of(event).get("seq_num")
         if type(number) is not int:
             return Position(None)
         written = _written(event).get("id")
@@ -72,13 +73,13 @@ class TriggerDev(ResumeProtocol):
         if event.event != "record":
             return super().fingerprint(event)
         # What was written twice has another number and another time.
-        record = _object(event.data)
+        record = payload_of(event)
         return fingerprint("record", json.dumps([record.get("body"), record.get("headers") or []]))
 
     def error(self, event: Any) -> UpstreamError | None:
         if event.event != "error":
             return None
-        body = _object(event.data)
+        body = payload_of(event)
         return upstream_error(body or {"message": event.data}, body or event.data)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
@@ -107,7 +108,7 @@ class TriggerDev(ResumeProtocol):
 
 
 def _records(event: Any) -> Iterator[Any]:
-    records = _object(event.data).get("records") if event.event == "batch" else None
+    records = payload_of(event).get("records") if event.event == "batch" else None
     if not isinstance(records, list):
         yield event
         return
@@ -127,11 +128,6 @@ def _value(text: Any) -> Any:
         return text
 
 
-def _object(text: Any) -> dict[str, Any]:
-    value = _value(text)
-    return value if isinstance(value, dict) else {}
-
-
 def _written(event: Any) -> dict[str, Any]:
     """What the task wrote: `{"id", "data"}` in the body of a record; nothing in a control record."""
-    return _object(_object(event.data).get("body"))
+    return object_of(_value(payload_of(event).get("body")))

@@ -15,6 +15,7 @@ from .._core.interfaces import Head, Position, Promises, Request, Resume, Resume
 from .._errors import UpstreamError
 from .._events import Delta
 from ._ends import upstream_error
+from ._json import payload_of
 
 __all__ = ["UpstashRealtime"]
 
@@ -68,20 +69,20 @@ class UpstashRealtime(ResumeProtocol):
         super().place(events)
 
     def position(self, event: Any) -> Position:
-        body = _body(event)
+        body = payload_of(event)
         cursor, channel = body.get("id"), body.get("channel")
         if not isinstance(cursor, str) or not _ID.fullmatch(cursor):
             return Position(None)
         return Position(cursor, None, f"{channel} {cursor}")
 
     def error(self, event: Any) -> UpstreamError | None:
-        body = _body(event)
+        body = payload_of(event)
         if body.get("type") != "error" or "id" in body:
             return None
         return upstream_error({"message": body.get("error")}, body)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        data = _body(event).get("data")
+        data = payload_of(event).get("data")
         return (Delta("text", data),) if isinstance(data, str) and data else ()
 
     # -- going on
@@ -100,14 +101,6 @@ class UpstashRealtime(ResumeProtocol):
         return Resume()
 
 
-def _body(event: Any) -> dict[str, Any]:
-    try:
-        body = event.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
 def _is_frame(event: Any) -> bool:
-    body = _body(event)
+    body = payload_of(event)
     return "id" not in body and str(body.get("type")) in _FRAMES
