@@ -447,6 +447,14 @@ class ResumeProtocol:
             if cursor is not None:
                 event.cursor = cursor
 
+    def unpack(self, event: Any) -> Iterable[Any]:
+        """
+        Take an event of the wire apart into those to deliver: more than one for a batch, none for a ping of the connection.
+
+        What is left out is no progress, so that a connection without anything else is a failed attempt.
+        """
+        return (event,)
+
     # -- going on
 
     def resume_request(self, state: StreamState) -> Request | None:

@@ -49,6 +49,7 @@ from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
 from .settings import Settings, Stats
+from .unpacking import Unpacking
 
 __all__ = ["UNKNOWN", "Machine"]
 
@@ -573,6 +574,11 @@ class Machine:
             self._fetch("backfill", request, now)
 
     def _new_decoder(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
+        decoder = self._new_framing(protocol, ledger, skip)
+        # A decoder in front, and no look at it for every chunk of all the others.
+        return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
+
+    def _new_framing(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
         limits = self.settings.limits
         match protocol.framing:
             case "sse":

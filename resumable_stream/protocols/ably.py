@@ -60,14 +60,9 @@ class AblySSE(ResumeProtocol):
 
     # -- reading
 
-    @property
-    def places(self) -> bool:
-        return True
-
-    def place(self, events: Sequence[Any]) -> None:
-        # What only says "connect again" is no event of a channel; as one it would count as progress.
-        if isinstance(events, list):
-            events[:] = [event for event in events if event.event != "error" or not _passes(_code(payload_of(event)))]
+    def unpack(self, event: Any) -> Sequence[Any]:
+        # What only says "connect again" is no event of a channel.
+        return () if event.event == "error" and _passes(_code(payload_of(event))) else (event,)
 
     def error(self, event: Any) -> UpstreamError | None:
         if event.event != "error" or _code(payload_of(event)) in _LOST:

@@ -78,11 +78,9 @@ class Agno(ResumeProtocol):
         number = payload_of(event).get("event_index")
         return Position(str(number), number) if type(number) is int else Position(None)
 
-    def place(self, events: Sequence[Any]) -> None:
-        # Such frames come anew with each connection; as events they would count as progress.
-        if isinstance(events, list):
-            events[:] = [event for event in events if event.event not in _FRAMES or self.error(event) is not None]
-        super().place(events)
+    def unpack(self, event: Any) -> Sequence[Any]:
+        # Such frames come anew with each connection.
+        return (event,) if event.event not in _FRAMES or self.error(event) is not None else ()
 
     def fingerprint(self, event: Any) -> str:
         # The database writes an event in another order than the wire did.

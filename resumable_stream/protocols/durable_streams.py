@@ -7,7 +7,7 @@ Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -86,11 +86,9 @@ class DurableStreams(ResumeProtocol):
 
     # -- reading
 
-    def place(self, events: Sequence[Any]) -> None:
+    def unpack(self, event: Any) -> Iterable[Any]:
         # A batch may have other messages in it when it comes again: take it apart.
-        if self._json and isinstance(events, list):
-            events[:] = [message for event in events for message in _messages(event)]
-        super().place(events)
+        return _messages(event) if self._json else (event,)
 
     def position(self, event: Any) -> Position:
         offset = payload_of(event).get("streamNextOffset") if event.event == "control" else None

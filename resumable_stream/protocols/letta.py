@@ -79,13 +79,8 @@ class Letta(ResumeProtocol):
         number = payload_of(event).get("seq_id")
         return Position(str(number), number) if type(number) is int else Position(None)
 
-    def place(self, events: Sequence[Any]) -> None:
-        # Pings belong to the connection; as events they would count as progress.
-        if isinstance(events, list):
-            events[:] = [
-                event for event in events if '"ping"' not in event.data or payload_of(event).get("message_type") != "ping"
-            ]
-        super().place(events)
+    def unpack(self, event: Any) -> Sequence[Any]:
+        return () if '"ping"' in event.data and payload_of(event).get("message_type") == "ping" else (event,)
 
     def end(self, event: Any) -> Outcome | Settled | None:
         body = payload_of(event)
@@ -133,10 +128,6 @@ class Letta(ResumeProtocol):
         return Request(
             method="POST", url=urljoin(state.url, f"{path}/messages/cancel"), json={"run_ids": [state.stream_id]}, repeat="body"
         )
-
-
-def _is_ping(event: Any) -> bool:
-    return '"ping"' in event.data and payload_of(event).get("message_type") == "ping"
 
 
 def _texts(content: Any) -> list[str]:

@@ -80,11 +80,9 @@ class S2(ResumeProtocol):
 
     # -- reading
 
-    def place(self, events: Sequence[Any]) -> None:
+    def unpack(self, event: Any) -> Iterator[Any]:
         # A place must be able to lie between two records, and a number belongs to each: take the batches apart.
-        if isinstance(events, list):
-            events[:] = [record for event in events for record in _records(event)]
-        super().place(events)
+        return _records(event)
 
     def position(self, event: Any) -> Position:
         number = payload_of(event).get("seq_num")

@@ -62,11 +62,8 @@ class UpstashRealtime(ResumeProtocol):
 
     # -- reading
 
-    def place(self, events: Sequence[Any]) -> None:
-        # Each connection has such frames; as events they would count as progress.
-        if isinstance(events, list):
-            events[:] = [event for event in events if not _is_frame(event)]
-        super().place(events)
+    def unpack(self, event: Any) -> Sequence[Any]:
+        return () if _is_frame(event) else (event,)
 
     def position(self, event: Any) -> Position:
         body = payload_of(event)

@@ -65,11 +65,9 @@ class WorkflowRun(AISDKStream):
             )
         state.extra["base"] = start
 
-    def place(self, events: Sequence[Any]) -> None:
+    def unpack(self, event: Any) -> Sequence[Any]:
         # The end of a body is no part, and must not be counted as one.
-        if isinstance(events, list):
-            events[:] = [event for event in events if event.data != "[DONE]"]
-        super().place(events)
+        return () if event.data == "[DONE]" else (event,)
 
     def resume_request(self, state: StreamState) -> Request | None:
         base = state.extra.get("base", "0")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -17,11 +17,12 @@ from resumable_stream._core.interfaces import (
     StreamState,
     Verdict,
 )
-from resumable_stream._errors import CursorExpired, EventTooLarge
+from resumable_stream._errors import CursorExpired, EventTooLarge, RetriesExhausted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits
+from resumable_stream.protocols import LastEventID
 
-from .simulation import Reply, ev, play
+from .simulation import Reply, Stream, ev, play, policy, run
 
 
 class Kept(ResumeProtocol):
@@ -113,3 +114,30 @@ def test_a_reset_forgets_all_but_what_the_protocol_keeps() -> None:
     assert result.events[1].reset
     assert result.stream.machine.state.extra["kept"] == "GET"
     assert result.stream.machine.state.extra["forgotten"] == "True"
+
+
+class Apart(LastEventID):
+    """Plain SSE whose batches hold several texts, and whose pings are none of them."""
+
+    def unpack(self, event: Any) -> Sequence[Any]:
+        if event.event == "ping":
+            return ()
+        texts = event.data.split("|")
+        return [StreamEvent(data=text, id=event.id, own_id=event.own_id if text is texts[-1] else None) for text in texts]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_event_is_taken_apart_and_ids_without_an_event_keep_their_places(whole: bool) -> None:
+    blocks = [ev("a|b", "1"), ev("x", event="ping"), ev(None, "2"), ev("c", "3"), ev(None, "4")]
+    first = [b"".join(blocks)] if whole else blocks
+    result = play(Reply([*first, "rst"]), Reply([ev("d", "5") + ev("[DONE]", "6")]), protocol=Apart(end="[DONE]"))
+    assert result.data == ["a", "b", "c", "d", "[DONE]"]
+    assert [event.offset for event in result.events] == list(range(5))
+    # An id without data counts too, wherever it stood among those that were taken apart.
+    assert result.stream.cursors == [None, "4"]
+
+
+def test_a_connection_with_nothing_but_pings_is_a_failed_attempt() -> None:
+    result = run(Stream(lambda sent: Reply([ev("x", event="ping"), "rst"]), protocol=Apart(end="[DONE]"), delay=policy(3)))
+    assert isinstance(result.error, RetriesExhausted)
+    assert result.events == []

@@ -67,7 +67,7 @@ def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol]) -> 
     state = StreamState("POST", f"{BASE}/v1/x", {"jsonrpc": "2.0", "id": 1, "method": []})
     for data in PAYLOADS:
         for name in NAMES if len(data) < 1_000 else NAMES[:2]:
-            events = [StreamEvent(name, data, "1")]
+            events = list(protocol.unpack(StreamEvent(name, data, "1")))
             protocol.place(events)
             for event in events:
                 protocol.identify(state, event)

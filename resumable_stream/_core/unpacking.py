@@ -1,0 +1,47 @@
+"""Events of the wire that are not those to deliver: batches, and pings of the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+__all__ = ["Unpacking"]
+
+
+class Unpacking:
+    """
+    A decoder whose events are taken apart as they come.
+
+    Args:
+        decoder: Of the framing; what is not named here is its own.
+        unpack: The protocol's `unpack()`.
+
+    Attributes:
+        silent: As an `SSEDecoder`'s: ids without an event, in their places between the events to deliver.
+    """
+
+    def __init__(self, decoder: Any, unpack: Callable[[Any], Iterable[Any]]) -> None:
+        self.silent: list[tuple[int, str]] = []
+        self._decoder = decoder
+        self._unpack = unpack
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def feed(self, data: bytes) -> list[Any]:
+        return self._take_apart(self._decoder.feed(data))
+
+    def eof(self) -> list[Any]:
+        return self._take_apart(self._decoder.eof())
+
+    def _take_apart(self, items: Sequence[Any]) -> list[Any]:
+        found: list[Any] = []
+        starts = []
+        for item in items:
+            starts.append(len(found))
+            found += self._unpack(item)
+        if silent := getattr(self._decoder, "silent", None):
+            starts.append(len(found))
+            self.silent = [(starts[at], own_id) for at, own_id in silent]
+            self._decoder.silent = []
+        return found
