@@ -182,7 +182,7 @@ class A2A(ResumeProtocol):
         return self._request("subscribe", state)
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        json_type = headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+        json_type = Head(status, headers, "").content_type == "application/json"
         if not state.resuming:
             # JSON-RPC reports an error that came before the stream with status 200.
             return Consume(whole=True) if status == 200 and json_type else None

@@ -25,7 +25,7 @@ from .._core.interfaces import (
 from .._events import Delta, Item, Outcome
 from ._json import payload_of
 
-__all__ = ["AISDKStream"]
+__all__ = ["AISDKStream", "stream_url"]
 
 _HEADER: Final = "x-vercel-ai-ui-message-stream"
 _DELTAS: Final[Mapping[str, tuple[Any, str]]] = {
@@ -124,11 +124,8 @@ class AISDKStream(ResumeProtocol):
             return None
         if state.method == "GET":
             return Request(method="GET", url=state.url, repeat="all")
-        if state.stream_id is None:
-            return None
-        parts = urlsplit(state.url)
-        path = f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}/stream"
-        return Request(method="GET", url=urlunsplit((parts.scheme, parts.netloc, path, "", "")))
+        url = stream_url(state)
+        return None if url is None else Request(method="GET", url=url)
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         # 204: the SDK's guide; 422: the readme of npm `resumable-stream`, which most routes are made of.
@@ -138,3 +135,12 @@ class AISDKStream(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Resume()
+
+
+def stream_url(state: StreamState) -> str | None:
+    """Where the routes of the SDK and of its workflows give a stream again: below their own path."""
+    if state.stream_id is None:
+        return None
+    parts = urlsplit(state.url)
+    path = f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}/stream"
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))

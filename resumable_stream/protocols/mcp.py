@@ -117,7 +117,7 @@ class MCPStreamableHTTP(ResumeProtocol):
         return Request(method="GET", url=state.url, headers=headers, repeat="query")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        json_type = headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+        json_type = Head(status, headers, "").content_type == "application/json"
         if status == 202 and not state.resuming:
             asks = not isinstance(state.json, dict) or "id" in state.json
             return Reject("the server accepted the request and will not answer it") if asks else Finished(Outcome.COMPLETED)

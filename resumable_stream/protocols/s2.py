@@ -29,7 +29,7 @@ from .._core.interfaces import (
 from .._events import Delta, Outcome, StreamEvent
 from ._json import payload_of
 
-__all__ = ["S2"]
+__all__ = ["S2", "is_command"]
 
 _ROUTE: Final = re.compile(r".*/v1/streams/[^/]+/records/?")
 _BOUNDS: Final = frozenset({"count", "bytes", "until"})
@@ -94,7 +94,7 @@ class S2(ResumeProtocol):
     def deltas(self, event: Any) -> Sequence[Delta]:
         record = payload_of(event)
         body, headers = record.get("body"), record.get("headers")
-        if not isinstance(body, str) or not body or _is_command(headers):
+        if not isinstance(body, str) or not body or is_command(headers):
             return ()
         if self._base64:
             try:
@@ -140,7 +140,8 @@ def _records(event: Any) -> Iterator[Any]:
         yield StreamEvent("record", text, event.id if last else "", None, event.own_id if last else None)
 
 
-def _is_command(headers: Any) -> bool:
+def is_command(headers: Any) -> bool:
+    """A record of the storage itself (fencing, trimming): its one header has no name."""
     match headers:
         case [["", *_], *_]:
             return True

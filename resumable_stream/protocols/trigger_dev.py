@@ -18,6 +18,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Outcome, StreamEvent
 from ._ends import upstream_error
 from ._json import object_of, payload_of
+from .s2 import is_command
 
 __all__ = ["TriggerDev"]
 
@@ -112,11 +113,8 @@ def _records(event: Any) -> Iterator[Any]:
         return
     for record in records:
         headers = record.get("headers") if isinstance(record, dict) else None
-        match headers:
-            case [["", *_], *_]:
-                continue
-            case _:
-                yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+        if not is_command(headers):
+            yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
 
 def _value(text: Any) -> Any:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 from .._core.interfaces import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
 from .._events import Item
-from .ai_sdk import AISDKStream
+from .ai_sdk import AISDKStream, stream_url
 
 __all__ = ["WorkflowRun"]
 
@@ -76,11 +76,8 @@ class WorkflowRun(AISDKStream):
         params = {"startIndex": str(int(base) + state.offset)}
         if state.method == "GET":
             return Request(method="GET", url=state.url, params=params, repeat="all")
-        if state.stream_id is None:
-            return None
-        parts = urlsplit(state.url)
-        path = f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}/stream"
-        return Request(method="GET", url=urlunsplit((parts.scheme, parts.netloc, path, "", "")), params=params)
+        url = stream_url(state)
+        return None if url is None else Request(method="GET", url=url, params=params)
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         return ResumeProtocol.on_status(self, status, headers, body, state)
