@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 
 # With a linger time of zero a close is an RST.
 _RESET = struct.pack("ii", 1, 0)
@@ -16,9 +17,14 @@ class CuttingProxy:
     Pass bytes on to a server of this machine, and end the next connection after so many bytes of its first response's body.
 
     Bytes of the body are counted as they are on the wire, chunk sizes included. Later connections pass through.
+
+    Args:
+        upstream: Port of the server.
+        pause: Seconds that a connection waits which is not cut.
     """
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, *, pause: float = 0.0) -> None:
+        self._pause = pause
         self.connections = 0
         # Of the connection after cut().
         self.body = bytearray()
@@ -46,6 +52,8 @@ class CuttingProxy:
                 client, _ = self._listener.accept()
                 self.connections += 1
                 cut, self._cut = self._cut, None
+                if cut is None:
+                    time.sleep(self._pause)
                 server = socket.create_connection(("127.0.0.1", self._upstream))
                 up = threading.Thread(target=self._up, args=(client, server), daemon=True)
                 up.start()
@@ -90,3 +98,8 @@ class CuttingProxy:
             if len(body) == after:
                 self.settled = False
                 return
+
+
+def sample(length: int) -> list[int]:
+    """Where to cut a body: the first and last 20 positions, and every 97th."""
+    return sorted({*range(20), *range(0, length, 97), *range(length - 20, length)})

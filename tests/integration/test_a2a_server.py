@@ -14,7 +14,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.protocols.a2a import A2A
 
-from .proxy import CuttingProxy
+from .proxy import CuttingProxy, sample
 from .serving import serving, settle
 
 execution: Any = pytest.importorskip("a2a.server.agent_execution", reason="needs a2a-sdk 1")
@@ -146,7 +146,7 @@ def test_the_state_is_exact_wherever_the_updates_are_cut(driver: Driver, door: D
     body = bytes(proxy.body)
     named = body.index(b"\r\n\r\n") + 4
     resumed = 0
-    for after in cuts(len(body)):
+    for after in sample(len(body)):
         proxy.cut(after, how)
         try:
             name, events, stream = read(driver, door, proxy)
@@ -160,8 +160,3 @@ def test_the_state_is_exact_wherever_the_updates_are_cut(driver: Driver, door: D
         assert resets == (proxy.connections > 1), where
         resumed += resets
     assert resumed > 20
-
-
-def cuts(length: int) -> list[int]:
-    """The first and last 20 positions, and every 97th."""
-    return sorted({*range(20), *range(0, length, 97), *range(length - 20, length)})

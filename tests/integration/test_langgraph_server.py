@@ -14,10 +14,8 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,8 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.protocols.langgraph import LangGraphRun
+
+from .proxy import CuttingProxy
 
 pytest.importorskip("langgraph_api")
 pytest.importorskip("langgraph_cli")
@@ -138,7 +138,7 @@ def length(server: Server) -> int:
             events = list(stream)
         _check(server, "whole", events, stream, live=False)
         # The question for the status follows on the same connection.
-        return proxy.received.index(LAST_CHUNK) + len(LAST_CHUNK)
+        return proxy.body.index(LAST_CHUNK) + len(LAST_CHUNK)
 
 
 @pytest.mark.parametrize("pause", [0.0, OVER], ids=["live", "over"])
@@ -149,7 +149,7 @@ def test_each_chunk_arrives_wherever_the_run_is_cut(server: Server, length: int,
         with _cutting(server, cut, end, pause) as proxy:
             with rs.connect("POST", _address(proxy, server.thread()), client=client, json=_run(tag)) as stream:
                 events = list(stream)
-        assert len(proxy.received) == cut
+        assert len(proxy.body) == cut
         _check(server, tag, events, stream, live=not pause)
 
     with httpx.Client(trust_env=False) as client, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -166,7 +166,7 @@ def test_each_chunk_arrives_on_asyncio(server: Server, length: int, end: End, pa
             with _cutting(server, cut, end, pause) as proxy:
                 async with rs.aconnect("POST", _address(proxy, thread), client=client, json=_run(tag)) as stream:
                     events = [event async for event in stream]
-            assert len(proxy.received) == cut
+            assert len(proxy.body) == cut
             _check(server, tag, events, stream, live=not pause)
 
     async def main() -> None:
@@ -179,15 +179,16 @@ def test_each_chunk_arrives_on_asyncio(server: Server, length: int, end: End, pa
 
 
 @contextlib.contextmanager
-def _cutting(server: Server, after: int, how: End, pause: float = 0.0) -> Iterator[_CuttingProxy]:
-    proxy = _CuttingProxy(server.port, after, how, pause)
+def _cutting(server: Server, after: int, how: End, pause: float = 0.0) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(server.port, pause=pause)
+    proxy.cut(after, how)
     try:
         yield proxy
     finally:
         proxy.close()
 
 
-def _address(proxy: _CuttingProxy, thread: str) -> str:
+def _address(proxy: CuttingProxy, thread: str) -> str:
     return f"http://127.0.0.1:{proxy.port}/threads/{thread}/runs/stream"
 
 
@@ -248,75 +249,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             continue
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-class _CuttingProxy:
-    """
-    Pass bytes on, and end the first connection after `after` bytes of its first body, as they are on the wire.
-
-    Later connections wait for `pause` seconds.
-    """
-
-    def __init__(self, upstream: int, after: int, how: End, pause: float) -> None:
-        self._pause = pause
-        self.received = b""
-        self._upstream = upstream
-        self._cut: tuple[int, End] | None = (after, how)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True, name="cutting-proxy").start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            # Wakes the thread that waits in accept().
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                cut, self._cut = self._cut, None
-                if cut is None:
-                    time.sleep(self._pause)
-                server = socket.create_connection(("127.0.0.1", self._upstream))
-                up = threading.Thread(target=self._up, args=(client, server), daemon=True)
-                up.start()
-                threading.Thread(target=self._down, args=(client, server, up, cut), daemon=True).start()
-
-    def _up(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := client.recv(65536):
-                server.sendall(data)
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-
-    def _down(self, client: socket.socket, server: socket.socket, up: threading.Thread, cut: tuple[int, End] | None) -> None:
-        with client, server:
-            with contextlib.suppress(OSError):
-                self._pass_on(client, server, cut[0] if cut else None)
-            # A socket that is being read is not closed, so the reader is woken first.
-            for end, how in ((server, socket.SHUT_RDWR), (client, socket.SHUT_RD)):
-                with contextlib.suppress(OSError):
-                    end.shutdown(how)
-            up.join()
-            if cut is not None and cut[1] == "rst":
-                # With a linger time of zero a close is a reset.
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    def _pass_on(self, client: socket.socket, server: socket.socket, after: int | None) -> None:
-        head = b""
-        while data := server.recv(65536):
-            if after is not None and b"\r\n\r\n" not in head:
-                head += data
-                end = head.find(b"\r\n\r\n") + 4
-                if end < 4:
-                    continue
-                client.sendall(head[:end])
-                data = head[end:]
-            if after is not None:
-                data = data[: after - len(self.received)]
-                self.received += data
-            client.sendall(data)
-            if len(self.received) == after:
-                return

@@ -14,7 +14,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.protocols.mcp import MCPStreamableHTTP
 
-from .proxy import CuttingProxy
+from .proxy import CuttingProxy, sample
 from .serving import serving, settle
 
 mcpserver: Any = pytest.importorskip("mcp.server.mcpserver", reason="needs mcp 2")
@@ -173,7 +173,7 @@ def test_each_message_arrives_once_wherever_the_answer_is_cut(
     # The first event has the first id: a cut before its end cannot be resumed.
     named = body.index(b"\r\n\r\n") + 4
     resumed = 0
-    for after in cuts(len(body)):
+    for after in sample(len(body)):
         proxy.cut(after, how)
         try:
             number, events, stream = read(driver, proxy, session)
@@ -207,8 +207,3 @@ def test_the_rest_of_a_session_that_was_deleted_is_lost(proxy: CuttingProxy) -> 
     with pytest.raises(rs.CursorExpired, match="the session is gone"):
         with rs.connect("POST", url(proxy), json=called(next(numbers)), headers=headers, retry=RETRY) as stream:
             list(stream)
-
-
-def cuts(length: int) -> list[int]:
-    """The first and last 20 positions, and every 97th."""
-    return sorted({*range(20), *range(0, length, 97), *range(length - 20, length)})
