@@ -60,7 +60,7 @@ class Gap:
 class _Rare:
     """What hardly any item has; one object for all of it, made when the first is set."""
 
-    __slots__ = ("cursor", "gap", "moves", "parsed", "replayed", "reset", "since")
+    __slots__ = ("cursor", "ends", "gap", "moves", "parsed", "replayed", "reset", "since", "wire")
 
     def __init__(self) -> None:
         self.cursor: str | None = None
@@ -70,6 +70,8 @@ class _Rare:
         self.replayed = False
         self.reset = False
         self.since: Any = None
+        self.wire: Any = None
+        self.ends: int | None = None
 
 
 _NONE: Final = _Rare()
@@ -128,7 +130,7 @@ class Item:
         self._own_rare().gap = gap
 
     # The core's own: did this item move the cursor; its JSON, once read; the log of items since the cursor moved, and how
-    # long it was behind this one.
+    # long it was behind this one; where it is asked for, the bytes it came in, and where these end in the body.
 
     @property
     def moves(self) -> bool | None:
@@ -153,6 +155,22 @@ class Item:
     @since.setter
     def since(self, since: Any) -> None:
         self._own_rare().since = since
+
+    @property
+    def wire(self) -> Any:
+        return (self._rare or _NONE).wire
+
+    @wire.setter
+    def wire(self, wire: Any) -> None:
+        self._own_rare().wire = wire
+
+    @property
+    def ends(self) -> int | None:
+        return (self._rare or _NONE).ends
+
+    @ends.setter
+    def ends(self, ends: int | None) -> None:
+        self._own_rare().ends = ends
 
     def _own_rare(self) -> _Rare:
         if self._rare is None:

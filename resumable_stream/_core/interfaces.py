@@ -360,6 +360,8 @@ class ResumeProtocol:
     """Which events are worth asking `end()`, `error()` and `gap()` about; `None`: each one. Only a matter of speed."""
     endless: bool = False
     """A feed: it has no generation that could stall."""
+    measured: bool = False
+    """Its cursor is a position in the body: `position()` finds in `event.ends` where the event's bytes end."""
 
     @property
     def name(self) -> str:

@@ -37,7 +37,7 @@ from .._errors import (
     StreamInterrupted,
 )
 from .._events import Gap, Outcome
-from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder
+from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder, VerbatimDecoder
 from . import actions as act
 from . import interfaces as verdict
 from .budget import Budget, retry_after
@@ -579,19 +579,24 @@ class Machine:
         return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
 
     def _new_framing(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
-        limits = self.settings.limits
-        match protocol.framing:
-            case "sse":
-                # As EventSource does: the last event id outlives the connection.
-                if self._by_id:
-                    last = ledger.cursor or ""
-                else:
-                    last = "" if protocol.replays or self._decoder is None else self._decoder.last_event_id
-                return SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
-            case "ndjson":
-                return NDJSONDecoder(line_bytes=limits.line_bytes)
-            case _:
-                return RawDecoder(start=int(ledger.cursor or 0), skip=skip)
+        limits, framing = self.settings.limits, protocol.framing
+        decoder: Any
+        if framing == "raw":
+            return RawDecoder(start=int(ledger.cursor or 0), skip=skip)
+        if framing == "sse":
+            # As EventSource does: the last event id outlives the connection.
+            if self._by_id:
+                last = ledger.cursor or ""
+            else:
+                last = "" if protocol.replays or self._decoder is None else self._decoder.last_event_id
+            decoder = SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
+        else:
+            decoder = NDJSONDecoder(line_bytes=limits.line_bytes)
+        if not (protocol.measured or self.settings.verbatim):
+            return decoder
+        start = int(ledger.cursor or 0) if protocol.measured else 0
+        carried = self._decoder.carry() if hasattr(self._decoder, "carry") else b""
+        return VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=self._connections > 0)
 
     def _set_clocks(self) -> None:
         assert self._ledger is not None and self.protocol is not None
@@ -746,6 +751,10 @@ class Machine:
         settling: tuple[Any, Settled] | None = None
         for item in notable:
             if (error := protocol.error(item)) is not None:
+                if self.settings.verbatim:
+                    self._then = partial(self._on_end, Outcome.FAILED)
+                    self._ending = Outcome.FAILED
+                    return items[: _index(items, item) + 1], settling
                 self._then = partial(self._on_end, error)
                 return items[: _index(items, item)], settling
             if (gap := protocol.gap(item)) is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["Unpacking"]
+
+# Pings between two events that bytes are kept of. 64 KiB: some five hundred.
+_LOOSE_BYTES: Final = 64 * 1024
 
 
 class Unpacking:
@@ -24,6 +27,7 @@ class Unpacking:
         self.silent: list[tuple[int, str]] = []
         self._decoder = decoder
         self._unpack = unpack
+        self._loose = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
@@ -39,9 +43,21 @@ class Unpacking:
         starts = []
         for item in items:
             starts.append(len(found))
-            found += self._unpack(item)
+            parts = list(self._unpack(item))
+            if (wire := item.wire) is not None:
+                self._mark(parts, wire, item.ends)
+            found += parts
         if silent := getattr(self._decoder, "silent", None):
             starts.append(len(found))
             self.silent = [(starts[at], own_id) for at, own_id in silent]
             self._decoder.silent = []
         return found
+
+    def _mark(self, parts: Sequence[Any], wire: bytes, ends: int) -> None:
+        """The bytes of a batch are those of its first part; those of a ping wait for the next event."""
+        wire = self._loose + wire
+        self._loose = b"" if parts or len(wire) > _LOOSE_BYTES else wire
+        for part in parts:
+            part.wire, part.ends = b"", ends
+        if parts:
+            parts[0].wire = wire

@@ -13,6 +13,7 @@ from .document import DocumentDecoder
 from .ndjson import NDJSONDecoder
 from .raw import RawDecoder, TextView
 from .sse import SSEDecoder
+from .verbatim import VerbatimDecoder, encoded
 
 __all__ = [
     # sse
@@ -24,4 +25,7 @@ __all__ = [
     # raw
     "RawDecoder",
     "TextView",
+    # verbatim
+    "VerbatimDecoder",
+    "encoded",
 ]

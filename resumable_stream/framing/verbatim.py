@@ -1,0 +1,169 @@
+"""
+Items with the bytes that they came in, for those who hand bytes on, and with their place in the body.
+
+A chunk is cut behind each blank line (for JSON lines: behind each line end), and the pieces are fed to the decoder one by
+one. So an item's bytes are known to be those that no item had before it: its own block, and the comments in front of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal
+
+from .._errors import ResumableStreamError
+
+__all__ = ["VerbatimDecoder", "encoded"]
+
+_BOM = b"\xef\xbb\xbf"
+# Two line ends in a row; atomic, since a CRLF is never taken for two.
+_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END: Final = re.compile(rb"\n")
+# Heartbeats between two events: at 20 bytes each 15 seconds, half a day of them.
+_LOOSE_BYTES: Final = 64 * 1024
+_LINE_ENDS: Final = re.compile(r"\r\n|\n|\r")
+
+
+class VerbatimDecoder:
+    """
+    A decoder whose items know their bytes (`Item.wire`) and where these end in the body (`Item.ends`).
+
+    Args:
+        decoder: An `SSEDecoder` or an `NDJSONDecoder`.
+        framing: Which of the two.
+        start: Position of the first byte in the whole body.
+        carried: What `carry()` of the decoder of the connection before said; it comes in front of the next item's bytes.
+        spliced: Bytes of an earlier connection stand before these.
+    """
+
+    __slots__ = ("_carried", "_decoder", "_edge", "_end", "_held", "_owed", "_spliced", "_sse", "_tail")
+
+    def __init__(
+        self, decoder: Any, *, framing: Literal["sse", "ndjson"], start: int = 0, carried: bytes = b"", spliced: bool = False
+    ) -> None:
+        self._decoder = decoder
+        self._sse = framing == "sse"
+        self._end = start
+        # What belongs to no item yet; of it, so much in front will not be sent again: its id has moved the cursor.
+        self._carried = carried
+        self._held = bytearray()
+        self._owed = 0
+        # The end of what is held: half a blank line may stand there.
+        self._edge = b""
+        self._tail = b""
+        self._spliced = spliced
+
+    # Read by the machine at every chunk, so these are no `__getattr__`.
+
+    @property
+    def error(self) -> ResumableStreamError | None:
+        error: ResumableStreamError | None = self._decoder.error
+        return error
+
+    @property
+    def partial(self) -> bool:
+        return bool(self._decoder.partial)
+
+    @property
+    def retry(self) -> int | None:
+        return getattr(self._decoder, "retry", None)
+
+    @property
+    def last_event_id(self) -> str:
+        return getattr(self._decoder, "last_event_id", "")
+
+    @property
+    def silent(self) -> list[tuple[int, str]]:
+        return getattr(self._decoder, "silent", [])
+
+    @silent.setter
+    def silent(self, silent: list[tuple[int, str]]) -> None:
+        self._decoder.silent = silent
+
+    def carry(self) -> bytes:
+        """What the next connection's bytes have to be led by."""
+        if self._carried or self._owed:
+            return self._carried + self._held[: self._owed]
+        # A blank line is over with its CR, but readers look for the LF too.
+        return b"\n" if self._tail == b"\n\r" else b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        items: list[Any] = []
+        if self._sse and not self._held and data.endswith(b"\n\n") and data.count(b"\n\n") == 1 and b"\r" not in data:
+            # One event a chunk, as live streams have it.
+            self._take(data, items)
+            return items
+        window = self._edge + data
+        shift = len(self._edge)
+        start = 0
+        for match in (_BLANK_LINE if self._sse else _LINE_END).finditer(window):
+            end = match.end() - shift
+            if end > start:
+                self._take(data[start:end], items)
+                start = end
+        if start < len(data):
+            rest = data[start:] if start else data
+            items += self._decoder.feed(rest)
+            self._end += len(rest)
+            self._held += rest
+        self._edge = window[max(start + shift if start else 0, len(window) - 2) :]
+        return items
+
+    def _take(self, piece: bytes, items: list[Any]) -> None:
+        """Feed what ends with a block or a line."""
+        silent = len(self.silent)
+        found = self._decoder.feed(piece)
+        if len(self.silent) > silent:
+            # Blocks in front of events of later pieces are counted from the feed's beginning.
+            moved = self.silent
+            moved[silent:] = [(at + len(items), own_id) for at, own_id in moved[silent:]]
+        self._end += len(piece)
+        if not found:
+            self._keep(piece, moves=len(self.silent) > silent)
+            return
+        self._mark(found[0], piece)
+        items += found
+
+    def _mark(self, item: Any, piece: bytes) -> None:
+        wire = piece
+        if self._held:
+            wire = bytes(self._held) + piece
+            self._held.clear()
+            self._owed = 0
+        if self._spliced:
+            # The first of this connection.
+            wire = self._carried + wire.removeprefix(_BOM)
+            self._carried = b""
+            self._spliced = False
+        self._tail = wire[-2:]
+        item.wire, item.ends = wire, self._end
+
+    def _keep(self, piece: bytes, *, moves: bool) -> None:
+        if len(self._held) > _LOOSE_BYTES:
+            del self._held[self._owed :]
+        self._held += piece
+        if moves:
+            self._owed = len(self._held)
+
+    def eof(self) -> list[Any]:
+        items: list[Any] = list(self._decoder.eof())
+        if items:
+            self._mark(items[0], b"")
+        return items
+
+
+def encoded(event: Any, framing: Literal["sse", "ndjson", "raw"]) -> bytes:
+    """
+    An item that never was on a wire, as its bytes would be: of a store, or of a stored result.
+
+    Args:
+        event: A `StreamEvent`, or of a byte stream a `Chunk`.
+    """
+    if framing == "raw":
+        return bytes(event.data)
+    if framing == "ndjson":
+        return f"{event.data}\n".encode()
+    lines = [f"event: {event.event}"] if event.event != "message" else []
+    if event.own_id is not None:
+        lines.append(f"id: {event.own_id}")
+    lines += [f"data: {line}" for line in _LINE_ENDS.split(event.data)]
+    return ("\n".join(lines) + "\n\n").encode("utf-8", "surrogatepass")
