@@ -44,6 +44,7 @@ from .gemini_interactions import GeminiInteractions
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
 from .letta import Letta
+from .llama_cpp import LlamaCpp
 from .mcp import MCPStreamableHTTP
 from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
@@ -72,6 +73,7 @@ __all__ = [
     "GeminiInteractions",
     "GeminiGenerate",
     "OllamaNDJSON",
+    "LlamaCpp",
     "LangGraphRun",
     "LangGraphThread",
     "MCPStreamableHTTP",
