@@ -21,8 +21,9 @@ from .._drivers.http import CALL_ARGUMENTS
 from .._errors import ResponseRejected, ResumableStreamError, RetriesExhausted
 from .._events import Outcome
 from .._settings import Limits, Timeouts
+from .._twins import library_of
 from ..protocols import LastEventID, detect
-from ._errors import library_of, twin
+from ._errors import twin
 
 __all__ = ["EVENT_STREAM", "NoEventStream", "WatchedAsyncClient", "WatchedClient", "is_event_stream"]
 

@@ -31,8 +31,9 @@ from .._drivers.sync import ResumableStream
 from .._errors import ResumableStreamError, StreamReset, UnexpectedContentType
 from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
+from .._twins import library_of
 from ..framing import SSEDecoder
-from ._errors import library_of, twin
+from ._errors import twin
 from ._opening import EVENT_STREAM, NoEventStream, WatchedAsyncClient, WatchedClient, is_event_stream
 
 __all__ = [
