@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import compat, protocols, stores, testing
+    from . import compat, protocols, stores, testing, transports
     from ._api import aconnect, aresume, connect, resume
     from ._checkpoint import Checkpoint
     from ._core.actions import (
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ._events import Chunk, Delta, Gap, Outcome, StreamEvent, TextReset
     from ._policy import RetryPolicy
     from ._settings import AUTO, Limits, Timeouts
+    from .transports import stream_of
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ _HOMES = {
     "._policy": ("RetryPolicy",),
     "._settings": ("Timeouts", "Limits", "AUTO"),
     "._core.settings": ("Stats",),
+    ".transports": ("stream_of",),
     "._core.actions": (
         "Notice",
         "Connected",
@@ -107,7 +109,7 @@ _HOMES = {
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("protocols", "stores", "testing", "compat")
+_MODULES = ("protocols", "stores", "testing", "compat", "transports")
 
 __all__ = [
     # opening a stream
@@ -124,6 +126,8 @@ __all__ = [
     "TextReset",
     "Gap",
     "Outcome",
+    # below an SDK
+    "stream_of",
     # its place
     "Checkpoint",
     # settings
@@ -169,6 +173,7 @@ __all__ = [
     "stores",
     "testing",
     "compat",
+    "transports",
 ]
 
 

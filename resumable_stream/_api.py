@@ -83,7 +83,7 @@ def connect(
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message says what to pass.
     """
-    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    options = Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
     return ResumableStream(_plan("Client", method, url, client, checkpoint, options, request))
 
 
@@ -111,7 +111,7 @@ def aconnect(
     Raises:
         TypeError, ValueError: An argument is not what it should be; the message says what to pass.
     """
-    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    options = Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
     return AsyncResumableStream(_plan("AsyncClient", method, url, client, checkpoint, options, request))
 
 
@@ -152,7 +152,7 @@ def resume(
         TypeError: Neither `origin` nor a client with a `base_url` was given.
     """
     place = _checkpoint(token_or_checkpoint)
-    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    options = Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
     _check_place(place, origin, client)
     return ResumableStream(_plan("Client", place.method, place.url, client, place, options, request, merge=True))
 
@@ -181,26 +181,26 @@ def aresume(
         OriginMismatch, ValueError, TypeError: As `resume()`.
     """
     place = _checkpoint(token_or_checkpoint)
-    options = _Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
+    options = Options(protocol, retry, timeouts, limits, commit, on_gap, on_lost, store, key, observer)
     _check_place(place, origin, client)
     return AsyncResumableStream(_plan("AsyncClient", place.method, place.url, client, place, options, request, merge=True))
 
 
-class _Options:
-    """The options that `connect()` and `resume()` share, checked."""
+class Options:
+    """The options that `connect()`, `resume()` and the transports share, checked."""
 
     def __init__(
         self,
-        protocol: ResumeProtocol | None,
-        retry: RetryPolicy | None,
-        timeouts: Timeouts | None,
-        limits: Limits | None,
-        commit: Commit,
-        on_gap: OnGap,
-        on_lost: OnLost,
-        store: Store | None,
-        key: str | None,
-        observer: Observer | None,
+        protocol: ResumeProtocol | None = None,
+        retry: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        commit: Commit = "auto",
+        on_gap: OnGap = "refetch",
+        on_lost: OnLost = "raise",
+        store: Store | None = None,
+        key: str | None = None,
+        observer: Observer | None = None,
     ) -> None:
         if isinstance(protocol, type):
             raise TypeError(f"protocol must be an instance: pass {protocol.__name__}(), not the class {protocol.__name__}")
@@ -265,7 +265,7 @@ def _plan(
     url: Any,
     client: Any,
     checkpoint: Checkpoint | str | None,
-    options: _Options,
+    options: Options,
     request: Mapping[str, Any],
     *,
     merge: bool = False,
@@ -299,7 +299,7 @@ def _plan(
         state = StreamState(method, absolute, request.get("json"))
         protocol = options.protocol
         if start is not None:
-            protocol = _protocol_of(start, protocol)
+            protocol = protocol_of(start, protocol)
         return Machine(state=state, protocol=protocol, detect=detect, settings=settings, checkpoint=start)
 
     def check(stored: Checkpoint) -> None:
@@ -325,7 +325,7 @@ def _plan(
     )
 
 
-def _protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeProtocol | None:
+def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeProtocol | None:
     if given is not None:
         if given.name != checkpoint.protocol and checkpoint.protocol != UNKNOWN:
             raise ValueError(f"the checkpoint is of protocol {checkpoint.protocol!r}, protocol= is {given.name!r}")

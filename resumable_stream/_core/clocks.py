@@ -19,10 +19,12 @@ class Clocks:
     """
     Args:
         timeouts: What the caller set.
+        longest_read: Seconds that one read may take at most; `None`: as long as the clocks allow.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, longest_read: float | None = None) -> None:
         self._timeouts = timeouts
+        self._longest_read = longest_read
         self._opened: float | None = None
         self.started_at = 0.0
         self._waited = 0.0
@@ -56,11 +58,11 @@ class Clocks:
     def send(self, now: float, *, again: bool, resumable: bool) -> float | None:
         """A request goes out. Returns how long its head may take: the first one has the time of the first event."""
         self.started_at = now
-        return self._at_most(self._timeouts.idle_or(resumable) if again else self._timeouts.first_event, now)
+        return self._at_most(self._shorter(self._timeouts.idle_or(resumable) if again else self._timeouts.first_event), now)
 
     def side(self, now: float) -> float | None:
         """How long the whole answer to a side request (status, snapshot) may take."""
-        return self._at_most(self._timeouts.idle_or(True), now)
+        return self._at_most(self._shorter(self._timeouts.idle_or(True)), now)
 
     def error_body(self, now: float) -> float | None:
         """How long the body of an error may take: before the first event, what is left of the wait for that."""
@@ -69,6 +71,9 @@ class Clocks:
             return limit
         left = max(first - (now - self.started_at), 0.001)
         return left if limit is None else min(limit, left)
+
+    def _shorter(self, seconds: float | None) -> float | None:
+        return min((each for each in (seconds, self._longest_read) if each is not None), default=None)
 
     def _at_most(self, seconds: float | None, now: float) -> float | None:
         left = self.left(now)
@@ -87,7 +92,7 @@ class Clocks:
 
     def set(self, *, resumable: bool, endless: bool) -> None:
         """Resolve AUTO."""
-        self._idle = self._timeouts.idle_or(resumable)
+        self._idle = self._shorter(self._timeouts.idle_or(resumable))
         self._stall = self._timeouts.stall_or(endless)
 
     def read(self, now: float) -> float | None:
@@ -99,6 +104,8 @@ class Clocks:
         if self.waiting_for_first:
             if self._timeouts.first_event is not None:
                 limits.append((self._timeouts.first_event - self._waited, "first_event"))
+            if self._longest_read is not None:
+                limits.append((self._longest_read, "idle"))
         else:
             if self._idle is not None:
                 limits.append((self._idle, "idle"))

@@ -360,6 +360,8 @@ class ResumeProtocol:
     """Which events are worth asking `end()`, `error()` and `gap()` about; `None`: each one. Only a matter of speed."""
     endless: bool = False
     """A feed: it has no generation that could stall."""
+    resets_itself: bool = False
+    """The event that makes void what came before says so in its own terms, so whoever reads the bytes knows it too."""
     measured: bool = False
     """Its cursor is a position in the body: `position()` finds in `event.ends` where the event's bytes end."""
 

@@ -97,7 +97,7 @@ class Machine:
         self._detect = detect
         self._restored = checkpoint
         self._origin = origin_of(state.url)
-        self._clocks = Clocks(settings.timeouts)
+        self._clocks = Clocks(settings.timeouts, settings.longest_read)
         self._budget = Budget(settings)
         self._saving = Saving(settings)
         self._ledger: Ledger | None = None
@@ -388,7 +388,8 @@ class Machine:
             return self._first_request(), False
         return None
 
-    def _resumable(self) -> bool:
+    def resumable(self) -> bool:
+        """The rest of the stream can be asked for from where it stands."""
         try:
             return self._rest_request() is not None
         except ResumableStreamError:
@@ -425,7 +426,7 @@ class Machine:
             self._fail(NotResumable(text), self._last_error)
             return
         self._request = request
-        self._todo.append(act.Connect(request, self._clocks.send(now, again=self._known, resumable=self._resumable())))
+        self._todo.append(act.Connect(request, self._clocks.send(now, again=self._known, resumable=self.resumable())))
 
     # --- heads
 
@@ -600,7 +601,7 @@ class Machine:
 
     def _set_clocks(self) -> None:
         assert self._ledger is not None and self.protocol is not None
-        resumable = self._resumable()
+        resumable = self.resumable()
         self._ledger.refetch = resumable
         self._clocks.set(resumable=resumable, endless=self.protocol.endless)
 
@@ -830,7 +831,7 @@ class Machine:
             return
         protocol, ledger = self.protocol, self._ledger
         assert protocol is not None and ledger is not None
-        if ledger.fresh == 0 and self._settled is None and self._resumable():
+        if ledger.fresh == 0 and self._settled is None and self.resumable():
             request = protocol.status_request(self.state)
             if request is not None:
                 self._todo.append(act.Disconnect())
@@ -892,7 +893,7 @@ class Machine:
                 # A first answer without an event is a cut; a GET may be asked again, once.
                 self._asked_empty = True
                 self._go_on(now, "closed before the first event", None, neutral=True)
-        elif not self._resumable() or (self._asking and quick and ledger.fresh == 0):
+        elif not self.resumable() or (self._asking and quick and ledger.fresh == 0):
             self._finish(Outcome.ENDED)
         elif self.state.resuming and not quick and ledger.fresh == 0:
             # Feeds rotate: held open with nothing to say is neither progress nor failure.

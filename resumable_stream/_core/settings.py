@@ -42,6 +42,7 @@ class Settings:
         single_use: The first request's body can be sent only once.
         started_elsewhere: The first request is another process's, read from a token.
         refreshable: Asking again may bring other credentials.
+        longest_read: Seconds that one read may take whatever the clocks say: a timeout of the HTTP library's own user.
         verbatim: The bytes are handed on to somebody who knows the protocol: items keep them (`Item.wire`), and a provider's
             error is an item like any other.
         saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
@@ -60,6 +61,7 @@ class Settings:
     single_use: bool = False
     started_elsewhere: bool = False
     refreshable: bool = False
+    longest_read: float | None = None
     verbatim: bool = False
     saving: bool = False
     keep_events: bool = False

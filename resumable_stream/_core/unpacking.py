@@ -54,10 +54,10 @@ class Unpacking:
         return found
 
     def _mark(self, parts: Sequence[Any], wire: bytes, ends: int) -> None:
-        """The bytes of a batch are those of its first part; those of a ping wait for the next event."""
+        """The bytes of a batch are those of its first part, which the others name; those of a ping wait for the next event."""
         wire = self._loose + wire
         self._loose = b"" if parts or len(wire) > _LOOSE_BYTES else wire
         for part in parts:
-            part.wire, part.ends = b"", ends
+            part.wire, part.ends = parts[0], ends
         if parts:
             parts[0].wire = wire

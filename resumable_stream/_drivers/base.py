@@ -147,6 +147,11 @@ class StreamBase:
         """The provider's id of the stream, once it is known."""
         return self._machine.state.stream_id
 
+    @property
+    def goes_on(self) -> bool:
+        """From its checkpoint: it is complete, or its rest can be asked for."""
+        return self._machine.outcome is not None or self._machine.resumable()
+
     def raise_for_outcome(self) -> None:
         """
         Raise unless the stream ended well.
@@ -234,6 +239,13 @@ class StreamBase:
         self._in_hand = self._upto
         self._whole = True
         self._events = NOTHING
+        return rest
+
+    def _hand_rest(self) -> list[Any]:
+        """What is left of the batch, with what was handed out of it: all in hand until the caller comes back."""
+        rest = list(self._events)
+        self._events = NOTHING
+        self._in_hand = self._upto
         return rest
 
     def _new_reader(self, mode: Mode, *, resets: bool, strict: bool = False) -> TextReader:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-__all__ = ["CodingError", "Decoding", "decoding_of"]
+__all__ = ["CodingError", "Decoding", "can_decode", "decoding_of"]
 
 PIECE: Final = 64 * 1024
 
@@ -127,3 +127,14 @@ def decoding_of(header: str) -> Decoding | None:
     # What is no coding ("utf-8" is seen) is taken for identity, as the libraries do.
     codings = [coding for part in header.split(",") if (coding := part.strip().lower()) in _CODINGS]
     return Decoding(codings) if codings else None
+
+
+def can_decode(header: str) -> bool:
+    """Every coding of a `Content-Encoding` header is known here, and its library is installed."""
+    codings = [coding for part in header.split(",") if (coding := part.strip().lower()) not in ("", "identity")]
+    try:
+        for coding in codings:
+            _CODINGS[coding]()
+    except (KeyError, ImportError):
+        return False
+    return True

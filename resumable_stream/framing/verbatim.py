@@ -35,7 +35,7 @@ class VerbatimDecoder:
         spliced: Bytes of an earlier connection stand before these.
     """
 
-    __slots__ = ("_carried", "_decoder", "_edge", "_end", "_held", "_owed", "_spliced", "_sse", "_tail")
+    __slots__ = ("_carried", "_decoder", "_edge", "_end", "_held", "_owed", "_spliced", "_sse", "_supplied")
 
     def __init__(
         self, decoder: Any, *, framing: Literal["sse", "ndjson"], start: int = 0, carried: bytes = b"", spliced: bool = False
@@ -49,7 +49,8 @@ class VerbatimDecoder:
         self._owed = 0
         # The end of what is held: half a blank line may stand there.
         self._edge = b""
-        self._tail = b""
+        # The LF of a CRLF was handed out before it came.
+        self._supplied = False
         self._spliced = spliced
 
     # Read by the machine at every chunk, so these are no `__getattr__`.
@@ -81,13 +82,16 @@ class VerbatimDecoder:
 
     def carry(self) -> bytes:
         """What the next connection's bytes have to be led by."""
-        if self._carried or self._owed:
-            return self._carried + self._held[: self._owed]
-        # A blank line is over with its CR, but readers look for the LF too.
-        return b"\n" if self._tail == b"\n\r" else b""
+        return self._carried + self._held[: self._owed]
 
     def feed(self, data: bytes) -> list[Any]:
         items: list[Any] = []
+        if self._supplied:
+            self._supplied = False
+            if data.startswith(b"\n"):
+                self._decoder.feed(b"\n")
+                self._end += 1
+                data = data[1:]
         if self._sse and not self._held and data.endswith(b"\n\n") and data.count(b"\n\n") == 1 and b"\r" not in data:
             # One event a chunk, as live streams have it.
             self._take(data, items)
@@ -117,6 +121,10 @@ class VerbatimDecoder:
             moved = self.silent
             moved[silent:] = [(at + len(items), own_id) for at, own_id in moved[silent:]]
         self._end += len(piece)
+        if piece.endswith(b"\r") and (self._held + piece).endswith(b"\n\r"):
+            # The block is over with the CR, but its reader may look for the LF too.
+            piece += b"\n"
+            self._supplied = True
         if not found:
             self._keep(piece, moves=len(self.silent) > silent)
             return
@@ -134,7 +142,6 @@ class VerbatimDecoder:
             wire = self._carried + wire.removeprefix(_BOM)
             self._carried = b""
             self._spliced = False
-        self._tail = wire[-2:]
         item.wire, item.ends = wire, self._end
 
     def _keep(self, piece: bytes, *, moves: bool) -> None:

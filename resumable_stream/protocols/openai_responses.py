@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -90,6 +91,9 @@ class OpenAIResponses(CursorProtocol):
     Args:
         numbered: `sequence_number` grows by one, so a jump is a gap. `False` for a proxy that numbers in its own way
             (litellm's synthetic streams have repeated a number): its events are then only read, not resumed.
+        upgrade_background: Ask for a background response where the request asks for a plain stream. OpenAI then keeps the
+            response, and its first event comes later; a request with `store: false`, or one that says `background` itself,
+            is sent as it is.
 
     >>> OpenAIResponses()
     <OpenAIResponses: resumable, numbered, has_end>
@@ -97,7 +101,7 @@ class OpenAIResponses(CursorProtocol):
 
     keeps = frozenset({"background"})
 
-    def __init__(self, *, numbered: bool = True) -> None:
+    def __init__(self, *, numbered: bool = True, upgrade_background: bool = False) -> None:
         # No `first_sequence`, although it is 0: a GET may begin at any number.
         super().__init__(
             read="sequence_number",
@@ -108,6 +112,7 @@ class OpenAIResponses(CursorProtocol):
             sequence="contiguous" if numbered else None,
         )
         self._numbered = numbered
+        self._upgrades = upgrade_background
         # "message": a compatible server that leaves the event's name out; its JSON has the type.
         self.alarm = Alarm(frozenset({*_TERMINAL, "error", "message"}), frozenset({'{"error', '{ "erro'}))
 
@@ -134,6 +139,16 @@ class OpenAIResponses(CursorProtocol):
         asked = body.get("stream") is True and not {"input", "prompt", "conversation", "previous_response_id"}.isdisjoint(body)
         return request.method == "POST" and path.endswith("/responses") and asked
 
+    def first_request(self, state: StreamState) -> Request:
+        first = super().first_request(state)
+        return replace(first, json={"background": True}) if self._turns(state) else first
+
+    def _turns(self, state: StreamState) -> bool:
+        """The request is one for a plain stream, and is turned into one for a background response."""
+        body = state.json
+        plain = isinstance(body, dict) and body.get("stream") is True and "background" not in body
+        return self._upgrades and plain and state.method == "POST" and body.get("store") is not False
+
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if isinstance(source, Head):
             if state.method == "GET" and state.stream_id is None:
@@ -145,7 +160,7 @@ class OpenAIResponses(CursorProtocol):
         if isinstance(response, dict) and isinstance(response.get("id"), str):
             state.stream_id = response["id"]
             asked = isinstance(state.json, dict) and state.json.get("background") is True
-            if response.get("background", asked) is True:
+            if response.get("background", asked or self._turns(state)) is True:
                 state.extra["background"] = "1"
 
     # -- reading

@@ -47,15 +47,15 @@ def test_the_bytes_of_the_items_are_those_of_the_body(blocks: list[str], end: st
     items = feed(decoder, body, sizes)
     assert items == expected
     wire = b"".join(item.wire for item in items)
-    assert body.startswith(wire)
-    # What no item has is no event.
+    assert (body + b"\n").startswith(wire)
+    # What no item has is no event; of a CRLF that was cut in two, the LF is handed out early.
     assert SSEDecoder().feed(body[len(wire) :]) == []
     # Each item's bytes are an event by themselves, and say where they end.
     for item in items:
         assert [event.data for event in SSEDecoder().feed(item.wire)] == [item.data]
     ends = [item.ends for item in items]
     assert ends == sorted(set(ends))  # type: ignore[type-var]
-    assert not ends or ends[-1] == len(wire)
+    assert not ends or len(wire) - 1 <= ends[-1] <= len(wire)  # type: ignore[operator]
 
 
 @given(st.lists(BLOCKS, max_size=12), ENDS, st.lists(st.integers(1, 40), min_size=1, max_size=5))
@@ -95,12 +95,12 @@ def test_a_mark_in_front_of_a_later_connection_is_dropped() -> None:
     ]
 
 
-def test_a_blank_line_that_was_cut_in_two_is_made_whole() -> None:
-    first = sse()
-    [item] = first.feed(b"data: a\r\n\r")
-    assert item.wire == b"data: a\r\n\r"
-    assert first.carry() == b"\n"
-    assert [item.wire for item in sse(carried=first.carry(), spliced=True).feed(b"data: b\r\n\r\n")] == [b"\ndata: b\r\n\r\n"]
+def test_a_blank_line_is_handed_out_whole() -> None:
+    decoder = sse()
+    [item] = decoder.feed(b"data: a\r\n\r")
+    assert (item.wire, item.ends) == (b"data: a\r\n\r\n", 10)
+    [item] = decoder.feed(b"\ndata: b\r\n\r\n")
+    assert (item.wire, item.ends) == (b"data: b\r\n\r\n", 22)
 
 
 def test_comments_without_an_event_do_not_pile_up() -> None:

@@ -1,0 +1,39 @@
+"""
+Under an SDK: transports for httpx and httpx2 whose streams survive the loss of their connection.
+
+    from resumable_stream.transports.httpx import ResumableTransport      # or .httpx2
+
+    client = httpx.Client(transport=ResumableTransport())
+
+The two modules are apart because the libraries are: each imports only its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._splice import EXTENSION
+
+__all__ = ["stream_of"]
+
+
+def stream_of(response: Any) -> Any:
+    """
+    The stream below a response that came through one of the transports.
+
+    Args:
+        response: The library's response, or an SDK's object that has it as `response` or `http_response`.
+
+    Returns:
+        A `ResumableStream` (of an async client an `AsyncResumableStream`) to look at: `.checkpoint`, `.token`, `.stats`,
+        `.outcome`, `.protocol`, and `cancel()`. The SDK reads it, so do not iterate it. `None`: the response was handed on as
+        it came, being no stream.
+
+    Raises:
+        TypeError: That is no response, and has none.
+    """
+    for found in (response, *(getattr(response, name, None) for name in ("response", "http_response", "_response"))):
+        extensions = getattr(found, "extensions", None)
+        if isinstance(extensions, dict):
+            return extensions.get(EXTENSION)
+    raise TypeError(f"expected a response of httpx or httpx2, or an object that has one, got {type(response).__name__}")

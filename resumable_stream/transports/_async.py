@@ -1,0 +1,196 @@
+"""The asynchronous transport, for either library, on asyncio and trio."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from operator import length_hint
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar, Self
+
+from .._core.actions import Notice
+from .._drivers.async_ import AsyncResumableStream
+from .._drivers.worker import in_thread
+from .._errors import ResumableStreamError
+from .._policy import RetryPolicy
+from .._settings import Limits, Timeouts
+from .._twins import twin
+from ..stores import Store
+from ._splice import Port, Protocols, Splicer, Wire
+
+__all__ = ["AsyncSplicedBody", "AsyncSplicingTransport"]
+
+
+class AsyncPort(Port):
+    async def send(self, request: Any, **options: Any) -> Any:
+        if self.first is not None:
+            return self.take_first(request)
+        if self.refreshes(options):
+            assert self.refresh is not None
+            request = self.refresh(request)
+            if inspect.isawaitable(request):
+                request = await request
+        response = await self.transport.handle_async_request(request)
+        response.request = request
+        return response
+
+
+class AsyncSplicedStream(AsyncResumableStream):
+    """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
+
+    async def _load(self) -> None:
+        """The transport has opened the store."""
+
+    def adopt(self, fence: Any, replay: Any = None) -> None:
+        self._fence, self._replay = fence, replay
+
+    async def read(self) -> tuple[Any, list[Any]]:
+        """
+        The next event, and what came with it. All of it is in hand until the next call.
+
+        Raises:
+            StopAsyncIteration: The stream has ended.
+        """
+        event = await anext(self)
+        if not length_hint(self._events):
+            return event, _NOTHING
+        return event, self._hand_rest()
+
+    async def leave(self) -> None:
+        """The SDK is done with it; what it was given is taken."""
+        if self._busy:
+            await self.aclose()
+        else:
+            await self.__aexit__(None, None, None)
+
+
+_NOTHING: list[Any] = []
+
+
+class AsyncSplicedBody:
+    """The body of a response: whole events only, across connections. One reader."""
+
+    def __init__(self, stream: AsyncSplicedStream, wire: Wire, port: Port) -> None:
+        self._stream = stream
+        self._wire = wire
+        self._port = port
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            event, more = await self._stream.read()
+            return self._wire.of((event, *more) if more else (event,))
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.leave()
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
+        finally:
+            self._port.restore()
+
+
+class AsyncSplicingTransport:
+    """See `resumable_stream.transports.httpx.AsyncResumableTransport`."""
+
+    _library: ClassVar[ModuleType]
+    _body: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        next_transport: Any = None,
+        *,
+        protocols: Protocols = None,
+        retry: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        refresh: Callable[[Any], Any | Awaitable[Any]] | None = None,
+        store: Store | None = None,
+        key: Callable[[Any], str | None] | None = None,
+        observer: Callable[[Notice], object] | None = None,
+        upgrade_background: bool = False,
+    ) -> None:
+        library = self._library
+        if next_transport is None:
+            next_transport = library.AsyncHTTPTransport()
+        if not isinstance(next_transport, library.AsyncBaseTransport):
+            raise TypeError(f"next_transport must be an {library.__name__}.AsyncBaseTransport, got {next_transport!r}")
+        self._next = next_transport
+        self._splicer = Splicer(
+            library,
+            protocols=protocols,
+            retry=retry,
+            timeouts=timeouts,
+            limits=limits,
+            refresh=refresh,
+            store=store,
+            key=key,
+            observer=observer,
+            upgrade_background=upgrade_background,
+        )
+
+    async def handle_async_request(self, request: Any) -> Any:
+        splicer = self._splicer
+        request = splicer.prepare(request)
+        try:
+            return await self._handle(splicer, request)
+        except ResumableStreamError as error:
+            if isinstance(error, self._library.RequestError):
+                raise
+            raise twin(error, self._library, request) from error.__cause__
+
+    async def _handle(self, splicer: Splicer, request: Any) -> Any:
+        port = AsyncPort(splicer.library, self._next, splicer.refresh)
+        fence = None
+        if (key := splicer.key_of(request)) is not None:
+            store: Any = splicer.store
+            checkpoint, fence = await in_thread(partial(store.open, key))
+            if checkpoint is not None and store.keep_events:
+                splicer.check_place(checkpoint, request, key)
+                plan = splicer.plan(request, port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
+                stream = AsyncSplicedStream(plan)
+                if stream.goes_on:
+                    stream.adopt(fence, iter(await in_thread(partial(store.replay, key))))
+                    return await self._response(splicer, request, None, stream, port)
+                # Half of what cannot be had again is of no use to anybody.
+                await in_thread(partial(store.delete, key))
+                _, fence = await in_thread(partial(store.open, key))
+        response = await self._next.handle_async_request(request)
+        # As the client does when it has it.
+        response.request = request
+        try:
+            protocol = splicer.choose(request, response)
+            if protocol is None:
+                return response
+            port.first = response
+            stream = AsyncSplicedStream(splicer.plan(request, port, protocol=protocol, key=key))
+            stream.adopt(fence)
+            return await self._response(splicer, request, response, stream, port)
+        except BaseException:
+            await response.aclose()
+            raise
+
+    async def _response(self, splicer: Splicer, request: Any, first: Any, stream: AsyncSplicedStream, port: Port) -> Any:
+        await stream.open()
+        body = self._body(stream, Wire(stream, splicer.library, request), port)
+        return splicer.response(first, stream, body)
+
+    async def aclose(self) -> None:
+        await self._next.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._next.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._next.__aexit__(kind, exc, traceback)

@@ -1,0 +1,360 @@
+"""
+What the transports of both HTTP libraries share, sync and async: which answers are spliced, and what of.
+
+    SDK ──request──► ResumableTransport ──request──► the next transport
+                           │ ◄── response ──────────┘
+                           ├── no stream, an error: handed on as it is
+                           └── a stream: a driver reads it and reconnects through the next transport;
+                               the SDK reads the bytes of the driver's events
+
+A driver wants a client. `Port` is one: it builds requests from the SDK's own, and sends them through the next transport.
+The first response was there before the driver, so the first send hands that out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, Final
+
+from .._api import Options, protocol_of
+from .._checkpoint import Checkpoint, public_url
+from .._core.actions import Notice
+from .._core.heads import STREAMS
+from .._core.interfaces import Consume, Head, ResumeProtocol, StreamState
+from .._core.machine import Machine
+from .._drivers.base import Plan
+from .._drivers.coding import can_decode, decoding_of
+from .._drivers.http import Call, Family
+from .._errors import ReplayDiverged, ResumableStreamError, StoreError, StreamReset
+from .._policy import RetryPolicy
+from .._settings import Limits, Timeouts
+from .._twins import twin
+from ..framing import encoded
+from ..protocols import detect
+from ..protocols.ndjson import NDJSON_TYPES
+from ..stores import Store
+
+__all__ = ["EXTENSION", "Port", "Splicer", "Wire"]
+
+EXTENSION: Final = "resumable_stream"
+"""Where `response.extensions` has the stream below the body."""
+
+# Which answers are looked at at all. Others (a JSON document, a page, a file) are spliced only if a protocol is named for them.
+_STREAM_TYPES: Final = frozenset({"text/event-stream", *NDJSON_TYPES})
+_DOCUMENTS: Final = frozenset({"application/json", "text/html", ""})
+# A body of JSON beyond this is an upload, not a prompt that says `stream`. Images in prompts are below.
+_JSON_BYTES: Final = 64 * 1024 * 1024
+# Made anew for each request.
+_LENGTHS: Final = ("content-length", "transfer-encoding")
+_CALLERS: Final = object()
+
+Protocols = Sequence[ResumeProtocol] | Callable[[Any], ResumeProtocol | None] | None
+
+
+class Port:
+    """
+    What a driver needs of a client, for one stream of a transport.
+
+    Attributes:
+        headers, params: Nothing; the SDK's request has them all.
+        first: The response that is there already, until the driver takes it.
+    """
+
+    def __init__(self, library: ModuleType, transport: Any, refresh: Callable[[Any], Any] | None) -> None:
+        self.headers = library.Headers()
+        self.params = library.QueryParams()
+        self.first: Any = None
+        self.transport = transport
+        self.refresh = refresh
+        self._library = library
+        self._timeout: tuple[dict[str, Any], Any] | None = None
+
+    def build_request(self, method: str, url: Any, *, headers: Any, timeout: Any, extensions: Any = None, **wanted: Any) -> Any:
+        extensions = {**(extensions or {}), "timeout": timeout.as_dict()}
+        return self._library.Request(method, url, headers=headers, extensions=extensions, **wanted)
+
+    def refreshes(self, options: Mapping[str, Any]) -> bool:
+        # `auth=None` goes with a request to another origin: nothing of the caller's belongs there.
+        return self.refresh is not None and options.get("auth", _CALLERS) is _CALLERS
+
+    def take_first(self, wanted: Any) -> Any:
+        """The first response, read under the clocks of the request that the driver would have sent for it."""
+        response, self.first = self.first, None
+        timeout = response.request.extensions.setdefault("timeout", {})
+        self._timeout = timeout, timeout.get("read")
+        timeout["read"] = wanted.extensions["timeout"]["read"]
+        return response
+
+    def restore(self) -> None:
+        """The stream is over: the SDK's request is as it was."""
+        if self._timeout is not None:
+            timeout, timeout["read"] = self._timeout
+            self._timeout = None
+
+
+class Splicer:
+    """
+    The options of a transport, checked, and what is decided with them.
+
+    Args:
+        library: `httpx` or `httpx2`.
+    """
+
+    def __init__(
+        self,
+        library: ModuleType,
+        *,
+        protocols: Protocols,
+        retry: RetryPolicy | None,
+        timeouts: Timeouts | None,
+        limits: Limits | None,
+        refresh: Callable[[Any], Any] | None,
+        store: Store | None,
+        key: Callable[[Any], str | None] | None,
+        observer: Callable[[Notice], object] | None,
+        upgrade_background: bool,
+    ) -> None:
+        for name, value in (("refresh", refresh), ("key", key)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be a callable of the request, got {value!r}")
+        if (store is None) != (key is None):
+            raise TypeError("store and key go together: pass both, or neither")
+        if protocols is not None and not callable(protocols):
+            protocols = tuple(_checked(protocols))
+        self.library = library
+        self.refresh = refresh
+        self.store = store
+        self._key = key
+        self._protocols = protocols
+        self._upgrade = upgrade_background
+        self._options = Options(retry=retry, timeouts=timeouts, limits=limits, observer=observer)
+        if store is not None:
+            Options(store=store, key="any")
+
+    # --- the request
+
+    def prepare(self, request: Any) -> Any:
+        """The request to send: the SDK's, or one that asks for a background response in its place."""
+        if not self._upgrade or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):
+            return request
+        from ..protocols import OpenAIResponses
+
+        state = self._state(request)
+        wanted = OpenAIResponses(upgrade_background=True).first_request(state)
+        if wanted.json is None:
+            return request
+        port = Port(self.library, None, None)
+        timeout = self.library.Timeout(None)
+        call = self._call(request, self._content(request))
+        made = Family(self.library).build(port, wanted, call, accept="*/*", timeouts=self._options.timeouts, read=None)
+        made.extensions["timeout"] = request.extensions.get("timeout", timeout.as_dict())
+        return made
+
+    def key_of(self, request: Any) -> str | None:
+        key = self._key(request) if self._key is not None else None
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"key must answer with a text, or None for a request that is not to be kept, got {key!r}")
+        return key
+
+    # --- the response
+
+    def choose(self, request: Any, response: Any) -> ResumeProtocol | None:
+        """The protocol of a stream that is to be spliced; `None`: hand it on as it is."""
+        if response.status_code not in STREAMS or request.method == "HEAD":
+            return None
+        head = Family(self.library).head(response)
+        kind = head.content_type
+        if kind in _DOCUMENTS or not (kind in _STREAM_TYPES or self._protocols):
+            return None
+        if not can_decode(response.headers.get("content-encoding", "")):
+            return None
+        state = self._state(request)
+        found = self._named(request, state, head)
+        if found is None and kind in _STREAM_TYPES:
+            found = detect(state, head)
+        if found is None or (found.content_types and kind not in found.content_types):
+            return None
+        verdict = found.on_status(head.status, head.headers, b"", state)
+        return found if verdict is None or isinstance(verdict, Consume) else None
+
+    def _named(self, request: Any, state: StreamState, head: Head) -> ResumeProtocol | None:
+        if self._protocols is None:
+            return None
+        if callable(self._protocols):
+            found = self._protocols(request)
+            return next(iter(_checked([found]))) if found is not None else None
+        return next((each for each in self._protocols if each.matches(state, head)), None)
+
+    def named(self, checkpoint: Checkpoint, request: Any) -> ResumeProtocol | None:
+        """The protocol of a stored place, with the options that were given here."""
+        if callable(self._protocols):
+            return self._protocols(request)
+        given = self._protocols or ()
+        return next((each for each in given if each.name == checkpoint.protocol), None)
+
+    def plan(
+        self,
+        request: Any,
+        port: Port,
+        *,
+        protocol: ResumeProtocol | None,
+        key: str | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Plan:
+        options, content = self._options, self._content(request)
+        wanted = request.extensions.get("timeout") or {}
+        connect, read = wanted.get("connect"), wanted.get("read")
+        timeouts = options.timeouts
+        if connect is not None and (timeouts.connect is None or connect < timeouts.connect):
+            timeouts = replace(timeouts, connect=float(connect) or None)
+        store = self.store if key is not None else None
+        settings = replace(
+            options.settings(
+                idempotent="idempotency-key" in request.headers,
+                refreshable=self.refresh is not None,
+                single_use=content is None,
+                elsewhere=False,
+            ),
+            timeouts=timeouts,
+            saving=store is not None,
+            keep_events=store is not None and bool(store.keep_events),
+            save_interval=store.save_interval if store is not None else 1.0,
+            longest_read=float(read) if read else None,
+            verbatim=True,
+        )
+        if checkpoint is not None:
+            protocol = protocol_of(checkpoint, protocol)
+
+        def machine(start: Checkpoint | None) -> Machine:
+            return Machine(state=self._state(request), protocol=protocol, detect=detect, settings=settings, checkpoint=start)
+
+        return Plan(
+            machine=machine,
+            family=Family(self.library),
+            client=port,
+            call=self._call(request, content),
+            checkpoint=checkpoint,
+            check=lambda stored: None,
+            store=store,
+            key=key,
+            observer=options.observer,
+            timeouts=timeouts,
+            limits=options.limits,
+        )
+
+    def check_place(self, checkpoint: Checkpoint, request: Any, key: str) -> None:
+        """
+        Raises:
+            StoreError: The key is another stream's.
+        """
+        wanted = f"{request.method} {public_url(str(request.url))}"
+        stored = f"{checkpoint.method} {checkpoint.url}"
+        if stored != wanted:
+            raise StoreError(f"the key {key!r} holds the place of {stored}, not of {wanted}: use another key for another stream")
+
+    def response(self, first: Any, stream: Any, body: Any) -> Any:
+        """
+        The response that the SDK gets.
+
+        Args:
+            first: The one that came; `None` for a stream that is read from the store.
+        """
+        make = self.library.Response
+        if first is None:
+            kinds = stream.protocol.content_types or ("application/octet-stream",)
+            return make(200, headers={"content-type": kinds[0]}, stream=body, extensions={EXTENSION: stream})
+        gone = {b"content-length"}
+        if decoding_of(first.headers.get("content-encoding", "")) is not None:
+            gone.add(b"content-encoding")
+        headers = [(name, value) for name, value in first.headers.raw if name.lower() not in gone]
+        return make(first.status_code, headers=headers, stream=body, extensions={**first.extensions, EXTENSION: stream})
+
+    # --- the parts of a request
+
+    def _state(self, request: Any) -> StreamState:
+        body = None
+        if "json" in request.headers.get("content-type", "") and (content := self._content(request)):
+            try:
+                body = json.loads(content) if len(content) <= _JSON_BYTES else None
+            except (ValueError, RecursionError):
+                # No business of ours: the server judges it.
+                body = None
+        return StreamState(request.method.upper(), str(request.url), body)
+
+    def _content(self, request: Any) -> bytes | None:
+        """The body, or `None` when it is sent from an iterator, which can be done only once."""
+        try:
+            content: bytes = request.content
+        except self.library.RequestNotRead:
+            return None
+        return content
+
+    def _call(self, request: Any, content: bytes | None) -> Call:
+        headers = self.library.Headers(request.headers)
+        for name in _LENGTHS:
+            headers.pop(name, None)
+        arguments: dict[str, Any] = {
+            "headers": headers,
+            "extensions": {name: value for name, value in request.extensions.items() if name != "timeout"},
+        }
+        if content:
+            arguments["content"] = content
+        if request.url.query:
+            arguments["params"] = request.url.params
+        return Call(arguments)
+
+
+def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:
+    for each in protocols:
+        if isinstance(each, type):
+            raise TypeError(f"protocols must be instances: pass {each.__name__}(), not the class {each.__name__}")
+        if not isinstance(each, ResumeProtocol):
+            raise TypeError(f"protocols must be instances from resumable_stream.protocols, or of a subclass, got {each!r}")
+        yield each
+
+
+class Wire:
+    """
+    The bytes of events, for a reader that knows nothing of them.
+
+    Args:
+        library, request: For the errors.
+    """
+
+    def __init__(self, stream: Any, library: ModuleType, request: Any) -> None:
+        self._stream = stream
+        self._library = library
+        self._request = request
+        self._batch: Any = None
+
+    def of(self, events: Iterable[Any]) -> bytes:
+        """
+        Whole events, as they came; those that never were on a wire, as they would have been.
+
+        Raises:
+            StreamReset, ReplayDiverged: Bytes cannot say it.
+        """
+        protocol = self._stream.protocol
+        parts = []
+        for event in events:
+            if event.reset and not protocol.resets_itself:
+                text = "what was read is void, and the bytes of a stream cannot say so"
+                raise StreamReset(text, offset=event.offset)
+            wire = event.wire
+            if wire is None:
+                wire = encoded(event, protocol.framing)
+            elif not isinstance(wire, bytes):
+                # A later part of a batch: its bytes went out with the first.
+                if wire is not self._batch:
+                    raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
+                continue
+            self._batch = event
+            parts.append(wire)
+        return b"".join(parts)
+
+    def error(self, error: ResumableStreamError) -> Any:
+        """As the SDK above handles errors: also one of its HTTP library's."""
+        return twin(self._stream._with_place(error), self._library, self._request)

@@ -1,0 +1,191 @@
+"""The synchronous transport, for either library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import length_hint
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar, Self
+
+from .._core.actions import Notice
+from .._drivers.sync import ResumableStream
+from .._errors import ResumableStreamError
+from .._policy import RetryPolicy
+from .._settings import Limits, Timeouts
+from .._twins import twin
+from ..stores import Store
+from ._splice import Port, Protocols, Splicer, Wire
+
+__all__ = ["SplicedBody", "SplicingTransport"]
+
+
+class SyncPort(Port):
+    def send(self, request: Any, **options: Any) -> Any:
+        if self.first is not None:
+            return self.take_first(request)
+        if self.refreshes(options):
+            assert self.refresh is not None
+            request = self.refresh(request)
+        response = self.transport.handle_request(request)
+        response.request = request
+        return response
+
+
+class SplicedStream(ResumableStream):
+    """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
+
+    def _load(self) -> None:
+        """The transport has opened the store."""
+
+    def adopt(self, fence: Any, replay: Any = None) -> None:
+        self._fence, self._replay = fence, replay
+
+    def read(self) -> tuple[Any, list[Any]]:
+        """
+        The next event, and what came with it. All of it is in hand until the next call.
+
+        Raises:
+            StopIteration: The stream has ended.
+        """
+        event = next(self)
+        if not length_hint(self._events):
+            return event, _NOTHING
+        return event, self._hand_rest()
+
+    def leave(self) -> None:
+        """The SDK is done with it; what it was given is taken."""
+        if self._busy:
+            self.close()
+        else:
+            self.__exit__(None, None, None)
+
+
+_NOTHING: list[Any] = []
+
+
+class SplicedBody:
+    """The body of a response: whole events only, across connections. One reader."""
+
+    def __init__(self, stream: SplicedStream, wire: Wire, port: Port) -> None:
+        self._stream = stream
+        self._wire = wire
+        self._port = port
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            event, more = self._stream.read()
+            return self._wire.of((event, *more) if more else (event,))
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
+
+    def close(self) -> None:
+        try:
+            self._stream.leave()
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
+        finally:
+            self._port.restore()
+
+
+class SplicingTransport:
+    """See `resumable_stream.transports.httpx.ResumableTransport`."""
+
+    _library: ClassVar[ModuleType]
+    _body: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        next_transport: Any = None,
+        *,
+        protocols: Protocols = None,
+        retry: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        refresh: Callable[[Any], Any] | None = None,
+        store: Store | None = None,
+        key: Callable[[Any], str | None] | None = None,
+        observer: Callable[[Notice], object] | None = None,
+        upgrade_background: bool = False,
+    ) -> None:
+        library = self._library
+        if next_transport is None:
+            next_transport = library.HTTPTransport()
+        if not isinstance(next_transport, library.BaseTransport):
+            raise TypeError(f"next_transport must be an {library.__name__}.BaseTransport, got {next_transport!r}")
+        self._next = next_transport
+        self._splicer = Splicer(
+            library,
+            protocols=protocols,
+            retry=retry,
+            timeouts=timeouts,
+            limits=limits,
+            refresh=refresh,
+            store=store,
+            key=key,
+            observer=observer,
+            upgrade_background=upgrade_background,
+        )
+
+    def handle_request(self, request: Any) -> Any:
+        splicer = self._splicer
+        request = splicer.prepare(request)
+        try:
+            return self._handle(splicer, request)
+        except ResumableStreamError as error:
+            if isinstance(error, self._library.RequestError):
+                raise
+            raise twin(error, self._library, request) from error.__cause__
+
+    def _handle(self, splicer: Splicer, request: Any) -> Any:
+        port = SyncPort(splicer.library, self._next, splicer.refresh)
+        fence = None
+        if (key := splicer.key_of(request)) is not None:
+            store: Any = splicer.store
+            checkpoint, fence = store.open(key)
+            if checkpoint is not None and store.keep_events:
+                splicer.check_place(checkpoint, request, key)
+                plan = splicer.plan(request, port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
+                stream = SplicedStream(plan)
+                if stream.goes_on:
+                    stream.adopt(fence, iter(store.replay(key)))
+                    return self._response(splicer, request, None, stream, port)
+                # Half of what cannot be had again is of no use to anybody.
+                store.delete(key)
+                _, fence = store.open(key)
+        response = self._next.handle_request(request)
+        # As the client does when it has it.
+        response.request = request
+        try:
+            protocol = splicer.choose(request, response)
+            if protocol is None:
+                return response
+            port.first = response
+            stream = SplicedStream(splicer.plan(request, port, protocol=protocol, key=key))
+            stream.adopt(fence)
+            return self._response(splicer, request, response, stream, port)
+        except BaseException:
+            response.close()
+            raise
+
+    def _response(self, splicer: Splicer, request: Any, first: Any, stream: SplicedStream, port: Port) -> Any:
+        stream.open()
+        body = self._body(stream, Wire(stream, splicer.library, request), port)
+        return splicer.response(first, stream, body)
+
+    def close(self) -> None:
+        self._next.close()
+
+    def __enter__(self) -> Self:
+        self._next.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._next.__exit__(kind, exc, traceback)

@@ -1,0 +1,49 @@
+"""Transports for httpx2, which the current SDKs of OpenAI, Anthropic and Google use."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import ClassVar
+
+import httpx2
+
+from ._async import AsyncSplicedBody, AsyncSplicingTransport
+from ._sync import SplicedBody, SplicingTransport
+
+__all__ = ["AsyncResumableTransport", "ResumableTransport"]
+
+
+class _Body(SplicedBody, httpx2.SyncByteStream):
+    pass
+
+
+class _AsyncBody(AsyncSplicedBody, httpx2.AsyncByteStream):
+    pass
+
+
+class ResumableTransport(SplicingTransport, httpx2.BaseTransport):
+    """
+    The transport for an `httpx2.Client`; all as for `resumable_stream.transports.httpx.ResumableTransport`.
+
+        client = httpx2.Client(transport=ResumableTransport())
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+    """
+
+    _library: ClassVar[ModuleType] = httpx2
+    _body = _Body
+
+
+class AsyncResumableTransport(AsyncSplicingTransport, httpx2.AsyncBaseTransport):
+    """
+    The transport for an `httpx2.AsyncClient`, on asyncio and trio.
+
+        client = httpx2.AsyncClient(transport=AsyncResumableTransport())
+
+    Raises:
+        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+    """
+
+    _library: ClassVar[ModuleType] = httpx2
+    _body = _AsyncBody
