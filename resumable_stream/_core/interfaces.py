@@ -22,6 +22,7 @@ __all__ = [
     "Backfill",
     "Consume",
     "Decoder",
+    "Document",
     "Finished",
     "Head",
     "Interrupted",
@@ -201,7 +202,7 @@ class Consume:
         skip: Discard so many bytes first: the body restarted although we hold them.
         reset: What was delivered is void; the body starts anew.
         any_type: Do not check the content type.
-        whole: It is one document in place of a stream, of any type: deliver it as one event when it is complete.
+        whole: It is one document in place of a stream, of any type: `ResumeProtocol.on_document()` reads it when it is complete.
     """
 
     skip: int = 0
@@ -212,14 +213,29 @@ class Consume:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The stream is over."""
+    """
+    The stream is over.
+
+    Attributes:
+        outcome: How it ended.
+        more: Only this reading of it is: a token of it reads on.
+    """
 
     outcome: Outcome
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The connection is over, the stream is not: ask for the rest."""
+    """
+    The connection is over, the stream is not: ask for the rest.
+
+    Attributes:
+        routine: The answer was whole, and the stream is read answer by answer. Behind one that brought something new the next
+            is asked for at once, and that is no reconnect.
+    """
+
+    routine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +327,20 @@ class Backfill:
 
     events: Sequence[StreamEvent]
     more: Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """
+    What a whole document holds (`Consume.whole`).
+
+    Attributes:
+        events: What to deliver.
+        cursor: Where the stream goes on behind it, also when it holds no event; `None`: it does not say.
+    """
+
+    events: Sequence[StreamEvent]
+    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +488,16 @@ class ResumeProtocol:
         What is left out is no progress, so that a connection without anything else is a failed attempt.
         """
         return (event,)
+
+    def on_document(self, body: bytes, state: StreamState) -> Document | None:
+        """
+        Read a whole document. The default is one event of its text.
+
+        Returns:
+            `None`: it is not whole, although its connection closed cleanly. That is a cut.
+        """
+        text = body.decode("utf-8", "replace")
+        return Document([StreamEvent("message", text)] if text.strip() else [])
 
     # -- going on
 

@@ -113,6 +113,7 @@ class Ledger:
         self._committed = Place._make(NOWHERE)
         self._committed_since: tuple[str, ...] = ()
         self._opened_at = 0
+        self._since_at = 0
         self._reset_next: int | None = None
         self._gap_next: Gap | None = None
         self._asked: tuple[int | None, int] | None = None
@@ -157,6 +158,11 @@ class Ledger:
     def fresh(self) -> int:
         """Events delivered on this connection."""
         return self.offset - self._opened_at
+
+    @property
+    def nearer(self) -> bool:
+        """The cursor has moved, within a replay, past events that we hold: less of it is left to come."""
+        return self._tip[4] < self._since_at
 
     @property
     def pending_reset(self) -> int | None:
@@ -281,6 +287,7 @@ class Ledger:
         self._base, self._batch = self._tip, ()
         self.problem = None
         self._opened_at = self.offset
+        self._since_at = self._tip[4]
         self._asking = asking
         self._held = []
         self._start = None
@@ -436,6 +443,9 @@ class Ledger:
             raise
         if items:
             self._batch = out
+        elif not self._batch:
+            # No event says where it leads: it was taken as soon as it came.
+            self._base = self._tip
         return out
 
     def _go_through(self, items: Sequence[Any], silent: Sequence[tuple[int, str]]) -> Sequence[Any]:
@@ -783,9 +793,16 @@ class Ledger:
         self._tip = (cursor, number, offset, log, len(log))
 
     def _move(self, cursor: str) -> None:
-        """A block without data moves the cursor."""
+        """A block without data, or the end of a document, moves the cursor."""
         if self._is_old(cursor):
             return
+        log = None
+        if (prefix := self._prefix) is not None and prefix.whole:
+            # It stands within what is expected again: the rest of that is what follows it.
+            rest = prefix.rest()
+            if rest is None:
+                return
+            log = SinceLog(self._window, rest)
         number = _counter(cursor)
         counted = self._contiguous or self._run >= WATCH_AFTER
         if counted and number is not None:
@@ -795,7 +812,7 @@ class Ledger:
             elif number > self._number:
                 # Something is missing in front of it: the next event will show what.
                 return
-        self._tip = (cursor or None, self._number if counted else self.sequence, self.offset, None, 0)
+        self._tip = (cursor or None, self._number if counted else self.sequence, self.offset, log, len(log) if log else 0)
         self._moved_here = True
         if cursor:
             self._memory.remember_silent(cursor)

@@ -116,6 +116,8 @@ class Machine:
         self._reading = False
         self._asking = False
         self._head_at = 0.0
+        self._asked_at = 0.0
+        self._behind: str | None = None  # where the stream goes on behind this document
         self._certain = False
         self._redirects = 0
         self._purpose: Purpose = "status"
@@ -129,11 +131,14 @@ class Machine:
         self._asked_empty = False
         self._quick_answers = 0
         self._refreshed = False
+        self._more = False  # it has ended as far as it can be read now
         # Counting.
         self._events = 0
         self._bytes = 0
         self._condense_at = KEPT_BYTES
         self._connections = 0
+        self._answers = 0  # connections of those that were the next one as a matter of routine
+        self._routine = False
         self._offline_since: float | None = None
         self._offline = 0.0
         if protocol is not None:
@@ -234,7 +239,7 @@ class Machine:
             duplicates=ledger.duplicates if ledger else 0,
             gaps=ledger.gaps if ledger else 0,
             connections=self._connections,
-            reconnects=max(0, self._connections - 1),
+            reconnects=max(0, self._connections - 1 - self._answers),
             seconds_offline=self._offline,
             cursor_ignored=ledger.cursor_ignored if ledger else False,
         )
@@ -266,7 +271,7 @@ class Machine:
         if protocol.options:
             extra[OPTIONS_KEY] = protocol.options
         outcome = self.outcome or self._ended_by(ledger)
-        complete = outcome is not None and place.offset == ledger.offset
+        complete = outcome is not None and place.offset == ledger.offset and not self._more
         if complete and outcome is not None:
             extra[OUTCOME_KEY] = outcome.value
         return Checkpoint(
@@ -426,6 +431,7 @@ class Machine:
             self._fail(NotResumable(text), self._last_error)
             return
         self._request = request
+        self._asked_at = now
         self._todo.append(act.Connect(request, self._clocks.send(now, again=self._known, resumable=self.resumable())))
 
     # --- heads
@@ -551,14 +557,17 @@ class Machine:
             except ResumableStreamError as error:
                 # The answer may be whole without it; it matters when the rest has to be asked for.
                 self._refused = error
+        self._behind = None
         self._decoder = (
-            DocumentDecoder(event_bytes=self.settings.limits.event_bytes)
+            DocumentDecoder(event_bytes=self.settings.limits.event_bytes, read=self._read_document)
             if found.whole
             else self._new_decoder(protocol, ledger, found.skip)
         )
         self._open(ledger, resuming=state.resuming, asking=self._asking)
         self._reading = True
         self._connections += 1
+        self._answers += self._routine
+        self._routine = False
         if self._offline_since is not None:
             self._offline += now - self._offline_since
             self._offline_since = None
@@ -573,6 +582,14 @@ class Machine:
             self._reading = False
             self._pages = 1
             self._fetch("backfill", request, now)
+
+    def _read_document(self, body: bytes) -> Sequence[Any] | None:
+        assert self.protocol is not None
+        document = self.protocol.on_document(body, self.state)
+        if document is None:
+            return None
+        self._behind = document.cursor
+        return document.events
 
     def _new_decoder(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
         decoder = self._new_framing(protocol, ledger, skip)
@@ -682,8 +699,8 @@ class Machine:
             The events that its end completed.
         """
         items: Sequence[Any] = self._decoder.eof()
-        if items:
-            items = self._enter(items)
+        if items or self._behind is not None:
+            items = self._enter(items, () if self._behind is None else [(len(items), self._behind)])
         if self._then is None:
             self._then = self._on_clean_close
         return items
@@ -706,6 +723,8 @@ class Machine:
         if items:
             if self._place is not None:
                 self._place(items)
+            if self._behind is not None:
+                items[-1].cursor, items[-1].moves = self._behind, True
             if self._identifies:
                 self._identify(items)
             if self._judges and (notable := self._look(items)):
@@ -848,7 +867,11 @@ class Machine:
         elif self._decoder.partial:
             self._cut(now, "closed inside an event", None)
         elif self._ledger is not None and self._ledger.behind:
-            self._cut(now, "closed inside the replay", None)
+            if self._ledger.nearer:
+                self._todo.append(act.Disconnect())
+                self._ask_onward(now)
+            else:
+                self._cut(now, "closed inside the replay", None)
         else:
             self._todo.append(act.Disconnect())
             self._sync_state()
@@ -859,8 +882,11 @@ class Machine:
     def _apply_close(self, found: verdict.Verdict, now: float) -> None:
         """What a close means, as the protocol sees it, or as the provider said when asked."""
         match found:
-            case verdict.Finished(outcome):
+            case verdict.Finished(outcome, more):
+                self._more = more
                 self._finish(outcome)
+            case verdict.Resume(routine=True):
+                self._ask_onward(now)
             case verdict.Ask():
                 self._ask(now)
             case verdict.Verify(request):
@@ -880,6 +906,13 @@ class Machine:
         assert self._ledger is not None and self.protocol is not None
         held_open = self.protocol.endless and self._ledger.fresh == 0 and now - self._head_at > QUICK
         self._go_on(now, "closed before the end", None, neutral=held_open)
+
+    def _ask_onward(self, now: float) -> None:
+        """The next answer, as a matter of routine. One that brought nothing new was a failed attempt, unless it took its time."""
+        ledger = self._ledger
+        assert ledger is not None
+        moved = ledger.fresh > 0 or ledger.nearer or now - self._asked_at > QUICK
+        self._go_on(now, "answered with nothing new", None, routine=moved)
 
     def _ask(self, now: float) -> None:
         """Rule 7c and e: nothing tells an end from a cut."""
@@ -921,7 +954,14 @@ class Machine:
             self._go_on(now, reason, error)
 
     def _go_on(
-        self, now: float, reason: str, error: BaseException | None, *, neutral: bool = False, asking: bool = False
+        self,
+        now: float,
+        reason: str,
+        error: BaseException | None,
+        *,
+        neutral: bool = False,
+        asking: bool = False,
+        routine: bool = False,
     ) -> None:
         """
         Leave this connection and plan the next.
@@ -929,10 +969,13 @@ class Machine:
         Args:
             neutral: The connection was no failed attempt, though it brought nothing.
             asking: The next one is a question (rule 7c).
+            routine: The next one is a matter of routine; nothing was lost.
         """
         ledger = self._ledger
         assert ledger is not None
-        self._lose_connection(now, reason, error)
+        self._reading = False
+        if not routine:
+            self._lose_connection(now, reason, error)
         if self._clocks.expired(now):
             self._fail(self._deadline_error(), error)
             return
@@ -948,7 +991,14 @@ class Machine:
         connect = partial(
             self._connect, request, resuming=resuming, asking=asking or (self._asking and ledger.fresh == 0 and error is None)
         )
-        if asking and not neutral:
+        if routine:
+            self._routine = True
+            wait = self._budget.at_once(free=ledger.fresh > 0)
+            if wait > 0 or self.settings.saving:
+                # The answer may be long in coming; before a sleep, what was taken is saved.
+                self._todo.append(act.Sleep(wait))
+            connect()
+        elif asking and not neutral:
             self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
             connect()
         elif ledger.fresh or neutral:
@@ -958,7 +1008,7 @@ class Machine:
             self._try_again(now, reason, error, connect)
 
     def _lose_connection(self, now: float, reason: str, error: BaseException | None) -> None:
-        self._reading = False
+        self._reading = self._routine = False
         if self._offline_since is None:
             self._offline_since = now
         retry = getattr(self._decoder, "retry", None)

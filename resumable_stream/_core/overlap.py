@@ -100,6 +100,11 @@ class Prefix:
         index = self._seen - self._unknown - self._base
         return 0 <= index < len(self._items) and self._items[index] == fingerprint
 
+    def rest(self) -> tuple[str, ...] | None:
+        """What has not come yet; `None` where that is known only as part of one digest."""
+        index = self._seen - self._unknown - self._base
+        return self._items[index:] if index >= 0 else None
+
     def match(self, fingerprint: str) -> Literal["same", "over", "diverged"]:
         index = self._seen - self._unknown
         self._seen += 1

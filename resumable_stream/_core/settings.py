@@ -79,7 +79,8 @@ class Stats:
         duplicates: Events that came again and were dropped.
         gaps: Holes found, filled or not.
         connections: Responses whose body was read.
-        reconnects: Those of them after the first.
+        reconnects: Those of them that came after the loss of one. The next answer of a stream that is read answer by answer is
+            none.
         seconds_offline: Between the loss of a connection and the head of the next.
         cursor_ignored: The server answered a resume with the stream's beginning.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from .._errors import EventTooLarge, ResumableStreamError
 from .._events import StreamEvent
 
@@ -10,29 +12,28 @@ __all__ = ["DocumentDecoder"]
 
 class DocumentDecoder:
     """
-    Collect a body and make one event of it, at its end.
+    Collect a body, and make events of it at its end.
 
     Args:
         event_bytes: Most bytes that it may have.
+        read: Makes the events; `None`: the body is not whole.
 
     Attributes:
         error: `EventTooLarge`, once it has more.
         retry, last_event_id, silent: As an `SSEDecoder` that has seen none of them.
+        partial: The body ended cleanly, and is not whole all the same.
     """
 
-    def __init__(self, *, event_bytes: int) -> None:
+    def __init__(self, *, event_bytes: int, read: Callable[[bytes], Sequence[StreamEvent] | None]) -> None:
         self.error: ResumableStreamError | None = None
         self.retry: int | None = None
         self.last_event_id = ""
         self.silent: list[tuple[int, str]] = []
+        self.partial = False
+        self._read = read
         self._limit = event_bytes
         self._size = 0
         self._parts: list[bytes] = []
-
-    @property
-    def partial(self) -> bool:
-        """Always false: a body that ended cleanly is whole."""
-        return False
 
     def feed(self, data: bytes) -> list[StreamEvent]:
         self._size += len(data)
@@ -43,7 +44,10 @@ class DocumentDecoder:
             self._parts.append(data)
         return []
 
-    def eof(self) -> list[StreamEvent]:
-        text = b"".join(self._parts).decode("utf-8", "replace")
+    def eof(self) -> Sequence[StreamEvent]:
+        if self.error is not None:
+            return ()
+        events = self._read(b"".join(self._parts))
         self._parts.clear()
-        return [StreamEvent("message", text)] if text.strip() and self.error is None else []
+        self.partial = events is None
+        return events or ()

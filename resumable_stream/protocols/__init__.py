@@ -12,6 +12,7 @@ from .._core.interfaces import (
     Ask,
     Backfill,
     Consume,
+    Document,
     Finished,
     Head,
     Interrupted,
@@ -102,6 +103,7 @@ __all__ = [
     "Answer",
     "Snapshot",
     "Backfill",
+    "Document",
     # verdicts
     "Verdict",
     "Ask",
