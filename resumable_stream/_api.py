@@ -299,7 +299,7 @@ def _plan(
         state = StreamState(method, absolute, request.get("json"))
         protocol = options.protocol
         if start is not None:
-            protocol = protocol_of(start, protocol)
+            protocol = protocol_of(start, protocol, state)
         return Machine(state=state, protocol=protocol, detect=detect, settings=settings, checkpoint=start)
 
     def check(stored: Checkpoint) -> None:
@@ -325,7 +325,7 @@ def _plan(
     )
 
 
-def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeProtocol | None:
+def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None, request: StreamState) -> ResumeProtocol | None:
     if given is not None:
         if given.name != checkpoint.protocol and checkpoint.protocol != UNKNOWN:
             raise ValueError(f"the checkpoint is of protocol {checkpoint.protocol!r}, protocol= is {given.name!r}")
@@ -335,7 +335,11 @@ def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None) -> ResumeP
     found = named(checkpoint.protocol)
     if found is None:
         raise ValueError(f"protocol {checkpoint.protocol!r} is none of resumable_stream.protocols; pass it as protocol=")
-    if checkpoint.extra.get("options"):
+    options = checkpoint.extra.get("options", "")
+    if found.options != options:
+        # The request may imply them.
+        found = found.for_request(request)
+    if found.options != options:
         raise ValueError(f"the stream was read with options of {checkpoint.protocol}: pass it with them as protocol= again")
     return found
 

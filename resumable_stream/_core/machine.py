@@ -493,9 +493,9 @@ class Machine:
         self._send(follow, now)
 
     def _judge_head(self, head: Head, body: bytes, now: float) -> None:
-        if self.protocol is None and head.status in STREAMS:
+        if self.protocol is None and (head.status in STREAMS or head.status == 204):
             chosen = self._detect(self.state, head)
-            if chosen is None:
+            if chosen is None and head.status != 204:
                 self._todo.append(act.Disconnect())
                 self._fail(
                     unexpected_type(
@@ -503,7 +503,8 @@ class Machine:
                     )
                 )
                 return
-            self._adopt(chosen)
+            if chosen is not None:
+                self._adopt(chosen)
         found = None
         if self.protocol is not None:
             found = self.protocol.on_status(head.status, head.headers, body, self.state)

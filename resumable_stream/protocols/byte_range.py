@@ -57,7 +57,7 @@ class ByteRange(ResumeProtocol):
 
     def matches(self, request: StreamState, head: Head) -> bool:
         # A page or a document is an answer of another kind: better said than streamed.
-        return head.content_type not in _FOREIGN
+        return head.status != 204 and head.content_type not in _FOREIGN
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):

@@ -1,23 +1,31 @@
 """
-Durable Streams over server-sent events: `control` events name the offset to read next.
+Durable Streams in its three modes: catch-up, long-poll and server-sent events.
+
+A place is an offset of the server's: the one to read *next*. Over SSE a `control` event names it, behind the data it stands for;
+the answers of the other two are documents, and their heads name it.
 
 Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10 (draft).
 """
 
 from __future__ import annotations
 
+import base64
+import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from .._checkpoint import fingerprint
 from .._core.interfaces import (
+    Consume,
+    Document,
     Finished,
     Head,
     Lost,
     Position,
     Promises,
+    Reject,
     Request,
     Resume,
     ResumeProtocol,
@@ -29,66 +37,141 @@ from ._json import payload_of
 
 __all__ = ["DurableStreams"]
 
+Live = Literal["sse", "long-poll"]
+
+_MODES: Final = ("sse", "long-poll", None)
+_NEXT: Final = "stream-next-offset"
+
 
 class DurableStreams(ResumeProtocol):
     """
-    A stream of the Durable Streams protocol, read live over server-sent events (`live=sse`);
-    from `offset=-1`, unless the URL names another.
+    A stream of the Durable Streams protocol, from `offset=-1` unless the URL names another.
 
-    The place moves at `control` events, which are delivered. What came behind the last one is sent again after a cut, is compared
-    with what was delivered, and dropped. A stream of JSON (the default) yields one event for each message, so it may come
-    again in a larger batch. Where it comes in smaller ones, with `control` events in between, or where text or bytes come in
-    other pieces, that is `ReplayDiverged`, never a doubled piece.
+    The URL's `live` says how it is read; `live=` does where the URL names none:
 
-    `streamClosed` ends the stream: `COMPLETED`. Any other close is routine (servers rotate connections each minute), and so is
-    being up to date. Catch-up and long-poll reads are other wire formats, and are not read by this class.
+    - `sse`: all there is, then live, over server-sent events.
+    - `long-poll`: the same, answer by answer; each request waits until there is something.
+    - without: catch-up. Answer by answer to the tail (`Stream-Up-To-Date`), and no further.
+
+    A stream of JSON yields one event named `message` for each message, one of text or bytes an event named `data` for each piece;
+    bytes are base64. Over SSE `control` events are delivered too.
+
+    *The place.* Over SSE it moves at `control` events, otherwise behind each answer, which is delivered whole or not at all.
+    What was delivered since is sent again after a cut, is compared and dropped; messages may come again in other batches.
+    Over SSE, `control` events within what comes again, or text in other pieces, are `ReplayDiverged`, never a doubled piece.
+    A character that lies in two answers is delivered with the second: until then the cursor carries the bytes of the first.
+
+    *The end.* `Stream-Closed` (`streamClosed`) is `COMPLETED`. A catch-up read that reaches the tail of an open stream is
+    `ENDED`, and its token reads on from there. Everything else is routine: being up to date, an SSE connection that is closed
+    each minute, a poll that found nothing.
 
     Args:
-        json: The stream's content type is JSON. `False`: text, or bytes as base64, as the server sends them.
+        json: Over SSE, the stream's content type is JSON. `False`: text, or bytes as base64, as the server sends them.
+            The heads of the other modes tell.
+        live: `"sse"`, `"long-poll"` or `None` (catch-up), where the URL does not say.
 
     >>> DurableStreams()
     <DurableStreams: resumable, has_end>
 
+    Raises:
+        ValueError: There is no such mode.
+
     Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10 (draft).
     """
 
+    # Documents are of the stream's own type.
+    accept = "text/event-stream, */*;q=0.5"
     sequence = None
-    # What follows the last control event is expected again, in order, and must be the same.
+    # What follows the place is expected again, in order, and must be the same.
     replays = True
     # A control event that names the place where we are says nothing new.
     unique_ids = True
     endless = True
     keeps = frozenset({"collapse"})
 
-    def __init__(self, *, json: bool = True) -> None:
+    def __init__(self, *, json: bool = True, live: Live | None = "sse") -> None:
+        if live not in _MODES:
+            raise ValueError(f"live must be 'sse', 'long-poll' or None (catch-up), got {live!r}")
         self._json = json
+        self._live = live
+
+    @property
+    def options(self) -> str:
+        return " ".join(["json=False"] * (not self._json) + [f"live={self._live}"] * (self._live != "sse"))
 
     @property
     def promises(self) -> Promises:
         return Promises(resumable=True, numbered=False, has_end=True)
 
+    @classmethod
+    def for_request(cls, request: StreamState) -> Self:
+        return cls(live="sse" if "live" in _query(request.url) else None)
+
     def matches(self, request: StreamState, head: Head) -> bool:
-        query = parse_qs(urlsplit(request.url).query)
-        ours = query.get("live") == ["sse"] and "offset" in query
-        return request.method == "GET" and ours and head.content_type == "text/event-stream"
+        query = _query(request.url)
+        live = query.get("live")
+        if request.method != "GET" or live not in _MODES:
+            return False
+        return ("offset" in query and head.content_type == "text/event-stream") if live == "sse" else _NEXT in head.headers
+
+    def _mode(self, state: StreamState) -> Live | None:
+        match _query(state.url).get("live"):
+            case "sse":
+                return "sse"
+            case "long-poll":
+                return "long-poll"
+            case _:
+                return self._live
+
+    def _start(self, state: StreamState) -> dict[str, str | None]:
+        start: dict[str, str | None] = {"live": self._mode(state)}
+        return start if "offset" in _query(state.url) else {**start, "offset": "-1"}
 
     def first_request(self, state: StreamState) -> Request:
-        return Request(method=state.method, url=state.url, params=_start(state), repeat="all")
+        return Request(method=state.method, url=state.url, params=self._start(state), repeat="all")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         # The server's hint for caches, to be echoed; it has nothing to do with the place.
-        if isinstance(source, StreamEvent) and source.event == "control":
-            cursor = payload_of(source).get("streamCursor")
-            if isinstance(cursor, str) and cursor:
-                state.extra["collapse"] = cursor
-            else:
-                state.extra.pop("collapse", None)
+        if isinstance(source, StreamEvent):
+            if source.event == "control":
+                _remember(state, payload_of(source).get("streamCursor"))
+        elif isinstance(source, Head) and self._mode(state) != "sse":
+            _remember(state, source.headers.get("stream-cursor"))
 
     # -- reading
 
     def unpack(self, event: Any) -> Iterable[Any]:
         # A batch may have other messages in it when it comes again: take it apart.
-        return _messages(event) if self._json else (event,)
+        if not self._json or event.event != "data":
+            return (event,)
+        try:
+            value = event.json()
+        except ValueError:
+            return (StreamEvent("message", event.data),)
+        return _messages(value) if isinstance(value, list) else (StreamEvent("message", event.data),)
+
+    def on_document(self, body: bytes, state: StreamState) -> Document | None:
+        head = state.head
+        assert head is not None
+        there, kind, closed = head.headers.get(_NEXT), head.content_type, _says(head, "stream-closed")
+        json_type = kind == "application/json" or kind.endswith("+json")
+        place, held = _parts(state.cursor)
+        if body and json_type:
+            return _document_of_json(body, there)
+        if body and not kind.startswith("text/"):
+            return Document([StreamEvent("data", base64.b64encode(body).decode())], there)
+        if body:
+            return _document_of_text(held + body, there, final=closed)
+        # Without data the place stays, and nothing can be lost by it. Only `now` is another place each time it is asked for.
+        if place is None:
+            if json_type and head.status == 200:
+                # Not even an empty array: a body that was cut in front of its first byte.
+                return None
+            return Document([], there if _query(state.url).get("offset") == "now" else None)
+        if there not in (None, place):
+            # Something stands in front of that offset and was not sent: the body was cut, or its head is newer.
+            return None
+        return _document_of_text(held, there, final=True) if closed else Document([])
 
     def position(self, event: Any) -> Position:
         offset = payload_of(event).get("streamNextOffset") if event.event == "control" else None
@@ -107,10 +190,10 @@ class DurableStreams(ResumeProtocol):
         return Outcome.COMPLETED if closed else None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        if event.event == "control":
-            return ()
-        text: Any = event.data
-        if self._json:
+        text: Any = None
+        if event.event == "data":
+            text = event.data
+        elif event.event == "message":
             try:
                 text = event.json()
             except ValueError:
@@ -120,36 +203,81 @@ class DurableStreams(ResumeProtocol):
     # -- going on
 
     def resume_request(self, state: StreamState) -> Request | None:
-        params = _start(state)
+        params, mode = self._start(state), self._mode(state)
         if state.cursor is not None:
-            params = {**params, "offset": state.cursor, "cursor": state.extra.get("collapse")}
+            params["offset"] = state.cursor if mode == "sse" else _parts(state.cursor)[0]
+            if mode is not None:
+                params["cursor"] = state.extra.get("collapse")
         return Request(method="GET", url=state.url, params=params, repeat="all")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        if status == 204 and headers.get("stream-closed", "").lower() == "true":
-            return Finished(Outcome.COMPLETED)
         if status == 410:
             return Lost("the stream no longer holds this offset, or was deleted")
-        return None
+        if self._mode(state) == "sse":
+            closed = status == 204 and headers.get("stream-closed", "").lower() == "true"
+            return Finished(Outcome.COMPLETED) if closed else None
+        if status == 200 and _NEXT not in headers:
+            return Reject("the answer names no Stream-Next-Offset, so it is none of a durable stream")
+        return Consume(whole=True) if status in (200, 204) else None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
+        mode, head = self._mode(state), state.head
+        if mode == "sse" or head is None:
+            return Resume()
+        if _says(head, "stream-closed"):
+            return Finished(Outcome.COMPLETED)
+        if mode is None and _says(head, "stream-up-to-date"):
+            # A cache may hold the last piece from before the stream was closed, or went on (RFC 9111: it adds an Age). Ask at the
+            # tail that it names, unless this was the answer from there.
+            stale = "age" in head.headers and _query(head.url).get("offset") != head.headers.get(_NEXT)
+            return Resume(routine=True) if stale else Finished(Outcome.ENDED, more=True)
+        return Resume(routine=True)
 
 
-def _start(state: StreamState) -> dict[str, str | None]:
-    named = "offset" in parse_qs(urlsplit(state.url).query)
-    return {"live": "sse"} if named else {"live": "sse", "offset": "-1"}
+def _query(url: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
-def _messages(event: Any) -> Iterator[Any]:
-    messages: Any = None
-    if event.event == "data":
-        try:
-            messages = event.json()
-        except ValueError:
-            messages = None
-    if not isinstance(messages, list):
-        yield event
-        return
-    for message in messages:
-        yield StreamEvent("message", json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+def _says(head: Head, name: str) -> bool:
+    return head.headers.get(name, "").strip().lower() == "true"
+
+
+def _remember(state: StreamState, collapse: Any) -> None:
+    if isinstance(collapse, str) and collapse:
+        state.extra["collapse"] = collapse
+    else:
+        state.extra.pop("collapse", None)
+
+
+def _parts(cursor: str | None) -> tuple[str | None, bytes]:
+    """
+    The offset in a cursor, and the bytes of a character that began in front of it.
+
+    An offset has no comma (section 6), so one may stand behind it.
+    """
+    offset, _, held = (cursor or "").partition(",")
+    try:
+        return (offset if cursor else None), bytes.fromhex(held)
+    except ValueError:
+        return offset, b""
+
+
+def _document_of_text(body: bytes, there: str | None, *, final: bool) -> Document:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(body, final)
+    held = decoder.getstate()[0]
+    cursor = f"{there},{held.hex()}" if there is not None and held else there
+    return Document([StreamEvent("data", text)] if text else [], cursor)
+
+
+def _document_of_json(body: bytes, there: str | None) -> Document | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        # HTTP closed it as it should, and it is half of an array all the same.
+        return None
+    return Document(_messages(value if isinstance(value, list) else [value]), there)
+
+
+def _messages(values: Sequence[Any]) -> list[StreamEvent]:
+    return [StreamEvent("message", json.dumps(value, ensure_ascii=False, separators=(",", ":"))) for value in values]

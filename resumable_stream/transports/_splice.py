@@ -178,7 +178,8 @@ class Splicer:
         if found is None or (found.content_types and kind not in found.content_types):
             return None
         verdict = found.on_status(head.status, head.headers, b"", state)
-        return found if verdict is None or isinstance(verdict, Consume) else None
+        # A document in place of a stream has its place in its head, so it stays with it.
+        return found if verdict is None or (isinstance(verdict, Consume) and not verdict.whole) else None
 
     def _named(self, request: Any, state: StreamState, head: Head) -> ResumeProtocol | None:
         if self._protocols is None:
@@ -226,7 +227,7 @@ class Splicer:
             verbatim=True,
         )
         if checkpoint is not None:
-            protocol = protocol_of(checkpoint, protocol)
+            protocol = protocol_of(checkpoint, protocol, self._state(request))
 
         def machine(start: Checkpoint | None) -> Machine:
             return Machine(state=self._state(request), protocol=protocol, detect=detect, settings=settings, checkpoint=start)

@@ -1,4 +1,4 @@
-"""`DurableStreams` over server-sent events (durable-streams/durable-streams, PROTOCOL.md)."""
+"""`DurableStreams` over server-sent events (durable-streams/durable-streams, PROTOCOL.md 5.7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Head, StreamState
 from resumable_stream._errors import CursorExpired, ReplayDiverged, ResponseRejected, RetriesExhausted
-from resumable_stream._events import Delta, Outcome, StreamEvent
+from resumable_stream._events import Delta, Outcome
 from resumable_stream.protocols.durable_streams import DurableStreams
 from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as WebReply
@@ -193,7 +193,7 @@ def test_the_deltas() -> None:
 def test_odd_data_is_delivered_as_it_is(text: str) -> None:
     result = play(Reply([ev(text, None, "data"), ev(text, None, "control"), control(1, closed=True)]))
     assert (result.data[:2], result.outcome) == ([text, text], Outcome.COMPLETED)
-    assert list(DurableStreams().deltas(StreamEvent(event="data", data=text))) == []
+    assert [delta for event in result.events for delta in DurableStreams().deltas(event)] == []
 
 
 def test_another_process_goes_on_between_two_messages() -> None:
@@ -212,6 +212,7 @@ def test_another_process_goes_on_between_two_messages() -> None:
         ("GET", "?live=sse", "text/event-stream", False),
         ("GET", "?offset=-1&live=long-poll", "application/json", False),
         ("GET", "?offset=-1", "text/event-stream", False),
+        ("GET", "?offset=-1&live=true", "text/event-stream", False),
         ("POST", "?offset=-1&live=sse", "text/event-stream", False),
     ],
 )
