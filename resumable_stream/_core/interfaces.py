@@ -384,6 +384,8 @@ class ResumeProtocol:
     """No two events of the stream share an own id, so a repeat is a duplicate at any time."""
     replays: bool = False
     """Every answer starts at the first event: resuming drops as many as were delivered, and compares them."""
+    counted: bool = False
+    """The place is how many events were delivered (`StreamState.offset`), so a stream without a cursor can be resumed."""
     identifies_by_event: bool = True
     """`identify()` wants to see events. If the head says it all, `False` saves a call for each event."""
     alarm: Alarm | None = None

@@ -367,8 +367,8 @@ class Machine:
         protocol, ledger = self.protocol, self._ledger
         if protocol is None or ledger is None or not self._known:
             return None
-        if ledger.cursor is None and ledger.offset and not (protocol.replays or protocol.endless):
-            # Nothing says where we are. Only a replay, or a feed (which goes on with what is new), may be asked again.
+        if ledger.cursor is None and ledger.offset and not (protocol.replays or protocol.counted or protocol.endless):
+            # Nothing says where we are. Only a replay, a count, or a feed (which goes on with what is new) may be asked again.
             return None
         self._sync_state()
         request = protocol.resume_request(self.state)

@@ -36,8 +36,7 @@ class WorkflowRun(AISDKStream):
     """
 
     replays = False
-    # The place is how many events were delivered, which the core otherwise asks of feeds only.
-    endless = True
+    counted = True
     keeps = frozenset({"base"})
 
     def __init__(self) -> None:

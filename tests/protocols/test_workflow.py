@@ -17,7 +17,7 @@ from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
 
 from ..conftest import Row
-from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, ev, policy, run, script
+from ..core.simulation import CUTS, Reply, Sent, Stream, Wait, cut_body, ev, policy, run, script
 
 URL = "https://app.example.com/api/chat"
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
@@ -136,6 +136,20 @@ def test_a_get_may_start_anywhere(start: str, first: int) -> None:
 def test_a_start_from_the_end_that_nobody_counts_cannot_resume() -> None:
     result = play(HALF, method="GET", json=None, url=f"{URL}/wrun_1/stream?startIndex=-9")
     assert (type(result.error), len(result.data)) == (StreamInterrupted, 5)
+
+
+@pytest.mark.parametrize("steps", [[], wire(PARTS)[:5]], ids=["nothing", "five parts"])
+def test_a_run_that_only_pings_has_stalled(steps: list[Any]) -> None:
+    """A run is no feed: the clocks of a generation hold, and answers without a part are failed attempts."""
+    pings = [step for _ in range(60) for step in (Wait(30.0), b": ping\n\n")]
+    result = play(*[Reply([*(steps if at == 0 else []), *pings], headers=HEADERS) for at in range(9)], delay=policy(3))
+    assert (type(result.error), parts_of(result)) == (RetriesExhausted, PARTS[: len(steps)])
+    assert result.stream.elapsed < 3_000
+
+
+def test_answers_that_are_held_open_without_a_part_are_failed_attempts() -> None:
+    result = play(HALF, *[Reply([Wait(20.0), DONE], headers=HEADERS)] * 9, delay=policy(3))
+    assert (type(result.error), len(result.stream.sent)) == (RetriesExhausted, 5)
 
 
 def test_without_a_run_id_it_cannot_resume() -> None:
