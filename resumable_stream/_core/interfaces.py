@@ -507,6 +507,15 @@ class ResumeProtocol:
         """Ask for what follows the cursor, or `None` when this stream offers no way."""
         return None
 
+    def reaches_back(self, state: StreamState) -> bool:
+        """
+        May what is asked for from this place begin with the stream's beginning, although the server heeds the cursor?
+
+        Otherwise such an answer comes from a server that ignores it, and all that was delivered is expected again, in order.
+        Where it may, repeats are known by their ids alone.
+        """
+        return False
+
     def backfill_request(self, state: StreamState) -> Request | None:
         """
         Ask for what happened before this connection, now that it is open; `None`: it brings that itself.

@@ -96,8 +96,6 @@ class Ledger:
     ) -> None:
         self._protocol = protocol
         self._placed = protocol.places
-        # What is asked for again may well begin with the beginning; its events are known by their ids.
-        self._backfills = type(protocol).backfill_request is not ResumeProtocol.backfill_request
         self._window = window
         self._on_gap = on_gap
         self._notices = notices
@@ -282,8 +280,15 @@ class Ledger:
 
     # --- connections
 
-    def open_connection(self, *, resuming: bool, asking: bool) -> None:
-        """A new answer begins. `resuming`: from the cursor. `asking`: only to learn whether there is more."""
+    def open_connection(self, *, resuming: bool, asking: bool, reaches_back: bool = False) -> None:
+        """
+        A new answer begins.
+
+        Args:
+            resuming: From the cursor.
+            asking: Only to learn whether there is more.
+            reaches_back: It may begin with the beginning, and that is no sign that the server ignores the cursor.
+        """
         self._base, self._batch = self._tip, ()
         self.problem = None
         self._opened_at = self.offset
@@ -305,7 +310,7 @@ class Ledger:
             return
         if log is not None and logged:
             self._prefix = Prefix(log, strict=False)
-        if self._beginning and self.cursor is not None and not self._backfills:
+        if self._beginning and self.cursor is not None and not reaches_back:
             self._start = 0
 
     def restart(self, *, offset: int) -> None:

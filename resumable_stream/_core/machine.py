@@ -1100,7 +1100,8 @@ class Machine:
 
     def _open(self, ledger: Ledger, *, resuming: bool, asking: bool) -> None:
         self._events += ledger.fresh
-        ledger.open_connection(resuming=resuming, asking=asking)
+        reaches_back = resuming and self.protocol is not None and self.protocol.reaches_back(self.state)
+        ledger.open_connection(resuming=resuming, asking=asking, reaches_back=reaches_back)
 
     # --- side requests
 

@@ -152,6 +152,10 @@ class AnthropicSession(ResumeProtocol):
     def resume_request(self, state: StreamState) -> Request | None:
         return Request(method="GET", url=state.url, repeat="all")
 
+    def reaches_back(self, state: StreamState) -> bool:
+        # The history is read from a minute before the place.
+        return True
+
     def backfill_request(self, state: StreamState) -> Request | None:
         since = _time(state.cursor)
         opened = _time(state.extra.get("opened"))

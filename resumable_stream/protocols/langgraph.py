@@ -102,6 +102,10 @@ class _LangGraph(ResumeProtocol):
         source.cursor = extra["before"]
         source.moves = True
 
+    def reaches_back(self, state: StreamState) -> bool:
+        # Before the second id the place is in front of the first one.
+        return state.cursor == "-1" or (state.cursor or "").endswith(f"-{_LAST_OF_MS}")
+
     def deltas(self, event: Any) -> Iterator[Delta]:
         # `messages` is a pair of a message and its metadata; of a sub-graph it is called "messages|name:id".
         # `messages/partial` repeats all of a message that grows: no piece of it can be told from one event.

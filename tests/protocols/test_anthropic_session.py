@@ -181,6 +181,14 @@ def test_the_history_is_asked_behind_the_opening_and_from_a_minute_before_the_la
     assert {page.params["created_at[gte]"] for page in pages} == {at(4.5)}
 
 
+def test_a_history_that_reaches_back_to_the_beginning_ignores_no_cursor() -> None:
+    log = LOG[1:]
+    result = run(stream(API([(sum(map(len, FRAMES[1:3])), "rst")], log=log)))
+    assert [event.json() for event in result.events] == log
+    stats = result.stream.machine.stats
+    assert (stats.duplicates, stats.cursor_ignored) == (2, False)
+
+
 def test_a_queued_event_and_the_same_processed_are_two() -> None:
     result = run(stream(API([(ENDS[0], "rst")])))
     assert [(item["id"], item["processed_at"]) for item in items(result.events)[:2]] == [("e1", None), ("e1", at(1))]

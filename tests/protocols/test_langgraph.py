@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.actions import DuplicateDropped
+from resumable_stream._core.actions import CursorIgnored, DuplicateDropped
 from resumable_stream._core.interfaces import Head, StreamState
 from resumable_stream._errors import CursorExpired, ResponseRejected, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Delta, Outcome
@@ -188,6 +188,37 @@ def test_every_event_of_a_run_arrives_once_wherever_it_is_cut(cut: str) -> None:
         result = run(created(server))
         assert ([(event.event, event.data) for event in result.events], result.error) == (expected, None), (cut, position)
         assert (result.outcome, server.created) == (Outcome.COMPLETED, 1), (cut, position)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_replay_from_the_first_id_ignores_no_cursor(count: int) -> None:
+    """Before the second id the place is in front of the first one, so the replay begins as the run did."""
+    log = [LOG[0], LOG[1], *LOG[2:6]]
+    at = size_of(log[:count])
+    for resumed in (False, True):
+        stream = created(RunServer([] if resumed else [(at, "rst")], log=log))
+        first = run(stream, at_most=count if resumed else 100)
+        if resumed:
+            place = rs.Checkpoint.from_token(stream.leave().token())
+            stream = created(RunServer(log=log), checkpoint=place)
+            first.events += run(stream).events
+        assert [(event.event, event.data) for event in first.events] == raw(log)
+        assert not stream.machine.stats.cursor_ignored and not stream.kinds(CursorIgnored)
+
+
+def test_a_server_that_starts_over_later_is_found_out() -> None:
+    def server(sent: Sent) -> Reply:
+        assert sent.path == f"{RUN}/stream", sent.path
+        return Reply([b"".join(parts(*entry)[0] for entry in LOG), b"event: end\r\ndata: null\r\n\r\n"])
+
+    stream = created(RunServer())
+    first = run(stream, at_most=5)
+    rest = run(created(RunServer(), checkpoint=stream.leave()))
+    assert not rest.stream.machine.stats.cursor_ignored
+    over = Stream(server, method="POST", url=URL, json=BODY, protocol=LangGraphRun(), checkpoint=stream.checkpoint)
+    again = run(over)
+    assert [(event.event, event.data) for event in [*first.events, *again.events]] == [*raw(LOG), ("end", "null")]
+    assert over.machine.stats.cursor_ignored
 
 
 def test_a_long_run_survives_a_cut_behind_each_byte() -> None:
