@@ -1,6 +1,8 @@
 """
 Upstash Realtime: a feed of channels; the newest id of each goes back as `last_ack_<channel>`.
 
+An event has an id of its channel, so over several channels the cursor is the newest id of each, as a query.
+
 Source: upstash.com/docs, "Realtime"; npm `@upstash/realtime` 1.1.0 (`server/handler.js`, `client/provider.js`).
 """
 
@@ -9,11 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from .._core.interfaces import Head, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
 from .._errors import UpstreamError
-from .._events import Delta
+from .._events import Delta, Item, StreamEvent
 from ._ends import upstream_error
 from ._json import payload_of
 
@@ -21,9 +23,10 @@ __all__ = ["UpstashRealtime"]
 
 # About the connection, not of a channel.
 _FRAMES: Final = frozenset({"connected", "reconnect", "disconnected", "ping"})
-_ID: Final = re.compile(r"([0-9]{1,18})-[0-9]{1,18}")
-# Events of several channels are sent in another order than their ids, which are milliseconds, by less than this.
-_OVERLAP_MS: Final = 5000
+_ID: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+# A channel without an event, and without a place in the first URL, is read from so long before the first event of all:
+# ids are milliseconds, and by less than this do the events of several channels come in another order.
+_EARLIER_MS: Final = 5000
 
 
 class UpstashRealtime(ResumeProtocol):
@@ -31,8 +34,8 @@ class UpstashRealtime(ResumeProtocol):
     The events of Upstash Realtime channels: a feed that never ends.
 
     The server closes before its function's time is up and says `reconnect`; we come back with the id of the newest event,
-    and it sends what was added since. With one channel that is exact. Over several channels one place must do for all,
-    so each is read again from 5 seconds before it, and what was delivered is dropped by its id.
+    and it sends what was added since. Over several channels each has a place of its own; between them the order may
+    change at a reconnect. A channel that has had no event yet is read from 5 seconds before the first event of all.
     Before its first event the feed has no place: what is sent while it is disconnected then is missed, unless the
     first URL has a `last_ack_<channel>`.
 
@@ -48,7 +51,6 @@ class UpstashRealtime(ResumeProtocol):
     sequence = None
     unique_ids = True
     endless = True
-    identifies_by_event = False
 
     @property
     def promises(self) -> Promises:
@@ -72,6 +74,20 @@ class UpstashRealtime(ResumeProtocol):
             return Position(None)
         return Position(cursor, None, f"{channel} {cursor}")
 
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        # No identity, but the rest of the place: where an event stands depends on those of the other channels before it.
+        if isinstance(source, Head):
+            state.extra["places"] = state.cursor or ""
+            return
+        channels = _channels(state)
+        if not isinstance(source, StreamEvent) or not source.cursor or len(channels) == 1:
+            return
+        places = _places(state, channels, state.extra.get("places") or source.cursor)
+        channel = payload_of(source).get("channel")
+        if channel in places and _order(source.cursor) > _order(places[channel]):
+            places[channel] = source.cursor
+        source.cursor = state.extra["places"] = urlencode(places)
+
     def error(self, event: Any) -> UpstreamError | None:
         body = payload_of(event)
         if body.get("type") != "error" or "id" in body:
@@ -85,13 +101,9 @@ class UpstashRealtime(ResumeProtocol):
     # -- going on
 
     def resume_request(self, state: StreamState) -> Request | None:
-        found = _ID.fullmatch(state.cursor or "")
-        if found is None:
-            return Request(method="GET", url=state.url, repeat="all")
-        channels = parse_qs(urlsplit(state.url).query).get("channel", ["default"])
-        exact = len(set(channels)) == 1
-        place = found[0] if exact else f"{max(0, int(found[1]) - _OVERLAP_MS)}-0"
-        params = {f"last_ack_{channel}": place for channel in channels}
+        channels = _channels(state)
+        places = _places(state, channels, state.cursor) if state.cursor is not None else {}
+        params = {f"last_ack_{channel}": place for channel, place in places.items()}
         return Request(method="GET", url=state.url, params=params, repeat="all")
 
     def on_clean_close(self, state: StreamState) -> Verdict:
@@ -101,3 +113,25 @@ class UpstashRealtime(ResumeProtocol):
 def _is_frame(event: Any) -> bool:
     body = payload_of(event)
     return "id" not in body and str(body.get("type")) in _FRAMES
+
+
+def _channels(state: StreamState) -> list[str]:
+    return list(dict.fromkeys(parse_qs(urlsplit(state.url).query).get("channel", ["default"])))
+
+
+def _places(state: StreamState, channels: list[str], cursor: str) -> dict[str, str]:
+    """The newest id of each channel. A cursor that is a mere id is the first one of all; one that is neither holds no place."""
+    if (found := _ID.fullmatch(cursor)) is not None:
+        if len(channels) == 1:
+            return {channels[0]: cursor}
+        asked = parse_qs(urlsplit(state.url).query)
+        earlier = f"{max(0, int(found[1]) - _EARLIER_MS)}-0"
+        return {channel: asked.get(f"last_ack_{channel}", [earlier])[-1] for channel in channels}
+    held = {name: values[-1] for name, values in parse_qs(cursor).items()}
+    return {channel: held[channel] for channel in channels if channel in held}
+
+
+def _order(place: str) -> tuple[int, int]:
+    """Ids in the order of their time; anything else, which a first URL may hold, is before them."""
+    found = _ID.fullmatch(place)
+    return (int(found[1]), int(found[2])) if found is not None else (0, 0)

@@ -41,8 +41,8 @@ def key(body: dict[str, Any]) -> tuple[int, int]:
 
 
 EVENTS = [event(at) for at in range(12)]
-# Of two channels, sent a little out of the order of their ids.
-MIXED = [event(at, "café" if at % 3 else "chat", 250 if at % 2 else 0) for at in range(12)]
+# Of two channels, each in the order of its ids, the two of them not.
+MIXED = [event(at, "café" if at % 3 else "chat", 0 if at % 3 else 250) for at in range(12)]
 PING = wire({"type": "ping", "timestamp": T0})
 RECONNECT = wire({"type": "reconnect", "timestamp": T0})
 
@@ -94,10 +94,10 @@ def test_every_event_arrives_once_wherever_the_feed_is_cut(cut: str) -> None:
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_two_channels_arrive_once_too(cut: str) -> None:
-    # The overlap must not reach the beginning, see docs/protocols/upstash.md.
-    events = [{**MIXED[0], "id": f"{T0 - 60_000}-0"}, *MIXED[1:6]]
+    events = MIXED[:6]
     for position in range(0, 700, 5):
         result = run(feed(Handler(events, cuts=[(position, cut)]), TWO), at_most=len(events))
+        assert (result.error, result.stream.machine.stats.cursor_ignored) == (None, False)
         assert sorted(bodies(result), key=key) == sorted(events, key=key), f"{cut} after byte {position}"
         for channel in ("chat", "café"):
             mine = [each for each in bodies(result) if each["channel"] == channel]
@@ -139,11 +139,50 @@ def map_wire(first: int, last: int) -> list[bytes]:
     return [wire(each) for each in EVENTS[first:last]]
 
 
-def test_several_channels_overlap() -> None:
-    result = run(feed(script(Reply([wire(MIXED[0]), "rst"]), Reply([wire(MIXED[0]), wire(MIXED[1])])), TWO), at_most=2)
-    assert (bodies(result), result.stream.machine.stats.duplicates) == (MIXED[:2], 1)
-    place = f"{T0 - 5000}-0"
-    assert result.stream.sent[1].params == {"channel": "café", "last_ack_chat": place, "last_ack_café": place}
+def test_each_channel_has_a_place_of_its_own() -> None:
+    cut = [Reply([wire(each), "rst"]) for each in MIXED[:2]]
+    result = run(feed(script(*cut, Reply([wire(MIXED[2])])), TWO), at_most=3)
+    assert (bodies(result), result.stream.machine.stats.duplicates) == (MIXED[:3], 0)
+    # Before its first event a channel is read from 5 seconds before the first event of all.
+    places = [{name: sent.params.get(f"last_ack_{name}") for name in ("chat", "café")} for sent in result.stream.sent]
+    assert places == [
+        {"chat": None, "café": None},
+        {"chat": MIXED[0]["id"], "café": f"{T0 - 250 - 5000}-0"},
+        {"chat": MIXED[0]["id"], "café": MIXED[1]["id"]},
+    ]
+
+
+def test_a_channel_begins_where_the_first_url_says() -> None:
+    url = f"{TWO}&last_ack_caf%C3%A9={T0 - 9}-0&last_ack_chat=0"
+    result = run(feed(script(Reply([wire(MIXED[0]), "rst"]), Reply([wire(MIXED[1])])), url), at_most=2)
+    sent = result.stream.sent[1]
+    assert (sent.params["last_ack_chat"], sent.params["last_ack_café"]) == (MIXED[0]["id"], f"{T0 - 9}-0")
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_cut_in_the_replay_of_one_channel_loses_nothing_of_the_next(at: int) -> None:
+    """The channels are replayed one after the other: the newest event of the first is no place of the second."""
+    first = event(0)
+    missed = [*(event(600 * n) for n in range(1, 4)), *({**event(600 * n - 300), "channel": "café"} for n in range(1, 4))]
+    missed = [{**each, "data": f"{index}"} for index, each in enumerate(missed)]
+    server = Handler([first, *missed])
+    answers = [Reply([wire(first), "rst"]), Reply([*map(wire, missed[:at]), "rst"])]
+    result = run(feed(lambda sent: answers.pop(0) if answers else server(sent), TWO), at_most=7)
+    assert sorted(bodies(result), key=key) == sorted([first, *missed], key=key)
+    assert result.error is None
+
+
+def test_a_repeat_moves_no_place_back() -> None:
+    late = [{**event(at), "channel": "café"} for at in (1, 2, 1)]
+    result = run(feed(script(Reply([*map(wire, [event(0), *late, event(3)]), "rst"]), Reply([wire(event(4))])), TWO), at_most=5)
+    assert result.stream.sent[1].params["last_ack_café"] == late[1]["id"]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "chat", "chat=5&chat=6-0", "=1-0", f"chat={'9' * 40}-0", f"{T0}-0"])
+def test_a_forged_place_of_several_channels_does_no_harm(cursor: str) -> None:
+    place = Checkpoint(protocol="UpstashRealtime", method="GET", url=TWO, cursor=cursor, offset=3)
+    result = run(feed(script(Reply(map_wire(0, 2))), TWO, checkpoint=place), at_most=2)
+    assert bodies(result) == EVENTS[:2]
 
 
 def test_the_same_id_in_two_channels_is_two_events() -> None:
@@ -211,7 +250,7 @@ def test_an_event_of_a_user_may_look_like_a_frame() -> None:
     assert bodies(run(feed(script(Reply([wire(body)]))), at_most=1)) == [body]
 
 
-@pytest.mark.parametrize(("url", "events"), [(ONE, EVENTS), (TWO, [{**MIXED[0], "id": f"{T0 - 60_000}-0"}, *MIXED[1:]])])
+@pytest.mark.parametrize(("url", "events"), [(ONE, EVENTS), (TWO, MIXED)])
 def test_another_process_goes_on(url: str, events: list[dict[str, Any]]) -> None:
     for count in range(1, 12):
         stream = feed(Handler(events), url)
