@@ -63,7 +63,7 @@ class Request:
         url: Absolute URL, or one relative to the first request's.
         headers: Set over the caller's; `None` removes one.
         params: Set in the query over what is there; `None` removes one.
-        json: Keys merged into the caller's JSON body; needs a `repeat`.
+        json: Keys set in the caller's JSON body, if `repeat` sends that once more; otherwise they are a body of its own.
         repeat: What else of the first request is sent once more: `"all"` (query and body), `"query"`, `"body"`, or nothing.
         bare: Send nothing of the caller's or the client's: it goes to another origin.
     """

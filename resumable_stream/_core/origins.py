@@ -78,13 +78,13 @@ def redirected(request: Request, head: Head, cursor: str | None) -> Request:
         method = "GET"
     here = origin_of(head.url)
     if there == here:
-        keeps_body = method == request.method and request.repeat in ("all", "body")
+        keeps_body = method == request.method
         return Request(
             method=method,
             url=target,
             headers=request.headers,
             json=request.json if keeps_body else None,
-            repeat="body" if keeps_body else None,
+            repeat="body" if keeps_body and request.repeat in ("all", "body") else None,
             bare=request.bare,
         )
     if request.method != "GET" or (here.startswith("https:") and not there.startswith("https:")):

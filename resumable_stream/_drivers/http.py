@@ -151,6 +151,10 @@ class Family:
         else:
             for name in _BODY_HEADERS:
                 headers.pop(name, None)
+            if request.json is not None:
+                # Also over a default of the client's, which describes what the caller sends.
+                headers["Content-Type"] = "application/json"
+                wanted["json"] = dict(request.json)
         for name, value in defaults.items():
             if name not in headers and not _chosen(client.headers.get(name)):
                 headers[name] = value

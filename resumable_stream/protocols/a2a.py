@@ -175,8 +175,7 @@ class A2A(ResumeProtocol):
         if version not in _NAMES:
             return None
         call = {"jsonrpc": "2.0", "id": f"resumable-{verb}", "method": _NAMES[version][verb], "params": {"id": state.stream_id}}
-        # The same address and headers; the body is another, since these four keys are all that JSON-RPC has.
-        return Request(method="POST", url=state.url, json=call, repeat="all")
+        return Request(method="POST", url=state.url, json=call, repeat="query")
 
     def resume_request(self, state: StreamState) -> Request | None:
         return self._request("subscribe", state)

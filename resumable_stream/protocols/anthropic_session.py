@@ -187,7 +187,7 @@ class AnthropicSession(ResumeProtocol):
         return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
-        return Request(method="POST", url=_events(state), json={"events": [{"type": "user.interrupt"}]}, repeat="body")
+        return Request(method="POST", url=_events(state), json={"events": [{"type": "user.interrupt"}]})
 
 
 def _events(state: StreamState) -> str:

@@ -125,9 +125,7 @@ class Letta(ResumeProtocol):
         path = f"{found[1]}/v1/{found[2]}/{found[3]}"
         if found[2] == "conversations":
             return Request(method="POST", url=urljoin(state.url, f"{path}/cancel"))
-        return Request(
-            method="POST", url=urljoin(state.url, f"{path}/messages/cancel"), json={"run_ids": [state.stream_id]}, repeat="body"
-        )
+        return Request(method="POST", url=urljoin(state.url, f"{path}/messages/cancel"), json={"run_ids": [state.stream_id]})
 
 
 def _texts(content: Any) -> list[str]:

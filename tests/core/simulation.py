@@ -536,8 +536,10 @@ class Stream:
                 params[name] = value
         url = urlunsplit(urlsplit(url)._replace(query=urlencode(params)))
         body = None
-        if request.repeat is not None and self.state.json is not None:
-            body = {**self.state.json, **(request.json or {})}
+        if request.repeat in ("all", "body"):
+            body = {**self.state.json, **(request.json or {})} if self.state.json is not None else None
+        elif request.json is not None:
+            body = dict(request.json)
         headers = {name.lower(): value for name, value in request.headers.items() if value is not None}
         sent = Sent(request.method, url, headers, body, self.clock.now, timeout, side, request)
         self.sent.append(sent)

@@ -8,12 +8,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import httpx
 import httpx2
 import pytest
 
 import resumable_stream as rs
+from resumable_stream._core.interfaces import Request, StreamState
 from resumable_stream.protocols import ByteRange, LastEventID
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, numbered
 
@@ -436,6 +438,54 @@ async def test_a_body_that_can_be_sent_only_once_is_never_sent_empty(row: Row, f
     with pytest.raises(rs.ResumableStreamError):
         await row.read(stream)
     assert [request.body for request in server.requests if request.body] == [b"once"]
+
+
+class AsksByPost(LastEventID):
+    """Resumes and stops by a POST with a body of its own."""
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        return Request(method="POST", url=urljoin(state.url, "/rest"), json={"after": state.cursor}, repeat="query")
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        return Request(method="POST", url=urljoin(state.url, "/stop"), json={"id": "ü"})
+
+
+@pytest.mark.parametrize("content", [b"a=1", "pieces"])
+async def test_a_body_of_its_own_takes_nothing_of_the_callers(row: Row, flaky_server: Start, content: Any) -> None:
+    def rest(request: RecordedRequest) -> Reply | None:
+        if request.path == "/rest":
+            return Reply(status=307, headers={"location": "/moved"})
+        if request.path == "/moved":
+            return Reply(body=b"".join(b"id: %d\ndata: x\n\n" % n for n in range(int(request.json()["after"]) + 1, 13)))
+        return Reply(status=202) if request.path == "/stop" else None
+
+    def pieces() -> Iterator[bytes]:
+        yield b"a=1"
+
+    async def pieces_async() -> Any:
+        yield b"a=1"
+
+    if content == "pieces":
+        content = pieces() if row.sync else pieces_async()
+    server = flaky_server(numbered(12), [CUT], on_request=rest)
+    client = row.client(headers={"Content-Type": "text/plain"})
+    options = {"content": content, "params": {"p": "1"}, "headers": {"Content-Type": "text/csv"}}
+    async with row.connect("POST", server.url, client=client, protocol=AsksByPost(end="close"), **options) as stream:
+        got = [event.id async for event in stream]
+        await stream.cancel()
+    assert got == ALL
+    first, *others = server.requests
+    assert (first.body, first.headers["content-type"]) == (b"a=1", "text/csv")
+    assert [(request.path, request.json(), request.query) for request in others] == [
+        ("/rest", {"after": "5"}, {"p": "1"}),
+        ("/moved", {"after": "5"}, {}),
+        ("/stop", {"id": "ü"}, {}),
+    ]
+    for request in others:
+        assert (request.headers["content-type"], request.headers["content-length"]) == (
+            "application/json",
+            str(len(request.body)),
+        )
 
 
 async def test_a_given_read_timeout_and_redirects_of_the_client_do_not_count(row: Row, flaky_server: Start) -> None:
