@@ -451,6 +451,10 @@ class ResumeProtocol:
         """Does this event end the stream, and how?"""
         return None
 
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        """Does what `end()` found end *this* stream? For those that carry the ends of others too; asked of ends alone."""
+        return end
+
     def error(self, event: Any) -> UpstreamError | None:
         """Is this event the provider's report of an error outside its vocabulary? It is then raised, not delivered."""
         return None

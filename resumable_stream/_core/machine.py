@@ -784,6 +784,8 @@ class Machine:
                 self._then = partial(self._on_announced, gap, items[index + 1 :], behind)
                 return items[:index], settling
             end = protocol.end(item)
+            if end is not None:
+                end = protocol.end_in(self.state, item, end)
             if isinstance(end, Settled):
                 if settling is None or settling[1].outcome is None or end.outcome is not Outcome.ENDED:
                     settling = (item, end)

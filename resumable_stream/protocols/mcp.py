@@ -3,7 +3,7 @@ MCP's Streamable HTTP, versions 2025-03-26 to 2025-11-25: the answer to one JSON
 
 The answer begins as a POST and is resumed by GET at the same address, with `Last-Event-ID`. From 2025-11-25 on a clean close
 in the middle is normal operation: the server lets go of the connection, and the client comes back after `retry`.
-The answer is complete when a JSON-RPC response has come, and not before.
+The answer is complete when the JSON-RPC response to that request has come, and not before.
 
 Source: modelcontextprotocol.io, "Transports" of 2025-03-26, 2025-06-18 and 2025-11-25 (SEP-1699); PyPI mcp 2.3
 (`client/streamable_http`, `server/streamable_http`).
@@ -11,6 +11,7 @@ Source: modelcontextprotocol.io, "Transports" of 2025-03-26, 2025-06-18 and 2025
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -26,26 +27,30 @@ from .._core.interfaces import (
     Resume,
     ResumeProtocol,
     Retry,
+    Settled,
     StreamState,
     Verdict,
 )
 from .._events import Delta, Item, Outcome
-from ._json import payload_of
+from ._json import parsed
 
 __all__ = ["MCPStreamableHTTP"]
 
 # Of the client's requests; A2A speaks JSON-RPC over SSE too, with other names.
 _METHODS: Final = re.compile(r"initialize|ping|(tools|prompts|resources|completion|logging)/.+")
 _SESSION: Final = "mcp-session-id"
+# Characters of all ids; more than that are not kept, and then any response ends the stream.
+_IDS: Final = 1024
 
 
 class MCPStreamableHTTP(ResumeProtocol):
     """
     The answer to one MCP request, sent by POST.
 
-    It resumes where the server gives its events ids; without them a cut is `StreamInterrupted`. The first JSON-RPC response or
-    error ends it: since 2025-06-18 a POST carries one request. (A batch of 2025-03-26 has several; it is not read to its end.)
+    It resumes where the server gives its events ids; without them a cut is `StreamInterrupted`. The response to the request ends
+    it, result or error, and for a batch (2025-03-26) the last one of them; where the body was not given as `json=`, any response.
     A tool that reports its own failure (`isError`) and a JSON-RPC error are `FAILED`; both are delivered.
+    The ids of the requests are in the checkpoint, so another process knows them too.
 
     *The session.* `Mcp-Session-Id` must go along with the resume, and grants access. Your own headers always go along; one that
     the answer to `initialize` announces is remembered for this stream, in memory. A checkpoint never holds it:
@@ -64,6 +69,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     # "globally unique across all streams within that session" (Transports, Resumability).
     unique_ids = True
     identifies_by_event = False
+    keeps = frozenset({"ids"})
 
     @property
     def promises(self) -> Promises:
@@ -79,31 +85,57 @@ class MCPStreamableHTTP(ResumeProtocol):
         return body.get("jsonrpc") == "2.0" and isinstance(method, str) and _METHODS.fullmatch(method) is not None
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        if isinstance(source, Head) and (session := source.headers.get(_SESSION)):
+        if not isinstance(source, Head):
+            return
+        if session := source.headers.get(_SESSION):
             # Not in `keeps`: it grants access, so no checkpoint may hold it.
             state.extra["session"] = session
+        if not state.resuming and len(ids := json.dumps(_ids(state.json))) <= _IDS:
+            # `left`: those without a response. It tells nothing of a place, so a checkpoint cannot hold it.
+            state.extra["ids"] = state.extra["left"] = ids
 
     # -- reading
 
     def end(self, event: Any) -> Outcome | None:
-        answer = payload_of(event)
-        # The server's own requests have an id too, and a method.
-        if "method" in answer:
+        outcomes = [_outcome(response) for response in _responses(event)]
+        return next((outcome for outcome in outcomes if outcome is not Outcome.COMPLETED), outcomes[0]) if outcomes else None
+
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        ids, left = _listed(state.extra.get("ids")), _listed(state.extra.get("left"))
+        if not ids or (state.head is not None and state.head.content_type == "application/json"):
+            return end
+        answered = [response.get("id") for response in _responses(event)]
+        if None in answered:
+            # The server could not read the id, so this is about what we sent.
+            return end
+        if len(ids) == 1:
+            return end if ids[0] in answered else None
+        if not any(each in ids for each in answered):
             return None
-        if "error" in answer:
-            return Outcome.FAILED
-        if "result" not in answer:
+        if "left" not in state.extra:
+            # A batch in another process: which responses came before is not known, so the close behind one has to tell.
+            return Settled(end) if isinstance(end, Outcome) else end
+        left = [each for each in left if each not in answered]
+        state.extra["left"] = json.dumps(left)
+        if end is not Outcome.COMPLETED:
+            state.extra["failed"] = "1"
+        if left:
             return None
-        result = answer["result"]
-        return Outcome.FAILED if isinstance(result, dict) and result.get("isError") is True else Outcome.COMPLETED
+        return Outcome.FAILED if "failed" in state.extra else end
 
     def deltas(self, event: Any) -> Iterator[Delta]:
         # Progress and log messages are about the answer; only the result is it.
-        result = payload_of(event).get("result")
-        content = result.get("content") if isinstance(result, dict) else None
-        for index, block in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(block, dict) and block.get("type") == "text" and isinstance(text := block.get("text"), str) and text:
-                yield Delta("text", text, index)
+        for response in _responses(event):
+            result = response.get("result")
+            content = result.get("content") if isinstance(result, dict) else None
+            for index, block in enumerate(content if isinstance(content, list) else ()):
+                if (
+                    isinstance(block, dict)
+                    and block.get("type") == "text"
+                    and isinstance(text := block.get("text"), str)
+                    and text
+                ):
+                    yield Delta("text", text, index)
 
     # -- going on
 
@@ -135,3 +167,31 @@ class MCPStreamableHTTP(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Resume()
+
+
+def _ids(body: Any) -> list[Any]:
+    """The ids of the requests in a body; notifications have none."""
+    calls = [call for call in (body if isinstance(body, list) else [body]) if isinstance(call, dict)]
+    return [call["id"] for call in calls if isinstance(call.get("id"), str | int | float)]
+
+
+def _listed(text: str | None) -> list[Any]:
+    found = parsed(text) if text is not None else None
+    return found if isinstance(found, list) else []
+
+
+def _responses(event: Any) -> list[dict[str, Any]]:
+    """The JSON-RPC responses in an event: one, or those of a batch. The server's own requests have an id too, and a method."""
+    try:
+        message = event.json()
+    except ValueError:
+        return []
+    found = message if isinstance(message, list) else [message]
+    return [each for each in found if isinstance(each, dict) and "method" not in each and ("error" in each or "result" in each)]
+
+
+def _outcome(response: Mapping[str, Any]) -> Outcome:
+    if "error" in response:
+        return Outcome.FAILED
+    result = response["result"]
+    return Outcome.FAILED if isinstance(result, dict) and result.get("isError") is True else Outcome.COMPLETED

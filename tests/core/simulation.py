@@ -537,7 +537,9 @@ class Stream:
         url = urlunsplit(urlsplit(url)._replace(query=urlencode(params)))
         body = None
         if request.repeat in ("all", "body"):
-            body = {**self.state.json, **(request.json or {})} if self.state.json is not None else None
+            body = self.state.json
+            if body is not None and request.json is not None:
+                body = {**body, **request.json}
         elif request.json is not None:
             body = dict(request.json)
         headers = {name.lower(): value for name, value in request.headers.items() if value is not None}

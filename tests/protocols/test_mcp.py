@@ -28,7 +28,7 @@ from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as Scripted
 from resumable_stream.testing.server import RecordedRequest
 from tests.conftest import Row
-from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, run
+from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, policy, run
 
 URL = "https://api.example.com/mcp"
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ask", "_meta": {"progressToken": 1}}}
@@ -218,6 +218,91 @@ def test_a_response_ends_it_and_is_delivered(answer: Any, outcome: Outcome) -> N
     # What the socket does behind it no longer matters.
     result = run(called(lambda sent: Reply([block(LOG[0], "1"), block(answer, "2"), "rst"])))
     assert (messages(result), result.outcome) == ([LOG[0], answer], outcome)
+
+
+def answered(*messages: Any, body: Any = CALL, checkpoint: Any = None, type: str = "text/event-stream") -> Result:
+    """Each message in a connection's events, which close behind the last."""
+    blocks = [block(message, f"s1-{n}") for n, message in enumerate(messages, 1)]
+    empty = [Reply([])] * 9
+    whole = Reply([json.dumps(messages[0]).encode()], type=type)
+    replies = [Reply(blocks, type=type), *empty] if type == "text/event-stream" else [whole]
+    stream = Stream(
+        lambda sent: replies.pop(0), method="POST", url=URL, json=body, protocol=MCPStreamableHTTP(), checkpoint=checkpoint,
+        delay=policy(3),
+    )  # fmt: skip
+    return run(stream)
+
+
+def response(id: Any, text: str = "x", **more: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": text}], **more}}
+
+
+@pytest.mark.parametrize("own", [1, "1", "req-7", 0])
+@pytest.mark.parametrize("foreign", [2, "2", "server-error", None])
+def test_only_the_response_to_the_request_ends_it(own: Any, foreign: Any) -> None:
+    """JSON-RPC 2.0 section 5: the id of a response is that of its request."""
+    other = response(foreign) if foreign is not None else {"jsonrpc": "2.0", "id": 2, "error": {"code": 1, "message": "no"}}
+    swapped = response(str(own) if isinstance(own, int) else [own])
+    result = answered(LOG[0], other, swapped, response(own), LOG[1], body={**CALL, "id": own})
+    assert (messages(result), result.outcome) == ([LOG[0], other, swapped, response(own)], Outcome.COMPLETED)
+    cut = answered(LOG[0], other, body={**CALL, "id": own})
+    assert (messages(cut), type(cut.error)) == ([LOG[0], other], RetriesExhausted)
+
+
+def test_an_error_that_belongs_to_no_request_is_about_this_one() -> None:
+    """JSON-RPC 2.0 section 5: the id is null where the server could not read that of the request."""
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}}
+    result = answered(LOG[0], error, LOG[1])
+    assert (messages(result), result.outcome) == ([LOG[0], error], Outcome.FAILED)
+
+
+def test_where_the_request_is_not_known_any_response_ends_it() -> None:
+    for body in (None, {"jsonrpc": "2.0", "method": "notifications/initialized"}, {**CALL, "id": "x" * 2000}):
+        result = answered(LOG[0], response(7), LOG[1], body=body)
+        assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)
+
+
+BATCH = [{**CALL, "id": 1}, {"jsonrpc": "2.0", "method": "notifications/x"}, {**CALL, "id": "b"}, {**CALL, "id": 3}]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_batch_ends_with_the_last_of_its_responses(failed: bool) -> None:
+    """2025-03-26: one stream answers all requests of a POST."""
+    bad = {"jsonrpc": "2.0", "id": "b", "error": {"code": 1, "message": "no"}}
+    log = [LOG[0], response(3), response(3), bad if failed else response("b"), LOG[1], response(9), response(1)]
+    result = answered(*log, LOG[2], body=BATCH)
+    assert (messages(result), result.outcome) == (log, Outcome.FAILED if failed else Outcome.COMPLETED)
+    assert type(answered(*log[:-1], body=BATCH).error) is RetriesExhausted
+    # The responses may come as a batch too, and as JSON.
+    together = [response(3), response("b"), response(1)]
+    assert answered(together[:2], together[2:], LOG[0], body=BATCH).outcome is Outcome.COMPLETED
+    assert answered(together, body=BATCH, type="application/json").outcome is Outcome.COMPLETED
+
+
+def test_another_process_ends_with_the_response_to_the_request_too() -> None:
+    log = [LOG[0], response(2), RESULT, LOG[1]]
+    for count in (1, 2):
+        stream = called(lambda sent: Reply([block(message, f"s1-{n}") for n, message in enumerate(log, 1)]))
+        first = [next(stream) for _ in range(count)]
+        place = rs.Checkpoint.from_token(stream.leave().token())
+        rest = Reply([block(message, f"s1-{n}") for n, message in enumerate(log, 1) if n > count])
+        other = run(Stream(lambda sent: rest, method="POST", url=URL, protocol=MCPStreamableHTTP(), checkpoint=place))  # noqa: B023
+        assert [event.json() for event in first] + messages(other) == log[:3]
+        assert other.outcome is Outcome.COMPLETED
+
+
+def test_another_process_reads_a_batch_to_the_close_behind_a_response() -> None:
+    """Which of the responses the first process had is not known there."""
+    log = [LOG[0], response(3), response("b"), response(1)]
+    stream = Stream(
+        lambda sent: Reply([block(message, f"s1-{n}") for n, message in enumerate(log, 1)]),
+        method="POST", url=URL, json=BATCH, protocol=MCPStreamableHTTP(),
+    )  # fmt: skip
+    first = [next(stream) for _ in range(2)]
+    place = rs.Checkpoint.from_token(stream.leave().token())
+    rest = Reply([block(message, f"s1-{n}") for n, message in enumerate(log, 1) if n > 2])
+    other = run(Stream(lambda sent: rest, method="POST", url=URL, protocol=MCPStreamableHTTP(), checkpoint=place))
+    assert ([event.json() for event in first] + messages(other), other.outcome) == (log, Outcome.COMPLETED)
 
 
 @pytest.mark.parametrize("data", ["", "no json", "[]", "null", "{}", '{"id":1}', '{"id":1,"method":"ping"}'])
