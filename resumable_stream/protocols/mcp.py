@@ -32,13 +32,15 @@ from .._core.interfaces import (
     Verdict,
 )
 from .._events import Delta, Item, Outcome
-from ._json import parsed
+from ._json import object_of, parsed
 
 __all__ = ["MCPStreamableHTTP"]
 
 # Of the client's requests; A2A speaks JSON-RPC over SSE too, with other names.
 _METHODS: Final = re.compile(r"initialize|ping|(tools|prompts|resources|completion|logging)/.+")
 _SESSION: Final = "mcp-session-id"
+# How mcp 2.3 answers a request that was cancelled (LSP's number); others do not answer it.
+_REQUEST_CANCELLED: Final = -32800
 # Characters of all ids; more than that are not kept, and then any response ends the stream.
 _IDS: Final = 1024
 
@@ -49,7 +51,8 @@ class MCPStreamableHTTP(ResumeProtocol):
 
     It resumes where the server gives its events ids; without them a cut is `StreamInterrupted`. The response to the request ends
     it, result or error, and for a batch (2025-03-26) the last one of them; where the body was not given as `json=`, any response.
-    A tool that reports its own failure (`isError`) and a JSON-RPC error are `FAILED`; both are delivered.
+    A tool that reports its own failure (`isError`) and a JSON-RPC error are `FAILED`, one that says "cancelled" `CANCELLED`;
+    all are delivered. `cancel()` sends `notifications/cancelled`; then leave, since not every server answers what was cancelled.
     The ids of the requests are in the checkpoint, so another process knows them too.
 
     *The session.* `Mcp-Session-Id` must go along with the resume, and grants access. Your own headers always go along; one that
@@ -143,9 +146,7 @@ class MCPStreamableHTTP(ResumeProtocol):
         if state.cursor is None:
             # A GET without the header opens another stream: the server's own messages.
             return None
-        headers = {"Last-Event-ID": state.cursor}
-        if session := state.extra.get("session"):
-            headers["Mcp-Session-Id"] = session
+        headers = {"Last-Event-ID": state.cursor, **_session(state)}
         return Request(method="GET", url=state.url, headers=headers, repeat="query")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
@@ -167,6 +168,19 @@ class MCPStreamableHTTP(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Resume()
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        ids = _listed(state.extra.get("ids"))
+        if len(ids) != 1 or (isinstance(state.json, dict) and state.json.get("method") == "initialize"):
+            # A notification names one request, and "the `initialize` request MUST NOT be cancelled by clients".
+            return None
+        call = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ids[0]}}
+        return Request(method="POST", url=state.url, headers=_session(state), json=call, repeat="query")
+
+
+def _session(state: StreamState) -> dict[str, str]:
+    session = state.extra.get("session")
+    return {"Mcp-Session-Id": session} if session else {}
 
 
 def _ids(body: Any) -> list[Any]:
@@ -192,6 +206,6 @@ def _responses(event: Any) -> list[dict[str, Any]]:
 
 def _outcome(response: Mapping[str, Any]) -> Outcome:
     if "error" in response:
-        return Outcome.FAILED
+        return Outcome.CANCELLED if object_of(response["error"]).get("code") == _REQUEST_CANCELLED else Outcome.FAILED
     result = response["result"]
     return Outcome.FAILED if isinstance(result, dict) and result.get("isError") is True else Outcome.COMPLETED

@@ -75,11 +75,22 @@ async def report(number: int, close: bool, ctx: Any) -> str:
     return f"report {number}"
 
 
+async def hang(ctx: Any) -> str:
+    """Tell of a beginning, and never answer."""
+    await ctx.report_progress(0, 1)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        runs[-1] += 1
+    return ""
+
+
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[CuttingProxy]:
-    report.__annotations__["ctx"] = mcpserver.Context
     server = mcpserver.MCPServer("reports")
-    server.tool()(report)
+    for tool in (report, hang):
+        tool.__annotations__["ctx"] = mcpserver.Context
+        server.tool()(tool)
     with serving(server.streamable_http_app(event_store=Events(), retry_interval=10)) as proxy:
         PROXIES.append(proxy)
         yield proxy
@@ -192,6 +203,18 @@ def test_each_message_arrives_once_wherever_the_answer_is_cut(
 def test_a_server_that_lets_go_in_the_middle_is_come_back_to(driver: Driver, proxy: CuttingProxy) -> None:
     number, events, stream = read(driver, proxy, initialized(proxy, "2025-11-25"), close=True)
     assert told(events) == whole(number) and stream.stats.reconnects >= 1 and runs[number] == 1
+
+
+def test_a_tool_is_stopped(proxy: CuttingProxy) -> None:
+    session = initialized(proxy, "2025-11-25")
+    params = {"name": "hang", "arguments": {}, "_meta": {"progressToken": 1}}
+    call = {"jsonrpc": "2.0", "id": "the call", "method": "tools/call", "params": params}
+    proxy.cut(1_000_000, "fin")
+    with rs.connect("POST", url(proxy), json=call, headers=session, retry=RETRY) as stream:
+        for event in stream:
+            if event.data and event.json().get("method") == "notifications/progress":
+                stream.cancel()
+    assert (stream.outcome, runs[-1]) == (rs.Outcome.CANCELLED, 1)
 
 
 def test_the_rest_of_a_session_that_was_deleted_is_lost(proxy: CuttingProxy) -> None:

@@ -212,6 +212,7 @@ def test_a_replay_that_brings_what_we_hold_is_dropped() -> None:
         ({"jsonrpc": "2.0", "id": 1, "result": {}}, Outcome.COMPLETED),
         ({"jsonrpc": "2.0", "id": 1, "result": {"isError": True, "content": []}}, Outcome.FAILED),
         ({"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "no"}}, Outcome.FAILED),
+        ({"jsonrpc": "2.0", "id": 1, "error": {"code": -32800, "message": "Request cancelled"}}, Outcome.CANCELLED),
     ],
 )
 def test_a_response_ends_it_and_is_delivered(answer: Any, outcome: Outcome) -> None:
@@ -472,8 +473,54 @@ def test_a_token_continues_the_answer_with_the_session_given_again(
         pass
 
 
-def test_there_is_no_call_that_stops_it(flaky_server: Callable[..., FlakyServer]) -> None:
-    """`notifications/cancelled` is a message of the session, and the session is yours."""
+CANCELLED = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32800, "message": "Request cancelled"}}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
+async def test_cancel_tells_the_server_in_the_session(
+    row: Row, elsewhere: bool, flaky_server: Callable[..., FlakyServer], prompt: None
+) -> None:
+    """MCP 2025-11-25, "Cancellation"; mcp 2.3 answers a request that was cancelled with the code -32800."""
+
+    def guard(request: RecordedRequest) -> Scripted | None:
+        if request.method == "POST" and request.json() == CALL:
+            return None
+        assert request.headers["mcp-session-id"] == "secret-session"
+        return Scripted(status=202) if request.method == "POST" else Scripted(body=block(CANCELLED, "s1-9"))
+
+    headers = {"mcp-session-id": "secret-session"}
+    frames = [block(None, "s1-0", retry=1), block(LOG[0], "s1-1")]
+    server = flaky_server(frames, [Fault.cut(after_events=2, how="clean")], path="/mcp", headers=headers, on_request=guard)
+    async with row.connect("POST", server.url, json=CALL, params={"tenant": "t"}) as stream:
+        events = [await anext(stream), await anext(stream)]
+        if not elsewhere:
+            await stream.cancel()
+            events += [event async for event in stream]
+    if elsewhere:
+        given = {"headers": {**headers, "MCP-Protocol-Version": "2025-11-25"}, "params": {"tenant": "t"}}
+        async with row.resume(stream.token, origin=server.url, protocol=MCPStreamableHTTP(), **given) as stream:
+            await stream.cancel()
+            events += [event async for event in stream]
+    assert ([event.json() for event in events if event.data], stream.outcome) == ([LOG[0], CANCELLED], Outcome.CANCELLED)
+    (told,) = [request for request in server.requests[1:] if request.method == "POST"]
+    assert told.json() == {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    assert (told.path, told.query, told.headers["content-type"]) == ("/mcp", {"tenant": "t"}, "application/json")
+    assert told.headers["accept"] == "application/json, text/event-stream"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize"},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        [CALL, {**CALL, "id": 2}],
+    ],
+    ids=["initialize", "a notification", "a batch"],
+)
+def test_what_no_notification_stops(body: Any, flaky_server: Callable[..., FlakyServer]) -> None:
+    """A client must not cancel `initialize`, and one notification names one request."""
     server = served(flaky_server)
-    with rs.connect("POST", server.url, json=CALL, protocol=MCPStreamableHTTP()) as stream, pytest.raises(ResumableStreamError):
+    stream = rs.connect("POST", server.url, json=body, protocol=MCPStreamableHTTP())
+    with stream, pytest.raises(ResumableStreamError, match="no call that stops"):
         stream.cancel()
+    assert len(server.requests) == 1
