@@ -115,6 +115,9 @@ class Ledger:
         self._reset_next: int | None = None
         self._gap_next: Gap | None = None
         self._asked: tuple[int | None, int] | None = None
+        # After a reset: how the state that it replaces began, and how many events of this connection say no more than that.
+        self._void: list[tuple[str | None, str]] = []
+        self._echoes = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -161,6 +164,11 @@ class Ledger:
     def nearer(self) -> bool:
         """The cursor has moved, within a replay, past events that we hold: less of it is left to come."""
         return self._tip[4] < self._since_at
+
+    @property
+    def progress(self) -> int:
+        """How many of these say something new: the state that we held, told once more after a reset, does not."""
+        return self.fresh - self._echoes
 
     @property
     def pending_reset(self) -> int | None:
@@ -299,6 +307,10 @@ class Ledger:
         self._prefix = None
         self._replayed_to = None
         self._moved_here = False
+        self._echoes = 0
+        if self._beginning:
+            # It goes on behind the reset.
+            self._void = []
         if self._raw or not resuming or self.offset == 0:
             return
         self._look_closely()
@@ -313,9 +325,15 @@ class Ledger:
         if self._beginning and self.cursor is not None and not reaches_back:
             self._start = 0
 
-    def restart(self, *, offset: int) -> None:
-        """What was delivered is void from `offset` on; the next item says so."""
+    def restart(self, *, offset: int, anew: bool = False) -> None:
+        """
+        What was delivered is void from `offset` on; the next item says so.
+
+        Args:
+            anew: It is made once more, and no state of what was: all of it is new.
+        """
         self._base, self._batch = self._tip, ()
+        self._void = [] if anew else (self._beginning or self._void)
         self._forget()
         self._base = self._tip = (None, None, offset, None, 0)
         self._opened_at = offset
@@ -480,13 +498,13 @@ class Ledger:
         return (
             *(self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap),
             *(self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps),
-            *(self._beginning_open, beginning, self._memory.remembered),
+            *(self._beginning_open, beginning, self._memory.remembered, self._void, self._echoes),
         )
 
     def _roll_back(self, before: tuple[Any, ...]) -> None:
         self._tip, self._batch, self._lane, self._number, self._run, self._watching, self._overlap = before[:7]
         self._reset_next, self._gap_next, self.problem, self.duplicates, self.gaps = before[7:12]
-        self._beginning_open, beginning, remembered = before[12:]
+        self._beginning_open, beginning, remembered, self._void, self._echoes = before[12:]
         if self._beginning is not None:
             del self._beginning[beginning:]
         _, _, _, log, logged = self._tip
@@ -824,7 +842,13 @@ class Ledger:
 
     def _note_beginning(self, item: Any) -> None:
         assert self._beginning is not None
-        self._beginning.append((item.own_id or None, self._fingerprint(item)))
+        at, known = len(self._beginning), (item.own_id or None, self._fingerprint(item))
+        self._beginning.append(known)
+        if self._void:
+            if at < len(self._void) and self._void[at] == known:
+                self._echoes += 1
+            else:
+                self._void = []
         if item.own_id or len(self._beginning) == BEGINNING:
             self._beginning_open = False
 

@@ -799,13 +799,15 @@ class Machine:
         """The first events of a connection, or the first after a silence."""
         protocol = self.protocol
         assert protocol is not None
-        self._budget.progress()
-        self._refreshed = False
+        progress = ledger.progress > 0
+        if progress:
+            self._budget.progress()
+            self._refreshed = False
         if not self._certain:
             # Whether it can be resumed shows with the first cursor; then the clocks will not change any more.
             self._certain = ledger.cursor is not None or ledger.plain or not protocol.promises.resumable
             self._set_clocks()
-        self._clocks.event(settled=self._certain)
+        self._clocks.event(settled=self._certain and progress)
 
     # --- what an event or a clock brings about, once the events before it were taken
 
@@ -853,14 +855,15 @@ class Machine:
             return
         protocol, ledger = self.protocol, self._ledger
         assert protocol is not None and ledger is not None
-        if ledger.fresh == 0 and self._settled is None and self.resumable():
+        if ledger.progress == 0 and self._settled is None and self.resumable():
             request = protocol.status_request(self.state)
             if request is not None:
                 self._todo.append(act.Disconnect())
                 self._lose_connection(now, clock, error)
                 self._fetch("alive", request, now)
                 return
-        self._cut(now, clock, error)
+        # The state that came once more is a status check: the run is quiet, and this was no failed attempt.
+        self._cut(now, clock, error, neutral=ledger.fresh > 0 and ledger.progress == 0)
 
     def _on_clean_close(self, now: float) -> None:
         protocol = self.protocol
@@ -948,13 +951,13 @@ class Machine:
         self._quick_answers = self._quick_answers + 1 if quick and not ledger.numbered else 0
         return self._quick_answers <= BELIEVED
 
-    def _cut(self, now: float, reason: str, error: BaseException | None) -> None:
+    def _cut(self, now: float, reason: str, error: BaseException | None, *, neutral: bool = False) -> None:
         if self._reading:
             self._todo.append(act.Disconnect())
         if self._settled is not None:
             self._finish(self._settled)
         else:
-            self._go_on(now, reason, error)
+            self._go_on(now, reason, error, neutral=neutral)
 
     def _go_on(
         self,
@@ -1004,8 +1007,8 @@ class Machine:
         elif asking and not neutral:
             self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
             connect()
-        elif ledger.fresh or neutral:
-            self._wait(self._budget.prompt(free=ledger.fresh > 0), now)
+        elif ledger.progress or neutral:
+            self._wait(self._budget.prompt(free=ledger.progress > 0), now)
             connect()
         else:
             self._try_again(now, reason, error, connect)
@@ -1083,7 +1086,7 @@ class Machine:
             self._fail(RetriesExhausted(text, attempts=budget.restarts, last_error=error or text), error)
             return
         if self._ledger is not None:
-            self._start_over(self._ledger)
+            self._start_over(self._ledger, anew=True)
         state.stream_id = state.location = None
         self._accepted = None
         self._settled = None
@@ -1093,12 +1096,12 @@ class Machine:
         self._wait(wait, now)
         self._connect(self._first_request(), resuming=False)
 
-    def _start_over(self, ledger: Ledger) -> None:
+    def _start_over(self, ledger: Ledger, *, anew: bool = False) -> None:
         self._identifies = self._learns
         self.state.extra.clear()
         self._events += ledger.fresh
         self.notices.append(act.Restarted(0))
-        ledger.restart(offset=0)
+        ledger.restart(offset=0, anew=anew)
 
     def _open(self, ledger: Ledger, *, resuming: bool, asking: bool) -> None:
         self._events += ledger.fresh

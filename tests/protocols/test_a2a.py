@@ -32,7 +32,7 @@ from resumable_stream.testing import Reply as Scripted
 from resumable_stream.testing.faults import How
 from resumable_stream.testing.server import RecordedRequest
 from tests.conftest import Row
-from tests.core.simulation import CUTS, Reply, Result, Sent, Step, Stream, cut_body, run
+from tests.core.simulation import CUTS, Reply, Result, Sent, Step, Stream, cut_body, policy, run
 
 RPC = "https://api.example.com/agent?tenant=a"
 REST = "https://api.example.com/agent/message:stream"
@@ -287,6 +287,63 @@ def test_each_resume_is_a_reset_to_the_task_as_it_stands() -> None:
     (reset,) = [event for event in result.events if event.reset]
     assert (reset.offset, list(new(reset))) == (0, ["task"])
     assert [delta.text for delta in A2A().deltas(reset)] == ["Grüß ", "dich", "! "]
+
+
+def rpc(*responses: dict[str, Any]) -> bytes:
+    return b"".join(Server().block(response) for response in responses)
+
+
+def scripted(answer: Callable[[Sent], Reply], **options: Any) -> Stream:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "SendStreamingMessage", "params": PARAMS}
+    return Stream(answer, method="POST", url=RPC, json=call, protocol=A2A(), delay=policy(4), **options)
+
+
+WORKING = {"task": fold(LOG[:2])}
+
+
+@pytest.mark.parametrize("end", ["close", "rst", "fin", "half"])
+@pytest.mark.parametrize("more", [[], [LOG[2]], [LOG[2], LOG[3]]], ids=["the task", "one update", "two updates"])
+def test_a_task_that_comes_again_as_it_was_is_no_progress(more: list[dict[str, Any]], end: str) -> None:
+    """A server that tells the same and closes for ever is not asked for ever."""
+    last = b"data: {" if end == "half" else end
+    result = run(scripted(lambda sent: Reply([rpc(WORKING, *more), last])))
+    assert type(result.error) is RetriesExhausted
+    # The first answer, a free reconnect, and four attempts.
+    assert len(result.stream.sent) == 6
+    assert [event.reset for event in result.events] == [False, *[False] * len(more), *[True, *[False] * len(more)] * 5]
+
+
+@pytest.mark.parametrize("how", ["an update", "another task"])
+def test_whatever_is_new_in_a_task_is_progress(how: str) -> None:
+    def answer(sent: Sent) -> Reply:
+        turn = len(answers)
+        answers.append(turn)
+        if turn == 30:
+            return Reply([rpc({"task": fold(LOG)})])
+        # Five times the same, then something new.
+        said = status("TASK_STATE_WORKING", f"step {turn // 5}")
+        task = {**WORKING["task"], "status": said["statusUpdate"]["status"]}
+        return Reply([rpc(WORKING, said)] if how == "an update" else [rpc({"task": task})])
+
+    answers: list[int] = []
+    result = run(scripted(answer))
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+
+
+def test_a_task_that_works_in_silence_is_no_failure() -> None:
+    """The task that comes first says that it still works: as much as a status check could."""
+    replies = [Reply([rpc(WORKING), "silence"]) for _ in range(20)]
+    replies.append(Reply([rpc({"task": fold(LOG)})]))
+    result = run(scripted(lambda sent: replies.pop(0)))
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+
+
+def test_another_process_compares_from_its_first_task_on() -> None:
+    stream = scripted(lambda sent: Reply([rpc(WORKING)]))
+    next(stream)
+    place = rs.Checkpoint.from_token(stream.leave().token())
+    result = run(scripted(lambda sent: Reply([rpc(WORKING)]), checkpoint=place))
+    assert (type(result.error), len(result.stream.sent)) == (RetriesExhausted, 6)
 
 
 def test_a_snapshot_that_is_cut_is_asked_for_again() -> None:
