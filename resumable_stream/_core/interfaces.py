@@ -64,6 +64,7 @@ class Request:
         headers: Set over the caller's; `None` removes one.
         params: Set in the query over what is there; `None` removes one.
         json: Keys set in the caller's JSON body, if `repeat` sends that once more; otherwise they are a body of its own.
+        form: Fields set in the caller's form (`data=`), likewise.
         repeat: What else of the first request is sent once more: `"all"` (query and body), `"query"`, `"body"`, or nothing.
         bare: Send nothing of the caller's or the client's: it goes to another origin.
     """
@@ -73,6 +74,7 @@ class Request:
     headers: Mapping[str, str | None] = field(default_factory=dict)
     params: Mapping[str, str | None] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
+    form: Mapping[str, str] | None = None
     repeat: Literal["all", "query", "body"] | None = None
     bare: bool = False
 

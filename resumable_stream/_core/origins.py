@@ -84,6 +84,7 @@ def redirected(request: Request, head: Head, cursor: str | None) -> Request:
             url=target,
             headers=request.headers,
             json=request.json if keeps_body else None,
+            form=request.form if keeps_body else None,
             repeat="body" if keeps_body and request.repeat in ("all", "body") else None,
             bare=request.bare,
         )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 
@@ -30,6 +30,7 @@ _FAMILIES: Final = ("httpx", "httpx2")
 CALL_ARGUMENTS: Final = ("content", "data", "files", "json", "params", "headers", "cookies", "auth", "extensions")
 # Describe a body; of no use, or harmful, on a request without one.
 _BODY_HEADERS: Final = ("content-type", "content-length", "content-encoding", "transfer-encoding")
+_FORM: Final = "application/x-www-form-urlencoded"
 
 # Seconds; a clock that is off. 30 years.
 _FOREVER: Final = 1e9
@@ -147,14 +148,17 @@ class Family:
         if (request.repeat in ("all", "query") or call.merge) and arguments.get("params") is not None:
             wanted["params"] = arguments["params"]
         if request.repeat in ("all", "body"):
-            wanted.update(_body(arguments, request.json))
+            wanted.update(_body(arguments, request))
         else:
             for name in _BODY_HEADERS:
                 headers.pop(name, None)
+            # The type also over a default of the client's, which describes what the caller sends.
             if request.json is not None:
-                # Also over a default of the client's, which describes what the caller sends.
                 headers["Content-Type"] = "application/json"
                 wanted["json"] = dict(request.json)
+            elif request.form is not None:
+                headers["Content-Type"] = _FORM
+                wanted["data"] = dict(request.form)
         for name, value in defaults.items():
             if name not in headers and not _chosen(client.headers.get(name)):
                 headers[name] = value
@@ -225,8 +229,11 @@ def _with(headers: Any, wanted: Mapping[str, str | None]) -> list[tuple[bytes, b
     return [*kept, *added]
 
 
-def _body(arguments: Mapping[str, Any], merged: Mapping[str, Any] | None) -> dict[str, Any]:
+def _body(arguments: Mapping[str, Any], request: Request) -> dict[str, Any]:
     given = {name: arguments[name] for name in ("content", "data", "files", "json") if arguments.get(name) is not None}
+    if request.form is not None:
+        return _form(given, request.form)
+    merged = request.json
     if merged is None:
         return given
     body = given.get("json")
@@ -235,6 +242,16 @@ def _body(arguments: Mapping[str, Any], merged: Mapping[str, Any] | None) -> dic
     if not isinstance(body, dict | None) or "data" in given or "files" in given:
         raise TypeError("this protocol resumes with a key in the JSON body; pass the body as json={…}")
     return {"json": {**(body or {}), **merged}}
+
+
+def _form(given: dict[str, Any], merged: Mapping[str, str]) -> dict[str, Any]:
+    content = given.pop("content", None)
+    form = given.pop("data", None)
+    if form is None and isinstance(content, str | bytes):
+        form = parse_qs(content.decode("latin-1") if isinstance(content, bytes) else content, keep_blank_values=True)
+    elif content is not None or "json" in given or not isinstance(form, Mapping | None):
+        raise TypeError("this protocol resumes with a field in the form; pass the body as data={…}")
+    return {**given, "data": {**(form or {}), **merged}}
 
 
 def _chosen(value: str | None) -> bool:

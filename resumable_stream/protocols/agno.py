@@ -38,7 +38,7 @@ class Agno(ResumeProtocol):
     """
     A run of an Agno AgentOS agent, team or workflow, with `stream=true` and `background=true`, on a server with a database.
 
-    The run goes on without us. A POST to `{runs}/{run id}/resume` replays it, and what was delivered is known by `event_index`.
+    The run goes on without us. A POST to `{runs}/{run id}/resume` brings what follows the last `event_index`.
     The form of the first request is sent along, since its `session_id` lets the server look into its database;
     the server takes nothing else from it. Without `background=true` there is no `event_index`, and a cut is `StreamInterrupted`.
 
@@ -97,7 +97,9 @@ class Agno(ResumeProtocol):
         body = payload_of(event)
         if event.event == "replay":
             # The run is over and the server has no events of it: its result is to be had from the run's own route.
-            return upstream_error({"type": "no stored events", **body}, body) if body.get("total_events") == 0 else None
+            # Where it has buffered some, there are merely none behind ours.
+            none = body.get("total_events") == 0 and not body.get("total_buffered")
+            return upstream_error({"type": "no stored events", **body}, body) if none else None
         return upstream_error({"message": body.get("error") or event.data}, body or event.data)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
@@ -122,7 +124,13 @@ class Agno(ResumeProtocol):
     # -- going on
 
     def resume_request(self, state: StreamState) -> Request | None:
-        return self._route(state, "resume", repeat=True)
+        route = self._route(state, "resume")
+        if route is None:
+            return None
+        cursor = state.cursor or ""
+        held = {"last_event_index": cursor} if re.fullmatch(r"[0-9]{1,15}", cursor) else {}
+        # The rest of the form goes along: with its `session_id` the server finds a run that has left its memory.
+        return Request(method="POST", url=route, form=held, repeat="body")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         if state.resuming and status == 400 and b"not supported" in body:
@@ -133,16 +141,16 @@ class Agno(ResumeProtocol):
         return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
-        return self._route(state, "cancel", repeat=False)
+        route = self._route(state, "cancel")
+        return Request(method="POST", url=route) if route is not None else None
 
-    def _route(self, state: StreamState, verb: str, *, repeat: bool) -> Request | None:
+    def _route(self, state: StreamState, verb: str) -> str | None:
         parts = urlsplit(state.url)
         found = _ROUTE.fullmatch(parts.path)
         if found is None or state.stream_id is None:
             return None
         path = f"{found[1]}/{quote(state.stream_id, safe='')}/{verb}"
-        url = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
-        return Request(method="POST", url=url, repeat="body" if repeat else None)
+        return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
 def _nested(event: Any, body: dict[str, Any]) -> bool:

@@ -94,6 +94,8 @@ class Sent:
     timeout: float | None
     side: bool
     request: Request
+    form: dict[str, str] = field(default_factory=dict)
+    """What the protocol sets in the form; the caller's is not simulated."""
 
     @property
     def params(self) -> dict[str, str]:
@@ -542,8 +544,9 @@ class Stream:
                 body = {**body, **request.json}
         elif request.json is not None:
             body = dict(request.json)
+        form = {**(request.form or {})}
         headers = {name.lower(): value for name, value in request.headers.items() if value is not None}
-        sent = Sent(request.method, url, headers, body, self.clock.now, timeout, side, request)
+        sent = Sent(request.method, url, headers, body, self.clock.now, timeout, side, request, form)
         self.sent.append(sent)
         if len(self.sent) > self.connections:
             raise NeverEnds(f"{len(self.sent)} requests")

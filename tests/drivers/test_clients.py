@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from urllib.parse import parse_qsl, urljoin
 
 import httpx
 import httpx2
@@ -486,6 +486,56 @@ async def test_a_body_of_its_own_takes_nothing_of_the_callers(row: Row, flaky_se
             "application/json",
             str(len(request.body)),
         )
+
+
+class AsksByForm(LastEventID):
+    def resume_request(self, state: StreamState) -> Request | None:
+        return Request(method="POST", url=state.url, form={"after": state.cursor or ""}, repeat="body")
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        return Request(method="POST", url=state.url, form={"stop": "ü&"})
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"data": {"a": "1", "after": "0"}}, {"a": "1", "after": "5"}),
+        ({"data": {"a": ["1", "ü&"]}}, {"a": "ü&", "after": "5"}),
+        ({"content": b"a=1&b=%C3%BC"}, {"a": "1", "b": "ü", "after": "5"}),
+        ({}, {"after": "5"}),
+        ({"data": {"a": "1"}, "files": {"f": ("f.txt", b"text")}}, None),
+    ],
+    ids=["form", "several values", "encoded", "nothing", "files"],
+)
+async def test_fields_are_set_in_the_callers_form(
+    row: Row, flaky_server: Start, body: dict[str, Any], fields: dict[str, str] | None
+) -> None:
+    def rest(request: RecordedRequest) -> Reply | None:
+        if b"stop" in request.body:
+            return Reply(status=202)
+        return Reply(body=b"id: 6\ndata: x\n\n") if b"after" in request.body and len(server.requests) == 2 else None
+
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if "content" in body else {}
+    server = flaky_server(numbered(12), [CUT], on_request=rest)
+    async with row.connect("POST", server.url, protocol=AsksByForm(end="close"), headers=headers, **body) as stream:
+        assert [event.id async for event in stream] == ALL[:6]
+        await stream.cancel()
+    resumed, stopped = server.requests[1:]
+    if fields is None:
+        for part in (b'name="a"', b'name="after"', b'name="f"', b"text"):
+            assert part in resumed.body
+        assert resumed.headers["content-type"].startswith("multipart/form-data")
+    else:
+        assert dict(parse_qsl(resumed.body.decode())) == fields
+        assert resumed.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert (stopped.body, stopped.headers["content-type"]) == (b"stop=%C3%BC%26", "application/x-www-form-urlencoded")
+
+
+async def test_fields_want_a_form(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), [CUT])
+    with pytest.raises(TypeError, match="data={…}"):
+        await ids(row, row.connect("POST", server.url, json={"a": 1}, protocol=AsksByForm(end="close")))
+    assert len(server.requests) == 1
 
 
 async def test_a_given_read_timeout_and_redirects_of_the_client_do_not_count(row: Row, flaky_server: Start) -> None:

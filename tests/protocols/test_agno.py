@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -57,16 +58,20 @@ SUBSCRIBED = frame("subscribed", status="running", current_event_count=12)
 BEAT = b": heartbeat\n\n"
 
 
-def replay(events: list[bytes], *, over: bool = False) -> bytes:
-    """What the resume route sends without `last_event_index`: all."""
+def replay(events: list[bytes], after: str | None = None, *, over: bool = False) -> bytes:
+    """What the resume route sends behind `last_event_index`; without it all."""
+    if after is not None:
+        events = [each for each in events if json.loads(each.split(b"data: ")[1])["event_index"] > int(after)]
     if over:
-        return frame("replay", status="completed", total_events=len(events)) + b"".join(events)
-    return frame("catch_up", missed_events=len(events)) + b"".join(events[:3]) + SUBSCRIBED + BEAT + b"".join(events[3:])
+        return frame("replay", status="completed", total_events=len(events), total_buffered=12) + b"".join(events)
+    missed = frame("catch_up", missed_events=len(events)) + b"".join(events[:3]) if events else b""
+    return missed + SUBSCRIBED + BEAT + b"".join(events[3:])
 
 
 class AgentOS:
     def __init__(self, events: list[bytes] = EVENTS, *, cuts: Any = (), chunk: Any = None, over: bool = False) -> None:
         self.events, self.cuts, self.chunk, self.over, self.answers = events, list(cuts), chunk, over, 0
+        self.sizes: list[int] = []
 
     def __call__(self, sent: Sent) -> Reply:
         first = self.answers == 0
@@ -74,7 +79,8 @@ class AgentOS:
         assert sent.request.repeat == ("all" if first else "body")
         cut = self.cuts[self.answers] if self.answers < len(self.cuts) else None
         self.answers += 1
-        body = b"".join(self.events) if first else replay(self.events, over=self.over)
+        body = b"".join(self.events) if first else replay(self.events, sent.form.get("last_event_index"), over=self.over)
+        self.sizes.append(len(body))
         return Reply(cut_body(body, cut, self.chunk, 21))
 
 
@@ -113,22 +119,40 @@ def test_resumes_may_be_cut_too() -> None:
     assert [event.sequence for event in result.events] == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12]
 
 
+def test_nothing_is_sent_twice() -> None:
+    server = AgentOS(cuts=[(len(b"".join(EVENTS[:10])), "rst")])
+    result = run(post(server))
+    assert (result.data, result.stream.machine.stats.duplicates) == (EXPECTED, 0)
+    assert [sent.form for sent in result.stream.sent] == [{}, {"last_event_index": "10"}]
+    assert server.sizes[1] == len(replay(EVENTS[10:]))
+
+
+def test_a_run_that_is_over_and_held_whole_but_for_its_end_is_given_up() -> None:
+    """All its events are here, and none of them ended it: the server has no more to say."""
+    result = play(HALF, *[Reply([frame("replay", status="error", total_events=0, total_buffered=5)])] * 9, delay=policy(3))
+    assert (type(result.error), result.data) == (RetriesExhausted, EXPECTED[:5])
+
+
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
 async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
     def route(request: RecordedRequest) -> WebReply | None:
-        assert b"session_id=s1" in request.body
+        form = dict(parse_qsl(request.body.decode()))
+        assert (form["session_id"], form["message"]) == ("s1", "hï & ho")
         if not request.url.endswith("/resume"):
+            assert "last_event_index" not in form
             return None
-        return WebReply(body=replay(EVENTS), headers={"content-type": "text/event-stream; charset=utf-8"})
+        assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+        body = replay(EVENTS, form["last_event_index"])
+        return WebReply(body=body, headers={"content-type": "text/event-stream; charset=utf-8"})
 
     positions = range(len(EVENTS[0]), sum(map(len, EVENTS)), 173)
     with FlakyServer(EVENTS, [Fault.cut(after_bytes=at, how=how) for at in positions], on_request=route) as server:
         for _ in positions:
-            form = {"message": "hi", "stream": "true", "background": "true", "session_id": "s1"}
+            form = {"message": "hï & ho", "stream": "true", "background": "true", "session_id": "s1"}
             async with row.connect("POST", f"{server.origin}/agents/a/runs", data=form, protocol=Agno()) as stream:
                 assert await stream.read_text() == TEXT
-            assert (stream.outcome, stream.stats.gaps) == (Outcome.COMPLETED, 0)
+            assert (stream.outcome, stream.stats.gaps, stream.stats.duplicates) == (Outcome.COMPLETED, 0, 0)
 
 
 # --- answers to a resume --------------------------------------------------------------------------------------------
