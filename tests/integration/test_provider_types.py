@@ -1,12 +1,12 @@
 """
 The transcripts of the protocols against the types that `openai`, `anthropic` and `google-genai` publish.
 
-    event of a fake ──whole()──► drift()  ──► [], or what KNOWN says and why
-                        │
-                        └──────► the SDK's own accumulation  ==  the deltas of our protocol
+    event of a fake ──┬──► drift()  ──► [], or what KNOWN says and why
+                      │
+                      └──► the SDK's own accumulation  ==  the deltas of our protocol
 
-A fake is short, so `LEFT_OUT` gives what it leaves out; a field that it has must not be given. Whatever else differs is
-drift: a value of another type, a field or an event that the SDK does not know. Types are compared strictly.
+A fake has each field that its published type requires. Whatever differs is drift: a field that is missing, a value of another
+type, a field or an event that the SDK does not know. Types are compared strictly.
 """
 
 from __future__ import annotations
@@ -64,38 +64,7 @@ INTERACTIONS = {
 }
 
 
-# --- what the fakes leave out ---------------------------------------------------------------------------------------
-
-RESPONSE = {
-    "created_at": 0,
-    "model": "m",
-    "object": "response",
-    "parallel_tool_calls": True,
-    "tool_choice": "auto",
-    "tools": [],
-}
-CHUNK = {"created": 0, "model": "m", "object": "chat.completion.chunk"}
-
-LEFT_OUT: dict[str, dict[str, Any]] = {
-    # openai, responses
-    "response.created": {"response": RESPONSE},
-    "response.queued": {"response": {**RESPONSE, "output": []}},
-    "response.in_progress": {"response": {**RESPONSE, "output": []}},
-    "response.completed": {"response": {**RESPONSE, "output": []}},
-    "response.output_item.added:reasoning": {"item": {"summary": []}},
-    "response.reasoning_summary_text.delta": {"item_id": "rs_1"},
-    "response.output_text.delta": {"logprobs": []},
-    "response.output_text.done": {"logprobs": []},
-    # openai, chat
-    "chunk": CHUNK,
-    "chunk:usage": {**CHUNK, "usage": {"completion_tokens": 4, "prompt_tokens": 5}},
-    # anthropic, messages
-    "message_start": {
-        "message": {"model": "m", "type": "message", "usage": {"input_tokens": 5, "output_tokens": 1}},
-    },
-    "content_block_start:thinking": {"content_block": {"signature": ""}},
-    # anthropic, sessions
-}
+# --- what they have beyond the types ----------------------------------------------------------------------------------
 
 # Events, with what differs and why it may. The list is exact: what is repaired must leave it.
 KNOWN: dict[str, list[str]] = {
@@ -120,23 +89,6 @@ def kind_of(event: Mapping[str, Any]) -> str:
     if "usage" in event:
         return "chunk:usage"
     return f"chunk:{next(iter(event['choices'][0]['delta']), event['choices'][0]['finish_reason'])}"
-
-
-def whole(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with what the fake leaves out."""
-    kind = kind_of(event)
-    return merged(event, LEFT_OUT.get(kind) or LEFT_OUT.get(kind.partition(":")[0], {}), kind)
-
-
-def merged(event: Mapping[str, Any], more: Mapping[str, Any], at: str) -> dict[str, Any]:
-    result = dict(event)
-    for name, value in more.items():
-        if isinstance(value, dict) and name in result:
-            result[name] = merged(result[name], value, f"{at}.{name}")
-        else:
-            assert name not in result, f"{at}.{name} is no longer left out"
-            result[name] = value
-    return result
 
 
 def events(data: Iterable[Any]) -> list[dict[str, Any]]:
@@ -186,14 +138,13 @@ def beyond(value: Any, *path: str) -> Iterator[tuple[str, ...]]:
 
 def check(event: Mapping[str, Any], published: Any) -> None:
     known = KNOWN["obfuscation"] if "obfuscation" in event else KNOWN.get(kind_of(event), [])
-    assert drift(whole(event), published) == known
+    assert drift(event, published) == known
 
 
 def test_every_excuse_is_used() -> None:
     """What no fake needs any more must leave the lists."""
     data: list[Iterable[Any]] = [responses.LOG, chat.PAYLOADS, messages.DATA, session.LOG, generate.DATA, interactions.DATA]
     kinds = {kind_of(event) for each in data for event in events(each)}
-    assert LEFT_OUT.keys() - kinds == {"chunk"}
     assert KNOWN.keys() - kinds == {"obfuscation"}
 
 
@@ -244,7 +195,7 @@ def test_gemini_interactions_that_end(status: str) -> None:
     ("published", "event", "found"),
     [
         (RESPONSES, {"type": "response.cancelled", "sequence_number": 1}, ["not published"]),
-        (CHAT, {"id": 5, "choices": [], **CHUNK}, ["id: string_type"]),
+        (CHAT, {**chat.HEAD, "id": 5, "choices": []}, ["id: string_type"]),
         (MESSAGES, {"type": "content_block_stop", "index": "0"}, ["RawContentBlockStopEvent.index: int_type"]),
         (MESSAGES, {"type": "message_stop", "seq": 1}, ["seq: not published"]),
         (SESSION, {"type": "session.deleted", "id": "e"}, ["BetaManagedAgentsSessionDeletedEvent.processed_at: missing"]),
@@ -269,7 +220,7 @@ def text(stream: Any, kind: str = "text") -> str:
 
 
 def typed(data: Iterable[Any], published: Any) -> list[Any]:
-    return [published.validate_python(whole(event)) for event in events(data)]
+    return [published.validate_python(event) for event in events(data)]
 
 
 def test_the_text_of_openai_responses() -> None:
@@ -303,7 +254,7 @@ def test_the_text_of_openai_chat() -> None:
     calls = [
         {"index": index, "id": f"c{index}", "type": "function", "function": {"name": "w", "arguments": ""}} for index in (0, 1)
     ]
-    opened = {"id": "c1", "choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}]}
+    opened = {**chat.HEAD, "choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}]}
     rows = events(chat.PAYLOADS)
     state = openai_chat_state.ChatCompletionStreamState()
     for chunk in typed([rows[0], opened, *rows[1:]], CHAT):

@@ -51,9 +51,10 @@ def closing(reason: str | None = "tool_use") -> list[bytes]:
     ]
 
 
+MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-x", "content": [], "stop_reason": None}
 OPENING = [
-    frame(type="message_start", message={"id": "msg_1", "role": "assistant", "content": [], "stop_reason": None}),
-    frame(type="content_block_start", index=0, content_block={"type": "thinking", "thinking": ""}),
+    frame(type="message_start", message={**MESSAGE, "usage": {"input_tokens": 5, "output_tokens": 1}}),
+    frame(type="content_block_start", index=0, content_block={"type": "thinking", "thinking": "", "signature": ""}),
     frame(type="ping"),
     delta(0, type="thinking_delta", thinking="Där?"),
     delta(0, type="signature_delta", signature="c2ln"),

@@ -36,9 +36,13 @@ TEXT = 'Grüße, "世界" 🦊'
 PROTOCOL = OpenAIChat()
 
 
+HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+USAGE = {"completion_tokens": 4, "prompt_tokens": 5, "total_tokens": 9}
+
+
 def chunk(delta: dict[str, Any], reason: str | None = None, index: int = 0, **fields: Any) -> bytes:
     choice = {"index": index, "delta": delta, "finish_reason": reason}
-    return data({"id": "c1", "choices": [choice], **fields})
+    return data({**HEAD, "choices": [choice], **fields})
 
 
 def data(payload: Any) -> bytes:
@@ -65,7 +69,7 @@ BEFORE = [
     chunk({}),
     chunk({"content": None}),
 ]
-AFTER = [chunk({}, "stop"), data({"id": "c1", "choices": [], "usage": {"total_tokens": 9}}), DONE]
+AFTER = [chunk({}, "stop"), data({**HEAD, "choices": [], "usage": USAGE}), DONE]
 FRAMES = [*BEFORE, *AFTER]
 BODY_BYTES = b"".join(FRAMES)
 ENDS = [sum(map(len, FRAMES[: index + 1])) for index in range(len(FRAMES))]

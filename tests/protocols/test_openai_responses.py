@@ -46,15 +46,18 @@ TEXT = "Grüße, 世界 🦊"
 
 
 def _log(*, background: bool = True) -> list[dict[str, Any]]:
-    head = {"id": ID, "background": background, "output": []}
-    text = {"item_id": "msg_1", "output_index": 1, "content_index": 0}
+    whole = {"id": ID, "object": "response", "created_at": 0, "model": "m", "output": []}
+    whole |= {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+    head = {**whole, "background": background}
+    summary = {"item_id": "rs_1", "output_index": 0, "summary_index": 0}
+    text = {"item_id": "msg_1", "output_index": 1, "content_index": 0, "logprobs": []}
     tool = {"item_id": "fc_1", "output_index": 2}
     events: list[dict[str, Any]] = [
         {"type": "response.created", "response": {**head, "status": "queued"}},
-        {"type": "response.queued", "response": {"id": ID, "status": "queued"}},
-        {"type": "response.in_progress", "response": {"id": ID, "status": "in_progress"}},
-        {"type": "response.output_item.added", "output_index": 0, "item": {"id": "rs_1", "type": "reasoning"}},
-        {"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0, "delta": "Hm…"},
+        {"type": "response.queued", "response": {**whole, "status": "queued"}},
+        {"type": "response.in_progress", "response": {**whole, "status": "in_progress"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"id": "rs_1", "type": "reasoning", "summary": []}},
+        {"type": "response.reasoning_summary_text.delta", **summary, "delta": "Hm…"},
         {"type": "response.output_text.delta", **text, "delta": "Grüße"},
         {"type": "response.output_text.delta", **text, "delta": ", "},
         {"type": "response.output_text.delta", **text, "delta": "世界"},
@@ -62,7 +65,7 @@ def _log(*, background: bool = True) -> list[dict[str, Any]]:
         {"type": "response.output_text.done", **text, "text": TEXT},
         {"type": "response.function_call_arguments.delta", **tool, "delta": '{"q":1}'},
         {"type": "response.function_call_arguments.done", **tool, "arguments": '{"q":1}'},
-        {"type": "response.completed", "response": {"id": ID, "status": "completed"}},
+        {"type": "response.completed", "response": {**whole, "status": "completed"}},
     ]
     return [{"type": event.pop("type"), "sequence_number": number, **event} for number, event in enumerate(events)]
 
@@ -256,7 +259,8 @@ def test_comments_keep_it_alive_and_deliver_nothing() -> None:
 
 
 def test_a_get_of_a_background_response_is_resumed_too() -> None:
-    server = Responses(cuts=[(600, "close")])
+    # Inside the event behind number 3.
+    server = Responses(cuts=[(sum(map(len, frames("")[:4])) + 20, "close")])
     url = f"{URL}/{ID}?stream=true&starting_after=2"
     result = run(stream(server, method="GET", url=url, json=None))
     assert [event.sequence for event in result.events] == list(range(3, 13))
