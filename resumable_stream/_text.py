@@ -35,13 +35,14 @@ class TextReader:
         self._resets = resets
         self._limit = limit
         self._strict = strict
-        self._pieces: list[tuple[int, str]] = []
+        # (offset of the event, text, message that it belongs to)
+        self._pieces: list[tuple[int, str, str | None]] = []
         self._size = 0
         self._view: TextView | None = None
 
     def so_far(self) -> str:
         """The text up to now, no more than the limit."""
-        return "".join(text for _, text in self._pieces)
+        return "".join(text for _, text, _ in self._pieces)
 
     def read(self, event: Any) -> Sequence[Any]:
         """
@@ -57,7 +58,7 @@ class TextReader:
                     offset=event.offset,
                 )
             self._pieces = [piece for piece in self._pieces if piece[0] < event.offset]
-            self._size = sum(_bytes(text) for _, text in self._pieces)
+            self._size = sum(_bytes(text) for _, text, _ in self._pieces)
             self._view = None
             out.append(TextReset(event.offset))
         protocol = self._protocol()
@@ -67,14 +68,58 @@ class TextReader:
             deltas: Sequence[Delta] = (Delta("text", self._view.decode(event.data)),)
         else:
             deltas = tuple((protocol or ResumeProtocol()).deltas(event))
+        key = None
+        if protocol is not None and protocol.in_parts and (part := protocol.part(event)) is not None:
+            key, replaces = part
+            if replaces:
+                deltas = self._replace(event.offset, key, deltas, out)
         for delta in deltas:
             if delta.kind == "text" and delta.text:
-                self._remember(event.offset, delta.text)
+                self._remember(event.offset, delta.text, key)
             if self._mode == "deltas":
                 out.append(delta)
             elif delta.kind == "text" and delta.text:
                 out.append(delta.text)
         return out
+
+    def _replace(self, offset: int, key: str, deltas: Sequence[Delta], out: list[Any]) -> Sequence[Delta]:
+        """
+        A message is replaced: say what that does to the text.
+
+        A reset voids all behind it, so what other messages said since is told again behind the new text.
+
+        Returns:
+            What is still to be said.
+        """
+        if self._size > self._limit:
+            raise EventTooLarge(
+                f"a message was replaced in a text of more than {self._limit} bytes; iterate instead, or raise Limits.text_bytes",
+                limit=self._limit,
+            )
+        first = next((index for index, piece in enumerate(self._pieces) if piece[2] == key), None)
+        if first is None:
+            return deltas
+        behind = self._pieces[first:]
+        others = [piece for piece in behind if piece[2] != key]
+        old = "".join(text for _, text, of in behind if of == key)
+        new = "".join(delta.text for delta in deltas if delta.kind == "text")
+        if not others and new.startswith(old):
+            # It goes on where the message stopped.
+            return (Delta("text", new[len(old) :]),) if len(new) > len(old) else ()
+        begin = behind[0][0]
+        if not self._resets:
+            raise StreamReset(
+                f"a message was replaced: the text from event {begin} on became void; pass resets=True to be told in the stream",
+                offset=begin,
+            )
+        out.append(TextReset(begin))
+        del self._pieces[first:]
+        self._size = sum(_bytes(text) for _, text, _ in self._pieces)
+        for at, text, of in [(begin, new, key), *others]:
+            if text:
+                self._remember(at, text, of)
+                out.append(Delta("text", text) if self._mode == "deltas" else text)
+        return tuple(delta for delta in deltas if delta.kind != "text")
 
     def finish(self) -> Sequence[Any]:
         """What a byte stream that ended inside a character still owes."""
@@ -85,10 +130,10 @@ class TextReader:
         self._remember(self._pieces[-1][0] if self._pieces else 0, rest)
         return (Delta("text", rest),) if self._mode == "deltas" else (rest,)
 
-    def _remember(self, offset: int, text: str) -> None:
+    def _remember(self, offset: int, text: str, key: str | None = None) -> None:
         self._size += _bytes(text)
         if self._size <= self._limit:
-            self._pieces.append((offset, text))
+            self._pieces.append((offset, text, key))
         elif self._strict:
             raise EventTooLarge(
                 f"the text is over {self._limit} bytes; iterate instead, or raise Limits.text_bytes", limit=self._limit

@@ -388,6 +388,8 @@ class ResumeProtocol:
     """Every answer starts at the first event: resuming drops as many as were delivered, and compares them."""
     counted: bool = False
     """The place is how many events were delivered (`StreamState.offset`), so a stream without a cursor can be resumed."""
+    in_parts: bool = False
+    """Its text belongs to messages that may be replaced one by one: see `part()`."""
     identifies_by_event: bool = True
     """`identify()` wants to see events. If the head says it all, `False` saves a call for each event."""
     alarm: Alarm | None = None
@@ -468,6 +470,14 @@ class ResumeProtocol:
     def deltas(self, event: Any) -> Iterable[Delta]:
         """The content in an event. The default is the whole `data`."""
         return (Delta("text", event.data),)
+
+    def part(self, event: Any) -> tuple[str, bool] | None:
+        """
+        Which message of the stream an event's text belongs to, and whether it takes the place of what that said before.
+
+        Asked where the stream is read as text, if `in_parts`.
+        """
+        return None
 
     def fingerprint(self, event: Any) -> str:
         """Digest an event so that its repeat is known. Leave out fields that differ from one sending to the next."""

@@ -20,6 +20,8 @@ __all__ = ["AblySSE"]
 
 # The state of the connection is gone.
 _LOST: Final = frozenset({80008, 80018})
+# What a message does. 0 creates one, and 5 appends to it.
+_UPDATE, _DELETE, _META, _SUMMARY = 1, 2, 3, 4
 
 
 class AblySSE(ResumeProtocol):
@@ -33,9 +35,10 @@ class AblySSE(ResumeProtocol):
     A token that ran out closes the connection with an `error` event: we connect again with the place, so pass a callable as
     `headers=` that brings a new token. Other 4xxxx errors are `UpstreamError`.
 
-    Messages may be updated (`action` 1) or appended to (`action` 5) on channels that allow it. How many appends one message
-    arrives in is not told, and the first may come as an update that replaces the text: key them by their serial.
-    The text of an event is the `data` of its message, if that is a text.
+    Messages may be updated (`action` 1), deleted (2) or appended to (5) on channels that allow it. The text of an event is the
+    `data` of its message, if that is a text. As text, an update that goes on where its message stopped is an append, since Ably
+    may send one as the other; any other voids the text from that message on (`TextReset`, `StreamReset`), and what other messages
+    said since is told again. Events are told as they come, without `.reset`: it is one message that is replaced, not the stream.
 
     >>> AblySSE()
     <AblySSE: resumable>
@@ -45,6 +48,7 @@ class AblySSE(ResumeProtocol):
 
     sequence = None
     endless = True
+    in_parts = True
     identifies_by_event = False
 
     @property
@@ -73,10 +77,19 @@ class AblySSE(ResumeProtocol):
     def gap(self, event: Any) -> Gap | None:
         return Gap(after=event.cursor) if event.event == "error" and _code(payload_of(event)) in _LOST else None
 
+    def part(self, event: Any) -> tuple[str, bool] | None:
+        body = payload_of(event)
+        serial = body.get("serial")
+        if event.event != "message" or not isinstance(serial, str):
+            return None
+        return f"{body.get('channel')} {serial}", body.get("action") in (_UPDATE, _DELETE)
+
     def deltas(self, event: Any) -> Sequence[Delta]:
         if event.event != "message":
             return ()
         body = payload_of(event)
+        if "id" in body and body.get("action") in (_DELETE, _META, _SUMMARY):
+            return ()
         text: Any = body.get("data") if "id" in body else event.data
         if body.get("encoding") == "json":
             text = parsed(text) if isinstance(text, str) else None

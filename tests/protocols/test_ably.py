@@ -7,10 +7,20 @@ from typing import Any
 
 import pytest
 
+import resumable_stream as rs
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Head, StreamState
-from resumable_stream._errors import CursorExpired, GapError, ResponseRejected, RetriesExhausted, UpstreamError
-from resumable_stream._events import Delta, StreamEvent
+from resumable_stream._errors import (
+    CursorExpired,
+    EventTooLarge,
+    GapError,
+    ResponseRejected,
+    RetriesExhausted,
+    StreamReset,
+    UpstreamError,
+)
+from resumable_stream._events import Delta, StreamEvent, TextReset
+from resumable_stream._text import TextReader
 from resumable_stream.protocols.ably import AblySSE
 from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as WebReply
@@ -203,6 +213,94 @@ def test_a_repeat_is_dropped() -> None:
 def test_the_text_of_a_message(event: str, data: Any, text: str | None) -> None:
     made = StreamEvent(event=event, data=data if isinstance(data, str) else json.dumps(data))
     assert list(AblySSE().deltas(made)) == ([Delta("text", text)] if text else [])
+
+
+def acted(at: int, action: int, data: Any, serial: str = "m1", **fields: Any) -> StreamEvent:
+    body = {"id": f"p:{at}:0", "action": action, "serial": serial, "channel": "c", "data": data, **fields}
+    event = StreamEvent(event="message", data=json.dumps(body))
+    event.offset = at
+    return event
+
+
+def read(*events: StreamEvent, resets: bool = True, limit: int = 1000, mode: Any = "text") -> list[Any]:
+    reader = TextReader(lambda: AblySSE(), mode=mode, resets=resets, limit=limit, strict=False)
+    return [piece for event in events for piece in reader.read(event)]
+
+
+CREATE, UPDATE, DELETE, META, SUMMARY, APPEND = range(6)
+HELLO = [acted(0, CREATE, "Hel"), acted(1, APPEND, "lo")]
+
+
+def test_appends_follow_the_text_of_their_message() -> None:
+    """Actions of ably.com/docs, messages/updates-deletes."""
+    assert read(*HELLO, acted(2, META, "x"), acted(3, SUMMARY, "y"), resets=False) == ["Hel", "lo"]
+
+
+def test_an_update_that_goes_on_where_the_text_stopped_is_an_append() -> None:
+    """Ably may send an append as an update with all of the text."""
+    assert read(*HELLO, acted(2, UPDATE, "Hello wor"), acted(3, APPEND, "ld"), resets=False) == ["Hel", "lo", " wor", "ld"]
+    assert read(*HELLO, acted(2, UPDATE, "Hello"), acted(3, APPEND, "!"), resets=False) == ["Hel", "lo", "!"]
+
+
+def test_the_first_of_a_message_may_be_an_update() -> None:
+    assert read(acted(0, UPDATE, "Hello wor"), acted(1, APPEND, "ld"), resets=False) == ["Hello wor", "ld"]
+
+
+def test_an_update_voids_the_text_of_its_message() -> None:
+    before = acted(0, CREATE, "A: ", "m0")
+    hello = [acted(1, CREATE, "Hel"), acted(2, APPEND, "lo")]
+    new = [before, *hello, acted(3, UPDATE, "Bye"), acted(4, APPEND, "!")]
+    assert read(*new) == ["A: ", "Hel", "lo", TextReset(1), "Bye", "!"]
+    assert read(*new, mode="deltas")[3:] == [TextReset(1), Delta("text", "Bye"), Delta("text", "!")]
+    with pytest.raises(StreamReset) as caught:
+        read(*new, resets=False)
+    assert caught.value.offset == 1
+
+
+def test_what_others_said_since_is_told_again_behind_an_update() -> None:
+    """A reset voids all behind it, an update one message: the text has to be exact all the same."""
+    other = acted(2, CREATE, "[other]", "m2")
+    more = acted(4, APPEND, "!", "m1")
+    assert read(*HELLO, other, acted(3, UPDATE, "Hello, you"), more) == [
+        *("Hel", "lo", "[other]"), TextReset(0), "Hello, you", "[other]", "!",
+    ]  # fmt: skip
+    again = read(*HELLO, other, acted(3, UPDATE, "1"), acted(4, UPDATE, "2"), acted(5, UPDATE, "3", "m2"))
+    assert again[3:] == [TextReset(0), "1", "[other]", TextReset(0), "2", "[other]", TextReset(2), "3"]
+
+
+def test_a_message_of_the_same_serial_in_another_channel_is_another() -> None:
+    assert read(acted(0, CREATE, "a"), acted(1, UPDATE, "b", channel="d"), resets=False) == ["a", "b"]
+
+
+@pytest.mark.parametrize("gone", [acted(2, DELETE, "Hello"), acted(2, DELETE, None), acted(2, UPDATE, "AA==", encoding="base64")])
+def test_a_deleted_message_has_no_text(gone: StreamEvent) -> None:
+    assert read(*HELLO, gone) == ["Hel", "lo", TextReset(0)]
+    assert read(gone, resets=False) == []
+
+
+def test_an_update_of_more_text_than_may_be_held_is_told() -> None:
+    with pytest.raises(EventTooLarge):
+        read(*HELLO, acted(2, CREATE, "x" * 20, "m2"), acted(3, UPDATE, "Bye"), limit=20)
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
+async def test_an_update_over_sockets(row: Row, prompt: None) -> None:
+    log = [ev(event.data, own_id(at), "message") for at, event in enumerate([*HELLO, acted(2, UPDATE, "Bye")])]
+    with FlakyServer(log, [Fault.cut(after_events=2)], cursor_param="lastEvent", hold_open=True) as server:
+        async with row.connect("GET", server.url, params={"channels": "c", "v": "1.2"}, protocol=AblySSE()) as stream:
+            got = []
+            async for piece in stream.iter_text(resets=True):
+                got.append(piece)
+                if piece == "Bye":
+                    break
+    assert got == ["Hel", "lo", TextReset(0), "Bye"]
+
+
+def test_a_subscription_has_nothing_to_stop() -> None:
+    with FlakyServer(LOG, cursor_param="lastEvent", hold_open=True) as server:
+        stream = rs.connect("GET", f"{server.url}?channels=c&v=1.2", protocol=AblySSE())
+        with stream, pytest.raises(rs.ResumableStreamError, match="no call that stops the generation"):
+            stream.cancel()
 
 
 def test_another_process_goes_on() -> None:

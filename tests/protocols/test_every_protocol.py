@@ -73,6 +73,7 @@ def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol]) -> 
                 protocol.identify(state, event)
                 protocol.error(event)
                 protocol.gap(event)
+                protocol.part(event)
                 if (end := protocol.end(event)) is not None:
                     protocol.end_in(state, event, end)
                 list(protocol.deltas(event))
