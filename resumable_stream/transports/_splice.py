@@ -290,7 +290,8 @@ class Splicer:
         try:
             content: bytes = request.content
         except self.library.RequestNotRead:
-            return None
+            # Behind a redirect the client knows the body only as a stream, though it may be one of bytes.
+            return b"".join(request.stream) if isinstance(request.stream, self.library.ByteStream) else None
         return content
 
     def _call(self, request: Any, content: bytes | None) -> Call:
