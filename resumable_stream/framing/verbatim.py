@@ -169,8 +169,8 @@ def encoded(event: Any, framing: Literal["sse", "ndjson", "raw"]) -> bytes:
         return bytes(event.data)
     if framing == "ndjson":
         return f"{event.data}\n".encode()
-    lines = [f"event: {event.event}"] if event.event != "message" else []
-    if event.own_id is not None:
-        lines.append(f"id: {event.own_id}")
+    lines = [] if event.own_id is None else [f"id: {event.own_id}"]
+    if event.event != "message":
+        lines.append(f"event: {event.event}")
     lines += [f"data: {line}" for line in _LINE_ENDS.split(event.data)]
     return ("\n".join(lines) + "\n\n").encode("utf-8", "surrogatepass")

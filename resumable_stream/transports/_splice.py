@@ -74,6 +74,9 @@ class Port:
 
     def build_request(self, method: str, url: Any, *, headers: Any, timeout: Any, extensions: Any = None, **wanted: Any) -> Any:
         extensions = {**(extensions or {}), "timeout": timeout.as_dict()}
+        if wanted.get("params") == self._library.URL(url).params:
+            # The same query, which would only be written in another way.
+            del wanted["params"]
         return self._library.Request(method, url, headers=headers, extensions=extensions, **wanted)
 
     def refreshes(self, options: Mapping[str, Any]) -> bool:

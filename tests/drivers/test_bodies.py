@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import random
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import brotli
 import pytest
+import zstandard
 
 import resumable_stream as rs
 from resumable_stream import Outcome, Timeouts
+from resumable_stream._drivers import coding as coding_module
 from resumable_stream.protocols import ByteRange, LastEventID
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, numbered
 
@@ -39,12 +41,32 @@ def gzipped(frames: list[bytes]) -> list[bytes]:
     return [*parts, packer.flush()]
 
 
+def brotlied(frames: list[bytes]) -> list[bytes]:
+    packer = brotli.Compressor()
+    return [packer.process(frame) + packer.flush() for frame in frames] + [packer.finish()]
+
+
+def zstandarded(frames: list[bytes]) -> list[bytes]:
+    packer = zstandard.ZstdCompressor().compressobj()
+    return [packer.compress(frame) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for frame in frames] + [packer.flush()]
+
+
 def deflated(frames: list[bytes]) -> list[bytes]:
     packer = zlib.compressobj()
     return [packer.compress(frame) + packer.flush(zlib.Z_SYNC_FLUSH) for frame in frames] + [packer.flush()]
 
 
-@pytest.mark.parametrize(("coding", "pack"), [("gzip", gzipped), ("deflate", deflated), ("GZIP", gzipped), ("x-unknown", list)])
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        ("gzip", gzipped),
+        ("deflate", deflated),
+        ("br", brotlied),
+        ("zstd", zstandarded),
+        ("GZIP", gzipped),
+        ("x-unknown", list),
+    ],
+)
 async def test_a_coded_body_is_decoded_although_identity_was_asked(
     row: Row, scripted_client: Scripted, coding: str, pack: Callable[[list[bytes]], list[bytes]]
 ) -> None:
@@ -115,10 +137,13 @@ async def test_a_coded_body_that_ends_inside_its_coding_is_no_end(row: Row, scri
     assert len(script.requests) == 2
 
 
-async def test_a_coding_that_nobody_here_can_decode_is_no_empty_stream(row: Row, scripted_client: Scripted) -> None:
-    if any(importlib.util.find_spec(name) for name in ("brotli", "brotlicffi")):
-        pytest.skip("brotli is installed")
-    # No decoder is installed, so the libraries hand on the bytes as they are.
+async def test_a_coding_that_nobody_here_can_decode_is_no_empty_stream(
+    row: Row, scripted_client: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ImportError("no brotli here")
+
+    monkeypatch.setitem(coding_module._CODINGS, "br", missing)
     headers = {**SSE, "content-encoding": "br"}
     script = scripted_client([Reply(headers=headers, body=[b"\x1b\x0f\x00\xf8\xa5[\xca\xe6\xe4\x85"])] * 20, row.family)
     stream = row.connect(

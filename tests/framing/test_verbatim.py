@@ -136,7 +136,7 @@ def test_json_lines(lines: list[str], sizes: list[int]) -> None:
     ("event", "wire"),
     [
         (StreamEvent(data="a"), b"data: a\n\n"),
-        (StreamEvent("e", "a\nb", "9", None, "7"), b"event: e\nid: 7\ndata: a\ndata: b\n\n"),
+        (StreamEvent("e", "a\nb", "9", None, "7"), b"id: 7\nevent: e\ndata: a\ndata: b\n\n"),
         (StreamEvent(data=""), b"data: \n\n"),
     ],
 )

@@ -76,9 +76,14 @@ class Rig:
                 if (error := failure(module, self.reply.cut)) is not None:
                     raise error
 
-            async def __aiter__(self) -> AsyncIterator[bytes]:
-                for chunk in self:
-                    yield chunk
+            def __aiter__(self) -> AsyncIterator[bytes]:
+                self.left = iter(self)
+                return self  # no generator, which trio would want to see closed
+
+            async def __anext__(self) -> bytes:
+                for chunk in self.left:
+                    return chunk
+                raise StopAsyncIteration
 
             def close(self) -> None:
                 rig.closed += 1
@@ -127,12 +132,17 @@ class Rig:
         sent = client.send(built, stream=True)
         return sent if self.row.sync else await sent
 
-    async def drain(self, response: Any, chunks: list[bytes], *, raw: bool = True, most: int | None = None) -> None:
-        iterator = (
-            (response.iter_raw() if raw else response.iter_bytes())
-            if self.row.sync
-            else (response.aiter_raw() if raw else response.aiter_bytes())
-        )
+    def reader(self, response: Any, *, raw: bool = True) -> Any:
+        """What the library iterates over, for `drain()` in several goes."""
+        if self.row.sync:
+            return response.iter_raw() if raw else response.iter_bytes()
+        return response.aiter_raw() if raw else response.aiter_bytes()
+
+    async def drain(
+        self, response: Any, chunks: list[bytes], *, raw: bool = True, most: int | None = None, reader: Any = None
+    ) -> None:
+        """Read chunks, all or so many."""
+        iterator = reader if reader is not None else self.reader(response, raw=raw)
         while most is None or len(chunks) < most:
             try:
                 chunks.append(next(iterator) if self.row.sync else await anext(iterator))
