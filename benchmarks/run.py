@@ -25,6 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+import below
 import decode
 import end_to_end
 import growth
@@ -100,7 +101,7 @@ def over_http(read: Callable[[str, str, Size], Measured], how: str) -> Measure:
 
 
 # Floors are what a release must hold, aims what it is after: see docs/performance.md.
-SSE, HTTP = "httpx-sse", "httpx + httpx-sse"
+SSE, HTTP, RAW = "httpx-sse", "httpx + httpx-sse", "httpx iter_raw"
 SYNC, ASYNC = end_to_end.synchronous, end_to_end.asynchronous
 ROWS = (
     Row("parse-64k", "parse, LF, 64 KiB chunks", SSE, 2.4, 3.5, parse(LF, "64k")),
@@ -116,6 +117,24 @@ ROWS = (
     Row("sync-event", "end to end, sync, one HTTP chunk per event", HTTP, 1.1, 1.25, over_http(SYNC, "event")),
     Row("async-64k", "end to end, async, 64 KiB HTTP chunks", HTTP, 1.9, 2.3, over_http(ASYNC, "64k")),
     Row("async-event", "end to end, async, one HTTP chunk per event", HTTP, 1.1, 1.25, over_http(ASYNC, "event")),
+    Row(
+        "below-sync",
+        "under an SDK, sync, one HTTP chunk per event",
+        RAW,
+        floor=1.25,
+        aim=1.15,
+        measure=over_http(below.synchronous, "event"),
+        better="lower",
+    ),
+    Row(
+        "below-async",
+        "under an SDK, async, one HTTP chunk per event",
+        RAW,
+        floor=1.25,
+        aim=1.15,
+        measure=over_http(below.asynchronous, "event"),
+        better="lower",
+    ),
     Row(
         "reconnect",
         "reconnect to first replayed event, sync, wall time",

@@ -499,6 +499,10 @@ class ResumeProtocol:
             if cursor is not None:
                 event.cursor = cursor
 
+    def counter_in(self, name: str) -> str | None:
+        """What stands in front of the number in the data of each event of that name; `None`: not known. A matter of speed."""
+        return None
+
     def unpack(self, event: Any) -> Iterable[Any]:
         """
         Take an event of the wire apart into those to deliver: more than one for a batch, none for a ping of the connection.

@@ -21,8 +21,9 @@ What would break it: delivering an event before `receive()` has seen it, or feed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 from .._checkpoint import CORE_EXTRA, Checkpoint
@@ -33,7 +34,7 @@ from .interfaces import ResumeProtocol
 from .memory import Memory
 from .overlap import Prefix, SinceLog
 
-__all__ = ["NOWHERE", "HoleFound", "Ledger", "Place", "StartedOver"]
+__all__ = ["COUNTING", "NOWHERE", "NUMBERED", "OPAQUE", "PLAIN", "HoleFound", "Ledger", "Place", "StartedOver"]
 
 # 8: three in a row happen by chance with random ids, eight do not (rule 6).
 WATCH_AFTER: Final = 8
@@ -193,6 +194,28 @@ class Ledger:
     def numbered(self) -> bool:
         """Its numbers prove that nothing is missing."""
         return self._contiguous or self._run >= WATCH_AFTER
+
+    @property
+    def lane(self) -> int:
+        """How the next batch is received; `CAREFUL`, or one of the steady states."""
+        return self._lane
+
+    def pass_over(self, count: int, unread: bytes, read: Callable[[bytes, int, int | None], Iterable[Any]]) -> None:
+        """
+        So many events of the steady state were delivered, and have not been read.
+
+        Args:
+            read: Makes events of their bytes, given the offset of the first and, where they count, its number.
+        """
+        cursor, number, offset, _, _ = self._tip
+        first = None
+        if number is not None and self._lane in (COUNTING, NUMBERED):
+            first = number + 1
+            number += count
+            cursor = str(number)
+        self._tip = (cursor, number, offset + count, None, 0)
+        if self._lane != PLAIN:
+            self._memory.remember_unread(partial(read, unread, offset, first), size=len(unread), stop=offset + count)
 
     @property
     def plain(self) -> bool:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
-from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, public_url
+from .._checkpoint import CORE_EXTRA, MAX_EXTRA, MAX_RECENT_IDS, Checkpoint, public_url
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -44,11 +44,12 @@ from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, rejection, unexpected_type
 from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState
-from .ledger import HoleFound, Ledger, Place, StartedOver
+from .ledger import NUMBERED, PLAIN, HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
 from .settings import Settings, Stats
+from .skimming import SKIMMED, Skimmer
 from .unpacking import Unpacking
 
 __all__ = ["UNKNOWN", "Machine"]
@@ -158,6 +159,7 @@ class Machine:
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._hot = self._sse and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
+        self._skimmer: Skimmer | None = None
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
         settings = self.settings
@@ -690,6 +692,62 @@ class Machine:
         if decoder.error is not None and self._then is None:
             self._then = self._on_framing_error
         self.calm = bool(items) and self._then is None and self._clocks.steady
+        return items
+
+    def skimmer(self) -> Skimmer | None:
+        """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
+        ledger, decoder = self._ledger, self._decoder
+        if not (self.calm and self._hot and type(decoder) is VerbatimDecoder and decoder.idle):
+            return None
+        assert ledger is not None and self.protocol is not None
+        lane = ledger.lane
+        if lane not in SKIMMED or (decoder.last_event_id and lane in (PLAIN, NUMBERED)):
+            return None
+        if self._skimmer is None:
+            self._skimmer = Skimmer(self.protocol, self.settings.limits.window)
+        self._skimmer.start(lane, ledger.sequence)
+        return self._skimmer
+
+    def settle(self) -> Sequence[Any]:
+        """
+        Read what was skimmed.
+
+        Returns:
+            The newest of these events, as many as are remembered. They were handed out.
+        """
+        skimmer, ledger = self._skimmer, self._ledger
+        if skimmer is None or ledger is None:
+            return ()
+        held, count, front = bytes(skimmer.held), skimmer.count, skimmer.front
+        skimmer.start(ledger.lane, ledger.sequence)
+        items = self._read_late(ledger, held, count) if count else ()
+        if front:
+            self._bytes += len(front)
+            self._decoder.feed(front)
+        return items
+
+    def _read_late(self, ledger: Ledger, held: bytes, count: int) -> Sequence[Any]:
+        # The checkpoint names that many; whether the others are ever looked for shows when the connection is lost.
+        newest = min(count, MAX_RECENT_IDS)
+        older = len(held.rsplit(b"\n\n", newest + 1)[0]) + 2 if newest < count else 0
+        items: Sequence[Any] = self._decoder.read_late(held[older:], len(held))
+        self._bytes += len(held)
+        if older:
+            ledger.pass_over(count - newest, held[:older], self._read_unread)
+        if self._place is not None:
+            self._place(items)
+        items = ledger.receive(items)
+        assert len(items) == newest and ledger.problem is None, "what was handed on unread was no plain event"
+        return items
+
+    def _read_unread(self, data: bytes, offset: int, number: int | None) -> Sequence[Any]:
+        items: Sequence[Any] = SSEDecoder().feed(data)
+        if self._place is not None:
+            self._place(items)
+        for at, item in enumerate(items):
+            item.offset = offset + at
+            if number is not None:
+                item.sequence = number + at
         return items
 
     def receive_eof(self, now: float) -> Sequence[Any]:

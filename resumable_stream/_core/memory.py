@@ -31,6 +31,12 @@ class Seen(NamedTuple):
     sequence: int | None
 
 
+class _Unread(NamedTuple):
+    read: Callable[[], Iterable[Any]]
+    size: int
+    stop: int
+
+
 class Memory:
     """
     Args:
@@ -47,6 +53,8 @@ class Memory:
         self.remembered = 0
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
+        # Events that were never read, and how to read them; in time they stand anywhere between those that were.
+        self._unread: list[_Unread] = []
         # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
         self._silent: deque[str] = deque(maxlen=MAX_RECENT_IDS)
 
@@ -61,6 +69,28 @@ class Memory:
         if self._index is not None:
             self._enter(self._index, item)
 
+    def remember_unread(self, read: Callable[[], Iterable[Any]], *, size: int, stop: int) -> None:
+        """
+        Enter events that are read when a repeat may come.
+
+        Args:
+            read: Makes them, with the offsets that they have.
+            size: Their bytes.
+            stop: Offset behind the last.
+        """
+        # Their number is at most the window's, so those before are forgotten when that many have come since.
+        self._unread = [run for run in self._unread if run.stop > stop - self._window]
+        self._unread.append(_Unread(read, size, stop))
+        self._index = None
+
+    def _read(self) -> None:
+        if self._unread:
+            unread, self._unread = self._unread, []
+            items = [*self.items, *(item for run in unread for item in run.read())]
+            items.sort(key=lambda item: item.offset)
+            self.items.clear()
+            self.items.extend(items)
+
     def forget_since(self, remembered: int) -> None:
         """Take back what was entered after `remembered` was so much."""
         for _ in range(min(self.remembered - remembered, len(self.items))):
@@ -70,6 +100,7 @@ class Memory:
 
     def starting_at(self, offset: int) -> Iterator[Any]:
         """The events delivered from `offset` on, as far as they are remembered without a hole."""
+        self._read()
         items = self.items
         index = len(items) - (items[-1].offset - offset + 1) if items else 0
         while 0 <= index < len(items) and items[index].offset == offset:
@@ -96,12 +127,14 @@ class Memory:
         return item.fingerprint if isinstance(item, Seen) else self._digest(item)
 
     def newest_first(self) -> Iterator[Any]:
+        self._read()
         yield from reversed(self.items)
 
     def recent_ids(self, before: int) -> tuple[tuple[str, str], ...]:
         """`(id, fingerprint)` of the newest events with an offset below `before` that have an id, oldest first, at most 64."""
         found: list[tuple[str, str]] = []
-        for item in self.newest_first():
+        # What was not read is older: the newest of each run were.
+        for item in reversed(self.items):
             if item.offset < before and item.own_id and len(item.own_id) <= LONGEST_ID and not item.own_id.startswith("\0"):
                 found.append((item.own_id, self.fingerprint(item)))
                 if len(found) == MAX_RECENT_IDS:
@@ -112,8 +145,10 @@ class Memory:
     def condense(self) -> None:
         """Called once per so many bytes: where the window really holds them, keep digests in place of texts."""
         items = self.items
-        if sum(len(item.data) + len(item.own_id or "") for item in items if not isinstance(item, Seen)) <= KEPT_BYTES // 2:
+        size = sum(len(item.data) + len(item.own_id or "") for item in items if not isinstance(item, Seen))
+        if size + sum(run.size for run in self._unread) <= KEPT_BYTES // 2:
             return
+        self._read()
         digests = [
             item
             if isinstance(item, Seen)
@@ -126,6 +161,7 @@ class Memory:
 
     def _known(self) -> dict[str, Any]:
         """Built when the first repeat may come, kept up to date while one may."""
+        self._read()
         index = self._index
         if index is None or len(index) > 2 * self._window + len(self._restored):
             index = self._index = {own_id: Seen(-1, own_id, fingerprint, None) for own_id, fingerprint in self._restored}

@@ -84,6 +84,17 @@ class VerbatimDecoder:
         """What the next connection's bytes have to be led by."""
         return self._carried + self._held[: self._owed]
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is held: the next byte begins a block."""
+        return not self._held and not self._carried and not self._supplied
+
+    def read_late(self, data: bytes, size: int) -> list[Any]:
+        """Decode whole blocks whose bytes were handed on already; they are the last of `size` bytes."""
+        self._end += size
+        items: list[Any] = self._decoder.feed(data)
+        return items
+
     def feed(self, data: bytes) -> list[Any]:
         items: list[Any] = []
         if self._supplied:

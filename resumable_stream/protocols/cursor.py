@@ -149,6 +149,9 @@ class CursorProtocol(_EndedProtocol):
                 event.own_id = cursor
                 event.moves = True
 
+    def counter_in(self, name: str) -> str | None:
+        return self._path.learned.get(name) if self._path is not None else None
+
     def _number(self, cursor: str) -> int | None:
         # Decimal text counts as a number only where numbers are promised.
         return int(cursor) if self.sequence and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else None

@@ -17,7 +17,7 @@ from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
 from .._twins import twin
 from ..stores import Store
-from ._splice import Port, Protocols, Splicer, Wire
+from ._splice import Port, Protocols, Skimming, Splicer, Wire
 
 __all__ = ["AsyncSplicedBody", "AsyncSplicingTransport"]
 
@@ -36,26 +36,36 @@ class AsyncPort(Port):
         return response
 
 
-class AsyncSplicedStream(AsyncResumableStream):
+class AsyncSplicedStream(Skimming, AsyncResumableStream):
     """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
 
     async def _load(self) -> None:
         """The transport has opened the store."""
 
-    def adopt(self, fence: Any, replay: Any = None) -> None:
-        self._fence, self._replay = fence, replay
-
-    async def read(self) -> tuple[Any, list[Any]]:
+    async def read(self, read: Callable[[], Awaitable[bytes]] | None = None, live: Any = None) -> list[Any]:
         """
         The next event, and what came with it. All of it is in hand until the next call.
+
+        Args:
+            read: A read of `live` that is over, to be had once more.
 
         Raises:
             StopAsyncIteration: The stream has ended.
         """
-        event = await anext(self)
-        if not length_hint(self._events):
-            return event, _NOTHING
-        return event, self._hand_rest()
+        if read is not None:
+            self._settle()
+            self._live = read
+        found = [await anext(self)]
+        if read is not None and self._live is read:
+            self._live = live
+        if length_hint(self._events):
+            found += self._hand_rest()
+        self._look_for_calm()
+        return found
+
+    async def _leave(self, state: str) -> None:
+        self._settle()
+        await super()._leave(state)
 
     async def leave(self) -> None:
         """The SDK is done with it; what it was given is taken."""
@@ -65,7 +75,14 @@ class AsyncSplicedStream(AsyncResumableStream):
             await self.__aexit__(None, None, None)
 
 
-_NOTHING: list[Any] = []
+def _again(chunk: bytes | None, failure: BaseException | None) -> Callable[[], Awaitable[bytes]]:
+    async def read() -> bytes:
+        if failure is not None:
+            raise failure
+        assert chunk is not None
+        return chunk
+
+    return read
 
 
 class AsyncSplicedBody:
@@ -80,9 +97,27 @@ class AsyncSplicedBody:
         return self
 
     async def __anext__(self) -> bytes:
+        stream = self._stream
+        skim, live = stream.skim, stream._live
+        if skim is None or live is None:
+            return await self._read()
+        # A calm stream, flat: what a call costs here is paid for every event.
+        stream._busy = True
+        while True:
+            try:
+                chunk: bytes = await live()
+            except BaseException as failure:  # noqa: BLE001 - it is raised again where reads are judged
+                return await self._read(_again(None, failure), live)
+            if whole := skim(chunk):
+                break
+            if whole is None:
+                return await self._read(_again(chunk, None), live)
+        stream._busy = False
+        return whole
+
+    async def _read(self, read: Callable[[], Awaitable[bytes]] | None = None, live: Any = None) -> bytes:
         try:
-            event, more = await self._stream.read()
-            return self._wire.of((event, *more) if more else (event,))
+            return self._wire.of(await self._stream.read(read, live))
         except ResumableStreamError as error:
             raise self._wire.error(error) from error.__cause__
 

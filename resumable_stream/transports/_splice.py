@@ -25,7 +25,8 @@ from .._core.actions import Notice
 from .._core.heads import STREAMS
 from .._core.interfaces import Consume, Head, ResumeProtocol, StreamState
 from .._core.machine import Machine
-from .._drivers.base import Plan
+from .._core.settings import Stats
+from .._drivers.base import NOTHING, Plan
 from .._drivers.coding import can_decode, decoding_of
 from .._drivers.http import Call, Family
 from .._errors import ReplayDiverged, ResumableStreamError, StoreError, StreamReset
@@ -37,7 +38,7 @@ from ..protocols import detect
 from ..protocols.ndjson import NDJSON_TYPES
 from ..stores import Store
 
-__all__ = ["EXTENSION", "Port", "Splicer", "Wire"]
+__all__ = ["EXTENSION", "Port", "Skimming", "Splicer", "Wire"]
 
 EXTENSION: Final = "resumable_stream"
 """Where `response.extensions` has the stream below the body."""
@@ -319,6 +320,48 @@ def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:
         if not isinstance(each, ResumeProtocol):
             raise TypeError(f"protocols must be instances from resumable_stream.protocols, or of a subclass, got {each!r}")
         yield each
+
+
+class Skimming:
+    """
+    What the streams below a body share: events that went out unread are read when the place is asked for.
+
+    Attributes:
+        skim: Tells an event that need not be read; see `Skimmer.skim()`. `None`: each has to be.
+    """
+
+    _machine: Machine
+    _live: Any
+    skim: Callable[[bytes], bytes | None] | None = None
+
+    def adopt(self, fence: Any, replay: Any = None) -> None:
+        """The transport has opened the store."""
+        self._fence, self._replay = fence, replay
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        self._settle()
+        return super().checkpoint  # type: ignore[misc, no-any-return]
+
+    @property
+    def stats(self) -> Stats:
+        self._settle()
+        return super().stats  # type: ignore[misc, no-any-return]
+
+    def _settle(self) -> None:
+        if self.skim is None:
+            return
+        self.skim = None
+        if items := self._machine.settle():
+            # All of them were handed out, the last is in hand.
+            self._batch, self._events, self._upto = items, NOTHING, len(items)
+            self._floor, self._in_hand, self._whole = 0, 1, False
+
+    def _look_for_calm(self) -> None:
+        """After an event was read: may the next ones go unread?"""
+        self.skim = None
+        if self._live is not None and (skimmer := self._machine.skimmer()) is not None:
+            self.skim = skimmer.skim
 
 
 class Wire:

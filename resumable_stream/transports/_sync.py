@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import length_hint
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, Self
@@ -14,7 +14,7 @@ from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
 from .._twins import twin
 from ..stores import Store
-from ._splice import Port, Protocols, Splicer, Wire
+from ._splice import Port, Protocols, Skimming, Splicer, Wire
 
 __all__ = ["SplicedBody", "SplicingTransport"]
 
@@ -31,26 +31,36 @@ class SyncPort(Port):
         return response
 
 
-class SplicedStream(ResumableStream):
+class SplicedStream(Skimming, ResumableStream):
     """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
 
     def _load(self) -> None:
         """The transport has opened the store."""
 
-    def adopt(self, fence: Any, replay: Any = None) -> None:
-        self._fence, self._replay = fence, replay
-
-    def read(self) -> tuple[Any, list[Any]]:
+    def read(self, read: Iterator[bytes] | None = None, live: Any = None) -> list[Any]:
         """
         The next event, and what came with it. All of it is in hand until the next call.
+
+        Args:
+            read: A read of `live` that is over, to be had once more.
 
         Raises:
             StopIteration: The stream has ended.
         """
-        event = next(self)
-        if not length_hint(self._events):
-            return event, _NOTHING
-        return event, self._hand_rest()
+        if read is not None:
+            self._settle()
+            self._live = read
+        found = [next(self)]
+        if read is not None and self._live is read:
+            self._live = live
+        if length_hint(self._events):
+            found += self._hand_rest()
+        self._look_for_calm()
+        return found
+
+    def _leave(self, state: str) -> None:
+        self._settle()
+        super()._leave(state)
 
     def leave(self) -> None:
         """The SDK is done with it; what it was given is taken."""
@@ -60,7 +70,17 @@ class SplicedStream(ResumableStream):
             self.__exit__(None, None, None)
 
 
-_NOTHING: list[Any] = []
+class _Failed:
+    """A read that has failed, to be had once more."""
+
+    def __init__(self, failure: BaseException) -> None:
+        self._failure = failure
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        raise self._failure
 
 
 class SplicedBody:
@@ -75,9 +95,27 @@ class SplicedBody:
         return self
 
     def __next__(self) -> bytes:
+        stream = self._stream
+        skim, live = stream.skim, stream._live
+        if skim is None or live is None:
+            return self._read()
+        # A calm stream, flat: what a call costs here is paid for every event.
+        stream._busy = True
+        while True:
+            try:
+                chunk: bytes = next(live)
+            except BaseException as failure:  # noqa: BLE001 - it is raised again where reads are judged
+                return self._read(_Failed(failure), live)
+            if whole := skim(chunk):
+                break
+            if whole is None:
+                return self._read(iter((chunk,)), live)
+        stream._busy = False
+        return whole
+
+    def _read(self, read: Iterator[bytes] | None = None, live: Any = None) -> bytes:
         try:
-            event, more = self._stream.read()
-            return self._wire.of((event, *more) if more else (event,))
+            return self._wire.of(self._stream.read(read, live))
         except ResumableStreamError as error:
             raise self._wire.error(error) from error.__cause__
 

@@ -1,0 +1,160 @@
+"""
+Events that are handed on as bytes and never read, unless something happens.
+
+While a stream is calm, an event of the usual shape changes nothing but the count: it ends nothing, is not a repeat, and leaves
+no hole. Then its bytes are all that its reader wants. They are kept as long as an event would be remembered, and are decoded
+when the place is asked for, or when the connection is lost and repeats may come. What has fallen out of the window by then
+need never have been read.
+
+What is recognised is narrow, so that what is handed on unread is what reading it would have handed on: one whole block of `id`,
+`event` and one line of `data`, ended by LF; a name and a beginning that do not raise the protocol's alarm; an id, or none, as
+the lane wants it; the very next number where numbers are promised or were seen to count.
+
+The events of an answer look alike: once one was taken apart, a pattern made of its name and its beginning knows the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from .interfaces import ResumeProtocol
+from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN
+
+__all__ = ["SKIMMED", "Skimmer"]
+
+SKIMMED: Final = frozenset({PLAIN, OPAQUE, COUNTING, NUMBERED})
+"""The ledger's lanes in which an event may go unread."""
+
+# `.` is anything but LF; CR is looked for by itself, which costs less than to exclude it here.
+_BLOCK: Final = re.compile(
+    rb"(?:id: ?(?P<first>.+)\n)?(?:event: ?(?P<name>.+)\n)?(?:id: ?(?P<second>.+)\n)?"
+    rb"data: ?(?P<head>.{0,7}).*(?:\nid: ?(?P<third>.+))?\n\n"
+).fullmatch
+_NUL, _CR = b"\0\r"
+# Of an alarm: as many characters of the data are looked at.
+_HEAD: Final = 7
+# Bytes after which they are read, and come under the ledger's own bound. It is looked at after every 64th event.
+_KEPT_BYTES: Final = 1024 * 1024
+# Patterns made for one stream: providers have some ten kinds of delta.
+_PATTERNS: Final = 32
+
+Match = Callable[[bytes], Any]
+
+
+class Skimmer:
+    """
+    Args:
+        protocol: Whose alarm it is, and who knows where its numbers stand.
+        window: `Limits.window`.
+
+    Attributes:
+        held: The events since the last `start()`, unread.
+        count: How many there are.
+        front: The beginning of one more, if its end did not come with it.
+    """
+
+    def __init__(self, protocol: ResumeProtocol, window: int) -> None:
+        names, heads = protocol.alarm or (frozenset(), frozenset())
+        self._names = frozenset(name.encode() for name in names) | ({None} if "message" in names else frozenset())
+        self._heads = frozenset(head.encode() for head in heads)
+        self._protocol = protocol
+        self._window = window
+        self._patterns: dict[tuple[Any, ...], Match] = {}
+        self._shape: Match = _never
+        self.held = bytearray()
+        self.count = 0
+        self.front = b""
+        self._lane = PLAIN
+        self._counts = False
+        self._next = 0
+
+    def start(self, lane: int, number: int | None) -> None:
+        """The events before have been read; `number` is that of the last."""
+        self.held = bytearray()
+        self.count = 0
+        self.front = b""
+        if lane != self._lane:
+            self._patterns.clear()
+            self._shape = _never
+        self._lane = lane
+        self._counts = lane in (COUNTING, NUMBERED)
+        self._next = 0 if number is None else number + 1
+
+    def skim(self, chunk: bytes) -> bytes | None:
+        """
+        Look at the next bytes of the body.
+
+        Returns:
+            One event that changes nothing: it is kept, and may be handed on. `b""`: the front of one, so far.
+            `None`: the chunk has to be read, behind all that was kept.
+        """
+        count = self.count
+        if not count & 63 and (count >= self._window or len(self.held) >= _KEPT_BYTES):
+            return None
+        if self.front:
+            chunk = self.front + chunk
+        match = self._shape(chunk)
+        if match is None:
+            shape = self._find(chunk)
+            if shape is None or (match := shape(chunk)) is None:
+                if self.front or b"\n\n" in chunk or _CR in chunk:
+                    return None
+                self.front = chunk
+                return b""
+            self._shape = shape
+        if _CR in chunk:
+            return None
+        if self._counts:
+            if match[1] != b"%d" % self._next:
+                return None
+            self._next += 1
+        elif _NUL in chunk:
+            # The standard has no id with a NUL in it.
+            return None
+        if self.front:
+            self.front = b""
+        self.held += chunk
+        self.count = count + 1
+        return chunk
+
+    def _find(self, chunk: bytes) -> Match | None:
+        """A pattern for events like this one; `None` where it has to be read."""
+        match = _BLOCK(chunk)
+        if match is None:
+            return None
+        name, head = match["name"], match["head"]
+        ids = [group for group in ("first", "second", "third") if match[group] is not None]
+        if name in self._names or len(head) < _HEAD or head in self._heads:
+            return None
+        if len(ids) != (self._lane in (OPAQUE, COUNTING)):
+            return None
+        key = (name, head, *ids)
+        if (known := self._patterns.get(key)) is not None:
+            return known
+        if len(self._patterns) == _PATTERNS or (made := self._make(chunk, match, ids)) is None:
+            return None
+        found = self._patterns[key] = re.compile(made).fullmatch
+        return found
+
+    def _make(self, chunk: bytes, match: re.Match[bytes], ids: list[str]) -> bytes | None:
+        """Everything in front of the data's eighth character as it is, but for the id or the number."""
+        end = match.end("head")
+        if self._lane == NUMBERED:
+            name = match["name"].decode("utf-8", "replace") if match["name"] is not None else "message"
+            known = self._protocol.counter_in(name)
+            if known is None or len(known) < _HEAD:
+                return None
+            return re.escape(chunk[: match.start("head")] + known.encode()) + rb"(\d+),.*\n\n"
+        if not ids:
+            return re.escape(chunk[:end]) + rb".*\n\n"
+        start, stop = match.span(ids[0])
+        if ids[0] == "third":
+            front = chunk.rindex(b"\n", 0, start)
+            return re.escape(chunk[:end]) + rb".*" + re.escape(chunk[front:start]) + rb"(.+)\n\n"
+        return re.escape(chunk[:start]) + rb"(.+)" + re.escape(chunk[stop:end]) + rb".*\n\n"
+
+
+def _never(chunk: bytes) -> None:
+    return None
