@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(BENCH_VENV)/.installed
 INTEGRATION_STAMP := $(INTEGRATION_VENV)/.installed
+NODE_DIR := tests/integration/node
+NODE_STAMP := $(NODE_DIR)/node_modules/.installed
 
 # -qq keeps the addresses of the package index out of the output; errors are still shown.
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
@@ -56,14 +58,14 @@ soak: $(STAMP) ## Run the tests that take minutes
 compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and with us (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
 
-integration: $(INTEGRATION_STAMP) ## Run the tests against foreign servers and SDKs (own environment)
+integration: $(INTEGRATION_STAMP) $(NODE_STAMP) ## Run the tests against foreign servers and SDKs (own environment)
 	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration
 
 wheel-test: $(STAMP) ## Build the wheel, install it without and with extras, use it away from the sources
 	@$(BIN)/python scripts/wheel_test.py
 
 clean: ## Remove everything that was built, the environments included
-	rm -rf $(VENV) $(BENCH_VENV) $(INTEGRATION_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(INTEGRATION_VENV) $(NODE_DIR)/node_modules build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that a broken set-up is tried again.
@@ -83,6 +85,13 @@ $(INTEGRATION_STAMP): pyproject.toml tests/integration/requirements.txt
 	$(call make-venv,$(INTEGRATION_VENV))
 	@echo "installing the package and what it is tested against into $(INTEGRATION_VENV) (once)"
 	@$(INTEGRATION_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]' --requirement tests/integration/requirements.txt
+	@touch $@
+
+# npm's own programs look for `node` on the path. No package needs to run a script to be installed, so none may.
+$(NODE_STAMP): $(NODE_DIR)/package.json | $(INTEGRATION_STAMP)
+	@echo "installing the Node servers into $(NODE_DIR)/node_modules (once)"
+	@cd $(NODE_DIR) && PATH="$(abspath $(INTEGRATION_VENV))/bin:$$PATH" npm install \
+		--no-package-lock --no-audit --no-fund --no-update-notifier --ignore-scripts --loglevel=error >/dev/null
 	@touch $@
 
 # Debian ships venv without ensurepip; there the pip of $(PYTHON) fills the environment.
