@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from .._core.interfaces import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
@@ -16,6 +16,9 @@ from .._events import Item
 from .ai_sdk import AISDKStream, stream_url
 
 __all__ = ["WorkflowRun"]
+
+_RUN: Final = "x-workflow-run-id"
+_TAIL: Final = "x-workflow-stream-tail-index"
 
 
 class WorkflowRun(AISDKStream):
@@ -47,18 +50,22 @@ class WorkflowRun(AISDKStream):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
+        if head.content_type != "text/event-stream":
+            return False
         # The header alone may stand on any answer of such an application.
-        route = request.method == "POST" or urlsplit(request.url).path.rstrip("/").endswith("/stream")
-        return route and "x-workflow-run-id" in head.headers and head.content_type == "text/event-stream"
+        if request.method == "POST":
+            return _RUN in head.headers
+        # The guide of the DevKit gives this one alone when a run is read again, that of the AI SDK the other.
+        return urlsplit(request.url).path.rstrip("/").endswith("/stream") and (_RUN in head.headers or _TAIL in head.headers)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) or state.resuming:
             return
-        state.stream_id = state.stream_id or source.headers.get("x-workflow-run-id") or None
+        state.stream_id = state.stream_id or source.headers.get(_RUN) or None
         # The index of our first part: not 0 if the caller asked for a later one, or for the last few.
         start = parse_qs(urlsplit(state.url).query).get("startIndex", ["0"])[-1]
         if start.startswith("-"):
-            tail = source.headers.get("x-workflow-stream-tail-index", "")
+            tail = source.headers.get(_TAIL, "")
             start = (
                 str(max(0, int(tail) + 1 + int(start))) if _INTEGER.fullmatch(tail) and _INTEGER.fullmatch(start) else "unknown"
             )

@@ -214,15 +214,26 @@ def test_a_restart_counts_anew() -> None:
     assert result.stream.sent[3].params == {"startIndex": "2"}
 
 
+SSE = {"content-type": "text/event-stream", "x-vercel-ai-ui-message-stream": "v1"}
+TAIL = {"x-workflow-stream-tail-index": "8"}
+
+
 @pytest.mark.parametrize(
-    ("headers", "found"),
+    ("method", "path", "headers", "found"),
     [
-        ({"content-type": "text/event-stream", **HEADERS}, True),
-        ({"content-type": "text/event-stream", "x-vercel-ai-ui-message-stream": "v1"}, False),
-        ({"content-type": "application/json", **HEADERS}, False),
+        ("POST", "", {**SSE, **HEADERS}, True),
+        ("POST", "", SSE, False),
+        ("POST", "", {**HEADERS, "content-type": "application/json"}, False),
+        ("POST", "", {**SSE, **TAIL}, False),
+        # What the guides of the AI SDK and of the DevKit answer where a run is read again.
+        ("GET", "/wrun_1/stream", {**SSE, **HEADERS}, True),
+        ("GET", "/wrun_1/stream", {**SSE, **TAIL}, True),
+        ("GET", "/wrun_1/stream", SSE, False),
+        ("GET", "/wrun_1", {**SSE, **HEADERS, **TAIL}, False),
+        ("GET", "/wrun_1/stream", {**TAIL, "content-type": "application/json"}, False),
     ],
 )
-def test_it_is_known_by_its_header(headers: dict[str, str], found: bool) -> None:
-    state = StreamState("POST", URL, BODY)
+def test_it_is_known_by_its_header(method: str, path: str, headers: dict[str, str], found: bool) -> None:
+    state = StreamState(method, URL + path, BODY if method == "POST" else None)
     assert WorkflowRun().matches(state, Head(200, headers, URL)) is found
     assert WorkflowRun().cancel_request(state) is None
