@@ -35,7 +35,13 @@ _DELTAS: Final[Mapping[str, tuple[Any, str]]] = {
 }
 # Parts that end a message; the text of a delta escapes its quotes, so hardly any other part is parsed for this.
 _ENDS: Final = ('"start"', '"finish"', '"abort"', '"error"')
-_EARLY: Final = {"length": Outcome.INCOMPLETE, "content-filter": Outcome.INCOMPLETE, "error": Outcome.FAILED}
+_EARLY: Final = {
+    "length": Outcome.INCOMPLETE,
+    "content-filter": Outcome.INCOMPLETE,
+    # The model's own stream broke off (ai 7).
+    "interrupted": Outcome.INCOMPLETE,
+    "error": Outcome.FAILED,
+}
 
 
 class AISDKStream(ResumeProtocol):

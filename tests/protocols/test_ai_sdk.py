@@ -218,6 +218,8 @@ def test_a_restart_voids_what_was_delivered() -> None:
         ({"type": "finish", "finishReason": "tool-calls"}, Settled(Outcome.COMPLETED)),
         ({"type": "finish", "finishReason": "length"}, Settled(Outcome.INCOMPLETE)),
         ({"type": "finish", "finishReason": "content-filter"}, Settled(Outcome.INCOMPLETE)),
+        ({"type": "finish", "finishReason": "interrupted"}, Settled(Outcome.INCOMPLETE)),
+        ({"type": "finish", "finishReason": "other"}, Settled(Outcome.COMPLETED)),
         ({"type": "finish", "finishReason": "error"}, Settled(Outcome.FAILED)),
         ({"type": "abort", "reason": "user"}, Settled(Outcome.CANCELLED)),
         ({"type": "error", "errorText": "overloaded"}, Outcome.FAILED),
