@@ -72,8 +72,8 @@ class AISDKStream(ResumeProtocol):
     identifies_by_event = False
 
     def __init__(self, *, chat_id: str | None = None, resume: str | Callable[[StreamState], str | None] | None = None) -> None:
-        if chat_id == "":
-            raise ValueError("chat_id must not be empty: it would name the route itself")
+        if chat_id in ("", ".", ".."):
+            raise ValueError(f"chat_id must not be empty or dots, got {chat_id!r}: it would name the route itself, or another")
         self._chat_id = chat_id
         self._resume = resume
 
@@ -144,9 +144,10 @@ class AISDKStream(ResumeProtocol):
 
 
 def stream_url(state: StreamState) -> str | None:
-    """Where the routes of the SDK and of its workflows give a stream again: below their own path."""
-    if state.stream_id is None:
+    """Where the routes of the SDK and of its workflows give a stream again: below their own path, with their query."""
+    # Dots would name the route itself, or the one above it, however they are quoted. The SDK's own client refuses them too.
+    if state.stream_id in (None, ".", ".."):
         return None
     parts = urlsplit(state.url)
-    path = f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}/stream"
-    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+    path = f"{parts.path.rstrip('/')}/{quote(str(state.stream_id), safe='')}/stream"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))

@@ -287,7 +287,7 @@ def known(method: str = "POST", url: str = URL, **values: Any) -> StreamState:
     ("protocol", "state", "url"),
     [
         (AISDKStream(), known(stream_id="c1"), "https://app.example.com/api/chat/c1/stream"),
-        (AISDKStream(), known(url=f"{URL}/?a=b", stream_id="c1"), "https://app.example.com/api/chat/c1/stream"),
+        (AISDKStream(), known(url=f"{URL}/?a=b", stream_id="c1"), "https://app.example.com/api/chat/c1/stream?a=b"),
         (AISDKStream(resume="/api/resume"), known(), "https://app.example.com/api/resume"),
         (AISDKStream(resume=lambda state: f"/r/{state.stream_id}"), known(stream_id="c1"), "https://app.example.com/r/c1"),
         (AISDKStream(), known("GET", f"{URL}/c1/stream"), "https://app.example.com/api/chat/c1/stream"),
@@ -310,13 +310,23 @@ def test_the_id_of_the_chat() -> None:
         state = StreamState("POST", URL, body)
         protocol.identify(state, head)
         assert state.stream_id == expected
-    with pytest.raises(ValueError, match="chat_id"):
-        AISDKStream(chat_id="")
+    for name in ("", ".", ".."):
+        with pytest.raises(ValueError, match="chat_id"):
+            AISDKStream(chat_id=name)
 
 
-@pytest.mark.parametrize("protocol", [AISDKStream(), AISDKStream(resume=lambda state: None)])
-def test_without_an_id_it_cannot_resume(protocol: AISDKStream) -> None:
-    result = play(HALF, method="POST", url=URL, json={"messages": []}, protocol=protocol)
+@pytest.mark.parametrize(
+    ("body", "protocol"),
+    [
+        ({"messages": []}, AISDKStream()),
+        ({"messages": []}, AISDKStream(resume=lambda state: None)),
+        # They would name the route itself, or the one above it.
+        ({"id": "."}, AISDKStream()),
+        ({"id": ".."}, AISDKStream()),
+    ],
+)
+def test_without_an_id_it_cannot_resume(body: Any, protocol: AISDKStream) -> None:
+    result = play(HALF, method="POST", url=URL, json=body, protocol=protocol)
     assert isinstance(result.error, StreamInterrupted)
     assert result.data == EXPECTED[:4]
 
