@@ -39,6 +39,10 @@ class TextReader:
         self._pieces: list[tuple[int, str, str | None]] = []
         self._size = 0
         self._view: TextView | None = None
+        # Offset of the event that began this step of the answer; `None` before any was seen.
+        self._step: int | None = None
+        # Offset of the last event of which something was told; -1 when there is none, or it was taken back.
+        self._told = -1
 
     def so_far(self) -> str:
         """The text up to now, no more than the limit."""
@@ -51,17 +55,20 @@ class TextReader:
             EventTooLarge: The text is over `Limits.text_bytes`, when all of it was to be held.
         """
         out: list[Any] = []
+        if self._step is None and event.offset == 0:
+            self._step = 0
         if event.reset:
-            if not self._resets:
-                raise StreamReset(
-                    f"the text from event {event.offset} on became void; pass resets=True to be told in the stream",
-                    offset=event.offset,
-                )
-            self._pieces = [piece for piece in self._pieces if piece[0] < event.offset]
-            self._size = sum(_bytes(text) for _, text, _ in self._pieces)
-            self._view = None
-            out.append(TextReset(event.offset))
+            out.append(self._void(event.offset))
+            self._step = event.offset
         protocol = self._protocol()
+        if protocol is not None and protocol.steps:
+            match protocol.step(event):
+                case "begin":
+                    self._step = event.offset
+                case "void":
+                    # Who came in the middle of a step cannot know what of it another reader has told.
+                    if self._step is None or self._told >= self._step:
+                        out.append(self._void(self._step or 0))
         if protocol is not None and protocol.framing == "raw":
             if self._view is None:
                 self._view = TextView()
@@ -78,9 +85,22 @@ class TextReader:
                 self._remember(event.offset, delta.text, key)
             if self._mode == "deltas":
                 out.append(delta)
+                self._told = event.offset
             elif delta.kind == "text" and delta.text:
                 out.append(delta.text)
+                self._told = event.offset
         return out
+
+    def _void(self, offset: int) -> TextReset:
+        if not self._resets:
+            raise StreamReset(
+                f"the text from event {offset} on became void; pass resets=True to be told in the stream", offset=offset
+            )
+        self._pieces = [piece for piece in self._pieces if piece[0] < offset]
+        self._size = sum(_bytes(text) for _, text, _ in self._pieces)
+        self._view = None
+        self._told = -1
+        return TextReset(offset)
 
     def _replace(self, offset: int, key: str, deltas: Sequence[Delta], out: list[Any]) -> Sequence[Delta]:
         """

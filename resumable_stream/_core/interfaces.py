@@ -400,6 +400,8 @@ class ResumeProtocol:
     """The event that makes void what came before says so in its own terms, so whoever reads the bytes knows it too."""
     measured: bool = False
     """Its cursor is a position in the body: `position()` finds in `event.ends` where the event's bytes end."""
+    steps: bool = False
+    """`step()` has work to do: parts of an answer may be taken back by the server."""
 
     @property
     def name(self) -> str:
@@ -477,6 +479,10 @@ class ResumeProtocol:
 
         Asked where the stream is read as text, if `in_parts`.
         """
+        return None
+
+    def step(self, event: Any) -> Literal["begin", "void"] | None:
+        """Does this event begin a step of the answer, or take back what came since the last one began? Asked of text only."""
         return None
 
     def fingerprint(self, event: Any) -> str:

@@ -7,7 +7,7 @@ Source: ai-sdk.dev, "Stream protocols" (UI message stream) and "Chatbot resume s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from .._core.interfaces import (
@@ -56,6 +56,9 @@ class AISDKStream(ResumeProtocol):
     A `finish` part ends the stream, `abort` gives `CANCELLED`, `error` gives `FAILED`. `[DONE]` alone proves nothing:
     it is written after failures too.
 
+    A `reset-step` part takes back the parts of its step, which is tried again: `iter_text()` raises `StreamReset` where it has
+    told some of them, `iter_text(resets=True)` tells of it, and `read_text()` leaves them out.
+
     Args:
         chat_id: Id of the chat in the resume URL. `None`: `id` of the JSON body, where the SDK's own client puts it.
         resume: Where to GET the answer instead: a URL, absolute or relative to the first one, or a callable of the
@@ -70,6 +73,7 @@ class AISDKStream(ResumeProtocol):
     replays = True
     sequence = None
     identifies_by_event = False
+    steps = True
 
     def __init__(self, *, chat_id: str | None = None, resume: str | Callable[[StreamState], str | None] | None = None) -> None:
         if chat_id in ("", ".", ".."):
@@ -119,6 +123,17 @@ class AISDKStream(ResumeProtocol):
             return ()
         index = int(block) if isinstance(block, str) and block.isascii() and block.isdigit() and len(block) < 10 else 0
         return (Delta(kind, text, index),)
+
+    def step(self, event: Any) -> Literal["begin", "void"] | None:
+        if '-step"' not in event.data:
+            return None
+        match payload_of(event).get("type"):
+            case "start-step":
+                return "begin"
+            case "reset-step":
+                # The SDK's agents write one before each attempt at a step, the first one too.
+                return "void"
+        return None
 
     # -- going on
 

@@ -122,6 +122,54 @@ def test_deltas_cannot_say_it_either() -> None:
         read.read(event("text:a", 3, reset=True))
 
 
+# --- steps that are taken back --------------------------------------------------------------------------------------
+
+
+class Steps(Parts):
+    """`begin` begins a step, `void` takes it back."""
+
+    steps = True
+
+    def step(self, event: Any) -> Any:
+        return event.data if event.data in ("begin", "void") else None
+
+    def deltas(self, event: Any) -> Iterable[Delta]:
+        return () if self.step(event) else super().deltas(event)
+
+
+def told(read: TextReader, *data: str, offset: int = 0) -> list[Any]:
+    return [each for at, text in enumerate(data, offset) for each in read.read(event(text, at))]
+
+
+def test_a_step_that_is_taken_back_leaves_the_text_before_it() -> None:
+    read = reader(Steps(), resets=True)
+    data = ["begin", "text:a", "begin", "void", "text:b", "reasoning:c", "void", "text:d"]
+    assert told(read, *data) == ["a", "b", TextReset(2), "d"]
+    assert read.so_far() == "ad"
+
+
+def test_a_step_of_which_nothing_was_told_is_taken_back_in_silence() -> None:
+    assert told(reader(Steps()), "text:a", "begin", "void", "reasoning:b", "void", "text:c") == ["a", "c"]
+    with pytest.raises(StreamReset) as caught:
+        told(reader(Steps(), mode="deltas"), "text:a", "begin", "reasoning:b", "void")
+    assert caught.value.offset == 1
+
+
+def test_it_is_told_once() -> None:
+    read = reader(Steps(), resets=True)
+    assert told(read, "text:a", "void", "void", "text:b", "void") == ["a", TextReset(0), "b", TextReset(0)]
+    assert read.so_far() == ""
+
+
+def test_text_beyond_the_limit_counts_too() -> None:
+    with pytest.raises(StreamReset):
+        told(reader(Steps(), limit=1), "text:aa", "void")
+
+
+def test_who_comes_in_the_middle_of_a_step_is_told_that_all_may_be_void() -> None:
+    assert told(reader(Steps(), resets=True), "void", "begin", "text:a", "void", offset=5) == [TextReset(0), "a", TextReset(6)]
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,15 @@ import pytest
 
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Head, Settled, StreamState
-from resumable_stream._errors import CursorExpired, ReplayDiverged, ResponseRejected, RetriesExhausted, StreamInterrupted
-from resumable_stream._events import Delta, Outcome, StreamEvent
+from resumable_stream._errors import (
+    CursorExpired,
+    ReplayDiverged,
+    ResponseRejected,
+    RetriesExhausted,
+    StreamInterrupted,
+    StreamReset,
+)
+from resumable_stream._events import Delta, Outcome, StreamEvent, TextReset
 from resumable_stream.protocols.ai_sdk import AISDKStream
 from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as WebReply
@@ -271,6 +278,39 @@ def test_the_deltas() -> None:
     ]
     second = StreamEvent(data='{"type":"text-delta","id":"1","delta":"x"}')
     assert list(AISDKStream().deltas(second)) == [Delta("text", "x", 1)]
+
+
+AGENT = [
+    {"type": "start"},
+    {"type": "start-step"},
+    {"type": "reset-step"},
+    {"type": "text-start", "id": "0"},
+    {"type": "text-delta", "id": "0", "delta": "Sieben"},
+    {"type": "text-end", "id": "0"},
+    {"type": "finish-step"},
+    {"type": "start-step"},
+    {"type": "reset-step"},
+    {"type": "text-delta", "id": "0", "delta": " reset-step"},
+    {"type": "reset-step"},
+    {"type": "text-delta", "id": "0", "delta": " Grad"},
+    {"type": "finish-step"},
+    {"type": "finish"},
+]
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
+async def test_a_step_that_is_tried_again_takes_its_text_back(row: Row, prompt: None) -> None:
+    """`WorkflowAgent` of `@ai-sdk/workflow` writes `reset-step` before each attempt at a step."""
+    with FlakyServer([*map(wire, AGENT), ev("[DONE]")], headers=HEADERS, ignore_cursor=True) as server:
+        async with row.connect("POST", server.url, json=BODY) as stream:
+            assert isinstance(stream.protocol, AISDKStream)
+            assert await stream.read_text() == "Sieben Grad"
+        async with row.connect("POST", server.url, json=BODY) as stream:
+            assert [text async for text in stream.iter_text(resets=True)] == ["Sieben", " reset-step", TextReset(7), " Grad"]
+        async with row.connect("POST", server.url, json=BODY) as stream:
+            with pytest.raises(StreamReset) as caught:
+                [text async for text in stream.iter_text()]
+        assert (caught.value.offset, caught.value.text_so_far) == (7, "Sieben reset-step")
 
 
 # --- where to resume ------------------------------------------------------------------------------------------------
