@@ -1,7 +1,8 @@
 """
 Ably over server-sent events: the id of an event covers all channels of the connection, and goes back as `lastEvent`.
 
-Source: ably.com/docs, "SSE" (protocols/sse, api/sse) and "Updates and deletes" (messages/updates-deletes).
+Source: ably.com/docs, "SSE" (protocols/sse, api/sse), "Updates and deletes" (messages/updates-deletes) and the pages of its
+error codes (platform/errors/codes); npm `ably` 2.28.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Lost, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._core.interfaces import Head, Lost, Promises, Request, Resume, ResumeProtocol, Retry, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Gap
 from ._ends import upstream_error
@@ -22,6 +23,8 @@ __all__ = ["AblySSE"]
 _LOST: Final = frozenset({80008, 80018})
 # What a message does. 0 creates one, and 5 appends to it.
 _UPDATE, _DELETE, _META, _SUMMARY = 1, 2, 3, 4
+# The transport was dropped, or its state is elsewhere: npm `ably`, `isRetriable()`, and the pages of the codes.
+_DROPPED: Final = frozenset({80000, 80002, 80003, 80017, 80022})
 
 
 class AblySSE(ResumeProtocol):
@@ -33,7 +36,8 @@ class AblySSE(ResumeProtocol):
     Where it says so (codes 80008, 80018), the hole is told: `GapError`, or `.gap` with `on_gap="deliver"`.
 
     A token that ran out closes the connection with an `error` event: we connect again with the place, so pass a callable as
-    `headers=` that brings a new token. Other 4xxxx errors are `UpstreamError`.
+    `headers=` that brings a new token. So it is where Ably dropped the connection (80003 and its like) or is in trouble
+    (5xxxx). All other errors are `UpstreamError`.
 
     Messages may be updated (`action` 1), deleted (2) or appended to (5) on channels that allow it. The text of an event is the
     `data` of its message, if that is a text. As text, an update that goes on where its message stopped is an append, since Ably
@@ -65,8 +69,10 @@ class AblySSE(ResumeProtocol):
     # -- reading
 
     def unpack(self, event: Any) -> Sequence[Any]:
-        # What only says "connect again" is no event of a channel.
-        return () if event.event == "error" and _passes(_code(payload_of(event))) else (event,)
+        # What only says "connect again", or "still here" (`heartbeats=true`), is no event of a channel.
+        if event.event == "heartbeat" or (event.event == "error" and _passes(payload_of(event))):
+            return ()
+        return (event,)
 
     def error(self, event: Any) -> UpstreamError | None:
         if event.event != "error" or _code(payload_of(event)) in _LOST:
@@ -109,6 +115,9 @@ class AblySSE(ResumeProtocol):
         error = object_of(object_of(parsed(body)).get("error"))
         if state.resuming and _code(error) in _LOST:
             return Lost(f"Ably no longer keeps this connection: {str(error.get('message', ''))[:200]}")
+        if state.resuming and _code(error) in _DROPPED:
+            # 80022 comes with 410, and loses nothing.
+            return Retry(f"Ably let go of the connection: {str(error.get('message', ''))[:200]}")
         return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
@@ -120,6 +129,10 @@ def _code(error: dict[str, Any]) -> int:
     return code if type(code) is int else 0
 
 
-def _passes(code: int) -> bool:
-    """Connect again: the token ran out, or it is Ably's own trouble."""
-    return 40140 <= code < 40150 or 50000 <= code < 60000
+def _passes(error: dict[str, Any]) -> bool:
+    """Connect again: the token ran out, the transport was dropped, or it is Ably's own trouble."""
+    code, status = _code(error), error.get("statusCode")
+    if code in _LOST:
+        return False
+    trouble = 50000 <= code < 60000 or (type(status) is int and status >= 500)
+    return 40140 <= code < 40150 or code in _DROPPED or trouble

@@ -42,10 +42,14 @@ def message(at: int, **fields: Any) -> bytes:
     return ev(json.dumps(body, ensure_ascii=False), own_id(at), "message")
 
 
-def failure(code: int, text: str = "Token expired") -> bytes:
-    return ev(
-        json.dumps({"message": text, "code": code, "statusCode": code // 100, "href": "https://help.ably.io"}), None, "error"
-    )
+def failure(code: int, text: str = "Token expired", status: int = 0) -> bytes:
+    body = {
+        "message": text,
+        "code": code,
+        "statusCode": status or (400 if code >= 80000 else code // 100),
+        "href": "https://help.ably.io",
+    }
+    return ev(json.dumps(body), None, "error")
 
 
 KEEPALIVE = b":keepalive\n\n"
@@ -132,16 +136,26 @@ async def anext_of(stream: Any) -> Any:
     return (await stream.__anext__()).json()["data"]
 
 
-@pytest.mark.parametrize("code", [40140, 40142, 40149, 50000, 50003])
-def test_such_errors_are_no_progress(code: int) -> None:
-    answers = [Reply([*MESSAGES[:2], "rst"]), *[Reply([failure(code)])] * 9]
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *[(code, 401) for code in (40140, 40142, 40149)],
+        *[(code, 500) for code in (50000, 50003)],
+        # What npm `ably` connects again after.
+        *[(code, 400) for code in (80000, 80002, 80003, 80017)],
+        (80022, 410),
+        (10000, 503),
+    ],
+)
+def test_such_errors_are_no_progress(code: int, status: int) -> None:
+    answers = [Reply([*MESSAGES[:2], "rst"]), *[Reply([failure(code, status=status)])] * 9]
     result = play(*answers, delay=policy(4))
     assert (type(result.error), len(result.data), len(result.stream.sent)) == (RetriesExhausted, 2, 6)
 
 
-@pytest.mark.parametrize("code", [40000, 40101, 40139, 40150, 40160, 42910])
+@pytest.mark.parametrize("code", [40000, 40017, 40101, 40139, 40150, 40160, 42910])
 def test_other_errors_are_raised(code: int) -> None:
-    result = play(Reply([*MESSAGES[:2], failure(code, "no capability")]))
+    result = play(Reply([*MESSAGES[:2], failure(code, "no capability", 400)]))
     assert isinstance(result.error, UpstreamError)
     assert (result.error.type, len(result.data)) == (str(code), 2)
     assert "no capability" in str(result.error)
@@ -168,6 +182,9 @@ def test_a_connection_that_is_no_longer_kept_is_a_hole() -> None:
         (401, b'{"error":{"code":40101}}', ResponseRejected),
         (403, b"", ResponseRejected),
         (404, b"", CursorExpired),
+        (410, b"", CursorExpired),
+        (410, b'{"error":{"code":80022,"message":"Unable to find connection"}}', RetriesExhausted),
+        (400, b'{"error":{"code":80003}}', RetriesExhausted),
         (429, b"[]", RetriesExhausted),
         (500, b'{"error":{"code":50000}}', RetriesExhausted),
         (503, b"", RetriesExhausted),
@@ -190,6 +207,13 @@ def test_a_quiet_feed_may_be_closed_for_as_long_as_it_likes() -> None:
     quiet = Reply([KEEPALIVE, Wait(30.0), KEEPALIVE])
     result = run(feed(script(Reply(MESSAGES[:2]), *[quiet] * 20, Reply(MESSAGES[2:4])), delay=policy(3)), at_most=4)
     assert len(result.data) == 4
+
+
+def test_a_heartbeat_is_no_event_of_a_channel() -> None:
+    """`heartbeats=true`; a connection that brings nothing else is a failed attempt, as with comments."""
+    heartbeat = ev("", None, "heartbeat") + ev("{}", None, "heartbeat")
+    result = play(Reply([MESSAGES[0], heartbeat, MESSAGES[1], "rst"]), *[Reply([heartbeat, "rst"])] * 9, delay=policy(3))
+    assert (result.data, type(result.error)) == ([row[1] for row in rows_of(transcript(*MESSAGES[:2]))], RetriesExhausted)
 
 
 def test_a_repeat_is_dropped() -> None:
