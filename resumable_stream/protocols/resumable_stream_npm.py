@@ -28,8 +28,8 @@ class ResumableStreamNPM(ReplayFromZero):
     in one port and code points in the other, and a skip may land inside an event.
 
     Args:
-        end: What ends the stream, as for `LastEventID`. The default is `[DONE]`: when a producer dies, the package closes
-            the body as if it had ended, so a clean close proves nothing. `"close"` believes it all the same.
+        end: What ends the stream, as for `LastEventID`. The default is `[DONE]`: when the package lost the last message of a
+            producer, it closes the body as if all had come, so a clean close proves nothing. `"close"` believes it all the same.
         resume: Where to GET the answer: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
             `None`: the first request again, if it was a GET.
 

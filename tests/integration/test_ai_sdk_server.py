@@ -44,10 +44,15 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServer]:
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        with node_server("ai_sdk.mjs", "resumable-stream", {"REDIS_URL": url}) as server:
-            yield server
+        yield {"REDIS_URL": url}
+
+
+@pytest.fixture(scope="module")
+def server(redis: dict[str, str]) -> Iterator[NodeServer]:
+    with node_server("ai_sdk.mjs", "resumable-stream", redis) as server:
+        yield server
 
 
 def read(driver: Driver, server: NodeServer, name: str, gates: tuple[str, ...], method: str, path: str, **options: Any) -> Any:
@@ -234,3 +239,19 @@ def test_what_is_done_is_not_replayed(driver: Driver, method: str, route: str, s
     # An unknown one gets the same answer where the route does not make it.
     events, stream = read(driver, server, "", ("",), "GET", "explicit/unknown", protocol=ResumableStreamNPM())
     assert (events, stream.outcome) == ([], rs.Outcome.ENDED)
+
+
+def test_an_answer_whose_producer_died_is_no_end(server: NodeServer, redis: dict[str, str]) -> None:
+    """Readers at another machine hear nothing more, and who resumes is told after a second: it is no clean close."""
+    name = f"p-{next(numbers)}"
+    retry = rs.RetryPolicy(attempts=1, wait=lambda state: 0.01)
+    options: dict[str, Any] = {"retry": retry, "timeouts": rs.Timeouts(idle=0.3), "protocol": ResumableStreamNPM()}
+    with contextlib.ExitStack() as producing:
+        producer = producing.enter_context(node_server("ai_sdk.mjs", "resumable-stream", redis))
+        producing.enter_context(httpx.stream("POST", f"{producer.direct}/explicit/{name}"))
+        with rs.connect("GET", f"{server.url}/explicit/{name}", **options) as stream:
+            assert [next(stream).json()["word"] for _ in range(3)] == WORDS[:3]
+            producing.close()
+            with pytest.raises(rs.RetriesExhausted):
+                next(stream)
+    assert httpx.get(f"{server.direct}/explicit/{name}").status_code == 500
