@@ -93,8 +93,10 @@ class CuttingProxy:
                     continue
                 client.sendall(head[:end])
                 data = head[end:]
-            client.sendall(passed := data[: after - len(body)])
+            passed = data[: after - len(body)]
+            # First, since the reader may be done with the last of it before this thread runs again.
             body += passed
+            client.sendall(passed)
             if len(body) == after:
                 self.settled = False
                 return

@@ -114,7 +114,7 @@ def while_away(server: NodeServer, name: str, gates: int, path: str) -> Any:
 # --- the AI SDK -----------------------------------------------------------------------------------------------------
 
 CHAT = ("tool-input-delta", "Sieben", '" finish"', '"finish"')
-# The second of two equal deltas.
+FINISH = b'{"type":"finish","finishReason":"stop"}\n\n'
 TEXT = "Sieben ☔ finish finish"
 
 
@@ -134,18 +134,18 @@ def test_each_part_arrives_once_wherever_the_answer_is_cut(driver: Driver, how: 
     assert expected[-1] == "[DONE]"
     text = "".join(delta.text for event in events for delta in stream.protocol.deltas(event) if delta.kind == "text")
     assert text == TEXT
-    # Behind `finish` nothing is lost but `[DONE]`.
-    finished = body.index(b'{"type":"finish",')
-    finished = body.index(b"\n\n", finished) + 2
+    assert body.count(FINISH) == 1
     duplicates = 0
     for after in sample(len(body)):
         server.proxy.cut(after, how)
         _, events, cut = chat(driver, server)
         where = f"cut after {after} bytes: {[event.data for event in events]}"
-        whole = after < finished or len(events) == len(expected)
+        # Not by its place: a busy machine sends more comments. Behind `finish` nothing is lost but `[DONE]`.
+        finished = FINISH in server.proxy.body
+        whole = not finished or len(events) == len(expected)
         assert [event.data for event in events] == (expected if whole else expected[:-1]), where
         assert cut.outcome is rs.Outcome.COMPLETED, where
-        assert cut.stats.reconnects == (after < finished), where
+        assert cut.stats.reconnects == (not finished), where
         duplicates += cut.stats.duplicates
     assert duplicates > 50
 
@@ -213,14 +213,13 @@ def test_each_event_arrives_once_wherever_a_route_is_cut(
     events, stream = words()
     assert (words_of(events), stream.outcome, stream.stats.reconnects) == (WORDS, rs.Outcome.COMPLETED, 0)
     body = bytes(server.proxy.body)
-    done = body.index(b"[DONE]\n\n") + 8
     duplicates = 0
     for after in sample(len(body)):
         server.proxy.cut(after, how)
         events, cut = words()
         where = f"cut after {after} bytes: {[event.data for event in events]}"
         assert (words_of(events), cut.outcome) == (WORDS, rs.Outcome.COMPLETED), where
-        assert cut.stats.reconnects == (after < done), where
+        assert cut.stats.reconnects == (b"[DONE]\n\n" not in server.proxy.body), where
         duplicates += cut.stats.duplicates
     assert duplicates > 20
 
@@ -242,7 +241,11 @@ def test_what_is_done_is_not_replayed(driver: Driver, method: str, route: str, s
 
 
 def test_an_answer_whose_producer_died_is_no_end(server: NodeServer, redis: dict[str, str]) -> None:
-    """Readers at another machine hear nothing more, and who resumes is told after a second: it is no clean close."""
+    """
+    Readers at another machine hear nothing more: it is no clean close.
+
+    Who resumes gets an error after a second, or no answer at all (2.2.13, if its clock shows no more than that second).
+    """
     name = f"p-{next(numbers)}"
     retry = rs.RetryPolicy(attempts=1, wait=lambda state: 0.01)
     options: dict[str, Any] = {"retry": retry, "timeouts": rs.Timeouts(idle=0.3), "protocol": ResumableStreamNPM()}
@@ -254,4 +257,3 @@ def test_an_answer_whose_producer_died_is_no_end(server: NodeServer, redis: dict
             producing.close()
             with pytest.raises(rs.RetriesExhausted):
                 next(stream)
-    assert httpx.get(f"{server.direct}/explicit/{name}").status_code == 500
