@@ -26,19 +26,43 @@ RETRY = rs.RetryPolicy(attempts=100, wait=lambda state: 0.01)
 numbers = itertools.count(10_000)
 
 
+Size = Callable[[Any], int]
+
+
+def bytes_of(event: Any) -> int:
+    return len(content_of(event))
+
+
+def content_of(event: Any) -> bytes:
+    """What was appended, of an event that is no JSON."""
+    try:
+        return base64.b64decode(event.data, validate=True)
+    except ValueError:
+        return str(event.data).encode()
+
+
 class Stream:
     """
     A stream that is written while it is read: what is next is appended when the reader has all that was before.
 
     So a connection meets data of before, data that comes live, and `control` events in between.
+
+    Args:
+        server: Where it is.
+        writer: Who appends to it.
+        kind: Its content type.
+        batches: What is appended at a time, in messages.
+        size: What of a batch an event is: one message, or its bytes.
     """
 
-    def __init__(self, server: NodeServer, writer: httpx.Client, kind: str, batches: list[list[bytes]]) -> None:
+    def __init__(
+        self, server: NodeServer, writer: httpx.Client, kind: str, batches: list[list[bytes]], size: Size = lambda event: 1
+    ) -> None:
         name = f"streams/s-{next(numbers)}"
         self.url, self.direct = f"{server.url}/{name}", f"{server.direct}/{name}"
         self._writer, self._kind = writer, kind
         self._batches = iter(batches)
-        self._left = 0
+        self._size, self._left = size, 0
         writer.put(self.direct, headers={"content-type": kind}).raise_for_status()
         self.append()
 
@@ -47,14 +71,14 @@ class Stream:
         if batch is None:
             self._writer.post(self.direct, headers={"stream-closed": "true"}).raise_for_status()
             return
-        self._left = len(batch)
+        self._left = sum(map(len, batch)) if self._size is bytes_of else len(batch)
         for message in batch:
             self._writer.post(self.direct, content=message, headers={"content-type": self._kind}).raise_for_status()
 
     def seen(self, event: Any) -> None:
         if event.event == "control":
             return
-        self._left -= 1
+        self._left -= self._size(event)
         if self._left == 0:
             self.append()
 
@@ -151,6 +175,69 @@ def test_each_message_arrives_once_wherever_the_stream_is_cut(
         resumed += cut.stats.reconnects
         assert cut.stats.reconnects == (server.proxy.connections > 1), where
     assert resumed > 20
+
+
+DOCUMENTS = {
+    "json": ("application/json", CASES["json"][2]),
+    # A character lies in two messages.
+    "text": ("text/plain", [[b"Hello\n w\xc3", b"\xb6rld\r\n"], [b" tail \xe2\x98", b"\x94"]]),
+    "binary": ("application/octet-stream", CASES["binary"][2]),
+}
+
+
+@pytest.mark.parametrize(
+    ("live", "case", "driver", "how"),
+    [
+        ("long-poll", "json", "sync", "rst"),
+        ("long-poll", "text", "asyncio", "fin"),
+        ("long-poll", "binary", "sync", "fin"),
+        (None, "json", "asyncio", "fin"),
+        (None, "text", "sync", "rst"),
+        (None, "binary", "asyncio", "rst"),
+    ],
+)
+def test_each_message_arrives_once_wherever_an_answer_is_cut(
+    live: str | None, case: str, driver: Driver, how: str, server: NodeServer, writer: httpx.Client
+) -> None:
+    kind, batches = DOCUMENTS[case]
+    if live is None:
+        # All of it is there, and closed.
+        batches = [[message for batch in batches for message in batch]]
+    params = {"offset": "-1"} if live is None else {"offset": "-1", "live": live}
+
+    def run() -> tuple[list[Any], Any]:
+        stream = Stream(server, writer, kind, batches, (lambda event: 1) if case == "json" else bytes_of)
+        if live is None:
+            stream.append()
+        return read(driver, stream.url, None if live is None else stream.seen, params=params)
+
+    def whole(events: list[Any]) -> bool:
+        if case == "json":
+            return [json.loads(data) for data in messages_of(events)] == [*JSON, "tail"]
+        return b"".join(map(content_of, events)) == b"".join(message for batch in batches for message in batch)
+
+    server.proxy.cut(1_000_000, how)
+    events, undisturbed = run()
+    assert isinstance(undisturbed.protocol, DurableStreams)
+    assert whole(events) and (undisturbed.outcome, undisturbed.stats.reconnects) == (rs.Outcome.COMPLETED, 0)
+    reconnects = 0
+    for after in sample(len(server.proxy.body)):
+        server.proxy.cut(after, how)
+        events, cut = run()
+        where = f"cut after {after} bytes: {[(event.event, event.data) for event in events]}"
+        assert whole(events) and cut.outcome is rs.Outcome.COMPLETED, where
+        reconnects += cut.stats.reconnects
+    assert reconnects > 20
+
+
+def test_a_catch_up_read_ends_at_the_tail_and_goes_on_from_there(server: NodeServer, writer: httpx.Client) -> None:
+    stream = Stream(server, writer, "application/json", [as_json(["a", "b"]), as_json(["c"])])
+    events, first = read("sync", stream.url, params={"offset": "-1"})
+    assert (messages_of(events), first.outcome) == (['"a"', '"b"'], rs.Outcome.ENDED)
+    stream.append()
+    stream.append()
+    with rs.resume(first.token, origin=server.url) as rest:
+        assert (messages_of(list(rest)), rest.outcome) == (['"c"'], rs.Outcome.COMPLETED)
 
 
 def test_a_closed_stream_ends_at_once_at_its_tail(server: NodeServer, writer: httpx.Client) -> None:
