@@ -180,18 +180,18 @@ class AsyncSplicingTransport:
             raise twin(error, self._library, request) from error.__cause__
 
     async def _handle(self, splicer: Splicer, request: Any) -> Any:
-        port = AsyncPort(splicer.library, self._next, splicer.refresh)
+        port = AsyncPort(splicer.library, request, self._next, splicer.refresh)
         fence = None
         if (key := splicer.key_of(request)) is not None:
             store: Any = splicer.store
             checkpoint, fence = await in_thread(partial(store.open, key))
             if checkpoint is not None and store.keep_events:
                 splicer.check_place(checkpoint, request, key)
-                plan = splicer.plan(request, port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
+                plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = AsyncSplicedStream(plan)
                 if stream.goes_on:
                     stream.adopt(fence, iter(await in_thread(partial(store.replay, key))))
-                    return await self._response(splicer, request, None, stream, port)
+                    return await self._response(splicer, None, stream, port)
                 # Half of what cannot be had again is of no use to anybody.
                 await in_thread(partial(store.delete, key))
                 _, fence = await in_thread(partial(store.open, key))
@@ -199,20 +199,20 @@ class AsyncSplicingTransport:
         # As the client does when it has it.
         response.request = request
         try:
-            protocol = splicer.choose(request, response)
+            protocol = splicer.choose(port, response)
             if protocol is None:
                 return response
             port.first = response
-            stream = AsyncSplicedStream(splicer.plan(request, port, protocol=protocol, key=key))
+            stream = AsyncSplicedStream(splicer.plan(port, protocol=protocol, key=key))
             stream.adopt(fence)
-            return await self._response(splicer, request, response, stream, port)
+            return await self._response(splicer, response, stream, port)
         except BaseException:
             await response.aclose()
             raise
 
-    async def _response(self, splicer: Splicer, request: Any, first: Any, stream: AsyncSplicedStream, port: Port) -> Any:
+    async def _response(self, splicer: Splicer, first: Any, stream: AsyncSplicedStream, port: Port) -> Any:
         await stream.open()
-        body = self._body(stream, Wire(stream, splicer.library, request), port)
+        body = self._body(stream, Wire(stream, splicer.library, port.request), port)
         return splicer.response(first, stream, body)
 
     async def aclose(self) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
 from .._twins import twin
 from ..framing import encoded
-from ..protocols import detect
+from ..protocols import OpenAIResponses, detect
 from ..protocols.ndjson import NDJSON_TYPES
 from ..stores import Store
 
@@ -52,19 +53,22 @@ _JSON_BYTES: Final = 64 * 1024 * 1024
 _LENGTHS: Final = ("content-length", "transfer-encoding")
 _CALLERS: Final = object()
 
+Refresh = Callable[[Any], Any]
 Protocols = Sequence[ResumeProtocol] | Callable[[Any], ResumeProtocol | None] | None
 
 
 class Port:
     """
-    What a driver needs of a client, for one stream of a transport.
+    What a driver needs of a client, for one request of the SDK's.
 
     Attributes:
-        headers, params: Nothing; the SDK's request has them all.
+        request: The SDK's.
+        headers, params: Of a client; nothing, since the request has them all.
         first: The response that is there already, until the driver takes it.
     """
 
-    def __init__(self, library: ModuleType, transport: Any, refresh: Callable[[Any], Any] | None) -> None:
+    def __init__(self, library: ModuleType, request: Any, transport: Any = None, refresh: Refresh | None = None) -> None:
+        self.request = request
         self.headers = library.Headers()
         self.params = library.QueryParams()
         self.first: Any = None
@@ -72,6 +76,50 @@ class Port:
         self.refresh = refresh
         self._library = library
         self._timeout: tuple[dict[str, Any], Any] | None = None
+
+    # --- what the SDK asked for
+
+    @cached_property
+    def content(self) -> bytes | None:
+        """The body, or `None` when it is sent from an iterator, which can be done only once."""
+        request = self.request
+        try:
+            content: bytes = request.content
+        except self._library.RequestNotRead:
+            # Behind a redirect the client knows the body only as a stream, though it may be one of bytes.
+            return b"".join(request.stream) if isinstance(request.stream, self._library.ByteStream) else None
+        return content
+
+    @cached_property
+    def _json(self) -> Any:
+        if "json" not in self.request.headers.get("content-type", "") or not self.content or len(self.content) > _JSON_BYTES:
+            return None
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError):
+            # No business of ours: the server judges it.
+            return None
+
+    def state(self) -> StreamState:
+        return StreamState(self.request.method.upper(), str(self.request.url), self._json)
+
+    def call(self) -> Call:
+        """What every request of the stream has of it."""
+        request = self.request
+        headers = self._library.Headers(request.headers)
+        for name in _LENGTHS:
+            headers.pop(name, None)
+        arguments: dict[str, Any] = {
+            "headers": headers,
+            "extensions": {name: value for name, value in request.extensions.items() if name != "timeout"},
+        }
+        if self.content:
+            arguments["content"] = self.content
+        if request.url.query:
+            arguments["params"] = request.url.params
+        return Call(arguments)
+
+    # --- what a client has
 
     def build_request(self, method: str, url: Any, *, headers: Any, timeout: Any, extensions: Any = None, **wanted: Any) -> Any:
         extensions = {**(extensions or {}), "timeout": timeout.as_dict()}
@@ -115,7 +163,7 @@ class Splicer:
         retry: RetryPolicy | None,
         timeouts: Timeouts | None,
         limits: Limits | None,
-        refresh: Callable[[Any], Any] | None,
+        refresh: Refresh | None,
         store: Store | None,
         key: Callable[[Any], str | None] | None,
         observer: Callable[[Notice], object] | None,
@@ -144,17 +192,13 @@ class Splicer:
         """The request to send: the SDK's, or one that asks for a background response in its place."""
         if not self._upgrade or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):
             return request
-        from ..protocols import OpenAIResponses
-
-        state = self._state(request)
-        wanted = OpenAIResponses(upgrade_background=True).first_request(state)
+        port = Port(self.library, request)
+        wanted = OpenAIResponses(upgrade_background=True).first_request(port.state())
         if wanted.json is None:
             return request
-        port = Port(self.library, None, None)
-        timeout = self.library.Timeout(None)
-        call = self._call(request, self._content(request))
-        made = Family(self.library).build(port, wanted, call, accept="*/*", timeouts=self._options.timeouts, read=None)
-        made.extensions["timeout"] = request.extensions.get("timeout", timeout.as_dict())
+        build = Family(self.library).build
+        made = build(port, wanted, port.call(), accept="*/*", timeouts=self._options.timeouts, read=None)
+        made.extensions["timeout"] = request.extensions.get("timeout", self.library.Timeout(None).as_dict())
         return made
 
     def key_of(self, request: Any) -> str | None:
@@ -165,9 +209,9 @@ class Splicer:
 
     # --- the response
 
-    def choose(self, request: Any, response: Any) -> ResumeProtocol | None:
+    def choose(self, port: Port, response: Any) -> ResumeProtocol | None:
         """The protocol of a stream that is to be spliced; `None`: hand it on as it is."""
-        if response.status_code not in STREAMS or request.method == "HEAD":
+        if response.status_code not in STREAMS or port.request.method == "HEAD":
             return None
         head = Family(self.library).head(response)
         kind = head.content_type
@@ -175,8 +219,8 @@ class Splicer:
             return None
         if not can_decode(response.headers.get("content-encoding", "")):
             return None
-        state = self._state(request)
-        found = self._named(request, state, head)
+        state = port.state()
+        found = self._named(port.request, state, head)
         if found is None and kind in _STREAM_TYPES:
             found = detect(state, head)
         if found is None or (found.content_types and kind not in found.content_types):
@@ -202,14 +246,13 @@ class Splicer:
 
     def plan(
         self,
-        request: Any,
         port: Port,
         *,
         protocol: ResumeProtocol | None,
         key: str | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Plan:
-        options, content = self._options, self._content(request)
+        options, request = self._options, port.request
         wanted = request.extensions.get("timeout") or {}
         connect, read = wanted.get("connect"), wanted.get("read")
         timeouts = options.timeouts
@@ -220,7 +263,7 @@ class Splicer:
             options.settings(
                 idempotent="idempotency-key" in request.headers,
                 refreshable=self.refresh is not None,
-                single_use=content is None,
+                single_use=port.content is None,
                 elsewhere=False,
             ),
             timeouts=timeouts,
@@ -231,16 +274,16 @@ class Splicer:
             verbatim=True,
         )
         if checkpoint is not None:
-            protocol = protocol_of(checkpoint, protocol, self._state(request))
+            protocol = protocol_of(checkpoint, protocol, port.state())
 
         def machine(start: Checkpoint | None) -> Machine:
-            return Machine(state=self._state(request), protocol=protocol, detect=detect, settings=settings, checkpoint=start)
+            return Machine(state=port.state(), protocol=protocol, detect=detect, settings=settings, checkpoint=start)
 
         return Plan(
             machine=machine,
             family=Family(self.library),
             client=port,
-            call=self._call(request, content),
+            call=port.call(),
             checkpoint=checkpoint,
             check=lambda stored: None,
             store=store,
@@ -276,41 +319,6 @@ class Splicer:
             gone.add(b"content-encoding")
         headers = [(name, value) for name, value in first.headers.raw if name.lower() not in gone]
         return make(first.status_code, headers=headers, stream=body, extensions={**first.extensions, EXTENSION: stream})
-
-    # --- the parts of a request
-
-    def _state(self, request: Any) -> StreamState:
-        body = None
-        if "json" in request.headers.get("content-type", "") and (content := self._content(request)):
-            try:
-                body = json.loads(content) if len(content) <= _JSON_BYTES else None
-            except (ValueError, RecursionError):
-                # No business of ours: the server judges it.
-                body = None
-        return StreamState(request.method.upper(), str(request.url), body)
-
-    def _content(self, request: Any) -> bytes | None:
-        """The body, or `None` when it is sent from an iterator, which can be done only once."""
-        try:
-            content: bytes = request.content
-        except self.library.RequestNotRead:
-            # Behind a redirect the client knows the body only as a stream, though it may be one of bytes.
-            return b"".join(request.stream) if isinstance(request.stream, self.library.ByteStream) else None
-        return content
-
-    def _call(self, request: Any, content: bytes | None) -> Call:
-        headers = self.library.Headers(request.headers)
-        for name in _LENGTHS:
-            headers.pop(name, None)
-        arguments: dict[str, Any] = {
-            "headers": headers,
-            "extensions": {name: value for name, value in request.extensions.items() if name != "timeout"},
-        }
-        if content:
-            arguments["content"] = content
-        if request.url.query:
-            arguments["params"] = request.url.params
-        return Call(arguments)
 
 
 def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:

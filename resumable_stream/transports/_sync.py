@@ -178,18 +178,18 @@ class SplicingTransport:
             raise twin(error, self._library, request) from error.__cause__
 
     def _handle(self, splicer: Splicer, request: Any) -> Any:
-        port = SyncPort(splicer.library, self._next, splicer.refresh)
+        port = SyncPort(splicer.library, request, self._next, splicer.refresh)
         fence = None
         if (key := splicer.key_of(request)) is not None:
             store: Any = splicer.store
             checkpoint, fence = store.open(key)
             if checkpoint is not None and store.keep_events:
                 splicer.check_place(checkpoint, request, key)
-                plan = splicer.plan(request, port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
+                plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = SplicedStream(plan)
                 if stream.goes_on:
                     stream.adopt(fence, iter(store.replay(key)))
-                    return self._response(splicer, request, None, stream, port)
+                    return self._response(splicer, None, stream, port)
                 # Half of what cannot be had again is of no use to anybody.
                 store.delete(key)
                 _, fence = store.open(key)
@@ -197,20 +197,20 @@ class SplicingTransport:
         # As the client does when it has it.
         response.request = request
         try:
-            protocol = splicer.choose(request, response)
+            protocol = splicer.choose(port, response)
             if protocol is None:
                 return response
             port.first = response
-            stream = SplicedStream(splicer.plan(request, port, protocol=protocol, key=key))
+            stream = SplicedStream(splicer.plan(port, protocol=protocol, key=key))
             stream.adopt(fence)
-            return self._response(splicer, request, response, stream, port)
+            return self._response(splicer, response, stream, port)
         except BaseException:
             response.close()
             raise
 
-    def _response(self, splicer: Splicer, request: Any, first: Any, stream: SplicedStream, port: Port) -> Any:
+    def _response(self, splicer: Splicer, first: Any, stream: SplicedStream, port: Port) -> Any:
         stream.open()
-        body = self._body(stream, Wire(stream, splicer.library, request), port)
+        body = self._body(stream, Wire(stream, splicer.library, port.request), port)
         return splicer.response(first, stream, body)
 
     def close(self) -> None:
