@@ -704,7 +704,7 @@ class Machine:
         if lane not in SKIMMED or (decoder.last_event_id and lane in (PLAIN, NUMBERED)):
             return None
         if self._skimmer is None:
-            self._skimmer = Skimmer(self.protocol, self.settings.limits.window)
+            self._skimmer = Skimmer(self.protocol, self._pass_over)
         self._skimmer.start(lane, ledger.sequence)
         return self._skimmer
 
@@ -718,26 +718,42 @@ class Machine:
         skimmer, ledger = self._skimmer, self._ledger
         if skimmer is None or ledger is None:
             return ()
-        held, count, front = bytes(skimmer.held), skimmer.count, skimmer.front
+        self._pass_over()
+        held, front = b"".join(skimmer.held), skimmer.front
+        items = self._read_late(ledger, held) if held else ()
         skimmer.start(ledger.lane, ledger.sequence)
-        items = self._read_late(ledger, held, count) if count else ()
         if front:
             self._bytes += len(front)
             self._decoder.feed(front)
         return items
 
-    def _read_late(self, ledger: Ledger, held: bytes, count: int) -> Sequence[Any]:
-        # The checkpoint names that many; whether the others are ever looked for shows when the connection is lost.
-        newest = min(count, MAX_RECENT_IDS)
-        older = len(held.rsplit(b"\n\n", newest + 1)[0]) + 2 if newest < count else 0
-        items: Sequence[Any] = self._decoder.read_late(held[older:], len(held))
+    def _pass_over(self) -> bool:
+        """
+        Leave all but the newest of what was skimmed unread. The checkpoint names that many; whether the others are ever looked
+        for shows when the connection is lost.
+        """
+        skimmer, ledger = self._skimmer, self._ledger
+        assert skimmer is not None and ledger is not None
+        held = skimmer.held
+        older = len(held) - MAX_RECENT_IDS
+        if older <= 0:
+            return False
+        unread = b"".join(held[:older])
+        if not ledger.pass_over(older, unread, self._read_unread, SSEDecoder().feed(held[older])[0]):
+            return False
+        self._bytes += len(unread)
+        self._decoder.pass_over(len(unread))
+        del held[:older]
+        return True
+
+    def _read_late(self, ledger: Ledger, held: bytes) -> Sequence[Any]:
+        items: Sequence[Any] = self._decoder.read_late(held)
         self._bytes += len(held)
-        if older:
-            ledger.pass_over(count - newest, held[:older], self._read_unread)
+        count = len(items)
         if self._place is not None:
             self._place(items)
         items = ledger.receive(items)
-        assert len(items) == newest and ledger.problem is None, "what was handed on unread was no plain event"
+        assert len(items) == count and ledger.problem is None, "what was handed on unread was no plain event"
         return items
 
     def _read_unread(self, data: bytes, offset: int, number: int | None) -> Sequence[Any]:

@@ -8,7 +8,8 @@ need never have been read.
 
 What is recognised is narrow, so that what is handed on unread is what reading it would have handed on: one whole block of `id`,
 `event` and one line of `data`, ended by LF; a name and a beginning that do not raise the protocol's alarm; an id, or none, as
-the lane wants it; the very next number where numbers are promised or were seen to count.
+the lane wants it; the very next number where numbers are promised. (Ids that were seen to count promise nothing: whether they
+went on counting is looked at afterwards.)
 
 The events of an answer look alike: once one was taken apart, a pattern made of its name and its beginning knows the next.
 """
@@ -35,8 +36,10 @@ _BLOCK: Final = re.compile(
 _NUL, _CR = b"\0\r"
 # Of an alarm: as many characters of the data are looked at.
 _HEAD: Final = 7
-# Bytes after which they are read, and come under the ledger's own bound. It is looked at after every 64th event.
-_KEPT_BYTES: Final = 1024 * 1024
+# So many are kept here; then all but the newest go to the ledger, unread. Few enough to stay in the processor's cache.
+_KEPT: Final = 512
+# Longer events are read: a token's has some 200 bytes.
+_LONG: Final = 8 * 1024
 # Patterns made for one stream: providers have some ten kinds of delta.
 _PATTERNS: Final = 32
 
@@ -47,39 +50,36 @@ class Skimmer:
     """
     Args:
         protocol: Whose alarm it is, and who knows where its numbers stand.
-        window: `Limits.window`.
+        make_room: Takes most of what is held. False: it has to be read.
 
     Attributes:
-        held: The events since the last `start()`, unread.
-        count: How many there are.
+        held: The events since the last `start()`, unread, oldest first.
         front: The beginning of one more, if its end did not come with it.
     """
 
-    def __init__(self, protocol: ResumeProtocol, window: int) -> None:
+    def __init__(self, protocol: ResumeProtocol, make_room: Callable[[], bool]) -> None:
         names, heads = protocol.alarm or (frozenset(), frozenset())
         self._names = frozenset(name.encode() for name in names) | ({None} if "message" in names else frozenset())
         self._heads = frozenset(head.encode() for head in heads)
         self._protocol = protocol
-        self._window = window
+        self._make_room = make_room
         self._patterns: dict[tuple[Any, ...], Match] = {}
         self._shape: Match = _never
-        self.held = bytearray()
-        self.count = 0
+        self.held: list[bytes] = []
         self.front = b""
         self._lane = PLAIN
-        self._counts = False
+        self._numbered = False
         self._next = 0
 
     def start(self, lane: int, number: int | None) -> None:
         """The events before have been read; `number` is that of the last."""
-        self.held = bytearray()
-        self.count = 0
+        self.held.clear()
         self.front = b""
         if lane != self._lane:
             self._patterns.clear()
             self._shape = _never
         self._lane = lane
-        self._counts = lane in (COUNTING, NUMBERED)
+        self._numbered = lane == NUMBERED
         self._next = 0 if number is None else number + 1
 
     def skim(self, chunk: bytes) -> bytes | None:
@@ -90,33 +90,39 @@ class Skimmer:
             One event that changes nothing: it is kept, and may be handed on. `b""`: the front of one, so far.
             `None`: the chunk has to be read, behind all that was kept.
         """
-        count = self.count
-        if not count & 63 and (count >= self._window or len(self.held) >= _KEPT_BYTES):
-            return None
-        if self.front:
-            chunk = self.front + chunk
+        # Flat: what a call costs here is paid for every event.
         match = self._shape(chunk)
-        if match is None:
-            shape = self._find(chunk)
-            if shape is None or (match := shape(chunk)) is None:
-                if self.front or b"\n\n" in chunk or _CR in chunk:
-                    return None
-                self.front = chunk
-                return b""
-            self._shape = shape
-        if _CR in chunk:
+        if match is None or self.front or _CR in chunk or _NUL in chunk:
+            return self._look_closer(chunk)
+        held = self.held
+        if len(held) == _KEPT and not self._make_room():
             return None
-        if self._counts:
+        if self._numbered:
             if match[1] != b"%d" % self._next:
                 return None
             self._next += 1
-        elif _NUL in chunk:
-            # The standard has no id with a NUL in it.
+        held.append(chunk)
+        return chunk
+
+    def _look_closer(self, chunk: bytes) -> bytes | None:
+        front, chunk = self.front, self.front + chunk
+        if _CR in chunk or _NUL in chunk or len(chunk) > _LONG:
             return None
-        if self.front:
-            self.front = b""
-        self.held += chunk
-        self.count = count + 1
+        shape = self._find(chunk)
+        if shape is None or (match := shape(chunk)) is None:
+            if front or b"\n\n" in chunk:
+                return None
+            self.front = chunk
+            return b""
+        if len(self.held) == _KEPT and not self._make_room():
+            return None
+        if self._numbered:
+            if match[1] != b"%d" % self._next:
+                return None
+            self._next += 1
+        self._shape = shape
+        self.front = b""
+        self.held.append(chunk)
         return chunk
 
     def _find(self, chunk: bytes) -> Match | None:

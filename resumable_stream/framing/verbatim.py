@@ -89,9 +89,13 @@ class VerbatimDecoder:
         """Nothing is held: the next byte begins a block."""
         return not self._held and not self._carried and not self._supplied
 
-    def read_late(self, data: bytes, size: int) -> list[Any]:
-        """Decode whole blocks whose bytes were handed on already; they are the last of `size` bytes."""
+    def pass_over(self, size: int) -> None:
+        """So many bytes of whole blocks were handed on, and are not read here."""
         self._end += size
+
+    def read_late(self, data: bytes) -> list[Any]:
+        """Decode whole blocks whose bytes were handed on already."""
+        self._end += len(data)
         items: list[Any] = self._decoder.feed(data)
         return items
 
