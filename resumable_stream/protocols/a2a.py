@@ -174,7 +174,10 @@ class A2A(ResumeProtocol):
         version = state.cursor[:3] if state.cursor is not None else state.extra.get("version", "1.0")
         if version not in _NAMES:
             return None
-        call = {"jsonrpc": "2.0", "id": f"resumable-{verb}", "method": _NAMES[version][verb], "params": {"id": state.stream_id}}
+        # The answers go on with those to the first request, so they bear its id: "it MUST be the same" (JSON-RPC 2.0, section 5).
+        own = state.json.get("id") if isinstance(state.json, dict) else None
+        name = own if isinstance(own, str | int) and verb != "cancel" else f"resumable-{verb}"
+        call = {"jsonrpc": "2.0", "id": name, "method": _NAMES[version][verb], "params": {"id": state.stream_id}}
         return Request(method="POST", url=state.url, json=call, repeat="query")
 
     def resume_request(self, state: StreamState) -> Request | None:

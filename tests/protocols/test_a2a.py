@@ -289,6 +289,23 @@ def test_each_resume_is_a_reset_to_the_task_as_it_stands() -> None:
     assert [delta.text for delta in A2A().deltas(reset)] == ["Grüß ", "dich", "! "]
 
 
+@pytest.mark.parametrize("name", ["a-7", 7])
+@pytest.mark.parametrize("away", [1, 99])
+def test_answers_to_a_resume_bear_the_id_of_the_first_request(name: str | int, away: int) -> None:
+    """ "It MUST be the same as the value of the id member in the Request Object" (JSON-RPC 2.0, section 5)."""
+    server = Server([(700, "rst")], away=away)
+    sent: list[Any] = []
+
+    def answer(request: Sent) -> Reply:
+        sent.append(request.json)
+        return server(request)
+
+    call = {"jsonrpc": "2.0", "id": name, "method": "SendStreamingMessage", "params": PARAMS}
+    result = run(Stream(answer, method="POST", url=RPC, json=call, protocol=A2A(), delay=policy(4)))
+    assert result.outcome is Outcome.COMPLETED
+    assert len(sent) > 1 and {each["id"] for each in sent} == {name}
+
+
 def rpc(*responses: dict[str, Any]) -> bytes:
     return b"".join(Server().block(response) for response in responses)
 
