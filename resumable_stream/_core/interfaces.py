@@ -465,6 +465,10 @@ class ResumeProtocol:
         """Is this event the provider's report of an error outside its vocabulary? It is then raised, not delivered."""
         return None
 
+    def refusal(self, event: Any, state: StreamState) -> Lost | None:
+        """Is this error no more than the answer to our resume, in an event in place of a status? Asked of errors of a resume."""
+        return None
+
     def gap(self, event: Any) -> Gap | None:
         """Does this event say that history was lost?"""
         return None

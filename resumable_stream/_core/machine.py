@@ -846,6 +846,9 @@ class Machine:
         settling: tuple[Any, Settled] | None = None
         for item in notable:
             if (error := protocol.error(item)) is not None:
+                if self.state.resuming and (lost := protocol.refusal(item, self.state)) is not None:
+                    self._then = partial(self._on_refusal, lost)
+                    return items[: _index(items, item)], settling
                 if self.settings.verbatim:
                     self._then = partial(self._on_end, Outcome.FAILED)
                     self._ending = Outcome.FAILED
@@ -916,6 +919,10 @@ class Machine:
             self._finish(self._with_settled(end))
         else:
             self._fail(end)
+
+    def _on_refusal(self, lost: verdict.Lost, now: float) -> None:
+        self._todo.append(act.Disconnect())
+        self._lost(now, lost)
 
     def _with_settled(self, end: Outcome) -> Outcome:
         """A marker that says no more than "over" does not make whole what is known to have stopped early."""

@@ -58,6 +58,8 @@ _ENDED: Final = {
 _WAITING: Final = ("input-required", "auth-required")
 # How an answer 400 says that the task has ended: v1 by its reason, others in words or by the code of JSON-RPC.
 _NOTHING_TO_STREAM: Final = (b"UNSUPPORTED_OPERATION", b"UnsupportedOperation", b"-32004", b"terminal state")
+_NO_SUBSCRIPTION: Final = (-32001, -32004)
+_ENDED_OR_UNKNOWN: Final = "the task can no longer be subscribed to: it has ended, or the server does not know it"
 
 Verb = Literal["subscribe", "get", "cancel"]
 
@@ -144,6 +146,11 @@ class A2A(ResumeProtocol):
             detail = body if isinstance(body, dict) else {"message": body}
         return upstream_error({"type": str(detail.get("code", "")), "message": detail.get("message")}, body)
 
+    def refusal(self, event: Any, state: StreamState) -> Lost | None:
+        # So a2a-sdk 1.3 answers those who speak v0.3, in a stream with status 200.
+        code = object_of(payload_of(event).get("error")).get("code")
+        return Lost(_ENDED_OR_UNKNOWN, stored=True) if code in _NO_SUBSCRIPTION else None
+
     def deltas(self, event: Any) -> Iterator[Delta]:
         kind, body, _ = _read(event)
         match kind:
@@ -190,9 +197,8 @@ class A2A(ResumeProtocol):
             return Consume(whole=True) if status == 200 and json_type else None
         if status == 200:
             # Of a JSON answer the reason is not read: whatever it is, the task itself tells how it stands.
-            ended = "the task can no longer be subscribed to: it has ended, or the server does not know it"
             # Nothing delivered since the last reset: that one still stands.
-            return Lost(ended, stored=True) if json_type else Consume(reset=state.offset > 0)
+            return Lost(_ENDED_OR_UNKNOWN, stored=True) if json_type else Consume(reset=state.offset > 0)
         if status == 400 and any(word in body for word in _NOTHING_TO_STREAM):
             return Lost("the server answered 400: the task has ended, there is nothing more to stream", stored=True)
         return None

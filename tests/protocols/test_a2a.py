@@ -426,6 +426,19 @@ def test_a_task_that_finished_while_nobody_listened_is_fetched(style: str) -> No
     assert server.calls == ["start", "subscribe", "get"]
 
 
+@pytest.mark.parametrize("code", [-32001, -32004])
+def test_a_refusal_in_an_event_is_one_too(code: int) -> None:
+    """a2a-sdk 1.3 answers those who speak v0.3 so."""
+    refusal = Reply([RPC_ERROR.replace(b"-32004", str(code).encode())])
+    server = Server([(500, "rst")], style="0.3", away=99, refusal=refusal)
+    result = run(started(server))
+    assert (text_of(result.events), result.outcome) == (TEXT, Outcome.COMPLETED)
+    assert server.calls == ["start", "subscribe", "get"]
+    # To a first request it is an error like any other.
+    result = run(Stream(lambda sent: refusal, method="POST", url=RPC, json={}, protocol=A2A()))
+    assert isinstance(result.error, UpstreamError)
+
+
 def test_a_task_that_still_runs_goes_on_behind_the_one_that_was_fetched() -> None:
     """A server may refuse one subscription and take the next."""
 
@@ -476,10 +489,27 @@ RPC_ERROR = b'data: {"jsonrpc":"2.0","id":"r","error":{"code":-32004,"message":"
         (answered(429), RetriesExhausted),
         (answered(500), RetriesExhausted),
         (answered(503), RetriesExhausted),
-        (Reply([b"event: error\r\n", RPC_ERROR]), UpstreamError),
-        (Reply([RPC_ERROR]), UpstreamError),
+        (Reply([RPC_ERROR]), RetriesExhausted),
+        (Reply([b"event: error\r\n", RPC_ERROR.replace(b"-32004", b"-32603")]), UpstreamError),
+        (Reply([RPC_ERROR.replace(b"-32004", b"-32603")]), UpstreamError),
     ],
-    ids=["-32004", "-32001", "400 v1", "400 v0.3", "400", "404", "405", "501", "401", "429", "500", "503", "event", "data"],
+    ids=[
+        "-32004",
+        "-32001",
+        "400 v1",
+        "400 v0.3",
+        "400",
+        "404",
+        "405",
+        "501",
+        "401",
+        "429",
+        "500",
+        "503",
+        "told",
+        "event",
+        "data",
+    ],
 )
 def test_what_a_refused_subscription_becomes(reply: Reply, expected: type[ResumableStreamError]) -> None:
     result = run(started(Server([(500, "rst")], refusal=reply)))
