@@ -397,7 +397,8 @@ class ResumeProtocol:
     endless: bool = False
     """A feed: it has no generation that could stall."""
     resets_itself: bool = False
-    """The event that makes void what came before says so in its own terms, so whoever reads the bytes knows it too."""
+    """The event that makes void what came before says so in its own terms, so whoever reads the bytes knows it too.
+    Where only some do: `tells_reset()`."""
     measured: bool = False
     """Its cursor is a position in the body: `position()` finds in `event.ends` where the event's bytes end."""
     steps: bool = False
@@ -573,6 +574,10 @@ class ResumeProtocol:
     def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
         """Judge the answer to a `Verify` request or to `status_request()`."""
         return Resume()
+
+    def tells_reset(self, event: Any) -> bool:
+        """Whether this event, which makes void what came before it, says so in its own terms. Asked for readers of bytes."""
+        return self.resets_itself
 
     def snapshot_request(self, state: StreamState) -> Request | None:
         """Ask for the stored result, for `on_lost="snapshot"`."""

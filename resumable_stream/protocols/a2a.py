@@ -208,6 +208,11 @@ class A2A(ResumeProtocol):
             return Finished(Outcome.INCOMPLETE)
         return Resume()
 
+    def tells_reset(self, event: Any) -> bool:
+        # Whoever follows a task puts it in place of what was known of it. An update alone says nothing of the kind: servers of
+        # v0.3 need not begin with the task. Behind an error nothing is read any more.
+        return _read(event)[0] == "task" or self.error(event) is not None
+
     def snapshot_request(self, state: StreamState) -> Request | None:
         return self._request("get", state)
 

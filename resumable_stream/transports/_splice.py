@@ -396,7 +396,7 @@ class Wire:
         protocol = self._stream.protocol
         parts = []
         for event in events:
-            if event.reset and not protocol.resets_itself:
+            if event.reset and not protocol.tells_reset(event):
                 text = "what was read is void, and the bytes of a stream cannot say so"
                 raise StreamReset(text, offset=event.offset)
             wire = event.wire
