@@ -30,7 +30,7 @@ class CuttingProxy:
         self.body = bytearray()
         # False from a cut until the next connection is answered: who has more to say may wait for that.
         self.settled = True
-        self._upstream = upstream
+        self.upstream = upstream
         self._cut: tuple[int, str] | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -54,7 +54,7 @@ class CuttingProxy:
                 cut, self._cut = self._cut, None
                 if cut is None:
                     time.sleep(self._pause)
-                server = socket.create_connection(("127.0.0.1", self._upstream))
+                server = socket.create_connection(("127.0.0.1", self.upstream))
                 up = threading.Thread(target=self._up, args=(client, server), daemon=True)
                 up.start()
                 threading.Thread(target=self._down, args=(client, server, up, cut), daemon=True).start()

@@ -1,0 +1,167 @@
+"""A reverse proxy that drops the answers that a test names, in each of the ways in which networks do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+Way = Literal["rst", "fin", "clean", "silence"]
+WAYS: tuple[Way, ...] = ("rst", "fin", "clean", "silence")
+
+# With a linger time of zero a close is an RST.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Seen(NamedTuple):
+    """A request that came, as far as tests ask."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class DroppingProxy:
+    """
+    Pass requests on to a server of this machine, one for each connection, and drop the bodies of answers that were named.
+
+    Unlike `CuttingProxy` it knows requests, since a client that keeps several streams is to lose a certain one, and
+    it ends a body cleanly, as a proxy does that is restarted: its position is one of the body without its chunk sizes.
+
+    Args:
+        upstream: Port of the server.
+    """
+
+    def __init__(self, upstream: int) -> None:
+        self.requests: list[Seen] = []
+        # Bodies of the answers that were named, as they were passed on, without chunk sizes.
+        self.bodies: list[bytearray] = []
+        # False from a drop until the next request of that kind has its answer: who has more to say may wait for that.
+        self.settled = True
+        self._upstream = upstream
+        self._wanted: Callable[[Seen], bool] = lambda seen: False
+        self._drops: list[tuple[int, Way]] = []
+        self._lock = threading.Lock()
+        self._silent: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True, name="dropping-proxy").start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def drop(self, wanted: Callable[[Seen], bool], *drops: tuple[int, Way]) -> None:
+        """Forget what was seen. Of the next answers to requests that are `wanted` drop one for each position and way."""
+        with self._lock:
+            self.requests, self.bodies, self.settled = [], [], True
+            self._wanted, self._drops = wanted, list(drops)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            # Wakes the thread that waits in accept().
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError, EOFError):
+            reader = client.makefile("rb")
+            first, fields = _head(reader)
+            body = reader.read(int(fields.get("content-length", 0)))
+            method, path, _ = first.split(" ", 2)
+            seen = Seen(method, path, fields, body)
+            with self._lock:
+                self.requests.append(seen)
+                named = self._wanted(seen)
+                drop = self._drops.pop(0) if named and self._drops else None
+                if named:
+                    self.bodies.append(passed := bytearray())
+                else:
+                    passed = bytearray()
+            with socket.create_connection(("127.0.0.1", self._upstream)) as server:
+                # A client that goes away is seen by the server at once.
+                watch = threading.Thread(target=_hang_up, args=(client, server), daemon=True)
+                server.sendall(_joined(first, fields) + body)
+                watch.start()
+                try:
+                    self._answer(server, client, drop, passed, named)
+                finally:
+                    # The server is told first, so that it knows when the client comes back.
+                    for end in (server, client):
+                        with contextlib.suppress(OSError):
+                            end.shutdown(socket.SHUT_RDWR if end is server else socket.SHUT_RD)
+                    watch.join()
+                    if drop is not None and drop[1] == "rst":
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    def _answer(
+        self, server: socket.socket, client: socket.socket, drop: tuple[int, Way] | None, passed: bytearray, named: bool
+    ) -> None:
+        reader = server.makefile("rb")
+        first, fields = _head(reader)
+        chunked = fields.get("transfer-encoding") == "chunked"
+        client.sendall(_joined(first, fields))
+        if named:
+            self.settled = True
+        if not chunked:
+            client.sendall(reader.read(int(fields["content-length"])) if "content-length" in fields else reader.read())
+            return
+        for data in _chunks(reader):
+            part = data if drop is None else data[: drop[0] - len(passed)]
+            if part:
+                client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+            passed += part
+            if drop is not None and len(passed) == drop[0]:
+                self.settled = False
+                match drop[1]:
+                    case "clean":
+                        client.sendall(b"0\r\n\r\n")
+                    case "silence":
+                        # Until the client has enough of it; `_hang_up` sees that.
+                        while server.recv(65536):
+                            pass
+                return
+        client.sendall(b"0\r\n\r\n")
+
+
+def _hang_up(client: socket.socket, server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while client.recv(65536):
+            pass
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _head(reader: object) -> tuple[str, dict[str, str]]:
+    first = reader.readline().decode().rstrip()  # type: ignore[attr-defined]
+    if not first:
+        raise EOFError
+    fields = {}
+    while line := reader.readline().decode().strip():  # type: ignore[attr-defined]
+        name, _, value = line.partition(":")
+        fields[name.lower()] = value.strip()
+    return first, fields
+
+
+def _joined(first: str, fields: dict[str, str]) -> bytes:
+    # One request for each connection: so each is seen, and a drop is that of one answer.
+    lines = [first, *(f"{name}: {value}" for name, value in fields.items() if name != "connection"), "connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def _chunks(reader: object) -> Iterator[bytes]:
+    while size := int(reader.readline() or b"0", 16):  # type: ignore[attr-defined]
+        yield reader.read(size)  # type: ignore[attr-defined]
+        reader.readline()  # type: ignore[attr-defined]
+    reader.readline()  # type: ignore[attr-defined]
