@@ -168,11 +168,16 @@ class Family:
         if request.repeat != "all" or call.merge:
             # A URL that the server gave keeps its query; the libraries would put the client's in its place.
             url = self.module.URL(request.url)
-            for name, value in client.params.multi_items():
-                if name not in url.params:
+            of_client, own = client.params, self.module.QueryParams(wanted.get("params"))
+            named = {name for name in of_client if name in url.params}
+            for name in own:
+                url = url.copy_remove_param(name)
+            # A name may come more than once: `stream_mode=values&stream_mode=custom`.
+            for name, value in of_client.multi_items():
+                if name not in named and name not in own:
                     url = url.copy_add_param(name, value)
-            for name, value in self.module.QueryParams(wanted.get("params")).multi_items():
-                url = url.copy_set_param(name, value)
+            for name, value in own.multi_items():
+                url = url.copy_add_param(name, value)
         for name, parameter in request.params.items():
             url = url.copy_remove_param(name) if parameter is None else url.copy_set_param(name, parameter)
         built.url = url
