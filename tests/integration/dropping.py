@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -34,15 +35,17 @@ class DroppingProxy:
 
     Args:
         upstream: Port of the server.
+        pause: Seconds that the requests wait that are named, but for the first.
     """
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, *, pause: float = 0.0) -> None:
         self.requests: list[Seen] = []
         # Bodies of the answers that were named, as they were passed on, without chunk sizes.
         self.bodies: list[bytearray] = []
         # False from a drop until the next request of that kind has its answer: who has more to say may wait for that.
         self.settled = True
         self._upstream = upstream
+        self._pause = pause
         self._wanted: Callable[[Seen], bool] = lambda seen: False
         self._drops: list[tuple[int, Way]] = []
         self._lock = threading.Lock()
@@ -85,10 +88,11 @@ class DroppingProxy:
                 self.requests.append(seen)
                 named = self._wanted(seen)
                 drop = self._drops.pop(0) if named and self._drops else None
+                again, passed = bool(self.bodies), bytearray()
                 if named:
-                    self.bodies.append(passed := bytearray())
-                else:
-                    passed = bytearray()
+                    self.bodies.append(passed)
+            if named and again:
+                time.sleep(self._pause)
             with socket.create_connection(("127.0.0.1", self._upstream)) as server:
                 # A client that goes away is seen by the server at once.
                 watch = threading.Thread(target=_hang_up, args=(client, server), daemon=True)
