@@ -261,6 +261,26 @@ def test_without_ids_a_cut_is_the_sdks_error(how: Way) -> None:
         asyncio.run(main(proxy))
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_the_version_that_was_agreed_on_decides(mode: str, proxy: DroppingProxy) -> None:
+    async def main() -> None:
+        http = httpx2.AsyncClient(transport=transports.AsyncResumableTransport(retry=RETRY), trust_env=False)
+        over = streamable.streamable_http_client(f"{proxy.url}/mcp", http_client=http)
+        async with http, mcp.Client(over, mode=mode) as client:
+            proxy.drop(calls, (400, "rst"))
+            number = next(numbers)
+            call = client.call_tool("report", {"number": number, "close": False}, progress_callback=Told().step)
+            if mode == "legacy":
+                assert (await call).content[0].text == f"report {number}"
+            else:
+                # 2026-07-28 has no ids.
+                with pytest.raises(mcp.MCPError):
+                    await call
+            assert runs[number] == 1
+
+    asyncio.run(main())
+
+
 def test_retries_do_not_multiply(proxy: DroppingProxy) -> None:
     async def main() -> None:
         policy = rs.RetryPolicy(attempts=3, wait=lambda state: 0.01)
