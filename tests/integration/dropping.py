@@ -42,14 +42,15 @@ class DroppingProxy:
         self.requests: list[Seen] = []
         # Bodies of the answers that were named, as they were passed on, without chunk sizes.
         self.bodies: list[bytearray] = []
-        # False from a drop until the next request of that kind has its answer: who has more to say may wait for that.
+        # False from a drop until the next request of that kind is being answered: who has more to say may wait for that.
         self.settled = True
         self._upstream = upstream
         self._pause = pause
         self._wanted: Callable[[Seen], bool] = lambda seen: False
         self._drops: list[tuple[int, Way]] = []
         self._lock = threading.Lock()
-        self._silent: list[socket.socket] = []
+        # How many drops there were: an answer from before the latest one settles nothing.
+        self._turn = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True, name="dropping-proxy").start()
@@ -63,6 +64,11 @@ class DroppingProxy:
         with self._lock:
             self.requests, self.bodies, self.settled = [], [], True
             self._wanted, self._drops = wanted, list(drops)
+
+    def _settle(self, turn: int) -> None:
+        with self._lock:
+            if turn == self._turn:
+                self.settled = True
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -117,17 +123,25 @@ class DroppingProxy:
         chunked = fields.get("transfer-encoding") == "chunked"
         client.sendall(_joined(first, fields))
         if named:
-            self.settled = True
+            # A server that has nothing to say yet is back soon too.
+            late = threading.Timer(0.03, self._settle, (self._turn,))
+            late.daemon = True
+            late.start()
         if not chunked:
             client.sendall(reader.read(int(fields["content-length"])) if "content-length" in fields else reader.read())
             return
         for data in _chunks(reader):
+            if named and not passed:
+                # What it says first, a task as it stands, is said: the rest is live.
+                self._settle(self._turn)
             part = data if drop is None else data[: drop[0] - len(passed)]
             if part:
                 client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
             passed += part
             if drop is not None and len(passed) == drop[0]:
-                self.settled = False
+                with self._lock:
+                    self._turn += 1
+                    self.settled = False
                 match drop[1]:
                     case "clean":
                         client.sendall(b"0\r\n\r\n")
