@@ -222,7 +222,9 @@ async def test_half_an_answer_is_continued_by_the_next_process(rig: Rig, tmp_pat
     for store in stores(tmp_path):
         options = {"store": store, "key": lambda request: "k"}
         gone = [Reply(EVENTS[:1], "rst"), Reply(status=500), Reply(status=500), Reply(status=500)]
-        client = rig.client(lambda request, gone=gone: gone.pop(0), retry=rs.RetryPolicy(attempts=1), **options)
+        client = rig.client(
+            lambda request, gone=gone: gone.pop(0), retry=rs.RetryPolicy(attempts=1, wait=lambda state: 0.0), **options
+        )
         with pytest.raises(rs.RetriesExhausted):
             await rig.read(client, "GET", URL)
         rig.sent.clear()
