@@ -49,7 +49,7 @@ from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
 from .settings import Settings, Stats
-from .skimming import SKIMMED, Skimmer
+from .skimming import LARGEST, SKIMMED, Skimmer
 from .unpacking import Unpacking
 
 __all__ = ["UNKNOWN", "Machine"]
@@ -697,7 +697,9 @@ class Machine:
     def skimmer(self) -> Skimmer | None:
         """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
         ledger, decoder = self._ledger, self._decoder
-        if not (self.calm and self._hot and type(decoder) is VerbatimDecoder and decoder.idle):
+        if not (self.calm and self._hot and type(decoder) is VerbatimDecoder and decoder.idle) or self._identifies:
+            return None
+        if min(self.settings.limits.event_bytes, self.settings.limits.line_bytes) < LARGEST:
             return None
         assert ledger is not None and self.protocol is not None
         lane = ledger.lane
@@ -708,12 +710,15 @@ class Machine:
         self._skimmer.start(lane, ledger.sequence)
         return self._skimmer
 
-    def settle(self) -> Sequence[Any]:
+    def settle(self, *, leaving: bool = True) -> Sequence[Any]:
         """
         Read what was skimmed.
 
+        Args:
+            leaving: What comes next is read, so the front of an event is too.
+
         Returns:
-            The newest of these events, as many as are remembered. They were handed out.
+            The newest of these events. They were handed out.
         """
         skimmer, ledger = self._skimmer, self._ledger
         if skimmer is None or ledger is None:
@@ -722,7 +727,8 @@ class Machine:
         held, front = b"".join(skimmer.held), skimmer.front
         items = self._read_late(ledger, held) if held else ()
         skimmer.start(ledger.lane, ledger.sequence)
-        if front:
+        if front and leaving:
+            skimmer.front = b""
             self._bytes += len(front)
             self._decoder.feed(front)
         return items

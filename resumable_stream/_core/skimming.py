@@ -23,25 +23,28 @@ from typing import Any, Final
 from .interfaces import ResumeProtocol
 from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN
 
-__all__ = ["SKIMMED", "Skimmer"]
+__all__ = ["LARGEST", "SKIMMED", "Skimmer"]
 
+LARGEST: Final = 16 * 1024
+"""Bytes; an event that goes unread is smaller."""
 SKIMMED: Final = frozenset({PLAIN, OPAQUE, COUNTING, NUMBERED})
 """The ledger's lanes in which an event may go unread."""
 
-# `.` is anything but LF; CR is looked for by itself, which costs less than to exclude it here.
+# `.` is anything but LF; CR is looked for by itself, which costs less than to exclude it here. One space behind the colon is no
+# part of the value, and what is empty is another matter: `?+` gives nothing back. Longer data are read: a token's has 200 bytes.
 _BLOCK: Final = re.compile(
-    rb"(?:id: ?(?P<first>.+)\n)?(?:event: ?(?P<name>.+)\n)?(?:id: ?(?P<second>.+)\n)?"
-    rb"data: ?(?P<head>.{0,7}).*(?:\nid: ?(?P<third>.+))?\n\n"
+    rb"(?:id: ?+(?P<first>.{1,1024})\n)?(?:event: ?+(?P<name>.{1,1024})\n)?(?:id: ?+(?P<second>.{1,1024})\n)?"
+    rb"data: ?+(?P<head>.{0,7}).{0,8192}(?:\nid: ?+(?P<third>.{1,1024}))?\n\n"
 ).fullmatch
 _NUL, _CR = b"\0\r"
-# Of an alarm: as many characters of the data are looked at.
+# Of an alarm's seven characters these are the first bytes, whatever they are encoded to.
 _HEAD: Final = 7
 # So many are kept here; then all but the newest go to the ledger, unread. Few enough to stay in the processor's cache.
 _KEPT: Final = 512
-# Longer events are read: a token's has some 200 bytes.
-_LONG: Final = 8 * 1024
 # Patterns made for one stream: providers have some ten kinds of delta.
 _PATTERNS: Final = 32
+
+_REST: Final = rb".{0,8192}"
 
 Match = Callable[[bytes], Any]
 
@@ -60,7 +63,7 @@ class Skimmer:
     def __init__(self, protocol: ResumeProtocol, make_room: Callable[[], bool]) -> None:
         names, heads = protocol.alarm or (frozenset(), frozenset())
         self._names = frozenset(name.encode() for name in names) | ({None} if "message" in names else frozenset())
-        self._heads = frozenset(head.encode() for head in heads)
+        self._heads = frozenset(head.encode()[:_HEAD] for head in heads)
         self._protocol = protocol
         self._make_room = make_room
         self._patterns: dict[tuple[Any, ...], Match] = {}
@@ -74,7 +77,6 @@ class Skimmer:
     def start(self, lane: int, number: int | None) -> None:
         """The events before have been read; `number` is that of the last."""
         self.held.clear()
-        self.front = b""
         if lane != self._lane:
             self._patterns.clear()
             self._shape = _never
@@ -106,9 +108,9 @@ class Skimmer:
 
     def _look_closer(self, chunk: bytes) -> bytes | None:
         front, chunk = self.front, self.front + chunk
-        if _CR in chunk or _NUL in chunk or len(chunk) > _LONG:
+        if _CR in chunk or _NUL in chunk:
             return None
-        shape = self._find(chunk)
+        shape = self._find(chunk) if self._lane in SKIMMED else None
         if shape is None or (match := shape(chunk)) is None:
             if front or b"\n\n" in chunk:
                 return None
@@ -152,14 +154,14 @@ class Skimmer:
             known = self._protocol.counter_in(name)
             if known is None or len(known) < _HEAD:
                 return None
-            return re.escape(chunk[: match.start("head")] + known.encode()) + rb"(\d+),.*\n\n"
+            return re.escape(chunk[: match.start("head")] + known.encode()) + rb"(\d+)," + _REST + rb"\n\n"
         if not ids:
-            return re.escape(chunk[:end]) + rb".*\n\n"
+            return re.escape(chunk[:end]) + _REST + rb"\n\n"
         start, stop = match.span(ids[0])
         if ids[0] == "third":
             front = chunk.rindex(b"\n", 0, start)
-            return re.escape(chunk[:end]) + rb".*" + re.escape(chunk[front:start]) + rb"(.+)\n\n"
-        return re.escape(chunk[:start]) + rb"(.+)" + re.escape(chunk[stop:end]) + rb".*\n\n"
+            return re.escape(chunk[:end]) + _REST + re.escape(chunk[front:start]) + rb"(.{1,1024})\n\n"
+        return re.escape(chunk[:start]) + rb"(.{1,1024})" + re.escape(chunk[stop:end]) + _REST + rb"\n\n"
 
 
 def _never(chunk: bytes) -> None:

@@ -26,7 +26,8 @@ def stream_of(response: Any) -> Any:
 
     Returns:
         A `ResumableStream` (of an async client an `AsyncResumableStream`) to look at: `.checkpoint`, `.token`, `.stats`,
-        `.outcome`, `.protocol`, and `cancel()`. The SDK reads it, so do not iterate it. `None`: the response was handed on as
+        `.outcome`, `.protocol`, and `cancel()`. The SDK reads it, so do not iterate it; of a sync client, look at it from the
+        thread that reads. `None`: the response was handed on as
         it came, being no stream.
 
     Raises:

@@ -72,6 +72,7 @@ class AsyncSplicedStream(Skimming, AsyncResumableStream):
         if self._busy:
             await self.aclose()
         else:
+            self._settle()
             await self.__aexit__(None, None, None)
 
 

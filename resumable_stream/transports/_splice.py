@@ -75,7 +75,7 @@ class Port:
         self.transport = transport
         self.refresh = refresh
         self._library = library
-        self._timeout: tuple[dict[str, Any], Any] | None = None
+        self._timeout: Any = request.extensions.get("timeout")
 
     # --- what the SDK asked for
 
@@ -135,16 +135,17 @@ class Port:
     def take_first(self, wanted: Any) -> Any:
         """The first response, read under the clocks of the request that the driver would have sent for it."""
         response, self.first = self.first, None
-        timeout = response.request.extensions.setdefault("timeout", {})
-        self._timeout = timeout, timeout.get("read")
-        timeout["read"] = wanted.extensions["timeout"]["read"]
+        extensions = response.request.extensions
+        self._timeout = extensions.get("timeout")
+        extensions["timeout"] = {**(self._timeout or {}), "read": wanted.extensions["timeout"]["read"]}
         return response
 
     def restore(self) -> None:
         """The stream is over: the SDK's request is as it was."""
-        if self._timeout is not None:
-            timeout, timeout["read"] = self._timeout
-            self._timeout = None
+        if self._timeout is None:
+            self.request.extensions.pop("timeout", None)
+        else:
+            self.request.extensions["timeout"] = self._timeout
 
 
 class Splicer:
@@ -235,7 +236,7 @@ class Splicer:
         if callable(self._protocols):
             found = self._protocols(request)
             return next(iter(_checked([found]))) if found is not None else None
-        return next((each for each in self._protocols if each.matches(state, head)), None)
+        return next((each for each in self._protocols if _fits(each, state, head)), None)
 
     def named(self, checkpoint: Checkpoint, request: Any) -> ResumeProtocol | None:
         """The protocol of a stored place, with the options that were given here."""
@@ -321,6 +322,13 @@ class Splicer:
         return make(first.status_code, headers=headers, stream=body, extensions={**first.extensions, EXTENSION: stream})
 
 
+def _fits(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
+    if type(protocol).matches is ResumeProtocol.matches:
+        # It has no detection of its own, so it was named for all that it can read.
+        return head.content_type in protocol.content_types
+    return protocol.matches(state, head)
+
+
 def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:
     for each in protocols:
         if isinstance(each, type):
@@ -340,6 +348,7 @@ class Skimming:
 
     _machine: Machine
     _live: Any
+    _busy: bool
     skim: Callable[[bytes], bytes | None] | None = None
 
     def adopt(self, fence: Any, replay: Any = None) -> None:
@@ -348,22 +357,23 @@ class Skimming:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        self._settle()
+        self._settle(leaving=False)
         return super().checkpoint  # type: ignore[misc, no-any-return]
 
     @property
     def stats(self) -> Stats:
-        self._settle()
+        self._settle(leaving=False)
         return super().stats  # type: ignore[misc, no-any-return]
 
-    def _settle(self) -> None:
+    def _settle(self, *, leaving: bool = True) -> None:
         if self.skim is None:
             return
-        self.skim = None
-        if items := self._machine.settle():
-            # All of them were handed out, the last is in hand.
+        if leaving:
+            self.skim = None
+        if items := self._machine.settle(leaving=leaving):
+            # All of them were handed out; the last is in hand, unless the reader has come back for more.
             self._batch, self._events, self._upto = items, NOTHING, len(items)
-            self._floor, self._in_hand, self._whole = 0, 1, False
+            self._floor, self._in_hand, self._whole = 0, int(not self._busy), False
 
     def _look_for_calm(self) -> None:
         """After an event was read: may the next ones go unread?"""

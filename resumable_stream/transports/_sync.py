@@ -67,7 +67,13 @@ class SplicedStream(Skimming, ResumableStream):
         if self._busy:
             self.close()
         else:
+            self._settle()
             self.__exit__(None, None, None)
+
+    def _settle(self, *, leaving: bool = True) -> None:
+        # Another thread looks while this one reads: it sees the place as it was when last looked at.
+        if leaving or not self._busy:
+            super()._settle(leaving=leaving)
 
 
 class _Failed:

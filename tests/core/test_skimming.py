@@ -19,7 +19,7 @@ from resumable_stream._settings import Limits, Timeouts
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.protocols import CursorProtocol, LastEventID, OpenAIResponses
 
-ALARMED = Alarm(frozenset({"error", "end"}), frozenset({"[DONE]", '{"error'}))
+ALARMED = Alarm(frozenset({"error", "end"}), frozenset({"[DONE]", '{"error', "ende — "}))
 
 
 class Alarming(ResumeProtocol):
@@ -72,6 +72,10 @@ def test_it_goes_unread(lane: int, chunk: bytes) -> None:
         (PLAIN, LONG + LONG),
         (PLAIN, b"id: 1\ndata: a long enough text\n\n"),
         (PLAIN, b"id:\ndata: a long enough text\n\n"),
+        (PLAIN, b"event: \ndata: a long enough text\n\n"),  # a "message", which may be alarming
+        (OPAQUE, b"id: \ndata: a long enough text\n\n"),  # makes the stream forget its place
+        (OPAQUE, b"data: a long enough text\nid: \n\n"),
+        (PLAIN, "data: ende — das war es\n\n".encode()),
         (OPAQUE, LONG),
         (OPAQUE, b"id: a\0b\ndata: a long enough text\n\n"),
         (OPAQUE, b"id: a\ndata: a long enough text\nid: b\n\n"),
