@@ -18,7 +18,6 @@ import argparse
 import importlib
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -31,12 +30,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from wires import TOKENS, WORDS, Wire, chat, gemini, messages, plain, responses
+
 import resumable_stream as rs
 from resumable_stream.protocols import AnthropicMessages, GeminiGenerate, LastEventID, OpenAIChat, OpenAIResponses
-from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ServerEvent
+from resumable_stream.testing import Fault, FlakyServer
 
-TOKENS: Final = 300
-CUT_AT: Final = 150
 TIMEOUT: Final = 1.0  # seconds without a byte, given to every client: the defaults are up to ten minutes, or none
 BOUND: Final = 25.0  # seconds for one run: requests-sse waits 10 before it connects again
 DEADLINE: Final = 45.0  # seconds for all of them, so that the script ends within a minute
@@ -55,141 +54,6 @@ PACKAGES: Final = {  # distribution: what it is imported as
 }
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
-
-WORDS: Final = [f"t{n} " for n in range(TOKENS)]  # all different, so that a repeat or a hole shows
-
-
-# --- the wires
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wire:
-    """
-    What a provider sends.
-
-    Attributes:
-        frames: The whole answer, one item per event.
-        lead: Events before the first token.
-        options: Of the `FlakyServer`: how this API is asked for the rest, if it is.
-    """
-
-    frames: Sequence[bytes]
-    lead: int
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def serve(self, cut: Fault | None) -> FlakyServer:
-        return FlakyServer(self.frames, [] if cut is None else [cut], **self.options)
-
-
-def sse(*payloads: dict[str, Any] | str, named: bool = False) -> list[bytes]:
-    """Events as most providers write them; `named` repeats the payload's type as the event's name."""
-    return [
-        ServerEvent(
-            event=item["type"] if named and isinstance(item, dict) else None,
-            data=item if isinstance(item, str) else json.dumps(item),
-        ).encode()
-        for item in payloads
-    ]
-
-
-def responses() -> Wire:
-    """A background response: every event is numbered, `GET …?stream=true&starting_after=N` sends what follows N."""
-    part = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    text = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
-    item: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-    whole = {**item, "status": "completed", "content": [text]}
-
-    def response(status: str, output: Sequence[object] = ()) -> dict[str, Any]:
-        return {
-            "id": "resp_1",
-            "object": "response",
-            "created_at": 1,
-            "model": "m",
-            "background": True,
-            "status": status,
-            "output": list(output),
-            "parallel_tool_calls": True,
-            "tool_choice": "auto",
-            "tools": [],
-        }
-
-    events: list[dict[str, Any]] = [
-        {"type": "response.created", "response": response("queued")},
-        {"type": "response.in_progress", "response": response("in_progress")},
-        {"type": "response.output_item.added", "output_index": 0, "item": item},
-        {"type": "response.content_part.added", **part, "part": {**text, "text": ""}},
-        *({"type": "response.output_text.delta", **part, "delta": word, "logprobs": []} for word in WORDS),
-        {"type": "response.output_text.done", **part, "text": text["text"], "logprobs": []},
-        {"type": "response.content_part.done", **part, "part": text},
-        {"type": "response.output_item.done", "output_index": 0, "item": whole},
-        {"type": "response.completed", "response": response("completed", [whole])},
-    ]
-
-    def status(request: RecordedRequest) -> Reply | None:
-        if request.method != "GET" or request.query.get("stream") == "true":
-            return None
-        body = json.dumps(response("in_progress")).encode()
-        return Reply(headers={"content-type": "application/json"}, body=body)
-
-    def number(frame: bytes) -> str | None:
-        found = re.search(rb'"sequence_number": (\d+)', frame)
-        return found[1].decode() if found else None
-
-    return Wire(
-        frames=sse(*({**event, "sequence_number": n} for n, event in enumerate(events)), named=True),
-        lead=4,
-        options={"cursor_param": "starting_after", "cursor_of": number, "on_request": status},
-    )
-
-
-def chat() -> Wire:
-    def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
-
-    chunks = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in WORDS), chunk({}, "stop")]
-    return Wire(frames=sse(*chunks, "[DONE]"), lead=1)
-
-
-def messages() -> Wire:
-    message: dict[str, Any] = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "m",
-        "content": [],
-        "stop_reason": None,
-    }
-    counted = {"input_tokens": 1, "output_tokens": 1}
-    events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": {**message, "stop_sequence": None, "usage": counted}},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "ping"},
-        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}} for word in WORDS),
-        {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-            "usage": {"output_tokens": TOKENS},
-        },
-        {"type": "message_stop"},
-    ]
-    return Wire(frames=sse(*events, named=True), lead=3)
-
-
-def gemini() -> Wire:
-    def chunk(text: str, **more: str) -> dict[str, Any]:
-        candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0, **more}
-        return {"candidates": [candidate], "modelVersion": "m", "responseId": "r1"}
-
-    return Wire(frames=sse(*map(chunk, WORDS), chunk("", finishReason="STOP")), lead=0)
-
-
-def plain() -> Wire:
-    """A GET stream with ids, as the standard has it: `Last-Event-ID` brings the rest, and 204 says that there is none."""
-    events = [ServerEvent(id=str(n), data=word, retry=100 if n == 0 else None) for n, word in enumerate(WORDS)]
-    done = ServerEvent(id=str(TOKENS), data="[DONE]")
-    return Wire(frames=[event.encode() for event in [*events, done]], lead=0, options={"no_content_at_end": True})
 
 
 # --- the clients: each reads an answer as its README does, and appends the text that the caller gets
@@ -392,13 +256,12 @@ ROWS: Final = [
 
 
 def cuts(wire: Wire) -> dict[str, Fault]:
-    behind = wire.lead + CUT_AT
-    whole = sum(map(len, wire.frames[:behind]))
+    whole = sum(map(len, wire.frames[: wire.behind]))
     return {
-        "closed properly": Fault.cut(after_events=behind, how="clean"),
-        "closed inside an event": Fault.cut(after_bytes=whole + len(wire.frames[behind]) // 2, how="fin"),
-        "reset": Fault.cut(after_events=behind, how="rst"),
-        "silence": Fault.cut(after_events=behind, how="silence"),
+        "closed properly": wire.cut("clean"),
+        "closed inside an event": Fault.cut(after_bytes=whole + len(wire.frames[wire.behind]) // 2, how="fin"),
+        "reset": wire.cut("rst"),
+        "silence": wire.cut("silence"),
     }
 
 
