@@ -63,6 +63,8 @@ ERROR_BODY: Final = 64 * 1024
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY = CORE_EXTRA
+# What most providers send behind an answer; the protocols say what it proves.
+SENTINEL: Final = "[DONE]"
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
 
@@ -304,8 +306,16 @@ class Machine:
         ledger = self._ledger
         if ledger is None or self.outcome is not None or ledger.place(taken, batch).offset != ledger.offset:
             return False
-        self.outcome = self._ended_by(ledger)
+        self.outcome = self._ended_by(ledger) or self._settled_by(ledger, batch)
         return self.outcome is not None
+
+    def _settled_by(self, ledger: Ledger, batch: Sequence[Any]) -> Outcome | None:
+        """The outcome that is known already, where whoever leaves now misses nothing that could still be had."""
+        if self._settled is None or self._then is not None or ledger.problem is not None or self._more:
+            return None
+        # Those who know the API stop reading at its sentinel.
+        sentinel = bool(batch) and batch[-1].data == SENTINEL
+        return self._settled if sentinel or not self.resumable() else None
 
     def commit(self, item: Any, taken: int, batch: Sequence[Any] | None = None) -> None:
         """Under manual commit: move the committed place behind `item`, or behind what is taken."""
