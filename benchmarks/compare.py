@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from wires import TOKENS, WORDS, Wire, chat, gemini, messages, plain, responses
+from wires import ASK, TOKENS, WORDS, Wire, chat, gemini, messages, plain, responses
 
 import resumable_stream as rs
 from resumable_stream.protocols import AnthropicMessages, GeminiGenerate, LastEventID, OpenAIChat, OpenAIResponses
@@ -60,7 +60,6 @@ END: Final = "<!-- measured: end -->"
 
 
 Read = Callable[[FlakyServer, list[str]], None]
-ASK: Final = [{"role": "user", "content": "Count."}]
 CHAT_BODY: Final = {"model": "m", "messages": ASK, "stream": True}
 ASK_GEMINI: Final = {"contents": [{"role": "user", "parts": [{"text": "Count."}]}]}
 

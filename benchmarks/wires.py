@@ -17,6 +17,7 @@ from resumable_stream.testing.faults import How
 
 TOKENS: Final = 300
 CUT_AT: Final = 150
+ASK: Final = [{"role": "user", "content": "Count."}]
 WORDS: Final = [f"t{n} " for n in range(TOKENS)]  # all different, so that a repeat or a hole shows
 
 
