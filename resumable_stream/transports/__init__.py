@@ -16,13 +16,16 @@ from ._splice import EXTENSION
 
 __all__ = ["stream_of"]
 
+_NAMES = ("response", "http_response", "_response")
+
 
 def stream_of(response: Any) -> Any:
     """
     The stream below a response that came through one of the transports.
 
     Args:
-        response: The library's response, or an SDK's object that has it as `response` or `http_response`.
+        response: The library's response, or an SDK's object that has it as `response` or `http_response`; litellm's wrapper of
+            such an object will do.
 
     Returns:
         A `ResumableStream` (of an async client an `AsyncResumableStream`) to look at: `.checkpoint`, `.token`, `.stats`,
@@ -33,7 +36,8 @@ def stream_of(response: Any) -> Any:
     Raises:
         TypeError: That is no response, and has none.
     """
-    for found in (response, *(getattr(response, name, None) for name in ("response", "http_response", "_response"))):
+    inner = getattr(response, "completion_stream", None)
+    for found in (each for outer in (response, inner) for each in (outer, *(getattr(outer, name, None) for name in _NAMES))):
         extensions = getattr(found, "extensions", None)
         if isinstance(extensions, dict):
             return extensions.get(EXTENSION)
