@@ -14,19 +14,21 @@ COMPARE_ARGS ?=
 VENV := .venv
 BENCH_VENV := .venv-bench
 INTEGRATION_VENV := .venv-integration
+LITELLM_VENV := .venv-litellm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(BENCH_VENV)/.installed
 INTEGRATION_STAMP := $(INTEGRATION_VENV)/.installed
 NODE_DIR := tests/integration/node
 NODE_STAMP := $(NODE_DIR)/node_modules/.installed
+LITELLM_STAMP := $(LITELLM_VENV)/.installed
 
 # -qq keeps the addresses of the package index out of the output; errors are still shown.
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test check docs bench compare soak integration wheel-test clean
+.PHONY: help dev demo test check docs bench compare soak integration integration-litellm wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,14 +60,20 @@ soak: $(STAMP) ## Run the tests that take minutes
 compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and with us (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
 
-integration: $(INTEGRATION_STAMP) $(NODE_STAMP) ## Run the tests against foreign servers and SDKs (own environment)
+integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm ## Run the tests against foreign servers and SDKs (own environments)
 	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration
+
+# It cannot be installed beside the others. PYTEST_ARGS may choose none of its tests, which pytest calls a failure (5).
+integration-litellm: $(LITELLM_STAMP)
+	@$(LITELLM_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) \
+		tests/integration/test_sdk_litellm.py $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 
 wheel-test: $(STAMP) ## Build the wheel, install it without and with extras, use it away from the sources
 	@$(BIN)/python scripts/wheel_test.py
 
 clean: ## Remove everything that was built, the environments included
-	rm -rf $(VENV) $(BENCH_VENV) $(INTEGRATION_VENV) $(NODE_DIR)/node_modules build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(INTEGRATION_VENV) $(LITELLM_VENV) $(NODE_DIR)/node_modules
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that a broken set-up is tried again.
@@ -92,6 +100,12 @@ $(NODE_STAMP): $(NODE_DIR)/package.json | $(INTEGRATION_STAMP)
 	@echo "installing the Node servers into $(NODE_DIR)/node_modules (once)"
 	@cd $(NODE_DIR) && PATH="$(abspath $(INTEGRATION_VENV))/bin:$$PATH" npm install \
 		--no-package-lock --no-audit --no-fund --no-update-notifier --ignore-scripts --loglevel=error >/dev/null
+	@touch $@
+
+$(LITELLM_STAMP): pyproject.toml tests/integration/requirements-litellm.txt
+	$(call make-venv,$(LITELLM_VENV))
+	@echo "installing the package and litellm into $(LITELLM_VENV) (once)"
+	@$(LITELLM_VENV)/bin/python $(PIP_INSTALL) --editable . --requirement tests/integration/requirements-litellm.txt
 	@touch $@
 
 # Debian ships venv without ensurepip; there the pip of $(PYTHON) fills the environment.

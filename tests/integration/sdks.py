@@ -44,7 +44,7 @@ def drops(names: Sequence[str], *reads: Any) -> pytest.MarkDecorator:
         names: Rows, sync on httpx2 and asyncio among them.
         reads: Readers.
     """
-    few = [name for name in names if name in ("sync-httpx2", "asyncio-httpx2")]
+    few = [name for name in names if name in ("sync-httpx2", "asyncio-httpx2")] or names
     cases = [
         pytest.param(name, how, read, id=f"{read.__name__}-{name}-{how}")
         for read in reads
