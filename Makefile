@@ -66,7 +66,7 @@ integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm ## Run the t
 # It cannot be installed beside the others. PYTEST_ARGS may choose none of its tests, which pytest calls a failure (5).
 integration-litellm: $(LITELLM_STAMP)
 	@$(LITELLM_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) \
-		tests/integration/test_sdk_litellm.py $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
+		tests/integration/test_sdk_litellm.py tests/integration/test_sdk_pages.py $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 
 wheel-test: $(STAMP) ## Build the wheel, install it without and with extras, use it away from the sources
 	@$(BIN)/python scripts/wheel_test.py

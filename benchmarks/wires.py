@@ -76,10 +76,10 @@ def document(value: object) -> Reply:
     return Reply(headers={"content-type": "application/json"}, body=json.dumps(value).encode())
 
 
-def responses(*, background: bool = True) -> Wire:
+def responses(words: Sequence[str] = WORDS, *, background: bool = True) -> Wire:
     """A background response: every event is numbered, `GET …?stream=true&starting_after=N` sends what follows N."""
     part = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    text = {"type": "output_text", "text": "".join(WORDS), "annotations": []}
+    text = {"type": "output_text", "text": "".join(words), "annotations": []}
     item: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     whole = {**item, "status": "completed", "content": [text]}
 
@@ -102,7 +102,7 @@ def responses(*, background: bool = True) -> Wire:
         {"type": "response.in_progress", "response": response("in_progress")},
         {"type": "response.output_item.added", "output_index": 0, "item": item},
         {"type": "response.content_part.added", **part, "part": {**text, "text": ""}},
-        *({"type": "response.output_text.delta", **part, "delta": word, "logprobs": []} for word in WORDS),
+        *({"type": "response.output_text.delta", **part, "delta": word, "logprobs": []} for word in words),
         {"type": "response.output_text.done", **part, "text": text["text"], "logprobs": []},
         {"type": "response.content_part.done", **part, "part": text},
         {"type": "response.output_item.done", "output_index": 0, "item": whole},
@@ -121,16 +121,16 @@ def responses(*, background: bool = True) -> Wire:
     )
 
 
-def chat() -> Wire:
+def chat(words: Sequence[str] = WORDS) -> Wire:
     def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
-    chunks = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in WORDS), chunk({}, "stop")]
+    chunks = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in words), chunk({}, "stop")]
     return Wire(frames=sse(*chunks, "[DONE]"), lead=1)
 
 
-def messages() -> Wire:
+def messages(words: Sequence[str] = WORDS) -> Wire:
     message: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
@@ -144,27 +144,27 @@ def messages() -> Wire:
         {"type": "message_start", "message": {**message, "stop_sequence": None, "usage": counted}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "ping"},
-        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}} for word in WORDS),
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}} for word in words),
         {"type": "content_block_stop", "index": 0},
         {
             "type": "message_delta",
             "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-            "usage": {"output_tokens": TOKENS},
+            "usage": {"output_tokens": len(words)},
         },
         {"type": "message_stop"},
     ]
     return Wire(frames=sse(*events, named=True), lead=3)
 
 
-def gemini() -> Wire:
+def gemini(words: Sequence[str] = WORDS) -> Wire:
     def chunk(text: str, **more: str) -> dict[str, Any]:
         candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0, **more}
         return {"candidates": [candidate], "modelVersion": "m", "responseId": "r1"}
 
-    return Wire(frames=sse(*map(chunk, WORDS), chunk("", finishReason="STOP")), lead=0)
+    return Wire(frames=sse(*map(chunk, words), chunk("", finishReason="STOP")), lead=0)
 
 
-def interactions() -> Wire:
+def interactions(words: Sequence[str] = WORDS) -> Wire:
     """A stored interaction: every event has an id, `GET …?stream=true&last_event_id=E` sends what follows E."""
 
     def interaction(status: str) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def interactions() -> Wire:
     events: list[dict[str, Any]] = [
         {"event_type": "interaction.created", "interaction": interaction("in_progress")},
         {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
-        *map(delta, WORDS),
+        *map(delta, words),
         {"event_type": "step.stop", "index": 0},
         {"event_type": "interaction.completed", "interaction": interaction("completed")},
     ]
@@ -195,8 +195,8 @@ def interactions() -> Wire:
     )
 
 
-def plain() -> Wire:
+def plain(words: Sequence[str] = WORDS) -> Wire:
     """A GET stream with ids, as the standard has it: `Last-Event-ID` brings the rest, and 204 says that there is none."""
-    events = [ServerEvent(id=str(n), data=word, retry=100 if n == 0 else None) for n, word in enumerate(WORDS)]
-    done = ServerEvent(id=str(TOKENS), data="[DONE]")
+    events = [ServerEvent(id=str(n), data=word, retry=100 if n == 0 else None) for n, word in enumerate(words)]
+    done = ServerEvent(id=str(len(words)), data="[DONE]")
     return Wire(frames=[event.encode() for event in [*events, done]], lead=0, options={"no_content_at_end": True})

@@ -1,0 +1,100 @@
+"""The pages of docs/sdks run where their SDK is, against servers that cut as they say."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import wires
+from resumable_stream.testing import FlakyServer, RecordedRequest, Reply
+from tests.docs.test_snippets import SDKS, quick, run_page
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick")]
+
+__all__ = ["quick"]  # a fixture
+
+WORDS = ["Streams ", "break; ", "answers ", "need ", "not."]
+NEEDED = {"google-genai": "google.genai", "pydantic-ai": "pydantic_ai"}
+EVENT_STREAM = {"content-type": "text/event-stream"}
+
+
+def served(wire: wires.Wire, other: wires.Wire, path: str) -> FlakyServer:
+    """
+    A wire whose every second answer is reset behind two tokens, and another one, at its path, that always ends there, properly.
+    """
+    usual = wire.options["on_request"]
+    half = b"".join(other.frames[: other.lead + 2])
+
+    def answer(request: RecordedRequest) -> Reply | None:
+        return Reply(headers=EVENT_STREAM, body=half) if request.path.endswith(path) else usual(request)
+
+    def cuts() -> Any:
+        while True:
+            yield wires.Fault.cut(after_events=wire.lead + 2)
+            yield None
+
+    return FlakyServer(wire.frames, cuts(), **{**wire.options, "on_request": answer})
+
+
+def openai() -> FlakyServer:
+    return served(wires.responses(WORDS), wires.chat(WORDS), "/chat/completions")
+
+
+def anthropic() -> FlakyServer:
+    half = b"".join(wires.messages(WORDS).frames[:5])
+    return FlakyServer(on_request=lambda request: Reply(headers=EVENT_STREAM, body=half))
+
+
+def google() -> FlakyServer:
+    return served(wires.interactions(WORDS), wires.gemini(WORDS), ":streamGenerateContent")
+
+
+# Page → what serves it, and the environment variables that lead the SDK there.
+PAGES: dict[str, tuple[Callable[[], FlakyServer], dict[str, str]]] = {
+    "openai": (openai, {"OPENAI_BASE_URL": "{}/v1", "OPENAI_API_KEY": "none"}),
+    "anthropic": (anthropic, {"ANTHROPIC_BASE_URL": "{}", "ANTHROPIC_API_KEY": "none"}),
+    "google-genai": (google, {"GOOGLE_GEMINI_BASE_URL": "{}", "GEMINI_API_KEY": "none"}),
+    "pydantic-ai": (openai, {"OPENAI_BASE_URL": "{}/v1", "OPENAI_API_KEY": "none"}),
+    "litellm": (openai, {"OPENAI_BASE_URL": "{}/v1", "OPENAI_API_KEY": "none", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_blocks_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if not installed(name) or (name == "openai" and installed("litellm")):
+        pytest.skip(f"{name} is not installed here, or only an old one for litellm")
+    if name == "litellm":
+        # What it prints when something fails.
+        monkeypatch.setattr("litellm.suppress_debug_info", True)
+        # What the page sets, to be gone afterwards.
+        monkeypatch.setattr("litellm.client_session", None)
+        monkeypatch.setattr("litellm.aclient_session", None)
+    server, environment = PAGES[name]
+    with server() as running:
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value.format(running.origin))
+        with warnings.catch_warnings():
+            # Not every SDK is free of them, and the pages do not close what their reader would.
+            warnings.simplefilter("ignore")
+            run_page(SDKS / f"{name}.md", capsys)
+            monkeypatch.undo()
+            gc.collect()
+        assert len(running.requests) > 1
+
+
+def installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(NEEDED.get(name, name)) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_every_page_is_run() -> None:
+    # Those of other SDKs have runners of their own.
+    assert {f"{name}.md" for name in PAGES} <= {page.name for page in Path(SDKS).glob("*.md")}
