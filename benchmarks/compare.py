@@ -30,10 +30,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from wires import ASK, TOKENS, WORDS, Wire, chat, gemini, messages, plain, responses
+from wires import ASK, TOKENS, WORDS, Wire, chat, gemini, interactions, messages, plain, responses
 
 import resumable_stream as rs
-from resumable_stream.protocols import AnthropicMessages, GeminiGenerate, LastEventID, OpenAIChat, OpenAIResponses
+from resumable_stream.protocols import (
+    AnthropicMessages,
+    GeminiGenerate,
+    GeminiInteractions,
+    LastEventID,
+    OpenAIChat,
+    OpenAIResponses,
+)
 from resumable_stream.testing import Fault, FlakyServer
 
 TIMEOUT: Final = 1.0  # seconds without a byte, given to every client: the defaults are up to ten minutes, or none
@@ -64,59 +71,87 @@ CHAT_BODY: Final = {"model": "m", "messages": ASK, "stream": True}
 ASK_GEMINI: Final = {"contents": [{"role": "user", "parts": [{"text": "Count."}]}]}
 
 
-def openai_client(server: FlakyServer) -> Any:
+def over(read: Callable[..., None]) -> Read:
+    """The same SDK in the same words, over our transport."""
+
+    def through(server: FlakyServer, got: list[str]) -> None:
+        from resumable_stream.transports.httpx2 import ResumableTransport
+
+        read(server, got, ResumableTransport())
+
+    return through
+
+
+def openai_client(server: FlakyServer, transport: Any) -> Any:
     import openai
 
-    return openai.OpenAI(api_key="none", base_url=f"{server.origin}/v1", timeout=TIMEOUT)
+    http = openai.DefaultHttpxClient(transport=transport) if transport else None
+    return openai.OpenAI(api_key="none", base_url=f"{server.origin}/v1", timeout=TIMEOUT, http_client=http)
 
 
-def openai_responses(server: FlakyServer, got: list[str]) -> None:
-    with openai_client(server) as client:
+def openai_responses(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with openai_client(server, transport) as client:
         for event in client.responses.create(model="m", input="Count.", background=True, stream=True):
             if event.type == "response.output_text.delta":
                 got.append(event.delta)
 
 
-def openai_chat(server: FlakyServer, got: list[str]) -> None:
-    with openai_client(server) as client:
+def openai_chat(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with openai_client(server, transport) as client:
         for chunk in client.chat.completions.create(model="m", messages=ASK, stream=True):
             got.append(chunk.choices[0].delta.content or "")
 
 
-def openai_chat_helper(server: FlakyServer, got: list[str]) -> None:
-    with openai_client(server) as client, client.chat.completions.stream(model="m", messages=ASK) as stream:
+def openai_chat_helper(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with openai_client(server, transport) as client, client.chat.completions.stream(model="m", messages=ASK) as stream:
         for event in stream:
             if event.type == "content.delta":
                 got.append(event.delta)
         got[:] = [stream.get_final_completion().choices[0].message.content or ""]
 
 
-def anthropic_client(server: FlakyServer) -> Any:
+def anthropic_client(server: FlakyServer, transport: Any) -> Any:
     import anthropic
 
-    return anthropic.Anthropic(api_key="none", base_url=server.origin, timeout=TIMEOUT)
+    http = anthropic.DefaultHttpxClient(transport=transport) if transport else None
+    return anthropic.Anthropic(api_key="none", base_url=server.origin, timeout=TIMEOUT, http_client=http)
 
 
-def anthropic_messages(server: FlakyServer, got: list[str]) -> None:
-    with anthropic_client(server) as client:
+def anthropic_messages(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with anthropic_client(server, transport) as client:
         for event in client.messages.create(model="m", max_tokens=TOKENS, messages=ASK, stream=True):
             if event.type == "content_block_delta":
                 got.append(event.delta.text)
 
 
-def anthropic_helper(server: FlakyServer, got: list[str]) -> None:
-    with anthropic_client(server) as client, client.messages.stream(model="m", max_tokens=TOKENS, messages=ASK) as stream:
+def anthropic_helper(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with (
+        anthropic_client(server, transport) as client,
+        client.messages.stream(model="m", max_tokens=TOKENS, messages=ASK) as stream,
+    ):
         for text in stream.text_stream:
             got.append(text)
         got[:] = [stream.get_final_message().content[0].text]
 
 
-def google_genai(server: FlakyServer, got: list[str]) -> None:
+def google_client(server: FlakyServer, transport: Any) -> Any:
     from google import genai
     from google.genai import types
 
-    options = types.HttpOptions(base_url=server.origin, timeout=int(TIMEOUT * 1000))
-    with genai.Client(api_key="none", http_options=options) as client:
+    arguments = {"transport": transport} if transport else None
+    options = types.HttpOptions(base_url=server.origin, timeout=int(TIMEOUT * 1000), client_args=arguments)
+    return genai.Client(api_key="none", http_options=options)
+
+
+def google_interactions(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with google_client(server, transport) as client:
+        for event in client.interactions.create(model="m", input="Count.", stream=True):
+            if event.event_type == "step.delta":
+                got.append(event.delta.text)
+
+
+def google_genai(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+    with google_client(server, transport) as client:
         for chunk in client.models.generate_content_stream(model="m", contents="Count."):
             got.append(chunk.text or "")
 
@@ -213,12 +248,15 @@ WIRES: Final[dict[str, Callable[[], Wire]]] = {
     "OpenAI Chat Completions": chat,
     "Anthropic Messages": messages,
     "Gemini generateContent": gemini,
+    "Gemini Interactions": interactions,
     "SSE with ids, by GET": plain,
 }
-RESPONSES, CHAT, MESSAGES, GEMINI, PLAIN = WIRES
+RESPONSES, CHAT, MESSAGES, GEMINI, INTERACTIONS, PLAIN = WIRES
 US: Final = "**resumable_stream**"
+OVER: Final = "over **our transport**"
 ROWS: Final = [
     Row(wire=RESPONSES, reader="openai, `create(stream=True)`", read=openai_responses, packages=["openai"]),
+    Row(wire=RESPONSES, reader=f"openai {OVER}", read=over(openai_responses), packages=["openai"]),
     Row(
         wire=RESPONSES,
         reader=US,
@@ -231,20 +269,30 @@ ROWS: Final = [
     ),
     Row(wire=CHAT, reader="openai, `create(stream=True)`", read=openai_chat, packages=["openai"]),
     Row(wire=CHAT, reader="openai, `.stream()`", read=openai_chat_helper, packages=["openai"]),
+    Row(wire=CHAT, reader=f"openai, `.stream()`, {OVER}", read=over(openai_chat_helper), packages=["openai"]),
     Row(wire=CHAT, reader='requests-sse, `method="POST"`', read=requests_sse_chat, packages=["requests-sse", "requests"]),
     Row(wire=CHAT, reader=US, read=ours("POST", "/v1/chat/completions", OpenAIChat(), CHAT_BODY)),
     Row(wire=MESSAGES, reader="anthropic, `create(stream=True)`", read=anthropic_messages, packages=["anthropic"]),
     Row(wire=MESSAGES, reader="anthropic, `.stream()`", read=anthropic_helper, packages=["anthropic"]),
+    Row(wire=MESSAGES, reader=f"anthropic, `.stream()`, {OVER}", read=over(anthropic_helper), packages=["anthropic"]),
     Row(
         wire=MESSAGES,
         reader=US,
         read=ours("POST", "/v1/messages", AnthropicMessages(), {**CHAT_BODY, "max_tokens": TOKENS}),
     ),
     Row(wire=GEMINI, reader="google-genai", read=google_genai, packages=["google-genai"]),
+    Row(wire=GEMINI, reader=f"google-genai {OVER}", read=over(google_genai), packages=["google-genai"]),
     Row(
         wire=GEMINI,
         reader=US,
         read=ours("POST", "/v1beta/models/m:streamGenerateContent?alt=sse", GeminiGenerate(), ASK_GEMINI),
+    ),
+    Row(wire=INTERACTIONS, reader="google-genai", read=google_interactions, packages=["google-genai"]),
+    Row(wire=INTERACTIONS, reader=f"google-genai {OVER}", read=over(google_interactions), packages=["google-genai"]),
+    Row(
+        wire=INTERACTIONS,
+        reader=US,
+        read=ours("POST", "/v1beta/interactions", GeminiInteractions(), {"model": "m", "input": "Count.", "stream": True}),
     ),
     Row(wire=PLAIN, reader="httpx-sse", read=httpx_sse, packages=["httpx-sse", "httpx"]),
     Row(wire=PLAIN, reader="httpx2, `iter_lines()`", read=httpx2_lines, packages=["httpx2"]),
