@@ -90,6 +90,7 @@ async def test_an_interaction_is_whole(row: Row, how: How, read: Any) -> None:
 @pytest.mark.parametrize("how", ["rst", "clean"])
 async def test_an_interaction_that_is_cut_before_its_first_event_is_not_created_twice(row: Row, how: How) -> None:
     ran = await run(make, interact, row, interactions(), Fault.cut(after_events=0, how=how))
+    assert type(ran.error).__name__ == "APIConnectionError"
     assert isinstance(rs.error_of(ran.error), rs.StreamInterrupted)
     assert len(ran.requests) == 1
 
