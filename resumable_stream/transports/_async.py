@@ -6,18 +6,14 @@ import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 from operator import length_hint
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from .._core.actions import Notice
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.worker import in_thread
 from .._errors import ResumableStreamError
-from .._policy import RetryPolicy
-from .._settings import Limits, Timeouts
 from .._twins import twin
-from ..stores import Store
-from ._splice import Port, Protocols, Skimming, Splicer, Wire
+from ._splice import Configured, Port, Skimming, Splicer, Wire
 
 __all__ = ["AsyncSplicedBody", "AsyncSplicingTransport"]
 
@@ -131,44 +127,11 @@ class AsyncSplicedBody:
             self._port.restore()
 
 
-class AsyncSplicingTransport:
+class AsyncSplicingTransport(Configured):
     """See `resumable_stream.transports.httpx.AsyncResumableTransport`."""
 
-    _library: ClassVar[ModuleType]
     _body: ClassVar[type[Any]]
-
-    def __init__(
-        self,
-        next_transport: Any = None,
-        *,
-        protocols: Protocols = None,
-        retry: RetryPolicy | None = None,
-        timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
-        refresh: Callable[[Any], Any | Awaitable[Any]] | None = None,
-        store: Store | None = None,
-        key: Callable[[Any], str | None] | None = None,
-        observer: Callable[[Notice], object] | None = None,
-        upgrade_background: bool = False,
-    ) -> None:
-        library = self._library
-        if next_transport is None:
-            next_transport = library.AsyncHTTPTransport()
-        if not isinstance(next_transport, library.AsyncBaseTransport):
-            raise TypeError(f"next_transport must be an {library.__name__}.AsyncBaseTransport, got {next_transport!r}")
-        self._next = next_transport
-        self._splicer = Splicer(
-            library,
-            protocols=protocols,
-            retry=retry,
-            timeouts=timeouts,
-            limits=limits,
-            refresh=refresh,
-            store=store,
-            key=key,
-            observer=observer,
-            upgrade_background=upgrade_background,
-        )
+    _default, _base = "AsyncHTTPTransport", "AsyncBaseTransport"
 
     async def handle_async_request(self, request: Any) -> Any:
         splicer = self._splicer

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from .._api import Options, protocol_of
 from .._checkpoint import Checkpoint, public_url
@@ -39,7 +39,7 @@ from ..protocols import OpenAIResponses, detect
 from ..protocols.ndjson import NDJSON_TYPES
 from ..stores import Store
 
-__all__ = ["EXTENSION", "Port", "Skimming", "Splicer", "Wire"]
+__all__ = ["EXTENSION", "Configured", "Port", "Skimming", "Splicer", "Wire"]
 
 EXTENSION: Final = "resumable_stream"
 """Where `response.extensions` has the stream below the body."""
@@ -424,3 +424,44 @@ class Wire:
     def error(self, error: ResumableStreamError) -> Any:
         """As the SDK above handles errors: also one of its HTTP library's."""
         return twin(self._stream._with_place(error), self._library, self._request)
+
+
+class Configured:
+    """The transports' constructor; for what it takes see `resumable_stream.transports.httpx.ResumableTransport`."""
+
+    _library: ClassVar[ModuleType]
+    _default: ClassVar[str]
+    _base: ClassVar[str]
+
+    def __init__(
+        self,
+        next_transport: Any = None,
+        *,
+        protocols: Protocols = None,
+        retry: RetryPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        refresh: Refresh | None = None,
+        store: Store | None = None,
+        key: Callable[[Any], str | None] | None = None,
+        observer: Callable[[Notice], object] | None = None,
+        upgrade_background: bool = False,
+    ) -> None:
+        library = self._library
+        if next_transport is None:
+            next_transport = getattr(library, self._default)()
+        if not isinstance(next_transport, getattr(library, self._base)):
+            raise TypeError(f"next_transport must be an {library.__name__}.{self._base}, got {next_transport!r}")
+        self._next = next_transport
+        self._splicer = Splicer(
+            library,
+            protocols=protocols,
+            retry=retry,
+            timeouts=timeouts,
+            limits=limits,
+            refresh=refresh,
+            store=store,
+            key=key,
+            observer=observer,
+            upgrade_background=upgrade_background,
+        )

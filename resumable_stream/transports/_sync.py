@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import length_hint
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from .._core.actions import Notice
 from .._drivers.sync import ResumableStream
 from .._errors import ResumableStreamError
-from .._policy import RetryPolicy
-from .._settings import Limits, Timeouts
 from .._twins import twin
-from ..stores import Store
-from ._splice import Port, Protocols, Skimming, Splicer, Wire
+from ._splice import Configured, Port, Skimming, Splicer, Wire
 
 __all__ = ["SplicedBody", "SplicingTransport"]
 
@@ -134,44 +130,11 @@ class SplicedBody:
             self._port.restore()
 
 
-class SplicingTransport:
+class SplicingTransport(Configured):
     """See `resumable_stream.transports.httpx.ResumableTransport`."""
 
-    _library: ClassVar[ModuleType]
     _body: ClassVar[type[Any]]
-
-    def __init__(
-        self,
-        next_transport: Any = None,
-        *,
-        protocols: Protocols = None,
-        retry: RetryPolicy | None = None,
-        timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
-        refresh: Callable[[Any], Any] | None = None,
-        store: Store | None = None,
-        key: Callable[[Any], str | None] | None = None,
-        observer: Callable[[Notice], object] | None = None,
-        upgrade_background: bool = False,
-    ) -> None:
-        library = self._library
-        if next_transport is None:
-            next_transport = library.HTTPTransport()
-        if not isinstance(next_transport, library.BaseTransport):
-            raise TypeError(f"next_transport must be an {library.__name__}.BaseTransport, got {next_transport!r}")
-        self._next = next_transport
-        self._splicer = Splicer(
-            library,
-            protocols=protocols,
-            retry=retry,
-            timeouts=timeouts,
-            limits=limits,
-            refresh=refresh,
-            store=store,
-            key=key,
-            observer=observer,
-            upgrade_background=upgrade_background,
-        )
+    _default, _base = "HTTPTransport", "BaseTransport"
 
     def handle_request(self, request: Any) -> Any:
         splicer = self._splicer
