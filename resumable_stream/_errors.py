@@ -67,6 +67,17 @@ class ResumableStreamError(Exception):
     checkpoint: Checkpoint | None = None
     text_so_far: str | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # For another process: the constructors below want keywords, which an exception does not remember.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(cls: type[ResumableStreamError], args: tuple[object, ...], attributes: dict[str, object]) -> ResumableStreamError:
+    made = cls.__new__(cls, *args)
+    made.args = args
+    made.__dict__.update(attributes)
+    return made
+
 
 class StreamInterrupted(ResumableStreamError):
     """

@@ -73,8 +73,20 @@ def _class(natives: tuple[type, ...], ours: Any) -> type[Exception]:
         self.__dict__.update(error.__dict__)
         self._request = None  # type: ignore[attr-defined]  # what httpx.HTTPError.__init__ sets
 
+    def __reduce__(self: Exception) -> tuple[object, ...]:
+        # The class has no place of its own that another process could find it at.
+        return _made_again, (natives, ours, self.args, self.__dict__)
+
     doc = f"`{ours.__name__}`, also for those who catch `{natives[0].__module__}.{natives[0].__name__}`."
-    return type(name, (*natives, ours), {"__init__": __init__, "__module__": _HOME, "__doc__": doc})
+    return type(name, (*natives, ours), {"__init__": __init__, "__reduce__": __reduce__, "__module__": _HOME, "__doc__": doc})
+
+
+def _made_again(natives: tuple[type, ...], ours: Any, args: tuple[object, ...], attributes: dict[str, object]) -> Exception:
+    cls = _class(natives, ours)
+    made = cls.__new__(cls, *args)
+    made.args = args
+    made.__dict__.update(attributes)
+    return made
 
 
 def _natives(error: ResumableStreamError, library: ModuleType) -> tuple[type, ...]:

@@ -200,16 +200,12 @@ class Ledger:
         """How the next batch is received; `CAREFUL`, or one of the steady states."""
         return self._lane
 
-    def pass_over(self, count: int, unread: bytes, read: Callable[[bytes, int, int | None], Iterable[Any]], behind: Any) -> bool:
+    def pass_over(self, count: int, unread: bytes, read: Callable[[bytes, int, int | None], Iterable[Any]]) -> None:
         """
         So many events of the steady state were delivered, and have not been read.
 
         Args:
             read: Makes events of their bytes, given the offset of the first and, where they count, its number.
-            behind: The event that follows them.
-
-        Returns:
-            False: ids that counted have not gone on counting. They have to be read; nothing was passed over.
         """
         cursor, number, offset, _, _ = self._tip
         first = None
@@ -217,12 +213,9 @@ class Ledger:
             first = number + 1
             number += count
             cursor = str(number)
-            if self._lane == COUNTING and behind.own_id != str(number + 1):
-                return False
         self._tip = (cursor, number, offset + count, None, 0)
         if self._lane != PLAIN:
             self._memory.remember_unread(partial(read, unread, offset, first), size=len(unread), stop=offset + count)
-        return True
 
     @property
     def plain(self) -> bool:

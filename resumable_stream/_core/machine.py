@@ -681,9 +681,7 @@ class Machine:
         items: Sequence[Any] = decoder.feed(chunk)
         self._bytes = total = self._bytes + len(chunk)
         if total > self._condense_at:
-            self._condense_at = total + KEPT_BYTES
-            if self._ledger is not None:
-                self._ledger.condense()
+            self._condense_if_due()
         if self._hot and len(items) == 1 and self._clocks.steady and decoder.error is None and not self._identifies:
             # A live stream, one event a chunk: nothing but its order is to be looked at.
             item = items[0]
@@ -706,6 +704,8 @@ class Machine:
 
     def skimmer(self) -> Skimmer | None:
         """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
+        if self._skimmer is not None and self._skimmer.useless:
+            return None
         ledger, decoder = self._ledger, self._decoder
         if not (self.calm and self._hot and type(decoder) is VerbatimDecoder and decoder.idle) or self._identifies:
             return None
@@ -734,14 +734,36 @@ class Machine:
         if skimmer is None or ledger is None:
             return ()
         self._pass_over()
-        held, front = b"".join(skimmer.held), skimmer.front
-        items = self._read_late(ledger, held) if held else ()
+        held, offset = list(skimmer.held), ledger.offset
+        items: Sequence[Any] = ()
+        try:
+            skimmer.held.clear()
+            if held:
+                items = self._read_late(ledger, b"".join(held))
+        except BaseException:
+            # Ctrl-C: as if nobody had asked.
+            if ledger.offset == offset:
+                skimmer.held[:] = held
+            raise
         skimmer.start(ledger.lane, ledger.sequence)
-        if front and leaving:
-            skimmer.front = b""
-            self._bytes += len(front)
-            self._decoder.feed(front)
+        if leaving:
+            skimmer.misses += 1
+            skimmer.total += len(held)
+            if skimmer.front:
+                front, skimmer.front = skimmer.front, b""
+                self._bytes += len(front)
+                self._decoder.feed(front)
         return items
+
+    def take_back(self, chunk: bytes) -> None:
+        """What was skimmed last is not handed out after all. The connection has to end."""
+        if self._skimmer is not None and self._skimmer.held and self._skimmer.held[-1] is chunk:
+            self._skimmer.held.pop()
+
+    def take_carried(self) -> bytes:
+        """Bytes of the connection before, which belong in front of the first event that this one delivers."""
+        decoder = self._decoder
+        return decoder.take_carried() if type(decoder) is VerbatimDecoder else b""
 
     def _pass_over(self) -> bool:
         """
@@ -750,26 +772,32 @@ class Machine:
         """
         skimmer, ledger = self._skimmer, self._ledger
         assert skimmer is not None and ledger is not None
-        held = skimmer.held
-        older = len(held) - MAX_RECENT_IDS
-        if older <= 0:
+        held, offset = skimmer.held, ledger.offset
+        older = held[:-MAX_RECENT_IDS]
+        if not older:
             return False
-        unread = b"".join(held[:older])
-        if not ledger.pass_over(older, unread, self._read_unread, SSEDecoder().feed(held[older])[0]):
-            return False
+        unread = b"".join(older)
+        try:
+            del held[: len(older)]
+            ledger.pass_over(len(older), unread, self._read_unread)
+        except BaseException:
+            if ledger.offset == offset and len(held) <= MAX_RECENT_IDS:
+                held[:0] = older
+            raise
+        skimmer.total += len(older)
         self._bytes += len(unread)
         self._decoder.pass_over(len(unread))
-        del held[:older]
+        self._condense_if_due()
         return True
 
     def _read_late(self, ledger: Ledger, held: bytes) -> Sequence[Any]:
         items: Sequence[Any] = self._decoder.read_late(held)
-        self._bytes += len(held)
-        count = len(items)
         if self._place is not None:
             self._place(items)
         items = ledger.receive(items)
-        assert len(items) == count and ledger.problem is None, "what was handed on unread was no plain event"
+        self._bytes += len(held)
+        if ledger.problem is not None:
+            self._then = self._on_problem
         return items
 
     def _read_unread(self, data: bytes, offset: int, number: int | None) -> Sequence[Any]:
@@ -781,6 +809,12 @@ class Machine:
             if number is not None:
                 item.sequence = number + at
         return items
+
+    def _condense_if_due(self) -> None:
+        if self._bytes > self._condense_at:
+            self._condense_at = self._bytes + KEPT_BYTES
+            if self._ledger is not None:
+                self._ledger.condense()
 
     def receive_eof(self, now: float) -> Sequence[Any]:
         """

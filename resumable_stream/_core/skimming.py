@@ -8,8 +8,7 @@ need never have been read.
 
 What is recognised is narrow, so that what is handed on unread is what reading it would have handed on: one whole block of `id`,
 `event` and one line of `data`, ended by LF; a name and a beginning that do not raise the protocol's alarm; an id, or none, as
-the lane wants it; the very next number where numbers are promised. (Ids that were seen to count promise nothing: whether they
-went on counting is looked at afterwards.)
+the lane wants it; the very next number where numbers are promised or were seen to count.
 
 The events of an answer look alike: once one was taken apart, a pattern made of its name and its beginning knows the next.
 """
@@ -42,8 +41,11 @@ _HEAD: Final = 7
 # So many are kept here; then all but the newest go to the ledger, unread. Few enough to stay in the processor's cache.
 _KEPT: Final = 512
 # Patterns made for one stream: providers have some ten kinds of delta.
-_PATTERNS: Final = 32
+_PATTERNS: Final = 16
 
+# A miss costs as much as four events that go unread save.
+_PATIENCE: Final = 16
+_WORTH: Final = 4
 _REST: Final = rb".{0,8192}"
 
 Match = Callable[[bytes], Any]
@@ -58,6 +60,7 @@ class Skimmer:
     Attributes:
         held: The events since the last `start()`, unread, oldest first.
         front: The beginning of one more, if its end did not come with it.
+        misses, total: How often an event had to be read after all, and how many had not.
     """
 
     def __init__(self, protocol: ResumeProtocol, make_room: Callable[[], bool]) -> None:
@@ -70,9 +73,15 @@ class Skimmer:
         self._shape: Match = _never
         self.held: list[bytes] = []
         self.front = b""
+        self.misses = self.total = 0
         self._lane = PLAIN
-        self._numbered = False
+        self._counts = False
         self._next = 0
+
+    @property
+    def useless(self) -> bool:
+        """Most events of this stream differ in their beginning, or are short: looking for likeness costs more than it saves."""
+        return self.misses >= _PATIENCE and self.total < _WORTH * self.misses
 
     def start(self, lane: int, number: int | None) -> None:
         """The events before have been read; `number` is that of the last."""
@@ -81,7 +90,7 @@ class Skimmer:
             self._patterns.clear()
             self._shape = _never
         self._lane = lane
-        self._numbered = lane == NUMBERED
+        self._counts = lane in (COUNTING, NUMBERED)
         self._next = 0 if number is None else number + 1
 
     def skim(self, chunk: bytes) -> bytes | None:
@@ -99,7 +108,7 @@ class Skimmer:
         held = self.held
         if len(held) == _KEPT and not self._make_room():
             return None
-        if self._numbered:
+        if self._counts:
             if match[1] != b"%d" % self._next:
                 return None
             self._next += 1
@@ -118,7 +127,7 @@ class Skimmer:
             return b""
         if len(self.held) == _KEPT and not self._make_room():
             return None
-        if self._numbered:
+        if self._counts:
             if match[1] != b"%d" % self._next:
                 return None
             self._next += 1

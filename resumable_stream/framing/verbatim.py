@@ -31,11 +31,11 @@ class VerbatimDecoder:
         decoder: An `SSEDecoder` or an `NDJSONDecoder`.
         framing: Which of the two.
         start: Position of the first byte in the whole body.
-        carried: What `carry()` of the decoder of the connection before said; it comes in front of the next item's bytes.
+        carried: What `carry()` of the decoder of the connection before said; see `take_carried()`.
         spliced: Bytes of an earlier connection stand before these.
     """
 
-    __slots__ = ("_carried", "_decoder", "_edge", "_end", "_held", "_owed", "_spliced", "_sse", "_supplied")
+    __slots__ = ("_carried", "_decoder", "_edge", "_end", "_held", "_open", "_owed", "_spliced", "_sse", "_supplied")
 
     def __init__(
         self, decoder: Any, *, framing: Literal["sse", "ndjson"], start: int = 0, carried: bytes = b"", spliced: bool = False
@@ -47,6 +47,8 @@ class VerbatimDecoder:
         self._carried = carried
         self._held = bytearray()
         self._owed = 0
+        # Where the block begins that has not ended yet.
+        self._open = 0
         # The end of what is held: half a blank line may stand there.
         self._edge = b""
         # The LF of a CRLF was handed out before it came.
@@ -79,6 +81,11 @@ class VerbatimDecoder:
     @silent.setter
     def silent(self, silent: list[tuple[int, str]]) -> None:
         self._decoder.silent = silent
+
+    def take_carried(self) -> bytes:
+        """What goes in front of the first item that is delivered. (The first that comes may be a repeat.)"""
+        carried, self._carried = self._carried, b""
+        return carried
 
     def carry(self) -> bytes:
         """What the next connection's bytes have to be led by."""
@@ -124,6 +131,10 @@ class VerbatimDecoder:
             items += self._decoder.feed(rest)
             self._end += len(rest)
             self._held += rest
+            if len(self._held) - self._open > _LOOSE_BYTES and not self._decoder.partial:
+                # Nothing but comments so far. What is left of the last one must stay a comment.
+                del self._held[self._open :]
+                self._held += b"" if rest.endswith((b"\n", b"\r")) else b":"
         self._edge = window[max(start + shift if start else 0, len(window) - 2) :]
         return items
 
@@ -141,7 +152,7 @@ class VerbatimDecoder:
             piece += b"\n"
             self._supplied = True
         if not found:
-            self._keep(piece, moves=len(self.silent) > silent)
+            self._keep(piece, own_id=self.silent[-1][1] if len(self.silent) > silent else None)
             return
         self._mark(found[0], piece)
         items += found
@@ -154,17 +165,24 @@ class VerbatimDecoder:
             self._owed = 0
         if self._spliced:
             # The first of this connection.
-            wire = self._carried + wire.removeprefix(_BOM)
-            self._carried = b""
+            wire = wire.removeprefix(_BOM)
             self._spliced = False
+        self._open = 0
         item.wire, item.ends = wire, self._end
 
-    def _keep(self, piece: bytes, *, moves: bool) -> None:
-        if len(self._held) > _LOOSE_BYTES:
-            del self._held[self._owed :]
-        self._held += piece
-        if moves:
-            self._owed = len(self._held)
+    def _keep(self, piece: bytes, *, own_id: str | None) -> None:
+        """A block without an event is over: a comment, or an id alone, which will not be sent again."""
+        held = self._held
+        held += piece
+        if len(held) - self._owed > _LOOSE_BYTES:
+            # As much as stands in front of it; and the block too, if it is too long by itself.
+            if len(held) - self._open > _LOOSE_BYTES:
+                del held[self._open :]
+                held += b"" if own_id is None else f"id: {own_id}\n\n".encode("utf-8", "surrogatepass")
+            del held[self._owed : self._open]
+        if own_id is not None:
+            self._owed = len(held)
+        self._open = len(held)
 
     def eof(self) -> list[Any]:
         items: list[Any] = list(self._decoder.eof())

@@ -45,6 +45,9 @@ class Store(Protocol):
     Calls may come from any thread, also from a worker thread on behalf of an async stream.
     `resumable_stream.testing.store_contract` holds the tests that an implementation has to pass.
 
+    A store may have `load(key)` too, which reads the place and leaves the key with its writer; transports ask it, so that a
+    request whose answer turns out to be no stream takes nothing over. Without it they open the key.
+
     Attributes:
         keep_events: Whether `save()` keeps the events too, so that a later run can `replay()` them.
         save_interval: Seconds between two saves of a running stream; 0 saves at every event.

@@ -121,6 +121,15 @@ class FileStore:
             self._write_state(files, key, replace(state or _State(fence=0), fence=fence))
         return saved, fence
 
+    def load(self, key: str) -> Checkpoint | None:
+        """Read the place without taking the key over."""
+        files = self._files(key)
+        if not self._directory.is_dir():
+            return None
+        with self._exclusive(files):
+            state = _read_state(files, key)
+            return None if state is None else _checkpoint(files, state)
+
     def save(self, key: str, checkpoint: Checkpoint, events: Iterable[Kept] = (), *, fence: int) -> None:
         """See `Store.save()`."""
         files = self._files(key)

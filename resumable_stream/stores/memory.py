@@ -59,6 +59,14 @@ class MemoryStore:
             fence = record.fence
         return (None if saved is None else Checkpoint.from_json(saved)), fence
 
+    def load(self, key: str) -> Checkpoint | None:
+        """Read the place without taking the key over."""
+        check_key(key)
+        with self._lock:
+            record = self._records.get(key)
+            saved = None if record is None else record.checkpoint
+        return None if saved is None else Checkpoint.from_json(saved)
+
     def save(self, key: str, checkpoint: Checkpoint, events: Iterable[Kept] = (), *, fence: int) -> None:
         """See `Store.save()`."""
         check_key(key)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .._checkpoint import Checkpoint
 from .._errors import StoreError
@@ -148,6 +149,17 @@ class StoreContract:
         store = self.make_store()
         store.save("k", checkpoint_at(1), fence=store.open("k")[1])
         assert [self._reopen(store).open("k")[0] for _ in range(3)] == [checkpoint_at(1)] * 3
+
+    def test_reading_the_place_leaves_the_key_with_its_writer(self) -> None:
+        """Of a store that has `load()`."""
+        store: Any = self.make_store()
+        if hasattr(store, "load"):
+            assert store.load("k") is None
+            _, fence = store.open("k")
+            assert store.load("k") is None
+            store.save("k", checkpoint_at(1), fence=fence)
+            assert store.load("k") == checkpoint_at(1)
+            store.save("k", checkpoint_at(2), fence=fence)
 
     def test_a_checkpoint_that_is_too_long_is_refused_and_the_old_one_stays(self) -> None:
         store = self.make_store(keep_events=True)

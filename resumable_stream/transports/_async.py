@@ -25,8 +25,7 @@ class AsyncPort(Port):
         if self.refreshes(options):
             assert self.refresh is not None
             request = self.refresh(request)
-            if inspect.isawaitable(request):
-                request = await request
+            request = self.refreshed(await request if inspect.isawaitable(request) else request)
         response = await self.transport.handle_async_request(request)
         response.request = request
         return response
@@ -99,18 +98,21 @@ class AsyncSplicedBody:
         if skim is None or live is None:
             return await self._read()
         # A calm stream, flat: what a call costs here is paid for every event.
-        stream._busy = True
-        while True:
-            try:
-                chunk: bytes = await live()
-            except BaseException as failure:  # noqa: BLE001 - it is raised again where reads are judged
-                return await self._read(_again(None, failure), live)
-            if whole := skim(chunk):
-                break
-            if whole is None:
-                return await self._read(_again(chunk, None), live)
-        stream._busy = False
-        return whole
+        chunk = b""
+        try:
+            stream._busy = True
+            while True:
+                chunk = await live()
+                whole = skim(chunk)
+                if whole:
+                    stream._busy = False
+                    return whole
+                if whole is None:
+                    break
+        except BaseException as failure:  # noqa: BLE001 - it is raised again where reads are judged
+            stream.take_back(chunk)
+            return await self._read(_again(None, failure), live)
+        return await self._read(_again(chunk, None), live)
 
     async def _read(self, read: Callable[[], Awaitable[bytes]] | None = None, live: Any = None) -> bytes:
         try:
@@ -147,18 +149,14 @@ class AsyncSplicingTransport(Configured):
         port = AsyncPort(splicer.library, request, self._next, splicer.refresh)
         fence = None
         if (key := splicer.key_of(request)) is not None:
-            store: Any = splicer.store
-            checkpoint, fence = await in_thread(partial(store.open, key))
-            if checkpoint is not None and store.keep_events:
-                splicer.check_place(checkpoint, request, key)
+            checkpoint = await in_thread(partial(splicer.stored, key))
+            if checkpoint is not None and splicer.is_place_of(checkpoint, request):
                 plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = AsyncSplicedStream(plan)
                 if stream.goes_on:
-                    stream.adopt(fence, iter(await in_thread(partial(store.replay, key))))
+                    _, fence = await in_thread(partial(splicer.store.open, key))
+                    stream.adopt(fence, iter(await in_thread(partial(splicer.store.replay, key))))
                     return await self._response(splicer, None, stream, port)
-                # Half of what cannot be had again is of no use to anybody.
-                await in_thread(partial(store.delete, key))
-                _, fence = await in_thread(partial(store.open, key))
         response = await self._next.handle_async_request(request)
         # As the client does when it has it.
         response.request = request
@@ -167,6 +165,8 @@ class AsyncSplicingTransport(Configured):
             if protocol is None:
                 return response
             port.first = response
+            if key is not None:
+                fence = await in_thread(partial(splicer.take_over, key, request))
             stream = AsyncSplicedStream(splicer.plan(port, protocol=protocol, key=key))
             stream.adopt(fence)
             return await self._response(splicer, response, stream, port)

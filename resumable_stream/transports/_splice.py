@@ -57,6 +57,12 @@ Refresh = Callable[[Any], Any]
 Protocols = Sequence[ResumeProtocol] | Callable[[Any], ResumeProtocol | None] | None
 
 
+class _Clocks(dict[str, Any]):
+    """A request's timeouts while its stream is read; `given` are the SDK's."""
+
+    given: Any = None
+
+
 class Port:
     """
     What a driver needs of a client, for one request of the SDK's.
@@ -75,7 +81,7 @@ class Port:
         self.transport = transport
         self.refresh = refresh
         self._library = library
-        self._timeout: Any = request.extensions.get("timeout")
+        self._clocks: _Clocks | None = None
 
     # --- what the SDK asked for
 
@@ -132,20 +138,31 @@ class Port:
         # `auth=None` goes with a request to another origin: nothing of the caller's belongs there.
         return self.refresh is not None and options.get("auth", _CALLERS) is _CALLERS
 
+    def refreshed(self, request: Any) -> Any:
+        if not isinstance(request, self._library.Request):
+            raise TypeError(f"refresh must answer with the request to send, got {request!r}")
+        return request
+
     def take_first(self, wanted: Any) -> Any:
         """The first response, read under the clocks of the request that the driver would have sent for it."""
         response, self.first = self.first, None
         extensions = response.request.extensions
-        self._timeout = extensions.get("timeout")
-        extensions["timeout"] = {**(self._timeout or {}), "read": wanted.extensions["timeout"]["read"]}
+        given = extensions.get("timeout")
+        self._clocks = _Clocks(given or {}, read=wanted.extensions["timeout"]["read"])
+        # The same request may be under way twice.
+        self._clocks.given = given.given if isinstance(given, _Clocks) else given
+        extensions["timeout"] = self._clocks
         return response
 
     def restore(self) -> None:
         """The stream is over: the SDK's request is as it was."""
-        if self._timeout is None:
-            self.request.extensions.pop("timeout", None)
+        extensions = self.request.extensions
+        if self._clocks is None or extensions.get("timeout") is not self._clocks:
+            return
+        if self._clocks.given is None:
+            del extensions["timeout"]
         else:
-            self.request.extensions["timeout"] = self._timeout
+            extensions["timeout"] = self._clocks.given
 
 
 class Splicer:
@@ -179,7 +196,7 @@ class Splicer:
             protocols = tuple(_checked(protocols))
         self.library = library
         self.refresh = refresh
-        self.store = store
+        self.store: Any = store
         self._key = key
         self._protocols = protocols
         self._upgrade = upgrade_background
@@ -294,15 +311,33 @@ class Splicer:
             limits=options.limits,
         )
 
-    def check_place(self, checkpoint: Checkpoint, request: Any, key: str) -> None:
+    def stored(self, key: str) -> Checkpoint | None:
+        """The place of an answer that can be had from the store. The key stays with whoever writes it."""
+        if not self.store.keep_events:
+            return None
+        load = getattr(self.store, "load", None)
+        found: Checkpoint | None = load(key) if load is not None else self.store.open(key)[0]
+        return found
+
+    def is_place_of(self, checkpoint: Checkpoint, request: Any) -> bool:
+        return (checkpoint.method, checkpoint.url) == (request.method, public_url(str(request.url)))
+
+    def take_over(self, key: str, request: Any) -> Any:
         """
+        The right to write under a key, now that there is a stream to be kept.
+
         Raises:
             StoreError: The key is another stream's.
         """
-        wanted = f"{request.method} {public_url(str(request.url))}"
-        stored = f"{checkpoint.method} {checkpoint.url}"
-        if stored != wanted:
+        checkpoint, fence = self.store.open(key)
+        if checkpoint is None or not self.store.keep_events:
+            return fence
+        if not self.is_place_of(checkpoint, request):
+            stored, wanted = f"{checkpoint.method} {checkpoint.url}", f"{request.method} {public_url(str(request.url))}"
             raise StoreError(f"the key {key!r} holds the place of {stored}, not of {wanted}: use another key for another stream")
+        # Half of what cannot be had again is of no use to anybody.
+        self.store.delete(key)
+        return self.store.open(key)[1]
 
     def response(self, first: Any, stream: Any, body: Any) -> Any:
         """
@@ -349,6 +384,7 @@ class Skimming:
     _machine: Machine
     _live: Any
     _busy: bool
+    _watched = False
     skim: Callable[[bytes], bytes | None] | None = None
 
     def adopt(self, fence: Any, replay: Any = None) -> None:
@@ -368,17 +404,29 @@ class Skimming:
     def _settle(self, *, leaving: bool = True) -> None:
         if self.skim is None:
             return
-        if leaving:
-            self.skim = None
-        if items := self._machine.settle(leaving=leaving):
-            # All of them were handed out; the last is in hand, unless the reader has come back for more.
-            self._batch, self._events, self._upto = items, NOTHING, len(items)
-            self._floor, self._in_hand, self._whole = 0, int(not self._busy), False
+        before = self._machine.latest
+        try:
+            if leaving:
+                self.skim = None
+            self._machine.settle(leaving=leaving)
+        finally:
+            # Also when an interrupt came out: what was entered was handed out.
+            if (items := self._machine.latest) is not before:
+                # The last one is in hand, unless the reader has come back for more.
+                self._batch, self._events, self._upto = items, NOTHING, len(items)
+                self._floor, self._in_hand, self._whole = 0, int(not self._busy), False
+
+    def take_carried(self) -> bytes:
+        return self._machine.take_carried()
+
+    def take_back(self, chunk: bytes) -> None:
+        """An interrupt came before it was handed out."""
+        self._machine.take_back(chunk)
 
     def _look_for_calm(self) -> None:
         """After an event was read: may the next ones go unread?"""
         self.skim = None
-        if self._live is not None and (skimmer := self._machine.skimmer()) is not None:
+        if self._live is not None and not self._watched and (skimmer := self._machine.skimmer()) is not None:
             self.skim = skimmer.skim
 
 
@@ -404,7 +452,7 @@ class Wire:
             StreamReset, ReplayDiverged: Bytes cannot say it.
         """
         protocol = self._stream.protocol
-        parts = []
+        parts = [self._stream.take_carried()]
         for event in events:
             if event.reset and not protocol.tells_reset(event):
                 text = "what was read is void, and the bytes of a stream cannot say so"

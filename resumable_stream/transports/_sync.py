@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import length_hint
+from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from .._checkpoint import Checkpoint
+from .._core.settings import Stats
+from .._drivers.base import Plan
 from .._drivers.sync import ResumableStream
 from .._errors import ResumableStreamError
 from .._twins import twin
@@ -15,13 +20,17 @@ from ._splice import Configured, Port, Skimming, Splicer, Wire
 __all__ = ["SplicedBody", "SplicingTransport"]
 
 
+# Seconds between two places that another thread is shown: making one takes 50 µs.
+_GLIMPSES = 0.05
+
+
 class SyncPort(Port):
     def send(self, request: Any, **options: Any) -> Any:
         if self.first is not None:
             return self.take_first(request)
         if self.refreshes(options):
             assert self.refresh is not None
-            request = self.refresh(request)
+            request = self.refreshed(self.refresh(request))
         response = self.transport.handle_request(request)
         response.request = request
         return response
@@ -29,6 +38,12 @@ class SyncPort(Port):
 
 class SplicedStream(Skimming, ResumableStream):
     """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._reader: int | None = None
+        self._glimpse: Checkpoint | None = None
+        self._glimpsed_at = 0.0
 
     def _load(self) -> None:
         """The transport has opened the store."""
@@ -43,6 +58,7 @@ class SplicedStream(Skimming, ResumableStream):
         Raises:
             StopIteration: The stream has ended.
         """
+        self._reader = get_ident()
         if read is not None:
             self._settle()
             self._live = read
@@ -51,6 +67,7 @@ class SplicedStream(Skimming, ResumableStream):
             self._live = live
         if length_hint(self._events):
             found += self._hand_rest()
+        self._leave_glimpse()
         self._look_for_calm()
         return found
 
@@ -60,16 +77,29 @@ class SplicedStream(Skimming, ResumableStream):
 
     def leave(self) -> None:
         """The SDK is done with it; what it was given is taken."""
-        if self._busy:
+        if self._busy and self._reader != get_ident():
             self.close()
         else:
+            self._busy = False
             self._settle()
             self.__exit__(None, None, None)
 
-    def _settle(self, *, leaving: bool = True) -> None:
-        # Another thread looks while this one reads: it sees the place as it was when last looked at.
-        if leaving or not self._busy:
-            super()._settle(leaving=leaving)
+    @property
+    def checkpoint(self) -> Checkpoint:
+        if self._glimpse is not None and self._reader != get_ident():
+            # Another thread looks. From now on the reader leaves a glimpse of its place behind, now and then.
+            self._watched = True
+            return self._final or self._glimpse
+        return super().checkpoint
+
+    @property
+    def stats(self) -> Stats:
+        return super().stats if self._reader in (None, get_ident()) else self._machine.stats
+
+    def _leave_glimpse(self) -> None:
+        now = monotonic()
+        if self._glimpse is None or (self._watched and now - self._glimpsed_at >= _GLIMPSES):
+            self._glimpse, self._glimpsed_at = super().checkpoint, now
 
 
 class _Failed:
@@ -102,18 +132,21 @@ class SplicedBody:
         if skim is None or live is None:
             return self._read()
         # A calm stream, flat: what a call costs here is paid for every event.
-        stream._busy = True
-        while True:
-            try:
-                chunk: bytes = next(live)
-            except BaseException as failure:  # noqa: BLE001 - it is raised again where reads are judged
-                return self._read(_Failed(failure), live)
-            if whole := skim(chunk):
-                break
-            if whole is None:
-                return self._read(iter((chunk,)), live)
-        stream._busy = False
-        return whole
+        chunk = b""
+        try:
+            stream._busy = True
+            while True:
+                chunk = next(live)
+                whole = skim(chunk)
+                if whole:
+                    stream._busy = False
+                    return whole
+                if whole is None:
+                    break
+        except BaseException as failure:  # noqa: BLE001 - it is raised again where reads are judged
+            stream.take_back(chunk)
+            return self._read(_Failed(failure), live)
+        return self._read(iter((chunk,)), live)
 
     def _read(self, read: Iterator[bytes] | None = None, live: Any = None) -> bytes:
         try:
@@ -150,18 +183,14 @@ class SplicingTransport(Configured):
         port = SyncPort(splicer.library, request, self._next, splicer.refresh)
         fence = None
         if (key := splicer.key_of(request)) is not None:
-            store: Any = splicer.store
-            checkpoint, fence = store.open(key)
-            if checkpoint is not None and store.keep_events:
-                splicer.check_place(checkpoint, request, key)
+            checkpoint = splicer.stored(key)
+            if checkpoint is not None and splicer.is_place_of(checkpoint, request):
                 plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = SplicedStream(plan)
                 if stream.goes_on:
-                    stream.adopt(fence, iter(store.replay(key)))
+                    _, fence = splicer.store.open(key)
+                    stream.adopt(fence, iter(splicer.store.replay(key)))
                     return self._response(splicer, None, stream, port)
-                # Half of what cannot be had again is of no use to anybody.
-                store.delete(key)
-                _, fence = store.open(key)
         response = self._next.handle_request(request)
         # As the client does when it has it.
         response.request = request
@@ -170,6 +199,8 @@ class SplicingTransport(Configured):
             if protocol is None:
                 return response
             port.first = response
+            if key is not None:
+                fence = splicer.take_over(key, request)
             stream = SplicedStream(splicer.plan(port, protocol=protocol, key=key))
             stream.adopt(fence)
             return self._response(splicer, response, stream, port)

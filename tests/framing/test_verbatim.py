@@ -83,9 +83,10 @@ def test_an_id_without_an_event_is_carried_to_the_next_connection() -> None:
     # It has moved the cursor, so it does not come again; the half event and the comment behind it do.
     assert first.carry() == b": ping\n\nid: 7\n\n"
     second = sse(carried=first.carry(), spliced=True)
-    assert [item.wire for item in second.feed(b"\xef\xbb\xbf: pong\n\ndata: half\n\n")] == [
-        b": ping\n\nid: 7\n\n: pong\n\ndata: half\n\n"
-    ]
+    assert [item.wire for item in second.feed(b"\xef\xbb\xbf: pong\n\ndata: half\n\n")] == [b": pong\n\ndata: half\n\n"]
+    # The first that comes need not be the first that is delivered.
+    assert second.take_carried() == b": ping\n\nid: 7\n\n"
+    assert second.take_carried() == b""
 
 
 def test_a_mark_in_front_of_a_later_connection_is_dropped() -> None:
@@ -148,3 +149,30 @@ def test_what_was_never_on_a_wire_is_written_as_the_standard_reads_it(event: Str
 
 def test_a_line_of_json_is_written_as_one() -> None:
     assert encoded(StreamEvent(data='{"a":1}'), "ndjson") == b'{"a":1}\n'
+
+
+@pytest.mark.parametrize("size", [1000, 7, 70_000, 200_000])
+def test_what_is_too_long_between_two_events_leaves_no_piece_behind(size: int) -> None:
+    long = [
+        b": " + b"data: never sent as an event\n: ".replace(b"\n", b" ") * 5000 + b"\n\n",
+        b": line\n" * 20_000 + b"\n",
+        b"event: big\nunknown: " + b"x" * 150_000 + b"\n\n",
+        b"unknown: " + b"x" * 150_000 + b"\nid: 99\n\n",
+    ]
+    for block in long:
+        body = b"data: one\n\n" + block * 2 + b"data: two\n\n"
+        decoder = sse()
+        wires = b"".join(item.wire for item in feed(decoder, body, [size]))
+        reader, plain = SSEDecoder(), SSEDecoder()
+        assert reader.feed(wires) == plain.feed(body)
+        assert reader.last_event_id == plain.last_event_id
+        assert len(wires) < 150_000
+
+
+def test_comments_in_one_endless_block_do_not_pile_up() -> None:
+    decoder = sse()
+    for _ in range(50_000):
+        assert decoder.feed(b": keep-alive, and no blank line\n") == []
+    assert len(decoder._held) < 70_000
+    [item] = decoder.feed(b"data: x\n\n")
+    assert [event.data for event in SSEDecoder().feed(item.wire)] == ["x"]

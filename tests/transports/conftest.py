@@ -28,6 +28,13 @@ class Reply:
     cut: str = "close"
     status: int = 200
     headers: dict[str, str] = field(default_factory=lambda: dict(SSE))
+    # It passes for a connection of httpcore's, whose read timeout can change within a body.
+    calm: bool = True
+
+
+class Socketless:
+    def get_extra_info(self, name: str) -> None:
+        return None
 
 
 Server = Callable[[Any], Reply | BaseException]
@@ -68,22 +75,27 @@ class Rig:
         rig, module = self, self.module
 
         class Body:
+            """As httpcore's: a fresh iterator goes on where the last one stopped. No generator, which trio wants closed."""
+
             def __init__(self, reply: Reply) -> None:
-                self.reply = reply
+                self.left = iter(reply.chunks)
+                self.error = failure(module, reply.cut)
 
             def __iter__(self) -> Iterator[bytes]:
-                yield from self.reply.chunks
-                if (error := failure(module, self.reply.cut)) is not None:
-                    raise error
+                return self
+
+            def __next__(self) -> bytes:
+                for chunk in self.left:
+                    return chunk
+                raise self.error or StopIteration
 
             def __aiter__(self) -> AsyncIterator[bytes]:
-                self.left = iter(self)
-                return self  # no generator, which trio would want to see closed
+                return self
 
             async def __anext__(self) -> bytes:
                 for chunk in self.left:
                     return chunk
-                raise StopAsyncIteration
+                raise self.error or StopAsyncIteration
 
             def close(self) -> None:
                 rig.closed += 1
@@ -97,7 +109,8 @@ class Rig:
             if isinstance(reply, BaseException):
                 raise reply
             kind = type("Stream", (Body, module.SyncByteStream if rig.row.sync else module.AsyncByteStream), {})
-            return module.Response(reply.status, headers=reply.headers, stream=kind(reply))
+            extensions = {"network_stream": Socketless()} if reply.calm else {}
+            return module.Response(reply.status, headers=reply.headers, stream=kind(reply), extensions=extensions)
 
         if self.row.sync:
             return type("Next", (module.BaseTransport,), {"handle_request": lambda _, request: answer(request)})()

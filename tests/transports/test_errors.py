@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -181,3 +183,14 @@ def test_the_wrong_kind_of_transport(rig: Rig) -> None:
 def test_stream_of_wants_a_response() -> None:
     with pytest.raises(TypeError, match="expected a response"):
         rs.stream_of(5)
+
+
+async def test_errors_cross_processes(rig: Rig) -> None:
+    with pytest.raises(rig.module.ReadError) as caught:
+        await rig.read(rig.client(lambda request: Reply(HALF, "rst")), "POST", URL, json=ASK)
+    for made in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert type(made) is type(caught.value)
+        assert (str(made), made.reason, made.checkpoint) == (str(caught.value), "connection lost", caught.value.checkpoint)  # type: ignore[attr-defined]
+    plain = rs.GapError("missing", expected=1, received=3)
+    made = pickle.loads(pickle.dumps(plain))
+    assert (type(made), str(made), made.expected, made.received) == (rs.GapError, "missing", 1, 3)

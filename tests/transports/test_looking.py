@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 import resumable_stream as rs
+from resumable_stream._core.ledger import Ledger
+from resumable_stream._core.machine import Machine
+from resumable_stream._core.skimming import Skimmer
+from resumable_stream.framing import VerbatimDecoder
 from resumable_stream.protocols import CursorProtocol, LastEventID
 from resumable_stream.testing import Fault, FlakyServer
 
@@ -228,3 +232,69 @@ def test_a_sync_stream_can_be_looked_at_from_another_thread() -> None:
                 assert 0 <= stream.checkpoint.offset <= 20
             reader.join()
             assert b"".join(got).startswith(TOKENS[0])
+
+
+# --- interrupts
+
+
+class Interrupts:
+    """Ctrl-C at the n-th call of something, behind or in front of what it does."""
+
+    def __init__(self, at: int, *, behind: bool) -> None:
+        self.left, self.behind = at, behind
+
+    def around(self, call: Any) -> Any:
+        def interrupted(*args: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left == 0 and not self.behind:
+                raise KeyboardInterrupt
+            found = call(*args, **options)
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return found
+
+        return interrupted
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["in front", "behind"])
+@pytest.mark.parametrize(
+    ("owner", "name", "at"),
+    [
+        (Skimmer, "skim", 30),
+        (Skimmer, "skim", 700),
+        (Machine, "_pass_over", 1),
+        (Ledger, "pass_over", 1),
+        (VerbatimDecoder, "pass_over", 1),
+        (Machine, "settle", 2),
+        (VerbatimDecoder, "read_late", 2),
+    ],
+)
+async def test_an_interrupt_leaves_the_place_where_the_reader_is(
+    rig: Rig, owner: Any, name: str, at: int, behind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rig.row.driver == "trio":
+        pytest.skip("the generators of the library's response, above us, are left to the collector, with us or without")
+    blocks = [token(number) for number in range(1, 1201)]
+    client = rig.client(lambda request: Reply(rest(request, blocks)))
+    response = await rig.send(client, "GET", URL)
+    stream, chunks = rs.stream_of(response), []
+    reader = rig.reader(response)
+    await rig.drain(response, chunks, most=20, reader=reader)
+    stream.checkpoint  # noqa: B018 - looking reads
+    monkeypatch.setattr(owner, name, Interrupts(at, behind=behind).around(getattr(owner, name)))
+    stream.skim = None  # it was bound before
+    interrupted = False
+    try:
+        for most in range(100, 1300, 100):
+            await rig.drain(response, chunks, most=most, reader=reader)
+            stream.stats  # noqa: B018
+    except KeyboardInterrupt:
+        interrupted = True
+    assert interrupted
+    monkeypatch.undo()
+    await rig.close(response)
+    assert rig.closed
+    handed_out = len(chunks)
+    assert chunks == blocks[:handed_out]
+    assert handed_out - 1 <= stream.checkpoint.offset <= handed_out
+    assert stream.checkpoint.cursor == str(stream.checkpoint.offset)

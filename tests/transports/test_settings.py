@@ -260,6 +260,9 @@ async def test_a_store_of_places_alone_is_for_others(rig: Rig) -> None:
 async def test_a_key_of_another_stream(rig: Rig) -> None:
     options = {"store": MemoryStore(keep_events=True), "key": lambda request: "k"}
     await rig.read(rig.client(after_one, **options), "GET", URL)
+    plain = Reply([b"{}"], headers={"content-type": "application/json"})
+    # What is no stream takes nothing over.
+    await rig.read(rig.client(lambda request: plain, **options), "GET", "https://api.example.com/other")
     with pytest.raises(rs.StoreError, match="another stream") as caught:
         await rig.read(rig.client(after_one, **options), "GET", "https://api.example.com/other")
     assert isinstance(caught.value, rig.module.TransportError)
@@ -419,3 +422,40 @@ async def test_our_own_connect_over_it(rig: Rig) -> None:
             assert [event.data async for event in stream] == [*map(str, range(1, 31)), "[DONE]"]
         # The transport has reconnected, so there was nothing to do above it.
         assert stream.stats.reconnects == 0
+
+
+async def test_what_is_no_stream_leaves_the_key_with_its_writer(rig: Rig) -> None:
+    for store in (MemoryStore(keep_events=True, save_interval=0), MemoryStore(save_interval=0)):
+        plain = Reply([b"{}"], headers={"content-type": "application/json"})
+        client = rig.client(
+            lambda request, plain=plain: plain if request.method == "POST" else Reply(EVENTS),
+            store=store,
+            key=lambda request: "k",
+        )
+        response, reader_chunks = await rig.send(client, "GET", URL), []
+        reader = rig.reader(response)
+        await rig.drain(response, reader_chunks, most=1, reader=reader)
+        await rig.read(client, "POST", f"{URL}/cancel")
+        await rig.drain(response, reader_chunks, reader=reader)
+        await rig.close(response)
+        assert b"".join(reader_chunks) == WHOLE
+
+
+async def test_a_refresh_has_to_answer_with_a_request(rig: Rig) -> None:
+    with pytest.raises(TypeError, match="refresh must answer with the request"):
+        await rig.read(rig.client(after_one, refresh=lambda request: None), "GET", URL)
+
+
+async def test_one_request_may_be_under_way_twice(rig: Rig) -> None:
+    client = rig.client(lambda request: Reply(EVENTS))
+    request = client.build_request("GET", URL, timeout=700.0)
+    given = request.extensions["timeout"]
+    responses = []
+    for _ in range(2):
+        sent = client.send(request, stream=True)
+        responses.append(sent if rig.row.sync else await sent)
+    for response in responses:
+        await rig.drain(response, [])
+        await rig.close(response)
+    assert request.extensions["timeout"] is given
+    assert given["read"] == 700.0

@@ -150,3 +150,11 @@ async def test_a_named_protocol(rig: Rig) -> None:
     _, chunks = await rig.read(rig.client(answer, protocols=[rs.protocols.ByteRange()]), "GET", URL)
     assert b"".join(chunks) == whole
     assert sent[-1] == "bytes=700-"
+
+
+async def test_an_id_without_an_event_stays_though_a_repeat_follows_it(rig: Rig) -> None:
+    first = [b"id: 1\ndata: one\n\n", b"id: 2\ndata: two\n\n", b"id: 3\n\n"]
+    again = [b"id: 2\ndata: two\n\n", b"id: 4\ndata: four\n\n", b"data: [DONE]\n\n"]
+    answers = [Reply(first, "rst"), Reply(again)]
+    _, chunks = await rig.read(rig.client(lambda request: answers.pop(0)), "GET", URL)
+    assert b"".join(chunks) == b"".join([*first, *again[1:]])
