@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
-from .._checkpoint import CORE_EXTRA, MAX_EXTRA, MAX_RECENT_IDS, Checkpoint, public_url
+from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, public_url
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -44,12 +44,12 @@ from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, rejection, unexpected_type
 from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState
-from .ledger import NUMBERED, PLAIN, HoleFound, Ledger, Place, StartedOver
+from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
 from .saving import Saving
 from .settings import Settings, Stats
-from .skimming import LARGEST, SKIMMED, Skimmer
+from .skimming import LARGEST, Skimmer, Unread
 from .unpacking import Unpacking
 
 __all__ = ["UNKNOWN", "Machine"]
@@ -104,6 +104,7 @@ class Machine:
         self._budget = Budget(settings)
         self._saving = Saving(settings)
         self._ledger: Ledger | None = None
+        self._unread: Unread | None = None
         # The plan: steps in order, then `_error`; `_then` comes before them, when the events in hand were taken.
         self._todo: deque[act.Action | Then] = deque()
         self._then: Then | None = None
@@ -161,12 +162,14 @@ class Machine:
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._hot = self._sse and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
-        self._skimmer: Skimmer | None = None
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
         settings = self.settings
         ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         self._ledger = ledger
+        limits = settings.limits
+        skims = settings.verbatim and self._hot and min(limits.event_bytes, limits.line_bytes) >= LARGEST
+        self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
         if self._restored is not None:
             self._restore(self._restored, protocol, ledger)
 
@@ -704,111 +707,37 @@ class Machine:
 
     def skimmer(self) -> Skimmer | None:
         """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
-        if self._skimmer is not None and self._skimmer.useless:
+        unread = self._unread
+        if unread is None or not (self.calm and self._hot) or self._identifies:
             return None
-        ledger, decoder = self._ledger, self._decoder
-        if not (self.calm and self._hot and type(decoder) is VerbatimDecoder and decoder.idle) or self._identifies:
-            return None
-        if min(self.settings.limits.event_bytes, self.settings.limits.line_bytes) < LARGEST:
-            return None
-        assert ledger is not None and self.protocol is not None
-        lane = ledger.lane
-        if lane not in SKIMMED or (decoder.last_event_id and lane in (PLAIN, NUMBERED)):
-            return None
-        if self._skimmer is None:
-            self._skimmer = Skimmer(self.protocol, self._pass_over)
-        self._skimmer.start(lane, ledger.sequence)
-        return self._skimmer
+        return unread.start(self._decoder)
 
-    def settle(self, *, leaving: bool = True) -> Sequence[Any]:
+    def settle(self, *, leaving: bool = True) -> None:
         """
-        Read what was skimmed.
+        Read what was skimmed: its newest events are `latest` then. They were handed out.
 
         Args:
             leaving: What comes next is read, so the front of an event is too.
-
-        Returns:
-            The newest of these events. They were handed out.
         """
-        skimmer, ledger = self._skimmer, self._ledger
-        if skimmer is None or ledger is None:
-            return ()
-        self._pass_over()
-        held, offset = list(skimmer.held), ledger.offset
-        items: Sequence[Any] = ()
-        try:
-            skimmer.held.clear()
-            if held:
-                items = self._read_late(ledger, b"".join(held))
-        except BaseException:
-            # Ctrl-C: as if nobody had asked.
-            if ledger.offset == offset:
-                skimmer.held[:] = held
-            raise
-        skimmer.start(ledger.lane, ledger.sequence)
-        if leaving:
-            skimmer.misses += 1
-            skimmer.total += len(held)
-            if skimmer.front:
-                front, skimmer.front = skimmer.front, b""
-                self._bytes += len(front)
-                self._decoder.feed(front)
-        return items
+        if self._unread is not None:
+            self._unread.settle(leaving=leaving)
+            if self._ledger is not None and self._ledger.problem is not None:
+                self._then = self._on_problem
 
     def take_back(self, chunk: bytes) -> None:
         """What was skimmed last is not handed out after all. The connection has to end."""
-        if self._skimmer is not None and self._skimmer.held and self._skimmer.held[-1] is chunk:
-            self._skimmer.held.pop()
+        if self._unread is not None:
+            self._unread.take_back(chunk)
 
     def take_carried(self) -> bytes:
         """Bytes of the connection before, which belong in front of the first event that this one delivers."""
         decoder = self._decoder
         return decoder.take_carried() if type(decoder) is VerbatimDecoder else b""
 
-    def _pass_over(self) -> bool:
-        """
-        Leave all but the newest of what was skimmed unread. The checkpoint names that many; whether the others are ever looked
-        for shows when the connection is lost.
-        """
-        skimmer, ledger = self._skimmer, self._ledger
-        assert skimmer is not None and ledger is not None
-        held, offset = skimmer.held, ledger.offset
-        older = held[:-MAX_RECENT_IDS]
-        if not older:
-            return False
-        unread = b"".join(older)
-        try:
-            del held[: len(older)]
-            ledger.pass_over(len(older), unread, self._read_unread)
-        except BaseException:
-            if ledger.offset == offset and len(held) <= MAX_RECENT_IDS:
-                held[:0] = older
-            raise
-        skimmer.total += len(older)
-        self._bytes += len(unread)
-        self._decoder.pass_over(len(unread))
+    def _count_late(self, size: int) -> None:
+        """So many bytes went unread."""
+        self._bytes += size
         self._condense_if_due()
-        return True
-
-    def _read_late(self, ledger: Ledger, held: bytes) -> Sequence[Any]:
-        items: Sequence[Any] = self._decoder.read_late(held)
-        if self._place is not None:
-            self._place(items)
-        items = ledger.receive(items)
-        self._bytes += len(held)
-        if ledger.problem is not None:
-            self._then = self._on_problem
-        return items
-
-    def _read_unread(self, data: bytes, offset: int, number: int | None) -> Sequence[Any]:
-        items: Sequence[Any] = SSEDecoder().feed(data)
-        if self._place is not None:
-            self._place(items)
-        for at, item in enumerate(items):
-            item.offset = offset + at
-            if number is not None:
-                item.sequence = number + at
-        return items
 
     def _condense_if_due(self) -> None:
         if self._bytes > self._condense_at:

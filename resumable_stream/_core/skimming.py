@@ -16,13 +16,15 @@ The events of an answer look alike: once one was taken apart, a pattern made of 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from .._checkpoint import MAX_RECENT_IDS
+from ..framing import SSEDecoder, VerbatimDecoder
 from .interfaces import ResumeProtocol
-from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN
+from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN, Ledger
 
-__all__ = ["LARGEST", "SKIMMED", "Skimmer"]
+__all__ = ["LARGEST", "Skimmer", "Unread"]
 
 LARGEST: Final = 16 * 1024
 """Bytes; an event that goes unread is smaller."""
@@ -175,3 +177,109 @@ class Skimmer:
 
 def _never(chunk: bytes) -> None:
     return None
+
+
+class Unread:
+    """
+    The events of a calm stream that were handed on as bytes, and how they come into the ledger after all.
+
+    Args:
+        place: The protocol's `place()`, where it has one.
+        count: Told how many bytes went unread.
+
+    What would break it: reading on without `settle()`.
+    """
+
+    def __init__(
+        self,
+        protocol: ResumeProtocol,
+        ledger: Ledger,
+        place: Callable[[Sequence[Any]], None] | None,
+        count: Callable[[int], None],
+    ) -> None:
+        self._ledger = ledger
+        self._place = place
+        self._count = count
+        self._skimmer = Skimmer(protocol, self._pass_over)
+        self._decoder: Any = None
+
+    def start(self, decoder: Any) -> Skimmer | None:
+        """Begin behind an event that was read; `None` where the next has to be read too."""
+        skimmer, lane = self._skimmer, self._ledger.lane
+        if skimmer.useless or lane not in SKIMMED or type(decoder) is not VerbatimDecoder or not decoder.idle:
+            return None
+        if decoder.last_event_id and lane in (PLAIN, NUMBERED):
+            return None
+        self._decoder = decoder
+        skimmer.start(lane, self._ledger.sequence)
+        return skimmer
+
+    def settle(self, *, leaving: bool) -> None:
+        """Read the newest, so that the place can be told; and, on leaving, the front of what follows them."""
+        skimmer, ledger = self._skimmer, self._ledger
+        self._pass_over()
+        held, offset = list(skimmer.held), ledger.offset
+        try:
+            skimmer.held.clear()
+            if held:
+                self._read(b"".join(held))
+        except BaseException:
+            # Ctrl-C: as if nobody had asked.
+            if ledger.offset == offset:
+                skimmer.held[:] = held
+            raise
+        skimmer.start(ledger.lane, ledger.sequence)
+        if not leaving:
+            return
+        skimmer.misses += 1
+        skimmer.total += len(held)
+        if skimmer.front:
+            front, skimmer.front = skimmer.front, b""
+            self._decoder.feed(front)
+            self._count(len(front))
+
+    def take_back(self, chunk: bytes) -> None:
+        """What was skimmed last is not handed out after all."""
+        held = self._skimmer.held
+        if held and held[-1] is chunk:
+            held.pop()
+
+    def _read(self, data: bytes) -> None:
+        items = self._decoder.read_late(data)
+        if self._place is not None:
+            self._place(items)
+        self._ledger.receive(items)
+        self._count(len(data))
+
+    def _pass_over(self) -> bool:
+        """
+        Leave all but the newest unread. The checkpoint names that many; whether the others are ever looked for shows when the
+        connection is lost.
+        """
+        skimmer, ledger = self._skimmer, self._ledger
+        held, offset = skimmer.held, ledger.offset
+        older = held[:-MAX_RECENT_IDS]
+        if not older:
+            return False
+        unread = b"".join(older)
+        try:
+            del held[: len(older)]
+            ledger.pass_over(len(older), unread, self._read_older)
+        except BaseException:
+            if ledger.offset == offset and len(held) <= MAX_RECENT_IDS:
+                held[:0] = older
+            raise
+        skimmer.total += len(older)
+        self._decoder.pass_over(len(unread))
+        self._count(len(unread))
+        return True
+
+    def _read_older(self, data: bytes, offset: int, number: int | None) -> Sequence[Any]:
+        items = SSEDecoder().feed(data)
+        if self._place is not None:
+            self._place(items)
+        for at, item in enumerate(items):
+            item.offset = offset + at
+            if number is not None:
+                item.sequence = number + at
+        return items

@@ -12,7 +12,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream._core.ledger import Ledger
 from resumable_stream._core.machine import Machine
-from resumable_stream._core.skimming import Skimmer
+from resumable_stream._core.skimming import Skimmer, Unread
 from resumable_stream.framing import VerbatimDecoder
 from resumable_stream.protocols import CursorProtocol, LastEventID
 from resumable_stream.testing import Fault, FlakyServer
@@ -262,7 +262,7 @@ class Interrupts:
     [
         (Skimmer, "skim", 30),
         (Skimmer, "skim", 700),
-        (Machine, "_pass_over", 1),
+        (Unread, "_pass_over", 1),
         (Ledger, "pass_over", 1),
         (VerbatimDecoder, "pass_over", 1),
         (Machine, "settle", 2),
