@@ -337,7 +337,7 @@ class AsyncResumableStream(StreamBase):
         Stop the generation at the provider, where it has a call for that. The stream then ends as the provider says.
 
         Raises:
-            ResumableStreamError: The protocol has no such call, or the server refused.
+            ResumableStreamError: The protocol has no such call, the server refused (`ResponseRejected`), or it gave no answer.
         """
         request = self._machine.cancel_request()
         if request is None:
@@ -345,12 +345,15 @@ class AsyncResumableStream(StreamBase):
         if self._client is None:
             raise StreamClosed("the stream is closed")
         rearm = RearmedTimeout(self._timeouts.connect)
-        body = _Body(response := await self._send(request, self._build(request, rearm)), rearm)
         try:
-            answer = await self._read_whole(response, 65536, body, self._timeouts.connect)
-            self._check_cancel(answer, self._family.head(response))
-        finally:
-            await self._close_body(body)
+            body = _Body(response := await self._send(request, self._build(request, rearm)), rearm)
+            try:
+                answer = await self._read_whole(response, 65536, body, self._timeouts.connect)
+            finally:
+                await self._close_body(body)
+        except network_errors() as error:
+            raise self._unheard_cancel() from error
+        self._check_cancel(answer)
 
     # --- driving
 

@@ -279,8 +279,11 @@ class StreamBase:
         if self._state == "closed":
             raise self._with_place(StreamClosed("the stream is closed; resume from its checkpoint"))
 
-    def _check_cancel(self, answer: Any, head: Head) -> None:
-        if answer.status >= 400:
+    def _unheard_cancel(self) -> ResumableStreamError:
+        return self._with_place(ResumableStreamError("the request to cancel got no answer; the generation may go on"))
+
+    def _check_cancel(self, answer: Any) -> None:
+        if not 200 <= answer.status < 300:
             raise self._with_place(
                 ResponseRejected(
                     f"the server refused to cancel: status {answer.status}",

@@ -316,19 +316,22 @@ class ResumableStream(StreamBase):
         Stop the generation at the provider, where it has a call for that. The stream then ends as the provider says.
 
         Raises:
-            ResumableStreamError: The protocol has no such call, or the server refused.
+            ResumableStreamError: The protocol has no such call, the server refused (`ResponseRejected`), or it gave no answer.
         """
         request = self._machine.cancel_request()
         if request is None:
             raise self._no_cancel()
         if self._client is None:
             raise StreamClosed("the stream is closed")
-        response = self._send(request, self._build(request, read=self._timeouts.connect))
         try:
-            answer = self._read_whole(response, 65536, None)
-            self._check_cancel(answer, self._family.head(response))
-        finally:
-            response.close()
+            response = self._send(request, self._build(request, read=self._timeouts.connect))
+            try:
+                answer = self._read_whole(response, 65536, None)
+            finally:
+                response.close()
+        except network_errors() as error:
+            raise self._unheard_cancel() from error
+        self._check_cancel(answer)
 
     # --- driving
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from operator import length_hint
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.worker import in_thread
@@ -137,6 +137,7 @@ class AsyncSplicingTransport(Configured):
 
     async def handle_async_request(self, request: Any) -> Any:
         splicer = self._splicer
+        splicer.check(request)
         request = splicer.prepare(request)
         try:
             return await self._handle(splicer, request)
@@ -178,6 +179,9 @@ class AsyncSplicingTransport(Configured):
         await stream.open()
         body = self._body(stream, Wire(stream, splicer.library, port.request), port)
         return splicer.response(first, stream, body)
+
+    def handle_request(self, request: Any) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is for async clients; a Client takes the ResumableTransport beside it")
 
     async def aclose(self) -> None:
         await self._next.aclose()

@@ -206,6 +206,17 @@ class Splicer:
 
     # --- the request
 
+    def check(self, request: Any) -> None:
+        """
+        Raises:
+            TypeError: The client is of the other library.
+        """
+        if not isinstance(request, self.library.Request):
+            ours, theirs = self.library.__name__, type(request).__module__.partition(".")[0]
+            raise TypeError(
+                f"this transport is for {ours}, the client is of {theirs}: take it from resumable_stream.transports.{theirs}"
+            )
+
     def prepare(self, request: Any) -> Any:
         """The request to send: the SDK's, or one that asks for a background response in its place."""
         if not self._upgrade or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):

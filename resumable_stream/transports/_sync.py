@@ -7,7 +7,7 @@ from operator import length_hint
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from .._checkpoint import Checkpoint
 from .._core.settings import Stats
@@ -171,6 +171,7 @@ class SplicingTransport(Configured):
 
     def handle_request(self, request: Any) -> Any:
         splicer = self._splicer
+        splicer.check(request)
         request = splicer.prepare(request)
         try:
             return self._handle(splicer, request)
@@ -212,6 +213,9 @@ class SplicingTransport(Configured):
         stream.open()
         body = self._body(stream, Wire(stream, splicer.library, port.request), port)
         return splicer.response(first, stream, body)
+
+    async def handle_async_request(self, request: Any) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} is for sync clients; an AsyncClient takes the AsyncResumableTransport beside it")
 
     def close(self) -> None:
         self._next.close()

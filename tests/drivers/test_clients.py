@@ -488,6 +488,32 @@ async def test_a_body_of_its_own_takes_nothing_of_the_callers(row: Row, flaky_se
         )
 
 
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply(status=302, headers={"location": "/elsewhere"}), rs.ResponseRejected),
+        (Reply(status=409), rs.ResponseRejected),
+        (None, rs.ResumableStreamError),
+    ],
+    ids=["redirect", "refused", "no answer"],
+)
+async def test_a_cancel_that_was_not_heard_is_an_error_of_ours(
+    row: Row, scripted_client: Callable[..., Any], reply: Reply | None, error: type[Exception]
+) -> None:
+    begun = Reply(headers={"content-type": "text/event-stream"}, body=[b"id: 1\ndata: x\n\n"])
+    lost = row.module.ReadError("reset by peer")
+    script = scripted_client([begun, reply if reply is not None else lost], row.family)
+    client = row.scripted(script)
+    async with row.connect("POST", "https://example.com/s", client=client, protocol=AsksByPost(end="close")) as stream:
+        await anext(aiter(stream))
+        with pytest.raises(error) as caught:
+            await stream.cancel()
+    assert isinstance(caught.value, rs.ResumableStreamError)
+    assert caught.value.checkpoint is not None
+    if error is rs.ResumableStreamError:
+        assert caught.value.__cause__ is lost
+
+
 class AsksByForm(LastEventID):
     def resume_request(self, state: StreamState) -> Request | None:
         return Request(method="POST", url=state.url, form={"after": state.cursor or ""}, repeat="body")

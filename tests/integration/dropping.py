@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from .proxy import Listener, hang_up, reset
+
 Way = Literal["rst", "fin", "clean", "silence"]
 WAYS: tuple[Way, ...] = ("rst", "fin", "clean", "silence")
-
-# With a linger time of zero a close is an RST.
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Seen(NamedTuple):
@@ -26,7 +24,7 @@ class Seen(NamedTuple):
     body: bytes
 
 
-class DroppingProxy:
+class DroppingProxy(Listener):
     """
     Pass requests on to a server of this machine, one for each connection, and drop the bodies of answers that were named.
 
@@ -51,9 +49,7 @@ class DroppingProxy:
         self._lock = threading.Lock()
         # How many drops there were: an answer from before the latest one settles nothing.
         self._turn = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True, name="dropping-proxy").start()
+        super().__init__()
 
     @property
     def url(self) -> str:
@@ -70,18 +66,9 @@ class DroppingProxy:
             if turn == self._turn:
                 self.settled = True
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            # Wakes the thread that waits in accept().
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+    def take(self, client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError):
@@ -107,13 +94,10 @@ class DroppingProxy:
                 try:
                     self._answer(server, client, drop, passed, named)
                 finally:
-                    # The server is told first, so that it knows when the client comes back.
-                    for end in (server, client):
-                        with contextlib.suppress(OSError):
-                            end.shutdown(socket.SHUT_RDWR if end is server else socket.SHUT_RD)
+                    hang_up(server, client)
                     watch.join()
                     if drop is not None and drop[1] == "rst":
-                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        reset(client)
 
     def _answer(
         self, server: socket.socket, client: socket.socket, drop: tuple[int, Way] | None, passed: bytearray, named: bool

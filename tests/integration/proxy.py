@@ -12,7 +12,44 @@ import time
 _RESET = struct.pack("ii", 1, 0)
 
 
-class CuttingProxy:
+class Listener:
+    """Takes connections on a port of its own, until it is closed."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True, name=type(self).__name__).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            # Wakes the thread that waits in accept().
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.take(client)
+
+    def take(self, client: socket.socket) -> None:
+        """A connection has come; the next one waits until this returns."""
+        raise NotImplementedError
+
+
+def hang_up(server: socket.socket, client: socket.socket) -> None:
+    """The server is told first, so that it knows when the client comes back; a socket that is being read is not closed."""
+    for end, how in ((server, socket.SHUT_RDWR), (client, socket.SHUT_RD)):
+        with contextlib.suppress(OSError):
+            end.shutdown(how)
+
+
+def reset(client: socket.socket) -> None:
+    """Closing it is an RST."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+class CuttingProxy(Listener):
     """
     Pass bytes on to a server of this machine, and end the next connection after so many bytes of its first response's body.
 
@@ -32,32 +69,21 @@ class CuttingProxy:
         self.settled = True
         self.upstream = upstream
         self._cut: tuple[int, str] | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True, name="cutting-proxy").start()
+        super().__init__()
 
     def cut(self, after: int, how: str) -> None:
         """Cut the next connection after so many bytes, by `"rst"` or `"fin"`."""
         self.connections, self.settled, self._cut = 0, True, (after, how)
 
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            # Wakes the thread that waits in accept().
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self.connections += 1
-                cut, self._cut = self._cut, None
-                if cut is None:
-                    time.sleep(self._pause)
-                server = socket.create_connection(("127.0.0.1", self.upstream))
-                up = threading.Thread(target=self._up, args=(client, server), daemon=True)
-                up.start()
-                threading.Thread(target=self._down, args=(client, server, up, cut), daemon=True).start()
+    def take(self, client: socket.socket) -> None:
+        self.connections += 1
+        cut, self._cut = self._cut, None
+        if cut is None:
+            time.sleep(self._pause)
+        server = socket.create_connection(("127.0.0.1", self.upstream))
+        up = threading.Thread(target=self._up, args=(client, server), daemon=True)
+        up.start()
+        threading.Thread(target=self._down, args=(client, server, up, cut), daemon=True).start()
 
     def _up(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -70,13 +96,10 @@ class CuttingProxy:
         with client, server:
             with contextlib.suppress(OSError):
                 self._pass_on(client, server, cut[0] if cut else None)
-            # The server is told first, so that it knows when the client comes back; a socket that is being read is not closed.
-            for end, how in ((server, socket.SHUT_RDWR), (client, socket.SHUT_RD)):
-                with contextlib.suppress(OSError):
-                    end.shutdown(how)
+            hang_up(server, client)
             up.join()
             if cut is not None and cut[1] == "rst":
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                reset(client)
 
     def _pass_on(self, client: socket.socket, server: socket.socket, after: int | None) -> None:
         head, body = b"", bytearray()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 from typing import Any
 
@@ -194,3 +195,26 @@ async def test_errors_cross_processes(rig: Rig) -> None:
     plain = rs.GapError("missing", expected=1, received=3)
     made = pickle.loads(pickle.dumps(plain))
     assert (type(made), str(made), made.expected, made.received) == (rs.GapError, "missing", 1, 3)
+
+
+async def test_a_client_of_the_other_library_is_told_what_to_import(rig: Rig) -> None:
+    other = importlib.import_module("httpx2" if rig.row.family == "httpx" else "httpx")
+    client = rig.row.keep((other.Client if rig.row.sync else other.AsyncClient)(transport=rig.transport(), trust_env=False))
+    with pytest.raises(TypeError, match=f"take it from resumable_stream.transports.{other.__name__}"):
+        await rig.read(client, "GET", URL)
+
+
+async def test_a_client_of_the_other_kind_is_told_so(rig: Rig) -> None:
+    module = rig.module
+    # A sync client over the async transport, and the reverse.
+    if rig.row.sync:
+        client = module.Client(transport=rig.transports.AsyncResumableTransport(), trust_env=False)
+        with pytest.raises(TypeError, match="takes the ResumableTransport"):
+            client.get(URL)
+        return
+    async with module.AsyncClient() as client:
+        client._transport = rig.transports.ResumableTransport()
+        client._mounts = {}
+        with pytest.raises(TypeError, match="takes the AsyncResumableTransport"):
+            await client.get(URL)
+        client._transport = rig.transport()
