@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
 MAX_RECENT_IDS: Final = 64
 MAX_EXTRA: Final = 16
-CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options")
+CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled")
 """Names in `Checkpoint.extra` that are the core's own, beside those of the protocol."""
 
 

@@ -117,14 +117,15 @@ class Ledger:
         self._gap_next: Gap | None = None
         self._asked: tuple[int | None, int] | None = None
         # After a reset: how the state that it replaces began, and how many events of this connection say no more than that.
-        self._void: list[tuple[str | None, str]] = []
+        self._void: list[tuple[str | None, str, int | None]] = []
         self._echoes = 0
+        self._resets = 0
         self._forget()
 
     def _forget(self) -> None:
         raw = self._protocol.framing == "raw"
         self._raw = raw
-        self._beginning: list[tuple[str | None, str]] | None = None if raw else []
+        self._beginning: list[tuple[str | None, str, int | None]] | None = None if raw else []
         self._beginning_open = not raw
         self._memory = Memory(self._window, self._protocol.fingerprint, unique=self._protocol.unique_ids)
         self._keep = self._memory.items.append
@@ -170,6 +171,11 @@ class Ledger:
     def progress(self) -> int:
         """How many of these say something new: the state that we held, told once more after a reset, does not."""
         return self.fresh - self._echoes
+
+    @property
+    def only_resets(self) -> bool:
+        """All that this connection has delivered made void what came before."""
+        return self._resets > 0 and self.fresh <= self._resets
 
     @property
     def pending_reset(self) -> int | None:
@@ -287,7 +293,7 @@ class Ledger:
         """The stream's first event, as text for a checkpoint; `None` when it has no id to be known by."""
         if not self._beginning or self._beginning[0][0] is None:
             return None
-        own_id, fingerprint = self._beginning[0]
+        own_id, fingerprint, _ = self._beginning[0]
         # An aid only: a server that numbers its events by whole documents goes without.
         return f"{fingerprint} {own_id}" if own_id is not None and len(own_id) <= 256 else None
 
@@ -307,7 +313,7 @@ class Ledger:
             self._reset_next = int(reset[:18])
         if first := checkpoint.extra.get(CORE_EXTRA[2]):
             fingerprint, _, own_id = first.partition(" ")
-            self._beginning = [(own_id, fingerprint)]
+            self._beginning = [(own_id, fingerprint, None)]
 
     # --- connections
 
@@ -331,6 +337,7 @@ class Ledger:
         self._replayed_to = None
         self._moved_here = False
         self._echoes = 0
+        self._resets = 0
         if self._beginning:
             # It goes on behind the reset.
             self._void = []
@@ -345,7 +352,9 @@ class Ledger:
             return
         if log is not None and logged:
             self._prefix = Prefix(log, strict=False)
-        if self._beginning and self.cursor is not None and not reaches_back:
+        known = any(own_id is not None or number is not None for own_id, _, number in self._beginning or ())
+        if known and self.cursor is not None and not reaches_back:
+            # Content alone tells no beginning: an answer may well say the same twice.
             self._start = 0
 
     def restart(self, *, offset: int, anew: bool = False) -> None:
@@ -600,7 +609,7 @@ class Ledger:
         """Does the answer begin as the stream began? True: held back or dropped, False: stop, None: no."""
         assert self._start is not None and self._beginning is not None
         expected_again = self._prefix is not None and not self._held and self._prefix.expects(self._key(item))
-        if expected_again or self._beginning[self._start] != (item.own_id or None, self._fingerprint(item)):
+        if expected_again or not self._begins_with(item):
             self._start = None
             return None
         self._held.append(item)
@@ -780,6 +789,7 @@ class Ledger:
         item.offset = offset
         if self._reset_next is not None:
             item.reset, self._reset_next = True, None
+            self._resets += 1
         if self._gap_next is not None:
             item.gap, self._gap_next = self._gap_next, None
         moves = item.moves
@@ -865,7 +875,7 @@ class Ledger:
 
     def _note_beginning(self, item: Any) -> None:
         assert self._beginning is not None
-        at, known = len(self._beginning), (item.own_id or None, self._fingerprint(item))
+        at, known = len(self._beginning), self._sign(item)
         self._beginning.append(known)
         if self._void:
             if at < len(self._void) and self._void[at] == known:
@@ -874,6 +884,17 @@ class Ledger:
                 self._void = []
         if item.own_id or len(self._beginning) == BEGINNING:
             self._beginning_open = False
+
+    def _begins_with(self, item: Any) -> bool:
+        """Is it what stood at this place of the beginning? Its number is not known in another process."""
+        assert self._start is not None and self._beginning is not None
+        own_id, fingerprint, number = self._beginning[self._start]
+        found_id, found, found_number = self._sign(item)
+        return (own_id, fingerprint) == (found_id, found) and number in (None, found_number)
+
+    def _sign(self, item: Any) -> tuple[str | None, str, int | None]:
+        """What the beginning is known by: id, content, and the number that the protocol gives."""
+        return item.own_id or None, self._fingerprint(item), item.sequence if self._placed else None
 
     def _drop(self, item: Any) -> None:
         self.duplicates += 1

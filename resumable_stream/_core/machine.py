@@ -58,11 +58,14 @@ __all__ = ["UNKNOWN", "Machine"]
 QUICK: Final = 5.0
 # Rule 7c. So many quick answers with new events are believed; a server that hands out a few events a request must say so.
 BELIEVED: Final = 3
+# So many answers in a row that say how things stand, and no more, and close within 5 s: a slow run behind a hasty proxy, or two
+# servers that disagree. Then they are failed attempts.
+RESTATED: Final = 20
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
-OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY = CORE_EXTRA
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY = CORE_EXTRA
 # What most providers send behind an answer; the protocols say what it proves.
 SENTINEL: Final = "[DONE]"
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
@@ -131,9 +134,12 @@ class Machine:
         self._accepted: Request | None = None  # where a redirect sent us after the first request was taken
         self._ending: Outcome | None = None  # what the latest event says of the end, until it was taken
         self._settled: Outcome | None = None
+        self._settled_at = 0  # events up to the one that settled it
+        self._unsettled: tuple[Any, Settled] | None = None  # one that is held back
         self._refused: ResumableStreamError | None = None  # why the resume URL that the server named is not used
         self._asked_empty = False
         self._quick_answers = 0
+        self._restated = 0
         self._refreshed = False
         self._more = False  # it has ended as far as it can be read now
         # Counting.
@@ -183,6 +189,8 @@ class Machine:
             state.location = same_origin(location, base=state.url, origin=self._origin)
         self._sync_state()
         self._saving.restored(ledger.place(0), ledger.pending_reset)
+        if settled := extra.get(SETTLED_KEY):
+            self._settled, self._settled_at = Outcome(settled), checkpoint.offset
         if checkpoint.complete:
             self.outcome = Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value))
 
@@ -277,6 +285,8 @@ class Machine:
             extra[RESET_KEY] = str(reset)
         if protocol.options:
             extra[OPTIONS_KEY] = protocol.options
+        if self._settled is not None and place.offset >= self._settled_at:
+            extra[SETTLED_KEY] = self._settled.value
         outcome = self.outcome or self._ended_by(ledger)
         complete = outcome is not None and place.offset == ledger.offset and not self._more
         if complete and outcome is not None:
@@ -788,17 +798,28 @@ class Machine:
         items = ledger.receive(items, silent)
         if ledger.problem is not None:
             self._then = self._on_problem
-        if settling is not None and ledger.problem is None and not ledger.holds(settling[0]):
-            # Only an event that is or was delivered settles anything: not one beyond a hole, nor one that is held back.
-            outcome = settling[1].outcome
-            if self._settled is None or outcome is not Outcome.ENDED:
-                self._settled = outcome
+        if settling is not None or self._unsettled is not None:
+            self._settle_by(settling or self._unsettled, items, ledger)
         if items:
             if not self._clocks.steady:
                 self._on_progress(ledger)
             if self._saving.keeps_events:
                 self._saving.delivered(items)
         return items
+
+    def _settle_by(self, settling: tuple[Any, Settled] | None, items: Sequence[Any], ledger: Ledger) -> None:
+        """
+        Only an event that is delivered settles anything: not one beyond a hole, nor one that is held back (not yet); and one that
+        comes again has done so before, and others may have followed it since.
+        """
+        assert settling is not None
+        item, settled = settling
+        self._unsettled = settling if ledger.holds(item) else None
+        if not any(each is item for each in items):
+            return
+        if self._settled is None or settled.outcome is not Outcome.ENDED:
+            self._settled = settled.outcome
+            self._settled_at = item.offset + 1
 
     def _identify(self, items: Sequence[Any]) -> None:
         protocol, state = self.protocol, self.state
@@ -856,7 +877,7 @@ class Machine:
         protocol = self.protocol
         assert protocol is not None
         progress = ledger.progress > 0
-        if progress:
+        if progress and not (ledger.only_resets and self._restated >= RESTATED):
             self._budget.progress()
             self._refreshed = False
         if not self._certain:
@@ -1067,11 +1088,18 @@ class Machine:
         elif asking and not neutral:
             self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
             connect()
-        elif ledger.progress or neutral:
+        elif (ledger.progress and not self._only_restated(now)) or neutral:
             self._wait(self._budget.prompt(free=ledger.progress > 0), now)
             connect()
         else:
             self._try_again(now, reason, error, connect)
+
+    def _only_restated(self, now: float) -> bool:
+        """A server that states how things stand and closes at once, whatever it says, is not asked for ever."""
+        assert self._ledger is not None
+        quick = self._ledger.only_resets and now - self._head_at <= QUICK
+        self._restated = self._restated + 1 if quick else 0
+        return self._restated > RESTATED
 
     def _lose_connection(self, now: float, reason: str, error: BaseException | None) -> None:
         self._reading = self._routine = False
@@ -1085,6 +1113,9 @@ class Machine:
 
     def _try_again(self, now: float, reason: str, error: BaseException | None, again: Callable[[], None]) -> None:
         """A failed attempt: wait as the policy says, or give up."""
+        if self._settled is not None:
+            self._finish(self._settled)
+            return
         wait = self._budget.failed(now, error)
         if wait is None:
             count = self._budget.attempts
@@ -1124,6 +1155,10 @@ class Machine:
         self, now: float, text: str, failure: ResumableStreamError, error: BaseException | None, *, stored: bool = False
     ) -> None:
         self._reading = False
+        if self._settled is not None:
+            # In another process: what was still to come would have been a word about the end.
+            self._finish(self._settled)
+            return
         self.notices.append(act.Lost(text))
         choice, protocol = self.settings.on_lost, self.protocol
         # A server that forgot what it had finished would be asked for all of it again and again.
@@ -1149,7 +1184,6 @@ class Machine:
             self._start_over(self._ledger, anew=True)
         state.stream_id = state.location = None
         self._accepted = None
-        self._settled = None
         self._quick_answers = 0
         self._asked_empty = False
         self._sync_state()
@@ -1157,6 +1191,7 @@ class Machine:
         self._connect(self._first_request(), resuming=False)
 
     def _start_over(self, ledger: Ledger, *, anew: bool = False) -> None:
+        self._settled = self._unsettled = None
         self._identifies = self._learns
         self.state.extra.clear()
         self._events += ledger.fresh
