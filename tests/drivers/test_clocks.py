@@ -102,8 +102,8 @@ async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(
 
 
 async def test_each_byte_starts_the_byte_clock_again(row: Row, flaky_server: Start) -> None:
-    server = flaky_server(numbered(12), pace=0.02, no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.15, stall=0.15))
+    server = flaky_server(numbered(12), pace=0.05, no_content_at_end=True)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.4, stall=0.4))
     assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0
 
