@@ -59,6 +59,10 @@ PACKAGES: Final = {  # distribution: what it is imported as
     "requests-sse": "requests_sse",
     "requests": "requests",
 }
+LEGEND: Final = (
+    "A cell has the number of tokens that came, and what was raised behind them.\n"
+    "**Bold** is the whole answer; *not the same* means that events were repeated or lost."
+)
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
 
@@ -366,19 +370,12 @@ class Run:
     def outcome(self) -> str:
         tokens, count = self.tokens, len(self.tokens)
         if tokens != "".join(WORDS).split()[:count]:
-            return f"repeats or loses events ({count} tokens)"
+            return f"{count}, not the same"
         if not self.done:
-            return f"still waiting after {self.seconds:.0f} s ({count} tokens)"
+            return f"{count}, waiting after {self.seconds:.0f} s"
         if self.error is not None:
-            name = f"`{_name(self.error)}`"
-            return f"raises {name} after {count} tokens" if count else f"raises {name}, text lost"
-        return f"**whole, {count} tokens**" if self.whole else f"half, returned as whole ({count} tokens)"
-
-
-def _name(error: BaseException) -> str:
-    kind = type(error)
-    package = kind.__module__.partition(".")[0]
-    return kind.__qualname__ if package in ("builtins", "resumable_stream") else f"{package}.{kind.__qualname__}"
+            return f"{count}, `{type(self.error).__qualname__}`"
+        return f"**{count}**" if self.whole else f"{count}, no error"
 
 
 def installed(row: Row) -> bool:
@@ -427,7 +424,7 @@ def measured(runs: Sequence[Run]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in named)
     python = ".".join(map(str, sys.version_info[:3]))
     stamp = f"Measured on {datetime.now(UTC):%Y-%m-%d} with Python {python}, {versions}."
-    return f"{stamp}\n\n{table(runs)}"
+    return f"{stamp}\n{LEGEND}\n\n{table(runs)}"
 
 
 def write(text: str) -> None:
