@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -110,6 +111,19 @@ def test_every_protocol_is_in_the_readme() -> None:
     table = section((ROOT / "README.md").read_text(), "## Protocols")
     ready = [name for name in protocols.__all__ if _is_ready_made(name)]
     assert re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE) == ready
+
+
+def test_what_the_readme_says_is_not_in_it_is_not() -> None:
+    line = re.search(r"^Not in it: (.*)\.$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert line is not None
+    missing = {
+        "a server that buffers and replays": ["server"],
+        "stores in SQLite and Redis": ["stores.sqlite", "stores.redis"],
+        "and a notebook display": ["notebook"],
+    }
+    assert line[1].split(", ") == list(missing)
+    found = [module for modules in missing.values() for module in modules if find_spec(f"resumable_stream.{module}")]
+    assert found == []
 
 
 def test_the_table_of_detection_is_in_the_order_of_detection() -> None:
