@@ -10,16 +10,20 @@ The two modules are apart because the libraries are: each imports only its own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._splice import EXTENSION
+
+if TYPE_CHECKING:
+    from .._drivers.async_ import AsyncResumableStream
+    from .._drivers.sync import ResumableStream
 
 __all__ = ["stream_of"]
 
 _NAMES = ("response", "http_response", "_response")
 
 
-def stream_of(response: Any) -> Any:
+def stream_of(response: Any) -> ResumableStream | AsyncResumableStream | None:
     """
     The stream below a response that came through one of the transports.
 
@@ -28,10 +32,9 @@ def stream_of(response: Any) -> Any:
             such an object will do.
 
     Returns:
-        A `ResumableStream` (of an async client an `AsyncResumableStream`) to look at: `.checkpoint`, `.token`, `.stats`,
-        `.outcome`, `.protocol`, and `cancel()`. The SDK reads it, so do not iterate it; of a sync client, look at it from the
-        thread that reads. `None`: the response was handed on as
-        it came, being no stream.
+        The stream, of an async client the async one, to look at: `.checkpoint`, `.token`, `.stats`, `.outcome`, `.protocol`,
+            and `cancel()`. The SDK reads it, so do not iterate it; of a sync client, look at it from the thread that reads.
+            `None`: the response was handed on as it came, being no stream.
 
     Raises:
         TypeError: That is no response, and has none.

@@ -44,14 +44,15 @@ class ResumableTransport(SplicingTransport, httpx.BaseTransport):
         limits: What a stream may hold; a body holds as much again.
         refresh: Called with each request before it is sent to reconnect, for a fresh token; returns the request to send.
             Auth of the client is applied above a transport, so without this the first request's headers are sent again.
-        store, key: Where streams are kept, and a callable of the request that names each (`None`: not kept). If the store keeps
-            events, a request whose key is known is answered from it, and continued.
+        store: Where streams are kept; goes with `key`. If it keeps events, a request whose key is known is answered from it,
+            and continued. Default: nothing is kept.
+        key: A callable of the request that names its stream in the store; `None`: not kept.
         observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
         upgrade_background: Turn a streaming call of OpenAI's Responses API into a background one, which can be resumed. OpenAI
             keeps such a response; a call with `store: false` is left alone.
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument is not what it should be; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx
@@ -65,7 +66,7 @@ class AsyncResumableTransport(AsyncSplicingTransport, httpx.AsyncBaseTransport):
         client = httpx.AsyncClient(transport=AsyncResumableTransport())
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument is not what it should be; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx

@@ -28,7 +28,7 @@ class ResumableTransport(SplicingTransport, httpx2.BaseTransport):
         client = httpx2.Client(transport=ResumableTransport())
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument is not what it should be; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx2
@@ -42,7 +42,7 @@ class AsyncResumableTransport(AsyncSplicingTransport, httpx2.AsyncBaseTransport)
         client = httpx2.AsyncClient(transport=AsyncResumableTransport())
 
     Raises:
-        TypeError, ValueError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument is not what it should be; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx2
