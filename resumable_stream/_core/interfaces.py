@@ -459,7 +459,11 @@ class ResumeProtocol:
         return None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
-        """Does what `end()` found end *this* stream? For those that carry the ends of others too; asked of ends alone."""
+        """
+        Does what `end()` found end *this* stream? For those that carry the ends of others too; asked of ends alone.
+
+        What it writes into `state.extra` is of the place behind the event: a checkpoint in front of that does not have it.
+        """
         return end
 
     def error(self, event: Any) -> UpstreamError | None:

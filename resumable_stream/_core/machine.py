@@ -142,6 +142,9 @@ class Machine:
         self._restated = 0
         self._refreshed = False
         self._more = False  # it has ended as far as it can be read now
+        # What events changed in what checkpoints keep: (offset of the event, those texts before it), oldest first.
+        self._noted: list[tuple[int, dict[str, str]]] = []
+        self._noting: list[tuple[Any, dict[str, str]]] = []  # of the batch at hand
         # Counting.
         self._events = 0
         self._bytes = 0
@@ -168,6 +171,7 @@ class Machine:
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._hot = self._sse and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
+        self._narrows = own.end_in is not base.end_in
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
         settings = self.settings
@@ -276,7 +280,12 @@ class Machine:
         if ledger is None or protocol is None:
             return self._restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=public_url(state.url))
         place = self._place_of(ledger, taken, batch)
-        extra = {name: value for name, value in state.extra.items() if name in protocol.keeps}
+        extra = self._kept(protocol)
+        for offset, before in self._noted:
+            if offset >= place.offset:
+                # The first event behind the place that changed anything: so it was there.
+                extra = dict(before)
+                break
         if state.location is not None:
             extra[LOCATION_KEY] = public_url(state.location)
         if place.offset and (first := ledger.beginning()) is not None:
@@ -304,6 +313,9 @@ class Machine:
             extra=extra,
             complete=complete,
         )
+
+    def _kept(self, protocol: ResumeProtocol) -> dict[str, str]:
+        return {name: value for name, value in self.state.extra.items() if name in protocol.keeps}
 
     def _place_of(self, ledger: Ledger, taken: int, batch: Sequence[Any] | None) -> Place:
         return ledger.committed if self.settings.manual else ledger.place(taken, batch)
@@ -571,7 +583,7 @@ class Machine:
             self._fail(unexpected_type(" or ".join(kinds), head))
             return
         if found.reset:
-            kept = {name: value for name, value in state.extra.items() if name in protocol.keeps}
+            kept = self._kept(protocol)
             self._start_over(ledger)
             state.extra.update(kept)
         self._known = True
@@ -796,6 +808,9 @@ class Machine:
                 items, settling = self._stop_at(items, notable, silent)
                 silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
         items = ledger.receive(items, silent)
+        if self._noting:
+            self._noted += [(item.offset, before) for item, before in self._noting]
+            self._noting = []
         if ledger.problem is not None:
             self._then = self._on_problem
         if settling is not None or self._unsettled is not None:
@@ -861,8 +876,11 @@ class Machine:
                 self._then = partial(self._on_announced, gap, items[index + 1 :], behind)
                 return items[:index], settling
             end = protocol.end(item)
-            if end is not None:
+            if end is not None and self._narrows:
+                before = self._kept(protocol)
                 end = protocol.end_in(self.state, item, end)
+                if before != self._kept(protocol):
+                    self._noting.append((item, before))
             if isinstance(end, Settled):
                 if settling is None or settling[1].outcome is None or end.outcome is not Outcome.ENDED:
                     settling = (item, end)
@@ -1194,6 +1212,7 @@ class Machine:
         self._settled = self._unsettled = None
         self._identifies = self._learns
         self.state.extra.clear()
+        self._noted.clear()
         self._events += ledger.fresh
         self.notices.append(act.Restarted(0))
         ledger.restart(offset=0, anew=anew)

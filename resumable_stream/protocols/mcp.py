@@ -41,8 +41,9 @@ _METHODS: Final = re.compile(r"initialize|ping|(tools|prompts|resources|completi
 _SESSION: Final = "mcp-session-id"
 # How mcp 2.3 answers a request that was cancelled (LSP's number); others do not answer it.
 _REQUEST_CANCELLED: Final = -32800
-# Characters of all ids; more than that are not kept, and then any response ends the stream.
+# Characters of all ids. A checkpoint has 8 KiB, so it holds no more of them than that, and this in place of more.
 _IDS: Final = 1024
+_MANY: Final = "many"
 
 
 class MCPStreamableHTTP(ResumeProtocol):
@@ -53,7 +54,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     it, result or error, and for a batch (2025-03-26) the last one of them; where the body was not given as `json=`, any response.
     A tool that reports its own failure (`isError`) and a JSON-RPC error are `FAILED`, one that says "cancelled" `CANCELLED`;
     all are delivered. `cancel()` sends `notifications/cancelled`; then leave, since not every server answers what was cancelled.
-    The ids of the requests are in the checkpoint, so another process knows them too.
+    The ids of the requests are in the checkpoint, and those without a response: another process knows them too.
 
     *The session.* `Mcp-Session-Id` must go along with the resume, and grants access. Your own headers always go along; one that
     the answer to `initialize` announces is remembered for this stream, in memory. A checkpoint never holds it:
@@ -72,7 +73,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     # "globally unique across all streams within that session" (Transports, Resumability).
     unique_ids = True
     identifies_by_event = False
-    keeps = frozenset({"ids"})
+    keeps = frozenset({"ids", "left", "failed"})
 
     @property
     def promises(self) -> Promises:
@@ -93,9 +94,12 @@ class MCPStreamableHTTP(ResumeProtocol):
         if session := source.headers.get(_SESSION):
             # Not in `keeps`: it grants access, so no checkpoint may hold it.
             state.extra["session"] = session
-        if not state.resuming and len(ids := json.dumps(_ids(state.json))) <= _IDS:
-            # `left`: those without a response. It tells nothing of a place, so a checkpoint cannot hold it.
-            state.extra["ids"] = state.extra["left"] = ids
+        if not state.resuming:
+            ids = _ids(state.json)
+            _write(state, "ids", ids)
+            if len(ids) > 1:
+                # Those without a response.
+                _write(state, "left", ids)
 
     # -- reading
 
@@ -104,22 +108,23 @@ class MCPStreamableHTTP(ResumeProtocol):
         return next((outcome for outcome in outcomes if outcome is not Outcome.COMPLETED), outcomes[0]) if outcomes else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
-        ids, left = _listed(state.extra.get("ids")), _listed(state.extra.get("left"))
-        if not ids or (state.head is not None and state.head.content_type == "application/json"):
+        if state.head is not None and state.head.content_type == "application/json":
             return end
         answered = [response.get("id") for response in _responses(event)]
         if None in answered:
             # The server could not read the id, so this is about what we sent.
             return end
-        if len(ids) == 1:
-            return end if ids[0] in answered else None
-        if not any(each in ids for each in answered):
-            return None
         if "left" not in state.extra:
-            # A batch in another process: which responses came before is not known, so the close behind one has to tell.
-            return Settled(end) if isinstance(end, Outcome) else end
-        left = [each for each in left if each not in answered]
-        state.extra["left"] = json.dumps(left)
+            ids = _read(state, "ids")
+            return end if not ids or ids[0] in answered else None
+        waiting = _read(state, "left")
+        if waiting is None:
+            # A batch in another process, with more ids than a checkpoint holds: no response is known to be the last.
+            return None
+        left = [each for each in waiting if each not in answered]
+        if len(left) == len(waiting):
+            return None
+        _write(state, "left", left)
         if end is not Outcome.COMPLETED:
             state.extra["failed"] = "1"
         if left:
@@ -170,8 +175,8 @@ class MCPStreamableHTTP(ResumeProtocol):
         return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
-        ids = _listed(state.extra.get("ids"))
-        if len(ids) != 1 or (isinstance(state.json, dict) and state.json.get("method") == "initialize"):
+        ids = _read(state, "ids")
+        if ids is None or len(ids) != 1 or (isinstance(state.json, dict) and state.json.get("method") == "initialize"):
             # A notification names one request, and "the `initialize` request MUST NOT be cancelled by clients".
             return None
         call = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ids[0]}}
@@ -189,9 +194,17 @@ def _ids(body: Any) -> list[Any]:
     return [call["id"] for call in calls if isinstance(call.get("id"), str | int | float)]
 
 
-def _listed(text: str | None) -> list[Any]:
-    found = parsed(text) if text is not None else None
-    return found if isinstance(found, list) else []
+def _write(state: StreamState, name: str, ids: list[Any]) -> None:
+    text = json.dumps(ids)
+    # In memory all of them, whatever their size.
+    state.extra[f"all {name}"] = text
+    state.extra[name] = text if len(text) <= _IDS else _MANY
+
+
+def _read(state: StreamState, name: str) -> list[Any] | None:
+    """`None`: not known, since another process had more than a checkpoint holds."""
+    found = parsed(state.extra.get(f"all {name}", state.extra.get(name, "")))
+    return found if isinstance(found, list) else None
 
 
 def _responses(event: Any) -> list[dict[str, Any]]:

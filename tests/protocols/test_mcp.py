@@ -28,7 +28,7 @@ from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as Scripted
 from resumable_stream.testing.server import RecordedRequest
 from tests.conftest import Row
-from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, policy, run
+from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, policy, run, script
 
 URL = "https://api.example.com/mcp"
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ask", "_meta": {"progressToken": 1}}}
@@ -250,6 +250,12 @@ def test_only_the_response_to_the_request_ends_it(own: Any, foreign: Any) -> Non
     assert (messages(cut), type(cut.error)) == ([LOG[0], other], RetriesExhausted)
 
 
+def test_an_id_of_any_length_is_the_id_of_the_request() -> None:
+    own = "x" * 2000
+    result = answered(LOG[0], response(7), response(own), LOG[1], body={**CALL, "id": own})
+    assert (len(result.events), result.outcome) == (3, Outcome.COMPLETED)
+
+
 def test_an_error_that_belongs_to_no_request_is_about_this_one() -> None:
     """JSON-RPC 2.0 section 5: the id is null where the server could not read that of the request."""
     error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}}
@@ -258,7 +264,7 @@ def test_an_error_that_belongs_to_no_request_is_about_this_one() -> None:
 
 
 def test_where_the_request_is_not_known_any_response_ends_it() -> None:
-    for body in (None, {"jsonrpc": "2.0", "method": "notifications/initialized"}, {**CALL, "id": "x" * 2000}):
+    for body in (None, {"jsonrpc": "2.0", "method": "notifications/initialized"}):
         result = answered(LOG[0], response(7), LOG[1], body=body)
         assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)
 
@@ -292,18 +298,82 @@ def test_another_process_ends_with_the_response_to_the_request_too() -> None:
         assert other.outcome is Outcome.COMPLETED
 
 
-def test_another_process_reads_a_batch_to_the_close_behind_a_response() -> None:
-    """Which of the responses the first process had is not known there."""
-    log = [LOG[0], response(3), response("b"), response(1)]
+@pytest.mark.parametrize("cut", ["rst", "fin", "silence", "clean"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["one by one", "all at once"])
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_batch_ends_with_the_last_of_its_responses_in_any_process(cut: str, chunked: bool, failed: bool) -> None:
+    """Each message is read in a process of its own, and its connection is lost behind it."""
+    bad = {"jsonrpc": "2.0", "id": "b", "error": {"code": 1, "message": "no"}}
+    log = [LOG[0], response(3), bad if failed else response("b"), LOG[1], response(1)]
+
+    def server(sent: Sent) -> Reply:
+        held = int(sent.headers.get("last-event-id", "s1-0")[3:])
+        rest = [block(message, f"s1-{n}") for n, message in enumerate(log, 1) if n > held]
+        if chunked:
+            # All that is left comes at once, but only its first message is taken.
+            return Reply([b"".join(rest)])
+        return Reply(rest[:1] if cut == "clean" else [*rest[:1], cut])
+
+    place, got, outcome = None, [], None
+    while outcome is None:
+        assert len(got) < len(log)
+        options: dict[str, Any] = {"json": BATCH} if place is None else {"checkpoint": place}
+        stream = Stream(server, method="POST", url=URL, protocol=MCPStreamableHTTP(), **options)
+        got.append(next(stream).json())
+        place = rs.Checkpoint.from_token(stream.leave().token())
+        outcome = stream.outcome
+        if place.complete:
+            break
+    assert (got, place.extra["outcome"]) == (log, "failed" if failed else "completed")
+    # And in one go, in the second process.
+    first = Stream(server, method="POST", url=URL, json=BATCH, protocol=MCPStreamableHTTP())
+    begun = [next(first).json() for _ in range(2)]
+    rest = run(Stream(server, method="POST", url=URL, protocol=MCPStreamableHTTP(), checkpoint=first.leave()))
+    assert (begun + messages(rest), rest.outcome) == (log, Outcome.FAILED if failed else Outcome.COMPLETED)
+
+
+def test_another_process_is_told_where_a_response_of_a_batch_never_comes() -> None:
+    log = [response(3), response("b")]
     stream = Stream(
-        lambda sent: Reply([block(message, f"s1-{n}") for n, message in enumerate(log, 1)]),
-        method="POST", url=URL, json=BATCH, protocol=MCPStreamableHTTP(),
-    )  # fmt: skip
-    first = [next(stream) for _ in range(2)]
-    place = rs.Checkpoint.from_token(stream.leave().token())
-    rest = Reply([block(message, f"s1-{n}") for n, message in enumerate(log, 1) if n > 2])
-    other = run(Stream(lambda sent: rest, method="POST", url=URL, protocol=MCPStreamableHTTP(), checkpoint=place))
-    assert ([event.json() for event in first] + messages(other), other.outcome) == (log, Outcome.COMPLETED)
+        lambda sent: Reply([block(log[0], "s1-1"), "rst"]), method="POST", url=URL, json=BATCH, protocol=MCPStreamableHTTP()
+    )
+    next(stream)
+    replies = [Reply([block(log[1], "s1-2"), "rst"]), *[Reply([])] * 9]
+    other = Stream(
+        lambda sent: replies.pop(0),
+        method="POST",
+        url=URL,
+        protocol=MCPStreamableHTTP(),
+        checkpoint=stream.leave(),
+        delay=policy(3),
+    )
+    result = run(other)
+    assert (messages(result), result.outcome, type(result.error)) == (log[1:], None, RetriesExhausted)
+
+
+MANY = [{**CALL, "id": f"{n:04}-{'x' * 40}"} for n in range(40)]
+
+
+def test_a_batch_of_many_long_ids_ends_with_its_last_response() -> None:
+    log = [response(call["id"]) for call in MANY]
+    result = answered(*log, LOG[0], body=MANY)
+    assert (messages(result), result.outcome) == (log, Outcome.COMPLETED)
+
+
+def test_another_process_knows_what_is_left_of_many_ids_once_that_is_little() -> None:
+    log = [response(call["id"]) for call in MANY]
+    blocks = [block(message, f"s1-{n}") for n, message in enumerate(log, 1)]
+    for taken, expected in ((1, RetriesExhausted), (39, type(None))):
+        stream = Stream(lambda sent: Reply(blocks), method="POST", url=URL, json=MANY, protocol=MCPStreamableHTTP())
+        for _ in range(taken):
+            next(stream)
+        place = stream.leave()
+        assert len(place.to_json()) < 8192
+        server = script(Reply([*blocks[taken:], block(LOG[0], "s1-99")]), *[Reply([])] * 9)
+        result = run(Stream(server, method="POST", url=URL, protocol=MCPStreamableHTTP(), checkpoint=place, delay=policy(3)))
+        # Until then nothing says which response is the last: that is an error, and no response is lost.
+        assert messages(result)[: 40 - taken] == log[taken:]
+        assert type(result.error) is expected
 
 
 @pytest.mark.parametrize("data", ["", "no json", "[]", "null", "{}", '{"id":1}', '{"id":1,"method":"ping"}'])
