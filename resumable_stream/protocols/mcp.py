@@ -116,12 +116,12 @@ class MCPStreamableHTTP(ResumeProtocol):
             return end
         if "left" not in state.extra:
             ids = _read(state, "ids")
-            return end if not ids or ids[0] in answered else None
+            return end if not ids or _unanswered(ids[:1], answered, ids) == [] else None
         waiting = _read(state, "left")
         if waiting is None:
             # A batch in another process, with more ids than a checkpoint holds: no response is known to be the last.
             return None
-        left = [each for each in waiting if each not in answered]
+        left = _unanswered(waiting, answered, _read(state, "ids") or waiting)
         if len(left) == len(waiting):
             return None
         _write(state, "left", left)
@@ -192,6 +192,16 @@ def _ids(body: Any) -> list[Any]:
     """The ids of the requests in a body; notifications have none."""
     calls = [call for call in (body if isinstance(body, list) else [body]) if isinstance(call, dict)]
     return [call["id"] for call in calls if isinstance(call.get("id"), str | int | float)]
+
+
+def _unanswered(waiting: list[Any], answered: list[Any], ids: list[Any]) -> list[Any]:
+    """
+    Those of `waiting` that no response names.
+
+    Some servers write the id 1 as "1": that will do, unless it is the id of another request.
+    """
+    spelled = {str(each) for each in answered if each not in ids}
+    return [each for each in waiting if each not in answered and str(each) not in spelled]
 
 
 def _write(state: StreamState, name: str, ids: list[Any]) -> None:

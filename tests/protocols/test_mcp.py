@@ -243,11 +243,23 @@ def response(id: Any, text: str = "x", **more: Any) -> dict[str, Any]:
 def test_only_the_response_to_the_request_ends_it(own: Any, foreign: Any) -> None:
     """JSON-RPC 2.0 section 5: the id of a response is that of its request."""
     other = response(foreign) if foreign is not None else {"jsonrpc": "2.0", "id": 2, "error": {"code": 1, "message": "no"}}
-    swapped = response(str(own) if isinstance(own, int) else [own])
+    swapped = response([own])
     result = answered(LOG[0], other, swapped, response(own), LOG[1], body={**CALL, "id": own})
     assert (messages(result), result.outcome) == ([LOG[0], other, swapped, response(own)], Outcome.COMPLETED)
     cut = answered(LOG[0], other, body={**CALL, "id": own})
     assert (messages(cut), type(cut.error)) == ([LOG[0], other], RetriesExhausted)
+
+
+@pytest.mark.parametrize(("own", "echo"), [(1, "1"), ("1", 1), (0, "0")])
+def test_an_id_that_the_server_spells_as_text_or_as_number_is_the_same(own: Any, echo: Any) -> None:
+    result = answered(LOG[0], response(echo), LOG[1], body={**CALL, "id": own})
+    assert (messages(result), result.outcome) == ([LOG[0], response(echo)], Outcome.COMPLETED)
+    body = [{**CALL, "id": own}, {**CALL, "id": "b"}]
+    assert answered(response("b"), response(echo), LOG[0], body=body).outcome is Outcome.COMPLETED
+    # Where both are asked for they are two.
+    both = [{**CALL, "id": own}, {**CALL, "id": echo}]
+    result = answered(response(echo), response(echo), response(own), LOG[0], body=both)
+    assert (len(result.events), result.outcome) == (3, Outcome.COMPLETED)
 
 
 def test_an_id_of_any_length_is_the_id_of_the_request() -> None:
