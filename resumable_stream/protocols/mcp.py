@@ -157,7 +157,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         json_type = Head(status, headers, "").content_type == "application/json"
         if status == 202 and not state.resuming:
-            asks = not isinstance(state.json, dict) or "id" in state.json
+            asks = bool(_ids(state.json)) or not isinstance(state.json, dict | list)
             return Reject("the server accepted the request and will not answer it") if asks else Finished(Outcome.COMPLETED)
         if status == 200 and json_type:
             # Nothing to stream: the response is the whole body.
@@ -189,9 +189,9 @@ def _session(state: StreamState) -> dict[str, str]:
 
 
 def _ids(body: Any) -> list[Any]:
-    """The ids of the requests in a body; notifications have none."""
+    """The ids of the requests in a body; notifications have none, and what answers the server has no method."""
     calls = [call for call in (body if isinstance(body, list) else [body]) if isinstance(call, dict)]
-    return [call["id"] for call in calls if isinstance(call.get("id"), str | int | float)]
+    return [call["id"] for call in calls if "method" in call and isinstance(call.get("id"), str | int | float)]
 
 
 def _unanswered(waiting: list[Any], answered: list[Any], ids: list[Any]) -> list[Any]:

@@ -281,7 +281,13 @@ def test_where_the_request_is_not_known_any_response_ends_it() -> None:
         assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)
 
 
-BATCH = [{**CALL, "id": 1}, {"jsonrpc": "2.0", "method": "notifications/x"}, {**CALL, "id": "b"}, {**CALL, "id": 3}]
+BATCH = [
+    {**CALL, "id": 1},
+    {"jsonrpc": "2.0", "method": "notifications/x"},
+    {"jsonrpc": "2.0", "id": 7, "result": {}},
+    {**CALL, "id": "b"},
+    {**CALL, "id": 3},
+]
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -440,6 +446,11 @@ def test_what_a_refused_resume_becomes(reply: Reply, expected: type[ResumableStr
         (CALL, refused(404), ResponseRejected),
         (CALL, refused(500), ResponseRejected),
         ({"jsonrpc": "2.0", "method": "notifications/initialized"}, Reply(status=202, type=""), None),
+        ([{"jsonrpc": "2.0", "method": "notifications/initialized"}] * 2, Reply(status=202, type=""), None),
+        ({"jsonrpc": "2.0", "id": 1, "result": {}}, Reply(status=202, type=""), None),
+        ([{"jsonrpc": "2.0", "id": 1, "error": {}}, {"jsonrpc": "2.0", "method": "x"}], Reply(status=202, type=""), None),
+        ([{"jsonrpc": "2.0", "id": 1, "result": {}}, CALL], Reply(status=202, type=""), ResponseRejected),
+        (None, Reply(status=202, type=""), ResponseRejected),
     ],
 )
 def test_what_the_first_answer_becomes(body: Any, reply: Reply, expected: type[ResumableStreamError] | None) -> None:
