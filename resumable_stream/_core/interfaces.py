@@ -7,6 +7,7 @@ Everything here is plain values; a protocol keeps nothing of its own, what it mu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -98,6 +99,12 @@ class Head:
     def content_type(self) -> str:
         """Media type in lower case without parameters; `""` when there is none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def is_json(self) -> bool:
+        """It announces JSON, or one of the types that are written in it (RFC 6839 section 3.1)."""
+        kind = self.content_type
+        return kind == "application/json" or kind.endswith("+json")
 
 
 class StreamState:
@@ -528,12 +535,14 @@ class ResumeProtocol:
 
     def on_document(self, body: bytes, state: StreamState) -> Document | None:
         """
-        Read a whole document. The default is one event of its text.
+        Read a whole document. The default is one event of its text; JSON has to be whole.
 
         Returns:
             `None`: it is not whole, although its connection closed cleanly. That is a cut.
         """
         text = body.decode("utf-8", "replace")
+        if text.strip() and state.head is not None and state.head.is_json and not _is_whole(body):
+            return None
         return Document([StreamEvent("message", text)] if text.strip() else [])
 
     # -- going on
@@ -594,6 +603,17 @@ class ResumeProtocol:
     def cancel_request(self, state: StreamState) -> Request | None:
         """Stop the generation, or `None` where the provider has no such call."""
         return None
+
+
+def _is_whole(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    except RecursionError:
+        # Deeper than can be followed: nothing speaks against it.
+        return True
+    return True
 
 
 Detect = Callable[[StreamState, Head], ResumeProtocol | None]

@@ -154,7 +154,7 @@ class DurableStreams(ResumeProtocol):
         head = state.head
         assert head is not None
         there, kind, closed = head.headers.get(_NEXT), head.content_type, _says(head, "stream-closed")
-        json_type = kind == "application/json" or kind.endswith("+json")
+        json_type = head.is_json
         place, held = _parts(state.cursor)
         if body and json_type:
             return _document_of_json(body, there)

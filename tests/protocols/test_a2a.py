@@ -32,7 +32,7 @@ from resumable_stream.testing import Reply as Scripted
 from resumable_stream.testing.faults import How
 from resumable_stream.testing.server import RecordedRequest
 from tests.conftest import Row
-from tests.core.simulation import CUTS, Reply, Result, Sent, Step, Stream, cut_body, policy, run
+from tests.core.simulation import CUTS, Reply, Result, Sent, Step, Stream, cut_body, policy, run, script
 
 RPC = "https://api.example.com/agent?tenant=a"
 REST = "https://api.example.com/agent/message:stream"
@@ -469,6 +469,17 @@ def test_a_task_that_is_unknown_is_of_no_use(body: bytes) -> None:
 
 def answered(status: int, body: bytes = b"{}") -> Reply:
     return Reply([body], status=status, type="application/json")
+
+
+@pytest.mark.parametrize("cut", ["fin", "clean"])
+def test_nothing_of_half_an_error_in_json_is_delivered(cut: str) -> None:
+    """The error comes with status 200, and a close that HTTP finds in order does not make half of it whole."""
+    call = {"jsonrpc": "2.0", "id": 1, "method": "SendStreamingMessage", "params": PARAMS}
+    body = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"no"}}'
+    for position in range(len(body)):
+        steps = [body[:position], *[cut] * (cut != "clean")]
+        result = run(Stream(script(Reply(steps, type="application/json")), method="POST", url=RPC, json=call, protocol=A2A()))
+        assert (result.events, type(result.error)) == ([], StreamInterrupted)
 
 
 RPC_ERROR = b'data: {"jsonrpc":"2.0","id":"r","error":{"code":-32004,"message":"terminal"}}\r\n\r\n'

@@ -465,8 +465,10 @@ def test_what_the_first_answer_becomes(body: Any, reply: Reply, expected: type[R
 def test_an_answer_in_json_is_one_event(text: str) -> None:
     body = text.encode()
     for position in range(len(body)):
-        for cut in ("rst", "fin"):
-            result = run(called(lambda sent: Reply([body[:position], cut], type="application/json")))  # noqa: B023
+        # HTTP may close half of it as it should: a proxy that gives up, or a wrong length.
+        for cut in ("rst", "fin", "clean"):
+            steps = [body[:position], *[cut] * (cut != "clean")]
+            result = run(called(lambda sent: Reply(steps, type="application/json")))  # noqa: B023
             assert (result.events, type(result.error)) == ([], StreamInterrupted)
     result = run(called(lambda sent: Reply([body[:20], body[20:]], type="application/json")))
     assert (messages(result), result.outcome) == ([RESULT], Outcome.COMPLETED)
