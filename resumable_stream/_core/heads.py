@@ -17,7 +17,7 @@ STREAMS: Final = frozenset({200, 201, 202, 206})
 # RFC 9110 and the providers' pages: these say that the request was not accepted (529: Anthropic, overloaded).
 NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
 # Headers that grant access, or that hold URLs in a syntax of their own: they stay out of errors.
-_PRIVATE: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "link", "refresh")
+_PRIVATE: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "mcp-session-id", "link", "refresh")
 _URLS: Final = frozenset({"location", "content-location"})
 # Of a provider's error document, so much is quoted.
 _QUOTED: Final = 200
