@@ -533,12 +533,12 @@ class ResumeProtocol:
         """
         return (event,)
 
-    def on_document(self, body: bytes, state: StreamState) -> Document | None:
+    def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
         """
         Read a whole document. The default is one event of its text; JSON has to be whole.
 
         Returns:
-            `None`: it is not whole, although its connection closed cleanly. That is a cut.
+            `None`: it is not whole, although its connection closed cleanly. That is a cut. `Retry`: it is of no use, and why.
         """
         text = body.decode("utf-8", "replace")
         if text.strip() and state.head is not None and state.head.is_json and not _is_whole(body):

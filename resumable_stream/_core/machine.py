@@ -125,6 +125,7 @@ class Machine:
         self._head_at = 0.0
         self._asked_at = 0.0
         self._behind: str | None = None  # where the stream goes on behind this document
+        self._unusable = ""  # why this document is as good as none
         self._certain = False
         self._redirects = 0
         self._purpose: Purpose = "status"
@@ -596,6 +597,7 @@ class Machine:
                 # The answer may be whole without it; it matters when the rest has to be asked for.
                 self._refused = error
         self._behind = None
+        self._unusable = ""
         self._decoder = (
             DocumentDecoder(event_bytes=self.settings.limits.event_bytes, read=self._read_document)
             if found.whole
@@ -624,7 +626,8 @@ class Machine:
     def _read_document(self, body: bytes) -> Sequence[Any] | None:
         assert self.protocol is not None
         document = self.protocol.on_document(body, self.state)
-        if document is None:
+        if document is None or isinstance(document, verdict.Retry):
+            self._unusable = document.message if document is not None else ""
             return None
         self._behind = document.cursor
         return document.events
@@ -970,7 +973,7 @@ class Machine:
         if self._settled is not None:
             self._on_end(self._settled, now)
         elif self._decoder.partial:
-            self._cut(now, "closed inside an event", None)
+            self._cut(now, self._unusable or "closed inside an event", None)
         elif self._ledger is not None and self._ledger.behind:
             if self._ledger.nearer:
                 self._todo.append(act.Disconnect())

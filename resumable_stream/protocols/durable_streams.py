@@ -29,6 +29,7 @@ from .._core.interfaces import (
     Request,
     Resume,
     ResumeProtocol,
+    Retry,
     StreamState,
     Verdict,
 )
@@ -150,7 +151,21 @@ class DurableStreams(ResumeProtocol):
             return (StreamEvent("message", event.data),)
         return _messages(value) if isinstance(value, list) else (StreamEvent("message", event.data),)
 
-    def on_document(self, body: bytes, state: StreamState) -> Document | None:
+    def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
+        document = self._document(body, state)
+        asked = _parts(state.cursor)[0] or _query(state.url).get("offset")
+        if (
+            document is not None
+            and document.events
+            and body
+            and state.head is not None
+            and state.head.headers.get(_NEXT) == asked
+        ):
+            # What was asked for again would be the same: a cache that leaves the query out, or a server that ignores it.
+            return Retry("the answer brings data, and its Stream-Next-Offset is the offset that was asked for")
+        return document
+
+    def _document(self, body: bytes, state: StreamState) -> Document | None:
         head = state.head
         assert head is not None
         there, kind, closed = head.headers.get(_NEXT), head.content_type, _says(head, "stream-closed")

@@ -119,6 +119,26 @@ def text_of(result: Any) -> str:
     return "".join(delta.text for event in result.events for delta in DurableStreams().deltas(event))
 
 
+# --- offsets that do not move ---------------------------------------------------------------------------------------
+
+
+@each_live
+@pytest.mark.parametrize(("kind", "body"), [("application/json", b'["a","b"]'), ("text/plain", b"ab"), ("image/png", b"ab")])
+@pytest.mark.parametrize("more", [{}, {"tail": True, "age": "5"}], ids=["", "from a cache"])
+def test_an_answer_that_leads_back_to_where_it_began_is_a_failed_attempt(kind: str, body: bytes, more: Any, live: Any) -> None:
+    """Section 5.6: the offset is the one to read next. A cache that leaves out the query gives the same piece for ever."""
+    result = run(get(lambda sent: Reply([body], type="", headers=head(2, kind=kind, **more)), live, delay=policy(3)))
+    once = run(get(script(Reply([body], type="", headers=head(2, kind=kind, closed=True))), live))
+    assert result.data == once.data
+    assert isinstance(result.error, RetriesExhausted) and "Stream-Next-Offset is the offset that was asked for" in str(
+        result.error
+    )
+    # Also the very first one, where the URL names a place.
+    url = f"{URL}?offset=o%2B0002%20%25"
+    result = run(get(lambda sent: Reply([body], type="", headers=head(2, kind=kind, **more)), live, delay=policy(3), url=url))
+    assert (result.data, type(result.error)) == ([], RetriesExhausted)
+
+
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
