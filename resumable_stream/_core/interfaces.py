@@ -242,9 +242,12 @@ class Resume:
     Attributes:
         routine: The answer was whole, and the stream is read answer by answer. Behind one that brought something new the next
             is asked for at once, and that is no reconnect.
+        waits: The server may hold the next answer back until there is something to say: one that was, and says nothing, is
+            neither progress nor failure.
     """
 
     routine: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ class Machine:
         self._asked_at = 0.0
         self._behind: str | None = None  # where the stream goes on behind this document
         self._unusable = ""  # why this document is as good as none
+        self._cursor_at_open: str | None = None
         self._certain = False
         self._redirects = 0
         self._purpose: Purpose = "status"
@@ -143,6 +144,7 @@ class Machine:
         self._restated = 0
         self._refreshed = False
         self._more = False  # it has ended as far as it can be read now
+        self._waits = False  # the next answer may be held back until there is something to say
         # What events changed in what checkpoints keep: (offset of the event, those texts before it), oldest first.
         self._noted: list[tuple[int, dict[str, str]]] = []
         self._noting: list[tuple[Any, dict[str, str]]] = []  # of the batch at hand
@@ -993,7 +995,8 @@ class Machine:
             case verdict.Finished(outcome, more):
                 self._more = more
                 self._finish(outcome)
-            case verdict.Resume(routine=True):
+            case verdict.Resume(routine=True, waits=waits):
+                self._waits = waits
                 self._ask_onward(now)
             case verdict.Ask():
                 self._ask(now)
@@ -1016,11 +1019,19 @@ class Machine:
         self._go_on(now, "closed before the end", None, neutral=held_open)
 
     def _ask_onward(self, now: float) -> None:
-        """The next answer, as a matter of routine. One that brought nothing new was a failed attempt, unless it took its time."""
+        """
+        The next answer, as a matter of routine.
+
+        One that brought nothing new was a failed attempt, unless the place has moved, or it was to wait and did.
+        """
         ledger = self._ledger
         assert ledger is not None
-        moved = ledger.fresh > 0 or ledger.nearer or now - self._asked_at > QUICK
-        self._go_on(now, "answered with nothing new", None, routine=moved)
+        moved = ledger.cursor != self._cursor_at_open
+        if moved:
+            # Empty pages lead on too: there are fewer of them left.
+            self._budget.progress()
+        waited = self._waits and now - self._asked_at > QUICK
+        self._go_on(now, "answered with nothing new", None, routine=ledger.fresh > 0 or ledger.nearer or moved or waited)
 
     def _ask(self, now: float) -> None:
         """Rule 7c and e: nothing tells an end from a cut."""
@@ -1222,6 +1233,7 @@ class Machine:
 
     def _open(self, ledger: Ledger, *, resuming: bool, asking: bool) -> None:
         self._events += ledger.fresh
+        self._cursor_at_open = ledger.cursor
         reaches_back = resuming and self.protocol is not None and self.protocol.reaches_back(self.state)
         ledger.open_connection(resuming=resuming, asking=asking, reaches_back=reaches_back)
 

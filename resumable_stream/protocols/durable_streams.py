@@ -246,7 +246,7 @@ class DurableStreams(ResumeProtocol):
             # tail that it names, unless this was the answer from there.
             stale = "age" in head.headers and _query(head.url).get("offset") != head.headers.get(_NEXT)
             return Resume(routine=True) if stale else Finished(Outcome.ENDED, more=True)
-        return Resume(routine=True)
+        return Resume(routine=True, waits=mode == "long-poll")
 
 
 def _query(url: str) -> dict[str, str]:

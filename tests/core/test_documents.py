@@ -60,7 +60,7 @@ class Pages(ResumeProtocol):
             case "idle":
                 return Finished(Outcome.ENDED, more=True)
             case _:
-                return Resume(routine=True)
+                return Resume(routine=True, waits="waits" in state.url)
 
     def resume_request(self, state: StreamState) -> Request:
         return Request(method="GET", url=state.url, params={"from": state.cursor})
@@ -136,8 +136,24 @@ def test_nothing_new_at_once_is_a_failed_attempt() -> None:
 
 def test_nothing_new_after_a_while_is_neither_progress_nor_failure() -> None:
     slow = [Reply(page("", 2).steps, type="", after=30.0) for _ in range(50)]
-    result = pages(page("ab", 2), *slow, page("c", 3, last=True), delay=policy(1))
+    url = "https://api.example.com/v1/waits"
+    result = pages(page("ab", 2), *slow, page("c", 3, last=True), delay=policy(1), url=url)
     assert ("".join(result.data), result.stream.sleeps, result.stream.machine.stats.reconnects) == ("abc", [], 0)
+
+
+def test_where_nothing_is_waited_for_a_slow_answer_without_anything_new_is_a_failed_attempt() -> None:
+    slow = [Reply(page("", 2).steps, type="", after=30.0) for _ in range(50)]
+    assert type(pages(page("ab", 2), *slow, delay=policy(3)).error) is RetriesExhausted
+
+
+def test_documents_without_events_that_lead_on_are_progress() -> None:
+    empty = [page("", at) for at in range(3, 40)]
+    result = pages(page("ab", 2), *empty, page("c", 41, last=True), delay=policy(1))
+    assert ("".join(result.data), result.outcome, result.stream.sleeps) == ("abc", Outcome.COMPLETED, [])
+    # And what failed before them is not counted any more.
+    broken = [step for at in range(3, 20) for step in (page("", at), DROPPED, DROPPED)]
+    result = pages(page("ab", 2), *broken, page("c", 41, last=True), delay=policy(3))
+    assert ("".join(result.data), result.outcome) == ("abc", Outcome.COMPLETED)
 
 
 def test_a_document_over_the_limit_is_told() -> None:

@@ -263,6 +263,16 @@ def test_polls_that_find_nothing_at_once_are_bounded() -> None:
 def test_catch_up_answers_that_go_nowhere_are_bounded() -> None:
     result = play(answer(["a"], 1), *[answer([], 1)] * 5, delay=policy(4))
     assert isinstance(result.error, RetriesExhausted)
+    # However long each of them takes: only a poll is meant to wait.
+    slow = Reply([b"[]"], type="", after=6.0, headers=head(1))
+    assert isinstance(run(get(lambda sent: slow, delay=policy(4))).error, RetriesExhausted)
+
+
+@each_live
+def test_empty_answers_that_lead_on_lead_to_what_is_behind_them(live: Any) -> None:
+    empty = [answer([], at) for at in range(1, 16)]
+    result = play(*empty, answer(["a"], 16, closed=True), live=live, delay=policy(1))
+    assert (messages_of(result), result.outcome, result.stream.sleeps) == (["a"], Outcome.COMPLETED, [])
 
 
 def test_a_poll_may_end_with_the_news_that_the_stream_is_closed() -> None:
