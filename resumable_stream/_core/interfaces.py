@@ -243,7 +243,7 @@ class Resume:
         routine: The answer was whole, and the stream is read answer by answer. Behind one that brought something new the next
             is asked for at once, and that is no reconnect.
         waits: The server may hold the next answer back until there is something to say: one that was, and says nothing, is
-            neither progress nor failure.
+            neither progress nor failure, and nor is one that takes longer than `Timeouts.idle`.
     """
 
     routine: bool = False

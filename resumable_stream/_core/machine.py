@@ -493,6 +493,10 @@ class Machine:
             self._fail(self._deadline_error(), error)
         elif sent and not (self.settings.idempotent or self.state.safe or self.state.resuming or self._accepted is not None):
             self._no_way_back(now, reason, error)
+        elif timed_out and self._waits and self.state.resuming:
+            # An answer that is held back until there is something cannot show that it lives.
+            self._wait(self._budget.prompt(free=False), now)
+            self._connect_again()
         else:
             self._try_again(now, reason, error, self._connect_again)
 

@@ -21,7 +21,7 @@ from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
 
 from ..conftest import Row
-from ..core.simulation import CUTS, DROPPED, Reply, Sent, Stream, cut_body, policy, run, script
+from ..core.simulation import CUTS, DROPPED, NO_ANSWER, Reply, Sent, Stream, cut_body, policy, run, script
 
 URL = "https://streams.example.com/v1/stream/a"
 MESSAGES: list[Any] = ["Über ", {"n": 2}, "Köln: ", "sieben ", "Grad ", "Grad ", [1], "☔", "!", None, 5]
@@ -252,6 +252,21 @@ def test_a_poll_that_finds_nothing_is_repeated_for_as_long_as_it_takes() -> None
     result = play(answer(["a"], 1), *[NOTHING_YET] * 40, answer(["b"], 2, closed=True), live="long-poll", delay=policy(1))
     assert (messages_of(result), result.outcome) == (["a", "b"], Outcome.COMPLETED)
     assert (result.stream.sleeps, result.stream.elapsed, result.stream.machine.stats.reconnects) == ([], 1200.0, 0)
+
+
+def test_polls_that_take_longer_than_the_wait_for_an_answer_are_no_failed_attempts() -> None:
+    """A quiet feed: the server holds each of them for 70 s, and `Timeouts.idle` is 60 s."""
+    late = [NO_ANSWER] * 40
+    result = play(answer(["a"], 1), *late, answer(["b"], 2, closed=True), live="long-poll", delay=policy(1))
+    assert (messages_of(result), result.outcome) == (["a", "b"], Outcome.COMPLETED)
+    assert max(result.stream.sleeps) <= 0.25
+    # The first answer tells that there is somebody; a read to the tail waits for nothing; and a refused connection is none.
+    for steps, live in (
+        ([NO_ANSWER] * 5, "long-poll"),
+        ([answer(["a"], 1), *[NO_ANSWER] * 5], None),
+        ([answer(["a"], 1), *[DROPPED] * 5], "long-poll"),
+    ):
+        assert isinstance(play(*steps, live=live, delay=policy(3)).error, RetriesExhausted)
 
 
 def test_polls_that_find_nothing_at_once_are_bounded() -> None:
