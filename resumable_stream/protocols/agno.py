@@ -85,7 +85,12 @@ class Agno(ResumeProtocol):
     def fingerprint(self, event: Any) -> str:
         # The database writes an event in another order than the wire did.
         body = payload_of(event)
-        return fingerprint(event.event, json.dumps([body.get("run_id"), body.get("content")], sort_keys=True))
+        try:
+            said = json.dumps([body.get("run_id"), body.get("content")], sort_keys=True)
+        except RecursionError:
+            # It can be read, but a little deeper it cannot be written.
+            said = event.data
+        return fingerprint(event.event, said)
 
     def end(self, event: Any) -> Outcome | None:
         outcome = _ENDS.get(_WHOSE.sub("", event.event, count=1)) if _WHOSE.match(event.event) else None

@@ -42,6 +42,8 @@ Live = Literal["sse", "long-poll"]
 
 _MODES: Final = ("sse", "long-poll", None)
 _NEXT: Final = "stream-next-offset"
+# Characters of the hint for caches; the protocol's own is a number of some eight digits.
+_COLLAPSE: Final = 1024
 
 
 class DurableStreams(ResumeProtocol):
@@ -149,7 +151,10 @@ class DurableStreams(ResumeProtocol):
             value = event.json()
         except ValueError:
             return (StreamEvent("message", event.data),)
-        return _messages(value) if isinstance(value, list) else (StreamEvent("message", event.data),)
+        try:
+            return _messages(value) if isinstance(value, list) else (StreamEvent("message", event.data),)
+        except RecursionError:
+            return (StreamEvent("message", event.data),)
 
     def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
         document = self._document(body, state)
@@ -258,7 +263,8 @@ def _says(head: Head, name: str) -> bool:
 
 
 def _remember(state: StreamState, collapse: Any) -> None:
-    if isinstance(collapse, str) and collapse:
+    # A hint only, and a checkpoint has 8 KiB.
+    if isinstance(collapse, str) and 0 < len(collapse) <= _COLLAPSE:
         state.extra["collapse"] = collapse
     else:
         state.extra.pop("collapse", None)
@@ -291,7 +297,12 @@ def _document_of_json(body: bytes, there: str | None) -> Document | None:
     except (ValueError, RecursionError):
         # HTTP closed it as it should, and it is half of an array all the same.
         return None
-    return Document(_messages(value if isinstance(value, list) else [value]), there)
+    try:
+        events = _messages(value if isinstance(value, list) else [value])
+    except RecursionError:
+        # It can be read, but a little deeper it cannot be written.
+        events = [StreamEvent("message", body.decode("utf-8", "replace"))]
+    return Document(events, there)
 
 
 def _messages(values: Sequence[Any]) -> list[StreamEvent]:

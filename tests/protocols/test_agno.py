@@ -20,6 +20,7 @@ from resumable_stream._errors import (
     UpstreamError,
 )
 from resumable_stream._events import Delta, Outcome, StreamEvent
+from resumable_stream.protocols import agno
 from resumable_stream.protocols.agno import Agno
 from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as WebReply
@@ -312,3 +313,20 @@ def test_it_can_be_stopped(url: str, path: str) -> None:
 def test_it_is_known_by_its_route(method: str, path: str, body: Any, kind: str, found: bool) -> None:
     state = StreamState(method, f"https://os.example.com{path}", body)
     assert Agno().matches(state, Head(200, {"content-type": kind}, state.url)) is found
+
+
+class Shallow:
+    """`json` at a depth of the stack where what was read can no longer be written."""
+
+    loads = staticmethod(json.loads)
+
+    @staticmethod
+    def dumps(*args: Any, **options: Any) -> str:
+        raise RecursionError
+
+
+def test_content_that_is_nested_too_deeply_is_known_by_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = frame("RunContent", 0, content=[[1]]), frame("RunCompleted", 1)
+    monkeypatch.setattr(agno, "json", Shallow)
+    result = play(Reply([first, "rst"]), Reply([first, last]))
+    assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)

@@ -11,6 +11,7 @@ from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Head, StreamState
 from resumable_stream._errors import CursorExpired, ReplayDiverged, ResponseRejected, RetriesExhausted
 from resumable_stream._events import Delta, Outcome
+from resumable_stream.protocols import durable_streams
 from resumable_stream.protocols.durable_streams import DurableStreams
 from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as WebReply
@@ -220,3 +221,34 @@ def test_it_is_known_by_its_query(method: str, query: str, kind: str, found: boo
     state = StreamState(method, URL + query)
     assert DurableStreams().matches(state, Head(200, {"content-type": kind}, URL)) is found
     assert DurableStreams().cancel_request(state) is None
+
+
+class Shallow:
+    """`json` at a depth of the stack where what was read can no longer be written."""
+
+    loads = staticmethod(json.loads)
+
+    @staticmethod
+    def dumps(*args: Any, **options: Any) -> str:
+        raise RecursionError
+
+
+def test_messages_that_are_nested_too_deeply_to_be_taken_apart_come_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable_streams, "json", Shallow)
+    result = play(Reply([data(["a", [[1]]]), control(2, closed=True)]))
+    assert ([json.loads(event.data) for event in result.events[:1]], result.outcome) == ([["a", [[1]]]], Outcome.COMPLETED)
+    headers = {"content-type": "application/json", "stream-next-offset": offset(2), "stream-closed": "true"}
+    whole = play(Reply([b'["a",[[1]]]'], headers=headers, type=""), url=URL, protocol=DurableStreams(live=None))
+    assert (whole.data, whole.outcome) == (['["a",[[1]]]'], Outcome.COMPLETED)
+
+
+def test_a_hint_for_caches_that_is_too_long_for_a_checkpoint_is_not_kept() -> None:
+    hint = json.dumps({"streamNextOffset": offset(1), "streamCursor": "c" * 9000})
+    first = data(["a"]) + ev(hint, event="control")
+    stream = get(script(Reply([first, "rst"]), Reply([data(["b"]), control(2, closed=True)])))
+    for _ in range(2):
+        next(stream)
+    assert len(Checkpoint.from_token(stream.leave().token()).to_json()) < 1000
+    result = play(Reply([first, "rst"]), Reply([data(["b"]), control(2, closed=True)]))
+    assert result.outcome is Outcome.COMPLETED
+    assert "cursor" not in result.stream.sent[1].params
