@@ -175,10 +175,10 @@ class ProtocolViolation(ResumableStreamError):
 
 class EventTooLarge(ProtocolViolation):
     """
-    One event or one line is over its limit.
+    One event or one line is over its limit, or one document holds too many events.
 
     Attributes:
-        limit: The limit in bytes: `Limits.event_bytes` or `Limits.line_bytes`.
+        limit: The limit in bytes: `Limits.event_bytes` or `Limits.line_bytes`; of a document, in events.
     """
 
     def __init__(self, message: str, *, limit: int) -> None:

@@ -533,6 +533,9 @@ class ResumeProtocol:
         Take an event of the wire apart into those to deliver: more than one for a batch, none for a ping of the connection.
 
         What is left out is no progress, so that a connection without anything else is a failed attempt.
+
+        Raises:
+            EventTooLarge: It holds more than can be told apart in memory. That ends the stream.
         """
         return (event,)
 
@@ -542,6 +545,9 @@ class ResumeProtocol:
 
         Returns:
             `None`: it is not whole, although its connection closed cleanly. That is a cut. `Retry`: it is of no use, and why.
+
+        Raises:
+            EventTooLarge: It holds more events than memory can. That ends the stream.
         """
         text = body.decode("utf-8", "replace")
         if text.strip() and state.head is not None and state.head.is_json and not _is_whole(body):

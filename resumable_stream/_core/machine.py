@@ -787,7 +787,7 @@ class Machine:
         if items or self._behind is not None:
             items = self._enter(items, () if self._behind is None else [(len(items), self._behind)])
         if self._then is None:
-            self._then = self._on_clean_close
+            self._then = self._on_framing_error if self._decoder.error is not None else self._on_clean_close
         return items
 
     def read_failed(self, error: BaseException, now: float) -> None:

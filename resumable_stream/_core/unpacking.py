@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from .._errors import ResumableStreamError
+
 __all__ = ["Unpacking"]
 
 # Pings between two events that bytes are kept of. 64 KiB: some five hundred.
@@ -20,6 +22,7 @@ class Unpacking:
         unpack: The protocol's `unpack()`.
 
     Attributes:
+        error: The decoder's, or what `unpack` raised.
         silent: As an `SSEDecoder`'s: ids without an event, in their places between the events to deliver.
     """
 
@@ -28,6 +31,12 @@ class Unpacking:
         self._decoder = decoder
         self._unpack = unpack
         self._loose = b""
+        self._error: ResumableStreamError | None = None
+
+    @property
+    def error(self) -> ResumableStreamError | None:
+        found: ResumableStreamError | None = self._error or self._decoder.error
+        return found
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
@@ -43,13 +52,18 @@ class Unpacking:
         starts = []
         for item in items:
             starts.append(len(found))
-            parts = list(self._unpack(item))
+            try:
+                parts = list(self._unpack(item))
+            except ResumableStreamError as error:
+                # As with a line that is too long: what came before it is delivered.
+                self._error = error
+                break
             if (wire := item.wire) is not None:
                 self._mark(parts, wire, item.ends)
             found += parts
         if silent := getattr(self._decoder, "silent", None):
             starts.append(len(found))
-            self.silent = [(starts[at], own_id) for at, own_id in silent]
+            self.silent = [(starts[at], own_id) for at, own_id in silent if at < len(starts)]
             self._decoder.silent = []
         return found
 

@@ -19,7 +19,7 @@ class DocumentDecoder:
         read: Makes the events; `None`: the body is not whole.
 
     Attributes:
-        error: `EventTooLarge`, once it has more.
+        error: `EventTooLarge`, once it has more; or what `read` raised.
         retry, last_event_id, silent: As an `SSEDecoder` that has seen none of them.
         partial: The body ended cleanly, and is not whole all the same.
     """
@@ -47,7 +47,11 @@ class DocumentDecoder:
     def eof(self) -> Sequence[StreamEvent]:
         if self.error is not None:
             return ()
-        events = self._read(b"".join(self._parts))
+        try:
+            events = self._read(b"".join(self._parts))
+        except ResumableStreamError as error:
+            self.error = error
+            events = ()
         self._parts.clear()
         self.partial = events is None
         return events or ()

@@ -33,6 +33,7 @@ from .._core.interfaces import (
     StreamState,
     Verdict,
 )
+from .._errors import EventTooLarge
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._json import payload_of
 
@@ -44,6 +45,8 @@ _MODES: Final = ("sse", "long-poll", None)
 _NEXT: Final = "stream-next-offset"
 # Characters of the hint for caches; the protocol's own is a number of some eight digits.
 _COLLAPSE: Final = 1024
+# Messages of one answer or batch. Each is an event of some 500 bytes, however short, so these are 50 MB.
+_MESSAGES: Final = 100_000
 
 
 class DurableStreams(ResumeProtocol):
@@ -306,4 +309,6 @@ def _document_of_json(body: bytes, there: str | None) -> Document | None:
 
 
 def _messages(values: Sequence[Any]) -> list[StreamEvent]:
+    if len(values) > _MESSAGES:
+        raise EventTooLarge(f"one answer holds {len(values):,} messages, and {_MESSAGES:,} are the most", limit=_MESSAGES)
     return [StreamEvent("message", json.dumps(value, ensure_ascii=False, separators=(",", ":"))) for value in values]

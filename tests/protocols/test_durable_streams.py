@@ -9,7 +9,7 @@ import pytest
 
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Head, StreamState
-from resumable_stream._errors import CursorExpired, ReplayDiverged, ResponseRejected, RetriesExhausted
+from resumable_stream._errors import CursorExpired, EventTooLarge, ReplayDiverged, ResponseRejected, RetriesExhausted
 from resumable_stream._events import Delta, Outcome
 from resumable_stream.protocols import durable_streams
 from resumable_stream.protocols.durable_streams import DurableStreams
@@ -252,3 +252,17 @@ def test_a_hint_for_caches_that_is_too_long_for_a_checkpoint_is_not_kept() -> No
     result = play(Reply([first, "rst"]), Reply([data(["b"]), control(2, closed=True)]))
     assert result.outcome is Outcome.COMPLETED
     assert "cursor" not in result.stream.sent[1].params
+
+
+def test_a_batch_of_more_messages_than_memory_should_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable_streams, "_MESSAGES", 3)
+    good = data([1, 2, 3]) + control(3)
+    result = play(Reply([good + data([1] * 4) + control(7, closed=True)]))
+    assert (len(result.events), type(result.error), result.outcome) == (4, EventTooLarge, None)
+    assert "4 messages" in str(result.error)
+    assert result.error.checkpoint is not None and result.error.checkpoint.cursor == offset(3)
+    headers = {"content-type": "application/json", "stream-next-offset": offset(2), "stream-closed": "true"}
+    for body, count in ((b"[1,1,1]", 3), (b"[1,1,1,1]", 0)):
+        whole = play(Reply([body], headers=headers, type=""), url=URL, protocol=DurableStreams(live=None))
+        assert (len(whole.events), type(whole.error)) == (count, type(None) if count else EventTooLarge)
+        assert len(whole.stream.sent) == 1
