@@ -314,6 +314,8 @@ class TextReset:
     """
     Yielded by `iter_text(resets=True)`: drop the text of every event from `offset` on.
 
+    What follows is text of the event being read, also where it was said before and is told again.
+
     Attributes:
         offset: Number of earlier events still valid; 0 when the whole text is void.
     """

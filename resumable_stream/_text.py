@@ -35,9 +35,15 @@ class TextReader:
         self._resets = resets
         self._limit = limit
         self._strict = strict
-        # (offset of the event, text, message that it belongs to)
+        # (offset of the event that told it, text, message that it belongs to); offsets never fall
         self._pieces: list[tuple[int, str, str | None]] = []
         self._size = 0
+        # Index of the first piece of each message.
+        self._first: dict[str, int] = {}
+        # Offset of the first event of which something was not remembered, and messages that such text belongs to.
+        self._gap: int | None = None
+        self._dropped: set[str] = set()
+        self._dropped_size = 0
         self._view: TextView | None = None
         # Offset of the event that began this step of the answer; `None` before any was seen.
         self._step: int | None = None
@@ -96,49 +102,70 @@ class TextReader:
             raise StreamReset(
                 f"the text from event {offset} on became void; pass resets=True to be told in the stream", offset=offset
             )
-        self._pieces = [piece for piece in self._pieces if piece[0] < offset]
-        self._size = sum(_bytes(text) for _, text, _ in self._pieces)
+        keep = len(self._pieces)
+        while keep and self._pieces[keep - 1][0] >= offset:
+            keep -= 1
+        self._cut(keep)
+        if self._gap is not None and self._gap >= offset:
+            # All that was not remembered is void too.
+            self._gap, self._dropped, self._dropped_size = None, set(), 0
         self._view = None
         self._told = -1
         return TextReset(offset)
+
+    def _cut(self, keep: int) -> None:
+        """Forget all pieces but the first ones."""
+        cut = self._pieces[keep:]
+        del self._pieces[keep:]
+        for _, text, key in cut:
+            self._size -= _bytes(text)
+            if key is not None and self._first.get(key, -1) >= keep:
+                del self._first[key]
 
     def _replace(self, offset: int, key: str, deltas: Sequence[Delta], out: list[Any]) -> Sequence[Delta]:
         """
         A message is replaced: say what that does to the text.
 
-        A reset voids all behind it, so what other messages said since is told again behind the new text.
+        A reset voids all behind it, so what other messages said since is told again around the new text. All of that is then
+        text of the event in hand: the next reset counts it so, as does whoever was told.
 
         Returns:
             What is still to be said.
         """
-        if self._size > self._limit:
+        first = self._first.get(key)
+        if self._gap is not None and (first is not None or self._may_have_dropped(key)):
             raise EventTooLarge(
                 f"a message was replaced in a text of more than {self._limit} bytes; iterate instead, or raise Limits.text_bytes",
                 limit=self._limit,
             )
-        first = next((index for index, piece in enumerate(self._pieces) if piece[2] == key), None)
         if first is None:
             return deltas
         behind = self._pieces[first:]
-        others = [piece for piece in behind if piece[2] != key]
-        old = "".join(text for _, text, of in behind if of == key)
         new = "".join(delta.text for delta in deltas if delta.kind == "text")
-        if not others and new.startswith(old):
-            # It goes on where the message stopped.
-            return (Delta("text", new[len(old) :]),) if len(new) > len(old) else ()
+        if all(piece[2] == key for piece in behind):
+            old = "".join(text for _, text, _ in behind)
+            if new.startswith(old):
+                # It goes on where the message stopped.
+                return (Delta("text", new[len(old) :]),) if len(new) > len(old) else ()
         begin = behind[0][0]
         if not self._resets:
             raise StreamReset(
                 f"a message was replaced: the text from event {begin} on became void; pass resets=True to be told in the stream",
                 offset=begin,
             )
+        # An event that told others again has pieces of several messages: a reset voids all of them.
+        keep = first
+        while keep and self._pieces[keep - 1][0] == begin:
+            keep -= 1
         out.append(TextReset(begin))
-        del self._pieces[first:]
-        self._size = sum(_bytes(text) for _, text, _ in self._pieces)
-        for at, text, of in [(begin, new, key), *others]:
+        self._told = -1
+        front = self._pieces[keep:first]
+        self._cut(keep)
+        for _, text, of in [*front, (offset, new, key), *(piece for piece in behind if piece[2] != key)]:
             if text:
-                self._remember(at, text, of)
+                self._remember(offset, text, of)
                 out.append(Delta("text", text) if self._mode == "deltas" else text)
+                self._told = offset
         return tuple(delta for delta in deltas if delta.kind != "text")
 
     def finish(self) -> Sequence[Any]:
@@ -151,13 +178,26 @@ class TextReader:
         return (Delta("text", rest),) if self._mode == "deltas" else (rest,)
 
     def _remember(self, offset: int, text: str, key: str | None = None) -> None:
-        self._size += _bytes(text)
-        if self._size <= self._limit:
+        size = _bytes(text)
+        if self._gap is None and self._size + size <= self._limit:
+            if key is not None:
+                self._first.setdefault(key, len(self._pieces))
             self._pieces.append((offset, text, key))
+            self._size += size
         elif self._strict:
             raise EventTooLarge(
                 f"the text is over {self._limit} bytes; iterate instead, or raise Limits.text_bytes", limit=self._limit
             )
+        else:
+            if self._gap is None:
+                self._gap = offset
+            if key is not None and key not in self._dropped and self._dropped_size <= self._limit:
+                self._dropped_size += _bytes(key)
+                self._dropped.add(key)
+
+    def _may_have_dropped(self, key: str) -> bool:
+        """Was there text of this message that is not remembered? Beyond the limit it is not known of which there was."""
+        return key in self._dropped or self._dropped_size > self._limit
 
 
 def _bytes(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -289,7 +290,31 @@ def test_what_others_said_since_is_told_again_behind_an_update() -> None:
         *("Hel", "lo", "[other]"), TextReset(0), "Hello, you", "[other]", "!",
     ]  # fmt: skip
     again = read(*HELLO, other, acted(3, UPDATE, "1"), acted(4, UPDATE, "2"), acted(5, UPDATE, "3", "m2"))
-    assert again[3:] == [TextReset(0), "1", "[other]", TextReset(0), "2", "[other]", TextReset(2), "3"]
+    assert again[3:] == [TextReset(0), "1", "[other]", TextReset(3), "2", "[other]", TextReset(4), "2", "3"]
+
+
+def test_who_does_what_a_reset_says_holds_the_text() -> None:
+    """What is told again is text of the event in hand, so that a later reset counts it."""
+    for seed in range(400):
+        rnd = random.Random(seed)
+        reader = TextReader(lambda: AblySSE(), mode="text", resets=True, limit=1 << 20, strict=True)
+        held: list[tuple[int, str]] = []
+        said: dict[str, str] = {}
+        for at in range(12):
+            serial, action, data = (
+                rnd.choice("xyz"),
+                rnd.choice((UPDATE, DELETE, APPEND, APPEND)),
+                rnd.choice(("a", "bb", "aab", "")),
+            )
+            said[serial] = {UPDATE: data, DELETE: ""}.get(action, said.get(serial, "") + data)
+            for piece in reader.read(acted(at, action, data, serial)):
+                if isinstance(piece, TextReset):
+                    held = [told for told in held if told[0] < piece.offset]
+                else:
+                    held.append((at, piece))
+        text = "".join(piece for _, piece in held)
+        assert text == reader.so_far(), seed
+        assert sorted(text) == sorted("".join(said.values())), seed
 
 
 def test_a_message_of_the_same_serial_in_another_channel_is_another() -> None:
@@ -305,6 +330,33 @@ def test_a_deleted_message_has_no_text(gone: StreamEvent) -> None:
 def test_an_update_of_more_text_than_may_be_held_is_told() -> None:
     with pytest.raises(EventTooLarge):
         read(*HELLO, acted(2, CREATE, "x" * 20, "m2"), acted(3, UPDATE, "Bye"), limit=20)
+    with pytest.raises(EventTooLarge):
+        read(*HELLO, acted(2, CREATE, "x" * 20, "m2"), acted(3, UPDATE, "Bye", "m2"), limit=20)
+
+
+def test_a_message_that_was_never_seen_may_be_updated_in_any_text() -> None:
+    long = [acted(0, CREATE, "0123456789"), acted(1, APPEND, "more")]
+    assert read(*long, acted(2, UPDATE, "new", "m2"), resets=False, limit=10) == ["0123456789", "more", "new"]
+
+
+def test_messages_of_which_too_many_were_forgotten_may_be_any() -> None:
+    """What is kept to tell them apart is held to the limit too."""
+    many = [acted(at, CREATE, "0123456789", f"m{at}") for at in range(9)]
+    with pytest.raises(EventTooLarge):
+        read(*many, acted(9, UPDATE, "new", "other"), limit=10)
+
+
+def test_a_reset_before_what_was_forgotten_lets_all_be_remembered_again() -> None:
+    reader = TextReader(lambda: AblySSE(), mode="text", resets=True, limit=10, strict=False)
+    for event in (acted(0, CREATE, "01234567"), acted(1, APPEND, "89ab"), acted(2, APPEND, "cd")):
+        reader.read(event)
+    assert reader.so_far() == "01234567"
+    later, again = acted(2, CREATE, "x", "m3"), acted(1, CREATE, "y", "m4")
+    later.reset = again.reset = True
+    reader.read(later)
+    assert reader.so_far() == "01234567"
+    reader.read(again)
+    assert reader.so_far() == "01234567y"
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
