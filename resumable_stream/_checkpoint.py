@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
 MAX_RECENT_IDS: Final = 64
 MAX_EXTRA: Final = 16
-CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled")
+CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled", "step")
 """Names in `Checkpoint.extra` that are the core's own, beside those of the protocol."""
 
 
@@ -107,7 +107,8 @@ class Checkpoint:
         recent_ids: `(id, fingerprint)` pairs, oldest first, at most 64.
         extra: What the protocol needs besides (an ETag): text to text, at most 16 items; and the core's own
             `outcome`, `location` (where to resume), `first` (how the stream began), `reset` (what was delivered is void, and
-            the next event will say so) and `options` (digest of the protocol's options, where they are not the defaults).
+            the next event will say so), `options` (digest of the protocol's options, where they are not the defaults) and
+            `step` (offset at which the step of the answer began that this place is in, where the protocol has steps).
         complete: The stream has ended; resuming it makes no request. How it ended is `extra["outcome"]`.
         schema: Version of this layout.
     """

@@ -25,16 +25,25 @@ class TextReader:
         resets: Yield `TextReset` where earlier text became void; otherwise that raises.
         limit: `Limits.text_bytes`.
         strict: Text over the limit raises; otherwise the rest is merely not remembered.
+        step_at: Offset at which the step of the answer began that an event is of, if that is known.
     """
 
     def __init__(
-        self, protocol: Callable[[], ResumeProtocol | None], *, mode: Mode, resets: bool, limit: int, strict: bool
+        self,
+        protocol: Callable[[], ResumeProtocol | None],
+        *,
+        mode: Mode,
+        resets: bool,
+        limit: int,
+        strict: bool,
+        step_at: Callable[[int], int | None] = lambda offset: None,
     ) -> None:
         self._protocol = protocol
         self._mode = mode
         self._resets = resets
         self._limit = limit
         self._strict = strict
+        self._step_at = step_at
         # (offset of the event that told it, text, message that it belongs to); offsets never fall
         self._pieces: list[tuple[int, str, str | None]] = []
         self._size = 0
@@ -47,6 +56,8 @@ class TextReader:
         self._view: TextView | None = None
         # Offset of the event that began this step of the answer; `None` before any was seen.
         self._step: int | None = None
+        # What came of that step before was told elsewhere, if at all.
+        self._midway = False
         # Offset of the last event of which something was told; -1 when there is none, or it was taken back.
         self._told = -1
 
@@ -61,20 +72,25 @@ class TextReader:
             EventTooLarge: The text is over `Limits.text_bytes`, when all of it was to be held.
         """
         out: list[Any] = []
-        if self._step is None and event.offset == 0:
-            self._step = 0
+        if self._step is None:
+            began = self._step_at(event.offset)
+            # Of a step that began nobody knows where, no more is void than was told here.
+            self._step = began if began is not None else event.offset
+            self._midway = event.offset > 0
         if event.reset:
             out.append(self._void(event.offset))
-            self._step = event.offset
+            self._step, self._midway = event.offset, False
         protocol = self._protocol()
         if protocol is not None and protocol.steps:
+            assert self._step is not None
             match protocol.step(event):
                 case "begin":
-                    self._step = event.offset
+                    self._step, self._midway = event.offset, False
                 case "void":
                     # Who came in the middle of a step cannot know what of it another reader has told.
-                    if self._step is None or self._told >= self._step:
-                        out.append(self._void(self._step or 0))
+                    if self._midway or self._told >= self._step:
+                        out.append(self._void(self._step))
+                        self._midway = False
         if protocol is not None and protocol.framing == "raw":
             if self._view is None:
                 self._view = TextView()

@@ -21,6 +21,7 @@ What would break it: reading on while events are still in hand, or calling two i
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -65,7 +66,7 @@ RESTATED: Final = 20
 ERROR_BODY: Final = 64 * 1024
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
-OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY = CORE_EXTRA
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY = CORE_EXTRA
 # What most providers send behind an answer; the protocols say what it proves.
 SENTINEL: Final = "[DONE]"
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
@@ -143,6 +144,7 @@ class Machine:
         self._quick_answers = 0
         self._restated = 0
         self._refreshed = False
+        self._step_starts: list[int] = []  # offsets, as far as they are known
         self._more = False  # it has ended as far as it can be read now
         self._waits = False  # the next answer may be held back until there is something to say
         # What events changed in what checkpoints keep: (offset of the event, those texts before it), oldest first.
@@ -173,7 +175,10 @@ class Machine:
         self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
-        self._hot = self._sse and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
+        self._steps = protocol.steps
+        self._hot = (
+            self._sse and not self._steps and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
+        )
         self._narrows = own.end_in is not base.end_in
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
@@ -183,6 +188,8 @@ class Machine:
         limits = settings.limits
         skims = settings.verbatim and self._hot and min(limits.event_bytes, limits.line_bytes) >= LARGEST
         self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
+        if self._steps:
+            self._step_starts = [0]
         if self._restored is not None:
             self._restore(self._restored, protocol, ledger)
 
@@ -194,6 +201,9 @@ class Machine:
         state.extra = {name: value for name, value in extra.items() if name in protocol.keeps}
         if (location := extra.get(LOCATION_KEY)) is not None:
             state.location = same_origin(location, base=state.url, origin=self._origin)
+        if self._steps and checkpoint.offset:
+            began = extra.get(STEP_KEY, "")
+            self._step_starts = [int(began[:18])] if began.isascii() and began.isdecimal() else []
         self._sync_state()
         self._saving.restored(ledger.place(0), ledger.pending_reset)
         if settled := extra.get(SETTLED_KEY):
@@ -299,6 +309,8 @@ class Machine:
             extra[OPTIONS_KEY] = protocol.options
         if self._settled is not None and place.offset >= self._settled_at:
             extra[SETTLED_KEY] = self._settled.value
+        if place.offset and (began := self.step_at(place.offset - 1)) is not None:
+            extra[STEP_KEY] = str(began)
         outcome = self.outcome or self._ended_by(ledger)
         complete = outcome is not None and place.offset == ledger.offset and not self._more
         if complete and outcome is not None:
@@ -319,6 +331,11 @@ class Machine:
 
     def _kept(self, protocol: ResumeProtocol) -> dict[str, str]:
         return {name: value for name, value in self.state.extra.items() if name in protocol.keeps}
+
+    def step_at(self, offset: int) -> int | None:
+        """Offset at which the step began that an event is of; `None` where the protocol has none, or it began elsewhere."""
+        index = bisect_right(self._step_starts, offset)
+        return self._step_starts[index - 1] if index else None
 
     def _place_of(self, ledger: Ledger, taken: int, batch: Sequence[Any] | None) -> Place:
         return ledger.committed if self.settings.manual else ledger.place(taken, batch)
@@ -829,6 +846,8 @@ class Machine:
                 self._on_progress(ledger)
             if self._saving.keeps_events:
                 self._saving.delivered(items)
+            if self._steps and self.protocol is not None:
+                self._step_starts += [item.offset for item in items if self.protocol.step(item) == "begin"]
         return items
 
     def _settle_by(self, settling: tuple[Any, Settled] | None, items: Sequence[Any], ledger: Ledger) -> None:
@@ -1231,6 +1250,7 @@ class Machine:
         self._identifies = self._learns
         self.state.extra.clear()
         self._noted.clear()
+        self._step_starts = [0] if self._steps else []
         self._events += ledger.fresh
         self.notices.append(act.Restarted(0))
         ledger.restart(offset=0, anew=anew)

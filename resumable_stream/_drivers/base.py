@@ -250,7 +250,9 @@ class StreamBase:
 
     def _new_reader(self, mode: Mode, *, resets: bool, strict: bool = False) -> TextReader:
         limit = self._plan.limits.text_bytes
-        self._text = reader = TextReader(lambda: self.protocol, mode=mode, resets=resets, limit=limit, strict=strict)
+        self._text = reader = TextReader(
+            lambda: self.protocol, mode=mode, resets=resets, limit=limit, strict=strict, step_at=self._machine.step_at
+        )
         return reader
 
     def _due_save(self, *, force: bool = False, before_read: Callable[[], bool] | None = None) -> Save | None:

@@ -166,8 +166,12 @@ def test_text_beyond_the_limit_counts_too() -> None:
         told(reader(Steps(), limit=1), "text:aa", "void")
 
 
-def test_who_comes_in_the_middle_of_a_step_is_told_that_all_may_be_void() -> None:
-    assert told(reader(Steps(), resets=True), "void", "begin", "text:a", "void", offset=5) == [TextReset(0), "a", TextReset(6)]
+def test_who_comes_in_the_middle_of_a_step_is_told_where_it_began() -> None:
+    """Another reader may have told some of it; finished steps stand."""
+    data = ["void", "void", "begin", "text:a", "void"]
+    for began, offset in ((3, 3), (0, 0), (None, 5)):
+        read = TextReader(Steps, mode="text", resets=True, limit=1000, strict=False, step_at=lambda at, began=began: began)  # type: ignore[misc]
+        assert told(read, *data, offset=5) == [TextReset(offset), "a", TextReset(7)]
 
 
 # --- limits ---------------------------------------------------------------------------------------------------------

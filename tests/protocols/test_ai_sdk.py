@@ -19,6 +19,7 @@ from resumable_stream._errors import (
 )
 from resumable_stream._events import Delta, Outcome, StreamEvent, TextReset
 from resumable_stream.protocols.ai_sdk import AISDKStream
+from resumable_stream.protocols.workflow import WorkflowRun
 from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
@@ -311,6 +312,32 @@ async def test_a_step_that_is_tried_again_takes_its_text_back(row: Row, prompt: 
             with pytest.raises(StreamReset) as caught:
                 [text async for text in stream.iter_text()]
         assert (caught.value.offset, caught.value.text_so_far) == (7, "Sieben reset-step")
+
+
+@pytest.mark.parametrize("route", ["replays", "counts"])
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
+async def test_another_process_knows_where_the_step_began(row: Row, route: str, prompt: None) -> None:
+    """What it was told of the step elsewhere is void too, and what finished steps said is not."""
+    protocol = AISDKStream if route == "replays" else WorkflowRun
+    headers = HEADERS if route == "replays" else {**HEADERS, "x-workflow-run-id": "wrun_1"}
+    log = [*map(wire, AGENT), ev("[DONE]")]
+
+    def counted(request: RecordedRequest) -> WebReply | None:
+        start = int(request.query.get("startIndex", 0))
+        return WebReply(headers={**headers, "content-type": "text/event-stream"}, body=b"".join(log[start:]))
+
+    for taken in range(1, 11):
+        with FlakyServer(log, headers=headers, ignore_cursor=True, on_request=counted) as server:
+            async with row.connect("POST", server.url, json=BODY, protocol=protocol()) as stream:
+                told = 0
+                async for _ in stream:
+                    told += 1
+                    if told > taken:
+                        break
+                place = stream.checkpoint.token()
+            async with row.resume(place, origin=server.url) as stream:
+                resets = [piece.offset async for piece in stream.iter_text(resets=True) if isinstance(piece, TextReset)]
+        assert resets == ([1] * (taken == 2) + [7] if taken != 8 else [7, 7]), taken
 
 
 # --- where to resume ------------------------------------------------------------------------------------------------
