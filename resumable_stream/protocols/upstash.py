@@ -84,7 +84,7 @@ class UpstashRealtime(ResumeProtocol):
             return
         places = _places(state, channels, state.extra.get("places") or source.cursor)
         channel = payload_of(source).get("channel")
-        if channel in places and _order(source.cursor) > _order(places[channel]):
+        if isinstance(channel, str) and channel in places and _order(source.cursor) > _order(places[channel]):
             places[channel] = source.cursor
         source.cursor = state.extra["places"] = urlencode(places)
 

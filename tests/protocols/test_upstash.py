@@ -35,6 +35,18 @@ def wire(body: dict[str, Any]) -> bytes:
     return ev(json.dumps(body, ensure_ascii=False))
 
 
+@pytest.mark.parametrize("channel", [{}, [], ["chat"], None, 5, "\ud800"])
+def test_a_channel_that_is_no_name_moves_no_place(channel: Any) -> None:
+    odd = {**event(1), "channel": channel}
+    result = run(
+        Stream(
+            script(Reply([wire(event(0)), ev(json.dumps(odd)), "rst"]), Reply(status=410)), url=TWO, protocol=UpstashRealtime()
+        )
+    )
+    assert (len(result.data), type(result.error)) == (2, CursorExpired)
+    assert result.stream.sent[1].params["last_ack_chat"] == event(0)["id"]
+
+
 def key(body: dict[str, Any]) -> tuple[int, int]:
     first, _, second = body["id"].partition("-")
     return int(first), int(second)
