@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import unquote_to_bytes, urlencode, urlsplit
 
 import anyio
 
@@ -148,7 +148,14 @@ class Family:
         if (request.repeat in ("all", "query") or call.merge) and arguments.get("params") is not None:
             wanted["params"] = arguments["params"]
         if request.repeat in ("all", "body"):
-            wanted.update(_body(arguments, request))
+            kind = headers.get("content-type", client.headers.get("content-type", _FORM))
+            wanted.update(_body(arguments, request, kind.partition(";")[0].strip().lower()))
+            if request.json is not None or request.form:
+                # Of the body as the caller made it.
+                headers.pop("content-length", None)
+                headers.pop("transfer-encoding", None)
+                if request.form and "content" in wanted:
+                    headers["Content-Type"] = kind
         else:
             for name in _BODY_HEADERS:
                 headers.pop(name, None)
@@ -234,29 +241,39 @@ def _with(headers: Any, wanted: Mapping[str, str | None]) -> list[tuple[bytes, b
     return [*kept, *added]
 
 
-def _body(arguments: Mapping[str, Any], request: Request) -> dict[str, Any]:
+def _body(arguments: Mapping[str, Any], request: Request, kind: str) -> dict[str, Any]:
     given = {name: arguments[name] for name in ("content", "data", "files", "json") if arguments.get(name) is not None}
-    if request.form is not None:
-        return _form(given, request.form)
+    if request.form:
+        return _form(given, request.form, kind)
     merged = request.json
     if merged is None:
         return given
     body = given.get("json")
     if body is None and isinstance(given.get("content"), str | bytes):
-        body = json.loads(given["content"])
+        try:
+            body = json.loads(given["content"])
+        except ValueError:
+            # UnicodeDecodeError too, of one that is compressed.
+            body = ()
     if not isinstance(body, dict | None) or "data" in given or "files" in given:
         raise TypeError("this protocol resumes with a key in the JSON body; pass the body as json={…}")
     return {"json": {**(body or {}), **merged}}
 
 
-def _form(given: dict[str, Any], merged: Mapping[str, str]) -> dict[str, Any]:
-    content = given.pop("content", None)
-    form = given.pop("data", None)
-    if form is None and isinstance(content, str | bytes):
-        form = parse_qs(content.decode("latin-1") if isinstance(content, bytes) else content, keep_blank_values=True)
-    elif content is not None or "json" in given or not isinstance(form, Mapping | None):
+def _form(given: dict[str, Any], merged: Mapping[str, str], kind: str) -> dict[str, Any]:
+    content, form = given.get("content"), given.get("data")
+    if form is None and "json" not in given and isinstance(content, str | bytes) and kind == _FORM:
+        # The rest as it stands: it need not be text, nor quoted as we would.
+        raw = content.encode() if isinstance(content, str) else content
+        kept = [field for field in raw.split(b"&") if field and _name(field) not in merged]
+        return {"content": b"&".join([*kept, urlencode(merged).encode()])}
+    if content is not None or "json" in given or not isinstance(form, Mapping | None):
         raise TypeError("this protocol resumes with a field in the form; pass the body as data={…}")
     return {**given, "data": {**(form or {}), **merged}}
+
+
+def _name(field: bytes) -> str:
+    return unquote_to_bytes(field.partition(b"=")[0].replace(b"+", b" ")).decode("latin-1")
 
 
 def _chosen(value: str | None) -> bool:

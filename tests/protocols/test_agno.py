@@ -330,3 +330,58 @@ def test_content_that_is_nested_too_deeply_is_known_by_its_text(monkeypatch: pyt
     monkeypatch.setattr(agno, "json", Shallow)
     result = play(Reply([first, "rst"]), Reply([first, last]))
     assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)
+
+
+# --- bodies that are no `data=` -------------------------------------------------------------------------------------
+
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = b'--B\r\nContent-Disposition: form-data; name="message"\r\n\r\nhi & bye=1\r\n--B--\r\n'
+
+
+async def bodies(row: Row, content: Any, headers: dict[str, str]) -> list[RecordedRequest]:
+    log = [
+        ev('{"run_id":"r","event_index":0}', None, "RunStarted"),
+        ev('{"run_id":"r","event_index":1}', None, "RunContent"),
+        ev('{"run_id":"r","event_index":2}', None, "RunCompleted"),
+    ]
+
+    def rest(request: RecordedRequest) -> WebReply | None:
+        resumed = request.path.endswith("/resume")
+        return WebReply(headers={"content-type": "text/event-stream"}, body=b"".join(log[1:])) if resumed else None
+
+    with FlakyServer(log, [Fault.cut(after_events=1)], on_request=rest) as server:
+        url = f"{server.origin}/agents/a/runs"
+        async with row.connect("POST", url, content=content, headers=headers, protocol=Agno()) as stream:
+            assert len(await row.read(stream)) == 3
+        return list(server.requests)
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
+@pytest.mark.parametrize(
+    ("content", "merged"),
+    [
+        (b"message=hi", b"message=hi&last_event_index=0"),
+        # Bytes that are no UTF-8, names that come twice, another spelling of a space.
+        (b"m=h%FFi+%E9&f=a%20b&f=&e", b"m=h%FFi+%E9&f=a%20b&f=&e&last_event_index=0"),
+        (b"m=\xff", b"m=\xff&last_event_index=0"),
+        ("m=\u00e9", b"m=\xc3\xa9&last_event_index=0"),
+        (b"last_event_index=7&m=1&last%5Fevent_index=8", b"m=1&last_event_index=0"),
+        (b"", b"last_event_index=0"),
+    ],
+)
+async def test_a_field_is_merged_into_a_form_as_it_stands(row: Row, content: Any, merged: bytes, prompt: None) -> None:
+    first, second = await bodies(row, content, {"Content-Type": FORM})
+    assert first.body == (content.encode() if isinstance(content, str) else content)
+    assert (second.body, second.headers["content-type"]) == (merged, FORM)
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
+async def test_a_length_of_the_callers_is_of_the_first_body_alone(row: Row, prompt: None) -> None:
+    first, second = await bodies(row, b"message=hi", {"Content-Type": FORM, "Content-Length": "10"})
+    assert (first.headers["content-length"], second.headers["content-length"]) == ("10", "29")
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
+async def test_a_form_that_is_no_fields_is_refused(row: Row, prompt: None) -> None:
+    with pytest.raises(TypeError, match="pass the body as data="):
+        await bodies(row, MULTIPART, {"Content-Type": "multipart/form-data; boundary=B"})
