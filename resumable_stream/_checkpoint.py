@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-__all__ = ["Checkpoint", "chain", "fingerprint", "fingerprint_bytes", "public_url"]
+__all__ = ["Checkpoint", "chain", "encodable", "fingerprint", "fingerprint_bytes", "public_url"]
 
 SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
@@ -142,7 +142,7 @@ class Checkpoint:
             # A lone surrogate cannot be UTF-8; the escape keeps it readable and whole.
             size = len(text.encode("utf-8", "surrogatepass"))
             if size <= MAX_BYTES:
-                return text if text.isascii() or _encodable(text) else json.dumps(asdict(current), separators=(",", ":"))
+                return text if text.isascii() or encodable(text) else json.dumps(asdict(current), separators=(",", ":"))
             if current.recent_ids:
                 current = replace(current, recent_ids=current.recent_ids[(len(current.recent_ids) + 1) // 2 :])
             elif len(current.since) > 1:
@@ -202,7 +202,8 @@ def _all_match(pattern: re.Pattern[str], items: list[Any]) -> bool:
     return all(isinstance(item, str) and pattern.fullmatch(item) for item in items)
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no URL and no UTF-8 can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from .._checkpoint import fingerprint, fingerprint_bytes
+from .._checkpoint import encodable, fingerprint, fingerprint_bytes
 from .._errors import ResumableStreamError, UpstreamError
 from .._events import Chunk, Delta, Gap, Item, Outcome, StreamEvent
 
@@ -78,6 +78,12 @@ class Request:
     form: Mapping[str, str] | None = None
     repeat: Literal["all", "query", "body"] | None = None
     bare: bool = False
+
+    @property
+    def sendable(self) -> bool:
+        """It holds no text that could not be sent. Headers take any."""
+        given = (self.params, self.json, self.form)
+        return encodable(self.url) and all(encodable(json.dumps(dict(part), ensure_ascii=False)) for part in given if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
-from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, public_url
+from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, encodable, public_url
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -197,7 +197,7 @@ class Machine:
         ledger.restore(checkpoint)
         self._clocks.waiting_for_first = checkpoint.offset == 0
         state, extra = self.state, checkpoint.extra
-        state.stream_id = checkpoint.stream_id
+        state.stream_id = _sendable(checkpoint.stream_id)
         state.extra = {name: value for name, value in extra.items() if name in protocol.keeps}
         if (location := extra.get(LOCATION_KEY)) is not None:
             state.location = same_origin(location, base=state.url, origin=self._origin)
@@ -429,8 +429,9 @@ class Machine:
             return None
         self._sync_state()
         request = protocol.resume_request(self.state)
-        if request is not None:
-            same_origin(request.url, base=self.state.url, origin=self._origin)
+        if request is None or not request.sendable:
+            return None
+        same_origin(request.url, base=self.state.url, origin=self._origin)
         return request
 
     def _next_request(self) -> tuple[Request, bool] | None:
@@ -612,6 +613,7 @@ class Machine:
             state.extra.update(kept)
         self._known = True
         protocol.identify(state, head)
+        state.stream_id = _sendable(state.stream_id)
         if state.location is not None:
             location, state.location = state.location, None
             try:
@@ -872,6 +874,7 @@ class Machine:
                 self._identifies = False
                 return
             protocol.identify(state, item)
+            state.stream_id = _sendable(state.stream_id)
 
     def _look(self, items: Sequence[Any]) -> Sequence[Any]:
         """The items that may end the stream, at a glance."""
@@ -1264,6 +1267,9 @@ class Machine:
     # --- side requests
 
     def _fetch(self, purpose: Purpose, request: Request, now: float) -> None:
+        if not request.sendable:
+            self._no_way_back(now, "an id that cannot be sent", None)
+            return
         try:
             same_origin(request.url, base=self.state.url, origin=self._origin)
         except ResumableStreamError as error:
@@ -1408,8 +1414,9 @@ class Machine:
             return None
         self._sync_state()
         request = self.protocol.cancel_request(self.state)
-        if request is not None:
-            same_origin(request.url, base=self.state.url, origin=self._origin)
+        if request is None or not request.sendable:
+            return None
+        same_origin(request.url, base=self.state.url, origin=self._origin)
         return request
 
     # --- ends
@@ -1428,6 +1435,11 @@ class Machine:
 
     def _deadline_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the stream did not end within its deadline of {self.settings.timeouts.deadline} seconds")
+
+
+def _sendable(stream_id: str | None) -> str | None:
+    """An id with half of a surrogate pair can be written into no request: as good as none."""
+    return stream_id if stream_id is None or encodable(stream_id) else None
 
 
 def _index(items: Sequence[Any], item: Any) -> int:

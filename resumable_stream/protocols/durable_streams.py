@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
-from .._checkpoint import fingerprint
+from .._checkpoint import encodable, fingerprint
 from .._core.interfaces import (
     Consume,
     Document,
@@ -267,7 +267,7 @@ def _says(head: Head, name: str) -> bool:
 
 def _remember(state: StreamState, collapse: Any) -> None:
     # A hint only, and a checkpoint has 8 KiB.
-    if isinstance(collapse, str) and 0 < len(collapse) <= _COLLAPSE:
+    if isinstance(collapse, str) and 0 < len(collapse) <= _COLLAPSE and encodable(collapse):
         state.extra["collapse"] = collapse
     else:
         state.extra.pop("collapse", None)
