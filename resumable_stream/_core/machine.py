@@ -21,6 +21,7 @@ What would break it: reading on while events are still in hand, or calling two i
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ BACKFILL_PAGES: Final = 1_000
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY = CORE_EXTRA
 # What most providers send behind an answer; the protocols say what it proves.
 SENTINEL: Final = "[DONE]"
+_BYTES: Final = re.compile(r"[0-9]{1,18}")
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
 
@@ -427,12 +429,21 @@ class Machine:
         if ledger.cursor is None and ledger.offset and not (protocol.replays or protocol.counted or protocol.endless):
             # Nothing says where we are. Only a replay, a count, or a feed (which goes on with what is new) may be asked again.
             return None
+        if not self._makes_sense():
+            return None
         self._sync_state()
         request = protocol.resume_request(self.state)
         if request is None or not request.sendable:
             return None
         same_origin(request.url, base=self.state.url, origin=self._origin)
         return request
+
+    def _makes_sense(self) -> bool:
+        """A cursor that counts bytes is a number. That of a checkpoint may be anything."""
+        protocol, ledger = self.protocol, self._ledger
+        if protocol is None or ledger is None or not (protocol.measured or protocol.framing == "raw"):
+            return True
+        return not ledger.cursor or _BYTES.fullmatch(ledger.cursor) is not None
 
     def _next_request(self) -> tuple[Request, bool] | None:
         """The next request, and whether it resumes; `None` when repeating might pay twice (rule 9)."""
@@ -567,6 +578,11 @@ class Machine:
                 return
             if chosen is not None:
                 self._adopt(chosen)
+                if not self._makes_sense():
+                    # The checkpoint of a stream that nobody knew yet.
+                    self._todo.append(act.Disconnect())
+                    self._fail(NotResumable(f"the place is none in {chosen!r}: its cursor is no number of bytes"))
+                    return
         found = None
         if self.protocol is not None:
             found = self.protocol.on_status(head.status, head.headers, body, self.state)

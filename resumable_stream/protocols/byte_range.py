@@ -133,7 +133,7 @@ class ByteRange(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         length = state.extra.get("length")
-        if length is not None:
+        if length is not None and re.fullmatch(r"[0-9]{1,18}", length):
             return Finished(Outcome.COMPLETED) if int(length) <= int(state.cursor or 0) else Resume()
         if "coded" in state.extra or state.head is None or state.head.headers.get("accept-ranges", "").lower() != "bytes":
             return Finished(Outcome.ENDED)

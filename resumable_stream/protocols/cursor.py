@@ -193,4 +193,5 @@ def _own_id(event: Any) -> str | None:
 
 def _plain(cursor: str, state: StreamState) -> str | int:
     """A number goes into a JSON body as a number."""
-    return int(cursor) if state.sequence is not None else cursor
+    counts = state.sequence is not None and cursor.isascii() and cursor.isdecimal() and len(cursor) < 20
+    return int(cursor) if counts else cursor

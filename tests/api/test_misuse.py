@@ -13,7 +13,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream import Checkpoint, Limits, Outcome, RetryPolicy, Timeouts
-from resumable_stream.protocols import NDJSON, ByteRange, LastEventID, ResumeProtocol
+from resumable_stream.protocols import NDJSON, ByteRange, CursorProtocol, LastEventID, LlamaCpp, ResumeProtocol
 from resumable_stream.stores import MemoryStore
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, ServerEvent, numbered
 
@@ -592,3 +592,44 @@ async def test_the_checkpoint_is_small_whatever_the_server_sends(row: Row, scrip
     text = caught.value.checkpoint.to_json()
     assert len(text.encode()) <= 8192
     assert caught.value.checkpoint.offset == 5100
+
+
+@pytest.mark.parametrize("cursor", ["abc", "-5", "5.0", " 5", "\u0665", "9" * 19])
+@pytest.mark.parametrize("protocol", [LlamaCpp("c"), ByteRange()], ids=lambda protocol: str(protocol.name))
+async def test_a_place_in_bytes_that_is_no_number_cannot_be_continued(
+    row: Row, scripted_client: Scripted, protocol: ResumeProtocol, cursor: str
+) -> None:
+    method = "POST" if protocol.measured else "GET"
+    place = Checkpoint(
+        protocol=protocol.name, method=method, url="https://api.example.com/v1/chat/completions", cursor=cursor, offset=3
+    )
+    client = row.scripted(scripted_client([], row.family))
+    with pytest.raises(rs.NotResumable, match="cannot be continued"):
+        await row.read(row.resume(place.token(), origin=URL, protocol=protocol, client=client))
+
+
+async def test_a_place_that_makes_no_sense_in_the_stream_that_is_found(row: Row, scripted_client: Scripted) -> None:
+    place = Checkpoint(protocol="auto", method="GET", url="https://api.example.com/f", cursor="abc", offset=3)
+    client = row.scripted(scripted_client([Reply(headers={"content-type": "application/octet-stream"}, body=[b"x"])], row.family))
+    with pytest.raises(rs.NotResumable, match="no number of bytes"):
+        await row.read(row.resume(place.token(), origin=URL, client=client))
+
+
+async def test_a_length_in_a_token_that_is_no_number_is_none(row: Row, scripted_client: Scripted) -> None:
+    place = Checkpoint(
+        protocol="ByteRange", method="GET", url="https://api.example.com/f", cursor="3", offset=1, extra={"length": "x"}
+    )
+    answer = Reply(status=206, headers={"content-range": "bytes 3-4/*", "content-type": "x/y"}, body=[b"de"])
+    client = row.scripted(scripted_client([answer], row.family))
+    assert [chunk.data for chunk in await row.read(row.resume(place.token(), origin=URL, client=client))] == [b"de"]
+
+
+async def test_a_number_in_a_token_that_is_none_is_sent_as_text(row: Row, scripted_client: Scripted) -> None:
+    protocol = CursorProtocol(read="n", send="body:after", method="POST", url="/r")
+    place = Checkpoint(
+        protocol="CursorProtocol", method="POST", url="https://api.example.com/s", cursor="x", sequence=5, offset=1
+    )
+    script = scripted_client([Reply(status=410)], row.family)
+    with pytest.raises(rs.CursorExpired):
+        await row.read(row.resume(place.token(), origin=URL, protocol=protocol, client=row.scripted(script)))
+    assert script.requests[0].body == b'{"after":"x"}'
