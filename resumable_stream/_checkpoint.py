@@ -67,7 +67,7 @@ def chain(previous: str, fingerprints: Iterable[str]) -> str:
 # Losing a harmless one costs the caller a `params=`; keeping a harmful one costs an account.
 _SECRET_NAME = re.compile(
     r"key|token|secret|sig|pass|pwd|^pw$|^pin$|otp|auth|cred|jwt|sess|sid$|code|nonce|hmac|hash|cookie|ticket|assertion|bearer"
-    r"|x-amz|x-goog|^s[ekprtv]$",
+    r"|x-amz|x-goog|^s[ekprtv]$|conv(?:ersation)?[_-]?id",
     re.IGNORECASE,
 )
 _PLAIN_VALUE = re.compile(r"[A-Za-z]{0,24}|[0-9]{1,12}|[A-Za-z0-9][A-Za-z0-9._:,/-]{0,22}")

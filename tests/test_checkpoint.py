@@ -171,6 +171,7 @@ SECRETS = [
     "X-Goog-Credential", "password", "passwd", "pass", "passphrase", "pw", "pwd", "pin", "otp", "auth", "authorization", "jwt",
     "session",
     "sessionid", "sid", "PHPSESSID", "sess", "code", "ticket", "hmac", "hash", "se", "sv", "bearer", "credential", "nonce",
+    "conv_id", "conversation_id", "conversationId",
 ]  # fmt: skip
 
 

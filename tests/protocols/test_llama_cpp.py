@@ -135,6 +135,7 @@ def test_statuses(status: int, error: type[Exception]) -> None:
     result = play(HALF, *[Reply(status=status)] * 12, method="POST", url=URL, json=BODY, protocol=LlamaCpp(ID))
     assert (result.data, type(result.error)) == (DATA[:2], error)
     assert result.error.checkpoint is None or ID not in result.error.checkpoint.to_json()
+    assert ID not in str(result.error)
 
 
 def test_a_refused_first_request_is_not_sent_again() -> None:
