@@ -183,6 +183,11 @@ class Ledger:
         return self._reset_next
 
     @property
+    def beyond_gap(self) -> bool:
+        """A hole was granted, and nothing beyond it has come yet: what follows the cursor is not to be had."""
+        return self._gap_next is not None
+
+    @property
     def latest(self) -> Sequence[Any]:
         """The latest batch."""
         return self._batch

@@ -473,6 +473,9 @@ class Machine:
         ledger, state = self._ledger, self.state
         if ledger is not None:
             state.cursor, state.sequence, state.offset = ledger.cursor, ledger.sequence, ledger.offset
+            if ledger.beyond_gap and self.protocol is not None and self.protocol.endless:
+                # Asked from there, a feed would tell of the hole again and again. It goes on with what is new.
+                state.cursor = None
 
     def _connect(self, request: Request, *, resuming: bool, asking: bool = False) -> None:
         def send(now: float) -> None:

@@ -175,6 +175,28 @@ def test_a_connection_that_is_no_longer_kept_is_a_hole() -> None:
     assert (len(delivered.data), delivered.events[3].gap.after) == (8, own_id(2))
 
 
+def test_a_hole_that_was_granted_is_not_asked_for_again() -> None:
+    """The connection may close behind the error: then the feed goes on with what is new, and that carries the gap."""
+    gone = Reply([failure(80008, "Unable to recover connection")])
+    answers = [Reply([*MESSAGES[:3], "rst"]), gone, gone, Reply([KEEPALIVE, "rst"]), Reply(MESSAGES[6:8])]
+    stream = feed(script(*answers), on_gap="deliver")
+    result = run(stream, at_most=5)
+    assert (len(result.data), result.events[3].gap.after, result.events[4].gap) == (5, own_id(2), None)
+    assert [sent.params.get("lastEvent") for sent in stream.sent] == [None, own_id(2), own_id(2), None, None]
+
+
+def test_a_place_in_front_of_a_granted_hole_still_tells_of_it() -> None:
+    gone = Reply([failure(80008, "Unable to recover connection")])
+    stream = feed(
+        script(Reply([*MESSAGES[:3], "rst"]), gone, gone, *[Reply([KEEPALIVE, "rst"])] * 9), on_gap="deliver", delay=policy(2)
+    )
+    assert isinstance(run(stream).error, RetriesExhausted)
+    place = Checkpoint.from_token(stream.leave().token())
+    assert place.cursor == own_id(2)
+    again = run(feed(script(gone, gone), checkpoint=place))
+    assert isinstance(again.error, GapError)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
