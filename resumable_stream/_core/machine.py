@@ -869,6 +869,8 @@ class Machine:
                 self._saving.delivered(items)
             if self._steps and self.protocol is not None:
                 self._step_starts += [item.offset for item in items if self.protocol.step(item) == "begin"]
+                # No place further back can be committed.
+                del self._step_starts[: -self.settings.limits.window]
         return items
 
     def _settle_by(self, settling: tuple[Any, Settled] | None, items: Sequence[Any], ledger: Ledger) -> None:
