@@ -188,7 +188,8 @@ class Machine:
         ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         self._ledger = ledger
         limits = settings.limits
-        skims = settings.verbatim and self._hot and min(limits.event_bytes, limits.line_bytes) >= LARGEST
+        tells = self._hot or (self._sse and not self._steps and own.quiet is not base.quiet and not self._saving.keeps_events)
+        skims = settings.verbatim and tells and min(limits.event_bytes, limits.line_bytes) >= LARGEST
         self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
         if self._steps:
             self._step_starts = [0]
@@ -777,7 +778,7 @@ class Machine:
     def skimmer(self) -> Skimmer | None:
         """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
         unread = self._unread
-        if unread is None or not (self.calm and self._hot) or self._identifies:
+        if unread is None or not self.calm or self._identifies:
             return None
         return unread.start(self._decoder)
 

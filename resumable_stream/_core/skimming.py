@@ -70,6 +70,7 @@ class Skimmer:
         self._names = frozenset(name.encode() for name in names) | ({None} if "message" in names else frozenset())
         self._heads = frozenset(head.encode()[:_HEAD] for head in heads)
         self._protocol = protocol
+        self._quiet = protocol.quiet if protocol.alarm is None and type(protocol).quiet is not ResumeProtocol.quiet else None
         self._make_room = make_room
         self._patterns: dict[tuple[Any, ...], Match] = {}
         self._shape: Match = _never
@@ -107,6 +108,8 @@ class Skimmer:
         match = self._shape(chunk)
         if match is None or self.front or _CR in chunk or _NUL in chunk:
             return self._look_closer(chunk)
+        if self._quiet is not None and not self._quiet(chunk):
+            return None
         held = self.held
         if len(held) == _KEPT and not self._make_room():
             return None
@@ -127,6 +130,8 @@ class Skimmer:
                 return None
             self.front = chunk
             return b""
+        if self._quiet is not None and not self._quiet(chunk):
+            return None
         if len(self.held) == _KEPT and not self._make_room():
             return None
         if self._counts:

@@ -114,6 +114,12 @@ class OpenAIChat(ResumeProtocol):
         message = detail or body or event.data
         return upstream_error(message if isinstance(message, dict) else {"message": message}, body or event.data)
 
+    def quiet(self, event: bytes) -> bool:
+        # Quotes inside a JSON text are escaped, so these are keys. An event has a name only where it is an error.
+        if b'"error"' in event or event.startswith(b"event"):
+            return False
+        return b'"finish_reason":null' in event or b'"finish_reason": null' in event or b'"finish_reason"' not in event
+
     def deltas(self, event: Any) -> Sequence[Delta]:
         return tuple(_deltas(payload_of(event)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -232,6 +233,48 @@ def test_a_sync_stream_can_be_looked_at_from_another_thread() -> None:
                 assert 0 <= stream.checkpoint.offset <= 20
             reader.join()
             assert b"".join(got).startswith(TOKENS[0])
+
+
+def completion(text: str | None, reason: str | None = None, **fields: Any) -> bytes:
+    choice = {"index": 0, "delta": {} if text is None else {"content": text}, "finish_reason": reason}
+    return b"data: " + json.dumps({"id": "c1", "choices": [choice], **fields}, separators=(",", ":")).encode() + b"\n\n"
+
+
+CHAT = "https://api.example.com/v1/chat/completions"
+ASK = {"model": "m", "messages": [], "stream": True}
+SAID = [completion(f"word {number} ") for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("tail", "outcome"),
+    [
+        ([completion(None, "stop"), DONE], rs.Outcome.COMPLETED),
+        ([completion('"finish_reason":null'), completion(None, "length")], rs.Outcome.INCOMPLETE),
+        ([b'event: error\ndata: {"message":"it broke"}\n\n'], rs.Outcome.FAILED),
+        ([b'data: {"error":{"message":"it broke"}}\n\n'], rs.Outcome.FAILED),
+        ([completion('say "error" or {"error": 1}'), completion(None, "stop")], rs.Outcome.COMPLETED),
+    ],
+)
+async def test_the_end_of_a_chat_is_seen_among_chunks_that_go_unread(rig: Rig, tail: list[bytes], outcome: rs.Outcome) -> None:
+    blocks = [*SAID, *tail]
+    response, chunks = await rig.read(rig.client(lambda request: Reply(blocks, "rst")), "POST", CHAT, json=ASK)
+    assert chunks == blocks
+    assert rs.stream_of(response).outcome is outcome
+    assert rs.stream_of(response).stats.events == len(blocks)
+
+
+async def test_half_a_chat_is_an_error_though_it_went_unread(rig: Rig) -> None:
+    with pytest.raises(rs.StreamInterrupted) as caught:
+        await rig.read(rig.client(lambda request: Reply(SAID)), "POST", CHAT, json=ASK)
+    assert caught.value.checkpoint is not None
+    assert caught.value.checkpoint.offset == 60
+
+
+def test_most_of_a_chat_goes_unread() -> None:
+    quiet = rs.protocols.OpenAIChat().quiet
+    assert all(map(quiet, SAID))
+    assert not quiet(completion(None, "stop"))
+    assert quiet(completion('"error": "finish_reason": "stop"'))
 
 
 # --- interrupts
