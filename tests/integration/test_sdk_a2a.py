@@ -118,8 +118,8 @@ def updates(seen: Seen) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def client_of(proxy: DroppingProxy, door: Door = "JSONRPC", **options: Any) -> AsyncIterator[Any]:
-    """The SDK's client, and what comes of it: all responses, for `rs.stream_of()`."""
+async def client_of(proxy: DroppingProxy, door: Door = "JSONRPC", *, read: float = 3.0, **options: Any) -> AsyncIterator[Any]:
+    """The SDK's client, and its responses, for `rs.stream_of()`. `read`: its patience with silence, in seconds."""
     responses: list[Any] = []
 
     async def keep(response: Any) -> None:
@@ -128,7 +128,7 @@ async def client_of(proxy: DroppingProxy, door: Door = "JSONRPC", **options: Any
     http = httpx.AsyncClient(
         transport=AsyncResumableTransport(retry=RETRY, **options),
         headers={"A2A-Version": "0.3" if door == "v0.3" else "1.0"},
-        timeout=httpx.Timeout(5.0, read=0.3),
+        timeout=httpx.Timeout(5.0, read=read),
         event_hooks={"response": [keep]},
         trust_env=False,
     )
@@ -187,7 +187,7 @@ async def ask(client: Any, request: Any) -> list[Any]:
 @pytest.mark.parametrize("how", WAYS)
 def test_the_task_is_that_of_an_undisturbed_run(how: Way, door: Door, proxy: DroppingProxy) -> None:
     async def main() -> None:
-        async with client_of(proxy, door) as client:
+        async with client_of(proxy, door, read=0.6 if how == "silence" else 3.0) as client:
             proxy.drop(updates)
             whole = await ask(client, asking())
             task = folded(whole)
