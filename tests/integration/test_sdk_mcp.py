@@ -130,7 +130,7 @@ async def session_of(proxy: DroppingProxy, **options: Any) -> AsyncIterator[tupl
 
     http = httpx2.AsyncClient(
         transport=transports.AsyncResumableTransport(**{"retry": RETRY, **options}),
-        timeout=httpx2.Timeout(5.0, read=0.5),
+        timeout=httpx2.Timeout(5.0, read=1.0),
         event_hooks={"response": [keep]},
         trust_env=False,
     )
@@ -207,7 +207,7 @@ def test_the_stream_that_the_client_keeps_loses_and_doubles_nothing(how: Way, pr
 
 
 async def until(done: Any) -> None:
-    for _ in range(200):
+    for _ in range(800):
         if done():
             return
         await asyncio.sleep(0.01)
