@@ -45,7 +45,7 @@ START = 60.0
 # Runs at a time; the server polls for new ones every 0.5 s, so one after the other would take a minute.
 AT_ONCE = 8
 # Seconds after which a run that was cut has ended, so that the replay does not meet the live stream.
-OVER = 0.7
+OVER = 1.2
 # The end of a chunked body.
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
