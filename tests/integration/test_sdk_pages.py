@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import importlib.util
 import warnings
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks import wires
 from resumable_stream.testing import FlakyServer, RecordedRequest, Reply
-from tests.docs.test_snippets import SDKS, quick, run_page
+from tests.docs.test_snippets import SDKS, blocks, quick, run_page
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick")]
 
@@ -98,3 +99,22 @@ def installed(name: str) -> bool:
 def test_every_page_is_run() -> None:
     # Those of other SDKs have runners of their own.
     assert {f"{name}.md" for name in PAGES} <= {page.name for page in Path(SDKS).glob("*.md")}
+
+
+NEED_SERVERS = {"langgraph": "langgraph_sdk", "a2a": "a2a", "mcp": "mcp"}
+
+
+@pytest.mark.parametrize("page", NEED_SERVERS)
+def test_what_needs_a_server_is_python_and_imports_what_there_is(page: str) -> None:
+    """These SDKs are tested against their real servers beside this; their pages' code is read, and its imports are run."""
+    pytest.importorskip(NEED_SERVERS[page])
+    pytest.importorskip("httpx2")
+    found = [block.code for block in blocks((SDKS / f"{page}.md").read_text()) if block.language == "text"]
+    assert found
+    imported = 0
+    for code in found:
+        tree = compile(code, f"{page}.md", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), f"{page}.md", "exec"), {})
+        imported += len(imports)
+    assert imported >= 2
