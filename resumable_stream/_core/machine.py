@@ -801,8 +801,8 @@ class Machine:
 
     def take_carried(self) -> bytes:
         """Bytes of the connection before, which belong in front of the first event that this one delivers."""
-        decoder = self._decoder
-        return decoder.take_carried() if type(decoder) is VerbatimDecoder else b""
+        # Also where a decoder that takes batches apart stands in front.
+        return self._decoder.take_carried() if hasattr(self._decoder, "take_carried") else b""
 
     def _count_late(self, size: int) -> None:
         """So many bytes went unread."""

@@ -199,7 +199,7 @@ class Splicer:
         self.store: Any = store
         self._key = key
         self._protocols = protocols
-        self._upgrade = upgrade_background
+        self._upgrade = OpenAIResponses(upgrade_background=True) if upgrade_background else None
         self._options = Options(retry=retry, timeouts=timeouts, limits=limits, observer=observer)
         if store is not None:
             Options(store=store, key="any")
@@ -219,10 +219,10 @@ class Splicer:
 
     def prepare(self, request: Any) -> Any:
         """The request to send: the SDK's, or one that asks for a background response in its place."""
-        if not self._upgrade or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):
+        if self._upgrade is None or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):
             return request
         port = Port(self.library, request)
-        wanted = OpenAIResponses(upgrade_background=True).first_request(port.state())
+        wanted = self._upgrade.first_request(port.state())
         if wanted.json is None:
             return request
         build = Family(self.library).build

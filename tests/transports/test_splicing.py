@@ -9,6 +9,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
+from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer
 
 from .conftest import CUTS, Reply, Rig, cut
@@ -158,3 +159,16 @@ async def test_an_id_without_an_event_stays_though_a_repeat_follows_it(rig: Rig)
     answers = [Reply(first, "rst"), Reply(again)]
     _, chunks = await rig.read(rig.client(lambda request: answers.pop(0)), "GET", URL)
     assert b"".join(chunks) == b"".join([*first, *again[1:]])
+
+
+async def test_an_id_without_an_event_stays_where_batches_are_taken_apart(rig: Rig) -> None:
+    class Batches(LastEventID):
+        def unpack(self, event: Any) -> Any:
+            return [event]
+
+    first = [b"id: 1\ndata: one\n\n", b"id: 3\n\n"]
+    again = [b"id: 4\ndata: four\n\n", b"data: [DONE]\n\n"]
+    answers = [Reply(first, "rst"), Reply(again)]
+    client = rig.client(lambda request: answers.pop(0), protocols=lambda request: Batches())
+    _, chunks = await rig.read(client, "GET", URL)
+    assert b"".join(chunks) == b"".join([*first, *again])
