@@ -11,7 +11,8 @@ LOG = [*numbered(6), ServerEvent(id="7", data="[DONE]")]
 
 
 def cell(url: str, store: FileStore, most: int | None = None) -> None:
-    with rs.connect("GET", url, store=store, key="my-answer") as stream:
+    # The key is made of the request: another URL or body is another answer.
+    with rs.connect("GET", url, store=store, key=rs.request_key("GET", url)) as stream:
         for event in islice(stream, most):
             print("kept " if event.replayed else "fresh", event.data)
     print(stream.outcome)

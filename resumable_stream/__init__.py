@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from ._events import Chunk, Delta, Gap, Outcome, StreamEvent, TextReset
     from ._policy import RetryPolicy
+    from ._request import request_key
     from ._settings import AUTO, Limits, Timeouts
     from .transports import stream_of
 
@@ -70,6 +71,7 @@ _HOMES = {
     "._events": ("StreamEvent", "Chunk", "Delta", "TextReset", "Gap", "Outcome"),
     "._checkpoint": ("Checkpoint",),
     "._policy": ("RetryPolicy",),
+    "._request": ("request_key",),
     "._settings": ("Timeouts", "Limits", "AUTO"),
     "._core.settings": ("Stats",),
     ".transports": ("stream_of",),
@@ -130,6 +132,7 @@ __all__ = [
     "stream_of",
     # its place
     "Checkpoint",
+    "request_key",
     # settings
     "RetryPolicy",
     "Timeouts",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -18,8 +19,9 @@ from ._drivers.async_ import AsyncResumableStream
 from ._drivers.base import Plan
 from ._drivers.http import CALL_ARGUMENTS, Call, family_of, own_family
 from ._drivers.sync import ResumableStream
-from ._errors import OriginMismatch, StoreError
+from ._errors import OriginMismatch
 from ._policy import RetryPolicy
+from ._request import body_of, check_request, request_digest
 from ._settings import Limits, Timeouts
 from .protocols import detect, named
 from .stores import Store, check_key
@@ -71,7 +73,8 @@ def connect(
         on_lost: The rest is gone: `"raise"`; `"restart"` sends the first request again, which may be paid again;
             `"snapshot"` takes the provider's stored result where it has one.
         store: Where the place (and, if it keeps them, the events) is saved.
-        key: The stream's name in the store.
+        key: The stream's name in the store; `request_key()` makes one of the request. The place of another request (method, URL,
+            body) under it is a `StoreError`.
         checkpoint: Continue there: a `Checkpoint` or its token.
         observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
         **request: What `client.build_request` takes, less `timeout`, plus `auth`: `headers` (a mapping, or a callable that is
@@ -288,6 +291,9 @@ def _plan(
         )
     headers = request.get("headers")
     given = {} if headers is None or callable(headers) else {str(_text(name)).lower() for name in family.module.Headers(headers)}
+    # The body of another process is not known here.
+    known = options.key is not None and not merge
+    digest = request_digest(method, absolute, body_of(request), key=options.key) if known and options.key is not None else None
     settings = options.settings(
         idempotent="idempotency-key" in given or (client is not None and "idempotency-key" in client.headers),
         refreshable=callable(headers),
@@ -300,15 +306,12 @@ def _plan(
         protocol = options.protocol
         if start is not None:
             protocol = protocol_of(start, protocol, state)
-        return Machine(state=state, protocol=protocol, detect=detect, settings=settings, checkpoint=start)
+        asked, start = for_record(settings, start, digest)
+        return Machine(state=state, protocol=protocol, detect=detect, settings=asked, checkpoint=start)
 
     def check(stored: Checkpoint) -> None:
-        expected = f"{method} {public_url(absolute)}"
-        received = f"{stored.method} {stored.url}"
-        if expected != received:
-            raise StoreError(
-                f"the key {options.key!r} holds the place of {received}, not of {expected}: use another key for another stream"
-            )
+        assert options.key is not None
+        check_request(options.key, stored, method, public_url(absolute), digest)
 
     return Plan(
         machine=machine,
@@ -323,6 +326,13 @@ def _plan(
         timeouts=options.timeouts,
         limits=options.limits,
     )
+
+
+def for_record(settings: Settings, place: Checkpoint | None, digest: str | None) -> tuple[Settings, Checkpoint | None]:
+    """The digest goes into the store's record and nowhere else; where the request's is not known, the record keeps its own."""
+    if place is None or place.request is None:
+        return (settings if digest is None else replace(settings, request=digest)), place
+    return replace(settings, request=digest or place.request), replace(place, request=None)
 
 
 def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None, request: StreamState) -> ResumeProtocol | None:
@@ -346,7 +356,8 @@ def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None, request: S
 
 def _checkpoint(given: Checkpoint | str) -> Checkpoint:
     if isinstance(given, Checkpoint):
-        return given
+        # Of a store's record, the digest belongs to its key.
+        return given if given.request is None else replace(given, request=None)
     if isinstance(given, str):
         return Checkpoint.from_json(given) if given.lstrip().startswith("{") else Checkpoint.from_token(given)
     raise TypeError(f"expected a Checkpoint or its token, got {type(given).__name__}")

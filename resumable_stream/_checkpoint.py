@@ -18,11 +18,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-__all__ = ["Checkpoint", "chain", "encodable", "fingerprint", "fingerprint_bytes", "public_url"]
+__all__ = ["Checkpoint", "chain", "encodable", "fingerprint", "fingerprint_bytes", "is_credential", "public_url"]
 
 SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
@@ -90,6 +90,22 @@ def public_url(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, urlencode(kept, quote_via=quote), ""))
 
 
+# A value of these is worth something to a thief, or is another one tomorrow: it does not tell two requests apart.
+_CREDENTIAL = re.compile(
+    r"key|token|secret|sig|pass|pwd|^pw$|otp|auth|cred|jwt|nonce|hmac|cookie|ticket|assertion|bearer|x-amz|x-goog|^s[ekprtv]$"
+    r"|^expires$",
+    re.IGNORECASE,
+)
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_to_ascii_json = json.JSONEncoder(separators=(",", ":"))
+
+
+def is_credential(name: str) -> bool:
+    """A query value of this name may change while the request stays the same."""
+    return _CREDENTIAL.search(name) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """
@@ -111,6 +127,8 @@ class Checkpoint:
             `step` (offset at which the step of the answer began that this place is in, where the protocol has steps).
         complete: The stream has ended; resuming it makes no request. How it ended is `extra["outcome"]`.
         schema: Version of this layout.
+        request: Digest of the request, so that a key is not answered with the answer to another one. Only the record of a store
+            has it: a token has none, nor has `stream.checkpoint`, since that of a short prompt could be guessed.
     """
 
     protocol: str
@@ -125,6 +143,8 @@ class Checkpoint:
     extra: Mapping[str, str] = field(default_factory=dict)
     complete: bool = False
     schema: int = SCHEMA
+    # Not compared: the place is the same whoever writes it down.
+    request: str | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> str:
         """
@@ -138,17 +158,38 @@ class Checkpoint:
         """
         current = self
         while True:
-            text = json.dumps(asdict(current), ensure_ascii=False, separators=(",", ":"))
+            raw = current._raw()
+            text = _to_json.encode(raw)
             # A lone surrogate cannot be UTF-8; the escape keeps it readable and whole.
             size = len(text.encode("utf-8", "surrogatepass"))
             if size <= MAX_BYTES:
-                return text if text.isascii() or encodable(text) else json.dumps(asdict(current), separators=(",", ":"))
+                return text if text.isascii() or encodable(text) else _to_ascii_json.encode(raw)
             if current.recent_ids:
                 current = replace(current, recent_ids=current.recent_ids[(len(current.recent_ids) + 1) // 2 :])
             elif len(current.since) > 1:
                 current = replace(current, since=(f"{len(current.since)}*{chain('', current.since)}",))
             else:
                 raise ValueError(f"checkpoint of {size} bytes is over {MAX_BYTES}: the cursor or the URL is too long")
+
+    def _raw(self) -> dict[str, Any]:
+        # `dataclasses.asdict` copies every item of every list: with full lists that was half the cost of a save.
+        raw: dict[str, Any] = {
+            "protocol": self.protocol,
+            "method": self.method,
+            "url": self.url,
+            "stream_id": self.stream_id,
+            "cursor": self.cursor,
+            "sequence": self.sequence,
+            "offset": self.offset,
+            "since": self.since,
+            "recent_ids": self.recent_ids,
+            "extra": dict(self.extra),
+            "complete": self.complete,
+            "schema": self.schema,
+        }
+        if self.request is not None:
+            raw["request"] = self.request
+        return raw
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Checkpoint:
@@ -173,8 +214,9 @@ class Checkpoint:
         return cls(**_validated(raw))
 
     def token(self) -> str:
-        """URL-safe text of the checkpoint. It is neither signed nor secret: `resume()` checks its origin."""
-        return base64.urlsafe_b64encode(self.to_json().encode()).rstrip(b"=").decode()
+        """URL-safe text of the checkpoint, less `request`. It is neither signed nor secret: `resume()` checks its origin."""
+        place = self if self.request is None else replace(self, request=None)
+        return base64.urlsafe_b64encode(place.to_json().encode()).rstrip(b"=").decode()
 
     @classmethod
     def from_token(cls, token: str) -> Checkpoint:
@@ -229,7 +271,7 @@ def _validated(raw: dict[str, Any]) -> dict[str, Any]:
         raise fail("url", "an http(s) URL")
     if not raw["method"].isalpha():
         raise fail("method", "an HTTP method")
-    for name in ("stream_id", "cursor"):
+    for name in ("stream_id", "cursor", "request"):
         if not isinstance(raw.get(name), str | None):
             raise fail(name, "text or null")
     for name, nullable in (("sequence", True), ("offset", False)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from contextlib import suppress
@@ -10,7 +9,6 @@ from typing import Any
 
 import resumable_stream as rs
 
-from .._checkpoint import public_url
 from ._extra import click
 from .notes import Notes, counted
 from .output import Format, as_json, as_lines, as_text, coloured, discard_output
@@ -72,16 +70,17 @@ def tail(
         raise click.UsageError("--json and --text exclude each other")
     fields = _headers(headers, last_event_id)
     body = _read_body(data)
+    method = method or ("GET" if body is None else "POST")
     notes = Notes(verbose=verbose)
     try:
         stream = notes.stream = rs.connect(
-            method or ("GET" if body is None else "POST"),
+            method,
             url,
             protocol=_protocol(protocol, end),
             retry=rs.RetryPolicy(attempts=attempts),
             timeouts=rs.Timeouts(deadline=deadline) if idle is None else rs.Timeouts(idle=idle, deadline=deadline),
             store=None if store is None else rs.stores.FileStore(store, one_file=True),
-            key=None if store is None else _key(url, body),
+            key=None if store is None else rs.request_key(method, url, content=body),
             observer=notes,
             headers=fields,
             **_body(body, fields),
@@ -221,12 +220,3 @@ def _protocol(name: str, end: str | None) -> rs.protocols.ResumeProtocol | None:
             if end is not None:
                 raise click.UsageError("--end says how events end, and --protocol bytes has none")
             return rs.protocols.ByteRange()
-
-
-def _key(url: str, body: bytes | None) -> str:
-    """The URL as far as it is no secret; a digest stands for the rest, so that another question is another stream."""
-    shown = public_url(url)
-    if shown == url and body is None:
-        return url
-    rest = hashlib.blake2b(b"\n".join((url.encode(), body or b"")), digest_size=8)
-    return f"{shown} #{rest.hexdigest()}"

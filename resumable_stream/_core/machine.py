@@ -25,6 +25,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -391,7 +392,10 @@ class Machine:
         place, reset = self._place_of(self._ledger, taken, batch), self._ledger.pending_reset
         if not self._saving.due(place, reset, now, force=force, final=self.outcome is not None, blocks=blocks):
             return None
-        return act.Save(self.checkpoint(taken, batch), self._saving.begin(place, reset))
+        checkpoint = self.checkpoint(taken, batch)
+        if self.settings.request is not None:
+            checkpoint = replace(checkpoint, request=self.settings.request)
+        return act.Save(checkpoint, self._saving.begin(place, reset))
 
     def saved(self, now: float) -> None:
         """The latest `Save` was written."""

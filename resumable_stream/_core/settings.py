@@ -46,6 +46,7 @@ class Settings:
         verbatim: The bytes are handed on to somebody who knows the protocol: items keep them (`Item.wire`), and a provider's
             error is an item like any other.
         saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
+        request: Digest of the request, for the store's record; `None`: not known.
     """
 
     timeouts: Timeouts
@@ -64,6 +65,7 @@ class Settings:
     longest_read: float | None = None
     verbatim: bool = False
     saving: bool = False
+    request: str | None = None
     keep_events: bool = False
     save_interval: float = 1.0
 

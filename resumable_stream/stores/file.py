@@ -288,7 +288,10 @@ def _read_state(files: _Files, key: str) -> _State | None:
     except (ValueError, KeyError, TypeError) as exc:
         raise _Damaged(f"{path} is damaged: expected key, fence and events_bytes, found {lines[0][:200]!r}; {hint}") from exc
     if found != key:
-        raise StoreError(f"{path} holds the place of another key: expected {key!r:.200}, found {found!r:.200}")
+        raise StoreError(
+            f"{path} holds the place of another key: expected {key!r:.200}, found {found!r:.200}; "
+            "use another file for another stream, or delete this one to start over"
+        )
     return state
 
 

@@ -20,7 +20,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
-from .._api import Options, protocol_of
+from .._api import Options, for_record, protocol_of
 from .._checkpoint import Checkpoint, public_url
 from .._core.actions import Notice
 from .._core.heads import STREAMS
@@ -30,8 +30,9 @@ from .._core.settings import Stats
 from .._drivers.base import NOTHING, Plan
 from .._drivers.coding import can_decode, decoding_of
 from .._drivers.http import Call, Family
-from .._errors import ReplayDiverged, ResumableStreamError, StoreError, StreamReset
+from .._errors import ReplayDiverged, ResumableStreamError, StreamReset
 from .._policy import RetryPolicy
+from .._request import body_of_request, check_request, request_digest
 from .._settings import Limits, Timeouts
 from .._twins import twin
 from ..framing import encoded
@@ -304,6 +305,8 @@ class Splicer:
         )
         if checkpoint is not None:
             protocol = protocol_of(checkpoint, protocol, port.state())
+        digest = None if key is None else self._digest(key, request)
+        settings, checkpoint = for_record(settings, checkpoint, digest)
 
         def machine(start: Checkpoint | None) -> Machine:
             return Machine(state=port.state(), protocol=protocol, detect=detect, settings=settings, checkpoint=start)
@@ -330,22 +333,38 @@ class Splicer:
         found: Checkpoint | None = load(key) if load is not None else self.store.open(key)[0]
         return found
 
-    def is_place_of(self, checkpoint: Checkpoint, request: Any) -> bool:
-        return (checkpoint.method, checkpoint.url) == (request.method, public_url(str(request.url)))
+    def is_place_of(self, key: str, checkpoint: Checkpoint, request: Any) -> bool:
+        """
+        Is the answer under this key that of the request?
+
+        Raises:
+            StoreError: It is that of the same URL with another body or query: another question under an old key.
+                A request elsewhere need not be a stream, so it is judged when its answer is there.
+        """
+        if (checkpoint.method, public_url(checkpoint.url)) != (request.method, public_url(str(request.url))):
+            return False
+        self._check(key, checkpoint, request)
+        return True
+
+    def _check(self, key: str, checkpoint: Checkpoint, request: Any) -> None:
+        check_request(key, checkpoint, request.method, public_url(str(request.url)), self._digest(key, request))
+
+    def _digest(self, key: str, request: Any) -> str | None:
+        return request_digest(request.method, str(request.url), body_of_request(request), key=key)
 
     def take_over(self, key: str, request: Any) -> Any:
         """
         The right to write under a key, now that there is a stream to be kept.
 
         Raises:
-            StoreError: The key is another stream's.
+            StoreError: The key is another request's.
         """
         checkpoint, fence = self.store.open(key)
-        if checkpoint is None or not self.store.keep_events:
+        if checkpoint is None:
             return fence
-        if not self.is_place_of(checkpoint, request):
-            stored, wanted = f"{checkpoint.method} {checkpoint.url}", f"{request.method} {public_url(str(request.url))}"
-            raise StoreError(f"the key {key!r} holds the place of {stored}, not of {wanted}: use another key for another stream")
+        self._check(key, checkpoint, request)
+        if not self.store.keep_events:
+            return fence
         # Half of what cannot be had again is of no use to anybody.
         self.store.delete(key)
         return self.store.open(key)[1]

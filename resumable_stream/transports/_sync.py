@@ -185,7 +185,7 @@ class SplicingTransport(Configured):
         fence = None
         if (key := splicer.key_of(request)) is not None:
             checkpoint = splicer.stored(key)
-            if checkpoint is not None and splicer.is_place_of(checkpoint, request):
+            if checkpoint is not None and splicer.is_place_of(key, checkpoint, request):
                 plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = SplicedStream(plan)
                 if stream.goes_on:

@@ -46,7 +46,8 @@ class ResumableTransport(SplicingTransport, httpx.BaseTransport):
             Auth of the client is applied above a transport, so without this the first request's headers are sent again.
         store: Where streams are kept; goes with `key`. If it keeps events, a request whose key is known is answered from it,
             and continued. Default: nothing is kept.
-        key: A callable of the request that names its stream in the store; `None`: not kept.
+        key: A callable of the request that names its stream in the store, such as `resumable_stream.request_key`; `None` from it:
+            not kept. The answer to another request (method, URL, body) under that name is a `StoreError`.
         observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
         upgrade_background: Turn a streaming call of OpenAI's Responses API into a background one, which can be resumed. OpenAI
             keeps such a response; a call with `store: false` is left alone.

@@ -273,6 +273,74 @@ async def test_a_refused_key_still_belongs_to_its_writer(row: Row, flaky_server:
     assert store.open("k")[0] == stream.checkpoint
 
 
+@pytest.mark.parametrize("keep_events", [True, False])
+async def test_another_question_under_the_same_key_never_gets_the_old_answer(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any], keep_events: bool
+) -> None:
+    """Editing a prompt and running the cell again is what people do: method and URL are the same, the body is not."""
+    server = flaky_server([*numbered(3), ServerEvent(data="[DONE]")])
+
+    def ask(prompt: str) -> Any:
+        return row.connect("POST", server.url, json={"prompt": prompt}, store=make_store(keep_events=keep_events), key="q1")
+
+    await row.read(ask("one"))
+    with pytest.raises(rs.StoreError, match=r"another body.*request_key\(\).*delete\('q1'\)"):
+        await ask("two").open()
+    assert len(server.requests) == 1
+    assert len(await row.read(ask("one"))) == (4 if keep_events else 0)
+    make_store(keep_events=keep_events).delete("q1")
+    assert len(await row.read(ask("two"))) == 4
+    assert [request.json()["prompt"] for request in server.requests] == ["one", "two"]
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_another_prompt_in_the_query_is_another_question(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    """A prompt is not kept in the URL of a place, so the public form of both is the same."""
+    server = flaky_server([*numbered(3), ServerEvent(data="[DONE]")])
+
+    def ask(prompt: str) -> Any:
+        return row.connect("GET", server.url, params={"prompt": prompt}, store=make_store(keep_events=True), key="q1")
+
+    await row.read(ask("Tell me a story, please."))
+    with pytest.raises(rs.StoreError, match="another query"):
+        await ask("Tell me another story, please.").open()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_a_digest_outlives_a_resume_that_does_not_know_the_body(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    server = flaky_server([*numbered(5), ServerEvent(data="[DONE]")], [Fault.cut(after_events=2)], location="/stream")
+
+    def ask(prompt: str) -> Any:
+        return row.connect("POST", server.url, json={"prompt": prompt}, store=make_store(), key="q1")
+
+    async with ask("one") as stream:
+        assert (await anext(stream)).id == "1"
+    again = row.resume(stream.token, origin=server.origin, store=make_store(), key="q1")
+    assert len(await row.read(again)) == 5
+    record = make_store().open("q1")[0]
+    assert record is not None
+    assert record.request is not None
+    assert stream.checkpoint.request is again.checkpoint.request is None
+    with pytest.raises(rs.StoreError, match="another body"):
+        await ask("two").open()
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_a_place_without_a_digest_is_read_and_gets_one(row: Row, flaky_server: Start) -> None:
+    server = flaky_server([*numbered(5), ServerEvent(data="[DONE]")], [Fault.cut(after_events=2)])
+    store = MemoryStore()
+    async with row.connect("GET", server.url) as stream:
+        assert (await anext(stream)).id == "1"
+    store.save("k", stream.checkpoint, fence=store.open("k")[1])
+    assert len(await row.read(row.connect("GET", server.url, store=store, key="k"))) == 5
+    assert store.open("k")[0].request is not None  # type: ignore[union-attr]
+
+
 # --- when it saves
 
 

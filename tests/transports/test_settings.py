@@ -268,6 +268,31 @@ async def test_a_key_of_another_stream(rig: Rig) -> None:
     assert isinstance(caught.value, rig.module.TransportError)
 
 
+@pytest.mark.parametrize("keep_events", [True, False])
+async def test_another_question_under_the_same_key_is_refused(rig: Rig, keep_events: bool) -> None:
+    """As `connect()` refuses it; where the answer would come from the store, before anything is sent."""
+    options = {"store": MemoryStore(keep_events=keep_events), "key": lambda request: "k"}
+    url = "https://api.example.com/v1/responses"
+    client = rig.client(responses, **options)
+    await rig.read(client, "POST", url, json={"input": "one", "stream": True, "background": True})
+    count = len(rig.sent)
+    with pytest.raises(rs.StoreError, match=r"another body.*request_key\(\)"):
+        await rig.read(client, "POST", url, json={"input": "two", "stream": True, "background": True})
+    assert len(rig.sent) == count or not keep_events
+    # The same one is answered.
+    await rig.read(client, "POST", url, json={"background": True, "input": "one", "stream": True})
+
+
+async def test_a_key_made_of_the_request(rig: Rig) -> None:
+    store = MemoryStore(keep_events=True)
+    client = rig.client(responses, store=store, key=rs.request_key)
+    url = "https://api.example.com/v1/responses"
+    for prompt in ("one", "two", "one", "two"):
+        await rig.read(client, "POST", url, json={"input": prompt, "stream": True, "background": True})
+    assert [request.method for request in rig.sent] == ["POST", "GET", "POST", "GET"]
+    assert store.open(rs.request_key("POST", url, json={"input": "one", "stream": True, "background": True}))[0] is not None
+
+
 async def test_a_key_has_to_be_a_text(rig: Rig) -> None:
     client = rig.client(after_one, store=MemoryStore(), key=lambda request: 5)
     with pytest.raises(TypeError, match="key must answer with a text"):
