@@ -246,6 +246,7 @@ class Options:
             timeouts=self.timeouts,
             limits=self.limits,
             delay=lambda state: policy.delay(state, now=monotonic()),
+            attempts=policy.attempts,
             jitter=random.random,
             statuses=policy.statuses,
             max_server_wait=policy.max_server_wait,

@@ -5,9 +5,20 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ._core.actions import CursorIgnored, Disconnected, GapFound, Lost, Notice, NumberingStopped, Restarted
+from ._core.actions import (
+    Connected,
+    CursorIgnored,
+    Disconnected,
+    Finished,
+    GapFound,
+    Lost,
+    Notice,
+    NumberingStopped,
+    Restarted,
+    Retrying,
+)
 
-__all__ = ["log_notice"]
+__all__ = ["log_notice", "printable"]
 
 logger: Final = logging.getLogger("resumable_stream")
 # Silent unless the application configures logging.
@@ -16,13 +27,47 @@ logger.addHandler(logging.NullHandler())
 _LOUD: Final = (GapFound, CursorIgnored, Lost, Restarted, NumberingStopped)
 
 
-def log_notice(notice: Notice) -> None:
-    """Write a notice: losses and restarts at WARNING, a lost connection at INFO, all else at DEBUG."""
+def log_notice(notice: Notice, following: Notice | None = None) -> None:
+    """
+    Write a notice: losses and restarts at WARNING; an outage, and its end, at INFO; all else at DEBUG.
+
+    Args:
+        following: The notice that comes next, if there is one already. What a lost connection waits for stands in its own line.
+    """
     if isinstance(notice, _LOUD):
         level = logging.WARNING
-    elif isinstance(notice, Disconnected) and notice.error is not None:
+    elif _of_an_outage(notice):
         level = logging.INFO
     else:
         level = logging.DEBUG
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", notice)
+        text = str(notice)
+        if isinstance(notice, Disconnected) and isinstance(following, Retrying) and notice.then == "reconnect":
+            text = f"{text} {following.when}"
+        logger.log(level, "%s: %s", notice.stream, printable(text))
+
+
+def _of_an_outage(notice: Notice) -> bool:
+    match notice:
+        case Disconnected():
+            return True
+        case Connected(offline=offline):
+            return offline is not None
+        case Retrying(reason=reason):
+            return reason != ""
+        case Finished(after_loss=after_loss):
+            return after_loss
+        case _:
+            return False
+
+
+def printable(text: str) -> str:
+    r"""
+    Text in one line: ids and messages are the server's, and must not forge a line of the log.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

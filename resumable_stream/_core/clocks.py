@@ -53,6 +53,19 @@ class Clocks:
         left = self.left(now)
         return left is not None and left <= 0
 
+    def limit(self, name: str) -> float | None:
+        """How long a clock runs; `None` for what is not the name of one."""
+        match name:
+            case "first_event":
+                return self._timeouts.first_event
+            case "idle":
+                return self._idle if self._idle is not None else self._shorter(self._timeouts.idle_or(True))
+            case "stall":
+                return self._stall
+            case "deadline":
+                return self._timeouts.deadline
+        return None
+
     # --- a request
 
     def send(self, now: float, *, again: bool, resumable: bool) -> float | None:

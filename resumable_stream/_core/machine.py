@@ -161,6 +161,7 @@ class Machine:
         self._answers = 0  # connections of those that were the next one as a matter of routine
         self._routine = False
         self._offline_since: float | None = None
+        self._parting: act.Disconnected | None = None  # the notice of the latest loss, until it is known what follows
         self._offline = 0.0
         if protocol is not None:
             self._adopt(protocol)
@@ -657,15 +658,20 @@ class Machine:
         self._connections += 1
         self._answers += self._routine
         self._routine = False
+        offline = None
         if self._offline_since is not None:
-            self._offline += now - self._offline_since
+            offline = now - self._offline_since
+            self._offline += offline
             self._offline_since = None
         self._budget.server_retry_after(None)
         self._certain = False
         # A feed may be quiet for as long as it likes, if only it lives.
         self._clocks.begin_body(now, endless=protocol.endless)
         self._set_clocks()
-        self.notices.append(act.Connected(head.status, state.resuming, ledger.cursor if state.resuming else None))
+        cursor = ledger.cursor if state.resuming else None
+        self.notices.append(
+            act.Connected(head.status, state.resuming, cursor, offset=ledger.offset, offline=offline, asking=self._asking)
+        )
         if state.resuming and (request := protocol.backfill_request(state)) is not None:
             # The connection stays open meanwhile: what is live waits in it.
             self._reading = False
@@ -1170,6 +1176,7 @@ class Machine:
                 self._todo.append(act.Sleep(wait))
             connect()
         elif asking and not neutral:
+            self._then_follows("ask")
             self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
             connect()
         elif (ledger.progress and not self._only_restated(now)) or neutral:
@@ -1193,10 +1200,33 @@ class Machine:
         if retry is not None:
             self._budget.server_retry(retry)
         self._last_error = error
-        self.notices.append(act.Disconnected(reason, type(error).__name__ if error is not None else None))
+        ledger = self._ledger
+        self._parting = act.Disconnected(
+            reason,
+            type(error).__name__ if error is not None else None,
+            offset=ledger.offset if ledger is not None else 0,
+            cursor=ledger.cursor if ledger is not None else None,
+            seconds=self._clocks.limit(reason),
+            then="give up",
+        )
+        self.notices.append(self._parting)
 
-    def _try_again(self, now: float, reason: str, error: BaseException | None, again: Callable[[], None]) -> None:
-        """A failed attempt: wait as the policy says, or give up."""
+    def _then_follows(self, then: act.Then) -> None:
+        """Now it is known what comes after the connection that was lost: its notice says so, unless that went out already."""
+        parting, self._parting = self._parting, None
+        for index, notice in enumerate(self.notices):
+            if notice is parting:
+                self.notices[index] = replace(parting, then=then)
+
+    def _try_again(
+        self, now: float, reason: str, error: BaseException | None, again: Callable[[], None], *, failed: str = ""
+    ) -> None:
+        """
+        A failed attempt: wait as the policy says, or give up.
+
+        Args:
+            failed: What failed, in words, if that was not a connection of the stream: that has its notice already.
+        """
         if self._settled is not None:
             self._finish(self._settled)
             return
@@ -1207,14 +1237,15 @@ class Machine:
             text = f"gave up after {count} attempt{'s' * (count != 1)} without a new event; the last one: {seen}"
             self._fail(RetriesExhausted(text, attempts=count, last_error=error if error is not None else reason), error)
             return
-        self._wait(wait, now, attempt=self._budget.next_attempt)
+        self._wait(wait, now, attempt=self._budget.next_attempt, reason=failed)
         again()
 
-    def _wait(self, seconds: float, now: float, attempt: int = 0) -> None:
+    def _wait(self, seconds: float, now: float, attempt: int = 0, *, reason: str = "") -> None:
         left = self._clocks.left(now)
         if left is not None:
             seconds = min(seconds, max(left, 0.0))
-        self.notices.append(act.Retrying(attempt, seconds))
+        self._then_follows("reconnect")
+        self.notices.append(act.Retrying(attempt, seconds, attempts=self.settings.attempts, reason=reason))
         if seconds > 0:
             self._todo.append(act.Sleep(seconds))
 
@@ -1248,6 +1279,7 @@ class Machine:
         # A server that forgot what it had finished would be asked for all of it again and again.
         elsewhere = self.settings.started_elsewhere and not self.state.safe
         if choice == "restart" and not stored and not self._asking and not elsewhere:
+            self._then_follows("restart")
             self._restart(now, error)
             return
         if (choice == "snapshot" or stored) and protocol is not None:
@@ -1302,6 +1334,7 @@ class Machine:
             self._fail(error)
             return
         self._purpose = purpose
+        self._then_follows("fetch" if purpose == "snapshot" else "check")
         limit = self.settings.limits.event_bytes if purpose in ("snapshot", "backfill") else ERROR_BODY * 16
         self._todo.append(act.Fetch(request, self._clocks.side(now), limit))
 
@@ -1367,7 +1400,9 @@ class Machine:
             else:
                 self._fetch(purpose, request, now)
 
-        self._try_again(now, reason, error, again)
+        what = "the request for the stored result" if purpose == "snapshot" else "the status check"
+        seen = f"failed: {type(error).__name__ if error is not None else reason}"
+        self._try_again(now, reason, error, again, failed=f"{what} {seen}")
 
     def _on_backfill(self, found: verdict.Backfill | verdict.Verdict, answer: Answer, now: float) -> None:
         """What happened while nobody was connected comes in front of what is live."""
@@ -1450,7 +1485,9 @@ class Machine:
     def _finish(self, outcome: Outcome) -> None:
         self._reading = False
         self.outcome = outcome
-        self.notices.append(act.Finished(outcome))
+        self._then_follows("end")
+        offset = self._ledger.offset if self._ledger is not None else 0
+        self.notices.append(act.Finished(outcome, offset=offset, after_loss=self._offline_since is not None or self._asking))
         self._todo.append(act.Finish(outcome))
 
     def _fail(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:

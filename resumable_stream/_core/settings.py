@@ -34,6 +34,7 @@ class Settings:
     """
     Attributes:
         delay: Seconds until the next attempt, or `None` to give up.
+        attempts: How many attempts that allows, for notices; `None`: it does not say.
         jitter: A number in [0, 1), drawn anew at each call.
         statuses: HTTP statuses that are failed attempts.
         max_server_wait: Longest wait in seconds that a server may ask for.
@@ -55,6 +56,7 @@ class Settings:
     jitter: Callable[[], float]
     statuses: frozenset[int]
     max_server_wait: float
+    attempts: int | None = None
     on_gap: Literal["refetch", "deliver"] = "refetch"
     on_lost: Literal["raise", "restart", "snapshot"] = "raise"
     manual: bool = False

@@ -410,7 +410,12 @@ class AsyncResumableStream(StreamBase):
     async def _advance(self, *, opening: bool = False) -> bool:
         """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
         while True:
-            action: Action = self._machine.next(monotonic())
+            try:
+                action: Action = self._machine.next(monotonic())
+            except ResumableStreamError:
+                # What led to it comes first: a log that ends before the reason is no help.
+                self._notify()
+                raise
             try:
                 if self._machine.notices:
                     self._notify()

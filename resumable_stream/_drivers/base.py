@@ -8,10 +8,12 @@ so the hot path stores nothing per event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from operator import length_hint
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from .._checkpoint import Checkpoint, public_url
 from .._core.actions import Notice, Save
@@ -26,7 +28,7 @@ from .._errors import (
     StreamInterrupted,
 )
 from .._events import Outcome
-from .._observe import log_notice
+from .._observe import log_notice, printable
 from .._settings import Limits, Timeouts
 from .._text import Mode, TextReader
 from .http import Call, Family
@@ -34,6 +36,10 @@ from .http import Call, Family
 __all__ = ["Plan", "StreamBase", "seconds_left"]
 
 NOTHING: Final[Iterator[Any]] = iter(())
+# Two streams of one path and without an id are two: this number tells them apart in the log of a process.
+_NUMBERS: Final = count(1)
+_LABEL_PATH = 80
+_LABEL_ID = 60
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +86,8 @@ class StreamBase:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._number = next(_NUMBERS)
+        self._label = ("", "")
         self._family = plan.family
         self._client = plan.client
         self._owns_client = plan.client is None
@@ -146,6 +154,23 @@ class StreamBase:
     def stream_id(self) -> str | None:
         """The provider's id of the stream, once it is known."""
         return self._machine.state.stream_id
+
+    @property
+    def label(self) -> str:
+        """
+        A short name for people, as in notices and log lines: `POST /v1/responses resp_abc #3`.
+
+        Method and path, the provider's id once it is known, and a number that no other stream of this process has.
+        """
+        stream_id = self._machine.state.stream_id or ""
+        known, label = self._label
+        if not label or known != stream_id:
+            state = self._machine.state
+            path = _cut(urlsplit(public_url(state.url)).path or "/", _LABEL_PATH)
+            own = f" {_cut(stream_id, _LABEL_ID)}" if stream_id and stream_id not in path else ""
+            label = printable(f"{state.method} {path}{own} #{self._number}")
+            self._label = stream_id, label
+        return label
 
     @property
     def goes_on(self) -> bool:
@@ -261,8 +286,8 @@ class StreamBase:
     def _notify(self) -> None:
         notices = self._machine.notices
         while notices:
-            notice = notices.pop(0)
-            log_notice(notice)
+            notice = replace(notices.pop(0), stream=self.label)
+            log_notice(notice, notices[0] if notices else None)
             if self._observer is not None:
                 self._observer(notice)
 
@@ -298,3 +323,7 @@ class StreamBase:
     def _no_cancel(self) -> ResumableStreamError:
         name = repr(self._machine.protocol) if self._machine.protocol is not None else "this stream"
         return self._with_place(ResumableStreamError(f"{name} has no call that stops the generation; close() detaches from it"))
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[: size - 1]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,9 @@ from resumable_stream import (
     Restarted,
     Retrying,
 )
-from resumable_stream.protocols import LastEventID
+from resumable_stream.protocols import LangGraphRun, LastEventID
 from resumable_stream.stores import FileStore
-from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
+from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, ServerEvent, numbered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +36,7 @@ Scripted = Callable[..., ScriptedClient]
 pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(10)]
 
 ALL = [str(n) for n in range(1, 13)]
+QUICK = rs.RetryPolicy(attempts=4, wait=lambda state: 0.0)
 
 
 async def test_notices_come_in_order_and_say_what_happened(row: Row, flaky_server: Start) -> None:
@@ -111,6 +113,175 @@ async def test_a_quiet_logger_is_asked_for_nothing(row: Row, flaky_server: Start
     server = flaky_server(numbered(12), [Fault.cut(after_events=5)])
     await row.read(row.connect("GET", server.url))
     assert [record for record in caplog.records if record.name == "resumable_stream"] == []
+
+
+# --- an outage as a person reads it
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What the log says at a level, without the number of the stream: others of this process have theirs."""
+    found = [record for record in caplog.records if record.name == "resumable_stream" and record.levelno == level]
+    return [re.sub(r" #\d+: ", ": ", record.getMessage(), count=1) for record in found]
+
+
+def seconds(line: str) -> str:
+    return re.sub(r"at once|(in|after) \d+\.\d s", lambda found: f"{found[1] or 'in'} N s", line)
+
+
+async def test_an_outage_reads_like_a_sentence_at_info(row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    An operator who runs at INFO, the level of most deployments, sees what was lost, where, why, and what follows; and when
+    it is back. An event has no line, and neither has an undisturbed opening.
+    """
+    caplog.set_level(logging.INFO, "resumable_stream")
+    server = flaky_server(
+        [*numbered(12), ServerEvent(data="[DONE]")], [Fault.cut(after_events=5), Fault.no_answer(), Fault.status(503)]
+    )
+    await row.read(row.connect("GET", server.url, retry=rs.RetryPolicy(attempts=4, wait=lambda state: 0.1)))
+    told = [re.sub(r"\((Read|RemoteProtocol)Error\)", "(…Error)", seconds(line)) for line in lines(caplog, logging.INFO)]
+    assert told == [
+        "GET /stream: the connection was lost (…Error) after event 5 (cursor '5'); reconnecting in N s",
+        "GET /stream: the connection was lost (…Error) after event 5 (cursor '5'); reconnecting in N s, attempt 1 of 4",
+        "GET /stream: the server answered with status 503 after event 5 (cursor '5'); reconnecting in N s, attempt 2 of 4",
+        "GET /stream: back after N s, going on after event 5 (cursor '5')",
+    ]
+    assert lines(caplog, logging.WARNING) == []
+
+
+async def test_a_clean_close_before_the_end_is_in_the_log(
+    row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A close in good order is how a deploy or a proxy ends half an answer: of all cuts the one that nothing else reports."""
+    caplog.set_level(logging.INFO, "resumable_stream")
+    server = flaky_server([*numbered(12), ServerEvent(data="[END]")], [Fault.cut(after_events=5, how="clean")])
+    await row.read(row.connect("GET", server.url, protocol=LastEventID(end="[END]")))
+    assert [seconds(line) for line in lines(caplog, logging.INFO)] == [
+        "GET /stream: the server closed the connection cleanly before the end after event 5 (cursor '5'); reconnecting in N s",
+        "GET /stream: back after N s, going on after event 5 (cursor '5')",
+    ]
+
+
+async def test_a_silence_is_named_with_its_seconds(row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "resumable_stream")
+    server = flaky_server([*numbered(12), ServerEvent(data="[DONE]")], [Fault.cut(after_events=5, how="silence")])
+    await row.read(row.connect("GET", server.url, timeouts=rs.Timeouts(idle=0.3)))
+    assert (
+        lines(caplog, logging.INFO)[0].replace(" (ReadTimeout)", "").startswith("GET /stream: no byte for 0.3 s after event 5 ")
+    )
+
+
+async def test_a_question_whether_there_is_more_and_its_answer_are_in_the_log(
+    row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rule 7c: nothing marks the end, so the server is asked. Whoever reads the log sees that the stream was not lost."""
+    caplog.set_level(logging.INFO, "resumable_stream")
+    server = flaky_server(numbered(12), no_content_at_end=True)
+    await row.read(row.connect("GET", server.url))
+    assert lines(caplog, logging.INFO) == [
+        "GET /stream: the server closed the connection cleanly after event 12 (cursor '12'); asking whether there is more",
+        "GET /stream: the stream has ended after 12 events: ended",
+    ]
+
+
+async def test_the_503_of_a_status_check_is_named(row: Row, scripted_client: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    """The check of the run's status is a request of its own: its failure has to be told from that of a connection."""
+    caplog.set_level(logging.INFO, "resumable_stream")
+    kind = {"content-type": "text/event-stream", "content-location": "/threads/t/runs/r/stream"}
+    events = [b'id: 1\nevent: metadata\ndata: {"run_id": "r"}\n\n', b"id: 2\nevent: values\ndata: {}\n\n"]
+    done = Reply(headers={"content-type": "application/json"}, body=[b'{"status": "success"}'])
+    script = scripted_client([Reply(headers=kind, body=events), Reply(status=503), done, Reply(), done, Reply()], row.family)
+    url = "https://example.com/threads/t/runs/stream"
+    stream = row.connect("POST", url, json={}, client=row.scripted(script), protocol=LangGraphRun(), retry=QUICK)
+    await row.read(stream)
+    told = [re.sub(r"attempt \d", "attempt N", seconds(line)) for line in lines(caplog, logging.INFO)]
+    assert told[0].endswith("the server closed the connection cleanly after event 2 (cursor '1'); checking the run's status")
+    assert told[1].endswith(": the status check failed: status 503; trying again in N s, attempt N of 4")
+    assert told[-1].endswith(": back after N s, going on after event 2 (cursor '1')")
+
+
+async def test_a_stream_that_cannot_be_opened_is_in_the_log_before_the_exception(
+    row: Row, scripted_client: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What leads to the exception is reported first, also where nothing was connected in between."""
+    caplog.set_level(logging.INFO, "resumable_stream")
+    script = scripted_client(["connect_error"] * 4, row.family)
+    notices: list[Any] = []
+    with pytest.raises(rs.RetriesExhausted):
+        await row.read(
+            row.connect("POST", "https://example.com/s", client=row.scripted(script), retry=QUICK, observer=notices.append)
+        )
+    assert lines(caplog, logging.INFO)[-1] == "POST /s: no connection (ConnectError) before the first event; giving up"
+    assert [notice.then for notice in notices if isinstance(notice, Disconnected)] == [*["reconnect"] * 3, "give up"]
+
+
+async def test_giving_up_is_in_the_log(row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "resumable_stream")
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.status(503)] * 9])
+    with pytest.raises(rs.RetriesExhausted):
+        await row.read(row.connect("GET", server.url, retry=QUICK))
+    assert lines(caplog, logging.INFO)[-1].endswith("status 503 after event 5 (cursor '5'); giving up")
+
+
+async def test_the_log_of_a_restart_and_of_a_loss_says_what_follows(
+    row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "resumable_stream")
+    server = flaky_server([*numbered(12), ServerEvent(data="[DONE]")], [Fault.cut(after_events=5), None])
+    notices: list[Any] = []
+    await row.read(row.connect("POST", server.url, json={}, on_lost="restart", observer=notices.append))
+    assert [notice.then for notice in notices if isinstance(notice, Disconnected)] == ["restart"]
+    assert lines(caplog, logging.INFO)[0].endswith("after event 5 (cursor '5'); starting over")
+
+
+async def test_notices_and_log_lines_name_their_stream(row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Two runs of one path have nothing else to tell them apart."""
+    caplog.set_level(logging.DEBUG, "resumable_stream")
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5), Fault.cut(after_events=7)])
+    told: dict[str, set[str]] = {}
+    for _ in range(2):
+        notices: list[Any] = []
+        stream = row.connect("GET", server.url, observer=notices.append)
+        await row.read(stream)
+        told[stream.label] = {notice.stream for notice in notices}
+    assert len(told) == 2
+    assert all(names == {label} for label, names in told.items())
+    assert all(re.fullmatch(r"GET /stream #\d+", label) for label in told)
+    ours = [record.getMessage() for record in caplog.records if record.name == "resumable_stream"]
+    assert {line.partition(": ")[0] for line in ours} == set(told)
+
+
+async def test_a_label_has_the_id_of_the_provider_once_it_is_known(row: Row, scripted_client: Scripted) -> None:
+    created = (
+        b'event: response.created\ndata: {"type": "response.created", "sequence_number": 0, '
+        b'"response": {"id": "resp_abc", "background": true}}\n\n'
+    )
+    script = scripted_client([Reply(body=[created, "read_error"]), Reply(status=404)], row.family)
+    notices: list[Any] = []
+    url = "https://user:SECRET@example.com/v1/responses?api_key=SECRET"
+    body = {"input": "hi", "stream": True, "background": True, "store": True}
+    stream = row.connect("POST", url, json=body, client=row.scripted(script), observer=notices.append)
+    with pytest.raises(rs.CursorExpired):
+        await row.read(stream)
+    names = [re.sub(r"#\d+", "#", notice.stream) for notice in notices]
+    assert names == ["POST /v1/responses #", *["POST /v1/responses resp_abc #"] * (len(notices) - 1)]
+
+
+async def test_a_server_cannot_forge_a_line_of_the_log(
+    row: Row, scripted_client: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "resumable_stream")
+    body = [b"id: 1\nevent: gap\ndata: {}\n\n", b"id: 1\x0bWARNING\x1b[2J\ndata: 1\n\n", "read_error"]
+    script = scripted_client([Reply(body=body), Reply(status=410)], row.family)
+    with pytest.raises(rs.ResumableStreamError):
+        await row.read(row.connect("GET", "https://example.com/%0as\u2028t", client=row.scripted(script), retry=QUICK))
+    assert all(record.getMessage().isprintable() for record in caplog.records if record.name == "resumable_stream")
+
+
+def test_what_only_explains_a_notice_does_not_count_when_two_are_compared() -> None:
+    """Observers and tests that compare notices by their facts go on working when a notice learns to say more."""
+    assert Connected(200, True, "5", stream="GET /a #1", offset=5, offline=1.0) == Connected(200, True, "5")
+    assert Disconnected("idle", None, seconds=60.0, then="give up") == Disconnected("idle")
+    assert str(Disconnected("idle", seconds=60.0, offset=41)) == "no byte for 60 s after event 41; reconnecting"
 
 
 # --- secrets
