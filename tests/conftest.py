@@ -26,6 +26,8 @@ import pytest
 
 import resumable_stream as rs
 
+from .cutting import Where, around_each_event, at_every_byte
+
 pytest_plugins = ["resumable_stream.testing.pytest_plugin"]
 
 DRIVERS: tuple[Literal["sync", "asyncio", "trio"], ...] = ("sync", "asyncio", "trio")
@@ -245,6 +247,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = pyfuncitem._fixtureinfo.argnames
     row.run(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names})
     return True
+
+
+@pytest.fixture(params=["events", pytest.param("bytes", marks=pytest.mark.soak)])
+def where(request: pytest.FixtureRequest) -> Where:
+    """Where to cut a body: around each of its events, and in `make soak` at every byte. A test that takes it runs as both."""
+    return around_each_event if request.param == "events" else at_every_byte
 
 
 @pytest.fixture

@@ -234,43 +234,7 @@ def in_order(result: Result) -> bool:
     return joined(fold(map(new, since_reset(result.events)))) == joined(fold(LOG))
 
 
-def first_block(server: Server) -> int:
-    return len(server.block(LOG[0]))
-
-
 # --- cuts -----------------------------------------------------------------------------------------------------------
-
-
-def size(style: str) -> int:
-    return sum(len(step) for step in Server(style=style).stream([]).steps if isinstance(step, bytes))
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_the_state_is_exact_wherever_the_stream_is_cut(cut: str) -> None:
-    turn = CUTS.index(cut)
-    for position in range(size("rest") + 1):
-        if position % 2 == turn % 2 and position > 400:
-            # Behind the first artifacts each kind takes every other byte.
-            continue
-        server = Server([(position, cut)], style="rest", chunk=(None, 61)[position % 2])
-        result = run(started(server, on_lost="snapshot"))
-        if position < first_block(server) - 1:
-            # Nothing names the task yet, and the message was accepted.
-            assert (result.events, type(result.error)) == ([], StreamInterrupted), (cut, position)
-            assert server.calls == ["start"]
-            continue
-        assert (text_of(result.events), result.outcome, result.error) == (TEXT, Outcome.COMPLETED, None), (cut, position)
-        assert server.calls.count("start") == 1
-
-
-@pytest.mark.parametrize("style", ["1.0", "0.3"])
-def test_json_rpc_of_both_versions_survives_a_cut_behind_each_byte(style: str) -> None:
-    """The kinds of cut take turns, and so does how much is missed."""
-    for position in range(first_block(Server(style=style)) - 1, size(style) + 1, 3):
-        server = Server([(position, CUTS[position // 3 % 5])], style=style, away=position % 4)
-        result = run(started(server, on_lost="snapshot"))
-        assert (text_of(result.events), result.outcome, result.error) == (TEXT, Outcome.COMPLETED, None), position
-        assert in_order(result)
 
 
 @pytest.mark.parametrize("style", ["1.0", "0.3", "rest"])

@@ -76,16 +76,6 @@ def ably(blocks: Any, **faults: Any) -> EventServer:
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_message_arrives_once_wherever_the_feed_is_cut(cut: str) -> None:
-    blocks = transcript(*MESSAGES[4:6], KEEPALIVE, MESSAGES[6], PRESENCE)
-    expected = rows_of(blocks)
-    for position in range(sum(len(block.raw) for block in blocks) + 1):
-        server = ably(blocks, cuts=[(position, cut)], chunk=(None, 7, 1)[position % 3], rest=None, tail=21)
-        result = run(feed(server), at_most=len(expected))
-        assert (result.rows, result.error) == (expected, None), f"{cut} after byte {position}"
-
-
 def test_resumes_may_be_cut_too() -> None:
     cuts = [(at, CUTS[at % 5]) for at in range(200, 900, 83)]
     result = run(feed(ably(BLOCKS, cuts=cuts)), at_most=len(ROWS))

@@ -99,20 +99,6 @@ HALF = Reply([b"".join(EVENTS[:5]), "rst"])
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_event_arrives_once_wherever_the_run_is_cut(cut: str) -> None:
-    events = [EVENTS[at] for at in (0, 2, 6, 7, 8, 11)]
-    expected = [EXPECTED[at] for at in (0, 2, 6, 7, 8, 11)]
-    body = b"".join(events)
-    for position in range(len(body) + 1):
-        result = run(post(AgentOS(events, cuts=[(position, cut)], chunk=(None, 7, 1)[position % 3], over=bool(position % 2))))
-        if position < len(events[0]):
-            # The run's id is in its first event.
-            assert (result.data, type(result.error)) == ([], StreamInterrupted)
-        else:
-            assert (result.data, result.outcome, result.error) == (expected, Outcome.COMPLETED, None), f"{cut} at {position}"
-
-
 def test_resumes_may_be_cut_too() -> None:
     cuts = [(400, "rst"), *((at, CUTS[at % 5]) for at in range(3, 2000, 113))]
     result = run(post(AgentOS(cuts=cuts)))

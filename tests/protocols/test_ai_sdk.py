@@ -94,17 +94,6 @@ HALF = reply(b"".join(BLOCKS[:5]), "rst")
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_part_arrives_once_wherever_the_answer_is_cut(cut: str) -> None:
-    body, expected = b"".join(BRIEF), [block.decode()[6:-2] for block in BRIEF if block[:1] == b"d"]
-    finished = len(body) - len(BRIEF[-1])
-    for position in range(len(body) + 1):
-        result = run(post(Chat(body, cuts=[(position, cut)], chunk=(None, 7, 1)[position % 3])))
-        # A cut behind `finish` is the end: what it may cost is `[DONE]`.
-        whole = expected[:-1] if finished <= position < len(body) else expected
-        assert (result.data, result.outcome, result.error) == (whole, Outcome.COMPLETED, None), f"{cut} after byte {position}"
-
-
 def test_many_cuts_in_one_answer() -> None:
     cuts = [(at, CUTS[at % len(CUTS)]) for at in range(30, FINISHED_AT, 29)]
     result = run(post(Chat(cuts=cuts)))

@@ -151,14 +151,6 @@ def kept(events: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_every_event_arrives_once_whatever_byte_the_stream_is_cut_at(cut: str) -> None:
-    turns = itertools.cycle([(0, 0), (2, 0), (0, 3), (1, 2), (4, 1)])
-    for position, (missed, both) in zip(range(ENDS[-1]), turns):  # noqa: B905
-        result = run(stream(API([(position, cut)], missed=missed, both=both)))
-        assert (kept(result.events), result.outcome, result.error) == (KEPT, Outcome.COMPLETED, None), (position, missed, both)
-
-
-@pytest.mark.parametrize("cut", CUTS)
 def test_it_is_resumed_however_often_it_is_cut(cut: str) -> None:
     for step in (40, 110, 200):
         result = run(stream(API([(step, cut)] * 30, missed=1)))

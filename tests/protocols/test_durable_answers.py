@@ -143,21 +143,6 @@ def test_an_answer_that_leads_back_to_where_it_began_is_a_failed_attempt(kind: s
 
 
 @each_live
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_message_arrives_once_wherever_an_answer_is_cut(cut: str, late: bool, live: Any) -> None:
-    body = json.dumps(MESSAGES[:4], ensure_ascii=False).encode()
-    for position in range(len(body) + 1):
-        for size in (None, 7, 1) if position % 5 == 0 else ((None, 7, 1)[position % 3],):
-            # The first answer, then the second.
-            server = Server(cuts=[None] * (position % 2) + [(position, cut)], size=size, late=late)
-            result = run(get(server, live))
-            where = f"{cut} after byte {position}"
-            assert (messages_of(result), result.outcome, result.error) == (MESSAGES, Outcome.COMPLETED, None), where
-            assert result.stream.machine.stats.duplicates == 0
-
-
-@each_live
 def test_every_answer_may_be_cut(live: Any) -> None:
     cuts = [(at, CUTS[at % 5]) if at % 3 else None for at in range(60)]
     result = run(get(Server(cuts=cuts, steps=(2, 3, 1), late=True), live, delay=policy(50)))

@@ -80,15 +80,6 @@ def messages_of(result: Any) -> list[Any]:
 FIRST = Reply([data(MESSAGES[:2]), control(2), data(MESSAGES[2:4]), "rst"])
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_message_arrives_once_wherever_the_stream_is_cut(cut: str) -> None:
-    messages = MESSAGES[3:7]
-    for position in range(len(body(messages, 0, 2)) + 1):
-        result = run(get(Server(messages, cuts=[(position, cut)], size=(None, 7, 1)[position % 3])))
-        assert (messages_of(result), result.outcome) == (messages, Outcome.COMPLETED), f"{cut} after byte {position}"
-        assert result.error is None
-
-
 def test_resumes_may_be_cut_too() -> None:
     cuts = [(at, CUTS[at % 5]) for at in range(10, 400, 29)]
     result = run(get(Server(cuts=cuts, steps=range(2, 40))))

@@ -102,20 +102,6 @@ def test_a_whole_answer_is_complete() -> None:
     assert result.stream.state.stream_id == "r1"
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_cut_is_told_whatever_byte_it_falls_on(cut: str) -> None:
-    for position in range(len(WHOLE) + 1):
-        api = API(cut=(position, cut))
-        result = run(stream(api))
-        whole = bisect_right(ENDS, position)
-        assert result.data == DATA[:whole], f"{cut} after byte {position}"
-        if whole == len(DATA):
-            assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
-        else:
-            assert type(result.error) is StreamInterrupted, f"{cut} after byte {position}"
-        assert api.generations == 1
-
-
 @pytest.mark.parametrize("size", [1, 7])
 def test_the_size_of_the_chunks_does_not_matter(size: int) -> None:
     result = run(stream(lambda sent: Reply(cut_body(WHOLE, (ENDS[-2] + 1, "close"), size))))

@@ -167,22 +167,6 @@ def event(data: object, name: str = "message") -> StreamEvent:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_every_event_arrives_once_whatever_byte_the_stream_is_cut_at(cut: str) -> None:
-    for position in range(WHOLE + 1):
-        api = API([(position, cut)], status=("completed", "in_progress")[position % 2])
-        result = run(stream(api))
-        where = f"{cut} after byte {position}"
-        assert api.posts == 1
-        if position < ENDS[0]:
-            # Its id is in the first event: without it there is nothing to come back to.
-            assert (result.data, type(result.error)) == ([], StreamInterrupted), where
-        else:
-            # Once it is completed, the sentinel behind it is not asked for.
-            data = DATA[:-1] if ENDS[-2] <= position < WHOLE else DATA
-            assert (result.data, result.outcome, result.error) == (data, Outcome.COMPLETED, None), where
-
-
-@pytest.mark.parametrize("cut", CUTS)
 def test_it_is_resumed_however_often_it_is_cut(cut: str) -> None:
     # More than lies between two events that have a cursor.
     for step in (330, 345, 500):

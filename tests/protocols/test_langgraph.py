@@ -23,6 +23,7 @@ from resumable_stream.testing import FlakyServer
 from resumable_stream.testing import Reply as Scripted
 from resumable_stream.testing.server import RecordedRequest
 from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, run
+from tests.cutting import Where
 
 URL = "https://api.example.com/mounted/threads/t-1/runs/stream"
 RUN = "/mounted/threads/t-1/runs/r-1"
@@ -180,16 +181,6 @@ FIRST = len(frame(*LOG[0][:2], id_at(0)))
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_event_of_a_run_arrives_once_wherever_it_is_cut(cut: str) -> None:
-    expected = raw(BRIEF)
-    for position in range(size_of(BRIEF) + 1):
-        server = RunServer([(position, cut)], log=BRIEF, chunk=(None, 50)[position % 2])
-        result = run(created(server))
-        assert ([(event.event, event.data) for event in result.events], result.error) == (expected, None), (cut, position)
-        assert (result.outcome, server.created) == (Outcome.COMPLETED, 1), (cut, position)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_replay_from_the_first_id_ignores_no_cursor(count: int) -> None:
     """Before the second id the place is in front of the first one, so the replay begins as the run did."""
@@ -221,15 +212,6 @@ def test_a_server_that_starts_over_later_is_found_out() -> None:
     assert over.machine.stats.cursor_ignored
 
 
-def test_a_long_run_survives_a_cut_behind_each_byte() -> None:
-    """The kinds of cut take turns."""
-    expected = raw(LOG)
-    for position in range(SIZE + 1):
-        result = run(created(RunServer([(position, CUTS[position % 5])])))
-        assert ([(event.event, event.data) for event in result.events], result.error) == (expected, None), position
-        assert result.outcome is Outcome.COMPLETED, position
-
-
 def test_a_run_that_is_cut_again_and_again_arrives_whole() -> None:
     for kind in ("rst", "fin", "half", "close"):
         result = run(created(RunServer([(position, kind) for position in (130, 400, 260, 333, 301, 500, 280)])))
@@ -237,10 +219,9 @@ def test_a_run_that_is_cut_again_and_again_arrives_whole() -> None:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_run_without_ids_is_interrupted_and_never_ends_in_silence(cut: str) -> None:
+def test_a_run_without_ids_is_interrupted_and_never_ends_in_silence(cut: str, where: Where) -> None:
     """Without `stream_resumable` the server keeps nothing."""
-    size = len(b"".join(RunServer(resumable=False).frames(LOG)))
-    for position in range(0, size, 11):
+    for position in where(RunServer(resumable=False).frames(LOG))[:-1]:
         server = RunServer([(position, cut)], resumable=False, statuses=["running"])
         result = run(created(server))
         count = len(result.events)
@@ -424,23 +405,6 @@ def test_another_process_continues_behind_any_event() -> None:
         assert rest.stream.sent[0].path == f"{RUN}/stream"
 
 
-def test_a_joined_run_begins_where_it_is_and_loses_nothing_after_that() -> None:
-    """The place in front of its first event has no id; the end of the millisecond before stands in for it."""
-
-    class Joined(RunServer):
-        def __call__(self, sent: Sent) -> Reply:
-            if sent.path != f"{RUN}/stream":
-                return super().__call__(sent)
-            from_here = LOG[3:] if sent.cursor is None else [entry for entry in LOG if id_at(entry[2]) > sent.cursor]
-            return self.stream(self.frames(from_here), {})
-
-    size = len(b"".join(RunServer().frames(LOG[3:])))
-    for position in range(0, size, 17):
-        result = run(Stream(Joined([(position, "rst")]), url=JOIN, protocol=LangGraphRun()))
-        expected = rows(LOG[3:])
-        assert (seen(result), result.outcome) == (expected, Outcome.COMPLETED), position
-
-
 # --- content --------------------------------------------------------------------------------------------------------
 
 
@@ -479,15 +443,6 @@ class ThreadServer:
         body = b"".join([*RunServer().frames(log), done])
         cut = self.cuts.pop(0) if self.cuts else None
         return Reply([*cut_body(body, cut, None), *(["silence"] if cut is None else [])])
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_event_of_a_thread_arrives_once_wherever_it_is_cut(cut: str) -> None:
-    done = ("metadata", {"status": "run_done", "run_id": "r-1"})
-    for position in range(0, SIZE, 9):
-        stream = Stream(ThreadServer([(position, cut)]), url=THREAD, protocol=LangGraphThread())
-        result = run(stream, at_most=len(LOG) + 1)
-        assert (seen(result), result.error) == ([*rows(LOG), done], None), f"{cut} after byte {position}"
 
 
 def test_a_thread_goes_on_after_an_error_of_one_run() -> None:

@@ -92,23 +92,6 @@ HALF = Reply([b"".join(CHUNKS[:4]), "rst"])
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_chunk_arrives_once_wherever_the_stream_is_cut(cut: str) -> None:
-    blocks = [CHUNKS[at] for at in (0, 2, 6, 8, 9, 10, 11, 12)]
-    body, settled = b"".join(blocks), len(b"".join(blocks[:6]))
-    for position in range(len(body) + 1):
-        result = run(post(Server(blocks, cuts=[(position, cut)], size=(None, 7, 1)[position % 3])))
-        if position < len(blocks[0]):
-            # The run's id is in its first chunk.
-            assert (result.data, type(result.error)) == ([], StreamInterrupted)
-            continue
-        # Behind the stop reason any close is the end: what it may cost is the usage.
-        whole = data(blocks)
-        if position >= settled:
-            whole = whole[: 5 + (position >= len(body) - len(blocks[-1])) + (position == len(body))]
-        assert (result.data, result.outcome, result.error) == (whole, Outcome.COMPLETED, None), f"{cut} at {position}"
-
-
 def test_resumes_may_be_cut_too() -> None:
     result = run(post(Server(cuts=[(at, CUTS[at % 5]) for at in range(120, 800, 37)])))
     assert (result.data, result.outcome) == (data(CHUNKS), Outcome.COMPLETED)

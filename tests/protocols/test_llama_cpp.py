@@ -17,7 +17,8 @@ from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
 
 from ..conftest import Row
-from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, play, run, script
+from ..core.simulation import Reply, Sent, Stream, cut_body, play, run, script
+from ..cutting import Where
 
 URL = "http://127.0.0.1:8080/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -63,20 +64,11 @@ def post(server: Any, **options: Any) -> Stream:
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_chunk_arrives_once_wherever_the_answer_is_cut(cut: str) -> None:
-    for position in range(len(WHOLE) + 1):
-        result = run(post(Server(cuts=[(position, cut)], size=(None, 7, 1, (1, 30, 2))[position % 4])))
-        where = f"{cut} at {position}"
-        assert (result.error, result.outcome) == (None, Outcome.COMPLETED), where
-        # Behind the reason any close is the end: a cut there may cost the `[DONE]`.
-        assert result.data == (DATA if position < SETTLED or position == len(WHOLE) else DATA[:-1]), where
-
-
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_the_place_is_behind_a_whole_event_whatever_ends_a_line(end: str) -> None:
-    body = WHOLE.replace(b"\n", end.encode())
-    for first in range(0, len(body), 7):
+def test_the_place_is_behind_a_whole_event_whatever_ends_a_line(end: str, where: Where) -> None:
+    blocks = [block.replace(b"\n", end.encode()) for block in CHUNKS]
+    body = b"".join(blocks)
+    for first in where(blocks):
         for second in range(1, len(body) - first, 97):
             result = run(post(Server(cuts=[(first, "rst"), (second, "fin")], size=1, body=body)))
             assert (result.outcome, result.data[: len(DATA) - 1]) == (Outcome.COMPLETED, DATA[:-1]), (first, second)

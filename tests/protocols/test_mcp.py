@@ -28,7 +28,7 @@ from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as Scripted
 from resumable_stream.testing.server import RecordedRequest
 from tests.conftest import Row
-from tests.core.simulation import CUTS, Reply, Result, Sent, Stream, cut_body, policy, run, script
+from tests.core.simulation import Reply, Result, Sent, Stream, cut_body, policy, run, script
 
 URL = "https://api.example.com/mcp"
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "ask", "_meta": {"progressToken": 1}}}
@@ -117,52 +117,13 @@ def messages(result: Result) -> list[Any]:
     return [event.json() for event in result.events if event.data]
 
 
-def first_size(**options: Any) -> int:
-    return sum(len(step) for step in Server(**options).stream(0).steps if isinstance(step, bytes))
-
-
 # --- cuts -----------------------------------------------------------------------------------------------------------
-
-
-PING = len(b": ping\r\n\r\n")
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_message_arrives_once_wherever_the_answer_is_cut(cut: str) -> None:
-    # The block that primes; its last LF is not waited for, since CR alone ends a line too.
-    placed = PING + len(block(None, "s1-0p0", retry=20)) - 1
-    for position in range(first_size() + 1):
-        result = run(called(Server([(position, cut)], chunk=(None, 31)[position % 2])))
-        if position >= placed:
-            assert (messages(result), result.outcome, result.error) == (LOG, Outcome.COMPLETED, None), (cut, position)
-        else:
-            # Nothing names the place yet, and the tool may have run.
-            assert (result.events, type(result.error)) == ([], StreamInterrupted), (cut, position)
-        assert [sent.method for sent in result.stream.sent].count("POST") == 1
-
-
-def test_an_answer_without_polling_survives_a_cut_behind_each_byte() -> None:
-    """2025-06-18: one connection from the first message to the response. The kinds of cut take turns."""
-    for position in range(PING + len(block(LOG[0], "s1-1")), first_size(primes=False) + 1):
-        result = run(called(Server([(position, CUTS[position % 5])], primes=False)))
-        assert (messages(result), result.outcome, result.error) == (LOG, Outcome.COMPLETED, None), position
 
 
 def test_an_answer_that_is_cut_again_and_again_arrives_whole() -> None:
     for kind in ("rst", "fin", "close", "half", "silence"):
         result = run(called(Server([(position, kind) for position in (150, 90, 333, 200, 60, 250, 0, 170)])))
         assert (messages(result), result.outcome) == (LOG, Outcome.COMPLETED), kind
-
-
-def test_an_answer_without_ids_is_interrupted_and_never_ends_in_silence() -> None:
-    """A server without an event store, and every server of 2026-07-28. The kinds of cut take turns."""
-    size = first_size(ids=False, primes=False)
-    for position in range(size - 1):
-        result = run(called(Server([(position, CUTS[position % 5])], ids=False, primes=False)))
-        assert messages(result) == LOG[: len(result.events)]
-        assert isinstance(result.error, StreamInterrupted), position
-        assert len(result.stream.sent) == 1
-    assert run(called(Server(ids=False, primes=False))).outcome is Outcome.COMPLETED
 
 
 # --- polling --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from resumable_stream._settings import Limits
 from resumable_stream.protocols.ollama import OllamaNDJSON
 from resumable_stream.testing import Fault, FlakyServer
 
-from ..core.simulation import CUTS, NO_ANSWER, UNSENT, Reply, Stream, cut_body, run, script
+from ..core.simulation import NO_ANSWER, UNSENT, Reply, Stream, cut_body, run, script
 
 if TYPE_CHECKING:
     from tests.conftest import Row
@@ -64,7 +64,6 @@ CHAT = [
 ]
 WHOLE = b"".join(CHAT)
 LINES = [each.decode()[:-1] for each in CHAT if each != b"\n"]
-ENDS = [sum(map(len, CHAT[: index + 1])) for index in range(len(CHAT))]
 
 
 def stream(server: Any, **options: Any) -> Stream:
@@ -80,23 +79,6 @@ def text_of(events: list[Any], kind: str = "text") -> str:
 
 
 # --- cut everywhere -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_cut_is_never_silent_and_done_is_the_end(cut: str) -> None:
-    clean = cut in ("close", "half")
-    whole = 0
-    for position in range(len(WHOLE) + 1):
-        whole += position in ENDS
-        # A line that has come but for its LF is delivered where the body ends cleanly: many servers leave the last LF out.
-        lines = whole + (clean and whole < len(CHAT) and position == ENDS[whole] - 1)
-        delivered = sum(each != b"\n" for each in CHAT[:lines])
-        result = run(stream(script(Reply(cut_body(WHOLE, (position, cut), None), type=TYPE))))
-        assert result.data == LINES[:delivered], f"{cut} after byte {position}"
-        if delivered == len(LINES):
-            assert (result.outcome, result.error) == (Outcome.COMPLETED, None), f"{cut} after byte {position}"
-        else:
-            assert type(result.error) is StreamInterrupted, f"{cut} after byte {position}"
 
 
 def test_in_whatever_chunks_it_comes() -> None:

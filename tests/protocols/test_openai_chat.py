@@ -25,7 +25,7 @@ from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols.openai_chat import OpenAIChat
 from resumable_stream.testing import Fault, FlakyServer
 
-from ..core.simulation import CUTS, NO_ANSWER, UNSENT, Reply, Stream, Wait, cut_body, run, script
+from ..core.simulation import NO_ANSWER, UNSENT, Reply, Stream, Wait, cut_body, run, script
 
 if TYPE_CHECKING:
     from tests.conftest import Row
@@ -72,7 +72,6 @@ BEFORE = [
 AFTER = [chunk({}, "stop"), data({**HEAD, "choices": [], "usage": USAGE}), DONE]
 FRAMES = [*BEFORE, *AFTER]
 BODY_BYTES = b"".join(FRAMES)
-ENDS = [sum(map(len, FRAMES[: index + 1])) for index in range(len(FRAMES))]
 PAYLOADS = [frame[6:-2].decode() for frame in FRAMES if frame.startswith(b"data")]
 SETTLED = sum(map(len, FRAMES[: len(BEFORE) + 1]))
 
@@ -90,20 +89,6 @@ def text_of(events: list[Any], kind: str = "text") -> str:
 
 
 # --- cut everywhere -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_cut_is_never_silent_and_behind_the_reason_it_is_the_end(cut: str) -> None:
-    whole = 0
-    for position in range(len(BODY_BYTES) + 1):
-        whole += position in ENDS
-        delivered = sum(frame.startswith(b"data") for frame in FRAMES[:whole])
-        result = run(stream(script(Reply(cut_body(BODY_BYTES, (position, cut), None)))))
-        assert result.data == PAYLOADS[:delivered], f"{cut} after byte {position}"
-        if position < SETTLED:
-            assert type(result.error) is StreamInterrupted, f"{cut} after byte {position}"
-        else:
-            assert (result.outcome, result.error) == (Outcome.COMPLETED, None), f"{cut} after byte {position}"
 
 
 def test_in_whatever_chunks_it_comes() -> None:

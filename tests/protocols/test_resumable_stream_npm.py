@@ -59,13 +59,6 @@ HALF = Reply([b"".join(block.raw for block in BLOCKS[:4]), "rst"])
 WHOLE = Reply([b"".join(block.raw for block in BLOCKS)])
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_event_arrives_once_wherever_the_answer_is_cut(cut: str) -> None:
-    for position in range(len(b"".join(block.raw for block in BLOCKS)) + 1):
-        result = run(get(Route(cuts=[(position, cut)], size=(None, 7, 1)[position % 3])))
-        assert (result.rows, result.outcome, result.error) == (ROWS, Outcome.COMPLETED, None), f"{cut} after byte {position}"
-
-
 def test_replays_may_be_cut_too() -> None:
     result = run(get(Route(cuts=[(at, CUTS[at % 5]) for at in (20, 70, 30, 0, 90, 90, 160)])))
     assert (result.rows, result.outcome) == (ROWS, Outcome.COMPLETED)

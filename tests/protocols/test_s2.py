@@ -93,15 +93,6 @@ HALF = Reply([*blocks(0, 4)[:1], "rst"])
 # --- cuts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_record_arrives_once_wherever_the_read_is_cut(cut: str) -> None:
-    body = b"".join(blocks(0, 2, 4))
-    for position in range(len(body) + 1):
-        result = run(get(Basin(cuts=[(position, cut)], size=(None, 7, 1)[position % 3], step=2, stop=4)))
-        assert [json.loads(data) for data in result.data] == RECORDS[:4], f"{cut} after byte {position}"
-        assert (numbers(result), result.outcome, result.error) == (ALL[:4], Outcome.ENDED, None)
-
-
 def test_resumes_may_be_cut_too() -> None:
     cuts = [(at, CUTS[:2][at % 2]) for at in range(200, 900, 67)]
     result = run(get(Basin(cuts=cuts, step=2)))

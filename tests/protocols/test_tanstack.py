@@ -17,7 +17,7 @@ from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
 
 from ..conftest import Row
-from ..core.simulation import CUTS, Reply, Sent, Stream, Wait, cut_body, policy, run, script
+from ..core.simulation import Reply, Sent, Stream, Wait, cut_body, policy, run, script
 
 URL = "https://app.example.com/api/chat"
 BODY = {"threadId": "t1", "runId": "run 1", "messages": []}
@@ -96,24 +96,6 @@ def play(*steps: Any, form: str = "sse", **options: Any) -> Any:
 HALF = Reply([b"".join(log("sse")[:5]), "rst"])
 
 # --- cuts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", TYPES)
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_chunk_arrives_once_wherever_the_run_is_cut(cut: str, form: str) -> None:
-    chunks = [CHUNKS[at] for at in (0, 2, 6, 10, 11, 13)]
-    blocks = log(form, chunks)
-    body = b"".join(blocks)
-    # A last line without its line end is a line, if the body ended as it should.
-    first = len(blocks[0]) - (form == "ndjson" and cut in ("close", "half"))
-    for position in range(len(body) + 1):
-        result = run(post(Route(form, chunks, cuts=[(position, cut)], size=(None, 7, 1)[position % 3]), form))
-        if position < first:
-            # Nothing proves that the log has the run, so the POST is not repeated.
-            assert (result.data, type(result.error)) == ([], StreamInterrupted), position
-        else:
-            assert chunks_of(form, result) == chunks, f"{cut} at {position}"
-            assert (result.outcome, result.error) == (Outcome.COMPLETED, None), f"{cut} at {position}"
 
 
 @pytest.mark.parametrize("form", TYPES)

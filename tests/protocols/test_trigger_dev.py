@@ -17,7 +17,7 @@ from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
 
 from ..conftest import Row
-from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, ev, policy, run, script
+from ..core.simulation import Reply, Sent, Stream, cut_body, ev, policy, run, script
 
 URL = "https://api.trigger.dev/realtime/v1/streams/run_1/self/ai"
 WORDS = ["Über ", "Köln: ", "sieben ", "Grad ", "Grad ", "☔", "!", " a", " b", " c", " d", " e"]
@@ -78,21 +78,6 @@ def words(result: Any) -> list[str]:
 VERSIONS = ["v1", "v2"]
 
 # --- cuts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_chunk_arrives_once_wherever_the_stream_is_cut(cut: str, version: str) -> None:
-    text = ["é", "b", "b"]
-    body = b"".join(block + b": ping\n\n" for block in (v1(text) if version == "v1" else batches(text, step=2)))
-    for position in range(len(body) + 1):
-        result = run(get(Server(version, text, cuts=[(position, cut)], size=(None, 7, 1)[position % 3], step=2)))
-        begun = body[:position].rpartition(b"\n\n")[2]
-        if (cut == "close" and not begun) or (cut in ("close", "half") and begun.startswith(b":")):
-            # A clean close outside an event is the end; nothing tells this one from it.
-            assert (words(result), result.outcome) == (text[: len(result.data)], Outcome.ENDED)
-        else:
-            assert (words(result), result.outcome, result.error) == (text, Outcome.ENDED, None), f"{cut} at {position}"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

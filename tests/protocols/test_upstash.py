@@ -24,7 +24,6 @@ ONE = "https://app.example.com/api/realtime?channel=chat"
 TWO = "https://app.example.com/api/realtime?channel=chat&channel=caf%C3%A9"
 WORDS = ["Über ", "Köln: ", "sieben ", "Grad ", "Grad ", "☔", "!", " a", " b", " c", " d", " e"]
 T0 = 1763600000000
-CUTS = ("rst", "fin", "close", "half", "silence")
 
 
 def event(at: int, channel: str = "chat", delay: int = 0) -> dict[str, Any]:
@@ -92,28 +91,6 @@ def bodies(result: Any) -> list[Any]:
 
 
 # --- cuts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_event_arrives_once_wherever_the_feed_is_cut(cut: str) -> None:
-    events = EVENTS[3:6]
-    body = b"".join([wire({"type": "connected", "channel": "chat"}), *map(wire, events), RECONNECT])
-    for position in range(len(body) + 1):
-        server = Handler(events, cuts=[(position, cut)], size=(None, 7, 1)[position % 3])
-        result = run(feed(server), at_most=len(events))
-        assert (bodies(result), result.error) == (events, None), f"{cut} after byte {position}"
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_two_channels_arrive_once_too(cut: str) -> None:
-    events = MIXED[:6]
-    for position in range(0, 700, 5):
-        result = run(feed(Handler(events, cuts=[(position, cut)]), TWO), at_most=len(events))
-        assert (result.error, result.stream.machine.stats.cursor_ignored) == (None, False)
-        assert sorted(bodies(result), key=key) == sorted(events, key=key), f"{cut} after byte {position}"
-        for channel in ("chat", "café"):
-            mine = [each for each in bodies(result) if each["channel"] == channel]
-            assert mine == sorted(mine, key=key) or mine == [e for e in events if e["channel"] == channel]
 
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])

@@ -79,15 +79,6 @@ def parts_of(result: Any) -> list[Any]:
 HALF = Reply([*wire(PARTS)[:5], "rst"], headers=HEADERS)
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_every_part_arrives_once_wherever_the_run_is_cut(cut: str) -> None:
-    parts = [PARTS[at] for at in (0, 3, 7, 8, 9, 10, 13)]
-    length = len(b"".join(wire(parts)) + b": ping\n\n" + DONE)
-    for position in range(length + 1):
-        result = run(post(Route(parts, cuts=[(position, cut)], size=(None, 7, 1)[position % 3])))
-        assert (parts_of(result), result.outcome, result.error) == (parts, Outcome.COMPLETED, None), f"{cut} at {position}"
-
-
 def test_resumes_may_be_cut_too() -> None:
     result = run(post(Route(cuts=[(at, CUTS[at % 5]) for at in range(90, 600, 41)])))
     assert (parts_of(result), result.outcome) == (PARTS, Outcome.COMPLETED)

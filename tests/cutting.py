@@ -1,0 +1,40 @@
+"""
+Where the tests cut a stream. This is the one place that decides it.
+
+By default a stream is cut before, inside and after each of its events: a protocol and the core see whole events, so this is
+all that their state can tell apart. That the framing hands out the same events for every split of the bytes is proved in
+`tests/framing`, and the core's own transcript is cut at every byte in `tests/core/test_every_cut.py`.
+
+`make soak` cuts everything at every byte.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+
+Where = Callable[[bytes | Sequence[bytes]], list[int]]
+"""Positions in a body, or in blocks that follow one another: where to cut it. See the fixture `where`."""
+
+BLOCK = re.compile(rb".+?(?:\r\n\r\n|\n\n|\r\r)|.+", re.DOTALL)
+
+
+def around_each_event(body: bytes | Sequence[bytes]) -> list[int]:
+    """
+    Before, inside and after each event.
+
+    Inside is by turns the middle of the event, and one byte short of its end: all has arrived but what completes it.
+
+    Args:
+        body: The blocks of a stream, one event or comment each; or event-stream bytes, which are split at the empty lines.
+    """
+    blocks = BLOCK.findall(body) if isinstance(body, bytes) else body
+    positions = {0}
+    for turn, (start, end) in enumerate(itertools.pairwise(itertools.accumulate(map(len, blocks), initial=0))):
+        positions |= {end, end - 1 if turn % 2 else (start + end) // 2}
+    return sorted(positions)
+
+
+def at_every_byte(body: bytes | Sequence[bytes]) -> list[int]:
+    return list(range((len(body) if isinstance(body, bytes) else sum(map(len, body))) + 1))
