@@ -24,6 +24,7 @@ from resumable_stream.protocols import (
     WorkflowRun,
 )
 
+from ..cutting import Where
 from .simulation import CUTS, Reply, Sent, Stream, cut_body, ev, policy, run, script
 
 CHAT = "https://api.example.com/api/chat"
@@ -38,12 +39,13 @@ def delta(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_settling_event_that_comes_again_settles_nothing_anew(cut: str) -> None:
+def test_a_settling_event_that_comes_again_settles_nothing_anew(cut: str, where: Where) -> None:
     """Two messages in one stream. The replay brings the end of the first one again, and is cut in front of our place."""
     parts = [part("start"), delta("one"), part("finish"), part("start"), delta("two"), delta("three"), part("finish")]
-    body, seen = b"".join([*parts, ev("[DONE]")]), b"".join(parts[:5])
+    replay, seen = [*parts, ev("[DONE]")], b"".join(parts[:5])
+    body = b"".join(replay)
     rows = [each.decode()[6:-2] for each in parts]
-    for position in range(len(body)):
+    for position in where(replay)[:-1]:
         answers = [Reply([seen, "rst"]), Reply(cut_body(body, (position, cut), None)), Reply([body])]
         result = run(Stream(lambda sent, answers=answers: answers.pop(0), url=CHAT, protocol=AISDKStream()))
         assert result.outcome is Outcome.COMPLETED
