@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CursorIgnored,
         Disconnected,
         DuplicateDropped,
+        EndUnverified,
         Finished,
         GapFound,
         Lost,
@@ -82,6 +83,7 @@ _HOMES = {
         "Retrying",
         "GapFound",
         "DuplicateDropped",
+        "EndUnverified",
         "NumberingStopped",
         "CursorIgnored",
         "Lost",
@@ -150,6 +152,7 @@ __all__ = [
     "CursorIgnored",
     "Lost",
     "Restarted",
+    "EndUnverified",
     "Finished",
     # errors
     "ResumableStreamError",

@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
 MAX_RECENT_IDS: Final = 64
 MAX_EXTRA: Final = 16
-CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled", "step")
+CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled", "step", "unverified")
 """Names in `Checkpoint.extra` that are the core's own, beside those of the protocol."""
 
 
@@ -124,7 +124,8 @@ class Checkpoint:
         extra: What the protocol needs besides (an ETag): text to text, at most 16 items; and the core's own
             `outcome`, `location` (where to resume), `first` (how the stream began), `reset` (what was delivered is void, and
             the next event will say so), `options` (digest of the protocol's options, where they are not the defaults) and
-            `step` (offset at which the step of the answer began that this place is in, where the protocol has steps).
+            `step` (offset at which the step of the answer began that this place is in, where the protocol has steps), and
+            `unverified` (nothing showed that the end was one).
         complete: The stream has ended; resuming it makes no request. How it ended is `extra["outcome"]`.
         schema: Version of this layout.
         request: Digest of the request, so that a key is not answered with the answer to another one. Only the record of a store

@@ -9,6 +9,7 @@ from ._core.actions import (
     Connected,
     CursorIgnored,
     Disconnected,
+    EndUnverified,
     Finished,
     GapFound,
     Lost,
@@ -24,7 +25,7 @@ logger: Final = logging.getLogger("resumable_stream")
 # Silent unless the application configures logging.
 logger.addHandler(logging.NullHandler())
 # What an operator wants to see without asking: something may be missing, or is paid again.
-_LOUD: Final = (GapFound, CursorIgnored, Lost, Restarted, NumberingStopped)
+_LOUD: Final = (GapFound, CursorIgnored, Lost, Restarted, NumberingStopped, EndUnverified)
 
 
 def log_notice(notice: Notice, following: Notice | None = None) -> None:

@@ -60,6 +60,11 @@ class Notes:
                 return f"{_missing(gap)}{', asking for them again' if asked_again else ''}"
             case rs.CursorIgnored():
                 return "the server sends the stream from its beginning again"
+            case rs.EndUnverified():
+                return (
+                    "warning: the server closed in order, and nothing shows that this was the end; "
+                    "name the end with --end, if the stream marks it"
+                )
             case rs.Restarted(offset=offset):
                 return f"the stream starts again; what was written from event {offset + 1:,} on is void"
             case _:

@@ -16,6 +16,8 @@ from .signals import Signals, Terminated
 
 __all__ = ["tail"]
 
+# Closed in order, with ids that could not be asked about: perhaps a part.
+UNVERIFIED = 3
 # Running the same command again would meet the same wall.
 _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayDiverged, rs.UpstreamError)
 
@@ -64,7 +66,8 @@ def tail(
 
     Events go to standard output, what happens to the connection to standard error.
 
-    Exit codes: 0 the stream ended, 1 it failed, 2 the command is wrong, 130 Ctrl-C, 141 the reader of the pipe left.
+    Exit codes: 0 the stream ended, 1 it failed, 2 the command is wrong, 3 it closed in order and has ids, but nothing shows
+    that this was the end, 130 Ctrl-C, 141 the reader of the pipe left.
     """
     if json_ and text:
         raise click.UsageError("--json and --text exclude each other")
@@ -148,6 +151,11 @@ class _Run:
         if outcome not in (rs.Outcome.COMPLETED, rs.Outcome.ENDED):
             self._notes.say(f"error: the stream ended as {outcome.value if outcome else 'unknown'}")
             return 1
+        protocol = stream.protocol
+        has_ids = protocol is not None and protocol.framing != "raw" and stream.checkpoint.cursor is not None
+        if has_ids and not stream.end_verified:
+            # Ids show that it was made to be continued, and nobody could be asked: a script must be able to tell.
+            return UNVERIFIED
         return 0
 
     def _open(self) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Disconnect",
     "Disconnected",
     "DuplicateDropped",
+    "EndUnverified",
     "Fetch",
     "Finish",
     "Finished",
@@ -320,6 +321,16 @@ class Restarted(_Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class EndUnverified(_Notice):
+    """The stream closed cleanly, has ids, and could not be asked whether that was its end: what came may be a part of it."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return f"End not verified: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
 class Finished(_Notice):
     """
     The stream has ended.
@@ -348,5 +359,6 @@ Notice = (
     | CursorIgnored
     | Lost
     | Restarted
+    | EndUnverified
     | Finished
 )

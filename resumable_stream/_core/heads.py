@@ -31,7 +31,7 @@ def default_verdict(
     if status == 204:
         if protocol is not None and resuming and protocol.promises.has_end:
             return Lost("the server has nothing more, and the end of the stream was never seen")
-        return Finished(Outcome.ENDED)
+        return Finished(Outcome.ENDED, verified=True)
     if status in STREAMS:
         return Consume()
     if resuming and status in (404, 410):

@@ -234,10 +234,12 @@ class Finished:
     Attributes:
         outcome: How it ended.
         more: Only this reading of it is: a token of it reads on.
+        verified: Of `ENDED`: the server, or the caller's own `end=`, vouches for it. Any other outcome is vouched for.
     """
 
     outcome: Outcome
     more: bool = False
+    verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,6 +604,15 @@ class ResumeProtocol:
     def on_clean_close(self, state: StreamState) -> Verdict:
         """The body ended as it should, and no event ended the stream."""
         return Finished(Outcome.ENDED)
+
+    def why_not(self, state: StreamState) -> str:
+        """
+        Why `resume_request()` has none for this stream, and what the caller can pass so that it has: for messages.
+
+        Returns:
+            Words that follow "it cannot be resumed: "; `""` where there is nothing to say.
+        """
+        return "" if self.promises.resumable else f"{self.name} has no way to ask for the rest"
 
     def status_request(self, state: StreamState) -> Request | None:
         """Ask whether the run still runs; a silent connection is then no failed attempt."""

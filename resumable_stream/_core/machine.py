@@ -68,7 +68,7 @@ RESTATED: Final = 20
 ERROR_BODY: Final = 64 * 1024
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
-OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY = CORE_EXTRA
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY = CORE_EXTRA
 # What most providers send behind an answer; the protocols say what it proves.
 SENTINEL: Final = "[DONE]"
 _BYTES: Final = re.compile(r"[0-9]{1,18}")
@@ -103,6 +103,8 @@ class Machine:
         self.settings = settings
         self.protocol: ResumeProtocol | None = None
         self.outcome: Outcome | None = None
+        self.verified = True
+        """The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`."""
         self.notices: list[act.Notice] = []
         self._detect = detect
         self._restored = checkpoint
@@ -215,6 +217,7 @@ class Machine:
             self._settled, self._settled_at = Outcome(settled), checkpoint.offset
         if checkpoint.complete:
             self.outcome = Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value))
+            self.verified = UNVERIFIED_KEY not in extra
 
     # --- what the driver asks
 
@@ -320,6 +323,8 @@ class Machine:
         complete = outcome is not None and place.offset == ledger.offset and not self._more
         if complete and outcome is not None:
             extra[OUTCOME_KEY] = outcome.value
+            if not self.verified:
+                extra[UNVERIFIED_KEY] = "1"
         return Checkpoint(
             protocol=protocol.name,
             method=state.method,
@@ -986,7 +991,9 @@ class Machine:
                 self._todo.append(act.Disconnect())
                 self._go_on(now, "gap", None)
             case StartedOver():
-                self._on_end(Outcome.ENDED, now)
+                # It was asked, and did not answer the question: the observer knows that the cursor was ignored.
+                self._todo.append(act.Disconnect())
+                self._finish(self._with_settled(Outcome.ENDED), verified=False)
             case ResumableStreamError() as error:
                 self._on_end(error, now)
 
@@ -1050,9 +1057,12 @@ class Machine:
     def _apply_close(self, found: verdict.Verdict, now: float) -> None:
         """What a close means, as the protocol sees it, or as the provider said when asked."""
         match found:
-            case verdict.Finished(outcome, more):
+            case verdict.Finished(outcome, more, verified):
                 self._more = more
-                self._finish(outcome)
+                if outcome is Outcome.ENDED and not verified:
+                    self._finish_unverified()
+                else:
+                    self._finish(outcome)
             case verdict.Resume(routine=True, waits=waits):
                 self._waits = waits
                 self._ask_onward(now)
@@ -1103,7 +1113,9 @@ class Machine:
                 # A first answer without an event is a cut; a GET may be asked again, once.
                 self._asked_empty = True
                 self._go_on(now, "closed before the first event", None, neutral=True)
-        elif not self.resumable() or (self._asking and quick and ledger.fresh == 0):
+        elif not self.resumable():
+            self._finish_unverified()
+        elif self._asking and quick and ledger.fresh == 0:
             self._finish(Outcome.ENDED)
         elif self.state.resuming and not quick and ledger.fresh == 0:
             # Feeds rotate: held open with nothing to say is neither progress nor failure.
@@ -1259,6 +1271,8 @@ class Machine:
             self._fail(self._refused, error)
             return
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
+        if why := self.why_not():
+            text += f": {why}"
         self._replace(now, text, StreamInterrupted(text, reason=reason), error)
 
     def _lost(self, now: float, lost: verdict.Lost) -> None:
@@ -1482,9 +1496,33 @@ class Machine:
 
     # --- ends
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish_unverified(self) -> None:
+        """A clean close that nothing vouches for. Where there are ids, they might have been asked about."""
+        protocol, ledger = self.protocol, self._ledger
+        # Of bytes, the cursor is only their number.
+        if ledger is not None and ledger.cursor is not None and protocol is not None and protocol.framing != "raw":
+            count = ledger.offset
+            advice = [self.why_not()]
+            if not protocol.promises.has_end:
+                advice.append("if the stream marks its end, name it (end=…)")
+            why = "; ".join(filter(None, advice)) or "the protocol has no way to do so"
+            text = (
+                f"the stream closed cleanly after {count} event{'s' * (count != 1)}, and whether that was its end could not be "
+                f"asked: {why}"
+            )
+            self.notices.append(act.EndUnverified(text))
+        self._finish(Outcome.ENDED, verified=False)
+
+    def why_not(self) -> str:
+        """Why the rest cannot be asked for, and what the caller can pass; `""` where there is nothing to say."""
+        if self._refused is not None:
+            return str(self._refused)
+        return self.protocol.why_not(self.state) if self.protocol is not None else ""
+
+    def _finish(self, outcome: Outcome, *, verified: bool = True) -> None:
         self._reading = False
         self.outcome = outcome
+        self.verified = verified
         self._then_follows("end")
         offset = self._ledger.offset if self._ledger is not None else 0
         self.notices.append(act.Finished(outcome, offset=offset, after_loss=self._offline_since is not None or self._asking))

@@ -177,12 +177,25 @@ class StreamBase:
         """From its checkpoint: it is complete, or its rest can be asked for."""
         return self._machine.outcome is not None or self._machine.resumable()
 
-    def raise_for_outcome(self) -> None:
+    @property
+    def end_verified(self) -> bool | None:
+        """
+        Something vouches for the end: the protocol's marker or status, the server when it was asked, or your `end=`.
+
+        False after a clean close that nothing vouches for: the outcome is `ENDED`, and what came may be a part of the answer.
+        `None` while `outcome` is.
+        """
+        return None if self.outcome is None else self._machine.verified
+
+    def raise_for_outcome(self, *, strict: bool = False) -> None:
         """
         Raise unless the stream ended well.
 
+        Args:
+            strict: Raise also where nothing vouches for the end (see `end_verified`).
+
         Raises:
-            StreamInterrupted: The outcome is `INCOMPLETE`, `FAILED` or `CANCELLED`.
+            StreamInterrupted: The outcome is `INCOMPLETE`, `FAILED` or `CANCELLED`; under `strict` also an unverified `ENDED`.
             StreamClosed: There is no outcome yet.
         """
         outcome = self.outcome
@@ -190,6 +203,11 @@ class StreamBase:
             raise self._with_place(StreamClosed("the stream has no outcome: it has not ended"))
         if outcome not in (Outcome.COMPLETED, Outcome.ENDED):
             raise self._with_place(StreamInterrupted(f"the stream ended as {outcome.value}", reason=outcome.value))
+        if strict and not self._machine.verified:
+            text = "the stream closed cleanly, and nothing shows that this was its end: it may be a part of the answer"
+            if why := self._machine.why_not():
+                text += f" ({why})"
+            raise self._with_place(StreamInterrupted(text, reason="end not verified"))
 
     def __repr__(self) -> str:
         state = self._machine.state

@@ -134,6 +134,6 @@ class _EndedProtocol(ResumeProtocol):
             case "auto":
                 return Ask()
             case "close":
-                return Finished(Outcome.ENDED)
+                return Finished(Outcome.ENDED, verified=True)
             case _:
                 return Resume()

@@ -162,6 +162,15 @@ class CursorProtocol(_EndedProtocol):
         value = self._text(event)
         return (Delta("text", value),) if isinstance(value, str) and value else ()
 
+    def why_not(self, state: StreamState) -> str:
+        if callable(self._url):
+            return "url= returned no URL for this stream"
+        if self._url is not None:
+            return "the id of the stream, which url= needs, did not come" if state.stream_id is None else ""
+        if self._method != state.method:
+            return f"a {state.method} is not repeated: pass url=, where to ask for the rest"
+        return "with end='close' a GET is not repeated after it answered" if self.promises.tied else ""
+
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._url(state) if callable(self._url) else self._url
         if target is not None and "{stream_id}" in target:

@@ -253,7 +253,7 @@ class DurableStreams(ResumeProtocol):
             # A cache may hold the last piece from before the stream was closed, or went on (RFC 9111: it adds an Age). Ask at the
             # tail that it names, unless this was the answer from there.
             stale = "age" in head.headers and _query(head.url).get("offset") != head.headers.get(_NEXT)
-            return Resume(routine=True) if stale else Finished(Outcome.ENDED, more=True)
+            return Resume(routine=True) if stale else Finished(Outcome.ENDED, more=True, verified=True)
         return Resume(routine=True, waits=mode == "long-poll")
 
 

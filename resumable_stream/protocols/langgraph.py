@@ -192,6 +192,12 @@ class LangGraphRun(_LangGraph):
 
     # -- going on
 
+    def why_not(self, state: StreamState) -> str:
+        if state.location is None:
+            return "the answer named no Location, so this run cannot be joined: run it on a thread, with stream_resumable"
+        created = state.method == "POST" and state.cursor is None and "resumable" not in state.extra
+        return "the run was started without stream_resumable, and no event had an id" if created else ""
+
     def resume_request(self, state: StreamState) -> Request | None:
         created = state.method == "POST"
         if state.location is None or (created and state.cursor is None and "resumable" not in state.extra):

@@ -115,6 +115,19 @@ class LastEventID(_EndedProtocol):
 
     # -- going on
 
+    def why_not(self, state: StreamState) -> str:
+        if state.method == "GET":
+            tied = "with end='close' a GET is not repeated after it answered"
+            return tied if self._end.mode == "close" else ""
+        if state.location is not None:
+            return ""
+        if callable(self._resume):
+            return "resume= returned no URL for this stream"
+        return (
+            f"a {state.method} is not repeated, and the answer named no Location: pass protocol=LastEventID(resume=URL), "
+            "with cursor_param= if the server reads the id from the query"
+        )
+
     def resume_request(self, state: StreamState) -> Request | None:
         headers: Mapping[str, str] = {}
         params: Mapping[str, str] = {}

@@ -201,6 +201,24 @@ class OpenAIResponses(CursorProtocol):
 
     # -- going on
 
+    def why_not(self, state: StreamState) -> str:
+        if not self._numbered:
+            return "the server does not number its events (numbered=False)"
+        if "background" in state.extra or state.method == "GET":
+            return ""
+        body = state.json if isinstance(state.json, dict) else {}
+        if body.get("store") is False:
+            upgrade = ", and so does upgrade_background=True" if self._upgrades else ""
+            return (
+                "only a background response can be resumed, and the request says store: false. "
+                f"A background response has to be stored{upgrade}: leave store out, or read on without a way back"
+            )
+        if body.get("background") is False:
+            return "only a background response can be resumed, and the request says background: false"
+        if state.stream_id is None:
+            return "the response has not told its id yet"
+        return "only a background response can be resumed: send background: true (upgrade_background=True does it for you)"
+
     def resume_request(self, state: StreamState) -> Request | None:
         if not self._numbered or "background" not in state.extra or (url := _url_of(state)) is None:
             return None

@@ -48,6 +48,12 @@ class ReplayFromZero(_EndedProtocol):
     def position(self, event: Any) -> Position:
         return Position(None)
 
+    def why_not(self, state: StreamState) -> str:
+        if state.method == "GET":
+            return ""
+        what = "resume= returned no URL for this stream" if callable(self._resume) else f"pass {self.name}(resume=URL)"
+        return f"a {state.method} is not repeated: {what}"
+
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._resume(state) if callable(self._resume) else self._resume
         if target is not None:

@@ -47,5 +47,5 @@ class ResumableStreamNPM(ReplayFromZero):
             return Lost(f"the server answered {status}: the answer is done, and nothing of it can be replayed")
         if status == 422 and state.safe:
             # The first GET came after the end: an empty stream, as with 204.
-            return Finished(Outcome.ENDED)
+            return Finished(Outcome.ENDED, verified=True)
         return None

@@ -119,7 +119,7 @@ class S2(ResumeProtocol):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         if status == 416 and state.resuming and state.sequence is not None:
             if _tail(body) == state.sequence + 1:
-                return Finished(Outcome.ENDED)
+                return Finished(Outcome.ENDED, verified=True)
             return Lost(f"the stream no longer reaches record {state.sequence + 1}: its tail is {_tail(body)}")
         return None
 

@@ -103,7 +103,8 @@ class TriggerDev(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         settled = state.head is not None and state.head.headers.get("x-session-settled", "").lower() == "true"
-        return Finished(Outcome.COMPLETED if settled else Outcome.ENDED)
+        # Its close is how such a stream ends.
+        return Finished(Outcome.COMPLETED if settled else Outcome.ENDED, verified=True)
 
 
 def _records(event: Any) -> Iterator[Any]:

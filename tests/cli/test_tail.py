@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -219,3 +220,15 @@ def test_verbose_gives_the_reckoning(flaky_server: Serve) -> None:
     assert err.startswith("* connected: 200, <LastEventID")
     assert "* dropped a duplicate (id 5)\n" in err
     assert "* completed: 10 events in 2 connections, 1 duplicate dropped, 0 gaps" in err
+
+
+@pytest.mark.parametrize(("method", "server"), [("POST", {}), ("GET", {"ignore_cursor": True})])
+def test_an_end_that_nothing_vouches_for_has_a_code_of_its_own(flaky_server: Serve, method: str, server: dict[str, Any]) -> None:
+    """`resumable-stream tail … && deploy` must be able to tell half an answer from a whole one."""
+    out, err = tail("-X", method, flaky_server(numbered(3), **server).url, code=3)
+    assert out == lines(1, 3)
+    assert ("--end" if method == "POST" else "from its beginning") in err
+
+
+def test_ids_that_were_asked_about_end_well(flaky_server: Serve) -> None:
+    assert tail(flaky_server(numbered(3)).url) == (lines(1, 3), "")

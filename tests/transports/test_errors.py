@@ -218,3 +218,17 @@ async def test_a_client_of_the_other_kind_is_told_so(rig: Rig) -> None:
         with pytest.raises(TypeError, match="takes the AsyncResumableTransport"):
             await client.get(URL)
         client._transport = rig.transport()
+
+
+async def test_an_end_that_nothing_vouches_for_is_said_aloud(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The SDK above cannot be told by bytes: the log, the notice and the stream below the response are."""
+    notices: list[Any] = []
+    blocks = [b"id: %d\ndata: %d\n\n" % (n, n) for n in range(3)]
+    client = rig.client(lambda request: Reply(blocks), observer=notices.append)
+    response, chunks = await rig.read(client, "POST", "https://api.example.com/generate", json={})
+    assert b"".join(chunks) == b"".join(blocks)
+    stream = rs.stream_of(response)
+    assert stream is not None
+    assert stream.end_verified is False
+    assert [type(notice) for notice in notices if type(notice) is rs.EndUnverified] == [rs.EndUnverified]
+    assert f"{stream.label}: End not verified: " in caplog.text
