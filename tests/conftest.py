@@ -245,6 +245,18 @@ def row(request: pytest.FixtureRequest) -> Row:
     return Row(driver, family)
 
 
+DIAGONAL = ("sync-httpx", "asyncio-httpx2", "trio-httpx")
+each_driver = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(name, marks=() if name in DIAGONAL else pytest.mark.soak)
+        for name in (f"{driver}-{family}" for driver in DRIVERS for family in FAMILIES)
+    ],
+    indirect=True,
+)
+"""Three rows instead of six, where the driver matters and the family does not; the other three run in `make soak`."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests that take `row`."""

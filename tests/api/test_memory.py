@@ -71,7 +71,7 @@ async def growth(row: Row, scripted_client: Scripted, count: int, shape: str, **
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
 @pytest.mark.parametrize("shape", ["ids", "opaque", "one id", "no ids"])
 async def test_tens_of_thousands_of_events_leave_memory_flat(row: Row, scripted_client: Scripted, shape: str) -> None:
-    assert await growth(row, scripted_client, 50_000 if shape == "ids" else 20_000, shape) < MIB
+    assert await growth(row, scripted_client, 30_000 if shape == "ids" else 15_000, shape) < MIB
 
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx_sse
 import pytest
@@ -14,10 +14,9 @@ from resumable_stream.protocols import ByteRange, LastEventID
 from resumable_stream.testing import Fault, FlakyServer, numbered
 from resumable_stream.testing.faults import How
 
-if TYPE_CHECKING:
-    from tests.conftest import Row
+from ..conftest import Row, each_driver
 
-pytestmark = pytest.mark.usefixtures("prompt")
+pytestmark = [pytest.mark.usefixtures("prompt"), each_driver]
 
 
 def _transcript() -> bytes:
@@ -65,6 +64,7 @@ def expected() -> list[tuple[str, str, str]]:
 
 
 EVENTS = expected()
+assert len(EVENTS) == 40 and EVENTS[-1][1] == "[DONE]"
 
 
 def shape(events: list[Any]) -> list[tuple[str, str, str]]:
@@ -95,11 +95,6 @@ def _cursor(frame: bytes) -> str | None:
         if line.startswith(b"id"):
             return line.partition(b":")[2].removeprefix(b" ").decode()
     return None
-
-
-def test_the_oracle_sees_forty_events() -> None:
-    assert len(EVENTS) == 40
-    assert EVENTS[-1][1] == "[DONE]"
 
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])

@@ -13,7 +13,7 @@ import itertools
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,14 +25,11 @@ from resumable_stream._drivers.base import StreamBase
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
 
-if TYPE_CHECKING:
-    from tests.conftest import Row
+from ..conftest import Row, each_driver
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(10)]
-# What is tested here are the drivers; that the families do not matter for them is tested elsewhere.
-DRIVERS = pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(60)]
 
 ALL = [str(n) for n in range(1, 13)]
 WANTED = [(event.id, event.data) for event in numbered(12)]
@@ -89,7 +86,7 @@ def test_an_interrupt_before_the_events_are_handed_out_loses_none(
 # --- between the read and the ledger
 
 
-@DRIVERS
+@each_driver
 @CHUNKS
 @pytest.mark.parametrize("at", ["1", "7"])
 async def test_an_exception_of_a_callable_in_the_protocol_can_be_gone_on_from(
@@ -110,7 +107,7 @@ async def test_an_exception_of_a_callable_in_the_protocol_can_be_gone_on_from(
     assert stream.outcome is Outcome.COMPLETED
 
 
-@DRIVERS
+@each_driver
 @CHUNKS
 @pytest.mark.parametrize(("at", "when"), [(1, "before"), (3, "before"), (1, "behind"), (3, "behind")])
 async def test_an_interrupt_where_a_chunk_is_entered_can_be_gone_on_from(
@@ -144,7 +141,7 @@ async def test_an_interrupt_where_a_chunk_is_entered_can_be_gone_on_from(
     assert stream.outcome is Outcome.ENDED
 
 
-@DRIVERS
+@each_driver
 @pytest.mark.usefixtures("spotless")
 @pytest.mark.parametrize("where", ["end", "receive_live", "receive_data", "_hand_out"])
 async def test_after_such_an_exception_closing_closes(
@@ -185,7 +182,7 @@ async def test_after_such_an_exception_closing_closes(
         await anext(stream)
 
 
-@DRIVERS
+@each_driver
 @pytest.mark.parametrize("at", [1, 9])
 async def test_an_interrupt_while_a_replay_is_compared_hands_out_nothing_twice(
     row: Row, flaky_server: Start, monkeypatch: pytest.MonkeyPatch, at: int
@@ -205,7 +202,7 @@ async def test_an_interrupt_while_a_replay_is_compared_hands_out_nothing_twice(
         assert await read_on(stream, KeyboardInterrupt) == (WANTED, 1)
 
 
-@DRIVERS
+@each_driver
 @pytest.mark.parametrize("at", [11, 18])
 async def test_an_exception_of_a_fingerprint_hands_out_nothing_twice(row: Row, flaky_server: Start, at: int) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=10)], chunk_bytes=4096, ignore_cursor=True)

@@ -18,6 +18,7 @@ from resumable_stream.framing import VerbatimDecoder
 from resumable_stream.protocols import CursorProtocol, LastEventID
 from resumable_stream.testing import Fault, FlakyServer
 
+from ..cutting import Where
 from .conftest import CUTS, SSE, Reply, Rig, cut
 
 pytestmark = pytest.mark.usefixtures("prompt")
@@ -38,9 +39,10 @@ def rest(request: Any, blocks: Sequence[bytes] = TOKENS) -> list[bytes]:
 
 
 @pytest.mark.parametrize("how", CUTS)
-async def test_what_follows_the_last_one_handed_out(rig: Rig, how: str) -> None:
+async def test_what_follows_the_last_one_handed_out(rig: Rig, how: str, where: Where) -> None:
     whole = b"".join([*TOKENS, DONE])
-    for position in range(len(b"".join(TOKENS[:40])), len(b"".join(TOKENS[:43]))):
+    calm = len(b"".join(TOKENS[:40]))
+    for position in [calm + at for at in where(TOKENS[40:43])]:
         answers: list[str] = []
 
         def answer(request: Any, position: int = position, answers: list[str] = answers) -> Reply:

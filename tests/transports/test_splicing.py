@@ -12,6 +12,7 @@ from resumable_stream.framing import SSEDecoder
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer
 
+from ..cutting import Where
 from .conftest import CUTS, Reply, Rig, cut
 
 pytestmark = pytest.mark.usefixtures("prompt")
@@ -50,28 +51,27 @@ def server(blocks: list[bytes], cuts: list[tuple[int, str]], size: int) -> Calla
 
 
 @pytest.mark.parametrize("how", CUTS)
-async def test_wherever_it_is_cut(rig: Rig, how: str) -> None:
+async def test_wherever_it_is_cut(rig: Rig, how: str, where: Where) -> None:
     answers: list[Callable[[Any], Reply]] = []
     client = rig.client(lambda request: answers[-1](request))
-    longest = b"".join(BLOCKS).replace(b"\n", b"\r\n")
-    for position in range(len(longest) + 1):
-        # The line ends take turns; of each family, the three drivers try all three at every byte.
-        end = (b"\n", b"\r\n", b"\r")[(position + DRIVERS.index(rig.row.driver)) % 3]
+    for turn, position in enumerate(where([block.replace(b"\n", b"\r\n") for block in BLOCKS])):
+        # The line ends take turns; of each family, the three drivers try all three at every place.
+        end = (b"\n", b"\r\n", b"\r")[(turn + DRIVERS.index(rig.row.driver)) % 3]
         blocks = [block.replace(b"\n", end) for block in BLOCKS]
         whole = b"".join(blocks)
         size = (len(whole), 1, 7, 30)[position % 4]
         answers.append(server(blocks, [(position, how)], size))
         response, chunks = await rig.read(client, "GET", URL)
         body = b"".join(chunks)
-        where = f"{how} at {position}"
+        place = f"{how} at {position}"
         if position < len(blocks[0]) and not body.startswith(b":"):
             # A comment in front of the first event is sent again, with the event.
             body = b": hello" + end + end + body
-        assert body == whole, where
+        assert body == whole, place
         stream = rs.stream_of(response)
-        assert stream.outcome is rs.Outcome.COMPLETED, where
+        assert stream.outcome is rs.Outcome.COMPLETED, place
         # Every chunk is whole events, so that a reader of any kind may be cut off here.
-        assert all(SSEDecoder().feed(chunk) and chunk.endswith(end + end) for chunk in chunks), where
+        assert all(SSEDecoder().feed(chunk) and chunk.endswith(end + end) for chunk in chunks), place
 
 
 async def test_cut_again_and_again(rig: Rig) -> None:
