@@ -8,6 +8,8 @@ request is part of a sample.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import tempfile
 from functools import partial
 from time import process_time
 from typing import Any
@@ -17,8 +19,9 @@ import httpx_sse
 from measure import Measured, Size, cpu_seconds, in_turn, ratio, ratios
 
 import resumable_stream as rs
+from resumable_stream.stores import FileStore
 
-__all__ = ["asynchronous", "synchronous"]
+__all__ = ["asynchronous", "kept", "synchronous"]
 
 
 def _peer(client: httpx.Client, url: str) -> int:
@@ -29,9 +32,9 @@ def _peer(client: httpx.Client, url: str) -> int:
     return number
 
 
-def _ours(client: httpx.Client, url: str) -> int:
+def _ours(client: httpx.Client, url: str, **options: Any) -> int:
     number = 0
-    with rs.connect("GET", url, client=client) as stream:
+    with rs.connect("GET", url, client=client, **options) as stream:
         for _ in stream:
             number += 1
     return number
@@ -65,6 +68,39 @@ def synchronous(server: str, how: str, size: Size) -> Measured:
             size.rounds,
         )
     return _result(taken, size)
+
+
+def kept(server: str, how: str, size: Size, *, asynchronously: bool = False) -> Measured:
+    """Ours with a `FileStore` against ours without: what a saved place, and kept events, cost."""
+    url = f"{server}/stream/langgraph/{how}/{size.streamed}"
+    with tempfile.TemporaryDirectory() as directory, httpx.Client() as client, asyncio.Runner() as runner:
+        keys = map(str, itertools.count())
+        places, events = FileStore(directory), FileStore(directory, keep_events=True)
+        client_async = httpx.AsyncClient()
+
+        async def read_async(options: dict[str, Any]) -> int:
+            number = 0
+            async with rs.aconnect("GET", url, client=client_async, **options) as stream:
+                async for _ in stream:
+                    number += 1
+            return number
+
+        def read(store: FileStore | None) -> None:
+            options = {} if store is None else {"store": store, "key": next(keys)}
+            if asynchronously:
+                number = runner.run(read_async(options))
+            else:
+                number = _ours(client, url, **options)
+            assert number == size.streamed
+
+        stores = {"without": None, "places": places, "events kept": events}
+        taken = in_turn({name: partial(cpu_seconds, partial(read, store)) for name, store in stores.items()}, size.rounds)
+        runner.run(client_async.aclose())
+    # The dearer of the two stores counts.
+    found = ratios({"events kept": ratio(taken["events kept"], taken["without"])})
+    costs = {f"{name}, µs of CPU per event": min(seconds) / size.streamed * 1e6 for name, seconds in taken.items()}
+    costs["places, ratio"] = ratios({"places": ratio(taken["places"], taken["without"])}).value
+    return Measured(found.value, found.low, found.high, costs)
 
 
 def asynchronous(server: str, how: str, size: Size) -> Measured:

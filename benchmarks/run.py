@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -133,6 +134,24 @@ ROWS = (
         floor=1.25,
         aim=1.15,
         measure=over_http(below.asynchronous, "event"),
+        better="lower",
+    ),
+    Row(
+        "store-sync",
+        "with a FileStore that keeps events, sync, one HTTP chunk per event",
+        "without a store",
+        floor=1.3,
+        aim=1.2,
+        measure=over_http(end_to_end.kept, "event"),
+        better="lower",
+    ),
+    Row(
+        "store-async",
+        "with a FileStore that keeps events, async, one HTTP chunk per event",
+        "without a store",
+        floor=1.3,
+        aim=1.2,
+        measure=over_http(partial(end_to_end.kept, asynchronously=True), "event"),
         better="lower",
     ),
     Row(

@@ -182,9 +182,8 @@ class Machine:
         self._alarm = protocol.alarm
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._steps = protocol.steps
-        self._hot = (
-            self._sse and not self._steps and (self._alarm is not None or not self._judges) and not self._saving.keeps_events
-        )
+        self._hot = self._sse and not self._steps and (self._alarm is not None or not self._judges)
+        self._keeps_events = self._saving.keeps_events
         self._narrows = own.end_in is not base.end_in
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
         self._identifies = self._learns
@@ -192,8 +191,8 @@ class Machine:
         ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         self._ledger = ledger
         limits = settings.limits
-        tells = self._hot or (self._sse and not self._steps and own.quiet is not base.quiet and not self._saving.keeps_events)
-        skims = settings.verbatim and tells and min(limits.event_bytes, limits.line_bytes) >= LARGEST
+        tells = self._hot or (self._sse and not self._steps and own.quiet is not base.quiet)
+        skims = settings.verbatim and tells and not self._keeps_events and min(limits.event_bytes, limits.line_bytes) >= LARGEST
         self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
         if self._steps:
             self._step_starts = [0]
@@ -402,6 +401,11 @@ class Machine:
         if self.settings.request is not None:
             checkpoint = replace(checkpoint, request=self.settings.request)
         return act.Save(checkpoint, self._saving.begin(place, reset))
+
+    @property
+    def save_at(self) -> float:
+        """Before this moment `save()` finds nothing due, but with `force`."""
+        return self._saving.earliest
 
     def saved(self, now: float) -> None:
         """The latest `Save` was written."""
@@ -778,6 +782,8 @@ class Machine:
             if item.event not in self._names and item.data[:7] not in self._heads and not decoder.silent:
                 assert self._ledger is not None
                 if self._ledger.receive_one(item, items):
+                    if self._keeps_events:
+                        self._saving.delivered(items)
                     self.calm = True
                     return items
         silent: Sequence[tuple[int, str]] = ()
@@ -881,7 +887,7 @@ class Machine:
         if items:
             if not self._clocks.steady:
                 self._on_progress(ledger)
-            if self._saving.keeps_events:
+            if self._keeps_events:
                 self._saving.delivered(items)
             if self._steps and self.protocol is not None:
                 self._step_starts += [item.offset for item in items if self.protocol.step(item) == "begin"]

@@ -2,12 +2,19 @@
 When to save, and what: coalesced, and never less than the caller has taken.
 
 A save is due when the interval has passed at an event, before a read that will wait, before a sleep, and on leaving.
+
+A live stream waits before almost every read, so that alone would be a save for every token. Between two saves there are
+therefore 0.1 s at least, whatever the chunks are, unless the stream is left or sleeps. A process that is killed loses what it
+took within 0.1 s of the last save, and of a burst what it took since, at most the interval's.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from math import inf
+from typing import Final
 
 from .._events import Item
 from .ledger import NOWHERE, Place
@@ -15,13 +22,26 @@ from .settings import Settings
 
 __all__ = ["Saving"]
 
+# Seconds between two saves of a live stream. 0.1: with 0.4 ms a save that is below half a percent of the time.
+FLOOR: Final = 0.1
+# Seconds until it is asked once more whether a read will wait: asking is a system call, and data flows.
+PATIENCE: Final = 0.01
+
 
 class Saving:
-    """What is in the store already, and what waits for the next save."""
+    """
+    What is in the store already, and what waits for the next save.
+
+    Attributes:
+        earliest: Before this moment no save is due but on leaving or before a sleep: a driver need not ask.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._on = settings.saving
         self._interval = settings.save_interval
+        self._floor = min(FLOOR, self._interval)
+        # The first save is not held back: there is none that it could be too close to.
+        self.earliest = -inf if self._on else inf
         self._most = settings.limits.window
         self.keeps_events = settings.saving and settings.keep_events
         self._events: deque[Item] = deque()
@@ -40,8 +60,11 @@ class Saving:
         self._reset = reset
 
     def delivered(self, items: Iterable[Item]) -> None:
+        """Events wait for the next save, if they are kept."""
         if self.keeps_events:
             self._events.extend(items)
+            if len(self._events) >= self._most:
+                self.earliest = -inf
 
     def due(
         self, place: Place, reset: int | None, now: float, *, force: bool, final: bool, blocks: Callable[[], bool] | None
@@ -59,7 +82,12 @@ class Saving:
             return False
         if force or now - self._at >= self._interval or len(self._events) >= self._most:
             return True
-        return blocks is not None and blocks()
+        if blocks is None or now < self.earliest:
+            return False
+        if blocks():
+            return True
+        self.earliest = min(now + PATIENCE, self._at + self._interval)
+        return False
 
     def begin(self, place: Place, reset: int | None) -> Sequence[Item]:
         """A save of `place` begins. Returns the events that go with it."""
@@ -68,12 +96,17 @@ class Saving:
         while count and events[count - 1].offset != place.offset - 1:
             count -= 1
         self._writing = (place, reset, count)
-        return [events[index] for index in range(count)]
+        return list(islice(events, count))
 
     def done(self, now: float) -> None:
         """It was written. Until then the same events are saved again."""
         assert self._writing is not None
         (self._place, self._reset, count), self._writing = self._writing, None
         self._at = now
-        for _ in range(count):
+        self.earliest = now + self._floor
+        if count == len(self._events):
+            self._events.clear()
+        for _ in range(min(count, len(self._events))):
             self._events.popleft()
+        if len(self._events) >= self._most:
+            self.earliest = -inf

@@ -246,7 +246,7 @@ class AsyncResumableStream(StreamBase):
         for event in self._events:
             return event
         failure: BaseException | None = None
-        if (live := self._live) is not None:
+        if (live := self._live) is not None and (self._store is None or self._may_read_on()):
             # A live stream, flat: what a call costs here is paid for every event.
             machine = self._machine
             self._live = None  # until this read is through: a cancellation goes the long way
@@ -439,7 +439,11 @@ class AsyncResumableStream(StreamBase):
                 case Disconnect():
                     await self._disconnect()
                 case Sleep(seconds):
-                    await self._save_now()
+                    if seconds > 0:
+                        await self._save_now()
+                    else:
+                        # Before an answer that may be long in coming; another comes at once where the server does not wait.
+                        await self._save_if_due(before_read=True)
                     await self._sleep(seconds)
                 case Save():
                     await self._write(action)
@@ -486,7 +490,7 @@ class AsyncResumableStream(StreamBase):
             failure = None
             if events:
                 self._hand_out(events)
-                if machine.calm and self._store is None and not self._stopped:
+                if machine.calm and not self._stopped:
                     body.arm(machine.before_read(now))
                     self._live = body.plain
             if machine.notices:
@@ -614,10 +618,10 @@ class AsyncResumableStream(StreamBase):
         return True
 
     async def _save_if_due(self, *, before_read: bool = False) -> None:
-        if self._store is None:
+        if self._store is None or monotonic() < self._machine.save_at:
             return
         response = self._response
-        save = self._due_save(before_read=(lambda: will_block(response)) if before_read and response is not None else None)
+        save = self._due_save(before_read=(lambda: response is None or will_block(response)) if before_read else None)
         if save is not None:
             await self._write(save)
 

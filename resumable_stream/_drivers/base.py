@@ -257,7 +257,7 @@ class StreamBase:
         self._upto = self._floor = 0
         self._in_hand = 1
         self._whole = False
-        if self._store is None:
+        if self._store is None or len(events) == 1:
             iterator, count = iter(events), len(events)
             self._batch = events
             self._events = iterator
@@ -297,6 +297,13 @@ class StreamBase:
             lambda: self.protocol, mode=mode, resets=resets, limit=limit, strict=strict, step_at=self._machine.step_at
         )
         return reader
+
+    def _may_read_on(self) -> bool:
+        """With a store: the batch was handed out, and no save can be due before the next event."""
+        if self._upto >= len(self._batch) and monotonic() < self._machine.save_at:
+            return True
+        self._live = None
+        return False
 
     def _due_save(self, *, force: bool = False, before_read: Callable[[], bool] | None = None) -> Save | None:
         return self._machine.save(monotonic(), self._taken(), self._batch, force=force, blocks=before_read)

@@ -366,7 +366,11 @@ def will_block(response: Any) -> bool:
     stream = response.extensions.get("network_stream")
     if stream is None:
         return True
-    return not stream.get_extra_info("is_readable")
+    try:
+        return not stream.get_extra_info("is_readable")
+    except ValueError:
+        # Closed meanwhile: the read will say so.
+        return True
 
 
 class WatchedConnection:

@@ -225,7 +225,7 @@ class ResumableStream(StreamBase):
         for event in self._events:
             return event
         failure: BaseException | None = None
-        if (live := self._live) is not None:
+        if (live := self._live) is not None and (self._store is None or self._may_read_on()):
             # A live stream, flat: what a call costs here is paid for every event.
             machine = self._machine
             self._live = None  # until this read is through: an interrupt goes the long way
@@ -417,7 +417,11 @@ class ResumableStream(StreamBase):
                 case Disconnect():
                     self._disconnect()
                 case Sleep(seconds):
-                    self._save_now()
+                    if seconds > 0:
+                        self._save_now()
+                    else:
+                        # Before an answer that may be long in coming; another comes at once where the server does not wait.
+                        self._save_if_due(before_read=True)
                     self._sleep(seconds)
                 case Save():
                     self._write(action)
@@ -463,7 +467,7 @@ class ResumableStream(StreamBase):
             failure = None
             if events:
                 self._hand_out(events)
-                if machine.calm and self._store is None and not self._stopped and body.is_armed(machine.before_read(now)):
+                if machine.calm and not self._stopped and body.is_armed(machine.before_read(now)):
                     self._live = body.plain
             if machine.notices:
                 self._notify()
@@ -588,10 +592,10 @@ class ResumableStream(StreamBase):
         return True
 
     def _save_if_due(self, *, before_read: bool = False) -> None:
-        if self._store is None:
+        if self._store is None or monotonic() < self._machine.save_at:
             return
         response = self._response
-        save = self._due_save(before_read=(lambda: will_block(response)) if before_read and response is not None else None)
+        save = self._due_save(before_read=(lambda: response is None or will_block(response)) if before_read else None)
         if save is not None:
             self._write(save)
 

@@ -78,7 +78,7 @@ class FileStore:
     Args:
         path: The directory; made when needed. With `one_file`, the checkpoint file itself.
         keep_events: Keep the events too, for `replay()`.
-        save_interval: Seconds between two saves of a running stream. 1.0: a save costs about 0.5 ms (one rename).
+        save_interval: Seconds between two saves while events flow; see `Store`. 1.0: a save costs about 0.5 ms (one rename).
         fsync: Wait until each save is on the disk, so that it survives a power cut. Off: some milliseconds each time,
             and what is lost without it is asked for again.
         one_file: `path` is the file, for one stream: `FileStore("answer.place", one_file=True)`. Whatever key comes first is

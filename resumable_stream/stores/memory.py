@@ -30,7 +30,7 @@ class MemoryStore:
 
     Args:
         keep_events: Keep the events too, for `replay()`.
-        save_interval: Seconds between two saves of a running stream. 1.0, as for all stores.
+        save_interval: Seconds between two saves while events flow; see `Store`. 1.0, as for all stores.
         max_bytes: Bound on everything kept, counted in characters of JSON; a save beyond it raises `StoreError`.
             256 MiB: some thousand long answers. `None` removes the bound.
     """

@@ -412,6 +412,7 @@ class Skimming:
     """
 
     _machine: Machine
+    _store: Any
     _live: Any
     _busy: bool
     _watched = False
@@ -456,7 +457,13 @@ class Skimming:
     def _look_for_calm(self) -> None:
         """After an event was read: may the next ones go unread?"""
         self.skim = None
-        if self._live is not None and not self._watched and (skimmer := self._machine.skimmer()) is not None:
+        # With a store a save may be due before any event, and what is kept has to be read.
+        if (
+            self._live is not None
+            and self._store is None
+            and not self._watched
+            and (skimmer := self._machine.skimmer()) is not None
+        ):
             self.skim = skimmer.skim
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+
+import pytest
 
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.ledger import NOWHERE, Place
@@ -32,10 +35,47 @@ def test_a_stream_without_a_store_never_saves() -> None:
 
 def test_a_save_comes_before_a_read_that_will_block() -> None:
     """A consumer that is done with all it got may die while it waits."""
-    stream = saving(Reply([evs(1, 3), Wait(0.001), evs(4, 5), Wait(0.001), DONE]))
+    stream = saving(Reply([evs(1, 3), Wait(0.11), evs(4, 5), Wait(0.11), DONE]))
     run(stream)
     assert cursors(stream) == ["3", "5", "5"]
     assert stream.saves[-1].checkpoint.complete
+
+
+@pytest.mark.parametrize("keep_events", [True, False])
+def test_a_live_stream_is_saved_ten_times_a_second_whatever_its_chunks(keep_events: bool) -> None:
+    """It waits before every read: a save for each would be one for every token. 3,000 tokens in 30 s are 300 saves, not 3,000."""
+    parts = [part for n in range(1, 3001) for part in (ev(f"d{n}", str(n)), Wait(0.01))]
+    stream = saving(Reply([*parts, DONE]), keep_events=keep_events, save_interval=1.0)
+    times = []
+    before = 0
+    for _ in stream:
+        if len(stream.saves) > before:
+            before = len(stream.saves)
+            times.append(stream.clock.now)
+    assert 200 <= len(stream.saves) <= 302
+    assert all(later - earlier > 0.099 for earlier, later in itertools.pairwise(times))
+    assert stream.saves[-1].checkpoint.offset == 3001
+
+
+def test_the_first_save_is_not_held_back() -> None:
+    """A process that is killed early has a place, and the id that it needs to resume."""
+    stream = saving(Reply([ev("d1", "1"), Wait(0.001), ev("d2", "2"), Wait(0.001), DONE]))
+    run(stream)
+    assert cursors(stream) == ["1", "2"]
+
+
+def test_a_shorter_interval_is_the_callers_to_choose() -> None:
+    stream = saving(Reply([part for n in range(1, 11) for part in (ev(f"d{n}", str(n)), Wait(0.01))] + [DONE]), save_interval=0)
+    run(stream)
+    assert len(stream.saves) >= 10
+
+
+def test_so_many_kept_events_that_memory_is_at_stake_do_not_wait_for_the_floor() -> None:
+    parts = [part for n in range(1, 41) for part in (ev(f"d{n}", str(n)), Wait(0.0001))]
+    stream = saving(Reply([*parts, DONE]), keep_events=True, save_interval=100.0, limits=Limits(window=8))
+    run(stream)
+    assert 5 <= len(stream.saves) <= 7
+    assert max(len(save.events) for save in stream.saves) <= 8
 
 
 def test_no_save_comes_before_a_read_that_will_not() -> None:
