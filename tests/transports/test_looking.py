@@ -17,8 +17,8 @@ from resumable_stream._core.skimming import Skimmer, Unread
 from resumable_stream.framing import VerbatimDecoder
 from resumable_stream.protocols import CursorProtocol, LastEventID
 from resumable_stream.testing import Fault, FlakyServer
+from tests.cutting import Where
 
-from ..cutting import Where
 from .conftest import CUTS, SSE, Reply, Rig, cut
 
 pytestmark = pytest.mark.usefixtures("prompt")

@@ -11,8 +11,8 @@ import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer
+from tests.cutting import Where
 
-from ..cutting import Where
 from .conftest import CUTS, Reply, Rig, cut
 
 pytestmark = pytest.mark.usefixtures("prompt")
