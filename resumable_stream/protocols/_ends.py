@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import Alarm, Ask, Finished, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._core.interfaces import Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
-from .._events import Delta, Outcome
+from .._events import Delta, Item, Outcome
+from ._json import JSONPath
 
-__all__ = ["End", "EndRule", "upstream_error"]
+__all__ = ["End", "EndRule", "TextOf", "filled", "located", "upstream_error"]
 
 EndResult = bool | Outcome | Settled | None
 End = str | Callable[[Any], EndResult]
+TextOf = str | Callable[[Any], str | None]
 DONE: Final = "[DONE]"
 _ERROR_STARTS: Final = ('{"error"', '{ "error"')
 _ERROR_HEADS: Final = frozenset(start[:7] for start in _ERROR_STARTS)
@@ -105,9 +108,26 @@ def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
 
 
 class _EndedProtocol(ResumeProtocol):
-    """A protocol of plain events whose end the caller names."""
+    """
+    A protocol of plain events whose end the caller names.
 
-    def __init__(self, end: End, *, names: Iterable[str] = ()) -> None:
+    Args:
+        text: Where the visible text stands: a dotted path into the JSON of `data`, or a callable of the event (→ text or `None`);
+            `None`: all of `data` is text.
+        stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
+    """
+
+    def __init__(self, end: End, *, names: Iterable[str] = (), text: TextOf | None = None, stream_id: str | None = None) -> None:
+        if not (text is None or callable(text) or isinstance(text, str)):
+            raise TypeError(f"text must be a dotted path into the JSON of data, or a callable of the event, got {text!r}")
+        if not (stream_id is None or (isinstance(stream_id, str) and stream_id)):
+            raise TypeError(f"stream_id must be a dotted path into the JSON of data, or 'header:NAME', got {stream_id!r}")
+        self._text: Callable[[Any], Any] | None = JSONPath(text) if isinstance(text, str) else text
+        header, _, header_name = (stream_id or "").partition(":")
+        if header == "header" and not header_name:
+            raise ValueError("stream_id='header:NAME' needs the name of a header")
+        self._id_header = header_name.lower() if header == "header" else None
+        self._id_path = JSONPath(stream_id) if stream_id and self._id_header is None else None
         self._end = EndRule(end)
         self.endless = self._end.mode == "never"
         self.alarm = self._end.alarm(names)
@@ -127,7 +147,21 @@ class _EndedProtocol(ResumeProtocol):
         return self._end.error(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return self._end.deltas(event)
+        if self._text is None:
+            return self._end.deltas(event)
+        if not self._end.deltas(event):
+            # The marker: it is not for a callable that expects JSON.
+            return ()
+        value = self._text(event)
+        return (Delta("text", value),) if isinstance(value, str) and value else ()
+
+    def _identify(self, state: StreamState, source: Head | Item) -> None:
+        """Find the stream's id where `stream_id=` says that it stands."""
+        if isinstance(source, Head):
+            if self._id_header is not None and (value := source.headers.get(self._id_header)):
+                state.stream_id = value
+        elif self._id_path is not None and (value := self._id_path(source)) is not None:
+            state.stream_id = str(value)
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         match self._end.mode:
@@ -137,3 +171,17 @@ class _EndedProtocol(ResumeProtocol):
                 return Finished(Outcome.ENDED, verified=True)
             case _:
                 return Resume()
+
+
+def located(state: StreamState, head: Head) -> None:
+    """Note where the answer to an unsafe request says that it can be fetched (RFC 9110 sections 8.7 and 10.2.2)."""
+    location = head.headers.get("location") or head.headers.get("content-location")
+    if location and not state.safe and not state.resuming:
+        state.location = location
+
+
+def filled(target: str, state: StreamState) -> str | None:
+    """A URL with the stream's id in place of `{stream_id}`; `None` while that is not known."""
+    if "{stream_id}" not in target:
+        return target
+    return None if state.stream_id is None else target.replace("{stream_id}", quote(state.stream_id, safe=""))

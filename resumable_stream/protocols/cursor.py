@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import urljoin
 
 from .._core.interfaces import (
     Head,
@@ -15,8 +15,8 @@ from .._core.interfaces import (
     Request,
     StreamState,
 )
-from .._events import Delta, Item
-from ._ends import End, _EndedProtocol
+from .._events import Item
+from ._ends import End, TextOf, _EndedProtocol, filled, located
 from ._json import JSONPath
 
 __all__ = ["CursorProtocol"]
@@ -33,12 +33,14 @@ class CursorProtocol(_EndedProtocol):
         inclusive: The server sends the event that the cursor names once more; it is dropped.
             An integer cursor is then sent plus one instead, as the name of the next event.
         end: What ends the stream, as for `LastEventID`.
-        url: Where to ask for the rest, with `{stream_id}` filled in, or a callable of the `StreamState`; `None`: the first URL.
+        url: Where to ask for the rest, with `{stream_id}` filled in, or a callable of the `StreamState`. `None`: the
+            first URL; after a POST, what its answer names as `Location` or `Content-Location`.
         method: Of that request. A POST is sent with the first body: say so only if that does not start another generation.
         stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
         sequence: `"contiguous"`: integers that grow by one, a jump is a gap; `"increasing"`: they grow; `None`: opaque.
         first_sequence: The first event's number, where it is promised.
-        text: Dotted path to the visible text of an event; `None`: all of `data`.
+        text: Where the visible text of an event stands: a dotted path, or a callable of the event (→ text or `None`);
+            `None`: all of `data`.
         framing: `"sse"` or `"ndjson"`.
         name: What checkpoints call it; give each of your protocols its own.
 
@@ -58,7 +60,7 @@ class CursorProtocol(_EndedProtocol):
         stream_id: str | None = None,
         sequence: Literal["contiguous", "increasing"] | None = None,
         first_sequence: int | None = None,
-        text: str | None = None,
+        text: TextOf | None = None,
         framing: Literal["sse", "ndjson"] = "sse",
         name: str | None = None,
     ) -> None:
@@ -77,13 +79,9 @@ class CursorProtocol(_EndedProtocol):
         self._read: Callable[[Any], Any] = read if callable(read) else self._path or _own_id
         self._place, self._key = place, key
         self._inclusive = inclusive
-        super().__init__(end)
+        super().__init__(end, text=text, stream_id=stream_id)
         self._url = url
         self._method = method
-        header, _, header_name = (stream_id or "").partition(":")
-        self._id_header = header_name.lower() if header == "header" else None
-        self._id_path = JSONPath(stream_id) if stream_id and self._id_header is None else None
-        self._text = JSONPath(text) if text else None
         self._name = name
         self.identifies_by_event = self._id_path is not None
         self.sequence = sequence
@@ -107,11 +105,9 @@ class CursorProtocol(_EndedProtocol):
         )
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        if isinstance(source, Head):
-            if self._id_header is not None and (value := source.headers.get(self._id_header)):
-                state.stream_id = value
-        elif self._id_path is not None and (value := self._id_path(source)) is not None:
-            state.stream_id = str(value)
+        self._identify(state, source)
+        if isinstance(source, Head) and self._url is None and self._method == "GET":
+            located(state, source)
 
     def position(self, event: Any) -> Position:
         value = self._read(event)
@@ -156,29 +152,24 @@ class CursorProtocol(_EndedProtocol):
         # Decimal text counts as a number only where numbers are promised.
         return int(cursor) if self.sequence and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else None
 
-    def deltas(self, event: Any) -> Sequence[Delta]:
-        if self._text is None:
-            return self._end.deltas(event)
-        value = self._text(event)
-        return (Delta("text", value),) if isinstance(value, str) and value else ()
-
     def why_not(self, state: StreamState) -> str:
         if callable(self._url):
             return "url= returned no URL for this stream"
         if self._url is not None:
             return "the id of the stream, which url= needs, did not come" if state.stream_id is None else ""
         if self._method != state.method:
-            return f"a {state.method} is not repeated: pass url=, where to ask for the rest"
+            return f"a {state.method} is not repeated, and the answer named no Location: pass url=, where to ask for the rest"
         return "with end='close' a GET is not repeated after it answered" if self.promises.tied else ""
 
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._url(state) if callable(self._url) else self._url
-        if target is not None and "{stream_id}" in target:
-            if state.stream_id is None:
+        if target is not None:
+            if (target := filled(target, state)) is None:
                 return None
-            target = target.replace("{stream_id}", quote(state.stream_id, safe=""))
-        elif target is None and callable(self._url):
+        elif callable(self._url):
             return None
+        elif self._method == "GET" and not state.safe:
+            target = state.location
         same = target is None
         if same and (self._method != state.method or self.promises.tied):
             return None

@@ -7,7 +7,7 @@ Source: WHATWG HTML, section 9.2 (server-sent events).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import urljoin
 
 from .._core.interfaces import (
@@ -17,7 +17,7 @@ from .._core.interfaces import (
     StreamState,
 )
 from .._events import Gap, Item
-from ._ends import End, _EndedProtocol
+from ._ends import End, TextOf, _EndedProtocol, filled, located
 
 __all__ = ["LastEventID"]
 
@@ -37,7 +37,12 @@ class LastEventID(_EndedProtocol):
         end: How the stream ends (rule 7 of docs/rules.md): `"auto"` (`[DONE]`, and a clean close is asked about once),
             a text (the `data` of the last event), a callable of the event (→ bool or `Outcome`),
             `"close"` (a clean close is the end; a GET is not repeated after it answered), `"never"` (a feed).
-        resume: Where to GET the rest: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
+        text: Where the visible text of an event stands: a dotted path into the JSON of its `data` (`"delta.text"`), or a callable
+            of the event (→ text or `None`); `None`: all of `data` is text.
+        stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`. It is in checkpoints
+            and log lines, so it must not grant access.
+        resume: Where to GET the rest: a URL, absolute or relative to the first one, with `{stream_id}` filled in, or a callable
+            of the `StreamState`.
         cursor_param: Send the cursor in this query parameter instead of the header.
         gap_events: Event names by which the server says that history was lost.
 
@@ -45,6 +50,8 @@ class LastEventID(_EndedProtocol):
     <LastEventID: resumable>
     >>> LastEventID(end="[END]", sequence="contiguous")
     <LastEventID: resumable, numbered, has_end>
+    >>> LastEventID(text="delta", stream_id="run_id", resume="/runs/{stream_id}/stream")
+    <LastEventID: resumable>
     """
 
     def __init__(
@@ -52,6 +59,8 @@ class LastEventID(_EndedProtocol):
         *,
         sequence: Literal["auto", "contiguous"] | None = "auto",
         end: End = "auto",
+        text: TextOf | None = None,
+        stream_id: str | None = None,
         resume: str | Callable[[StreamState], str | None] | None = None,
         cursor_param: str | None = None,
         gap_events: Collection[str] = GAP_EVENTS,
@@ -64,15 +73,19 @@ class LastEventID(_EndedProtocol):
             raise TypeError(f"cursor_param must be the name of a query parameter, got {cursor_param!r}")
         if isinstance(gap_events, str):
             raise TypeError(f"gap_events must be a collection of event names, got the text {gap_events!r}")
+        if isinstance(resume, str) and "{stream_id}" in resume and stream_id is None:
+            raise ValueError("resume= names {stream_id}: say where it stands, stream_id='header:NAME' or a dotted path")
         self.sequence = sequence
-        self.identifies_by_event = False
-        super().__init__(end, names=gap_events)
+        super().__init__(end, names=gap_events, text=text, stream_id=stream_id)
+        self.identifies_by_event = self._id_path is not None
+        given = {"sequence": sequence, "end": end, "resume": resume, "param": cursor_param, "gaps": frozenset(gap_events)}
+        defaults = {"sequence": "auto", "end": "auto", "resume": None, "param": None, "gaps": frozenset(GAP_EVENTS)}
         self._options = self._digest_options(
-            {"sequence": sequence, "end": end, "resume": resume, "param": cursor_param, "gaps": frozenset(gap_events)},
-            {"sequence": "auto", "end": "auto", "resume": None, "param": None, "gaps": frozenset(GAP_EVENTS)},
+            {**given, "text": text, "stream_id": stream_id}, {**defaults, "text": None, "stream_id": None}
         )
         self._resume = resume
         self._cursor_param = cursor_param
+        self._needs_place = False
         self._gaps = frozenset(gap_events)
 
     @property
@@ -88,14 +101,26 @@ class LastEventID(_EndedProtocol):
     def options(self) -> str:
         return self._options
 
+    @classmethod
+    def for_request(cls, request: StreamState) -> Self:
+        made = cls()
+        made._needs_place = not request.safe
+        return made
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        if not self._needs_place:
+            return text
+        # Detected for a POST: whether it can be resumed is up to the answer.
+        return text.replace("resumable", "resumable if the answer names a Location", 1)
+
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type == "text/event-stream"
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        if isinstance(source, Head) and not state.safe:
-            location = source.headers.get("location") or source.headers.get("content-location")
-            if location and not state.resuming:
-                state.location = location
+        self._identify(state, source)
+        if isinstance(source, Head):
+            located(state, source)
 
     # -- reading
 
@@ -123,6 +148,8 @@ class LastEventID(_EndedProtocol):
             return ""
         if callable(self._resume):
             return "resume= returned no URL for this stream"
+        if self._resume is not None:
+            return "the id of the stream, which resume= needs, did not come" if filled(self._resume, state) is None else ""
         return (
             f"a {state.method} is not repeated, and the answer named no Location: pass protocol=LastEventID(resume=URL), "
             "with cursor_param= if the server reads the id from the query"
@@ -137,6 +164,8 @@ class LastEventID(_EndedProtocol):
             else:
                 headers = {"Last-Event-ID": state.cursor}
         target = self._resume(state) if callable(self._resume) else self._resume or state.location
+        if target is not None and self._resume is not None and (target := filled(target, state)) is None:
+            return None
         if target is not None:
             return Request(method="GET", url=urljoin(state.url, target), headers=headers, params=params)
         if state.method != "GET" or self._end.mode == "close":

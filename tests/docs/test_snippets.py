@@ -101,6 +101,13 @@ def _acme() -> FlakyServer:
     )
 
 
+def _app() -> FlakyServer:
+    """An application's own endpoint: JSON with the text in a field, ids, and a POST that is answered with the run's place."""
+    log = [ServerEvent(id=str(n), data=json.dumps({"run_id": "r-7", "delta": word})) for n, word in enumerate(WORDS, 1)]
+    cuts = _every_other_answer(Fault.cut(after_events=2))
+    return FlakyServer([*log, ServerEvent(id="6", data="[DONE]")], cuts, location="/runs/r-7")
+
+
 def _feed() -> FlakyServer:
     return FlakyServer(numbered(20), _every_other_answer(Fault.cut(after_events=3, how="clean")), hold_open=True)
 
@@ -146,6 +153,7 @@ HOSTS: dict[str, Callable[[], FlakyServer]] = {
     "https://chat.example.com": _chat,
     "https://once.example.com": _once,
     "https://acme.example.com": _acme,
+    "https://app.example.com": _app,
     "https://feed.example.com": _feed,
     "https://files.example.com": _files,
     "https://logs.example.com": _log,

@@ -13,6 +13,7 @@ from resumable_stream._core.interfaces import Ask, Finished, Head, Position, Res
 from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols import CursorProtocol
 from resumable_stream.protocols._json import JSONPath
+from resumable_stream.testing import Fault, ServerEvent
 
 URL = "https://api.example.com/v1/runs?x=1"
 
@@ -256,3 +257,40 @@ def test_ndjson_is_read_too() -> None:
     assert (protocol.framing, protocol.accept) == ("ndjson", "application/x-ndjson")
     assert protocol.end(event({"done": True})) is Outcome.COMPLETED
     assert CursorProtocol(read="seq", send="query:a").framing == "sse"
+
+
+async def test_a_location_is_followed(row: Any, flaky_server: Any) -> None:
+    """RFC 9110 section 10.2.2: a 201 or 200 names what the POST has made. A GET there, with the cursor, is no second POST."""
+    log = [ServerEvent(data=json.dumps({"seq": n, "t": str(n)})) for n in range(1, 7)]
+    server = flaky_server(
+        [*log, ServerEvent(data="[DONE]")],
+        [Fault.cut(after_events=2)],
+        location="/runs/7",
+        cursor_param="after",
+        cursor_of=lambda frame: str(json.loads(frame.partition(b"data: ")[2])["seq"]) if b"seq" in frame else None,
+    )
+    stream = row.connect("POST", server.url, json={}, protocol=CursorProtocol(read="seq", send="query:after", text="t"))
+    async with stream:
+        assert await stream.read_text() == "123456"
+    assert [(request.method, request.path, request.query) for request in server.requests] == [
+        ("POST", "/stream", {}),
+        ("GET", "/runs/7", {"after": "2"}),
+    ]
+
+
+@pytest.mark.parametrize("options", [{"url": "/mine"}, {"url": lambda state: "/mine"}])
+def test_a_place_of_the_callers_own_goes_before_a_location(options: dict[str, Any]) -> None:
+    protocol = CursorProtocol(read="id", send="query:after", **options)
+    known = StreamState("POST", "https://api.example.com/v1/s")
+    protocol.identify(known, Head(200, {"location": "/theirs"}, known.url))
+    request = protocol.resume_request(known)
+    assert request is not None and request.url == "https://api.example.com/mine"
+
+
+def test_a_post_that_may_be_sent_again_is() -> None:
+    """`method="POST"` says that the same request goes on; a Location would be another place."""
+    protocol = CursorProtocol(read="id", send="body:after", method="POST")
+    known = StreamState("POST", "https://api.example.com/v1/s", {})
+    protocol.identify(known, Head(200, {"location": "/theirs"}, known.url))
+    request = protocol.resume_request(known)
+    assert request is not None and (request.method, request.url) == ("POST", known.url)

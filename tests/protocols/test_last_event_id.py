@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from resumable_stream.protocols import (
     detect,
     named,
 )
+from resumable_stream.testing import Fault, ServerEvent
 
 from ..core.simulation import Reply, ev, play
 
@@ -313,3 +315,76 @@ def test_one_instance_serves_many_streams(protocol: ResumeProtocol) -> None:
             protocol.end(item), protocol.error(item), protocol.gap(item)
     protocol.on_clean_close(state(cursor="0"))
     assert {name: repr(value) for name, value in vars(protocol).items() if name != "_read"} == before
+
+
+# --- JSON, and an id of the stream
+
+
+async def test_json_with_the_text_in_a_field_and_a_location_needs_one_option(row: Any, flaky_server: Any) -> None:
+    """
+    The commonest endpoint of one's own: JSON events with ids, and a POST that is answered with a `Location`
+    (RFC 9110 section 10.2.2). Neither protocol of plain events read it before.
+    """
+    log = [ServerEvent(id=str(n), data=json.dumps({"part": {"text": word}})) for n, word in enumerate("abcdef", 1)]
+    server = flaky_server([*log, ServerEvent(data="[DONE]")], [Fault.cut(after_events=2)], location="/runs/7")
+    stream = row.connect("POST", server.url, json={}, protocol=LastEventID(text="part.text"))
+    async with stream:
+        assert await stream.read_text() == "abcdef"
+    assert stream.outcome is Outcome.COMPLETED
+    assert [(request.method, request.path, request.last_event_id) for request in server.requests] == [
+        ("POST", "/stream", None),
+        ("GET", "/runs/7", "2"),
+    ]
+
+
+@pytest.mark.parametrize("stream_id", ["header:X-Run-Id", "run.id"])
+async def test_the_id_of_the_stream_fills_the_place_to_resume_at(row: Any, flaky_server: Any, stream_id: str) -> None:
+    log = [ServerEvent(id=str(n), data=json.dumps({"run": {"id": "r 7"}, "n": n})) for n in range(1, 7)]
+    server = flaky_server([*log, ServerEvent(data="[DONE]")], [Fault.cut(after_events=2)], headers={"x-run-id": "r 7"})
+    protocol = LastEventID(stream_id=stream_id, resume="/runs/{stream_id}/events")
+    stream = row.connect("POST", server.url, json={}, protocol=protocol)
+    assert len(await row.read(stream)) == 7
+    assert stream.stream_id == "r 7"
+    assert server.requests[1].path == "/runs/r%207/events"
+
+
+def test_a_place_that_needs_an_id_waits_for_it() -> None:
+    protocol = LastEventID(stream_id="run", resume="/runs/{stream_id}")
+    assert protocol.resume_request(state("POST", cursor="c")) is None
+    assert "did not come" in protocol.why_not(state("POST", cursor="c"))
+
+
+def test_text_may_be_a_callable_that_is_not_asked_about_the_marker() -> None:
+    protocol = LastEventID(text=lambda event: event.json()["t"])
+    assert [delta.text for delta in protocol.deltas(StreamEvent(data='{"t": "x"}'))] == ["x"]
+    assert protocol.deltas(StreamEvent(data='{"t": null}')) == ()
+    assert protocol.deltas(StreamEvent(data="[DONE]")) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"text": 7}, TypeError, "text must be a dotted path"),
+        ({"text": ""}, ValueError, "dotted path"),
+        ({"stream_id": 7}, TypeError, "header:NAME"),
+        ({"stream_id": "header:"}, ValueError, "name of a header"),
+        ({"resume": "/runs/{stream_id}"}, ValueError, "stream_id="),
+    ],
+)
+def test_an_option_for_json_that_makes_no_sense_is_refused(options: dict[str, Any], kind: Any, text: str) -> None:
+    with pytest.raises(kind, match=text):
+        LastEventID(**options)
+
+
+def test_options_for_json_are_part_of_what_a_checkpoint_asks_for_again() -> None:
+    """Another process that names no protocol would deliver JSON as text."""
+    digests = {LastEventID(**each).options for each in ({}, {"text": "a"}, {"text": "b"}, {"stream_id": "a"}, {"text": str})}
+    assert len(digests) == 5
+    assert LastEventID().options == ""
+
+
+def test_what_is_detected_for_a_post_does_not_promise_more_than_it_knows() -> None:
+    """Printed of a POST without a Location, "resumable" was a promise that nothing could keep."""
+    found = detect(state("POST"), Head(200, {"content-type": "text/event-stream"}, URL))
+    assert repr(found) == "<LastEventID: resumable if the answer names a Location>"
+    assert repr(detect(state("GET"), Head(200, {"content-type": "text/event-stream"}, URL))) == "<LastEventID: resumable>"
