@@ -22,12 +22,14 @@ class AsyncPort(Port):
     async def send(self, request: Any, **options: Any) -> Any:
         if self.first is not None:
             return self.take_first(request)
+        self.add_cookies(request, options)
         if self.refreshes(options):
             assert self.refresh is not None
             request = self.refresh(request)
             request = self.refreshed(await request if inspect.isawaitable(request) else request)
         response = await self.transport.handle_async_request(request)
         response.request = request
+        self.keep_cookies(response, options)
         return response
 
 

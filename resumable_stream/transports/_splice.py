@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from http.cookiejar import CookieJar
 from types import ModuleType
 from typing import Any, ClassVar, Final
 
@@ -64,6 +65,29 @@ class _Clocks(dict[str, Any]):
     given: Any = None
 
 
+class _Jar(CookieJar):
+    """
+    The cookies that the answers of one stream set. Whom they are for is the jar's to say: domain, path, `Secure`.
+
+    Attributes:
+        gone: (path, name) of those that the server took back: the request may have had them from the start.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone: set[tuple[str, str]] = set()
+
+    def set_cookie(self, cookie: Any) -> None:
+        self.gone.discard((cookie.path, cookie.name))
+        super().set_cookie(cookie)
+
+    def clear(self, domain: str | None = None, path: str | None = None, name: str | None = None) -> None:
+        # A cookie that has expired, by its clock or because it was sent as expired.
+        if path is not None and name is not None:
+            self.gone.add((path, name))
+        super().clear(domain, path, name)
+
+
 class Port:
     """
     What a driver needs of a client, for one request of the SDK's.
@@ -83,6 +107,8 @@ class Port:
         self.refresh = refresh
         self._library = library
         self._clocks: _Clocks | None = None
+        self._jar = _Jar()
+        self._cookies = library.Cookies(self._jar)
 
     # --- what the SDK asked for
 
@@ -135,9 +161,39 @@ class Port:
             del wanted["params"]
         return self._library.Request(method, url, headers=headers, extensions=extensions, **wanted)
 
+    def is_bare(self, options: Mapping[str, Any]) -> bool:
+        """`auth=None` goes with a request to another origin: nothing of the caller's belongs there, and no cookie of here."""
+        return options.get("auth", _CALLERS) is None
+
+    def add_cookies(self, request: Any, options: Mapping[str, Any]) -> None:
+        """
+        Put the cookies in that the answers so far have set, over those that the SDK's client had.
+
+        The client's jar is above the transport, and sees the first answer only when it is read. A load balancer in front of a
+        server with sessions finds the back end again by such a cookie.
+        """
+        if self.is_bare(options) or not (self._jar or self._jar.gone):
+            return
+        library = self._library
+        bare = library.Request(request.method, request.url)
+        self._cookies.set_cookie_header(bare)
+        ours = bare.headers.get("cookie", "")
+        replaced = {_cookie_name(part) for part in ours.split(";")}
+        replaced |= {name for path, name in self._jar.gone if request.url.path.startswith(path)}
+        given = [part.strip() for line in request.headers.get_list("cookie") for part in line.split(";")]
+        kept = [part for part in given if part and _cookie_name(part) not in replaced]
+        if cookies := "; ".join([*kept, ours] if ours else kept):
+            request.headers["Cookie"] = cookies
+        else:
+            request.headers.pop("Cookie", None)
+
+    def keep_cookies(self, response: Any, options: Mapping[str, Any]) -> None:
+        """Of an answer, unless it is another origin's."""
+        if "set-cookie" in response.headers and not self.is_bare(options):
+            self._cookies.extract_cookies(response)
+
     def refreshes(self, options: Mapping[str, Any]) -> bool:
-        # `auth=None` goes with a request to another origin: nothing of the caller's belongs there.
-        return self.refresh is not None and options.get("auth", _CALLERS) is _CALLERS
+        return self.refresh is not None and not self.is_bare(options)
 
     def refreshed(self, request: Any) -> Any:
         if not isinstance(request, self._library.Request):
@@ -147,6 +203,7 @@ class Port:
     def take_first(self, wanted: Any) -> Any:
         """The first response, read under the clocks of the request that the driver would have sent for it."""
         response, self.first = self.first, None
+        self.keep_cookies(response, {})
         extensions = response.request.extensions
         given = extensions.get("timeout")
         self._clocks = _Clocks(given or {}, read=wanted.extensions["timeout"]["read"])
@@ -164,6 +221,10 @@ class Port:
             del extensions["timeout"]
         else:
             extensions["timeout"] = self._clocks.given
+
+
+def _cookie_name(part: str) -> str:
+    return part.partition("=")[0].strip()
 
 
 class Splicer:

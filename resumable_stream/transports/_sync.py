@@ -28,11 +28,13 @@ class SyncPort(Port):
     def send(self, request: Any, **options: Any) -> Any:
         if self.first is not None:
             return self.take_first(request)
+        self.add_cookies(request, options)
         if self.refreshes(options):
             assert self.refresh is not None
             request = self.refreshed(self.refresh(request))
         response = self.transport.handle_request(request)
         response.request = request
+        self.keep_cookies(response, options)
         return response
 
 
