@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Lost,
         Notice,
         NumberingStopped,
+        NumberOutOfOrder,
         Restarted,
         Retrying,
     )
@@ -85,6 +86,7 @@ _HOMES = {
         "DuplicateDropped",
         "EndUnverified",
         "NumberingStopped",
+        "NumberOutOfOrder",
         "CursorIgnored",
         "Lost",
         "Restarted",
@@ -149,6 +151,7 @@ __all__ = [
     "GapFound",
     "DuplicateDropped",
     "NumberingStopped",
+    "NumberOutOfOrder",
     "CursorIgnored",
     "Lost",
     "Restarted",

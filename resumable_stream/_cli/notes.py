@@ -80,6 +80,8 @@ class Notes:
                 return f"dropped a duplicate{f' (id {name})' if name else ''}"
             case rs.NumberingStopped(expected=expected, received=received):
                 return f"the ids are no counter after all (expected {expected}, received {received}): gaps are not watched for"
+            case rs.NumberOutOfOrder(expected=expected, received=received):
+                return f"an event has number {received}, expected {expected}: delivered all the same"
             case rs.Finished(outcome=outcome) if self.stream is not None:
                 stats = self.stream.stats
                 return (

@@ -30,6 +30,7 @@ __all__ = [
     "GapFound",
     "Lost",
     "Notice",
+    "NumberOutOfOrder",
     "NumberingStopped",
     "Read",
     "Restarted",
@@ -293,6 +294,17 @@ class NumberingStopped(_Notice):
 
 
 @dataclass(frozen=True, slots=True)
+class NumberOutOfOrder(_Notice):
+    """An event has a number that was used before, on a connection that replayed nothing. It was delivered all the same."""
+
+    expected: int
+    received: int
+
+    def __str__(self) -> str:
+        return f"Number out of order: expected {self.expected}, received {self.received}; the event was delivered all the same"
+
+
+@dataclass(frozen=True, slots=True)
 class CursorIgnored(_Notice):
     """The server answered a resume with the stream's beginning."""
 
@@ -356,6 +368,7 @@ Notice = (
     | GapFound
     | DuplicateDropped
     | NumberingStopped
+    | NumberOutOfOrder
     | CursorIgnored
     | Lost
     | Restarted

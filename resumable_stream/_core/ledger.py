@@ -7,13 +7,15 @@ The ledger sees each batch once, before the caller does. In the steady state (fi
 a few list operations and one loop. After a reconnect it looks at every event, because there the server may send again
 what we hold; that lasts for `window` events, since late repeats happen where replay meets live.
 
-Three ways of knowing a repeat, tried in this order:
+Three ways of knowing a repeat after a reconnect, tried in this order:
 
 1. *The overlap.* Events without an id of their own can only be told apart by content and order: those that followed the
    cursor are expected again, in order, and dropped while they match (`Prefix`).
 2. *The beginning.* A server that ignores the cursor starts over. Its answer begins as the stream began;
    then everything delivered is expected again.
 3. *Identity.* An id or number seen before is a repeat if the content is the same too.
+
+Within one answer, the first included, a server may repeat what it sent where its replay meets what is live: see `seams`.
 
 What would break it: delivering an event before `receive()` has seen it, or feeding two connections at once.
 """
@@ -24,15 +26,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, Final, Literal, NamedTuple
 
 from .._checkpoint import CORE_EXTRA, Checkpoint
 from .._errors import GapError, ReplayDiverged, ResumableStreamError
 from .._events import Gap
-from .actions import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped
+from .actions import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped, NumberOutOfOrder
 from .interfaces import ResumeProtocol
-from .memory import Memory
+from .memory import LONGEST_ID, Memory
 from .overlap import Prefix, SinceLog
+from .seams import TRIM, Seams
 
 __all__ = ["COUNTING", "NOWHERE", "NUMBERED", "OPAQUE", "PLAIN", "HoleFound", "Ledger", "Place", "StartedOver"]
 
@@ -65,6 +69,9 @@ class HoleFound:
 class StartedOver:
     """The answer to the question "is there more?" began as the stream began: the server ignores the cursor."""
 
+
+# One event in so many takes the careful way, which keeps the ids that are known bounded.
+_TRIM_BITS: Final = TRIM - 1
 
 # How a batch is received. All but the first are the steady state: nothing can repeat.
 CAREFUL: Final = 0
@@ -99,6 +106,7 @@ class Ledger:
         self._placed = protocol.places
         self._window = window
         self._on_gap = on_gap
+        self._unread = False
         self._notices = notices
         self.refetch = True
         self.problem: Problem | None = None
@@ -112,6 +120,8 @@ class Ledger:
         self._committed = Place._make(NOWHERE)
         self._committed_since: tuple[str, ...] = ()
         self._opened_at = 0
+        # What came before may come again on this connection: numbers are held to their promise.
+        self._replayed = self._joins = False
         self._since_at = 0
         self._reset_next: int | None = None
         self._gap_next: Gap | None = None
@@ -129,6 +139,11 @@ class Ledger:
         self._beginning_open = not raw
         self._memory = Memory(self._window, self._protocol.fingerprint, unique=self._protocol.unique_ids)
         self._keep = self._memory.items.append
+        self._seams = Seams(self._memory.oldest_first, self._name_of, self._memory.fingerprint, window=self._window)
+        self._enter_id = self._seams.enter if self._unread else self._seams.ids.setdefault
+        # Events that the last connection held when it was cut. They count only if the next one brings nothing new.
+        self._unproven: list[Any] = []
+        self._ids_behind = False
         self._prefix: Prefix | None = None
         self._replayed_to: int | None = None
         self._start: int | None = None
@@ -194,7 +209,36 @@ class Ledger:
 
     def holds(self, item: Any) -> bool:
         """It is held back until it is known whether it is a repeat."""
-        return any(held is item for held in self._held)
+        return any(held is item for held in (*self._held, *self._seams.held))
+
+    def release(self) -> Sequence[Any]:
+        """
+        Deliver what was held as a possible repeat, and was not proven to be one: the stream is over.
+
+        Returns:
+            The events to deliver, positioned.
+        """
+        held = self._seams.cut() or self._unproven
+        self._unproven = []
+        if not held or self.problem is not None:
+            return ()
+        self._look_closely()
+        self._base = self._tip
+        out: list[Any] = []
+        for item in held:
+            self._enter(item, out, judged=True)
+        self._batch = out
+        return out
+
+    @property
+    def seams(self) -> Seams:
+        """What its ids are worth."""
+        return self._seams
+
+    def expect_unread(self) -> None:
+        """Events may go unread, so that their ids are known as bytes only."""
+        self._unread = True
+        self._enter_id = self._seams.enter
 
     @property
     def behind(self) -> bool:
@@ -253,7 +297,7 @@ class Ledger:
             return Place._make(self._tip)
         log, logged = item.since or (None, 0)
         sequence = item.sequence
-        if sequence is None and self.sequence is not None:
+        if self.sequence is not None and (sequence is None or (self._promised and item.moves is False)):
             sequence = self._sequence_before(item)
         elif not (self._placed or self._raw or self._run >= WATCH_AFTER):
             sequence = None
@@ -261,7 +305,7 @@ class Ledger:
 
     def _sequence_before(self, item: Any) -> int | None:
         for other in self._memory.newest_first():
-            if other.offset < item.offset and other.sequence is not None:
+            if other.offset < item.offset and other.sequence is not None and getattr(other, "moves", None) is not False:
                 return int(other.sequence)
         return self._base[1]
 
@@ -313,6 +357,8 @@ class Ledger:
         if self._watching and checkpoint.sequence is not None:
             self._run = WATCH_AFTER
         self._memory.restore(checkpoint.recent_ids)
+        self._seams.restore(own_id for own_id, _ in checkpoint.recent_ids)
+        self._seams.latest = None if self._placed else checkpoint.cursor
         self._beginning_open = checkpoint.offset == 0 and not self._raw
         if (reset := checkpoint.extra.get(CORE_EXTRA[3], "")).isdecimal():
             self._reset_next = int(reset[:18])
@@ -322,7 +368,9 @@ class Ledger:
 
     # --- connections
 
-    def open_connection(self, *, resuming: bool, asking: bool, reaches_back: bool = False) -> None:
+    def open_connection(
+        self, *, resuming: bool, asking: bool, reaches_back: bool = False, stored: bool = False, joins: bool = False
+    ) -> None:
         """
         A new answer begins.
 
@@ -330,6 +378,8 @@ class Ledger:
             resuming: From the cursor.
             asking: Only to learn whether there is more.
             reaches_back: It may begin with the beginning, and that is no sign that the server ignores the cursor.
+            stored: It is the stored result, which has to be whole.
+            joins: It may be of something that was running already.
         """
         self._base, self._batch = self._tip, ()
         self.problem = None
@@ -341,6 +391,9 @@ class Ledger:
         self._prefix = None
         self._replayed_to = None
         self._moved_here = False
+        self._unproven = self._seams.cut() or self._unproven
+        self._replayed = stored or (resuming and self.offset > 0)
+        self._joins = joins
         self._echoes = 0
         self._resets = 0
         if self._beginning:
@@ -400,6 +453,12 @@ class Ledger:
         out = None if self._lane == CAREFUL or silent else self._receive_steadily(items, self._lane)
         return self._receive_carefully(items, silent) if out is None else out
 
+    def receive_late(self, items: Sequence[Any]) -> None:
+        """Enter events that were delivered before they were read: nothing of them is a repeat."""
+        self._base = self._tip
+        if self._receive_steadily(items, self._lane, entered=True) is None:
+            self._receive_carefully(items, ())
+
     def receive_one(self, item: Any, items: Sequence[Any]) -> bool:
         """
         `receive()` for a batch of one event, which is what a live stream is made of. False: call `receive()`.
@@ -416,7 +475,9 @@ class Ledger:
                 return False
             item.sequence = number
         elif lane == OPAQUE:
-            if not cursor:
+            if not cursor or not offset & _TRIM_BITS:
+                return False
+            if self._enter_id(cursor, offset) != offset and (cursor != base[0] or not self._seams.shared):
                 return False
         elif lane == NUMBERED:
             number += 1  # type: ignore[operator]
@@ -433,62 +494,79 @@ class Ledger:
             self._keep(item)
         return True
 
-    def _receive_steadily(self, items: Sequence[Any], lane: int) -> Sequence[Any] | None:
+    def _receive_steadily(self, items: Sequence[Any], lane: int, *, entered: bool = False) -> Sequence[Any] | None:
         """
         The steady state: no repeat can come, only order has to be watched. `None`: look more carefully.
+
+        Args:
+            entered: Their ids are known already, and were new.
 
         A loop that sets slots from ranges costs half of one that counts: `for item, item.offset in zip(…)`.
         """
         _, number, offset, _, _ = self._tip
         last = items[-1]
-        count = len(items)
-        offsets = range(offset, offset + count)
+        size = len(items)
+        offsets = range(offset, offset + size)
         if lane == RAW:
             for item, item.offset in zip(items, offsets):  # type: ignore[has-type]  # noqa: B007, B905
                 pass
             if self._reset_next is not None:
                 items[0].reset, self._reset_next = True, None
             self._batch = items
-            self._tip = (last.cursor, last.sequence + len(last.data), offset + count, None, 0)
+            self._tip = (last.cursor, last.sequence + len(last.data), offset + size, None, 0)
             return items
         cursor: str | None = last.id
         if lane == PLAIN:
-            if cursor or [item.own_id for item in items] != [None] * count:
+            if cursor or [item.own_id for item in items] != [None] * size:
                 return None
             for item, item.offset in zip(items, offsets):  # noqa: B007, B905
                 pass
             self._batch = items
-            self._tip = (None, None, offset + count, None, 0)
+            self._tip = (None, None, offset + size, None, 0)
             return items
         if lane == COUNTING:
             assert number is not None
-            numbers = range(number + 1, number + 1 + count)
+            numbers = range(number + 1, number + 1 + size)
             if [item.own_id for item in items] != list(map(str, numbers)):
                 return None
-            number += count
+            number += size
             for item, item.offset, item.sequence in zip(items, offsets, numbers):  # noqa: B007, B905
                 pass
             self._batch = items
-            self._tip = (cursor, number, offset + count, None, 0)
+            self._tip = (cursor, number, offset + size, None, 0)
             self._memory.items.extend(items)
             return items
         if lane == OPAQUE:
             ids = [item.own_id for item in items]
-            if None in ids or "" in ids:
+            if None in ids or "" in ids or not (entered or self._are_new(ids)):
                 return None
         else:
             assert number is not None
-            numbers = range(number + 1, number + 1 + count)
+            numbers = range(number + 1, number + 1 + size)
             if [item.sequence for item in items] != list(numbers):
                 return None
-            number += count
+            number += size
             cursor = last.cursor if cursor else str(number)
         for item, item.offset in zip(items, offsets):  # noqa: B007, B905
             pass
         self._batch = items
-        self._tip = (cursor, number, offset + count, None, 0)
+        self._tip = (cursor, number, offset + size, None, 0)
         self._memory.items.extend(items)
         return items
+
+    def _are_new(self, ids: list[str]) -> bool:
+        """Ids that may all be entered without a look at their events. Where events share ids, one may follow itself."""
+        if self._seams.shared:
+            ids = [own_id for own_id, before in zip(ids, [self._tip[0], *ids], strict=False) if own_id != before]
+        new = set(ids)
+        known = self._seams.ids
+        if len(new) != len(ids) or not known.keys().isdisjoint(new):
+            return False
+        if self._unread and not self._seams.raw.keys().isdisjoint(own_id.encode("utf-8", "surrogatepass") for own_id in new):
+            return False
+        known.update(zip(ids, count(self.offset)))
+        self._seams.trim()
+        return True
 
     def _receive_carefully(self, items: Sequence[Any], silent: Sequence[tuple[int, str]]) -> Sequence[Any]:
         self._look_closely()
@@ -528,6 +606,7 @@ class Ledger:
         self._lane = self._choose_lane()
         if self._lane != CAREFUL:
             self._memory.steady()
+        self._seams.trim()
         return out
 
     def _snapshot(self) -> tuple[Any, ...]:
@@ -548,11 +627,16 @@ class Ledger:
         if log is not None:
             log.cut(logged)
         self._memory.forget_since(remembered)
+        self._seams.cut()
 
     def _look_closely(self) -> None:
         """Leave the steady state, which keeps its count in the position alone."""
         if self._lane in (COUNTING, NUMBERED):
             self._number = self.sequence
+        if self._lane == COUNTING:
+            self._ids_behind = True
+        if self._lane in (COUNTING, OPAQUE):
+            self._seams.latest = self.cursor
         if self._lane != RAW:
             self._lane = CAREFUL
 
@@ -564,6 +648,7 @@ class Ledger:
             self._overlap
             or self._prefix is not None
             or self._start is not None
+            or self._seams.open
             or self._beginning_open
             or self.problem is not None
             or self._reset_next is not None
@@ -580,7 +665,8 @@ class Ledger:
             return PLAIN
         if self._watching:
             return COUNTING if self._run >= WATCH_AFTER else CAREFUL
-        return OPAQUE
+        # Long ids are kept as digests, which this lane does not look for.
+        return OPAQUE if len(cursor) <= LONGEST_ID else CAREFUL
 
     def _admit(self, item: Any, out: list[Any]) -> bool:
         """Deliver, hold back or drop one item. False: nothing behind it may be delivered."""
@@ -592,6 +678,8 @@ class Ledger:
             queue = [*self._held, item]
             self._held = []
         for each in queue:
+            if self._seams.open and self._in_run(each, out):
+                continue
             if self._replayed_to is not None and not self._identifiable(each):
                 self._prefix = self._run_behind(self._replayed_to)
                 self._replayed_to = None
@@ -685,45 +773,87 @@ class Ledger:
             log.items.append(self._key(seen))
         return Prefix(log, strict=False) if log.items else None
 
-    def _enter(self, item: Any, out: list[Any]) -> bool:
-        """Deliver or drop an item that order alone does not make a repeat."""
+    def _in_run(self, item: Any, out: list[Any]) -> bool:
+        """Is it part of the run that is held? Otherwise that is over, and what was held is entered."""
+        seams = self._seams
+        if seams.follow(item):
+            for repeat in seams.repeats():
+                self._drop(repeat)
+            return True
+        held, repeats = seams.over()
+        for each in held:
+            if repeats:
+                self._drop(each)
+            else:
+                self._enter(each, out, judged=True)
+        return False
+
+    def _enter(self, item: Any, out: list[Any], *, judged: bool = False) -> bool:
+        """
+        Deliver, hold or drop an item that order alone does not make a repeat.
+
+        Args:
+            judged: It was held, and is none.
+        """
         if self._watching:
-            if not self._enter_watched(item):
+            if not self._enter_watched(item, judged=judged):
                 return True
         elif self._promised and item.sequence is not None:
-            verdict = self._enter_numbered(item)
+            verdict = self._enter_numbered(item, judged=judged)
             if verdict is not None:
                 return verdict
-        elif self._repeats(item):
+        elif not judged and self._repeats(item):
             return True
         self._deliver(item, out)
         return True
 
     def _repeats(self, item: Any) -> bool:
-        """Drop it if its id and content were delivered before."""
-        if not item.own_id or not (self._overlap or self._protocol.unique_ids):
+        """Drop it if its id and content were delivered before, or hold it if that may be so."""
+        own_id, unique, seams = item.own_id, self._protocol.unique_ids, self._seams
+        if not own_id or not (unique or self._overlap or seams.knows(own_id)):
             return False
-        known = self._memory.find(item.own_id)
-        if known is None or self._memory.fingerprint(known) != self._fingerprint(item):
+        memory = self._memory
+        known = memory.find(own_id)
+        if known is None and not memory.is_ambiguous(own_id):
             return False
-        self._drop(item)
-        self._replayed_from(known)
-        return True
+        same = known is not None and memory.fingerprint(known) == self._fingerprint(item)
+        before = known is not None and known.offset < self._opened_at
+        trusted = seams.trusted or (self._run >= WATCH_AFTER and not seams.shared)
+        if same and (unique or trusted or (before and self._overlap)):
+            self._drop(item)
+            self._replayed_from(known)
+            return True
+        if unique:
+            return False
+        if own_id != seams.latest:
+            held = seams.begin(item)
+        else:
+            # Alone it proves nothing, unless events are expected to come again and ids have not been shared.
+            held = bool(same and self._overlap and not seams.shared) and seams.begin(item, single=True)
+        if not held:
+            seams.shared = True
+        return held
 
     def _replayed_from(self, known: Any) -> None:
         """The server replays from there: events without an identity behind it are known by their order."""
         if known is not None and known.offset >= 0 and (self._prefix is None or not self._prefix.whole):
             self._replayed_to = known.offset + 1
 
-    def _enter_watched(self, item: Any) -> bool:
-        """`sequence="auto"`: learn whether the ids count, and mark a jump. False: dropped as a repeat."""
+    def _enter_watched(self, item: Any, *, judged: bool) -> bool:
+        """`sequence="auto"`: learn whether the ids count, and mark a jump. False: held, or dropped as a repeat."""
         own_id = item.own_id
-        if self._repeats(item):
-            return False
         if own_id is None:
             return True
         number = _counter(own_id)
         expected = None if self._number is None else self._number + 1
+        goes_on = self._run >= WATCH_AFTER and expected is not None and number is not None and number >= expected
+        if not (judged or goes_on):
+            if self._ids_behind:
+                # While they counted, nothing but the count was kept.
+                self._ids_behind = False
+                self._seams.restore(self._memory.ids())
+            if self._repeats(item):
+                return False
         if number is None or (expected is not None and number != expected and self._run < WATCH_AFTER):
             if self._run >= WATCH_AFTER:
                 assert expected is not None
@@ -748,22 +878,40 @@ class Ledger:
         self._run = 0
         self._number = None
 
-    def _enter_numbered(self, item: Any) -> bool | None:
-        """Numbers are promised: None deliver, True dropped, False stop."""
+    def _enter_numbered(self, item: Any, *, judged: bool) -> bool | None:
+        """Numbers are promised: None deliver, True held or dropped, False stop."""
         number = item.sequence
         last = self._number
         if last is not None and number <= last:
-            known = self._memory.find(item.own_id or str(number))
-            # One that the window has forgotten is believed in a replay; without one it cannot be a repeat.
-            same = bool(self._overlap) if known is None else self._memory.fingerprint(known) == self._fingerprint(item)
-            if not same:
-                return self._diverged(item)
+            return self._enter_old_number(item, number, last, judged=judged)
+        expected = self._protocol.first_sequence if last is None else last + 1
+        if self._contiguous and expected is not None and number > expected:
+            gap = Gap(expected=expected, received=number, after=self.cursor)
+            if self.refetch or self._replayed:
+                return self.hole(gap)
+            # Nobody can be asked, and nothing was sent twice: how the provider counts is its own business.
+            item.gap = gap
+            self.gaps += 1
+            self._notices.append(GapFound(gap, False))
+        return None
+
+    def _enter_old_number(self, item: Any, number: int, last: int, *, judged: bool) -> bool | None:
+        """A number that was passed: a repeat, a divergence, or, where nothing was replayed, the provider's own affair."""
+        known = self._memory.find(item.own_id or str(number))
+        # One that the window has forgotten is believed in a replay; without one it cannot be a repeat.
+        same = bool(self._overlap) if known is None else self._memory.fingerprint(known) == self._fingerprint(item)
+        if self._overlap and same:
             self._drop(item)
             self._replayed_from(known)
             return True
-        expected = self._protocol.first_sequence if last is None else last + 1
-        if self._contiguous and expected is not None and number > expected:
-            return self.hole(Gap(expected=expected, received=number, after=self.cursor))
+        if self._overlap and known is not None and known.offset < self._opened_at:
+            return self._diverged(item)
+        # One event that shares its number with the one before it is a repeat only where something may have been running already.
+        if not judged and (number < last or self._joins) and self._seams.begin(item, single=self._joins):
+            return True
+        self._notices.append(NumberOutOfOrder(last + 1, number))
+        # The place stays where the numbers lead.
+        item.moves = False
         return None
 
     def hole(self, gap: Gap) -> bool | None:
@@ -806,7 +954,7 @@ class Ledger:
                 or (item.sequence is not None and self._placed)
                 or (cursor != before and not self._is_old(cursor))
             )
-        if item.sequence is not None and self._promised:
+        if item.sequence is not None and self._promised and (self._number is None or item.sequence > self._number):
             self._number = item.sequence
         if self._promised or self._run >= WATCH_AFTER:
             number = self._number
@@ -830,6 +978,10 @@ class Ledger:
             item.since = (log, len(log))
         if cursor is not None or self._protocol.replays:
             self._memory.remember(item)
+        if item.own_id:
+            self._seams.learn(item.own_id, offset)
+        if self._unproven:
+            self._unproven = []
         if self._overlap:
             self._overlap -= 1
         out.append(item)
@@ -845,7 +997,7 @@ class Ledger:
 
     def _is_old(self, cursor: str | None) -> bool:
         """In a replay: an id that is behind us. Going back to it would expect again what followed it."""
-        return bool(self._overlap and cursor and self._memory.knows(cursor))
+        return bool((self._overlap or self._seams.open) and cursor and self._memory.knows(cursor))
 
     def _extend(self, fingerprint: str) -> None:
         cursor, number, offset, log, _ = self._tip
@@ -908,6 +1060,12 @@ class Ledger:
 
     def _fingerprint(self, item: Any) -> str:
         return self._protocol.fingerprint(item)
+
+    def _name_of(self, item: Any) -> str | None:
+        """What a repeat within a run must share beside the content: its id, or its number where numbers are promised."""
+        if item.own_id:
+            return self._memory.name_of(item)
+        return str(item.sequence) if self._promised and item.sequence is not None else None
 
     def _key(self, item: Any) -> str:
         """What a repeat by order must share: the content, and the id where there is one."""

@@ -876,6 +876,9 @@ class Machine:
                 whole = len(items)
                 items, settling = self._stop_at(items, notable, silent)
                 silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
+        if not self._certain and self.protocol is not None and self.protocol.sequence == "contiguous":
+            # The identity may have come with this very batch: then a hole in it can be asked for.
+            ledger.refetch = self.resumable()
         items = ledger.receive(items, silent)
         if self._noting:
             self._noted += [(item.offset, before) for item, before in self._noting]
@@ -1336,11 +1339,12 @@ class Machine:
         self.notices.append(act.Restarted(0))
         ledger.restart(offset=0, anew=anew)
 
-    def _open(self, ledger: Ledger, *, resuming: bool, asking: bool) -> None:
+    def _open(self, ledger: Ledger, *, resuming: bool, asking: bool, stored: bool = False) -> None:
         self._events += ledger.fresh
         self._cursor_at_open = ledger.cursor
         reaches_back = resuming and self.protocol is not None and self.protocol.reaches_back(self.state)
-        ledger.open_connection(resuming=resuming, asking=asking, reaches_back=reaches_back)
+        joins = resuming or self.state.safe
+        ledger.open_connection(resuming=resuming, asking=asking, reaches_back=reaches_back, stored=stored, joins=joins)
 
     # --- side requests
 
@@ -1455,7 +1459,7 @@ class Machine:
             return
         if snapshot.reset:
             self._start_over(ledger)
-        self._open(ledger, resuming=False, asking=False)
+        self._open(ledger, resuming=False, asking=False, stored=True)
         # There is nobody to ask again.
         ledger.refetch = False
         if snapshot.events:
@@ -1526,6 +1530,7 @@ class Machine:
         return self.protocol.why_not(self.state) if self.protocol is not None else ""
 
     def _finish(self, outcome: Outcome, *, verified: bool = True) -> None:
+        self._hand_over_held()
         self._reading = False
         self.outcome = outcome
         self.verified = verified
@@ -1535,10 +1540,17 @@ class Machine:
         self._todo.append(act.Finish(outcome))
 
     def _fail(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:
+        self._hand_over_held()
         self._reading = False
         if cause is not None and error.__cause__ is None:
             error.__cause__ = cause
         self._error = error
+
+    def _hand_over_held(self) -> None:
+        """Nothing more will come, so what was held as a possible repeat is none."""
+        if self._ledger is not None and (items := self._ledger.release()):
+            self._saving.delivered(items)
+            self._todo.append(act.Deliver(items))
 
     def _deadline_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the stream did not end within its deadline of {self.settings.timeouts.deadline} seconds")

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from .._checkpoint import MAX_RECENT_IDS, fingerprint
 
-__all__ = ["KEPT_BYTES", "Memory", "Seen"]
+__all__ = ["KEPT_BYTES", "LONGEST_ID", "Memory", "Seen", "shortened"]
 
 # Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB. The machine calls `condense()` as often.
 KEPT_BYTES: Final = 4 * 1024 * 1024
@@ -108,20 +108,40 @@ class Memory:
             index += 1
             offset += 1
 
+    def oldest_first(self) -> Iterator[Any]:
+        self._read()
+        return iter(self.items)
+
+    def ids(self) -> Iterator[str]:
+        """Ids of the events remembered, and those that a checkpoint remembers."""
+        self._read()
+        yield from (own_id for own_id, _ in self._restored)
+        yield from (item.own_id for item in self.items if item.own_id)
+
+    def name_of(self, item: Any) -> str:
+        """The id of an event as it is remembered."""
+        return shortened(item.own_id)
+
+    def is_ambiguous(self, own_id: str) -> bool:
+        """Two events had this id."""
+        index = self._known()
+        key = shortened(own_id)
+        return key in index and index[key] is _AMBIGUOUS
+
     def steady(self) -> None:
         """No repeat can come for now: events are appended to `items` directly, and the index is made anew when one can."""
         self._index = None
 
     def remember_silent(self, own_id: str) -> None:
         """Enter the id of a block without data."""
-        self._silent.append(_short(own_id))
+        self._silent.append(shortened(own_id))
 
     def knows(self, own_id: str) -> bool:
-        return _short(own_id) in self._silent or _short(own_id) in self._known()
+        return shortened(own_id) in self._silent or shortened(own_id) in self._known()
 
     def find(self, own_id: str) -> Any:
         """The event (or `Seen`) of that id; `None` when it is unknown or ambiguous."""
-        return self._known().get(_short(own_id))
+        return self._known().get(shortened(own_id))
 
     def fingerprint(self, item: Any) -> str:
         return item.fingerprint if isinstance(item, Seen) else self._digest(item)
@@ -152,7 +172,7 @@ class Memory:
         digests = [
             item
             if isinstance(item, Seen)
-            else Seen(item.offset, _short(item.own_id) if item.own_id else None, self.fingerprint(item), item.sequence)
+            else Seen(item.offset, shortened(item.own_id) if item.own_id else None, self.fingerprint(item), item.sequence)
             for item in items
         ]
         items.clear()
@@ -170,11 +190,11 @@ class Memory:
         return index
 
     def _enter(self, index: dict[str, Any], item: Any) -> None:
-        key = _short(item.own_id) if item.own_id else str(item.sequence) if item.sequence is not None else None
+        key = shortened(item.own_id) if item.own_id else str(item.sequence) if item.sequence is not None else None
         if key is not None:
             index[key] = item if self._unique or key not in index else _AMBIGUOUS
 
 
-def _short(own_id: str) -> str:
+def shortened(own_id: str) -> str:
     """An id to remember. NUL cannot stand in one, so a digest is never taken for an id."""
     return own_id if len(own_id) <= LONGEST_ID or own_id[0] == "\0" else f"\0{fingerprint('id', own_id)}"

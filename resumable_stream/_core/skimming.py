@@ -23,6 +23,7 @@ from .._checkpoint import MAX_RECENT_IDS
 from ..framing import SSEDecoder, VerbatimDecoder
 from .interfaces import ResumeProtocol
 from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN, Ledger
+from .seams import Seams
 
 __all__ = ["LARGEST", "Skimmer", "Unread"]
 
@@ -80,15 +81,25 @@ class Skimmer:
         self._lane = PLAIN
         self._counts = False
         self._next = 0
+        # Where ids are opaque: what enters an id, and the number that a new one is entered with.
+        self._named = False
+        self._seams: Seams | None = None
+        self._enter: Callable[[bytes, int], int] = dict[bytes, int]().setdefault
+        self._at = 0
+        self._latest = b""
+        self._synced = 0
 
     @property
     def useless(self) -> bool:
         """Most events of this stream differ in their beginning, or are short: looking for likeness costs more than it saves."""
         return self.misses >= _PATIENCE and self.total < _WORTH * self.misses
 
-    def start(self, lane: int, number: int | None) -> None:
-        """The events before have been read; `number` is that of the last."""
+    def start(self, lane: int, number: int | None, seams: Seams) -> None:
+        """The events before have been read; `number` is that of the last, `seams` says what their ids are worth."""
         self.held.clear()
+        self._named = lane == OPAQUE
+        if self._named:
+            self._know(seams)
         if lane != self._lane:
             self._patterns.clear()
             self._shape = _never
@@ -117,8 +128,32 @@ class Skimmer:
             if match[1] != b"%d" % self._next:
                 return None
             self._next += 1
+        elif self._named:
+            own_id, at = match[1], self._at
+            if self._enter(own_id, at) != at and not self._may_follow(own_id):
+                return None
+            self._at = at + 1
+            self._latest = own_id
         held.append(chunk)
         return chunk
+
+    def _know(self, seams: Seams) -> None:
+        """Enter the ids of the events that have been read since the last time."""
+        if seams is not self._seams:
+            self._seams, self._enter, self._synced = seams, seams.raw.setdefault, 0
+        fresh = []
+        for own_id, offset in reversed(seams.ids.items()):
+            if offset < self._synced:
+                break
+            fresh.append(own_id)
+        for own_id in reversed(fresh):
+            self._latest = own_id.encode("utf-8", "surrogatepass")
+            seams.raw.setdefault(self._latest, -1)
+        self._synced = max(self._synced, next(reversed(seams.ids.values()), -1) + 1)
+
+    def _may_follow(self, own_id: bytes) -> bool:
+        """A known id of a new event: where events share ids, one may follow itself."""
+        return self._seams is not None and self._seams.shared and own_id == self._latest
 
     def _look_closer(self, chunk: bytes) -> bytes | None:
         front, chunk = self.front, self.front + chunk
@@ -138,6 +173,12 @@ class Skimmer:
             if match[1] != b"%d" % self._next:
                 return None
             self._next += 1
+        elif self._named:
+            own_id, at = match[1], self._at
+            if self._enter(own_id, at) != at and not self._may_follow(own_id):
+                return None
+            self._at = at + 1
+            self._latest = own_id
         self._shape = shape
         self.front = b""
         self.held.append(chunk)
@@ -203,6 +244,7 @@ class Unread:
         count: Callable[[int], None],
     ) -> None:
         self._ledger = ledger
+        ledger.expect_unread()
         self._place = place
         self._count = count
         self._skimmer = Skimmer(protocol, self._pass_over)
@@ -216,7 +258,7 @@ class Unread:
         if decoder.last_event_id and lane in (PLAIN, NUMBERED):
             return None
         self._decoder = decoder
-        skimmer.start(lane, self._ledger.sequence)
+        skimmer.start(lane, self._ledger.sequence, self._ledger.seams)
         return skimmer
 
     def settle(self, *, leaving: bool) -> None:
@@ -233,7 +275,7 @@ class Unread:
             if ledger.offset == offset:
                 skimmer.held[:] = held
             raise
-        skimmer.start(ledger.lane, ledger.sequence)
+        skimmer.start(ledger.lane, ledger.sequence, ledger.seams)
         if not leaving:
             return
         skimmer.misses += 1
@@ -253,7 +295,7 @@ class Unread:
         items = self._decoder.read_late(data)
         if self._place is not None:
             self._place(items)
-        self._ledger.receive(items)
+        self._ledger.receive_late(items)
         self._count(len(data))
 
     def _pass_over(self) -> bool:
@@ -274,6 +316,7 @@ class Unread:
             if ledger.offset == offset and len(held) <= MAX_RECENT_IDS:
                 held[:0] = older
             raise
+        ledger.seams.trim()
         skimmer.total += len(older)
         self._decoder.pass_over(len(unread))
         self._count(len(unread))

@@ -181,10 +181,11 @@ class OpenAIResponses(CursorProtocol):
         return self._numbered and (number is None or number > 0 or _kind(event) == "response.created")
 
     def error(self, event: Any) -> UpstreamError | None:
-        # An error with a number is one of the stream's events; what became of the response is then asked.
+        # OpenAI's own has a number and its words at the top level: it is one of the stream's events, and what became of the
+        # response is then asked. The SDK raises for any event that holds an object `error`, numbered or not; so do we.
         body = payload_of(event)
         detail = body.get("error")
-        if type(body.get("sequence_number")) is int or not (detail or _kind(event) == "error"):
+        if not detail and (type(body.get("sequence_number")) is int or _kind(event) != "error"):
             return None
         return upstream_error(detail if isinstance(detail, dict) else {"message": detail} if detail else body, body)
 

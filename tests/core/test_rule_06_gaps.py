@@ -109,12 +109,18 @@ def test_a_hole_at_the_very_start_is_seen_where_the_first_number_is_promised() -
     assert sequences(result) == [2, 3, None]
 
 
-def test_a_hole_in_what_cannot_be_resumed_is_no_refetch() -> None:
-    result = play(Reply([seqs(1, 3)]), protocol=numbered(), method="POST")
-    assert isinstance(result.error, GapError)
-    result = play(Reply([seqs(1, 3), DONE]), protocol=numbered(), method="POST", on_gap="deliver")
+@pytest.mark.parametrize("on_gap", ["refetch", "deliver"])
+def test_a_hole_where_nobody_can_be_asked_is_marked_and_reported(on_gap: str) -> None:
+    """
+    One answer that was never cut, of a stream that cannot be asked again: a jump is how the provider counts.
+
+    To end the stream would lose the rest of an answer of which nothing is known to be missing (BerriAI/litellm#32579).
+    """
+    result = play(Reply([seqs(1, 3), DONE]), protocol=numbered(), method="POST", on_gap=on_gap)
     assert sequences(result) == [1, 3, None]
     assert result.events[1].gap == Gap(expected=2, received=3, after="1")
+    assert [notice.asked_again for notice in result.stream.kinds(GapFound)] == [False]
+    assert result.stream.machine.stats.gaps == 1
 
 
 def test_an_event_without_a_number_is_no_hole() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from resumable_stream._core.interfaces import Alarm, Head, ResumeProtocol, StreamState
 from resumable_stream._core.ledger import COUNTING, NUMBERED, OPAQUE, PLAIN
 from resumable_stream._core.machine import Machine
+from resumable_stream._core.seams import Seams
 from resumable_stream._core.settings import Settings
 from resumable_stream._core.skimming import Skimmer
 from resumable_stream._settings import Limits, Timeouts
@@ -26,9 +27,14 @@ class Alarming(ResumeProtocol):
     alarm = ALARMED
 
 
+def _own_id(event: Any) -> str | None:
+    own_id: str | None = event.own_id
+    return own_id
+
+
 def skimmer(lane: int, number: int | None = None, protocol: ResumeProtocol | None = None) -> Skimmer:
     made = Skimmer(protocol or Alarming(), lambda: False)
-    made.start(lane, number)
+    made.start(lane, number, Seams(list, _own_id, str, window=4096))
     return made
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import resumable_stream as rs
+from resumable_stream._core.actions import NumberOutOfOrder
 from resumable_stream._core.interfaces import Answer, Finished, Head, Interrupted, Lost, Reject, Resume, StreamState, Verify
 from resumable_stream._errors import (
     CursorExpired,
@@ -29,7 +30,7 @@ from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols.openai_responses import OpenAIResponses
 from resumable_stream.testing import Fault, FlakyServer
 
-from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, policy, run
+from ..core.simulation import CUTS, Reply, Sent, Stream, cut_body, policy, run, script
 from ..cutting import Where
 
 if TYPE_CHECKING:
@@ -276,8 +277,25 @@ def test_events_sent_again_are_dropped_although_their_padding_differs() -> None:
 
 
 def test_a_number_that_comes_again_with_other_content_is_no_repeat() -> None:
-    other = [*LOG[:7], {**LOG[6], "delta": "!"}]
-    assert isinstance(run(stream(Responses(other))).error, ReplayDiverged)
+    """In a replay it contradicts what was delivered; on a connection that replayed nothing it is the server's way to count."""
+    other = [*LOG[:7], {**LOG[6], "delta": "!"}, *LOG[7:]]
+    result = run(stream(Responses(other)))
+    assert (payloads(result.events), result.outcome) == (other, Outcome.COMPLETED)
+    assert len(result.stream.kinds(NumberOutOfOrder)) == 1
+    changed = [*LOG[:6], {**LOG[6], "delta": "!"}, *LOG[7:]]
+    server = script(Reply([*(sse(event) for event in LOG[:7]), "rst"]), Reply([sse(event) for event in changed[5:]]))
+    assert isinstance(run(stream(server)).error, ReplayDiverged)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_an_error_with_an_old_number_is_the_providers_error(background: bool) -> None:
+    """BerriAI/litellm#32579: `sequence_number` 1 after 4. The openai package raises for an object `error`, numbered or not."""
+    body = [sse(event) for event in LOG[:5]]
+    failure = sse({"type": "error", "sequence_number": 1, "error": {"message": "overloaded", "type": "server_error"}})
+    result = run(stream(script(Reply([*body, failure])), json={**BODY, "background": background}))
+    assert payloads(result.events) == LOG[:5]
+    assert isinstance(result.error, UpstreamError)
+    assert "overloaded" in str(result.error)
 
 
 def test_a_hole_is_asked_for_again() -> None:
@@ -306,7 +324,8 @@ def test_a_proxy_that_numbers_every_event_zero_is_read_to_the_end() -> None:
     result = run(stream(Responses(zeros)))
     assert (payloads(result.events), result.outcome) == (zeros, Outcome.COMPLETED)
     odd = [{**event, "sequence_number": 5} for event in LOG]
-    assert isinstance(run(stream(Responses(odd))).error, ReplayDiverged)
+    result = run(stream(Responses(odd)))
+    assert (payloads(result.events), result.outcome) == (odd, Outcome.COMPLETED)
     result = run(stream(Responses(odd), protocol=OpenAIResponses(numbered=False)))
     assert (payloads(result.events), result.outcome) == (odd, Outcome.COMPLETED)
     assert {event.cursor for event in result.events} == {None}

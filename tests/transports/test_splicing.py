@@ -172,3 +172,32 @@ async def test_an_id_without_an_event_stays_where_batches_are_taken_apart(rig: R
     client = rig.client(lambda request: answers.pop(0), protocols=lambda request: Batches())
     _, chunks = await rig.read(client, "GET", URL)
     assert b"".join(chunks) == b"".join([*first, *again])
+
+
+@pytest.mark.parametrize("name", ["e-{}", "{}"])
+@pytest.mark.parametrize(("before", "again"), [(3, 2), (30, 1), (30, 30), (700, 2), (5000, 3)])
+async def test_a_run_told_again_is_handed_on_once(rig: Rig, before: int, again: int, name: str) -> None:
+    """A seam within one answer, also where the events before it went out unread; then one more after a cut."""
+    if name == "{}" and before == 3:
+        pytest.skip("ids count after eight events")
+    blocks = [f"id: {name.format(n)}\ndata: a long enough text {n % 2}\n\n".encode() for n in range(1, before + 3)]
+    end = b"data: [DONE]\n\n"
+    told = [*blocks[:before], *blocks[before - again :]]
+
+    def answer(request: Any) -> Reply:
+        if request.headers.get("last-event-id") is None:
+            return Reply([*told[:-1], told[-1][:10]], "rst")
+        return Reply([*blocks[before - again :], end])
+
+    response, chunks = await rig.read(rig.client(answer), "GET", URL)
+    assert b"".join(chunks) == b"".join([*blocks, end])
+    stream = rs.stream_of(response)
+    assert stream.outcome is rs.Outcome.COMPLETED
+    assert stream.stats.duplicates >= 2 * again
+
+
+async def test_one_id_on_every_event_is_handed_on_whole(rig: Rig) -> None:
+    blocks = [b"id: msg_1\ndata: a long enough text\n\n"] * 700 + [b"data: [DONE]\n\n"]
+    response, chunks = await rig.read(rig.client(lambda request: Reply(blocks)), "GET", URL)
+    assert chunks == blocks
+    assert rs.stream_of(response).stats.duplicates == 0

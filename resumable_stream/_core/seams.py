@@ -1,0 +1,197 @@
+"""
+Where replay meets live within one answer: a run of events that is sent again, in its old order.
+
+    e1 e2 e3 | e2 e3 e4          the server replayed up to e3; its live part had begun at e2
+
+Any answer may hold such a seam, the first included, since a first request may join something that already runs.
+Only an event with an id or number of its own can be recognised, and only while such ids are identities.
+Many servers put one id (of the message, the request, the run) on every event. There, two equal words follow each other
+under one id, and both are text. Hence two rules:
+
+- *Trusted ids.* After `TRUSTED` events whose ids all differed, an id that comes again with equal content is a repeat, at once.
+- *Before that, and once two events have shared an id,* the order decides. When an id that the stream has already left comes
+  back with equal content, a run may begin. Its events are held while they follow in their old order. The run is a seam if it
+  reaches the newest event and names at least two ids, or if it is `LONGEST` events long. Otherwise all of it is delivered.
+  Once an id that was left has come back with other content, ids return on this stream, and prove nothing any more.
+
+A seam of one event, right after that event, looks like an equal word until ids are trusted: it is delivered.
+
+What would break it: delivering an event while others are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Final
+
+from .memory import shortened
+
+__all__ = ["TRIM", "Seams"]
+
+# Of the servers that put one id on all events of a message, few begin with 16 messages of one event each.
+TRUSTED: Final = 16
+# So many events in their old order are no coincidence. This bounds what is held.
+LONGEST: Final = 64
+# After so many runs that led nowhere, ids are known to return on this stream, and prove nothing.
+PATIENCE: Final = 8
+# The oldest ids are forgotten this many at a time. A power of two: the ledger's lane tells it by the bits of an offset.
+TRIM: Final = 256
+
+
+class Seams:
+    """
+    What the ids of one stream are worth, and the run that may be a seam.
+
+    Args:
+        newest: Returns the events remembered, oldest first.
+        name: Returns the identity of an event.
+        fingerprint: Returns the digest of its content.
+        window: Events remembered.
+
+    Attributes:
+        ids: Ids of the newest events, oldest first, at least as many as are remembered. An id that is not here is new.
+        raw: Ids of events that went unread, as they came; see `skimming`. They are not in `ids`.
+        shared: Two different events had the same id.
+        latest: The id of the newest event that has one.
+        held: Events of a run, until it is known what the run is.
+    """
+
+    def __init__(
+        self,
+        newest: Callable[[], Iterable[Any]],
+        name: Callable[[Any], str | None],
+        fingerprint: Callable[[Any], str],
+        *,
+        window: int,
+    ) -> None:
+        self._newest = newest
+        self._name = name
+        self._fingerprint = fingerprint
+        self._window = window
+        # A dict, since `setdefault()` looks an id up and enters it in one step. The values are offsets.
+        self.ids: dict[str, int] = {}
+        self.raw: dict[bytes, int] = {}
+        self.shared = False
+        self.latest: str | None = None
+        self.held: list[Any] = []
+        self._log: list[Any] = []
+        # Where the run may stand in the log: for each beginning that fits, the place of the event that has to come next.
+        self._places: list[int] = []
+        self._names: set[str | None] = set()
+        self._proven = False
+        self._single = False
+        self._failed = 0
+
+    @property
+    def open(self) -> bool:
+        """A run is under way."""
+        return bool(self._places)
+
+    @property
+    def trusted(self) -> bool:
+        """Ids have been identities for long enough."""
+        return not self.shared and max(len(self.ids), len(self.raw)) >= TRUSTED
+
+    def knows(self, own_id: str) -> bool:
+        """An event with this id was delivered, perhaps too long ago to be remembered."""
+        own_id = shortened(own_id)
+        return own_id in self.ids or (bool(self.raw) and own_id.encode("utf-8", "surrogatepass") in self.raw)
+
+    def enter(self, own_id: str, offset: int) -> int:
+        """As `ids.setdefault()`, where events may have gone unread."""
+        return -1 if own_id.encode("utf-8", "surrogatepass") in self.raw else self.ids.setdefault(own_id, offset)
+
+    def learn(self, own_id: str, offset: int) -> None:
+        """An event with this id was delivered."""
+        self.ids[shortened(own_id)] = offset
+        self.latest = own_id
+
+    def restore(self, ids: Iterable[str]) -> None:
+        """These were known before."""
+        self.ids.update((own_id, -1) for own_id in ids if own_id not in self.ids)
+
+    def trim(self) -> None:
+        """Keep the bound. Called once for `TRIM` events, or for a batch."""
+        for known in (self.ids, self.raw):
+            if (surplus := len(known) - self._window) > TRIM:
+                _forget_oldest(known, surplus)
+
+    def begin(self, item: Any, *, single: bool = False) -> bool:
+        """
+        Hold an event whose identity was left, and which may begin a run. False: it is new.
+
+        Args:
+            single: A run of this event alone counts too, if an event of another identity follows.
+        """
+        if self._failed >= PATIENCE:
+            return False
+        log = list(self._newest())
+        name, fingerprint = self._name(item), self._fingerprint(item)
+        places = [
+            place
+            for place, seen in enumerate(log, start=1)
+            if self._name(seen) == name and self._fingerprint(seen) == fingerprint
+        ]
+        if not places:
+            # Its identity came back with other content.
+            self._failed = PATIENCE
+            return False
+        self._log, self._places = log, places
+        self._names = {name}
+        self._proven = False
+        self._single = single
+        self.held = [item]
+        return True
+
+    def follow(self, item: Any) -> bool:
+        """Does this event go on with the run? Then it is held. False: the run is over; see `over()`."""
+        log, name, fingerprint = self._log, self._name(item), None
+        places = []
+        for place in self._places:
+            if place < len(log) and self._name(log[place]) == name:
+                fingerprint = fingerprint or self._fingerprint(item)
+                if self._fingerprint(log[place]) == fingerprint:
+                    places.append(place + 1)
+        if not places:
+            # An event alone that the next one's identity leaves behind.
+            self._proven = self._proven or (self._single and len(self.held) == 1 and name not in self._names)
+            return False
+        self._places = places
+        self._names.add(name)
+        self.held.append(item)
+        return True
+
+    def repeats(self) -> list[Any]:
+        """Take the held events that are now proven to be repeats. The run is over once it has reached the newest event."""
+        reached = len(self._log) in self._places
+        self._proven = self._proven or (reached and len(self._names) > 1) or len(self.held) >= LONGEST
+        if not self._proven:
+            return []
+        repeats, self.held = self.held, []
+        if reached:
+            self._close()
+        return repeats
+
+    def over(self) -> tuple[list[Any], bool]:
+        """The run is over. Returns the events still held, and whether they are repeats."""
+        held, self.held = self.held, []
+        proven = self._proven
+        self._failed += not proven
+        self._close()
+        return held, proven
+
+    def cut(self) -> list[Any]:
+        """The connection is over. Returns what is held: the server sends it again if it is new."""
+        held, self.held = self.held, []
+        self._close()
+        return held
+
+    def _close(self) -> None:
+        self._places = []
+        self._log = []
+
+
+def _forget_oldest(known: dict[Any, int], count: int) -> None:
+    for own_id in list(islice(known, count)):
+        del known[own_id]
