@@ -39,7 +39,7 @@ settings.register_profile("quick", patient, max_examples=25)
 settings.register_profile("soak", patient, max_examples=500)
 settings.load_profile("quick")
 # A scenario that hangs fails after this many seconds, well before pytest's own timeout kills the run.
-LONGEST = 30.0
+LONGEST = 60.0
 
 
 class Eager:
@@ -177,7 +177,7 @@ class Row:
         else:
             await anyio.sleep(seconds)
 
-    async def until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         """Wait for something that another thread or task does."""
         deadline = time.monotonic() + seconds
         while not condition():

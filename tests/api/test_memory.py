@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(30)]
+pytestmark = pytest.mark.usefixtures("prompt")
 
 MIB = 1024 * 1024
 

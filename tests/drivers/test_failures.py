@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(10)]
+pytestmark = pytest.mark.usefixtures("prompt")
 
 URL = "https://example.com/s"
 ALL = [str(n) for n in range(1, 13)]

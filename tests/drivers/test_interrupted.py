@@ -29,7 +29,7 @@ from ..conftest import Row, each_driver
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.usefixtures("prompt")
 
 ALL = [str(n) for n in range(1, 13)]
 WANTED = [(event.id, event.data) for event in numbered(12)]

