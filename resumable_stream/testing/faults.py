@@ -85,6 +85,37 @@ class Fault:
         return Duplicate(after_events=after_events, count=count)
 
     @classmethod
+    def seam(cls, *, after_events: int, overlap: int) -> Fault:
+        """
+        Join something that is already running: replay the first events, then go live with the last of them sent again.
+
+        Servers that subscribe before they have read their log do this to every late reader. The events that come twice are
+        the same, in the same order, with the same ids. Unlike a repeat after a reconnect, a seam may stand in any answer,
+        the first one included. On the wire it is `duplicate`; the name says which promise a test is about.
+
+        Args:
+            after_events: Events in the replay.
+            overlap: How many of the last of them the live part repeats.
+        """
+        return Duplicate(after_events=after_events, count=overlap)
+
+    @classmethod
+    def insert(cls, *frames: bytes, after_events: int) -> Fault:
+        """
+        Send frames that the log does not have: an error object in the middle, or content after the event that settled the end.
+
+        Args:
+            frames: Raw, one event each, with their line ends.
+            after_events: Events that come first.
+        """
+        return Insert(after_events=after_events, frames=frames)
+
+    @classmethod
+    def no_blank_line(cls) -> Fault:
+        """End the body cleanly, as planned, but leave out the last line end: in SSE the blank line that completes an event."""
+        return NoBlankLine()
+
+    @classmethod
     def hole(cls, *, after_events: int, count: int = 1) -> Fault:
         """Leave out the `count` events behind the given number of events."""
         return Hole(after_events=after_events, count=count)
@@ -209,6 +240,22 @@ class Duplicate(Fault):
 
     def __post_init__(self) -> None:
         _not_negative(after_events=self.after_events, count=self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insert(Fault):
+    after_events: int
+    frames: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        _not_negative(after_events=self.after_events)
+        if not self.frames or not all(isinstance(frame, bytes) for frame in self.frames):
+            raise ValueError(f"insert takes at least one frame, as bytes, got {self.frames!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoBlankLine(Fault):
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +387,11 @@ def disturb(answer: Answer, faults: Iterable[Fault]) -> None:
             case Duplicate(after_events=events, count=count):
                 at = answer.behind(events)
                 answer.pieces[at:at] = answer.pieces[max(0, at - count) : at]
+            case Insert(after_events=events, frames=frames):
+                at = answer.behind(events)
+                answer.pieces[at:at] = frames
+            case NoBlankLine():
+                _drop_last_line_end(answer)
             case Hole(after_events=events, count=count):
                 at = answer.behind(events)
                 del answer.pieces[at : at + count]
@@ -368,6 +420,12 @@ def _replace(answer: Answer, code: int, headers: dict[str, str], body: bytes) ->
     answer.code, answer.headers, answer.transfer, answer.ending = code, headers, "length", "clean"
     answer.pieces = [body] if body and code not in (204, 304) else []
     answer.announced, answer.missing = None, 0
+
+
+def _drop_last_line_end(answer: Answer) -> None:
+    if answer.pieces:
+        last = answer.pieces[-1]
+        answer.pieces[-1] = last.removesuffix(b"\r\n") if last.endswith(b"\r\n") else last[: -1 if last[-1:] in b"\r\n" else None]
 
 
 def _unbounded(answer: Answer) -> Literal["chunked", "close"]:

@@ -210,6 +210,9 @@ class FlakyServer:
         etag: Entity tag of `format="bytes"`, with its quotes: `'"v1"'`, or weak: `'W/"v1"'`. Assignable while running.
         last_modified: `Last-Modified` of `format="bytes"`, an HTTP date. Assignable while running.
         accept_ranges: `False`: ignore `Range` and answer 200 with the whole document.
+        sticky_cookie: Name of a cookie that ties a client to this server, as a load balancer sets one (`"AWSALB"`).
+            Every answer sets it. A request for the rest (with a cursor or a range) that does not bring it reaches another
+            back end, which does not know the stream: 404.
         keep_alive: `False`: close the TCP connection after each answer.
         on_request: Called with each request first; a `Reply` answers it at once and leaves the schedule alone, `None` goes on.
             Runs in the thread of the connection: it must not block for long.
@@ -243,6 +246,7 @@ class FlakyServer:
         etag: str | None = None,
         last_modified: str | None = None,
         accept_ranges: bool = True,
+        sticky_cookie: str | None = None,
         keep_alive: bool = True,
         on_request: Callable[[RecordedRequest], Reply | None] | None = None,
     ) -> None:
@@ -275,6 +279,7 @@ class FlakyServer:
             name: value for name, value in (("location", location), ("content-location", content_location)) if value is not None
         }
         self._accept_ranges = accept_ranges
+        self._sticky_cookie = sticky_cookie
         self._keep_alive = keep_alive
         self._on_request = on_request
         self._schedule = iter(schedule)
@@ -455,6 +460,13 @@ class FlakyServer:
             body = reply.body if isinstance(reply.body, bytes) else b"".join(map(_only_bytes, reply.body))
             answer = Answer(code=reply.status, headers=_lower(reply.head()), pieces=[body] if body else [], transfer="length")
             return self._send(connection, request, answer, log=[])
+        answer, log = self._plan(request)
+        return self._send(connection, request, answer, log)
+
+    # --- planning
+
+    def _plan(self, request: RecordedRequest) -> tuple[Answer, list[bytes]]:
+        """The disturbed answer to a stream request, and the log that a held connection follows."""
         with self._changed:
             faults: Scheduled = None
             try:
@@ -463,21 +475,27 @@ class FlakyServer:
             except StopIteration:
                 pass
             answer = self._route(request)
-            # What a held connection follows; `replace()` gives the server another list.
+            # `replace()` gives the server another list.
             log = self._frames
         if faults is not None:
             disturb(answer, [faults] if isinstance(faults, Fault) else faults)
-        return self._send(connection, request, answer, log)
-
-    # --- planning
+        return answer, log
 
     def _route(self, request: RecordedRequest) -> Answer:
         headers = dict(self._headers)
         if request.method == "POST":
             headers |= self._post_headers
         if self._format == "bytes":
+            cursor = request.headers.get("range")
+        else:
+            cursor = request.query.get(self._cursor_param) if self._cursor_param else request.last_event_id
+        if self._sticky_cookie is not None:
+            pair = f"{self._sticky_cookie}=here"
+            if cursor and pair not in re.split(r";\s*", request.headers.get("cookie", "")):
+                return _status(404)
+            headers["set-cookie"] = f"{pair}; Path=/"
+        if self._format == "bytes":
             return self._range(request, headers)
-        cursor = request.query.get(self._cursor_param) if self._cursor_param else request.last_event_id
         start = 0
         if cursor and not self._ignore_cursor:
             if cursor in self._behind:

@@ -379,12 +379,39 @@ def test_nothing_but_heartbeats_until_the_client_leaves(client: httpx.Client) ->
         (Fault.hole(after_events=0, count=3), (4,)),
         (Fault.reorder(after_events=1), (1, 3, 2, 4)),
         (Fault.reorder(after_events=0, count=4), (4, 3, 2, 1)),
+        (Fault.seam(after_events=3, overlap=2), (1, 2, 3, 2, 3, 4)),
+        (Fault.insert(encoded(9), encoded(8), after_events=3), (1, 2, 3, 9, 8, 4)),
     ],
 )
 def test_the_order_of_events_is_disturbed_once(client: httpx.Client, fault: Fault, expected: tuple[int, ...]) -> None:
     with FlakyServer(numbered(4), [fault]) as server:
         assert body(client, server.url) == encoded(*expected)
         assert body(client, server.url) == server.transcript
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_the_last_event_may_lack_its_blank_line(client: httpx.Client, end: bytes) -> None:
+    """The body ends as HTTP wants it, so only the blank line tells that something is missing."""
+    log = [b"data: a" + 2 * end, b"data: b" + 2 * end]
+    with FlakyServer(log, [Fault.no_blank_line()]) as server:
+        assert body(client, server.url) == log[0] + b"data: b" + end
+        assert body(client, server.url) == server.transcript
+    with FlakyServer([], [Fault.no_blank_line()]) as server:
+        assert body(client, server.url) == b""
+
+
+def test_a_request_for_the_rest_without_the_cookie_reaches_another_back_end(client: httpx.Client) -> None:
+    with FlakyServer(numbered(2), sticky_cookie="AWSALB") as server:
+        with httpx.Client(trust_env=False) as fresh:
+            first = fresh.get(server.url)
+            assert first.headers["set-cookie"] == "AWSALB=here; Path=/"
+            assert fresh.get(server.url, headers={"Last-Event-ID": "1"}).content == encoded(2)
+            fresh.cookies.clear()
+            assert fresh.get(server.url, headers={"Last-Event-ID": "1", "Cookie": "AWSALB=there"}).status_code == 404
+    with FlakyServer(b"abc", format="bytes", sticky_cookie="AWSALB") as server:
+        assert client.get(server.url, headers={"Range": "bytes=1-"}).status_code == 404
+        assert httpx.get(server.url, trust_env=False).content == b"abc"
+        assert client.get(server.url, headers={"Range": "bytes=1-", "Cookie": "a=b; AWSALB=here"}).content == b"bc"
 
 
 def test_faults_of_one_response_are_applied_in_order(client: httpx.Client) -> None:
@@ -609,6 +636,7 @@ async def test_it_serves_async_clients_too() -> None:
         (lambda: Fault.redirect("/", status=200), "redirect"),
         (lambda: Fault.status(99), "status"),
         (lambda: Fault.heartbeats(frame=b""), "byte"),
+        (lambda: Fault.insert(after_events=1), "at least one frame"),
         (lambda: FlakyServer(format="xml"), "format"),  # type: ignore[arg-type]
         (lambda: FlakyServer(chunk_bytes=0), "chunk_bytes"),
         (lambda: FlakyServer(hold_open=True, transfer="length"), "hold_open"),
