@@ -291,7 +291,7 @@ def _plan(
             f"the checkpoint is of {seen}, the URL of {origin_of(absolute)}", expected=origin_of(absolute), received=seen
         )
     headers = request.get("headers")
-    given = {} if headers is None or callable(headers) else {str(_text(name)).lower() for name in family.module.Headers(headers)}
+    given = {} if headers is None or callable(headers) else {str(_text(name)).lower() for name in family.headers(headers)}
     # The body of another process is not known here.
     known = options.key is not None and not merge
     digest = request_digest(method, absolute, body_of(request), key=options.key) if known and options.key is not None else None

@@ -30,6 +30,7 @@ from .http import (
     status_errors,
     will_block,
 )
+from .misuse import AsyncOnly
 from .worker import in_thread
 
 __all__ = ["AsyncResumableStream"]
@@ -120,7 +121,7 @@ class _Body:
                     await anext(self._raw)
 
 
-class AsyncResumableStream(StreamBase):
+class AsyncResumableStream(StreamBase, AsyncOnly):
     """
     The asynchronous `ResumableStream`, for asyncio and trio. Made by `aconnect()` and `aresume()`.
 
@@ -130,6 +131,8 @@ class AsyncResumableStream(StreamBase):
             async for event in stream:
                 print(event.data)
     """
+
+    _opens = "async with"
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -647,7 +650,7 @@ class AsyncResumableStream(StreamBase):
                 self._machine.saved(monotonic())
 
 
-class _Batches:
+class _Batches(AsyncOnly):
     """Iterator over lists of events."""
 
     def __init__(self, stream: AsyncResumableStream) -> None:
@@ -664,7 +667,7 @@ class _Batches:
         return stream._hand_batch()
 
 
-class _Texts:
+class _Texts(AsyncOnly):
     """Iterator over pieces of text; the event stays in hand until its last piece is done with."""
 
     def __init__(self, stream: AsyncResumableStream, reader: TextReader) -> None:

@@ -84,6 +84,8 @@ def seconds_left(ends: float | None) -> float | None:
 class StreamBase:
     """State of a stream between two reads."""
 
+    _opens = "with"
+
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._number = next(_NUMBERS)
@@ -325,7 +327,7 @@ class StreamBase:
 
     def _check_readable(self) -> None:
         if self._state == "new":
-            raise StreamClosed("the stream is not open: use `with`, or call open() first")
+            raise StreamClosed(f"the stream is not open: use `{self._opens}`, or call open() first")
         if self._state in ("ended", "failed"):
             raise self._with_place(StreamConsumed("the stream has ended; connect again, or resume from its checkpoint"))
         if self._state == "closed":

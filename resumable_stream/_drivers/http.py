@@ -125,7 +125,9 @@ class Family:
         """
         module = self.module
         timeout = module.Timeout(read, connect=timeouts.connect, pool=timeouts.connect)
-        defaults = {"Accept": accept, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+        # What a browser sends for an EventSource: the standard gives that the cache mode "no-store", for which Fetch, in
+        # "HTTP-network-or-cache fetch", appends `Cache-Control: no-cache`. A cache on the way then asks the server.
+        defaults = {"Accept": accept, "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
         if request.bare:
             headers = _with(self.module.Headers(defaults), request.headers)
             extensions = {"timeout": timeout.as_dict()}
@@ -138,7 +140,7 @@ class Family:
 
     def _build_for_caller(self, client: Any, request: Request, call: Call, defaults: Mapping[str, str], timeout: Any) -> Any:
         arguments = call.arguments
-        headers = self.module.Headers(call.headers())
+        headers = self.headers(call.headers())
         for name, value in headers.raw:
             if any(byte in value for byte in b"\r\n\0"):
                 raise ValueError(f"header {name.decode('latin-1')!r} holds a line break")
@@ -189,6 +191,21 @@ class Family:
             url = url.copy_remove_param(name) if parameter is None else url.copy_set_param(name, parameter)
         built.url = url
         return built
+
+    def headers(self, given: Any) -> Any:
+        """
+        The library's headers.
+
+        Raises:
+            TypeError: They are in no shape that the library takes; values are not named, since they may be secrets.
+        """
+        try:
+            return self.module.Headers(given)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise TypeError(
+                "headers must be a mapping of names to texts, a list of (name, value) pairs, or a callable that returns one of "
+                f"these, got a {type(given).__name__}: {error}"
+            ) from None
 
     def send_arguments(self, request: Request, call: Call) -> dict[str, Any]:
         """Keyword arguments of `client.send()`. Redirects are the machine's."""

@@ -29,6 +29,7 @@ from .http import (
     watch_connection,
     will_block,
 )
+from .misuse import SyncOnly
 
 __all__ = ["ResumableStream"]
 
@@ -109,7 +110,7 @@ class _Body:
                 stack.callback(close)
 
 
-class ResumableStream(StreamBase):
+class ResumableStream(StreamBase, SyncOnly):
     """
     An iterator over the events of a stream that survives the loss of its connection. Made by `connect()` and `resume()`.
 
@@ -611,7 +612,7 @@ class ResumableStream(StreamBase):
         self._machine.saved(monotonic())
 
 
-class _Batches:
+class _Batches(SyncOnly):
     """Iterator over lists of events."""
 
     def __init__(self, stream: ResumableStream) -> None:
@@ -628,7 +629,7 @@ class _Batches:
         return stream._hand_batch()
 
 
-class _Texts:
+class _Texts(SyncOnly):
     """Iterator over pieces of text; the event stays in hand until its last piece is done with."""
 
     def __init__(self, stream: ResumableStream, reader: TextReader) -> None:

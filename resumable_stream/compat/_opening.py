@@ -84,6 +84,7 @@ def _headers(given: Any, library: Any) -> Any:
         return lambda: _headers(given(), library)
     headers = library.Headers(given)
     headers["Accept"] = EVENT_STREAM
+    # As httpx-sse does, word for word; elsewhere we send what browsers do, `no-cache`.
     headers["Cache-Control"] = "no-store"
     return headers
 

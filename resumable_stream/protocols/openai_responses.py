@@ -209,10 +209,10 @@ class OpenAIResponses(CursorProtocol):
             return ""
         body = state.json if isinstance(state.json, dict) else {}
         if body.get("store") is False:
-            upgrade = ", and so does upgrade_background=True" if self._upgrades else ""
+            upgrade = "; so upgrade_background=True left the request as it was" if self._upgrades else ""
             return (
-                "only a background response can be resumed, and the request says store: false. "
-                f"A background response has to be stored{upgrade}: leave store out, or read on without a way back"
+                "only a background response can be resumed, and the request says store: false, while a background response "
+                f"has to be stored{upgrade}. Leave store out to have one"
             )
         if body.get("background") is False:
             return "only a background response can be resumed, and the request says background: false"

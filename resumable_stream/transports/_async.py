@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from operator import length_hint
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.worker import in_thread
@@ -183,7 +183,25 @@ class AsyncSplicingTransport(Configured):
         return splicer.response(first, stream, body)
 
     def handle_request(self, request: Any) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} is for async clients; a Client takes the ResumableTransport beside it")
+        raise self._wrong_client()
+
+    if not TYPE_CHECKING:
+        # What a Client calls first, depending on how it is used.
+        def __enter__(self) -> NoReturn:
+            raise self._wrong_client()
+
+        def __exit__(self, *exc: object) -> None:
+            """Never entered."""
+
+        def close(self) -> None:
+            """The client of the wrong kind is closed: what it was told before is what matters."""
+
+    def _wrong_client(self) -> TypeError:
+        library = self._library.__name__
+        return TypeError(
+            f"{type(self).__name__} is for an {library}.AsyncClient; a sync {library}.Client takes the ResumableTransport "
+            f"of resumable_stream.transports.{library}"
+        )
 
     async def aclose(self) -> None:
         await self._next.aclose()

@@ -314,6 +314,9 @@ class Splicer:
         found = self._named(port.request, state, head)
         if found is None and kind in _STREAM_TYPES:
             found = detect(state, head)
+            if self._upgrade is not None and type(found) is OpenAIResponses:
+                # The same, and it knows that an upgrade was wanted: for what it says of a request that got none.
+                found = self._upgrade
         if found is None or (found.content_types and kind not in found.content_types):
             return None
         verdict = found.on_status(head.status, head.headers, b"", state)

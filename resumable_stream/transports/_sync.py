@@ -7,7 +7,7 @@ from operator import length_hint
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from .._checkpoint import Checkpoint
 from .._core.settings import Stats
@@ -217,7 +217,25 @@ class SplicingTransport(Configured):
         return splicer.response(first, stream, body)
 
     async def handle_async_request(self, request: Any) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} is for sync clients; an AsyncClient takes the AsyncResumableTransport beside it")
+        raise self._wrong_client()
+
+    if not TYPE_CHECKING:
+        # What an AsyncClient calls first, depending on how it is used.
+        async def __aenter__(self) -> NoReturn:
+            raise self._wrong_client()
+
+        async def __aexit__(self, *exc: object) -> None:
+            """Never entered."""
+
+        async def aclose(self) -> None:
+            """The client of the wrong kind is closed: what it was told before is what matters."""
+
+    def _wrong_client(self) -> TypeError:
+        library = self._library.__name__
+        return TypeError(
+            f"{type(self).__name__} is for a sync {library}.Client; an {library}.AsyncClient takes the AsyncResumableTransport "
+            f"of resumable_stream.transports.{library}"
+        )
 
     def close(self) -> None:
         self._next.close()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from types import ModuleType
 from typing import ClassVar
 
-import httpx2
+try:
+    import httpx2
+except ModuleNotFoundError as error:
+    if error.name != "httpx2":
+        raise
+    raise ImportError(
+        "resumable_stream.transports.httpx2 needs httpx2: pip install 'resumable-stream-sdk[httpx2]'; "
+        "for a client of httpx take resumable_stream.transports.httpx",
+        name="httpx2",
+    ) from None
 
 from ._async import AsyncSplicedBody, AsyncSplicingTransport
 from ._sync import SplicedBody, SplicingTransport

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 import pytest
 
@@ -137,6 +139,89 @@ def test_nothing_is_sent_before_the_stream_is_opened(flaky_server: Start) -> Non
     with pytest.raises(rs.StreamClosed, match="with"):
         next(stream)
     stream.close()
+
+
+# --- statements of the other world
+
+
+async def wait_for(thing: Any) -> Any:
+    return await thing
+
+
+async def enter(thing: Any) -> None:
+    async with thing:
+        pass
+
+
+async def loop(thing: Any) -> None:
+    async for _ in thing:
+        pass
+
+
+def enter_sync(thing: Any) -> None:
+    with thing:
+        pass
+
+
+def opened(async_: bool) -> Any:
+    """A stream that sends nothing: what is asked of it fails before that."""
+    return (rs.aconnect if async_ else rs.connect)("GET", URL)
+
+
+@pytest.mark.parametrize(
+    ("use", "async_", "words"),
+    [
+        (enter_sync, True, ("`with`", "`async with … as stream`", "connect() or resume()")),
+        (list, True, ("`for`", "`async for … in stream`", "connect() or resume()")),
+        (wait_for, True, ("`await`", "`async with … as stream`")),
+        (lambda stream: list(stream.iter_text()), True, ("`for`", "Texts", "`async for")),
+        (lambda stream: list(stream.iter_deltas()), True, ("`for`", "`async for")),
+        (lambda stream: list(stream.iter_batches()), True, ("`for`", "Batches", "`async for")),
+        (enter, False, ("`async with`", "`with … as stream`", "aconnect() or aresume()")),
+        (loop, False, ("`async for`", "`for … in stream`", "aconnect() or aresume()")),
+        (wait_for, False, ("`await`", "`with … as stream`", "aconnect()")),
+        (lambda stream: loop(stream.iter_text()), False, ("`async for`", "Texts")),
+        (lambda stream: loop(stream.iter_deltas()), False, ("`async for`",)),
+        (lambda stream: loop(stream.iter_batches()), False, ("`async for`", "Batches")),
+    ],
+)
+def test_a_statement_of_the_other_world_says_what_to_write(use: Any, async_: bool, words: tuple[str, ...]) -> None:
+    """
+    The first mistakes of a new user. Python's own words ("object is not iterable", "missed __aexit__ method") name what is
+    missing, not what to write.
+    """
+
+    async def run() -> None:
+        result = use(opened(async_))
+        if inspect.isawaitable(result):
+            await result
+
+    with pytest.raises(TypeError) as caught:
+        anyio.run(run)
+    for word in words:
+        assert word in str(caught.value)
+
+
+async def test_an_unopened_stream_says_which_statement_opens_it(row: Row) -> None:
+    stream = row.connect("GET", URL)
+    with pytest.raises(rs.StreamClosed, match="use `with`" if row.sync else "use `async with`"):
+        await anext(stream)
+
+
+@BOTH
+@pytest.mark.parametrize("headers", [["a"], "a: b", 7, [("a", "b", "c")], {"a": object()}])
+def test_headers_of_another_shape_are_refused_with_what_to_pass(connect: Any, headers: Any) -> None:
+    with pytest.raises(TypeError, match=r"mapping of names to texts, a list of \(name, value\) pairs, or a callable"):
+        connect("GET", URL, headers=headers)
+
+
+def test_headers_of_another_shape_from_a_callable_are_refused_too(scripted_client: Scripted) -> None:
+    with (
+        scripted_client([], "httpx").sync() as client,
+        pytest.raises(TypeError, match="headers must be a mapping.*got a list"),
+        rs.connect("GET", URL, client=client, headers=lambda: ["SECRET"]),
+    ):
+        pass
 
 
 # --- answers that are no stream

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import importlib.util
 import json
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import resumable_stream as rs
@@ -484,3 +488,44 @@ async def test_one_request_may_be_under_way_twice(rig: Rig) -> None:
         await rig.close(response)
     assert request.extensions["timeout"] is given
     assert given["read"] == 700.0
+
+
+# --- a client of the wrong kind, a library that is missing, an upgrade that cannot be
+
+
+@pytest.mark.parametrize("family", ["httpx", "httpx2"])
+@pytest.mark.parametrize("entered", [True, False])
+def test_a_client_of_the_other_kind_is_told_which_transport_it_takes(family: str, entered: bool) -> None:
+    library = importlib.import_module(family)
+    transports = importlib.import_module(f"resumable_stream.transports.{family}")
+    client = library.Client(transport=transports.AsyncResumableTransport())
+    with pytest.raises(TypeError, match=f"sync {family}.Client takes the ResumableTransport of resumable_stream.transports"):
+        client.__enter__() if entered else client.get("https://api.example.com")
+    client.close()
+
+    async def use() -> None:
+        client = library.AsyncClient(transport=transports.ResumableTransport())
+        try:
+            await (client.__aenter__() if entered else client.get("https://api.example.com"))
+        finally:
+            await client.aclose()
+
+    with pytest.raises(TypeError, match=f"{family}.AsyncClient takes the AsyncResumableTransport of resumable_stream.transports"):
+        anyio.run(use)
+
+
+def test_without_httpx2_its_transports_name_the_extra() -> None:
+    code = "import sys; sys.modules['httpx2'] = None; import resumable_stream.transports.httpx2"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: resumable_stream.transports.httpx2 needs httpx2: ")
+    assert "pip install 'resumable-stream-sdk[httpx2]'" in last
+
+
+async def test_an_upgrade_that_cannot_be_says_why(rig: Rig) -> None:
+    """OpenAI keeps a background response, so `store: false` excludes it: the option does nothing then, and the error says so."""
+    created = b'event: response.created\ndata: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1"}}\n\n'
+    client = rig.client(lambda request: Reply([created]), upgrade_background=True)
+    body = {"model": "m", "input": "hi", "stream": True, "store": False}
+    with pytest.raises(rs.StreamInterrupted, match="store: false.*upgrade_background=True left the request as it was"):
+        await rig.read(client, "POST", "https://api.openai.com/v1/responses", json=body)
