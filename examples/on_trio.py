@@ -1,6 +1,13 @@
-"""Two streams at once on trio; each resumes by itself, and leaving the nursery leaves nothing behind."""
+"""
+Two streams at once on trio; each resumes by itself, and leaving the nursery leaves nothing behind.
 
-import trio
+Needs trio, which the library does not bring: pip install trio
+"""
+
+try:
+    import trio
+except ModuleNotFoundError:
+    raise SystemExit("this example needs trio: pip install trio") from None
 
 import resumable_stream as rs
 from resumable_stream.testing import Fault, FlakyServer, numbered
