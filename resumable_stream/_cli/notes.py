@@ -11,6 +11,9 @@ from .output import coloured, visible
 __all__ = ["Notes", "counted"]
 
 
+_CLOCKS = {"idle": "no byte", "stall": "no event", "first_event": "no first event"}
+
+
 class Notes:
     """
     An observer that says what a person wants to know: lost, trying again, continued, missing.
@@ -52,10 +55,15 @@ class Notes:
         match notice:
             case rs.Connected(resuming=True) if not self._asking:
                 return f"continuing {self._place()}"
+            case rs.Disconnected(reason=reason, seconds=float(seconds)):
+                # A clock of ours: which exception it ended the read with says nothing.
+                return f"{_CLOCKS.get(reason, reason)} for {seconds:g} s {self._place()}"
             case rs.Disconnected(reason=reason, error=error) if not self._asking:
-                return f"{reason}{f' ({error})' if error else ''} {self._place()}"
-            case rs.Retrying(attempt=attempt, wait=wait) if wait > 0:
-                return f"trying again in {wait:.1f} s" + (f" (attempt {attempt})" if attempt else "")
+                # Of a status, the exception says no more.
+                known = error is None or reason.startswith("status ")
+                return f"{reason}{'' if known else f' ({error})'} {self._place()}"
+            case rs.Retrying(wait=wait, reason=reason) if wait > 0 or reason:
+                return f"{reason}{', ' if reason else ''}trying again {notice.when}"
             case rs.GapFound(gap=gap, asked_again=asked_again):
                 return f"{_missing(gap)}{', asking for them again' if asked_again else ''}"
             case rs.CursorIgnored():

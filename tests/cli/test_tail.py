@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,3 +233,12 @@ def test_an_end_that_nothing_vouches_for_has_a_code_of_its_own(flaky_server: Ser
 
 def test_ids_that_were_asked_about_end_well(flaky_server: Serve) -> None:
     assert tail(flaky_server(numbered(3)).url) == (lines(1, 3), "")
+
+
+def test_a_silence_and_a_status_read_as_what_they_are(flaky_server: Serve) -> None:
+    """Seconds, not the name of a clock and of an exception; and how many attempts there are."""
+    faults = [Fault.cut(after_events=2, how="silence"), Fault.status(503), Fault.status(503)]
+    _, err = tail(flaky_server([*numbered(4), DONE], faults).url, "--idle", "0.5", "--attempts", "5")
+    assert err.splitlines()[0] == "* no byte for 0.5 s after event 2"
+    assert "* status 503 after event 2\n" in err
+    assert re.search(r"\* trying again (in \d+\.\d s|at once), attempt 1 of 5\n", err)
