@@ -206,6 +206,7 @@ class Disconnected(_Notice):
         then: What happens next: another connection (`"reconnect"`), one that asks whether there is more (`"ask"`), a question
             for the run's status (`"check"`) or its stored result (`"fetch"`), the first request again (`"restart"`); the end,
             which was known (`"end"`); or an exception (`"give up"`).
+        checked: The run's status was asked for, and says that it goes on. The notice before this one has the loss itself.
     """
 
     reason: str
@@ -214,8 +215,11 @@ class Disconnected(_Notice):
     cursor: str | None = field(default=None, kw_only=True, compare=False)
     seconds: float | None = field(default=None, kw_only=True, compare=False)
     then: Then = field(default="reconnect", kw_only=True, compare=False)
+    checked: bool = field(default=False, kw_only=True, compare=False)
 
     def __str__(self) -> str:
+        if self.checked:
+            return f"the run goes on, its status says, {_place(self.offset, self.cursor)}; {_NEXT[self.then]}"
         why = _WHY.get(self.reason, self.reason)
         if "{0" in why:
             why = why.format(self.seconds) if self.seconds is not None else f"the {self.reason} clock ran out"

@@ -163,6 +163,7 @@ class Machine:
         self._answers = 0  # connections of those that were the next one as a matter of routine
         self._routine = False
         self._offline_since: float | None = None
+        self._checked = False  # the status of the run was asked for, and says that it goes on
         self._parting: act.Disconnected | None = None  # the notice of the latest loss, until it is known what follows
         self._offline = 0.0
         if protocol is not None:
@@ -1229,7 +1230,9 @@ class Machine:
             cursor=ledger.cursor if ledger is not None else None,
             seconds=self._clocks.limit(reason),
             then="give up",
+            checked=self._checked,
         )
+        self._checked = False
         self.notices.append(self._parting)
 
     def _then_follows(self, then: act.Then) -> None:
@@ -1384,6 +1387,7 @@ class Machine:
         else:
             match protocol.on_verified(answer, self.state):
                 case verdict.Resume():
+                    self._checked = True
                     # Asked because of a silence: it runs, so the silent connection was no failed attempt.
                     self._go_on(now, "closed before the end", None, neutral=self._purpose == "alive")
                 case verdict.Retry(message):
@@ -1527,7 +1531,13 @@ class Machine:
         """Why the rest cannot be asked for, and what the caller can pass; `""` where there is nothing to say."""
         if self._refused is not None:
             return str(self._refused)
-        return self.protocol.why_not(self.state) if self.protocol is not None else ""
+        protocol, ledger = self.protocol, self._ledger
+        if protocol is None or ledger is None:
+            return ""
+        placeless = ledger.offset and ledger.cursor is None and not (protocol.replays or protocol.counted or protocol.endless)
+        if placeless and protocol.promises.resumable:
+            return "no event had an id, or anything else to resume from"
+        return protocol.why_not(self.state)
 
     def _finish(self, outcome: Outcome, *, verified: bool = True) -> None:
         self._hand_over_held()

@@ -196,6 +196,7 @@ async def test_the_503_of_a_status_check_is_named(row: Row, scripted_client: Scr
     told = [re.sub(r"attempt \d", "attempt N", seconds(line)) for line in lines(caplog, logging.INFO)]
     assert told[0].endswith("the server closed the connection cleanly after event 2 (cursor '1'); checking the run's status")
     assert told[1].endswith(": the status check failed: status 503; trying again in N s, attempt N of 4")
+    assert told[2].endswith(": the run goes on, its status says, after event 2 (cursor '1'); reconnecting in N s")
     assert told[-1].endswith(": back after N s, going on after event 2 (cursor '1')")
 
 

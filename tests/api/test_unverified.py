@@ -136,6 +136,14 @@ async def test_a_cursor_inside_the_json_is_an_id_too(row: Row, flaky_server: Sta
     assert "url=" in warnings(caplog)[0]
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_without_ids_no_place_would_help(row: Row, flaky_server: Start, method: str) -> None:
+    """To name a place to resume at is no advice where no event says how far the stream has come."""
+    server = flaky_server([ServerEvent(data=str(n)) for n in range(8)], [Fault.cut(after_events=3)])
+    with pytest.raises(rs.StreamInterrupted, match="cannot be resumed: no event had an id"):
+        await row.read(row.connect(method, server.url))
+
+
 async def test_the_error_of_a_cut_says_why_there_is_no_way_back(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(8), [Fault.cut(after_events=3)])
     with pytest.raises(rs.StreamInterrupted, match=r"cannot be resumed: a POST is not repeated.*resume=URL"):
