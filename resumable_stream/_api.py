@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ._checkpoint import Checkpoint, public_url
+from ._checkpoint import Checkpoint
 from ._core.actions import Notice
 from ._core.interfaces import ResumeProtocol, StreamState
 from ._core.machine import UNKNOWN, Machine
@@ -144,14 +144,16 @@ def resume(
         origin: Any URL of the server that may get your credentials. `None`: the client's `base_url`.
             The token is not signed, so without this check a forged one could carry them away.
         protocol: Needed again when it is one of your own, or has options.
-        **request: `params`, `headers` and `json` are merged into the resume request.
+        **request: `params`, `headers` and `json` are merged into the resume request. A checkpoint leaves out query values that
+            may be secrets, and those of the client that began the stream; what chose the stream among them has to be in `params`.
 
     Returns:
         A `ResumableStream`, not yet open. Of a complete stream it is empty, has its `outcome`, and sends nothing.
 
     Raises:
         OriginMismatch: The checkpoint is of another origin.
-        ValueError: The token is damaged, of a schema unknown here, or its protocol is none of ours.
+        ValueError: The token is damaged, of a schema unknown here, or its protocol is none of ours; or `params` lacks a value
+            of the query that it leaves out.
         TypeError: Neither `origin` nor a client with a `base_url` was given.
     """
     place = _checkpoint(token_or_checkpoint)
@@ -284,12 +286,15 @@ def _plan(
     family = family_of(client, want=want) if client is not None else own_family()
     # The place of another process is whole; a client's own `params` would stand in place of its query.
     absolute = family.absolute(None, method, url, None) if merge else family.absolute(client, method, url, request.get("params"))
+    private = family.private_params(client, request.get("params"))
     call = Call(dict(request), merge=merge)
     place = _checkpoint(checkpoint) if checkpoint is not None else None
     if place is not None and (seen := origin_of(place.url)) != origin_of(absolute):
         raise OriginMismatch(
             f"the checkpoint is of {seen}, the URL of {origin_of(absolute)}", expected=origin_of(absolute), received=seen
         )
+    if merge and place is not None:
+        _check_withheld(place, family, client, request.get("params"))
     headers = request.get("headers")
     given = {} if headers is None or callable(headers) else {str(_text(name)).lower() for name in family.headers(headers)}
     # The body of another process is not known here.
@@ -303,7 +308,7 @@ def _plan(
     )
 
     def machine(start: Checkpoint | None) -> Machine:
-        state = StreamState(method, absolute, request.get("json"))
+        state = StreamState(method, absolute, request.get("json"), private=private)
         protocol = options.protocol
         if start is not None:
             protocol = protocol_of(start, protocol, state)
@@ -312,7 +317,7 @@ def _plan(
 
     def check(stored: Checkpoint) -> None:
         assert options.key is not None
-        check_request(options.key, stored, method, public_url(absolute), digest)
+        check_request(options.key, stored, method, absolute, digest, private=private)
 
     return Plan(
         machine=machine,
@@ -378,6 +383,17 @@ def _check_place(place: Checkpoint, origin: str | None, client: Any) -> None:
     if (expected := origin_of(base)) != (received := origin_of(place.url)):
         raise OriginMismatch(
             f"the checkpoint is of {received}, your credentials of {expected}: not sent", expected=expected, received=received
+        )
+
+
+def _check_withheld(place: Checkpoint, family: Any, client: Any, params: Any) -> None:
+    """Without a value that chose the stream, another stream would come; and a value that could be a secret is not in a token."""
+    there = {*family.module.QueryParams(params), *(client.params if client is not None else ())}
+    names = [unquote(name) for name in place.extra.get("withheld", "").split("&") if name]
+    if missing := [name for name in names if name not in there]:
+        shown = ", ".join(f"{name!r}: …" for name in missing)
+        raise ValueError(
+            f"the checkpoint leaves out query values that may be secret or private: pass them again, as params={{{shown}}}"
         )
 
 

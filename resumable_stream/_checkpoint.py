@@ -17,18 +17,18 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-__all__ = ["Checkpoint", "chain", "encodable", "fingerprint", "fingerprint_bytes", "is_credential", "public_url"]
+__all__ = ["Checkpoint", "chain", "encodable", "fingerprint", "fingerprint_bytes", "is_credential", "public_url", "withheld"]
 
 SCHEMA: Final = 1
 MAX_BYTES: Final = 8192
 MAX_RECENT_IDS: Final = 64
 MAX_EXTRA: Final = 16
-CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled", "step", "unverified")
+CORE_EXTRA: Final = ("outcome", "location", "first", "reset", "options", "settled", "step", "unverified", "withheld")
 """Names in `Checkpoint.extra` that are the core's own, beside those of the protocol."""
 
 
@@ -63,36 +63,75 @@ def chain(previous: str, fingerprints: Iterable[str]) -> str:
     return previous
 
 
-# A query value is kept only if neither its name nor its look suggests that it grants access.
-# Losing a harmless one costs the caller a `params=`; keeping a harmful one costs an account.
+# Losing a harmless value costs the caller a `params=`; keeping a harmful one costs an account. So only these are kept:
+# what a name that chooses a stream or a place in it says in plain words, and of other names words and numbers too short for a
+# key that anybody should use. A name that suggests that its value grants access keeps nothing.
 _SECRET_NAME = re.compile(
-    r"key|token|secret|sig|pass|pwd|^pw$|^pin$|otp|auth|cred|jwt|sess|sid$|code|nonce|hmac|hash|cookie|ticket|assertion|bearer"
-    r"|x-amz|x-goog|^s[ekprtv]$|conv(?:ersation)?[_-]?id",
+    r"key|token|secret|sig|pass|pwd|^pw$|^pin$|otp|auth|access|cred|login|jwt|sess|sid$|code|nonce|hmac|hash|cookie|ticket"
+    r"|assertion|bearer|invite|magic|x-amz|x-goog|^s[ekprtv]$|^[up]$|^psk$|conv(?:ersation)?[_-]?id",
     re.IGNORECASE,
 )
-_PLAIN_VALUE = re.compile(r"[A-Za-z]{0,24}|[0-9]{1,12}|[A-Za-z0-9][A-Za-z0-9._:,/-]{0,22}")
+_KNOWN_NAME = re.compile(
+    r"topics?|rooms?|channels?|groups?|feed|streams?|streammode|mode|format|alt|type|kind|events?|lang|language|locale|region|tz"
+    r"|model|(?:api)?version|v|rev|beta|live|follow|tail|replay|rewind|include|page|limit|size|count|n|num|top|skip|offset|start"
+    r"|startindex|startingafter|after|before|since|until|from|to|cursor|lasteventid|seq|seqnum|sequence|position|index|timestamp"
+    r"|tailoffset|wait|clamp|bytes|timeout|interval"
+    r"|id|(?:run|thread|task|job|stream|message|response|answer|assistant|agent|workflow)(?:id)?"
+)
+# Where in a stream to begin: the resume says that anew.
+_PLACE = re.compile(r"offset|startindex|startingafter|after|before|since|cursor|lasteventid|seq|seqnum|position|index")
+_PLAIN_VALUE = re.compile(
+    r"[A-Za-z]{0,24}|[0-9]{1,12}|[A-Za-z0-9][A-Za-z0-9._:,/-]{0,22}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
+_SHORT_VALUE = re.compile(r"[A-Za-z]?[a-z]{0,11}|[0-9]{1,9}|[0-9]{1,3}\.[0-9]{1,3}")
 
 
-def public_url(url: str) -> str:
+def public_url(url: str, private: Collection[str] = ()) -> str:
     """
-    Strip a URL of what may be a secret: user info, fragment, and query values that look like credentials.
+    Strip a URL of what may be a secret: user info, fragment, and query values that could be credentials.
 
-    >>> public_url("https://me:pw@api.example.com/v1/stream?topic=news&api_key=abc#x")
+    Args:
+        private: Names whose values are left out whatever they are: those that the client adds to every request by itself.
+
+    >>> public_url("https://me:pw@api.example.com/v1/stream?topic=news&api_key=abc&u=hunter2#x")
     'https://api.example.com/v1/stream?topic=news'
     """
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    kept = [
-        (name, value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-        if not _SECRET_NAME.search(name) and _PLAIN_VALUE.fullmatch(value)
-    ]
+    kept = [(name, value) for name, value in _query(parts.query) if name not in private and _may_be_kept(name, value)]
     return urlunsplit((parts.scheme, host, parts.path, urlencode(kept, quote_via=quote), ""))
+
+
+def withheld(url: str, private: Collection[str] = ()) -> list[str]:
+    """
+    Names of the query values that `public_url()` leaves out and that may choose the stream: without them another one would come.
+
+    Credentials are not among them, since a client may bring them in another way; nor are places in a stream.
+    """
+    return [
+        name
+        for name, value in dict(_query(urlsplit(url).query)).items()
+        if (name in private or not _may_be_kept(name, value)) and not is_credential(name) and not _PLACE.fullmatch(_plain(name))
+    ]
+
+
+def _query(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query, keep_blank_values=True)
+
+
+def _may_be_kept(name: str, value: str) -> bool:
+    if _SECRET_NAME.search(name):
+        return False
+    return (_PLAIN_VALUE if _KNOWN_NAME.fullmatch(_plain(name)) else _SHORT_VALUE).fullmatch(value) is not None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "").replace(".", "").lower()
 
 
 # A value of these is worth something to a thief, or is another one tomorrow: it does not tell two requests apart.
 _CREDENTIAL = re.compile(
-    r"key|token|secret|sig|pass|pwd|^pw$|otp|auth|cred|jwt|nonce|hmac|cookie|ticket|assertion|bearer|x-amz|x-goog|^s[ekprtv]$"
+    r"key|token|secret|sig|pass|pwd|^pw$|otp|auth|access|cred|jwt|nonce|hmac|cookie|ticket|assertion|bearer|x-amz|x-goog|^s[ekprtv]$"
     r"|^expires$",
     re.IGNORECASE,
 )

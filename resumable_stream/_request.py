@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json as _json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, overload
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -100,12 +100,15 @@ def request_digest(method: str, url: str, body: bytes | None, *, key: str) -> st
     return None if body is None else _digest(method, _normal(url), body, hashlib.blake2b(key.encode(), digest_size=32).digest())
 
 
-def check_request(key: str, stored: Checkpoint, method: str, url: str, digest: str | None) -> None:
+def check_request(
+    key: str, stored: Checkpoint, method: str, url: str, digest: str | None, *, private: Collection[str] = ()
+) -> None:
     """
     Refuse the place of another request.
 
     Args:
-        url: As the place has it, without secrets.
+        url: Of the request.
+        private: Names of query values that the client adds; see `public_url()`.
         digest: Of the request; `None`: not known. Places of before 0.1 was released have none either.
 
     Raises:
@@ -114,7 +117,8 @@ def check_request(key: str, stored: Checkpoint, method: str, url: str, digest: s
     way_out = (
         f"use another key for another stream (request_key() makes one of the request), or delete({_short(key)}) to start over"
     )
-    expected, received = f"{method} {url}", f"{stored.method} {public_url(stored.url)}"
+    # Of both: an older version may have kept more of the query.
+    expected, received = f"{method} {public_url(url, private)}", f"{stored.method} {public_url(stored.url, private)}"
     if expected != received:
         raise StoreError(f"the key {_short(key)} holds the place of {received}, not of {expected}: {way_out}")
     if digest is not None and stored.request is not None and digest != stored.request:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resumable_stream._checkpoint import Checkpoint, chain, fingerprint, public_url
+from resumable_stream._checkpoint import Checkpoint, chain, fingerprint, public_url, withheld
 from resumable_stream._core.interfaces import StreamState
 from resumable_stream._errors import RetriesExhausted
 from resumable_stream.protocols import LastEventID
@@ -171,7 +171,7 @@ SECRETS = [
     "X-Goog-Credential", "password", "passwd", "pass", "passphrase", "pw", "pwd", "pin", "otp", "auth", "authorization", "jwt",
     "session",
     "sessionid", "sid", "PHPSESSID", "sess", "code", "ticket", "hmac", "hash", "se", "sv", "bearer", "credential", "nonce",
-    "conv_id", "conversation_id", "conversationId",
+    "conv_id", "conversation_id", "conversationId", "access", "u", "p", "login", "invite",
 ]  # fmt: skip
 
 
@@ -187,6 +187,34 @@ def test_a_query_value_that_may_grant_access_is_left_out(name: str) -> None:
 )
 def test_a_value_that_looks_like_a_key_is_left_out_whatever_its_name(value: str) -> None:
     assert value not in public_url(f"{URL}?thing={value}")
+
+
+@pytest.mark.parametrize(
+    "value", ["hunter2", "AKIAIOSFODNN7EXAMPLE", "correct-horse", "Tr0ub4dor", "QWERTY", "q7f3", "1234567890"]
+)
+def test_of_a_name_that_says_nothing_only_words_and_short_numbers_are_kept(value: str) -> None:
+    """A list of names that are secrets cannot be complete: whoever names a password `ref` must not find it in a token."""
+    assert value not in public_url(f"{URL}?ref={value}")
+    assert withheld(f"{URL}?ref={value}&topic=news-2") == ["ref"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "topic=news-2", "stream_mode=messages-tuple", "run_id=0b6f3c1e-7d2a-4a57-9c55-0d3f6c1b2a19", "api-version=2024-06-01",
+        "ref=main", "n=12", "flag=true", "q=", "v=1.2", "offset=o0002", "startIndex=7",
+    ],
+)  # fmt: skip
+def test_what_chooses_a_stream_in_plain_words_is_kept(query: str) -> None:
+    assert public_url(f"{URL}?{query}") == f"{URL}?{query}"
+    assert withheld(f"{URL}?{query}") == []
+
+
+def test_what_the_client_adds_by_itself_is_left_out_whatever_it_is() -> None:
+    url = f"{URL}?topic=news&tenant=acme&api_key=k"
+    assert public_url(url, {"tenant", "api_key"}) == f"{URL}?topic=news"
+    # A credential may come in another way, by an `auth=` or a header; what chose the stream may not be missing.
+    assert withheld(url, {"tenant", "api_key"}) == ["tenant"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from .._checkpoint import public_url
@@ -42,21 +43,21 @@ def default_verdict(
     return Retry() if status in settings.statuses and repeatable else Reject()
 
 
-def rejection(head: Head, body: bytes, message: str, *, method: str) -> ResponseRejected:
+def rejection(head: Head, body: bytes, message: str, *, method: str, private: Collection[str] = ()) -> ResponseRejected:
     """The error for a status, with what the server said and nothing that grants access."""
     headers = {name: value for name, value in head.headers.items() if name not in _PRIVATE}
     for name in _URLS & headers.keys():
         try:
-            headers[name] = public_url(headers[name])
+            headers[name] = public_url(headers[name], private)
         except ValueError:
             del headers[name]
-    text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url)}"
+    text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url, private)}"
     shown = body[:_QUOTED].decode("utf-8", "replace").strip()
     return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
 
 
-def unexpected_type(expected: str, head: Head) -> UnexpectedContentType:
+def unexpected_type(expected: str, head: Head, private: Collection[str] = ()) -> UnexpectedContentType:
     """The error for a response that is no stream of the expected kind."""
     seen = head.content_type or "none"
-    text = f"received content type {seen} from {public_url(head.url)}, expected {expected}"
+    text = f"received content type {seen} from {public_url(head.url, private)}, expected {expected}"
     return UnexpectedContentType(text, expected=expected, received=head.content_type)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
-from .._checkpoint import encodable, fingerprint, fingerprint_bytes
+from .._checkpoint import encodable, fingerprint, fingerprint_bytes, public_url
 from .._errors import ResumableStreamError, UpstreamError
 from .._events import Chunk, Delta, Gap, Item, Outcome, StreamEvent
 
@@ -128,9 +128,11 @@ class StreamState:
         head: The latest response head.
         resuming: The latest request asked for the rest of a stream, not for its start.
         asking: It did so after a clean close, only to learn whether there is more.
+        private: Names of query values that the client adds to every request by itself.
     """
 
     __slots__ = (
+        "_public_url",
         "asking",
         "cursor",
         "extra",
@@ -139,13 +141,16 @@ class StreamState:
         "location",
         "method",
         "offset",
+        "private",
         "resuming",
         "sequence",
         "stream_id",
         "url",
     )
 
-    def __init__(self, method: str, url: str, json: Any = None) -> None:
+    def __init__(self, method: str, url: str, json: Any = None, *, private: frozenset[str] = frozenset()) -> None:
+        self.private = private
+        self._public_url: tuple[str, str] | None = None
         self.method = method
         self.url = url
         self.json = json
@@ -158,6 +163,13 @@ class StreamState:
         self.head: Head | None = None
         self.resuming = False
         self.asking = False
+
+    @property
+    def public_url(self) -> str:
+        """`url` without what may be a secret: for checkpoints, errors and logs."""
+        if self._public_url is None or self._public_url[0] != self.url:
+            self._public_url = (self.url, public_url(self.url, self.private))
+        return self._public_url[1]
 
     @property
     def safe(self) -> bool:

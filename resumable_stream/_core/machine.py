@@ -28,8 +28,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal
+from urllib.parse import quote, unquote
 
-from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, encodable, public_url
+from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, encodable, public_url, withheld
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -68,7 +69,7 @@ RESTATED: Final = 20
 ERROR_BODY: Final = 64 * 1024
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
-OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY = CORE_EXTRA
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
 # What most providers send behind an answer; the protocols say what it proves.
 SENTINEL: Final = "[DONE]"
 _BYTES: Final = re.compile(r"[0-9]{1,18}")
@@ -299,7 +300,7 @@ class Machine:
         """The place when `taken` items of `batch` (`None`: the latest) are taken, or the committed one under manual commit."""
         state, ledger, protocol = self.state, self._ledger, self.protocol
         if ledger is None or protocol is None:
-            return self._restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=public_url(state.url))
+            return self._restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=state.public_url)
         place = self._place_of(ledger, taken, batch)
         extra = self._kept(protocol)
         for offset, before in self._noted:
@@ -308,7 +309,7 @@ class Machine:
                 extra = dict(before)
                 break
         if state.location is not None:
-            extra[LOCATION_KEY] = public_url(state.location)
+            extra[LOCATION_KEY] = public_url(state.location, state.private)
         if place.offset and (first := ledger.beginning()) is not None:
             extra[FIRST_KEY] = first
         if (reset := ledger.pending_reset) is not None:
@@ -319,6 +320,8 @@ class Machine:
             extra[SETTLED_KEY] = self._settled.value
         if place.offset and (began := self.step_at(place.offset - 1)) is not None:
             extra[STEP_KEY] = str(began)
+        if names := self._withheld():
+            extra[WITHHELD_KEY] = names
         outcome = self.outcome or self._ended_by(ledger)
         complete = outcome is not None and place.offset == ledger.offset and not self._more
         if complete and outcome is not None:
@@ -328,7 +331,7 @@ class Machine:
         return Checkpoint(
             protocol=protocol.name,
             method=state.method,
-            url=public_url(state.url),
+            url=state.public_url,
             stream_id=state.stream_id,
             cursor=place.cursor,
             sequence=place.sequence,
@@ -338,6 +341,16 @@ class Machine:
             extra=extra,
             complete=complete,
         )
+
+    def _withheld(self) -> str:
+        """Names of what is missing in the URLs of a checkpoint; those of another process's are still missing there."""
+        state, told = self.state, (self._restored.extra.get(WITHHELD_KEY, "") if self._restored is not None else "")
+        if "?" not in state.url and (state.location is None or "?" not in state.location):
+            return told
+        names = [*told.split("&"), *withheld(state.url, state.private), *withheld(state.location or "", state.private)]
+        # Bounded: it is an aid, and the place itself must fit.
+        found = dict.fromkeys(quote(unquote(name), safe="") for name in names if 0 < len(name) <= 64)
+        return "&".join(list(found)[:16])
 
     def _kept(self, protocol: ResumeProtocol) -> dict[str, str]:
         return {name: value for name, value in self.state.extra.items() if name in protocol.keeps}
@@ -429,7 +442,7 @@ class Machine:
             self._fail(error)
             return
         if planned is None:
-            what = f"{self.protocol or 'the stream'!r} of {self.state.method} {public_url(self.state.url)} cannot be continued"
+            what = f"{self.protocol or 'the stream'!r} of {self.state.method} {self.state.public_url} cannot be continued"
             self._lost(now, verdict.Lost(what, expired=False))
         else:
             self._connect(planned[0], resuming=planned[1])
@@ -591,7 +604,9 @@ class Machine:
                 self._todo.append(act.Disconnect())
                 self._fail(
                     unexpected_type(
-                        "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one", head
+                        "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one",
+                        head,
+                        self.state.private,
                     )
                 )
                 return
@@ -632,7 +647,8 @@ class Machine:
                 self._apply_close(found, now)
 
     def _rejection(self, head: Head, body: bytes, message: str) -> ResponseRejected:
-        return rejection(head, body, message, method=self._request.method if self._request is not None else self.state.method)
+        method = self._request.method if self._request is not None else self.state.method
+        return rejection(head, body, message, method=method, private=self.state.private)
 
     def _consume(self, found: verdict.Consume, head: Head, now: float) -> None:
         protocol, ledger, state = self.protocol, self._ledger, self.state
@@ -640,7 +656,7 @@ class Machine:
         kinds = protocol.content_types
         if kinds and not (found.any_type or found.whole) and head.content_type and head.content_type not in kinds:
             self._todo.append(act.Disconnect())
-            self._fail(unexpected_type(" or ".join(kinds), head))
+            self._fail(unexpected_type(" or ".join(kinds), head, self.state.private))
             return
         if found.reset:
             kept = self._kept(protocol)

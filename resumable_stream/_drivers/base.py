@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._checkpoint import Checkpoint, public_url
+from .._checkpoint import Checkpoint
 from .._core.actions import Notice, Save
 from .._core.interfaces import Head, ResumeProtocol
 from .._core.machine import Machine
@@ -168,7 +168,7 @@ class StreamBase:
         known, label = self._label
         if not label or known != stream_id:
             state = self._machine.state
-            path = _cut(urlsplit(public_url(state.url)).path or "/", _LABEL_PATH)
+            path = _cut(urlsplit(state.public_url).path or "/", _LABEL_PATH)
             own = f" {_cut(stream_id, _LABEL_ID)}" if stream_id and stream_id not in path else ""
             label = printable(f"{state.method} {path}{own} #{self._number}")
             self._label = stream_id, label
@@ -213,7 +213,7 @@ class StreamBase:
 
     def __repr__(self) -> str:
         state = self._machine.state
-        return f"<{type(self).__name__} {state.method} {public_url(state.url)} {self._state}, {self.stats.events} events>"
+        return f"<{type(self).__name__} {state.method} {state.public_url} {self._state}, {self.stats.events} events>"
 
     # --- bookkeeping
 

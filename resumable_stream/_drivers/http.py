@@ -219,6 +219,12 @@ class Family:
     def head(self, response: Any) -> Head:
         return Head(response.status_code, {name.lower(): value for name, value in response.headers.items()}, str(response.url))
 
+    def private_params(self, client: Any, params: Any) -> frozenset[str]:
+        """Names of the query values that the client adds to each request by itself; the caller's own take their place."""
+        if client is None:
+            return frozenset()
+        return frozenset(client.params) - frozenset(self.module.QueryParams(params))
+
     def absolute(self, client: Any, method: str, url: Any, params: Any) -> str:
         """
         The caller's URL against the client's `base_url`, with its query.

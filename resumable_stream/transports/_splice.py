@@ -411,7 +411,7 @@ class Splicer:
         return True
 
     def _check(self, key: str, checkpoint: Checkpoint, request: Any) -> None:
-        check_request(key, checkpoint, request.method, public_url(str(request.url)), self._digest(key, request))
+        check_request(key, checkpoint, request.method, str(request.url), self._digest(key, request))
 
     def _digest(self, key: str, request: Any) -> str | None:
         return request_digest(request.method, str(request.url), body_of_request(request), key=key)
