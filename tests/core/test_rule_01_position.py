@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint, chain, fingerprint
 from resumable_stream._errors import StreamInterrupted
-from resumable_stream._events import Outcome
+from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits
 from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero
 
@@ -264,3 +267,27 @@ def test_options_of_the_protocol_do_not_change_the_place() -> None:
     stream = Stream(script(Reply([evs(1, 3)])), protocol=LastEventID(cursor_param="after", sequence=None))
     next(stream), next(stream)
     assert place(stream.checkpoint) == ("1", 1, ())
+
+
+# --- events that are taken apart ------------------------------------------------------------------------------------
+
+
+class Apart(LastEventID):
+    """Plain SSE whose batches hold several texts, and whose pings are none of them."""
+
+    def unpack(self, event: Any) -> Sequence[Any]:
+        if event.event == "ping":
+            return ()
+        texts = event.data.split("|")
+        return [StreamEvent(data=text, id=event.id, own_id=event.own_id if text is texts[-1] else None) for text in texts]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_event_is_taken_apart_and_ids_without_an_event_keep_their_places(whole: bool) -> None:
+    blocks = [ev("a|b", "1"), ev("x", event="ping"), ev(None, "2"), ev("c", "3"), ev(None, "4")]
+    first = [b"".join(blocks)] if whole else blocks
+    result = play(Reply([*first, "rst"]), Reply([ev("d", "5") + ev("[DONE]", "6")]), protocol=Apart(end="[DONE]"))
+    assert result.data == ["a", "b", "c", "d", "[DONE]"]
+    assert [event.offset for event in result.events] == list(range(5))
+    # An id without data counts too, wherever it stood among those that were taken apart.
+    assert result.stream.cursors == [None, "4"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -308,3 +309,16 @@ def test_a_status_is_told_in_the_error() -> None:
 def test_the_simulation_itself_is_bounded() -> None:
     with pytest.raises(NeverEnds):
         run(Stream(lambda sent: UNSENT, delay=lambda state: 0.0))
+
+
+class Pings(LastEventID):
+    """Plain SSE whose pings are events of the wire, and none of the stream."""
+
+    def unpack(self, event: Any) -> Sequence[Any]:
+        return () if event.event == "ping" else (event,)
+
+
+def test_a_connection_with_nothing_but_pings_is_a_failed_attempt() -> None:
+    result = run(Stream(lambda sent: Reply([ev("x", event="ping"), "rst"]), protocol=Pings(end="[DONE]"), delay=policy(3)))
+    assert isinstance(result.error, RetriesExhausted)
+    assert result.events == []

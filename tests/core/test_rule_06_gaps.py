@@ -344,3 +344,35 @@ def test_endless_gaps_end_bounded() -> None:
         )
     )
     assert result.outcome is Outcome.ENDED or isinstance(result.error, RetriesExhausted | StreamInterrupted)
+
+
+# --- ids without data, where ids are counted ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_block_without_data_takes_its_number(together: bool) -> None:
+    """Promised contiguous: the number of a heartbeat that has an id is no hole."""
+    parts = [ev("a", "1"), ev(None, "2"), ev("c", "3"), ev(None, "4"), ev(None, "5"), ev("f", "6"), DONE]
+    result = play(Reply([b"".join(parts)] if together else parts), protocol=LastEventID(sequence="contiguous", end="[DONE]"))
+    assert (result.data, result.error) == (["a", "c", "f", "[DONE]"], None)
+    assert len(result.stream.sent) == 1
+
+
+def test_a_block_without_data_takes_its_number_across_a_cut_too() -> None:
+    protocol = LastEventID(sequence="contiguous", end="[DONE]")
+    result = play(Reply([ev("a", "1") + ev(None, "2"), "rst"]), Reply([ev("c", "3") + DONE]), protocol=protocol)
+    assert (result.data, result.error) == (["a", "c", "[DONE]"], None)
+
+
+def test_a_hole_behind_a_block_without_data_is_one() -> None:
+    protocol = LastEventID(sequence="contiguous", end="[DONE]")
+    result = play(Reply([ev("a", "1") + ev(None, "2") + ev("e", "5")]), Reply([evs(3, 5) + DONE]), protocol=protocol)
+    assert result.data == ["a", "d3", "d4", "d5", "[DONE]"]
+    assert result.stream.cursors == [None, "2"]
+
+
+def test_a_watched_counter_is_not_disturbed_by_a_block_without_data() -> None:
+    result = play(Reply([evs(1, 9) + ev(None, "10") + evs(11, 12) + DONE]))
+    assert not any(event.gap for event in result.events)
+    apart = play(Reply([evs(1, 9), ev(None, "10"), evs(11, 12) + DONE]))
+    assert not any(event.gap for event in apart.events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,19 +10,21 @@ import pytest
 from resumable_stream._core.actions import CursorIgnored
 from resumable_stream._core.interfaces import (
     Answer,
+    Consume,
     Finished,
     Interrupted,
     Request,
     Resume,
+    ResumeProtocol,
     Retry,
     Settled,
     StreamState,
     Verdict,
     Verify,
 )
-from resumable_stream._errors import DeadlineExceeded, RetriesExhausted, StreamInterrupted, UpstreamError
+from resumable_stream._errors import DeadlineExceeded, EventTooLarge, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Outcome
-from resumable_stream._settings import Timeouts
+from resumable_stream._settings import Limits, Timeouts
 from resumable_stream.protocols import NDJSON, ByteRange, CursorProtocol, LastEventID, ReplayFromZero
 
 from .simulation import (
@@ -558,3 +561,49 @@ def test_bytes_end_when_all_of_them_are_here() -> None:
     assert (short.data, short.outcome) == ([b"abc", b"de"], Outcome.COMPLETED)
     lost = play(answer(b"abc", "rst"), method="POST", protocol=ByteRange())
     assert isinstance(lost.error, StreamInterrupted)
+
+
+# --- what a head says of the end ------------------------------------------------------------------------------------
+
+
+class Gone(LastEventID):
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        return Finished(Outcome.CANCELLED) if status == 409 and b"cancelled" in body else None
+
+
+def test_a_status_may_tell_the_outcome() -> None:
+    result = play(
+        Reply([evs(1, 2), "rst"]), Reply([b'{"state": "cancelled"}'], status=409, type="application/json"), protocol=Gone()
+    )
+    assert (result.data, result.outcome) == (["d1", "d2"], Outcome.CANCELLED)
+
+
+class OneAnswer(ResumeProtocol):
+    """A stream, or one JSON document in its place."""
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        return Consume(whole=True) if headers.get("content-type") == "application/json" else None
+
+    def end(self, event: Any) -> Outcome | None:
+        return Outcome.COMPLETED if event.data == '{"id": 1}' else None
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 9])
+def test_a_document_in_place_of_a_stream_is_one_event(chunk: int) -> None:
+    body = b'{"id": 1}'
+    steps = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+    result = play(Reply(steps, type="application/json"), protocol=OneAnswer(), method="POST")
+    assert result.data == ['{"id": 1}']
+    assert result.outcome is Outcome.COMPLETED
+
+
+def test_a_document_that_breaks_off_is_no_event() -> None:
+    result = play(Reply([b'{"id"', "rst"], type="application/json"), protocol=OneAnswer(), method="POST")
+    assert result.data == []
+    assert result.error is not None
+
+
+def test_a_document_is_bounded() -> None:
+    result = play(Reply([b"x" * 2_000], type="application/json"), protocol=OneAnswer(), limits=Limits(event_bytes=1_000))
+    assert isinstance(result.error, EventTooLarge)
+    assert result.data == []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.actions import Lost, Restarted
-from resumable_stream._core.interfaces import Answer, Request, Snapshot, StreamState
+from resumable_stream._core.interfaces import Answer, Consume, Request, ResumeProtocol, Snapshot, StreamState, Verdict
+from resumable_stream._core.interfaces import Lost as LostBecause
 from resumable_stream._errors import CursorExpired, GapError, NotResumable, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID
@@ -322,3 +323,113 @@ def test_the_snapshot_is_a_batch_with_places_in_between() -> None:
     for _ in stream:
         places.append((stream.checkpoint.cursor, stream.checkpoint.offset))
     assert places == [(None, 0), ("1", 1), ("2", 2), ("3", 3), ("4", 4)]
+
+
+# --- the stored result after a clean close --------------------------------------------------------------------------
+
+
+class Kept(ResumeProtocol):
+    """Replays nothing; `/state` has the finished result."""
+
+    def __init__(self, *, stored: bool) -> None:
+        self.stored = stored
+
+    def resume_request(self, state: StreamState) -> Request:
+        return Request(method="GET", url=state.url, repeat="all")
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return LostBecause("it is over", stored=self.stored)
+
+    def snapshot_request(self, state: StreamState) -> Request:
+        return Request(method="GET", url="/state")
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot:
+        return Snapshot([StreamEvent(data=answer.body.decode())], True, Outcome.FAILED)
+
+
+@pytest.mark.parametrize(("stored", "options"), [(True, {}), (True, {"on_lost": "restart"}), (False, {"on_lost": "snapshot"})])
+def test_the_stored_result_behind_a_clean_close_is_taken_once(stored: bool, options: dict[str, Any]) -> None:
+    result = play(Reply([ev("a", "1")]), Reply([b"whole"]), protocol=Kept(stored=stored), method="POST", **options)
+    assert result.data == ["a", "whole"]
+    assert result.events[-1].reset
+    assert result.outcome is Outcome.FAILED
+
+
+def test_without_either_it_is_lost() -> None:
+    result = play(Reply([ev("a", "1")]), protocol=Kept(stored=False))
+    assert isinstance(result.error, CursorExpired)
+    assert len(result.stream.sent) == 1
+
+
+# --- a resume that is a reset ---------------------------------------------------------------------------------------
+
+
+class Snapshots(LastEventID):
+    """Each resume starts with the whole state (as A2A does): what was delivered is void."""
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        return Consume(reset=True) if status == 200 and state.resuming else None
+
+
+def test_a_resume_that_begins_with_the_state_is_a_reset() -> None:
+    result = play(
+        Reply([evs(1, 2), "rst"]),
+        DROPPED,
+        Reply([ev("d1 d2 d3", "3"), "rst"]),
+        Reply([ev("d1 d2 d3 d4", "4") + DONE]),
+        protocol=Snapshots(end="[DONE]"),
+    )
+    assert result.data == ["d1", "d2", "d1 d2 d3", "d1 d2 d3 d4", "[DONE]"]
+    assert [(event.reset, event.offset) for event in result.events] == [(False, 0), (False, 1), (True, 0), (True, 0), (False, 1)]
+    assert result.stream.cursors == [None, "2", "2", "3"]
+    assert [notice.offset for notice in result.stream.kinds(Restarted)] == [0, 0]
+    assert result.stream.machine.stats.duplicates == 0
+
+
+def test_a_state_that_is_cut_before_it_arrived_voids_nothing_silently() -> None:
+    """The resume that brought nothing was void itself; the next one must still be a resume, and its state a reset."""
+    result = play(Reply([evs(1, 2), "rst"]), Reply(["rst"]), Reply([ev("state", "3") + DONE]), protocol=Snapshots(end="[DONE]"))
+    assert result.data == ["d1", "d2", "state", "[DONE]"]
+    assert [event.reset for event in result.events] == [False, False, True, False]
+    assert result.stream.cursors[1:] in (["2", "2"], ["2", None])
+
+
+class Names(ResumeProtocol):
+    """Remembers two names, of which one outlives a reset."""
+
+    keeps = ("kept",)
+
+    def identify(self, state: StreamState, source: Any) -> None:
+        state.extra.setdefault("kept", state.method)
+        state.extra.setdefault("forgotten", str(state.resuming))
+
+    def resume_request(self, state: StreamState) -> Request:
+        return Request(method="GET", url=state.url)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        return Consume(reset=state.resuming)
+
+    def end(self, event: Any) -> Outcome | None:
+        return Outcome.COMPLETED if event.data == "end" else None
+
+
+def test_a_reset_forgets_all_but_what_the_protocol_keeps() -> None:
+    result = play(Reply([ev("a", "1"), "rst"]), Reply([ev("b", "2") + ev("end")]), protocol=Names())
+    assert result.data == ["a", "b", "end"]
+    assert result.events[1].reset
+    assert result.stream.machine.state.extra["kept"] == "GET"
+    assert result.stream.machine.state.extra["forgotten"] == "True"
+
+
+# --- the question whether there is more -----------------------------------------------------------------------------
+
+
+def test_a_finished_stream_that_the_server_forgot_is_not_paid_again_and_again() -> None:
+    """Everything was delivered and closed cleanly; the question finds that the server keeps nothing. That is one loss at most."""
+    body = [ev("a", "i1") + ev("b", "i2")]
+
+    def server(sent: Any) -> Reply:
+        return Reply(body) if sent.cursor is None else Reply(status=404, type="")
+
+    result = run(Stream(server, on_lost="restart"))
+    assert len([sent for sent in result.stream.sent if sent.cursor is None]) <= 2
