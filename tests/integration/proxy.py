@@ -58,10 +58,12 @@ class CuttingProxy(Listener):
     Args:
         upstream: Port of the server.
         pause: Seconds that a connection waits which is not cut.
+        head: Count the bytes of the head too.
     """
 
-    def __init__(self, upstream: int, *, pause: float = 0.0) -> None:
+    def __init__(self, upstream: int, *, pause: float = 0.0, head: bool = False) -> None:
         self._pause = pause
+        self._head = head
         self.connections = 0
         # Of the connection after cut().
         self.body = bytearray()
@@ -103,13 +105,18 @@ class CuttingProxy(Listener):
 
     def _pass_on(self, client: socket.socket, server: socket.socket, after: int | None) -> None:
         head, body = b"", bytearray()
+        if after == 0 and self._head:
+            # The server has taken the request once it answers.
+            server.recv(1)
+            self.settled = False
+            return
         while data := server.recv(65536):
             if after is None:
                 client.sendall(data)
                 self.settled = True
                 continue
             self.body = body
-            if b"\r\n\r\n" not in head:
+            if not self._head and b"\r\n\r\n" not in head:
                 head += data
                 end = head.find(b"\r\n\r\n") + 4
                 if end < 4:
