@@ -291,3 +291,55 @@ def test_an_event_is_taken_apart_and_ids_without_an_event_keep_their_places(whol
     assert [event.offset for event in result.events] == list(range(5))
     # An id without data counts too, wherever it stood among those that were taken apart.
     assert result.stream.cursors == [None, "4"]
+
+
+# --- a bug between two events ---------------------------------------------------------------------------------------
+
+
+class Buggy(LastEventID):
+    """The caller's own protocol, with a bug that shows at one event."""
+
+    def fingerprint(self, event: Any) -> str:
+        if event.data == "odd":
+            raise KeyError("odd")
+        return super().fingerprint(event)
+
+
+ODD = ev("odd")
+
+
+def bug(*answers: Reply, taken: int, **options: Any) -> Stream:
+    """A stream that meets the bug after so many events."""
+    stream = Stream(script(*answers), **{"protocol": Buggy(end="[DONE]"), **options})
+    for _ in range(taken):
+        next(stream)
+    with pytest.raises(KeyError):
+        next(stream)
+    return stream
+
+
+def test_a_bug_of_the_callers_protocol_leaves_the_place_before_the_batch() -> None:
+    """None of the batch was handed out, so all of it comes again: no event is lost, none is taken for a repeat."""
+    stream = bug(Reply([evs(1, 1), ev(None, "2") + ev("no id") + ODD]), taken=1)
+    here = stream.machine.checkpoint(0, ())
+    assert place(here)[:2] == ("1", 1)
+    rest = play(Reply([ev("no id") + ev("[DONE]")]), checkpoint=here)
+    assert (rest.data, rest.stream.machine.stats.duplicates) == (["no id", "[DONE]"], 0)
+
+
+def test_repeats_before_the_bug_are_counted_once() -> None:
+    """What was dropped in the batch of the bug is dropped again by whoever goes on: it is one repeat, not two."""
+    stream = bug(Reply([evs(1, 1), ev("a"), ev("b"), "rst"]), Reply([ev("a") + ODD]), taken=3)
+    assert stream.machine.stats.duplicates == 0
+    assert place(stream.machine.checkpoint(0, ()))[:2] == ("1", 3)
+
+
+def test_a_hole_before_the_bug_was_not_there() -> None:
+    """The batch with the hole did not come, so neither did the hole: whoever goes on asks for what follows the last event."""
+    holed = evs(3, 3)
+    protocol = Buggy(sequence="contiguous", end="[DONE]")
+    stream = bug(Reply([evs(1, 1), holed]), Reply([holed + ODD]), taken=1, protocol=protocol, on_gap="deliver")
+    assert stream.machine.stats.gaps == 1, "the one that was asked for again"
+    rest = play(Reply([evs(2, 3) + ev("[DONE]")]), checkpoint=stream.machine.checkpoint(0, ()), on_gap="deliver")
+    assert rest.data == ["d2", "d3", "[DONE]"]
+    assert not any(event.gap for event in rest.events)

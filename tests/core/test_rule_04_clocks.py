@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Answer, Interrupted, Request, Resume, StreamState, Verdict
+from resumable_stream._core.interfaces import Answer, Interrupted, Request, Resume, StreamState, Verdict, Verify
 from resumable_stream._core.interfaces import Finished as Done
 from resumable_stream._errors import DeadlineExceeded, RetriesExhausted, StreamInterrupted
 from resumable_stream._events import Outcome
@@ -258,6 +258,31 @@ def test_a_deadline_bounds_a_feed_that_rotates() -> None:
         )
     )
     assert isinstance(result.error, DeadlineExceeded)
+
+
+class Asks(LastEventID):
+    """After a clean close the provider is asked how the run went."""
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Verify(Request(method="GET", url="/run"))
+
+
+@pytest.mark.parametrize("answer", [NO_ANSWER, Reply(["rst"], after=50)], ids=["silence", "cut"])
+def test_a_deadline_ends_the_question_how_it_went(answer: Any) -> None:
+    """Whatever else the question becomes, the caller has waited as long as they said they would."""
+    result = play(Reply([evs(1, 1), Wait(30)]), answer, *[answer] * 3, protocol=Asks(), timeouts=Timeouts(deadline=60.0))
+    assert isinstance(result.error, DeadlineExceeded)
+    assert result.stream.elapsed <= 81.0
+
+
+def test_a_cut_after_the_deadline_is_the_deadline() -> None:
+    """The consumer took longer than the stream may: it is not asked for again, although it could be."""
+    stream = Stream(script(Reply([evs(1, 1), "rst"])), timeouts=Timeouts(deadline=40.0))
+    next(stream)
+    stream.clock.now += 100
+    with pytest.raises(DeadlineExceeded):
+        next(stream)
+    assert len(stream.sent) == 1
 
 
 # --- the status check -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._errors import ResponseRejected, RetriesExhausted, StreamInterrupted, UnexpectedContentType
+from resumable_stream._errors import NotResumable, ResponseRejected, RetriesExhausted, StreamInterrupted, UnexpectedContentType
 from resumable_stream._events import Outcome
 from resumable_stream.protocols import NDJSON, CursorProtocol, LastEventID
 
@@ -308,3 +308,19 @@ def test_detection_waits_for_an_answer_that_is_a_stream() -> None:
 def test_a_get_whose_head_never_comes_is_bounded() -> None:
     result = run(Stream(lambda sent: Reply([Wait(1)], after=1e9), delay=policy(3)))
     assert isinstance(result.error, RetriesExhausted)
+
+
+# --- a body that can be sent once -----------------------------------------------------------------------------------
+
+
+def test_a_body_that_can_be_sent_only_once_is_not_sent_again() -> None:
+    """An iterator is used up by the first request: what would follow is an empty body, and another answer."""
+    result = play(Reply(status=503, type=""), method="POST", single_use=True)
+    assert isinstance(result.error, NotResumable)
+    assert "pass it as bytes" in str(result.error)
+    assert len(result.stream.sent) == 1
+
+
+def test_a_body_that_never_left_is_still_whole() -> None:
+    result = play(UNSENT, Reply([ev("[DONE]")]), method="POST", single_use=True)
+    assert result.data == ["[DONE]"]
