@@ -21,7 +21,7 @@ from ._drivers.http import CALL_ARGUMENTS, Call, family_of, own_family
 from ._drivers.sync import ResumableStream
 from ._errors import OriginMismatch
 from ._policy import RetryPolicy
-from ._request import body_of, check_request, request_digest
+from ._request import body_of, check_request, request_digest, way_out
 from ._settings import Limits, Timeouts
 from .protocols import detect, named
 from .stores import Store, check_key
@@ -71,7 +71,8 @@ def connect(
         commit: `"auto"`: the place moves when you come back for the next event. `"manual"`: only `commit()` moves it.
         on_gap: Events that the server does not send again raise `GapError`, or with `"deliver"` are marked on the next event.
         on_lost: The rest is gone: `"raise"`; `"restart"` sends the first request again, which may be paid again;
-            `"snapshot"` takes the provider's stored result where it has one.
+            `"snapshot"` takes the provider's stored result where it has one. Half an answer in the store that cannot be
+            continued is shown, and then raises; `"restart"` replaces it.
         store: Where the place (and, if it keeps them, the events) is saved.
         key: The stream's name in the store; `request_key()` makes one of the request. The place of another request (method, URL,
             body) under it is a `StoreError`.
@@ -260,6 +261,7 @@ class Options:
             single_use=single_use,
             started_elsewhere=elsewhere,
             saving=store is not None,
+            way_out=way_out(self.key, self.on_lost),
             keep_events=store is not None and bool(store.keep_events),
             save_interval=store.save_interval if store is not None else 1.0,
         )

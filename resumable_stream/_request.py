@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from ._checkpoint import Checkpoint, is_credential, public_url
 from ._errors import StoreError
 
-__all__ = ["check_request", "request_digest", "request_key"]
+__all__ = ["check_request", "request_digest", "request_key", "way_out"]
 
 # Beyond this a body of JSON is compared as bytes: reading it again would cost more than it is worth.
 _JSON_BYTES: Final = 1024 * 1024
@@ -125,6 +125,17 @@ def check_request(
         raise StoreError(
             f"the key {_short(key)} holds the answer to another {received}, with another body or another query: {way_out}"
         )
+
+
+def way_out(key: str | None, on_lost: str) -> str:
+    """
+    What an error says of a kept half that cannot be continued. It would be there at every run.
+
+    It begins with `; to start over, `, so that the command line can say it in its own words.
+    """
+    if key is None or on_lost != "raise":
+        return ""
+    return f"; to start over, delete({_short(key)}) from the store, or pass on_lost='restart', which asks for all of it again"
 
 
 def body_of(arguments: Mapping[str, Any]) -> bytes | None:

@@ -28,6 +28,7 @@ _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayD
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; may be repeated.")
 @click.option("-d", "--data", metavar="BODY|@FILE", help="Request body; @- is standard input. JSON is sent as JSON.")
 @click.option("--store", metavar="FILE", help="Keep the place in FILE: the same command goes on there, also after Ctrl-C.")
+@click.option("--restart", is_flag=True, help="If what FILE has cannot be continued, read all of it again.")
 @click.option("--json", "json_", is_flag=True, help="Write one JSON object a line.")
 @click.option("--text", is_flag=True, help="Write only the text, with nothing between.")
 @click.option(
@@ -51,6 +52,7 @@ def tail(
     headers: tuple[str, ...],
     data: str | None,
     store: str | None,
+    restart: bool,
     json_: bool,
     text: bool,
     protocol: str,
@@ -84,6 +86,7 @@ def tail(
             timeouts=rs.Timeouts(deadline=deadline) if idle is None else rs.Timeouts(idle=idle, deadline=deadline),
             store=None if store is None else rs.stores.FileStore(store, one_file=True),
             key=None if store is None else rs.request_key(method, url, content=body),
+            on_lost="restart" if restart else "raise",
             observer=notes,
             headers=fields,
             **_body(body, fields),
@@ -123,7 +126,9 @@ class _Run:
             )
             return 1
         except rs.ResumableStreamError as error:
-            self._notes.say(f"error: {error}{self._hint(error)}")
+            # The way out in the words of the command line.
+            text = str(error).partition("; to start over, ")[0] if self._store is not None else str(error)
+            self._notes.say(f"error: {text}{self._hint(error)}")
             return 1
         except BrokenPipeError:
             discard_output()
@@ -175,7 +180,8 @@ class _Run:
             return ""
         place = self._stream.checkpoint
         if isinstance(error, _FOR_GOOD):
-            return f"; delete {self._store} to start over"
+            again = " or say --restart" if not isinstance(error, rs.UpstreamError | rs.ReplayDiverged) else ""
+            return f"; delete {self._store}{again} to start over"
         return f" after {counted(place.offset, 'event')}; the place is kept in {self._store}: the same command goes on there"
 
 

@@ -1301,12 +1301,12 @@ class Machine:
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
         if why := self.why_not():
             text += f": {why}"
-        self._replace(now, text, StreamInterrupted(text, reason=reason), error)
+        self._replace(now, text, StreamInterrupted(text + self.settings.way_out, reason=reason), error)
 
     def _lost(self, now: float, lost: verdict.Lost) -> None:
         """The server said that the rest cannot be had."""
         kind = CursorExpired if lost.expired else NotResumable
-        self._replace(now, lost.message, kind(lost.message), None, stored=lost.stored)
+        self._replace(now, lost.message, kind(lost.message + self.settings.way_out), None, stored=lost.stored)
 
     def _replace(
         self, now: float, text: str, failure: ResumableStreamError, error: BaseException | None, *, stored: bool = False

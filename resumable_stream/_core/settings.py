@@ -47,6 +47,7 @@ class Settings:
         verbatim: The bytes are handed on to somebody who knows the protocol: items keep them (`Item.wire`), and a provider's
             error is an item like any other.
         saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
+        way_out: What to do about a kept half that cannot be continued, for errors; `""` where nothing is kept.
         request: Digest of the request, for the store's record; `None`: not known.
     """
 
@@ -67,6 +68,7 @@ class Settings:
     longest_read: float | None = None
     verbatim: bool = False
     saving: bool = False
+    way_out: str = ""
     request: str | None = None
     keep_events: bool = False
     save_interval: float = 1.0

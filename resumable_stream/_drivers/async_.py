@@ -606,6 +606,11 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             return
         self._plan.check(checkpoint)
         self._machine = self._plan.machine(checkpoint)
+        if self._starts_over():
+            await in_thread(partial(self._store.delete, self._plan.key))
+            _, self._fence = await in_thread(partial(self._store.open, self._plan.key))
+            self._machine = self._plan.machine(None)
+            return
         if self._store.keep_events:
             self._replay = iter(await in_thread(partial(self._store.replay, self._plan.key)))
 

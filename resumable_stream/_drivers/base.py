@@ -215,6 +215,12 @@ class StreamBase:
         state = self._machine.state
         return f"<{type(self).__name__} {state.method} {state.public_url} {self._state}, {self.stats.events} events>"
 
+    def _starts_over(self) -> bool:
+        """What the store has is half of what cannot be continued, and the caller would rather have all of it again."""
+        settings, state = self._machine.settings, self._machine.state
+        elsewhere = settings.started_elsewhere and not state.safe
+        return settings.on_lost == "restart" and not self.goes_on and not elsewhere
+
     # --- bookkeeping
 
     def _taken(self) -> int:

@@ -578,6 +578,11 @@ class ResumableStream(StreamBase, SyncOnly):
             return
         self._plan.check(checkpoint)
         self._machine = self._plan.machine(checkpoint)
+        if self._starts_over():
+            self._store.delete(self._plan.key)
+            _, self._fence = self._store.open(self._plan.key)
+            self._machine = self._plan.machine(None)
+            return
         if self._store.keep_events:
             self._replay = iter(self._store.replay(self._plan.key))
 

@@ -156,7 +156,7 @@ class AsyncSplicingTransport(Configured):
             if checkpoint is not None and splicer.is_place_of(key, checkpoint, request):
                 plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = AsyncSplicedStream(plan)
-                if stream.goes_on:
+                if splicer.answers(stream):
                     _, fence = await in_thread(partial(splicer.store.open, key))
                     stream.adopt(fence, iter(await in_thread(partial(splicer.store.replay, key))))
                     return await self._response(splicer, None, stream, port)

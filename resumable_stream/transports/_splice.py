@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import cached_property
 from http.cookiejar import CookieJar
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from .._api import Options, for_record, protocol_of
 from .._checkpoint import Checkpoint, public_url
@@ -33,7 +33,7 @@ from .._drivers.coding import can_decode, decoding_of
 from .._drivers.http import Call, Family
 from .._errors import ReplayDiverged, ResumableStreamError, StreamReset
 from .._policy import RetryPolicy
-from .._request import body_of_request, check_request, request_digest
+from .._request import body_of_request, check_request, request_digest, way_out
 from .._settings import Limits, Timeouts
 from .._twins import twin
 from ..framing import encoded
@@ -248,7 +248,10 @@ class Splicer:
         key: Callable[[Any], str | None] | None,
         observer: Callable[[Notice], object] | None,
         upgrade_background: bool,
+        on_lost: Literal["raise", "restart"] = "raise",
     ) -> None:
+        if on_lost not in ("raise", "restart"):
+            raise ValueError(f"on_lost must be 'raise' or 'restart' below an SDK, got {on_lost!r}")
         for name, value in (("refresh", refresh), ("key", key)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a callable of the request, got {value!r}")
@@ -262,6 +265,7 @@ class Splicer:
         self._key = key
         self._protocols = protocols
         self._upgrade = OpenAIResponses(upgrade_background=True) if upgrade_background else None
+        self._on_lost = on_lost
         self._options = Options(retry=retry, timeouts=timeouts, limits=limits, observer=observer)
         if store is not None:
             Options(store=store, key="any")
@@ -364,6 +368,8 @@ class Splicer:
             saving=store is not None,
             keep_events=store is not None and bool(store.keep_events),
             save_interval=store.save_interval if store is not None else 1.0,
+            # Only what keeps its events answers the next request with them.
+            way_out=way_out(key, self._on_lost) if store is not None and store.keep_events else "",
             longest_read=float(read) if read else None,
             verbatim=True,
         )
@@ -416,6 +422,10 @@ class Splicer:
     def _digest(self, key: str, request: Any) -> str | None:
         return request_digest(request.method, str(request.url), body_of_request(request), key=key)
 
+    def answers(self, stream: Any) -> bool:
+        """Is what the store has the answer? Half of what cannot be continued is: then it raises, or is asked for anew."""
+        return stream.goes_on or self._on_lost == "raise"
+
     def take_over(self, key: str, request: Any) -> Any:
         """
         The right to write under a key, now that there is a stream to be kept.
@@ -429,7 +439,7 @@ class Splicer:
         self._check(key, checkpoint, request)
         if not self.store.keep_events:
             return fence
-        # Half of what cannot be had again is of no use to anybody.
+        # The half that is replaced.
         self.store.delete(key)
         return self.store.open(key)[1]
 
@@ -595,6 +605,7 @@ class Configured:
         key: Callable[[Any], str | None] | None = None,
         observer: Callable[[Notice], object] | None = None,
         upgrade_background: bool = False,
+        on_lost: Literal["raise", "restart"] = "raise",
     ) -> None:
         library = self._library
         if next_transport is None:
@@ -613,4 +624,5 @@ class Configured:
             key=key,
             observer=observer,
             upgrade_background=upgrade_background,
+            on_lost=on_lost,
         )

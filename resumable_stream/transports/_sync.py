@@ -190,7 +190,7 @@ class SplicingTransport(Configured):
             if checkpoint is not None and splicer.is_place_of(key, checkpoint, request):
                 plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
                 stream = SplicedStream(plan)
-                if stream.goes_on:
+                if splicer.answers(stream):
                     _, fence = splicer.store.open(key)
                     stream.adopt(fence, iter(splicer.store.replay(key)))
                     return self._response(splicer, None, stream, port)

@@ -51,6 +51,8 @@ class ResumableTransport(SplicingTransport, httpx.BaseTransport):
         observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
         upgrade_background: Turn a streaming call of OpenAI's Responses API into a background one, which can be resumed. OpenAI
             keeps such a response; a call with `store: false` is left alone.
+        on_lost: Half an answer in the store that cannot be continued: `"raise"` hands the half on, and then raises; `"restart"`
+            sends the request, which may be paid again, and replaces the half.
 
     Raises:
         TypeError: An argument is not what it should be; the message says what to pass.

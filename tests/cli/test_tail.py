@@ -138,6 +138,21 @@ def test_a_place_belongs_to_one_question(flaky_server: Serve, tmp_path: Path) ->
     assert "holds the place of another" in err
 
 
+def test_a_half_that_cannot_be_continued_says_how_to_start_over(flaky_server: Serve, tmp_path: Path) -> None:
+    """As `connect()` and the transports: an error at every run, until the caller says that it may be asked for again."""
+    server = flaky_server([*[ServerEvent(data=f"no id {n}") for n in range(4)], DONE], [Fault.cut(after_events=2)])
+    place = tmp_path / "answer.place"
+    tail(server.url, "-d", "{}", "--store", place, code=1)
+    for _ in range(2):
+        _, err = tail(server.url, "-d", "{}", "--store", place, code=1)
+        assert err.endswith(f"; delete {place} or say --restart to start over\n")
+        assert "on_lost" not in err
+    assert len(server.requests) == 1
+    out, _ = tail(server.url, "-d", "{}", "--store", place, "--restart")
+    assert out == "".join(f"no id {n}\n" for n in range(4)) + "[DONE]\n"
+    assert len(server.requests) == 2
+
+
 def test_no_secret_is_kept(flaky_server: Serve, tmp_path: Path) -> None:
     server = flaky_server([*numbered(3), DONE])
     place = tmp_path / "answer.place"

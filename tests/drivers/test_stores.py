@@ -542,6 +542,67 @@ async def test_a_post_that_cannot_resume_is_not_sent_again_by_the_next_run(
     assert len(server.requests) == 1, "the answer was paid twice"
 
 
+async def test_half_an_answer_that_cannot_be_continued_is_shown_and_raises_until_it_may_be_replaced(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    """Running the cell again shows what is there, and then says how to pay once more; the choice is the caller's (G3)."""
+    server = flaky_server(
+        [*[ServerEvent(data=f"no id {n}") for n in range(5)], ServerEvent(data="[DONE]")], [Fault.cut(after_events=2)]
+    )
+
+    def connect(**options: Any) -> Any:
+        return row.connect("POST", server.url, json={}, store=make_store(keep_events=True), key="k", **options)
+
+    with pytest.raises(rs.StreamInterrupted, match=r"delete\('k'\) from the store, or pass on_lost='restart'"):
+        await row.read(connect())
+    for _ in range(2):
+        seen = []
+        with pytest.raises(rs.NotResumable, match=r"delete\('k'\) from the store, or pass on_lost='restart'"):
+            async with connect() as stream:
+                async for event in stream:
+                    seen.append(event.data)
+        assert seen == ["no id 0", "no id 1"]
+    assert len(server.requests) == 1
+    whole = await row.read(connect(on_lost="restart"))
+    assert [(event.data, event.replayed, event.reset) for event in whole] == [
+        *((f"no id {n}", False, False) for n in range(5)),
+        ("[DONE]", False, False),
+    ]
+    assert len(server.requests) == 2
+    # The half is replaced: with either option the whole answer is there.
+    for options in ({}, {"on_lost": "restart"}):
+        assert await row.read(connect(**options)) == whole
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_a_kept_half_that_can_be_continued_is_not_started_over(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    server = flaky_server([*numbered(5), ServerEvent(data="[DONE]")], [Fault.cut(after_events=2, how="silence")])
+    store = make_store(keep_events=True)
+    async with row.connect("GET", server.url, store=store, key="k", on_lost="restart") as stream:
+        assert (await anext(stream)).id == "1"
+    again = await row.read(row.connect("GET", server.url, store=store, key="k", on_lost="restart"))
+    assert [event.replayed for event in again] == [True] + [False] * 5
+    assert server.requests[-1].last_event_id in {"1", "5"}
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2", "trio-httpx"], indirect=True)
+async def test_a_token_never_starts_a_post_again_whatever_is_lost(
+    row: Row, flaky_server: Start, make_store: Callable[..., Any]
+) -> None:
+    """What another process may start is not for whoever has its token to start."""
+    server = flaky_server([ServerEvent(data=f"no id {n}") for n in range(5)], [Fault.cut(after_events=2)])
+    with pytest.raises(rs.StreamInterrupted) as caught:
+        await row.read(row.connect("POST", server.url, json={}, store=make_store(), key="k"))
+    place = caught.value.checkpoint
+    assert place is not None
+    with pytest.raises(rs.NotResumable):
+        await row.read(row.resume(place, origin=server.origin, store=make_store(), key="k", on_lost="restart"))
+    assert len(server.requests) == 1
+
+
 async def test_a_checkpoint_given_beside_a_store_must_not_be_lost_silently(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [SILENT])
     async with row.connect("GET", server.url) as stream:

@@ -237,18 +237,40 @@ async def test_half_an_answer_is_continued_by_the_next_process(rig: Rig, tmp_pat
         assert [request.headers["last-event-id"] for request in rig.sent] == ["1"]
 
 
-async def test_half_an_answer_that_cannot_be_continued_is_asked_for_anew(rig: Rig, tmp_path: Path) -> None:
+async def test_half_an_answer_that_cannot_be_continued_is_shown_and_raises_until_it_may_be_replaced(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """As with `connect()`: nothing is paid twice silently (G3), and the error says how to pay once more."""
     half = b'data: {"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}\n\n'
     end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
     url, body = "https://api.example.com/v1/chat/completions", {"model": "m", "messages": [], "stream": True}
     for store in stores(tmp_path):
         options = {"store": store, "key": lambda request: "k"}
-        with pytest.raises(rs.StreamInterrupted):
+        with pytest.raises(rs.StreamInterrupted, match=r"delete\('k'\) from the store, or pass on_lost='restart'"):
             await rig.read(rig.client(lambda request: Reply([half], "rst"), **options), "POST", url, json=body)
-        _, chunks = await rig.read(rig.client(lambda request: Reply([half, end]), **options), "POST", url, json=body)
+        count, client = len(rig.sent), rig.client(lambda request: Reply([half, end]), **options)
+        for _ in range(2):
+            response, chunks = await rig.send(client, "POST", url, json=body), []
+            with pytest.raises(rs.NotResumable, match=r"delete\('k'\) from the store, or pass on_lost='restart'") as caught:
+                await rig.drain(response, chunks)
+            await rig.close(response)
+            assert isinstance(caught.value, rig.module.TransportError)
+            assert b"".join(chunks) == half
+        assert len(rig.sent) == count
+        client = rig.client(lambda request: Reply([half, end]), on_lost="restart", **options)
+        _, chunks = await rig.read(client, "POST", url, json=body)
         assert b"".join(chunks) == half + end
-        _, chunks = await rig.read(rig.client(lambda request: Reply(status=500), **options), "POST", url, json=body)
-        assert b"".join(chunks) == half + end
+        assert len(rig.sent) == count + 1
+        # The half is replaced: with either option the whole answer is there.
+        for on_lost in ("raise", "restart"):
+            client = rig.client(lambda request: Reply(status=500), on_lost=on_lost, **options)
+            _, chunks = await rig.read(client, "POST", url, json=body)
+            assert b"".join(chunks) == half + end
+
+
+async def test_below_an_sdk_there_are_two_ways_with_what_is_lost(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="'raise' or 'restart'"):
+        rig.client(after_one, on_lost="snapshot")
 
 
 async def test_a_store_of_places_alone_is_for_others(rig: Rig) -> None:
