@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 from .._checkpoint import encodable, fingerprint, fingerprint_bytes, public_url
 from .._errors import ResumableStreamError, UpstreamError
@@ -113,6 +113,10 @@ class Head:
         return kind == "application/json" or kind.endswith("+json")
 
 
+KEPT: Final = "header:"
+"""In `StreamState.extra`, in front of the name of a header."""
+
+
 class StreamState:
     """
     What is known of one stream. Protocols read all of it and write `stream_id`, `location` and `extra`.
@@ -163,6 +167,15 @@ class StreamState:
         self.head: Head | None = None
         self.resuming = False
         self.asking = False
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """
+        Headers of the first response, by name in lower case: those that `keep=` names and that were there.
+
+        `head` is that of the latest response. These stay, also in a checkpoint.
+        """
+        return {name[len(KEPT) :]: value for name, value in self.extra.items() if name.startswith(KEPT)}
 
     @property
     def public_url(self) -> str:
@@ -406,7 +419,7 @@ class ResumeProtocol:
     """`Accept` header, unless the caller sets one."""
     content_types: ClassVar[tuple[str, ...]] = ("text/event-stream",)
     """Media types that will do; empty: any. An answer without a content type is let pass."""
-    keeps: ClassVar[frozenset[str]] = frozenset()
+    keeps: frozenset[str] = frozenset()
     """Names in `StreamState.extra` that go into the checkpoint. Nothing that grants access."""
     sequence: Literal["auto", "contiguous", "increasing"] | None = None
     """What the numbers promise: each is one more than the last, merely more, or nothing. `"auto"`: watch and see."""

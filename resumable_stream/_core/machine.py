@@ -244,7 +244,9 @@ class Machine:
                     raise self._error
                 if self._reading:
                     return act.Read()
-                assert self.outcome is not None, "the machine has no plan"
+                if self.outcome is None:
+                    # An exception of the protocol's (a `resume=` of the caller's) came out of the input before.
+                    raise NotResumable("the stream stopped at an exception of your code; continue from its checkpoint")
                 return act.Finish(self.outcome)
             step = self._todo.popleft()
             if callable(step):

@@ -175,6 +175,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             if self._replay is None:
                 await self._advance(opening=True)
         except BaseException as error:
+            self._note_place(error)
             if isinstance(error, ResumableStreamError):
                 self._with_place(error)
             await self._abandon("failed")
@@ -401,6 +402,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
         """Our own errors end the stream and carry its place; a foreign one (cancellation) leaves it as a loop body's would."""
         if self._stopped and isinstance(error, Exception) and not isinstance(error, StreamClosed):
             error = StreamClosed("the stream was closed by another task")
+        self._note_place(error)
         if isinstance(error, ResumableStreamError):
             self._with_place(error)
             await self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
@@ -700,3 +702,6 @@ class _Texts(AsyncOnly):
                 self._pieces = iter(self._reader.read(event))
             except ResumableStreamError as error:
                 raise self._stream._with_place(error) from None
+            except Exception as error:
+                self._stream._note_place(error)
+                raise

@@ -35,6 +35,7 @@ from .http import Call, Family
 
 __all__ = ["Plan", "StreamBase", "seconds_left"]
 
+_NOTE: Final = "resumable_stream: the stream stopped here, and nothing is lost;"
 NOTHING: Final[Iterator[Any]] = iter(())
 # Two streams of one path and without an id are two: this number tells them apart in the log of a process.
 _NUMBERS: Final = count(1)
@@ -330,6 +331,14 @@ class StreamBase:
         if error.text_so_far is None and self._text is not None:
             error.text_so_far = self._text.so_far()
         return error
+
+    def _note_place(self, error: BaseException) -> None:
+        """An exception of the caller's own (`resume=`, `headers=`, a protocol's method) says where the place is."""
+        if not isinstance(error, Exception) or isinstance(error, ResumableStreamError):
+            return
+        if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
+            return
+        error.add_note(f"{_NOTE} the place is in the stream's `checkpoint`: resume() or connect(checkpoint=…) goes on from there")
 
     def _check_readable(self) -> None:
         if self._state == "new":

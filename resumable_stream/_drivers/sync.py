@@ -160,6 +160,7 @@ class ResumableStream(StreamBase, SyncOnly):
             if self._replay is None:
                 self._advance(opening=True)
         except BaseException as error:
+            self._note_place(error)
             if isinstance(error, ResumableStreamError):
                 self._with_place(error)
             self._abandon("failed")
@@ -377,6 +378,7 @@ class ResumableStream(StreamBase, SyncOnly):
         """Our own errors end the stream and carry its place; a foreign one (Ctrl-C) leaves it as a loop body's would."""
         if self._stopped and not isinstance(error, StreamClosed):
             error = StreamClosed("the stream was closed by another thread")
+        self._note_place(error)
         if isinstance(error, ResumableStreamError):
             self._with_place(error)
             self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
@@ -662,3 +664,6 @@ class _Texts(SyncOnly):
                 self._pieces = iter(self._reader.read(event))
             except ResumableStreamError as error:
                 raise self._stream._with_place(error) from None
+            except Exception as error:
+                self._stream._note_place(error)
+                raise

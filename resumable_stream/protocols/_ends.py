@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._core.interfaces import KEPT, Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath
@@ -18,6 +18,9 @@ EndResult = bool | Outcome | Settled | None
 End = str | Callable[[Any], EndResult]
 TextOf = str | Callable[[Any], str | None]
 DONE: Final = "[DONE]"
+_SECRET_HEADERS: Final = frozenset(
+    {"set-cookie", "set-cookie2", "cookie", "authorization", "proxy-authorization", "authentication-info", "mcp-session-id"}
+)
 _ERROR_STARTS: Final = ('{"error"', '{ "error"')
 _ERROR_HEADS: Final = frozenset(start[:7] for start in _ERROR_STARTS)
 
@@ -115,9 +118,25 @@ class _EndedProtocol(ResumeProtocol):
         text: Where the visible text stands: a dotted path into the JSON of `data`, or a callable of the event (→ text or `None`);
             `None`: all of `data` is text.
         stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
+        keep: Names of headers of the first response that are in `StreamState.kept`, and in checkpoints.
     """
 
-    def __init__(self, end: End, *, names: Iterable[str] = (), text: TextOf | None = None, stream_id: str | None = None) -> None:
+    def __init__(
+        self,
+        end: End,
+        *,
+        names: Iterable[str] = (),
+        text: TextOf | None = None,
+        stream_id: str | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
+        if isinstance(keep, str) or not all(isinstance(name, str) and name for name in keep):
+            raise TypeError(f"keep must be a collection of header names, got {keep!r}")
+        self._keep = frozenset(name.lower() for name in keep)
+        if secret := sorted(self._keep & _SECRET_HEADERS):
+            raise ValueError(f"keep must name nothing that grants access, since checkpoints travel: got {secret[0]!r}")
+        if self._keep:
+            self.keeps = type(self).keeps | {KEPT + name for name in self._keep}
         if not (text is None or callable(text) or isinstance(text, str)):
             raise TypeError(f"text must be a dotted path into the JSON of data, or a callable of the event, got {text!r}")
         if not (stream_id is None or (isinstance(stream_id, str) and stream_id)):
@@ -158,8 +177,11 @@ class _EndedProtocol(ResumeProtocol):
     def _identify(self, state: StreamState, source: Head | Item) -> None:
         """Find the stream's id where `stream_id=` says that it stands."""
         if isinstance(source, Head):
-            if self._id_header is not None and (value := source.headers.get(self._id_header)):
+            known = state.resuming and state.stream_id is not None
+            if self._id_header is not None and not known and (value := source.headers.get(self._id_header)):
                 state.stream_id = value
+            if not state.resuming:
+                state.extra.update({KEPT + name: source.headers[name] for name in self._keep if name in source.headers})
         elif self._id_path is not None and (value := self._id_path(source)) is not None:
             state.stream_id = str(value)
 

@@ -42,7 +42,10 @@ class LastEventID(_EndedProtocol):
         stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`. It is in checkpoints
             and log lines, so it must not grant access.
         resume: Where to GET the rest: a URL, absolute or relative to the first one, with `{stream_id}` filled in, or a callable
-            of the `StreamState`.
+            of the `StreamState`. It is asked at every reconnect, also of another process: `state.head` is then that of the latest
+            response, or `None`. What the callable needs of the first one is named by `keep`.
+        keep: Names of headers of the first response that `resume` needs: `state.kept["x-answer-id"]`. They are in checkpoints, so
+            they must not grant access.
         cursor_param: Send the cursor in this query parameter instead of the header.
         gap_events: Event names by which the server says that history was lost.
 
@@ -62,6 +65,7 @@ class LastEventID(_EndedProtocol):
         text: TextOf | None = None,
         stream_id: str | None = None,
         resume: str | Callable[[StreamState], str | None] | None = None,
+        keep: Collection[str] = (),
         cursor_param: str | None = None,
         gap_events: Collection[str] = GAP_EVENTS,
     ) -> None:
@@ -76,12 +80,13 @@ class LastEventID(_EndedProtocol):
         if isinstance(resume, str) and "{stream_id}" in resume and stream_id is None:
             raise ValueError("resume= names {stream_id}: say where it stands, stream_id='header:NAME' or a dotted path")
         self.sequence = sequence
-        super().__init__(end, names=gap_events, text=text, stream_id=stream_id)
+        super().__init__(end, names=gap_events, text=text, stream_id=stream_id, keep=keep)
         self.identifies_by_event = self._id_path is not None
         given = {"sequence": sequence, "end": end, "resume": resume, "param": cursor_param, "gaps": frozenset(gap_events)}
         defaults = {"sequence": "auto", "end": "auto", "resume": None, "param": None, "gaps": frozenset(GAP_EVENTS)}
         self._options = self._digest_options(
-            {**given, "text": text, "stream_id": stream_id}, {**defaults, "text": None, "stream_id": None}
+            {**given, "text": text, "stream_id": stream_id, "keep": sorted(self._keep)},
+            {**defaults, "text": None, "stream_id": None, "keep": []},
         )
         self._resume = resume
         self._cursor_param = cursor_param

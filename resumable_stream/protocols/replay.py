@@ -6,11 +6,12 @@ The replay is compared with what was delivered (count, and digests); a differenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urljoin
 
 from .._core.interfaces import Head, Position, Promises, Request, StreamState
+from .._events import Item
 from ._ends import End, _EndedProtocol
 
 __all__ = ["ReplayFromZero"]
@@ -24,6 +25,7 @@ class ReplayFromZero(_EndedProtocol):
         end: What ends the stream, as for `LastEventID`; a clean close without it is a cut. `"close"`: a clean close is the end.
         resume: Where to GET it: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
             `None`: the first request again, if it was a GET.
+        keep: Names of headers of the first response that `resume` needs, as for `LastEventID`.
 
     >>> ReplayFromZero(end="[DONE]")
     <ReplayFromZero: resumable, has_end>
@@ -31,12 +33,20 @@ class ReplayFromZero(_EndedProtocol):
 
     replays = True
 
-    def __init__(self, *, end: End = "close", resume: str | Callable[[StreamState], str | None] | None = None) -> None:
-        super().__init__(end)
+    def __init__(
+        self,
+        *,
+        end: End = "close",
+        resume: str | Callable[[StreamState], str | None] | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
+        super().__init__(end, keep=keep)
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
         self._resume = resume
         self.sequence = None
+        # The head says it all, unless a subclass looks at events.
+        self.identifies_by_event = type(self).identify is not ReplayFromZero.identify
 
     @property
     def promises(self) -> Promises:
@@ -44,6 +54,9 @@ class ReplayFromZero(_EndedProtocol):
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return False
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        self._identify(state, source)
 
     def position(self, event: Any) -> Position:
         return Position(None)
