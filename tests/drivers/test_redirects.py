@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,6 +78,109 @@ async def test_a_redirect_to_another_origin_gets_a_bare_request(row: Row, flaky_
         assert request.query == {"ticket": "7"}
     assert [request.last_event_id for request in there.requests] == [None, "5", "12"]
     assert stream.checkpoint.url.startswith(here.origin)
+
+
+class Signed:
+    """An auth flow of the caller's: a callable that signs the request it is given."""
+
+    def __call__(self, request: Any) -> Any:
+        request.headers["Authorization"] = "Signature s3cret-auth"
+        request.headers["X-Signed-Url"] = str(request.url)
+        return request
+
+
+def auth_of(row: Row, kind: str, folder: Path) -> Any:
+    match kind:
+        case "basic":
+            return ("me", "s3cret-auth")
+        case "digest":
+            return row.module.DigestAuth("me", "s3cret-auth")
+        case "netrc":
+            # The default entry is for any host.
+            file = folder / "netrc"
+            file.write_text("default login me password s3cret-auth\n")
+            return row.module.NetRCAuth(str(file))
+        case _:
+            return Signed()
+
+
+AUTHS = ("basic", "callable", "digest", "netrc")
+CHALLENGE = {"www-authenticate": 'Digest realm="r", qop="auth", nonce="n", algorithm=MD5'}
+
+
+def challenging(kind: str) -> Callable[[RecordedRequest], Reply | None]:
+    """A server that wants a digest: whoever has credentials would answer with them."""
+    return lambda request: (
+        Reply(status=401, headers=CHALLENGE) if kind == "digest" and "authorization" not in request.headers else None
+    )
+
+
+@pytest.mark.parametrize("of", ["client", "call"])
+@pytest.mark.parametrize("kind", AUTHS)
+async def test_a_redirect_to_another_origin_gets_no_credentials_of_the_clients_auth(
+    row: Row, flaky_server: Start, tmp_path: Path, kind: str, of: str
+) -> None:
+    """The library applies its `auth` to whatever it is given to send, a bare request too, unless it is told not to."""
+    there = flaky_server(numbered(12), [CUT] * 9, on_request=challenging(kind))
+    here = flaky_server(numbered(12), [CUT, *[Fault.redirect(there.url, status=307)] * 9], on_request=challenging(kind))
+    auth = auth_of(row, kind, tmp_path)
+    client = row.client(
+        auth=auth if of == "client" else None, cookies={"jar": "s3cret-jar"}, headers={"X-Client": "s3cret-client"}
+    )
+    options = {"auth": auth} if of == "call" else {}
+    stream = row.connect("GET", here.url, client=client, headers={"X-Api-Key": "s3cret-header"}, **options)
+    if kind == "digest":
+        # Bare, it can only be refused: the credentials are another origin's.
+        with pytest.raises(rs.ResponseRejected, match="401"):
+            await row.read(stream)
+    else:
+        assert await ids(row, stream) == ALL
+    assert there.requests
+    for request in there.requests:
+        assert_bare(request)
+    # At home they are sent, at every connection.
+    assert all("authorization" in request.headers for request in here.requests if request.last_event_id)
+    assert any(request.last_event_id for request in here.requests)
+
+
+async def test_credentials_in_the_url_stay_at_home(row: Row, flaky_server: Start) -> None:
+    there = flaky_server(numbered(12))
+    here = flaky_server(numbered(12), [CUT, *[Fault.redirect(there.url, status=302)] * 9])
+    url = here.url.replace("://", "://me:s3cret-auth@")
+    assert await ids(row, row.connect("GET", url)) == ALL
+    assert there.requests
+    for request in there.requests:
+        assert_bare(request)
+
+
+@pytest.mark.parametrize("kind", AUTHS)
+async def test_a_redirect_below_an_sdk_gets_no_credentials_of_the_clients_auth(
+    row: Row, flaky_server: Start, tmp_path: Path, kind: str
+) -> None:
+    """Auth is applied above a transport, so the resumed request has what it made of it; another origin gets none of that."""
+    there = flaky_server(numbered(12), on_request=challenging(kind))
+    here = flaky_server(numbered(12), [CUT, *[Fault.redirect(there.url, status=307)] * 9], on_request=challenging(kind))
+    transports = importlib.import_module(f"resumable_stream.transports.{row.family}")
+    transport = transports.ResumableTransport() if row.sync else transports.AsyncResumableTransport()
+    client = row.keep(
+        row.client_class(transport=transport, auth=auth_of(row, kind, tmp_path), cookies={"jar": "s3cret-jar"}, trust_env=False)
+    )
+    request = client.build_request("GET", here.url, headers={"X-Api-Key": "s3cret-header"})
+    response = client.send(request, stream=True) if row.sync else await client.send(request, stream=True)
+    try:
+        if row.sync:
+            response.read()
+        else:
+            await response.aread()
+        assert response.text.count("data:") == 12
+    except rs.ResponseRejected:
+        assert kind == "digest"
+    finally:
+        _ = response.close() if row.sync else await response.aclose()
+    assert there.requests
+    for request in there.requests:
+        assert_bare(request)
+    assert all("authorization" in request.headers for request in here.requests if request.last_event_id)
 
 
 async def test_a_bare_request_stays_bare_when_it_is_redirected_further(row: Row, flaky_server: Start) -> None:
