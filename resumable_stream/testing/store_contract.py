@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from .._checkpoint import Checkpoint
@@ -137,6 +138,15 @@ class StoreContract:
         _, fence = store.open("k")
         store.save("k", place, fence=fence)
         assert self._reopen(store).open("k")[0] == place
+
+    def test_the_digest_of_the_request_comes_back_too(self) -> None:
+        # Not compared by `==`; without it a key could be answered with the answer to another request.
+        store = self.make_store()
+        _, fence = store.open("k")
+        store.save("k", replace(checkpoint_at(3), request="0123456789abcdef" * 2), fence=fence)
+        saved, _ = self._reopen(store).open("k")
+        assert saved is not None
+        assert saved.request == "0123456789abcdef" * 2
 
     def test_the_last_checkpoint_replaces_the_one_before(self) -> None:
         store = self.make_store()
