@@ -14,6 +14,7 @@ import functools
 import gc
 import importlib
 import inspect
+import math
 import ssl
 import threading
 import time
@@ -96,6 +97,7 @@ class Row:
         self.driver = driver
         self.family = family
         self.sync = driver == "sync"
+        self.longest = LONGEST
         self.module = importlib.import_module(family)
         self._clients: list[Any] = []
         self._shared: Any = None
@@ -111,7 +113,7 @@ class Row:
         async def bounded() -> Any:
             if self.sync:
                 return await self._and_close(scenario, *args, **options)
-            with anyio.fail_after(LONGEST):
+            with anyio.fail_after(self.longest):
                 return await self._and_close(scenario, *args, **options)
 
         if self.sync:
@@ -242,7 +244,10 @@ def _context() -> ssl.SSLContext:
 def row(request: pytest.FixtureRequest) -> Row:
     """Each of the six rows in turn. An `async def` test that takes it runs in that row."""
     driver, family = request.param.split("-")
-    return Row(driver, family)
+    made = Row(driver, family)
+    if request.node.get_closest_marker("soak"):
+        made.longest = math.inf  # pytest's own timeout bounds it
+    return made
 
 
 DIAGONAL = ("sync-httpx", "asyncio-httpx2", "trio-httpx")
