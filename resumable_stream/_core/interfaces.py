@@ -38,6 +38,7 @@ __all__ = [
     "Settled",
     "Snapshot",
     "StreamState",
+    "Unproven",
     "Verdict",
     "Verify",
 ]
@@ -231,6 +232,23 @@ class Settled:
     """
 
     outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """
+    The sender says that it is done, which proves nothing by itself (`[DONE]` of a proxy whose server died).
+
+    After an event that settled the outcome it is one more event. Without one it is a cut: the core then does what
+    `ResumeProtocol.on_clean_close()` says. Nor is it delivered, since readers stop at it and would take a half for the whole.
+
+    Attributes:
+        text: What came without what, for the error.
+        advice: What to pass if the server never sends the proof; `""` where there is nothing to pass.
+    """
+
+    text: str
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,7 +515,7 @@ class ResumeProtocol:
         """Where an event stands. The default is plain SSE's: its own id is the cursor."""
         return Position(event.own_id, None, event.own_id)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         """Does this event end the stream, and how?"""
         return None
 

@@ -47,7 +47,7 @@ from . import interfaces as verdict
 from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, rejection, unexpected_type
-from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState
+from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState, Unproven
 from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
@@ -133,6 +133,7 @@ class Machine:
         self._asked_at = 0.0
         self._behind: str | None = None  # where the stream goes on behind this document
         self._unusable = ""  # why this document is as good as none
+        self._unproven: Unproven | None = None  # what said that it is done, and proved nothing
         self._cursor_at_open: str | None = None
         self._certain = False
         self._redirects = 0
@@ -676,6 +677,7 @@ class Machine:
                 self._refused = error
         self._behind = None
         self._unusable = ""
+        self._unproven = None
         self._decoder = (
             DocumentDecoder(event_bytes=self.settings.limits.event_bytes, read=self._read_document)
             if found.whole
@@ -972,6 +974,11 @@ class Machine:
                 self._then = partial(self._on_announced, gap, items[index + 1 :], behind)
                 return items[:index], settling
             end = protocol.end(item)
+            if isinstance(end, Unproven):
+                if not self._is_settled(settling):
+                    self._then = partial(self._on_unproven, end)
+                    return items[: _index(items, item)], settling
+                continue
             if end is not None and self._narrows:
                 before = self._kept(protocol)
                 end = protocol.end_in(self.state, item, end)
@@ -1035,6 +1042,24 @@ class Machine:
             self._finish(self._with_settled(end))
         else:
             self._fail(end)
+
+    def _is_settled(self, settling: tuple[Any, Settled] | None) -> bool:
+        """Is the outcome known, with what this batch has said so far?"""
+        if settling is not None or self._unsettled is not None:
+            return (settling or self._unsettled)[1].outcome is not None  # type: ignore[index]  # one of them is not None
+        return self._settled is not None
+
+    def _on_unproven(self, found: Unproven, now: float) -> None:
+        """The sender says that it is done, and nothing before vouches for that: a close that is a cut."""
+        protocol, ledger = self.protocol, self._ledger
+        assert protocol is not None and ledger is not None
+        self._unproven = found
+        if ledger.behind:
+            self._cut(now, "closed inside the replay", None)
+            return
+        self._todo.append(act.Disconnect())
+        self._sync_state()
+        self._apply_close(protocol.on_clean_close(self.state), now)
 
     def _on_refusal(self, lost: verdict.Lost, now: float) -> None:
         self._todo.append(act.Disconnect())
@@ -1300,9 +1325,14 @@ class Machine:
         if self._refused is not None and self.settings.on_lost == "raise":
             self._fail(self._refused, error)
             return
+        unproven = self._unproven
+        if unproven is not None:
+            seen = unproven.text
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
         if why := self.why_not():
             text += f": {why}"
+        if unproven is not None and unproven.advice:
+            text += f". {unproven.advice}"
         self._replace(now, text, StreamInterrupted(text + self.settings.way_out, reason=reason), error)
 
     def _lost(self, now: float, lost: verdict.Lost) -> None:

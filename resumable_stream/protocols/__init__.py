@@ -27,6 +27,7 @@ from .._core.interfaces import (
     Settled,
     Snapshot,
     StreamState,
+    Unproven,
     Verdict,
     Verify,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "Request",
     "Head",
     "StreamState",
+    "Unproven",
     "Position",
     "Alarm",
     "Promises",

@@ -7,20 +7,34 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import KEPT, Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._core.interfaces import (
+    KEPT,
+    Alarm,
+    Ask,
+    Finished,
+    Head,
+    Resume,
+    ResumeProtocol,
+    Settled,
+    StreamState,
+    Unproven,
+    Verdict,
+)
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath
 
-__all__ = ["End", "EndRule", "TextOf", "filled", "located", "upstream_error"]
+__all__ = ["DONE_HEADS", "End", "EndRule", "TextOf", "filled", "located", "unproven_done", "upstream_error"]
 
-EndResult = bool | Outcome | Settled | None
+EndResult = bool | Outcome | Settled | Unproven | None
 End = str | Callable[[Any], EndResult]
 TextOf = str | Callable[[Any], str | None]
 DONE: Final = "[DONE]"
 _SECRET_HEADERS: Final = frozenset(
     {"set-cookie", "set-cookie2", "cookie", "authorization", "proxy-authorization", "authentication-info", "mcp-session-id"}
 )
+DONE_HEADS: Final = frozenset({DONE, f"{DONE} ", f"{DONE}\n"})
+"""How it looks in an `Alarm`."""
 _ERROR_STARTS: Final = ('{"error"', '{ "error"')
 _ERROR_HEADS: Final = frozenset(start[:7] for start in _ERROR_STARTS)
 
@@ -53,11 +67,11 @@ class EndRule:
     def __repr__(self) -> str:
         return repr(self.option)
 
-    def judge(self, event: Any) -> Outcome | Settled | None:
+    def judge(self, event: Any) -> Outcome | Settled | Unproven | None:
         if self._ask is None:
             return Outcome.COMPLETED if event.data == self._marker else None
         found = self._ask(event)
-        if isinstance(found, Outcome | Settled):
+        if isinstance(found, Outcome | Settled | Unproven):
             return found
         return Outcome.COMPLETED if found else None
 
@@ -94,6 +108,18 @@ class EndRule:
             return None
         heads = _ERROR_HEADS if self._marker is None else _ERROR_HEADS | {self._marker[:7]}
         return Alarm(frozenset({"error", *names}), heads)
+
+
+def unproven_done(event: Any, without: str, advice: str = "") -> Unproven | None:
+    """
+    Judge `[DONE]` where it proves nothing: proxies send it too when the server behind them died.
+
+    SDKs stop at any data that begins so (openai's `_streaming.py`, `startswith`).
+
+    Args:
+        without: What should have come before it.
+    """
+    return Unproven(f"[DONE] came without {without}", advice) if event.data.startswith(DONE) else None
 
 
 def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
@@ -159,7 +185,7 @@ class _EndedProtocol(ResumeProtocol):
         text = repr(sorted((name, "callable" if callable(value) else repr(value)) for name, value in chosen.items()))
         return fingerprint("options", text)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         return self._end.judge(event)
 
     def error(self, event: Any) -> UpstreamError | None:

@@ -20,9 +20,11 @@ from .._core.interfaces import (
     ResumeProtocol,
     Settled,
     StreamState,
+    Unproven,
     Verdict,
 )
 from .._events import Delta, Item, Outcome
+from ._ends import unproven_done
 from ._json import payload_of
 
 __all__ = ["AISDKStream", "stream_url"]
@@ -98,9 +100,9 @@ class AISDKStream(ResumeProtocol):
     def position(self, event: Any) -> Position:
         return Position(None)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         if not any(mark in event.data for mark in _ENDS):
-            return None
+            return unproven_done(event, "a finish part")
         part = payload_of(event)
         match part.get("type"):
             case "finish":

@@ -38,12 +38,13 @@ from .._core.interfaces import (
     Settled,
     Snapshot,
     StreamState,
+    Unproven,
     Verdict,
     Verify,
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
-from ._ends import EndRule, upstream_error
+from ._ends import DONE_HEADS, EndRule, unproven_done, upstream_error
 from ._json import object_of, parsed, payload_of
 
 __all__ = ["GeminiInteractions"]
@@ -93,7 +94,7 @@ class GeminiInteractions(ResumeProtocol):
 
     keeps = frozenset({"unstored"})
     # "message": an event whose name only its JSON tells.
-    alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), frozenset({'{"error'}))
+    alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), frozenset({'{"error', *DONE_HEADS}))
 
     @property
     def promises(self) -> Promises:
@@ -136,9 +137,10 @@ class GeminiInteractions(ResumeProtocol):
             return Position(None)
         return Position(found + _END if _kind(event) in _COMPLETED else found, None, found)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         if _kind(event) not in _COMPLETED:
-            return None
+            # The SDK stops here.
+            return unproven_done(event, "the interaction.completed before it")
         interaction = payload_of(event).get("interaction")
         # Lifecycle events may leave fields out; without a status the event's name is what is said.
         status = interaction.get("status") if isinstance(interaction, dict) else None

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from .._core.interfaces import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._core.interfaces import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import EndRule
+from ._ends import EndRule, unproven_done
 from ._json import payload_of
 
 __all__ = ["Letta"]
@@ -82,7 +82,10 @@ class Letta(ResumeProtocol):
     def unpack(self, event: Any) -> Sequence[Any]:
         return () if '"ping"' in event.data and payload_of(event).get("message_type") == "ping" else (event,)
 
-    def end(self, event: Any) -> Outcome | Settled | None:
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
+        if event.data.startswith("[DONE]"):
+            # The SDK stops here.
+            return unproven_done(event, "a stop_reason")
         body = payload_of(event)
         match body.get("message_type"):
             case "stop_reason":

@@ -7,7 +7,7 @@ Source: ggml-org/llama.cpp, `tools/server/README-dev.md` ("Resumable streaming")
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from .._core.interfaces import Head, Lost, Position, Promises, Request, Resume, StreamState, Verdict
@@ -28,7 +28,7 @@ class LlamaCpp(OpenAIChat):
         conversation_id: The id of this answer, sent as `X-Conversation-Id`. Choose one that cannot be guessed, anew for each
             request: who has it can read the answer, and a second request with it ends the first. So it is in no
             checkpoint; another process passes the protocol again.
-        choices: As for `OpenAIChat`.
+        choices, end: As for `OpenAIChat`.
 
     >>> LlamaCpp("5f0c1d2e")
     <LlamaCpp: resumable, has_end>
@@ -36,8 +36,8 @@ class LlamaCpp(OpenAIChat):
 
     measured = True
 
-    def __init__(self, conversation_id: str, *, choices: int = 1) -> None:
-        super().__init__(choices=choices)
+    def __init__(self, conversation_id: str, *, choices: int = 1, end: Literal["auto", "[DONE]"] = "auto") -> None:
+        super().__init__(choices=choices, end=end)
         if not isinstance(conversation_id, str) or not conversation_id.isascii() or not conversation_id.isprintable():
             raise TypeError(f"conversation_id must be printable ASCII text, got {type(conversation_id).__name__}")
         if not conversation_id.strip():

@@ -10,14 +10,15 @@ and the streaming pages of OpenRouter (error chunks, comments) and vLLM (`reason
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Self
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
+from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import DONE, upstream_error
+from ._ends import DONE, unproven_done, upstream_error
 from ._json import payload_of
 
 __all__ = ["OpenAIChat"]
@@ -30,6 +31,10 @@ _REASONS: Final = {
     "content_filter": Outcome.INCOMPLETE,
     "error": Outcome.FAILED,  # OpenRouter
 }
+# Of several choices the outcome is the first of these that one of them has.
+_WORST_FIRST: Final = (Outcome.FAILED, Outcome.INCOMPLETE, Outcome.COMPLETED)
+# In `StreamState.extra`: the outcome so far, and the choices that have one, as bits.
+_FINISHED: Final = re.compile(r"([a-z]+) ([0-9a-f]{1,1024})")
 
 
 class OpenAIChat(ResumeProtocol):
@@ -40,18 +45,30 @@ class OpenAIChat(ResumeProtocol):
     A reason that OpenAI does not list is `INCOMPLETE`: better a false alarm than half an answer taken for a whole one.
     Nothing is sent twice: a second answer would be another one, and paid.
 
+    `[DONE]` without a `finish_reason` is a cut as well. SDKs stop reading there, so it is not delivered: the error comes first.
+
     Args:
-        choices: What the request has as `n`. With several, one `finish_reason` says nothing of the others, and an event
-            does not tell how many there are: then `[DONE]` ends the stream, as `ENDED`, and a close before it is a cut.
+        choices: How many the answer has: `n` of the request, times the prompts of an older completion. One `finish_reason` says
+            nothing of the others, so with several the stream is whole when each has one, and the worst of them is the outcome.
+        end: `"auto"`: a `finish_reason` ends it. `"[DONE]"`: so does `[DONE]`, for a server that never sends a reason; an
+            answer that such a server cut short and closed with `[DONE]` is then taken for a whole one.
 
     >>> OpenAIChat()
     <OpenAIChat: has_end, tied>
     """
 
-    def __init__(self, *, choices: int = 1) -> None:
+    keeps = frozenset({"finished"})
+
+    def __init__(self, *, choices: int = 1, end: Literal["auto", "[DONE]"] = "auto") -> None:
         if type(choices) is not int or choices < 1:
             raise ValueError(f"choices must be a number from 1, got {choices!r}")
+        if end not in ("auto", DONE):
+            raise ValueError(f"end must be 'auto' or '[DONE]', got {end!r}")
         self._choices = choices
+        self._done_ends = end == DONE
+        given = f"choices={choices}, " if choices > 1 else ""
+        self._without = "a finish_reason" if choices == 1 else f"a finish_reason for each of the {choices} choices"
+        self._advice = f"If this server never sends one, pass {self.name}({given}end='[DONE]')"
 
     @property
     def promises(self) -> Promises:
@@ -59,7 +76,8 @@ class OpenAIChat(ResumeProtocol):
 
     @property
     def options(self) -> str:
-        return "" if self._choices == 1 else f"choices={self._choices}"
+        named = {"choices": self._choices if self._choices > 1 else "", "end": DONE if self._done_ends else ""}
+        return " ".join(f"{name}={value}" for name, value in named.items() if value)
 
     # -- starting
 
@@ -81,7 +99,9 @@ class OpenAIChat(ResumeProtocol):
     def first_request(self, state: StreamState) -> Request:
         asked = _asked(state)
         if isinstance(state.json, dict) and asked != self._choices:
-            raise ValueError(f"the request asks for n={asked}: pass OpenAIChat(choices={asked}), got choices={self._choices}")
+            raise ValueError(
+                f"the request asks for {asked} choices: pass {self.name}(choices={asked}), got choices={self._choices}"
+            )
         return super().first_request(state)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
@@ -91,17 +111,33 @@ class OpenAIChat(ResumeProtocol):
 
     # -- reading
 
-    def end(self, event: Any) -> Outcome | Settled | None:
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         data = event.data
-        if self._choices > 1:
-            return Outcome.ENDED if data == DONE else None
         # Quotes inside a JSON text are escaped, so this is no content.
-        if '"finish_reason"' not in data or '"finish_reason":null' in data or '"finish_reason": null' in data:
+        if '"finish_reason"' not in data:
+            if self._done_ends:
+                return Outcome.COMPLETED if data.startswith(DONE) else None
+            return unproven_done(event, self._without, self._advice)
+        if self._choices == 1 and ('"finish_reason":null' in data or '"finish_reason": null' in data):
             return None
+        reasons = [reason for choice in _choices(payload_of(event)) if (reason := choice.get("finish_reason"))]
+        return Settled(_worst(_REASONS.get(str(reason), Outcome.INCOMPLETE) for reason in reasons)) if reasons else None
+
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        if self._choices == 1:
+            return end
+        known = _FINISHED.fullmatch(state.extra.get("finished", ""))
+        bits = int(known[2], 16) if known else 0
+        before = [Outcome(known[1])] if known and known[1] in _OUTCOMES else []
+        if not isinstance(end, Settled) or end.outcome is None:
+            return _worst([Outcome.COMPLETED, *before])
         for choice in _choices(payload_of(event)):
-            if reason := choice.get("finish_reason"):
-                return Settled(_REASONS.get(str(reason), Outcome.INCOMPLETE))
-        return None
+            index = choice.get("index", 0)
+            if choice.get("finish_reason") and type(index) is int and 0 <= index < self._choices:
+                bits |= 1 << index
+        outcome = _worst([end.outcome, *before])
+        state.extra["finished"] = f"{outcome.value} {bits:x}"
+        return Settled(outcome) if bits.bit_count() == self._choices else None
 
     def error(self, event: Any) -> UpstreamError | None:
         named = event.event == "error"
@@ -116,9 +152,11 @@ class OpenAIChat(ResumeProtocol):
 
     def quiet(self, event: bytes) -> bool:
         # Quotes inside a JSON text are escaped, so these are keys. An event has a name only where it is an error.
-        if b'"error"' in event or event.startswith(b"event"):
+        if b'"error"' in event or event.startswith(b"event") or b"[DONE]" in event:
             return False
-        return b'"finish_reason":null' in event or b'"finish_reason": null' in event or b'"finish_reason"' not in event
+        if b'"finish_reason"' not in event:
+            return True
+        return self._choices == 1 and (b'"finish_reason":null' in event or b'"finish_reason": null' in event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         return tuple(_deltas(payload_of(event)))
@@ -129,9 +167,24 @@ class OpenAIChat(ResumeProtocol):
         return Interrupted("closed before the end")
 
 
+_OUTCOMES: Final = frozenset(outcome.value for outcome in _WORST_FIRST)
+
+
+def _worst(outcomes: Iterable[Outcome]) -> Outcome:
+    found = set(outcomes)
+    return next(outcome for outcome in _WORST_FIRST if outcome in found)
+
+
 def _asked(state: StreamState) -> int:
-    asked = state.json.get("n") if isinstance(state.json, dict) else None
-    return asked if type(asked) is int and asked > 1 else 1
+    """How many choices the request asks for."""
+    body = state.json if isinstance(state.json, dict) else {}
+    asked = body.get("n")
+    number = asked if type(asked) is int and asked > 1 else 1
+    # An older completion may have several prompts at once, each a text or a list of tokens: there is an answer to each.
+    prompts = body.get("prompt")
+    if isinstance(prompts, list) and prompts and all(isinstance(each, str | list) for each in prompts):
+        number *= len(prompts)
+    return number
 
 
 def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:

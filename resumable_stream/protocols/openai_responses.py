@@ -38,12 +38,13 @@ from .._core.interfaces import (
     Settled,
     Snapshot,
     StreamState,
+    Unproven,
     Verdict,
     Verify,
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
-from ._ends import upstream_error
+from ._ends import DONE_HEADS, unproven_done, upstream_error
 from ._json import object_of, parsed, payload_of
 from .cursor import CursorProtocol
 
@@ -114,7 +115,7 @@ class OpenAIResponses(CursorProtocol):
         self._numbered = numbered
         self._upgrades = upgrade_background
         # "message": a compatible server that leaves the event's name out; its JSON has the type.
-        self.alarm = Alarm(frozenset({*_TERMINAL, "error", "message"}), frozenset({'{"error', '{ "erro'}))
+        self.alarm = Alarm(frozenset({*_TERMINAL, "error", "message"}), frozenset({'{"error', '{ "erro', *DONE_HEADS}))
 
     @property
     def promises(self) -> Promises:
@@ -309,7 +310,9 @@ def _url_of(state: StreamState) -> str | None:
     return urlunsplit(parts._replace(path=path))
 
 
-def _outcome(event: Any) -> Outcome | Settled | None:
+def _outcome(event: Any) -> Outcome | Settled | Unproven | None:
+    if event.data.startswith("[DONE]"):
+        return unproven_done(event, "a terminal event (response.completed or its like)")
     return _TERMINAL.get(_kind(event))
 
 

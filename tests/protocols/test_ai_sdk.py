@@ -245,6 +245,14 @@ def test_done_alone_proves_nothing() -> None:
     body = b"".join(BLOCKS[:6]) + ev("[DONE]")
     result = play(reply(body), Reply(status=204, type=""), method="POST", url=URL, json=BODY, protocol=AISDKStream())
     assert isinstance(result.error, CursorExpired)
+    assert result.data == EXPECTED[:5], "whoever reads stops at [DONE]"
+
+
+def test_an_answer_goes_on_after_a_done_that_proved_nothing() -> None:
+    """The replay has no `[DONE]` at that place, so it must not be counted among the parts."""
+    body = b"".join(BLOCKS[:6]) + ev("[DONE]")
+    result = play(reply(body), reply(WIRE), method="POST", url=URL, json=BODY, protocol=AISDKStream())
+    assert (result.data, result.outcome) == (EXPECTED, Outcome.COMPLETED)
 
 
 @pytest.mark.parametrize("data", ["[]", "null", "no json", '"finish"', ""])

@@ -159,6 +159,8 @@ def test_without_background_nothing_can_be_resumed() -> None:
 def test_done_alone_proves_nothing() -> None:
     result = play(Reply([*CHUNKS[:4], CHUNKS[-1]]), *[Reply([CHUNKS[-1]])] * 9, delay=policy(3))
     assert isinstance(result.error, RetriesExhausted)
+    assert result.data == data(CHUNKS[:4]), "letta-client stops reading at [DONE]"
+    assert play(Reply([*CHUNKS[:4], CHUNKS[-1], "silence"]), Reply(CHUNKS[4:])).data == data(CHUNKS)
 
 
 # --- ends and text --------------------------------------------------------------------------------------------------

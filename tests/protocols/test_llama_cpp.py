@@ -25,9 +25,9 @@ BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 ID = "5f0c1d2e-not-to-be-guessed"
 
 
-def chunk(text: str | None, reason: str | None = None) -> bytes:
+def chunk(text: str | None, reason: str | None = None, index: int = 0) -> bytes:
     delta = {} if text is None else {"content": text}
-    body = {"id": "chatcmpl-1", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+    body = {"id": "chatcmpl-1", "choices": [{"index": index, "delta": delta, "finish_reason": reason}]}
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
 
 
@@ -140,6 +140,17 @@ def test_a_cut_before_the_answer_sends_nothing_twice() -> None:
 
     result = run(post(script(DROPPED)))
     assert type(result.error) is StreamInterrupted
+
+
+def test_another_process_knows_which_choices_have_ended() -> None:
+    """Each choice has its own `finish_reason`: with the first in one process, the second in the next is the end."""
+    body = {**BODY, "n": 2}
+    frames = [chunk("a"), chunk("b", index=1), chunk(None, "length", 1), chunk(None, "stop"), b"data: [DONE]\n\n"]
+    protocol = LlamaCpp(ID, choices=2)
+    here = Stream(script(Reply([*frames[:3], "rst"])), method="POST", url=URL, json=body, protocol=protocol)
+    run(here, at_most=3)
+    there = Stream(script(Reply([*frames[3:], "rst"])), method="POST", url=URL, protocol=protocol, checkpoint=here.leave())
+    assert run(there).outcome is Outcome.INCOMPLETE
 
 
 # --- requests -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Head, Interrupted, Settled, StreamState
+from resumable_stream._core.interfaces import Head, Interrupted, Settled, StreamState, Unproven
 from resumable_stream._errors import (
     NotResumable,
     ResponseRejected,
@@ -128,6 +128,35 @@ def test_done_without_a_reason_proves_nothing(tail: list[bytes]) -> None:
     assert isinstance(result.error, StreamInterrupted) and result.error.reason == "closed before the end"
 
 
+@pytest.mark.parametrize(
+    "marker", [DONE, b"data:[DONE]\n\n", b"data: [DONE] \n\n", b"data: [DONE]x\n\n", b"event: done\ndata: [DONE]\n\n"]
+)
+@pytest.mark.parametrize("end", ["close", "rst", "silence"])
+def test_an_unproven_done_is_not_delivered_and_its_error_says_what_to_pass(marker: bytes, end: str) -> None:
+    """The SDK stops reading at data that begins with `[DONE]` (openai 3.51, `_streaming.py`), so the error has to come first."""
+    result = run(reply(chunk({"content": "Hel"}), marker, end=end))
+    assert isinstance(result.error, StreamInterrupted)
+    assert [event.data[:8] for event in result.events] == ['{"id":"c']
+    assert "[DONE] came without a finish_reason" in str(result.error)
+    assert "pass OpenAIChat(end='[DONE]')" in str(result.error)
+
+
+def test_done_after_the_reason_is_delivered() -> None:
+    for frames in ([chunk({}, "stop"), DONE], [chunk({}, "length"), DONE, DONE]):
+        result = run(reply(*BEFORE, *frames))
+        assert (result.data[-1], result.error) == ("[DONE]", None)
+
+
+def test_a_server_that_never_sends_a_reason_can_be_named() -> None:
+    believing = {"protocol": OpenAIChat(end="[DONE]")}
+    result = run(reply(*BEFORE, DONE, end="silence", **believing))
+    assert (result.outcome, result.data[-1]) == (Outcome.COMPLETED, "[DONE]")
+    assert run(reply(*BEFORE, chunk({}, "length"), DONE, **believing)).outcome is Outcome.INCOMPLETE
+    assert isinstance(run(reply(*BEFORE, **believing)).error, StreamInterrupted)
+    with pytest.raises(ValueError, match="end must be"):
+        OpenAIChat(end="close")  # type: ignore[arg-type]
+
+
 def test_a_reason_inside_the_text_is_text() -> None:
     fakes = ['{"finish_reason":"stop"}', '"finish_reason":null', '\\"finish_reason\\": \\"stop\\"']
     for text in fakes:
@@ -136,15 +165,67 @@ def test_a_reason_inside_the_text_is_text() -> None:
         assert run(reply(chunk({"content": text}), chunk({"content": text}, "length"))).outcome is Outcome.INCOMPLETE
 
 
-def test_an_answer_of_several_choices_ends_with_done_and_vouches_for_nothing() -> None:
-    two = [chunk({"content": "a"}), chunk({"content": "b"}, index=1), chunk({}, "stop"), chunk({"content": "B"}, "stop", 1)]
-    several = {"json": {**BODY, "n": 2}, "protocol": OpenAIChat(choices=2)}
-    assert run(reply(*two, DONE, end="rst", **several)).outcome is Outcome.ENDED
-    for frames in (two[:3], two):
+TWO = [chunk({"content": "a"}), chunk({"content": "b"}, index=1), chunk({}, "stop"), chunk({"content": "B"}, "stop", 1)]
+SEVERAL = {"json": {**BODY, "n": 2}, "protocol": OpenAIChat(choices=2)}
+
+
+@pytest.mark.parametrize("end", ["close", "rst", "fin", "silence"])
+@pytest.mark.parametrize("tail", [[], [DONE], AFTER[1:]])
+def test_an_answer_of_several_choices_is_whole_when_each_has_a_reason(end: str, tail: list[bytes]) -> None:
+    """A `finish_reason` is of its choice (API reference, "The chat completion chunk object"), so all of them are the end."""
+    assert run(reply(*TWO, *tail, end=end, **SEVERAL)).outcome is Outcome.COMPLETED
+    early = [*TWO[:2], chunk({}, "length", 1), chunk({}, "stop"), *tail]
+    assert run(reply(*early, end=end, **SEVERAL)).outcome is Outcome.INCOMPLETE
+
+
+@pytest.mark.parametrize("tail", [[], [DONE]])
+def test_a_choice_without_a_reason_is_cut(tail: list[bytes]) -> None:
+    again = [*TWO[:3], chunk({}, "stop"), chunk({}, "stop", 7), chunk({}, "stop", -1)]
+    for frames in (TWO[:2], TWO[:3], again):
         for end in ("close", "rst"):
-            assert isinstance(run(reply(*frames, end=end, **several)).error, StreamInterrupted)
+            result = run(reply(*frames, *tail, end=end, **SEVERAL))
+            assert isinstance(result.error, StreamInterrupted)
+            assert len(result.events) == len(frames)
+            assert ("for each of the 2 choices" in str(result.error)) is bool(tail)
+
+
+def test_one_event_may_have_the_reasons_of_several_choices() -> None:
+    both = data({**HEAD, "choices": [{"index": at, "delta": {}, "finish_reason": "stop"} for at in (0, 1)]})
+    mixed = data(
+        {**HEAD, "choices": [{"index": at, "delta": {}, "finish_reason": each} for at, each in ((0, None), (1, "stop"))]}
+    )
+    assert run(reply(*TWO[:2], both, **SEVERAL)).outcome is Outcome.COMPLETED
+    assert run(reply(*TWO[:2], mixed, TWO[2], **SEVERAL)).outcome is Outcome.COMPLETED
+    assert isinstance(run(reply(*TWO[:2], mixed, **SEVERAL)).error, StreamInterrupted)
+
+
+def test_what_other_choices_ended_with_is_kept_where_done_ends_it() -> None:
+    believing = {**SEVERAL, "protocol": OpenAIChat(choices=2, end="[DONE]")}
+    assert run(reply(*TWO[:3], DONE, **believing)).outcome is Outcome.COMPLETED
+    assert run(reply(*TWO[:2], chunk({}, "length", 1), DONE, **believing)).outcome is Outcome.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("body", "choices"),
+    [
+        ({**BODY, "n": 2}, 2),
+        ({"prompt": ["a", "b"], "stream": True}, 2),
+        ({"prompt": ["a", "b"], "stream": True, "n": 3}, 6),
+        ({"prompt": [[1, 2], [3], [4]], "stream": True}, 3),
+        ({"prompt": [1, 2, 3], "stream": True}, 1),
+        ({"prompt": "a", "stream": True}, 1),
+        ({"prompt": [], "stream": True}, 1),
+    ],
+)
+def test_the_choices_are_those_that_the_request_asks_for(body: Any, choices: int) -> None:
+    """`n`, and for each of several prompts (API reference, "Completions", `prompt`) its own."""
+    made = OpenAIChat.for_request(StreamState("POST", URL, body))
+    assert made.options == (f"choices={choices}" if choices > 1 else "")
+
+
+def test_choices_that_are_not_those_of_the_request_are_refused() -> None:
     with pytest.raises(ValueError, match=r"pass OpenAIChat\(choices=2\)"):
-        run(reply(*two, json={**BODY, "n": 2}))
+        run(reply(*TWO, json={**BODY, "n": 2}))
     with pytest.raises(ValueError, match="choices"):
         OpenAIChat(choices=0)
 
@@ -271,8 +352,8 @@ def test_deltas_of_every_shape(payload: Any, deltas: list[Delta]) -> None:
 
 def test_the_end_of_every_shape() -> None:
     assert PROTOCOL.end(event({"choices": [{"finish_reason": "stop"}]})) == Settled(Outcome.COMPLETED)
+    assert isinstance(PROTOCOL.end(event("[DONE]")), Unproven)
     for payload in (
-        "[DONE]",
         "",
         {"finish_reason": "stop"},
         {"choices": [{"finish_reason": None}]},
@@ -312,6 +393,7 @@ def test_it_is_known_by_its_request_and_head(method: str, url: str, body: Any, h
 def test_what_it_promises() -> None:
     assert repr(PROTOCOL) == "<OpenAIChat: has_end, tied>"
     assert (PROTOCOL.options, OpenAIChat(choices=2).options) == ("", "choices=2")
+    assert OpenAIChat(choices=2, end="[DONE]").options == "choices=2 end=[DONE]"
     state = StreamState("POST", URL, BODY)
     assert (PROTOCOL.resume_request(state), PROTOCOL.cancel_request(state), PROTOCOL.snapshot_request(state)) == (None,) * 3
     assert isinstance(PROTOCOL.on_clean_close(state), Interrupted)

@@ -368,6 +368,31 @@ def test_a_clean_close_of_a_running_response_is_a_cut() -> None:
     assert (payloads(result.events), result.outcome) == (LOG, Outcome.COMPLETED)
 
 
+def test_an_unproven_done_of_a_background_response_is_asked_about_and_resumed() -> None:
+    """OpenAI's own streams end with the terminal event; the SDK stops at `[DONE]` (openai 3.51, `_streaming.py`)."""
+    done = b"data: [DONE]\n\n"
+    whole = Responses()
+
+    def server(sent: Sent) -> Any:
+        if not whole.answers:
+            whole.answers += 1
+            return Reply([*FRAMES[:5], done, "silence"])
+        whole.status = ("in_progress",)
+        return whole(sent)
+
+    result = run(stream(server))
+    assert (payloads(result.events), result.outcome) == (LOG, Outcome.COMPLETED)
+
+
+@pytest.mark.parametrize("done", [b"data: [DONE]\n\n", b"event: done\ndata: [DONE]\n\n", b"data: [DONE] \n\n"])
+def test_an_unproven_done_of_a_response_that_cannot_be_resumed_is_not_delivered(done: bytes) -> None:
+    answer = Reply([*[sse(event) for event in LIVE[:6]], done, "silence"])
+    result = run(stream(script(answer, Reply([b"{}"], status=404, type="application/json")), json=LIVE_BODY))
+    assert isinstance(result.error, StreamInterrupted)
+    assert "[DONE] came without a terminal event" in str(result.error)
+    assert payloads(result.events) == LIVE[:6]
+
+
 def test_a_finished_response_whose_stream_never_ends_is_lost_and_not_complete() -> None:
     result = run(stream(Responses(LOG[:-1])))
     assert isinstance(result.error, CursorExpired) and len(result.events) == 12
