@@ -12,6 +12,7 @@ from benchmarks.wires import ASK, TOKENS, WORDS, messages, sse
 from resumable_stream.testing import Fault
 from resumable_stream.testing.faults import How
 
+from .every_byte import SHORT, answers, fewer, tally
 from .sdks import PATIENCE, assert_honest, client, cut, drops, each, first, now, opened, rows, run, undisturbed
 
 if TYPE_CHECKING:
@@ -75,6 +76,34 @@ async def test_a_whole_answer_is_what_it_is_without_us(row: Row, read: Any) -> N
     assert ran == whole
     assert texts(ran.got) == WORDS
     assert ran.streams[0].outcome is rs.Outcome.COMPLETED
+
+
+# --- whatever the last bytes are
+
+
+def sdk_of(row: Row) -> Any:
+    kind = anthropic.Anthropic if row.sync else anthropic.AsyncAnthropic
+    return lambda http: kind(api_key="none", base_url="http://example.test", http_client=http, max_retries=0)
+
+
+def whole_text(got: list[Any]) -> str:
+    return "".join(texts(got))
+
+
+@rows("sync-httpx2")
+@pytest.mark.parametrize("read", [create, helper, text_stream])
+async def test_no_half_answer_is_a_success_whatever_the_last_bytes_are(row: Row, read: Any) -> None:
+    told = (answers if read is create else fewer)(messages(SHORT).frames)
+    found = await tally(row, sdk_of(row), read, told, whole_text)
+    assert found.wrong == []
+    assert found.whole > 10
+    assert found.raised > found.whole
+
+
+@rows("asyncio-httpx2")
+async def test_no_half_answer_is_a_success_for_an_async_client_either(row: Row) -> None:
+    found = await tally(row, sdk_of(row), create, fewer(messages(SHORT).frames), whole_text)
+    assert (found.wrong, found.whole > 10) == ([], True)
 
 
 REFUSED = {"content-type": "application/json", "retry-after-ms": "1"}

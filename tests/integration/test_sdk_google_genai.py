@@ -13,6 +13,7 @@ from benchmarks.wires import WORDS, gemini, interactions, sse
 from resumable_stream.testing import Fault
 from resumable_stream.testing.faults import How
 
+from .every_byte import SHORT, answers, fewer, tally
 from .sdks import (
     PATIENCE,
     assert_honest,
@@ -121,6 +122,42 @@ async def test_a_whole_answer_is_what_it_is_without_us(row: Row, read: Any) -> N
     ran = await run(make, read, row, wire)
     assert ran == whole
     assert ran.streams[0].outcome is rs.Outcome.COMPLETED
+
+
+# --- whatever the last bytes are
+
+
+def sdk_of(row: Row) -> Any:
+    from google.genai import types
+
+    def sdk(http: Any) -> Any:
+        name = "httpx_client" if row.sync else "httpx_async_client"
+        wanted = types.HttpOptions(
+            base_url="http://example.test", **{name: http}, retry_options=types.HttpRetryOptions(attempts=1)
+        )
+        made = genai.Client(api_key="none", http_options=wanted)
+        return made if row.sync else made.aio
+
+    return sdk
+
+
+def whole_text(got: list[Any]) -> str:
+    deltas = [event.delta for event in got if getattr(event, "event_type", None) == "step.delta"]
+    return "".join([delta.text or "" for delta in deltas] or texts(got))
+
+
+@ROWS
+@pytest.mark.parametrize("read", [generate, interact])
+async def test_no_half_answer_is_a_success_whatever_the_last_bytes_are(row: Row, read: Any) -> None:
+    frames = (gemini if read is generate else interactions)(SHORT).frames
+    if read is generate and row.sync:
+        told = answers(frames)
+    else:
+        told = fewer(frames, 7 if read is generate else 23)
+    found = await tally(row, sdk_of(row), read, told, whole_text)
+    assert found.wrong == []
+    assert found.whole > 3
+    assert found.raised > found.whole
 
 
 BUSY = Fault.status(503, body=b'{"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}')

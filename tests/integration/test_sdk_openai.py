@@ -10,9 +10,11 @@ import pytest
 
 import resumable_stream as rs
 from benchmarks.wires import ASK, WORDS, Wire, chat, responses, sse
+from resumable_stream.protocols import OpenAIChat
 from resumable_stream.testing import Fault
 from resumable_stream.testing.faults import How
 
+from .every_byte import SHORT, TEXT, answers, fewer, tally
 from .sdks import PATIENCE, assert_honest, assert_whole, client, cut, drops, each, first, now, opened, rows, run, undisturbed
 
 if TYPE_CHECKING:
@@ -156,6 +158,100 @@ async def test_a_whole_completion_is_what_it_is_without_us(row: Row, read: Any) 
     whole = await undisturbed(make, read, row, chat())
     ran = await run(make, read, row, chat())
     assert ran == whole
+    assert texts(ran.got) == WORDS
+    assert ran.streams[0].outcome is rs.Outcome.COMPLETED
+
+
+# --- whatever the last bytes are
+
+
+def sdk_of(row: Row) -> Any:
+    kind = openai.OpenAI if row.sync else openai.AsyncOpenAI
+    return lambda http: kind(api_key="none", base_url="http://example.test/v1", http_client=http, max_retries=0)
+
+
+async def complete_two(sdk: Any, got: list[Any]) -> None:
+    async for chunk in each(await now(sdk.chat.completions.create(model="m", messages=ASK, stream=True, n=2))):
+        got.append(chunk)
+
+
+async def complete_plain(sdk: Any, got: list[Any]) -> None:
+    async for chunk in each(await now(sdk.completions.create(model="m", prompt="Count.", stream=True))):
+        got.append(chunk)
+
+
+def two() -> list[bytes]:
+    """Both choices say the same, in turn, and do not end together."""
+    one = [json.loads(frame[6:]) for frame in chat(SHORT).frames[:-1]]
+
+    def of(payload: dict[str, Any], index: int) -> dict[str, Any]:
+        return {**payload, "choices": [{**payload["choices"][0], "index": index}]}
+
+    return sse(*[of(payload, index) for payload in one for index in (0, 1)], "[DONE]")
+
+
+def plain_completion() -> list[bytes]:
+    head = {"id": "c1", "object": "text_completion", "created": 1, "model": "m"}
+    pairs = [*((word, None) for word in SHORT), ("", "stop")]
+    return sse(*({**head, "choices": [{"index": 0, "text": text, "finish_reason": end}]} for text, end in pairs), "[DONE]")
+
+
+def whole_text(got: list[Any]) -> str:
+    chunks = [item for item in got if hasattr(item, "choices")]
+    pieces: dict[int, str] = {}
+    for choice in (choice for chunk in chunks for choice in chunk.choices or ()):
+        text = choice.text if hasattr(choice, "text") else choice.delta.content
+        pieces[choice.index] = pieces.get(choice.index, "") + (text or "")
+    return "|".join(pieces[index] for index in sorted(pieces)) if chunks else "".join(texts(got))
+
+
+EVERYWHERE = {
+    "chat": (complete, lambda: chat(SHORT).frames, TEXT),
+    "chat of two": (complete_two, two, f"{TEXT}|{TEXT}"),
+    "the helper": (complete_helper, lambda: chat(SHORT).frames, TEXT),
+    "completions": (complete_plain, plain_completion, TEXT),
+    "responses": (create_plain, lambda: responses(SHORT, background=False).frames, TEXT),
+}
+
+
+@rows("sync-httpx2")
+@pytest.mark.parametrize("name", EVERYWHERE)
+async def test_no_half_answer_is_a_success_whatever_the_last_bytes_are(row: Row, name: str) -> None:
+    read, frames, whole = EVERYWHERE[name]
+    found = await tally(row, sdk_of(row), read, (answers if name == "chat" else fewer)(frames()), whole_text, whole=whole)
+    assert found.wrong == []
+    assert found.whole > 10
+    assert found.raised > found.whole
+
+
+@rows("asyncio-httpx2")
+@pytest.mark.parametrize("name", ["chat", "responses"])
+async def test_no_half_answer_is_a_success_for_an_async_client_either(row: Row, name: str) -> None:
+    read, frames, whole = EVERYWHERE[name]
+    found = await tally(row, sdk_of(row), read, fewer(frames()), whole_text, whole=whole)
+    assert (found.wrong, found.whole > 10) == ([], True)
+
+
+@PAIR
+async def test_done_without_a_reason_is_an_error_over_sockets(row: Row) -> None:
+    wire = chat()
+    wire = replace(wire, frames=[*wire.frames[:151], b"data: [DONE]\n\n"])
+    ran = await run(make, complete, row, wire)
+    assert isinstance(ran.error, openai.APIConnectionError)
+    ours = rs.error_of(ran.error)
+    assert isinstance(ours, rs.StreamInterrupted)
+    assert isinstance(ours, row.module.TransportError)
+    assert "[DONE] came without a finish_reason" in str(ours)
+    assert texts(ran.got) == WORDS[:150]
+    assert len(ran.requests) == 1
+
+
+@PAIR
+async def test_a_server_that_never_sends_a_reason_can_be_named_to_the_transport(row: Row) -> None:
+    wire = chat()
+    wire = replace(wire, frames=[*wire.frames[:-2], b"data: [DONE]\n\n"])
+    ran = await run(make, complete, row, wire, protocols=[OpenAIChat(end="[DONE]")])
+    assert ran.error is None
     assert texts(ran.got) == WORDS
     assert ran.streams[0].outcome is rs.Outcome.COMPLETED
 
