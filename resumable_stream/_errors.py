@@ -86,6 +86,7 @@ class StreamInterrupted(ResumableStreamError):
     Attributes:
         reason: What cut it, in a few words: `"connection lost"`, `"idle"`, `"stall"`, `"first_event"`,
             `"closed inside an event"`, `"closed before the end"` …
+            `"interrupted from inside"`: your own process gave up a read.
     """
 
     def __init__(self, message: str, *, reason: str) -> None:

@@ -122,6 +122,7 @@ _NEXT: dict[Then, str] = {
 # `Disconnected.reason` as a person says it. A clock's reason takes the seconds that it ran.
 _WHY: dict[str, str] = {
     "connection lost": "the connection was lost",
+    "interrupted from inside": "the connection was given up: the read was interrupted from inside this process",
     "cannot connect": "no connection",
     "idle": "no byte for {0:g} s",
     "stall": "no event for {0:g} s",

@@ -69,6 +69,11 @@ class Budget:
         self._free = self._free or free
         return self._floor(PROMPT * self._settings.jitter())
 
+    def interrupted(self, *, free: bool) -> float:
+        """Seconds before the next request when the caller ended the last one: none. The server has not asked for a wait."""
+        self._free = self._free or free
+        return 0.0
+
     def at_once(self, *, free: bool) -> float:
         """Seconds before a question (rule 7c): none, unless the server asked for some."""
         self._free = self._free or free

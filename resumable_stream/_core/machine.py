@@ -67,6 +67,12 @@ BELIEVED: Final = 3
 RESTATED: Final = 20
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
+# Why a connection is over that the network did not end.
+INSIDE: Final = "interrupted from inside"
+TAKEN_ALONG: Final = (
+    "Something in this process interrupted the read (a cancellation or time-out around it, a signal), and that closes the "
+    "connection. To limit how long a read may take, pass timeouts=; to poll, read in a task or thread of its own and wait for it"
+)
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
@@ -259,8 +265,25 @@ class Machine:
 
     def put_back(self, action: act.Action) -> None:
         """The action was not carried out: an exception that is none of the network's came first."""
+        if isinstance(action, act.Sleep):
+            self._budget.slept(-action.seconds)
         if not isinstance(action, act.Read):
             self._todo.appendleft(action)
+
+    def woken(self, ends: float, now: float) -> None:
+        """
+        A `Sleep` was interrupted from inside. What is left of it is slept before anything else.
+
+        Args:
+            ends: When it would have been over. The time until the caller comes back counts.
+        """
+        self._budget.slept(now - ends)
+
+        def sleep_on(now: float) -> None:
+            if ends > now:
+                self._todo.appendleft(act.Sleep(ends - now))
+
+        self._todo.appendleft(sleep_on)
 
     @property
     def due(self) -> bool:
@@ -540,14 +563,19 @@ class Machine:
 
     # --- heads
 
-    def connect_failed(self, error: BaseException, now: float, *, sent: bool, timed_out: bool = False) -> None:
+    def connect_failed(
+        self, error: BaseException, now: float, *, sent: bool, timed_out: bool = False, inside: bool = False
+    ) -> None:
         """
         The request brought no response.
 
         Args:
             sent: The server may have received it; False only for errors that prove it was not (rule 9a).
+            inside: As in `read_failed()`.
         """
-        if timed_out:
+        if inside:
+            reason = INSIDE
+        elif timed_out:
             reason = "idle" if self._known else "first_event"
         else:
             reason = "connection lost" if sent else "cannot connect"
@@ -555,14 +583,21 @@ class Machine:
         self._body_sent = self._body_sent or (sent and self.settings.single_use)
         if self._clocks.expired(now):
             self._fail(self._deadline_error(), error)
-        elif sent and not (self.settings.idempotent or self.state.safe or self.state.resuming or self._accepted is not None):
+        elif sent and not self._may_repeat():
             self._no_way_back(now, reason, error)
         elif timed_out and self._waits and self.state.resuming:
             # An answer that is held back until there is something cannot show that it lives.
             self._wait(self._budget.prompt(free=False), now)
             self._connect_again()
+        elif inside:
+            self._wait(self._budget.interrupted(free=False), now)
+            self._connect_again()
         else:
             self._try_again(now, reason, error, self._connect_again)
+
+    def _may_repeat(self) -> bool:
+        """The latest request may be sent again, whether or not the server received it (rule 9)."""
+        return self.settings.idempotent or self.state.safe or self.state.resuming or self._accepted is not None
 
     def receive_head(self, head: Head, now: float, *, wall: float) -> None:
         """
@@ -871,11 +906,17 @@ class Machine:
             self._then = self._on_framing_error if self._decoder.error is not None else self._on_clean_close
         return items
 
-    def read_failed(self, error: BaseException, now: float) -> None:
-        """The connection broke, its body could not be decoded, or what it brought was never entered."""
+    def read_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
+        """
+        The connection broke, its body could not be decoded, or what it brought was never entered.
+
+        Args:
+            inside: The exception came from inside this process and goes on to the caller: a cancellation, a signal handler,
+                a bug in a callable. The network did not fail, so this counts as no attempt and nothing waits for it.
+        """
         self._then = None
         self.calm = False
-        self._cut(now, "connection lost", error)
+        self._cut(now, INSIDE if inside else "connection lost", error, inside=inside)
 
     def read_timed_out(self, now: float, error: BaseException | None = None) -> None:
         """The time that `before_read()` gave has passed."""
@@ -1187,13 +1228,13 @@ class Machine:
         self._quick_answers = self._quick_answers + 1 if quick and not ledger.numbered else 0
         return self._quick_answers <= BELIEVED
 
-    def _cut(self, now: float, reason: str, error: BaseException | None, *, neutral: bool = False) -> None:
+    def _cut(self, now: float, reason: str, error: BaseException | None, *, neutral: bool = False, inside: bool = False) -> None:
         if self._reading:
             self._todo.append(act.Disconnect())
         if self._settled is not None:
             self._finish(self._settled)
         else:
-            self._go_on(now, reason, error, neutral=neutral)
+            self._go_on(now, reason, error, neutral=neutral, inside=inside)
 
     def _go_on(
         self,
@@ -1202,6 +1243,7 @@ class Machine:
         error: BaseException | None,
         *,
         neutral: bool = False,
+        inside: bool = False,
         asking: bool = False,
         routine: bool = False,
     ) -> None:
@@ -1210,6 +1252,7 @@ class Machine:
 
         Args:
             neutral: The connection was no failed attempt, though it brought nothing.
+            inside: It was the caller who ended it: the next one follows at once.
             asking: The next one is a question (rule 7c).
             routine: The next one is a matter of routine; nothing was lost.
         """
@@ -1231,9 +1274,15 @@ class Machine:
             return
         request, resuming = planned
         connect = partial(
-            self._connect, request, resuming=resuming, asking=asking or (self._asking and ledger.fresh == 0 and error is None)
+            self._connect,
+            request,
+            resuming=resuming,
+            asking=asking or (self._asking and ledger.fresh == 0 and (error is None or inside)),
         )
-        if routine:
+        if inside:
+            self._wait(self._budget.interrupted(free=ledger.progress > 0), now)
+            connect()
+        elif routine:
             self._routine = True
             wait = self._budget.at_once(free=ledger.fresh > 0)
             if wait > 0 or self.settings.saving:
@@ -1333,6 +1382,8 @@ class Machine:
             text += f": {why}"
         if unproven is not None and unproven.advice:
             text += f". {unproven.advice}"
+        if reason == INSIDE:
+            text += f". {TAKEN_ALONG}"
         self._replace(now, text, StreamInterrupted(text + self.settings.way_out, reason=reason), error)
 
     def _lost(self, now: float, lost: verdict.Lost) -> None:
@@ -1443,11 +1494,22 @@ class Machine:
                 case found:
                     self._apply_close(found, now)
 
-    def fetch_failed(self, error: BaseException, now: float) -> None:
-        """A `Fetch` brought no whole answer."""
+    def fetch_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
+        """
+        A `Fetch` brought no whole answer.
+
+        Args:
+            inside: As in `read_failed()`.
+        """
         if self._clocks.expired(now):
             self._todo.append(act.Disconnect())
             self._fail(self._deadline_error(), error)
+        elif self._purpose == "status" and inside and self._may_repeat():
+            # The network is sound, so the explanation can be had: what it says may change the verdict.
+            self._todo.append(act.Disconnect())
+            self._lose_connection(now, INSIDE, error)
+            self._wait(self._budget.interrupted(free=False), now)
+            self._connect_again()
         elif self._purpose == "status":
             # The status is known; only the explanation is missing.
             head = self.state.head
@@ -1455,11 +1517,11 @@ class Machine:
             self._judge_head(head, b"", now)
         elif self._purpose == "backfill":
             self._todo.append(act.Disconnect())
-            self._go_on(now, "history not read", error)
+            self._go_on(now, INSIDE if inside else "history not read", error, inside=inside)
         else:
-            self._fetch_again(now, "status check failed", error)
+            self._fetch_again(now, INSIDE if inside else "status check failed", error, inside=inside)
 
-    def _fetch_again(self, now: float, reason: str, error: BaseException | None) -> None:
+    def _fetch_again(self, now: float, reason: str, error: BaseException | None, *, inside: bool = False) -> None:
         purpose, protocol = self._purpose, self.protocol
         assert protocol is not None
 
@@ -1476,6 +1538,9 @@ class Machine:
             else:
                 self._fetch(purpose, request, now)
 
+        if inside:
+            again()
+            return
         what = "the request for the stored result" if purpose == "snapshot" else "the status check"
         seen = f"failed: {type(error).__name__ if error is not None else reason}"
         self._try_again(now, reason, error, again, failed=f"{what} {seen}")

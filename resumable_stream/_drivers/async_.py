@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from operator import length_hint
 from time import monotonic
 from types import TracebackType
@@ -444,12 +445,17 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
                 case Disconnect():
                     await self._disconnect()
                 case Sleep(seconds):
-                    if seconds > 0:
-                        await self._save_now()
-                    else:
-                        # Before an answer that may be long in coming; another comes at once where the server does not wait.
-                        await self._save_if_due(before_read=True)
-                    await self._sleep(seconds)
+                    ends = monotonic() + seconds
+                    try:
+                        if seconds > 0:
+                            await self._save_now()
+                        else:
+                            # Before an answer that may be long in coming; another comes at once where the server does not wait.
+                            await self._save_if_due(before_read=True)
+                        await self._sleep(seconds)
+                    except BaseException:
+                        self._machine.woken(ends, monotonic())
+                        raise
                 case Save():
                     await self._write(action)
                 case Finish():
@@ -466,7 +472,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
         """
         machine, body = self._machine, self._body
         while True:
-            if self._store is not None:
+            if self._store is not None and failure is None:
                 await self._save_if_due(before_read=True)
             now = monotonic()
             timeout = machine.before_read(now)
@@ -490,7 +496,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
                 return False
             except BaseException as error:
                 # The iterator is dead, or the chunk was never entered: going on must be a reconnect.
-                machine.read_failed(error, monotonic())
+                machine.read_failed(error, monotonic(), inside=True)
                 raise
             failure = None
             if events:
@@ -556,7 +562,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
             return
         except BaseException as error:
-            machine.connect_failed(error, monotonic(), sent=True)
+            machine.connect_failed(error, monotonic(), sent=True, inside=True)
             raise
         self._response = response
         self._head = self._family.head(response)
@@ -578,7 +584,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             machine.fetch_failed(error, monotonic())
             return
         except BaseException as error:
-            machine.fetch_failed(error, monotonic())
+            machine.fetch_failed(error, monotonic(), inside=True)
             raise
         machine.receive_answer(answer, monotonic())
 
@@ -618,13 +624,21 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
 
     async def _next_replayed(self) -> bool:
         assert self._replay is not None
-        event = await in_thread(partial(next, self._replay, None))
-        if event is None:
-            self._replay = None
-            return False
+        try:
+            if self._torn:
+                self._replay = islice(await in_thread(partial(self._store.replay, self._plan.key)), self._replayed, None)
+                self._torn = False
+            event = await in_thread(partial(next, self._replay, None))
+            if event is None:
+                self._replay = None
+                return False
+            # Replayed events are behind the stored place already, so none of them is ever in hand.
+            self._events = iter((event,))
+            self._replayed += 1
+        except BaseException:
+            self._torn = True
+            raise
         self._machine.count_replayed(1)
-        # Replayed events are behind the stored place already, so none of them is ever in hand.
-        self._events = iter((event,))
         return True
 
     async def _save_if_due(self, *, before_read: bool = False) -> None:

@@ -117,6 +117,9 @@ class StreamBase:
         self._live: Any = None
         self._stopped = False
         self._replay: Iterator[Any] | None = None
+        self._replayed = 0
+        # An interruption came out of the replay: its iterator is dead, or has given an event that nobody got.
+        self._torn = False
         self._text: TextReader | None = None
 
     # --- what a caller may look at

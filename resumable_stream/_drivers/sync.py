@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import islice
 from operator import length_hint
 from time import monotonic
 from types import TracebackType
@@ -126,6 +127,7 @@ class ResumableStream(StreamBase, SyncOnly):
         super().__init__(plan)
         self._closing = threading.Event()
         self._socket: WatchedConnection | None = None
+        self._kept = 0  # events that this stream has saved
 
     # --- opening and leaving
 
@@ -420,12 +422,17 @@ class ResumableStream(StreamBase, SyncOnly):
                 case Disconnect():
                     self._disconnect()
                 case Sleep(seconds):
-                    if seconds > 0:
-                        self._save_now()
-                    else:
-                        # Before an answer that may be long in coming; another comes at once where the server does not wait.
-                        self._save_if_due(before_read=True)
-                    self._sleep(seconds)
+                    ends = monotonic() + seconds
+                    try:
+                        if seconds > 0:
+                            self._save_now()
+                        else:
+                            # Before an answer that may be long in coming; another comes at once where the server does not wait.
+                            self._save_if_due(before_read=True)
+                        self._sleep(seconds)
+                    except BaseException:
+                        self._machine.woken(ends, monotonic())
+                        raise
                 case Save():
                     self._write(action)
                 case Finish():
@@ -442,7 +449,7 @@ class ResumableStream(StreamBase, SyncOnly):
         """
         machine, body = self._machine, self._body
         while True:
-            if self._store is not None:
+            if self._store is not None and failure is None:
                 self._save_if_due(before_read=True)
             now = monotonic()
             timeout = machine.before_read(now)
@@ -465,7 +472,7 @@ class ResumableStream(StreamBase, SyncOnly):
                 return False
             except BaseException as error:
                 # The iterator is dead, or the chunk was never entered: going on must be a reconnect.
-                machine.read_failed(error, monotonic())
+                machine.read_failed(error, monotonic(), inside=True)
                 raise
             failure = None
             if events:
@@ -519,7 +526,7 @@ class ResumableStream(StreamBase, SyncOnly):
             machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
             return
         except BaseException as error:
-            machine.connect_failed(error, monotonic(), sent=True)
+            machine.connect_failed(error, monotonic(), sent=True, inside=True)
             raise
         self._response = response
         self._head = self._family.head(response)
@@ -541,7 +548,7 @@ class ResumableStream(StreamBase, SyncOnly):
             machine.fetch_failed(error, monotonic())
             return
         except BaseException as error:
-            machine.fetch_failed(error, monotonic())
+            machine.fetch_failed(error, monotonic(), inside=True)
             raise
         machine.receive_answer(answer, monotonic())
 
@@ -590,13 +597,21 @@ class ResumableStream(StreamBase, SyncOnly):
 
     def _next_replayed(self) -> bool:
         assert self._replay is not None
-        event = next(self._replay, None)
-        if event is None:
-            self._replay = None
-            return False
+        try:
+            if self._torn:
+                self._replay = islice(self._store.replay(self._plan.key), self._replayed, None)
+                self._torn = False
+            event = next(self._replay, None)
+            if event is None:
+                self._replay = None
+                return False
+            # Replayed events are behind the stored place already, so none of them is ever in hand.
+            self._events = iter((event,))
+            self._replayed += 1
+        except BaseException:
+            self._torn = True
+            raise
         self._machine.count_replayed(1)
-        # Replayed events are behind the stored place already, so none of them is ever in hand.
-        self._events = iter((event,))
         return True
 
     def _save_if_due(self, *, before_read: bool = False) -> None:
@@ -616,7 +631,23 @@ class ResumableStream(StreamBase, SyncOnly):
             self._store.save(self._plan.key, save.checkpoint, save.events, fence=self._fence)
         except StoreError as error:
             raise self._with_place(error) from error.__cause__
+        except BaseException:
+            # An interrupt comes before or after the store's one write. Saved again, the events would stand there twice.
+            if self._has_written(save):
+                self._saved(save)
+            raise
+        self._saved(save)
+
+    def _saved(self, save: Save) -> None:
+        self._kept += len(save.events)
         self._machine.saved(monotonic())
+
+    def _has_written(self, save: Save) -> bool:
+        if not self._store.keep_events or not save.events:
+            return False
+        with suppress(StoreError):
+            return sum(1 for _ in self._store.replay(self._plan.key)) == self._replayed + self._kept + len(save.events)
+        return False
 
 
 class _Batches(SyncOnly):

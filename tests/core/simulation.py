@@ -42,6 +42,10 @@ class NetworkError(Exception):
     """What an HTTP client would raise."""
 
 
+class Inside(Exception):
+    """An interruption from inside the process, at this point: a cancellation, a signal handler that raises."""
+
+
 @dataclass(frozen=True)
 class Wait:
     """Seconds in which the server sends nothing."""
@@ -49,7 +53,7 @@ class Wait:
     seconds: float
 
 
-Step = bytes | Wait | str
+Step = bytes | Wait | str | Inside
 
 
 @dataclass
@@ -110,14 +114,14 @@ class Sent:
         return self.headers.get("last-event-id")
 
 
-Server = Callable[[Sent], Reply | Failure]
+Server = Callable[[Sent], Reply | Failure | Inside]
 
 
-def script(*steps: Reply | Failure | Callable[[Sent], Reply | Failure]) -> Server:
+def script(*steps: Reply | Failure | Inside | Callable[[Sent], Reply | Failure | Inside]) -> Server:
     """Answer request by request; one more request than there are steps is a failed test."""
     left = list(steps)
 
-    def answer(sent: Sent) -> Reply | Failure:
+    def answer(sent: Sent) -> Reply | Failure | Inside:
         assert left, f"one request too many: {sent.method} {sent.url} {sent.headers}"
         step = left.pop(0)
         return step(sent) if callable(step) else step
@@ -370,6 +374,8 @@ class Stream:
         self._steps: list[Step] = []
         self._at = 0
         self._reply: Reply | None = None
+        # Sleeps that are longer are interrupted after so many seconds.
+        self.patience = float("inf")
         self._url = ""
         self._batch: Sequence[Any] = ()
         self._given = 0
@@ -478,6 +484,11 @@ class Stream:
                 case act.Sleep(seconds):
                     self._save(force=True)
                     self.sleeps.append(seconds)
+                    if self.patience < seconds:
+                        ends = self.clock.now + seconds
+                        self.clock.now += self.patience
+                        machine.woken(ends, self.clock.now)
+                        raise Inside
                     self.clock.now += seconds
                 case act.Save():
                     self._write(action)
@@ -516,6 +527,9 @@ class Stream:
             elif step == "rst" or step == "fin":
                 machine.read_failed(NetworkError("reset by peer" if step == "rst" else "incomplete chunked read"), clock.now)
                 return False
+            elif isinstance(step, Inside):
+                machine.read_failed(step, clock.now, inside=True)
+                raise step
             else:
                 assert type(step) is bytes, step
                 events = machine.receive_data(step, clock.now)
@@ -527,7 +541,7 @@ class Stream:
             if machine.due:
                 return False
 
-    def _ask(self, request: Request, timeout: float | None, side: bool) -> tuple[Reply | Failure, Sent]:
+    def _ask(self, request: Request, timeout: float | None, side: bool) -> tuple[Reply | Failure | Inside, Sent]:
         base = self.state.url
         url = urljoin(base, request.url)
         params = dict(self.params) if request.repeat == "all" else {}
@@ -552,6 +566,8 @@ class Stream:
             raise NeverEnds(f"{len(self.sent)} requests")
         answer = self.server(sent)
         self._url = url
+        if isinstance(answer, Inside):
+            return answer, sent
         if answer.after:
             if timeout is not None and answer.after >= timeout:
                 answer = NO_ANSWER
@@ -565,6 +581,9 @@ class Stream:
 
     def _connect(self, request: Request, timeout: float | None) -> None:
         answer, _ = self._ask(request, timeout, side=False)
+        if isinstance(answer, Inside):
+            self.machine.connect_failed(answer, self.clock.now, sent=True, inside=True)
+            raise answer
         if isinstance(answer, Failure):
             error = NetworkError("connection refused" if answer.unsent else "server disconnected")
             self.machine.connect_failed(error, self.clock.now, sent=not answer.unsent, timed_out=answer.timeout)
@@ -574,9 +593,12 @@ class Stream:
         self.machine.receive_head(answer.head(self._url), self.clock.now, wall=EPOCH + self.clock.now)
 
     def _fetch(self, request: Request | None, timeout: float | None, limit: int) -> None:
-        reply: Reply | Failure | None = self._reply
+        reply: Reply | Failure | Inside | None = self._reply
         if request is not None:
             reply, _ = self._ask(request, timeout, side=True)
+        if isinstance(reply, Inside):
+            self.machine.fetch_failed(reply, self.clock.now, inside=True)
+            raise reply
         if isinstance(reply, Failure):
             self.machine.fetch_failed(NetworkError("no answer"), self.clock.now)
             return
@@ -587,6 +609,9 @@ class Stream:
                 body += step
             elif isinstance(step, Wait):
                 self.clock.now += step.seconds
+            elif isinstance(step, Inside):
+                self.machine.fetch_failed(step, self.clock.now, inside=True)
+                raise step
             elif step != "close":
                 self.machine.fetch_failed(NetworkError("reset by peer"), self.clock.now)
                 return

@@ -148,6 +148,18 @@ def _busy() -> FlakyServer:
     return FlakyServer(numbered(10), [Fault.cut(after_events=4), *itertools.repeat(Fault.status(503), 50)])
 
 
+def _quiet() -> FlakyServer:
+    """Falls silent half-way, and goes on for who asks again."""
+    log = [*_words(), ServerEvent(id="6", data="[DONE]")]
+    return FlakyServer(log, _every_other_answer(Fault.cut(after_events=3, how="silence")))
+
+
+def _slow() -> FlakyServer:
+    """A generation that cannot be resumed, and takes its time."""
+    log = [ServerEvent(data=word) for word in [*WORDS, "[DONE]"]]
+    return FlakyServer(log, itertools.repeat(Fault.heartbeats(after_events=3, count=2, interval=0.25)))
+
+
 HOSTS: dict[str, Callable[[], FlakyServer]] = {
     "https://api.example.com": _api,
     "https://chat.example.com": _chat,
@@ -161,6 +173,8 @@ HOSTS: dict[str, Callable[[], FlakyServer]] = {
     "https://guarded.example.com": _guarded,
     "https://gone.example.com": _gone,
     "https://busy.example.com": _busy,
+    "https://quiet.example.com": _quiet,
+    "https://slow.example.com": _slow,
 }
 
 
