@@ -24,13 +24,15 @@ class Timeouts:
 
     All but `deadline` run only while we wait for the network: a slow consumer stops them.
     Where the stream can be resumed they mean *reconnect*; where it cannot, `StreamInterrupted` names the clock.
+    Once an event has said how the stream ends, `idle` and `stall` are at most 10, and mean that this was all.
 
     Attributes:
         connect: To set up one connection. 10: what a TLS handshake over a bad mobile link needs.
         first_event: From the start until the first event. 300: a reasoning model thinks for minutes before its first token.
         idle: Without a byte. AUTO: 60 where the stream can be resumed (a false alarm costs one reconnect),
             600 where it cannot (it would cost the answer).
-        stall: Without an event, heartbeats not counted. AUTO: 300 for one generation, off for a feed.
+        stall: Without an event, heartbeats not counted. AUTO: 300 where the stream can be resumed, 1800 where it cannot
+            (local models have taken 20 minutes, and heartbeats say that the server lives), off for a feed.
         deadline: Wall time for the whole stream, from its opening; looked at when we wait.
             `None`, since only the caller knows how long an answer is worth waiting for.
     """
@@ -58,10 +60,10 @@ class Timeouts:
             return 60.0 if resumable else 600.0
         return self.idle
 
-    def stall_or(self, endless: bool) -> float | None:
+    def stall_or(self, endless: bool, *, resumable: bool = True) -> float | None:
         """`stall` in seconds, with AUTO resolved."""
         if self.stall == AUTO:
-            return None if endless else 300.0
+            return None if endless else 300.0 if resumable else 1800.0
         return self.stall
 
 

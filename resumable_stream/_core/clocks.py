@@ -6,13 +6,16 @@ All but the deadline count only the time spent waiting for the network: a read s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from .._settings import Timeouts
 
 __all__ = ["Clock", "Clocks"]
 
 Clock = Literal["first_event", "idle", "stall", "deadline"]
+
+# Seconds. Usage and `[DONE]` follow the finish reason at once. Servers were seen that send heartbeats for ever after it.
+AFTER_THE_END: Final = 10.0
 
 
 class Clocks:
@@ -103,10 +106,19 @@ class Clocks:
 
     # --- reads
 
-    def set(self, *, resumable: bool, endless: bool) -> None:
-        """Resolve AUTO."""
-        self._idle = self._shorter(self._timeouts.idle_or(resumable))
-        self._stall = self._timeouts.stall_or(endless)
+    def set(self, *, resumable: bool, endless: bool, settled: bool = False) -> None:
+        """
+        Resolve AUTO.
+
+        Args:
+            settled: The outcome is known: what may still come follows at once, or never.
+        """
+        idle, stall = self._timeouts.idle_or(resumable), self._timeouts.stall_or(endless, resumable=resumable)
+        if settled:
+            idle, stall = (min(AFTER_THE_END, AFTER_THE_END if each is None else each) for each in (idle, stall))
+            self.steady = False
+        self._idle = self._shorter(idle)
+        self._stall = stall
 
     def read(self, now: float) -> float | None:
         """A read begins. Returns how long it may take: `None` without limit, 0 when a clock has run out."""

@@ -41,6 +41,8 @@ __all__ = [
     "Unproven",
     "Verdict",
     "Verify",
+    "alarm_of",
+    "quiet_of",
 ]
 
 
@@ -227,6 +229,9 @@ class Settled:
     """
     The outcome is known, but more may follow (usage, `[DONE]`): read on, and take any close as the end.
 
+    If a piece of the answer follows, the event proved nothing (see `ResumeProtocol.has_content()`), and a close is a cut again.
+    An event that claims an outcome again and brings such a piece itself is not believed either, until an `Unproven` marker comes.
+
     Attributes:
         outcome: `None`: another part has begun, and a close is a cut again. `ENDED` takes the place of no other outcome.
     """
@@ -239,7 +244,7 @@ class Unproven:
     """
     The sender says that it is done, which proves nothing by itself (`[DONE]` of a proxy whose server died).
 
-    After an event that settled the outcome it is one more event. Without one it is a cut: the core then does what
+    After an event that settled the outcome, or claimed to, it is one more event. Without one it is a cut: the core then does what
     `ResumeProtocol.on_clean_close()` says. Nor is it delivered, since readers stop at it and would take a half for the whole.
 
     Attributes:
@@ -454,7 +459,11 @@ class ResumeProtocol:
     identifies_by_event: bool = True
     """`identify()` wants to see events. If the head says it all, `False` saves a call for each event."""
     alarm: Alarm | None = None
-    """Which events are worth asking `end()`, `error()` and `gap()` about; `None`: each one. Only a matter of speed."""
+    """
+    Which events are worth asking `end()`, `error()` and `gap()` about; `None`: each one. Only a matter of speed.
+
+    A subclass that overrides one of the three without an alarm of its own is asked about each event.
+    """
     endless: bool = False
     """A feed: it has no generation that could stall."""
     resets_itself: bool = False
@@ -518,6 +527,14 @@ class ResumeProtocol:
     def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         """Does this event end the stream, and how?"""
         return None
+
+    def has_content(self, event: Any) -> bool:
+        """
+        Does this event bring a piece of the answer? Asked after one that settled the outcome: such a piece disproves it.
+
+        The default asks `deltas()`, where the protocol has its own. Of plain events, usage looks like text: none disproves it.
+        """
+        return type(self).deltas is not ResumeProtocol.deltas and any(delta.text for delta in self.deltas(event))
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
         """
@@ -680,6 +697,32 @@ class ResumeProtocol:
     def cancel_request(self, state: StreamState) -> Request | None:
         """Stop the generation, or `None` where the provider has no such call."""
         return None
+
+
+def alarm_of(protocol: ResumeProtocol) -> Alarm | None:
+    """Its alarm; `None` where a subclass judges events in its own way, of which an inherited alarm knows nothing."""
+    return protocol.alarm if _covers(protocol, "alarm") else None
+
+
+def quiet_of(protocol: ResumeProtocol) -> Callable[[bytes], bool] | None:
+    """Its `quiet()`, where it has one and no alarm, and a subclass does not judge events in its own way."""
+    known = protocol.alarm is None and type(protocol).quiet is not ResumeProtocol.quiet and _covers(protocol, "quiet")
+    return protocol.quiet if known else None
+
+
+def _covers(protocol: ResumeProtocol, name: str) -> bool:
+    """Was `name` declared by the class that judges events, or by one that extends it?"""
+    classes = type(protocol).__mro__
+
+    def declared(attribute: str) -> int:
+        return next((at for at, each in enumerate(classes) if attribute in vars(each)), len(classes))
+
+    at = declared(name)
+    if name in vars(protocol):
+        # A constructor of ours made it. A subclass elsewhere that judges for itself is better asked about every event.
+        ours = __name__.partition(".")[0]
+        at = next(at for at, each in enumerate(classes) if each.__module__.partition(".")[0] == ours)
+    return all(at <= declared(judge) for judge in ("end", "error", "gap"))
 
 
 def _is_whole(body: bytes) -> bool:

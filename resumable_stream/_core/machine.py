@@ -21,12 +21,14 @@ What would break it: reading on while events are still in hand, or calling two i
 
 from __future__ import annotations
 
+import json
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
@@ -47,7 +49,19 @@ from . import interfaces as verdict
 from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, rejection, unexpected_type
-from .interfaces import Answer, Detect, Head, Request, ResumeProtocol, Settled, Snapshot, StreamState, Unproven
+from .interfaces import (
+    Answer,
+    Detect,
+    Head,
+    Request,
+    ResumeProtocol,
+    Settled,
+    Snapshot,
+    StreamState,
+    Unproven,
+    alarm_of,
+    quiet_of,
+)
 from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
 from .origins import REDIRECTS, origin_of, redirected, same_origin
@@ -83,6 +97,10 @@ _BYTES: Final = re.compile(r"[0-9]{1,18}")
 UNKNOWN: Final = "auto"
 
 Then = Callable[[float], None]
+# Events that say how the stream ends, in their order.
+Marks = Sequence[tuple[Any, Settled]]
+# Of an event that says no more than "over": what was claimed holds.
+_CONFIRMED: Final = Settled(Outcome.ENDED)
 Purpose = Literal["status", "verify", "alive", "snapshot", "backfill"]
 
 
@@ -133,6 +151,7 @@ class Machine:
         self._body_sent = False
         self._last_error: BaseException | None = None
         self._decoder: Any = None
+        self._inside = False  # the body closed inside an event
         self._reading = False
         self._asking = False
         self._head_at = 0.0
@@ -145,16 +164,21 @@ class Machine:
         self._redirects = 0
         self._purpose: Purpose = "status"
         self._pages = 0
+        self._onward: Then | None = None  # how the history goes on after a hole in it
         # This stream.
         self._known = checkpoint is not None  # the server has answered it
         self._accepted: Request | None = None  # where a redirect sent us after the first request was taken
         self._ending: Outcome | None = None  # what the latest event says of the end, until it was taken
         self._settled: Outcome | None = None
         self._settled_at = 0  # events up to the one that settled it
-        self._unsettled: tuple[Any, Settled] | None = None  # one that is held back
+        self._unsettled: Marks = ()  # of events that are held back
+        # An outcome was settled, and a piece of the answer followed: what the events say since then, which proves nothing alone.
+        self._disproved = False
+        self._claimed: Outcome | None = None
         self._refused: ResumableStreamError | None = None  # why the resume URL that the server named is not used
         self._asked_empty = False
         self._quick_answers = 0
+        self._empty_pages = 0
         self._restated = 0
         self._refreshed = False
         self._step_starts: list[int] = []  # offsets, as far as they are known
@@ -188,7 +212,7 @@ class Machine:
         if len(protocol.keeps) > MAX_EXTRA:
             raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA} texts, got {len(protocol.keeps)}")
         self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
-        self._alarm = protocol.alarm
+        self._alarm = alarm_of(protocol)
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._steps = protocol.steps
         self._hot = self._sse and not self._steps and (self._alarm is not None or not self._judges)
@@ -200,7 +224,7 @@ class Machine:
         ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         self._ledger = ledger
         limits = settings.limits
-        tells = self._hot or (self._sse and not self._steps and own.quiet is not base.quiet)
+        tells = self._hot or (self._sse and not self._steps and quiet_of(protocol) is not None)
         skims = settings.verbatim and tells and not self._keeps_events and min(limits.event_bytes, limits.line_bytes) >= LARGEST
         self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
         if self._steps:
@@ -329,11 +353,10 @@ class Machine:
             return self._restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=state.public_url)
         place = self._place_of(ledger, taken, batch)
         extra = self._kept(protocol)
-        for offset, before in self._noted:
-            if offset >= place.offset:
-                # The first event behind the place that changed anything: so it was there.
-                extra = dict(before)
-                break
+        changed = bisect_left(self._noted, place.offset, key=itemgetter(0))
+        if changed < len(self._noted):
+            # The first event after the place that changed anything: so it was there.
+            extra = dict(self._noted[changed][1])
         if state.location is not None:
             extra[LOCATION_KEY] = public_url(state.location, state.private)
         if place.offset and (first := ledger.beginning()) is not None:
@@ -713,6 +736,7 @@ class Machine:
         self._behind = None
         self._unusable = ""
         self._unproven = None
+        self._onward = None
         self._decoder = (
             DocumentDecoder(event_bytes=self.settings.limits.event_bytes, read=self._read_document)
             if found.whole
@@ -781,7 +805,7 @@ class Machine:
         assert self._ledger is not None and self.protocol is not None
         resumable = self.resumable()
         self._ledger.refetch = resumable
-        self._clocks.set(resumable=resumable, endless=self.protocol.endless)
+        self._clocks.set(resumable=resumable, endless=self.protocol.endless, settled=self._settled is not None)
 
     # --- bodies
 
@@ -830,7 +854,8 @@ class Machine:
         self._bytes = total = self._bytes + len(chunk)
         if total > self._condense_at:
             self._condense_if_due()
-        if self._hot and len(items) == 1 and self._clocks.steady and decoder.error is None and not self._identifies:
+        hot = self._hot and self._settled is None
+        if hot and len(items) == 1 and self._clocks.steady and decoder.error is None and not self._identifies:
             # A live stream, one event a chunk: nothing but its order is to be looked at.
             item = items[0]
             if self._place is not None:
@@ -855,7 +880,7 @@ class Machine:
     def skimmer(self) -> Skimmer | None:
         """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
         unread = self._unread
-        if unread is None or not self.calm or self._identifies:
+        if unread is None or not self.calm or self._identifies or self._settled is not None:
             return None
         return unread.start(self._decoder)
 
@@ -900,11 +925,51 @@ class Machine:
             The events that its end completed.
         """
         items: Sequence[Any] = self._decoder.eof()
+        self._inside = bool(self._decoder.partial)
+        if self._inside and not items:
+            items = self._last_without_its_end()
         if items or self._behind is not None:
             items = self._enter(items, () if self._behind is None else [(len(items), self._behind)])
         if self._then is None:
             self._then = self._on_framing_error if self._decoder.error is not None else self._on_clean_close
         return items
+
+    def _last_without_its_end(self) -> Sequence[Any]:
+        """
+        The event that a clean close left without its blank line, if it is whole and says how the stream ends.
+
+        The standard drops it, since nothing shows that it is whole. This does: JSON that can be read, `[DONE]`, or an ended line.
+        Where more may follow it and the stream can be resumed, the server is asked for it once more instead.
+        """
+        decoder, protocol = self._decoder, self.protocol
+        judged = self._judges and self._sse and hasattr(decoder, "unfinished")
+        if not judged or decoder.error is not None or self._then is not None:
+            return ()
+        assert protocol is not None
+        ended_line = not decoder.in_line
+        items: Sequence[Any] = decoder.unfinished()
+        for item in items:
+            if not (ended_line or item.data.startswith(SENTINEL) or _is_json(item.data)):
+                return ()
+        kept = dict(self.state.extra)
+        try:
+            return items if any(self._ends(protocol, item) for item in items) else ()
+        finally:
+            self.state.extra = kept
+
+    def _ends(self, protocol: ResumeProtocol, item: Any) -> bool:
+        """Does it say how the stream ends, or why?"""
+        if protocol.error(item) is not None:
+            return True
+        end = protocol.end(item)
+        if isinstance(end, Unproven):
+            return self._claimed is not None
+        if end is not None and self._narrows:
+            end = protocol.end_in(self.state, item, end)
+        if isinstance(end, Settled):
+            asked = self.state.resuming and self._ledger is not None and self._ledger.fresh == 0
+            return end.outcome is not None and (asked or not self.resumable())
+        return end is not None
 
     def read_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
         """
@@ -926,7 +991,8 @@ class Machine:
         """Judge a batch and enter it into the ledger."""
         ledger = self._ledger
         assert ledger is not None
-        settling = None
+        marks: Marks = ()
+        self._ending = None
         if items:
             if self._place is not None:
                 self._place(items)
@@ -936,19 +1002,19 @@ class Machine:
                 self._identify(items)
             if self._judges and (notable := self._look(items)):
                 whole = len(items)
-                items, settling = self._stop_at(items, notable, silent)
+                items, marks = self._stop_at(items, notable, silent)
                 silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
         if not self._certain and self.protocol is not None and self.protocol.sequence == "contiguous":
             # The identity may have come with this very batch: then a hole in it can be asked for.
             ledger.refetch = self.resumable()
         items = ledger.receive(items, silent)
         if self._noting:
-            self._noted += [(item.offset, before) for item, before in self._noting]
-            self._noting = []
+            self._note(ledger)
         if ledger.problem is not None:
-            self._then = self._on_problem
-        if settling is not None or self._unsettled is not None:
-            self._settle_by(settling or self._unsettled, items, ledger)
+            # What stands beyond it does not count.
+            self._then, self._ending = self._on_problem, None
+        if marks or self._unsettled or self._settled is not None:
+            self._settle_by((*self._unsettled, *marks), items, ledger)
         if items:
             if not self._clocks.steady:
                 self._on_progress(ledger)
@@ -960,19 +1026,41 @@ class Machine:
                 del self._step_starts[: -self.settings.limits.window]
         return items
 
-    def _settle_by(self, settling: tuple[Any, Settled] | None, items: Sequence[Any], ledger: Ledger) -> None:
+    def _note(self, ledger: Ledger) -> None:
+        """Keep what events changed in the kept texts, as long as a place before them may still be asked for."""
+        self._noted += [(item.offset, before) for item, before in self._noting]
+        self._noting = []
+        oldest = ledger.committed.offset if self.settings.manual else ledger.place(0).offset
+        del self._noted[: bisect_left(self._noted, oldest, key=itemgetter(0))]
+        # Committed by hand, and late: of all that changed since, what the committed place needs, and the newest.
+        del self._noted[1 : -self.settings.limits.window]
+
+    def _settle_by(self, marks: Marks, items: Sequence[Any], ledger: Ledger) -> None:
         """
         Only an event that is delivered settles anything: not one beyond a hole, nor one that is held back (not yet); and one that
         comes again has done so before, and others may have followed it since.
         """
-        assert settling is not None
-        item, settled = settling
-        self._unsettled = settling if ledger.holds(item) else None
-        if not any(each is item for each in items):
-            return
-        if self._settled is None or settled.outcome is not Outcome.ENDED:
-            self._settled = settled.outcome
-            self._settled_at = item.offset + 1
+        protocol = self.protocol
+        assert protocol is not None
+        self._unsettled = [mark for mark in marks if ledger.holds(mark[0])]
+        said = {id(item): settled for item, settled in marks}
+        for item in items:
+            mark = said.get(id(item))
+            if self._settled is None and mark is None:
+                continue
+            # "Over" alone is weak: of several answers in one stream, another may go on.
+            before = self._settled
+            if mark is _CONFIRMED:
+                mark = Settled(self._claimed) if before is None and self._claimed is not None else None
+            doubted = self._disproved or self._settled not in (None, Outcome.ENDED)
+            if doubted and (mark is None or mark.outcome is not None) and protocol.has_content(item):
+                self._disproved, self._settled = True, None
+                self._claimed = mark.outcome if mark is not None else None
+            elif mark is not None and (self._settled is None or mark.outcome is not Outcome.ENDED):
+                self._disproved, self._claimed = False, None
+                self._settled, self._settled_at = mark.outcome, item.offset + 1
+            if (before is None) is not (self._settled is None):
+                self._set_clocks()
 
     def _identify(self, items: Sequence[Any]) -> None:
         protocol, state = self.protocol, self.state
@@ -993,32 +1081,33 @@ class Machine:
 
     def _stop_at(
         self, items: Sequence[Any], notable: Sequence[Any], silent: Sequence[tuple[int, str]]
-    ) -> tuple[Sequence[Any], tuple[Any, Settled] | None]:
-        """Cut a batch where one of its events ends the stream, and plan what follows; and find the event that settles it."""
+    ) -> tuple[Sequence[Any], Marks]:
+        """Cut a batch where one of its events ends the stream, and plan what follows; and find the events that settle it."""
         protocol = self.protocol
         assert protocol is not None
-        settling: tuple[Any, Settled] | None = None
+        marks: list[tuple[Any, Settled]] = []
         for item in notable:
             if (error := protocol.error(item)) is not None:
                 if self.state.resuming and (lost := protocol.refusal(item, self.state)) is not None:
                     self._then = partial(self._on_refusal, lost)
-                    return items[: _index(items, item)], settling
+                    return items[: _index(items, item)], marks
                 if self.settings.verbatim:
                     self._then = partial(self._on_end, Outcome.FAILED)
                     self._ending = Outcome.FAILED
-                    return items[: _index(items, item) + 1], settling
+                    return items[: _index(items, item) + 1], marks
                 self._then = partial(self._on_end, error)
-                return items[: _index(items, item)], settling
+                return items[: _index(items, item)], marks
             if (gap := protocol.gap(item)) is not None:
                 index = _index(items, item)
                 behind = [(at - index - 1, own_id) for at, own_id in silent if at > index]
                 self._then = partial(self._on_announced, gap, items[index + 1 :], behind)
-                return items[:index], settling
+                return items[:index], marks
             end = protocol.end(item)
             if isinstance(end, Unproven):
-                if not self._is_settled(settling):
+                if not self._is_settled(marks):
                     self._then = partial(self._on_unproven, end)
-                    return items[: _index(items, item)], settling
+                    return items[: _index(items, item)], marks
+                marks.append((item, _CONFIRMED))
                 continue
             if end is not None and self._narrows:
                 before = self._kept(protocol)
@@ -1026,13 +1115,12 @@ class Machine:
                 if before != self._kept(protocol):
                     self._noting.append((item, before))
             if isinstance(end, Settled):
-                if settling is None or settling[1].outcome is None or end.outcome is not Outcome.ENDED:
-                    settling = (item, end)
+                marks.append((item, end))
             elif end is not None:
                 self._then = partial(self._on_end, end)
                 self._ending = end
-                return items[: _index(items, item) + 1], settling
-        return items, settling
+                return items[: _index(items, item) + 1], marks
+        return items, marks
 
     def _on_progress(self, ledger: Ledger) -> None:
         """The first events of a connection, or the first after a silence."""
@@ -1056,8 +1144,12 @@ class Machine:
         assert ledger is not None
         if ledger.hole(gap) is False:
             self._on_problem(now)
-        elif items := self._enter(rest, silent):
-            self._todo.append(act.Deliver(items))
+        else:
+            if items := self._enter(rest, silent):
+                self._todo.append(act.Deliver(items))
+            if self._then is None and self._onward is not None:
+                self._todo.append(self._onward)
+                self._onward = None
 
     def _on_problem(self, now: float) -> None:
         assert self._ledger is not None
@@ -1084,11 +1176,11 @@ class Machine:
         else:
             self._fail(end)
 
-    def _is_settled(self, settling: tuple[Any, Settled] | None) -> bool:
-        """Is the outcome known, with what this batch has said so far?"""
-        if settling is not None or self._unsettled is not None:
-            return (settling or self._unsettled)[1].outcome is not None  # type: ignore[index]  # one of them is not None
-        return self._settled is not None
+    def _is_settled(self, marks: Marks) -> bool:
+        """Is the outcome known, or claimed, with what this batch has said so far?"""
+        if marks := (*self._unsettled, *marks):
+            return marks[-1][1].outcome is not None
+        return self._settled is not None or self._claimed is not None
 
     def _on_unproven(self, found: Unproven, now: float) -> None:
         """The sender says that it is done, and nothing before vouches for that: a close that is a cut."""
@@ -1133,7 +1225,7 @@ class Machine:
         assert protocol is not None
         if self._settled is not None:
             self._on_end(self._settled, now)
-        elif self._decoder.partial:
+        elif self._inside:
             self._cut(now, self._unusable or "closed inside an event", None)
         elif self._ledger is not None and self._ledger.behind:
             if self._ledger.nearer:
@@ -1176,8 +1268,16 @@ class Machine:
 
     def _rotate(self, now: float) -> None:
         """A close that is not an end. A feed that was held open with nothing to say has neither moved nor failed."""
-        assert self._ledger is not None and self.protocol is not None
-        held_open = self.protocol.endless and self._ledger.fresh == 0 and now - self._head_at > QUICK
+        ledger, protocol = self._ledger, self.protocol
+        assert ledger is not None and protocol is not None
+        held_open = protocol.endless and ledger.fresh == 0 and now - self._head_at > QUICK
+        if ledger.fresh == 0 and not protocol.endless and self.state.resuming and self._purpose != "verify":
+            # An answer with nothing new. Whoever can say how the run stands is asked before it counts as a failure.
+            self._sync_state()
+            if (request := protocol.status_request(self.state)) is not None:
+                self._lose_connection(now, "closed before the end", None)
+                self._fetch("verify", request, now)
+                return
         self._go_on(now, "closed before the end", None, neutral=held_open)
 
     def _ask_onward(self, now: float) -> None:
@@ -1189,6 +1289,10 @@ class Machine:
         ledger = self._ledger
         assert ledger is not None
         moved = ledger.cursor != self._cursor_at_open
+        self._empty_pages = self._empty_pages + 1 if moved and ledger.fresh == 0 else 0
+        if self._empty_pages > BACKFILL_PAGES:
+            # A server whose empty pages never end.
+            moved = False
         if moved:
             # Empty pages lead on too: there are fewer of them left.
             self._budget.progress()
@@ -1377,6 +1481,8 @@ class Machine:
         unproven = self._unproven
         if unproven is not None:
             seen = unproven.text
+        elif self._disproved:
+            seen += "; more of the answer came after the event that said how it ends, so that event proves nothing"
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
         if why := self.why_not():
             text += f": {why}"
@@ -1432,7 +1538,8 @@ class Machine:
         self._connect(self._first_request(), resuming=False)
 
     def _start_over(self, ledger: Ledger, *, anew: bool = False) -> None:
-        self._settled = self._unsettled = None
+        self._settled, self._unsettled = None, ()
+        self._disproved, self._claimed = False, None
         self._identifies = self._learns
         self.state.extra.clear()
         self._noted.clear()
@@ -1553,8 +1660,14 @@ class Machine:
             return
         if found.events and (items := self._enter(found.events)):
             self._todo.append(act.Deliver(items))
-        if self._then is not None:
-            return
+        if self._then is None:
+            self._after_page(found, now)
+        else:
+            # What the page brought about comes first. If that is a hole that was granted, the history goes on after it.
+            self._onward = partial(self._after_page, found)
+
+    def _after_page(self, found: verdict.Backfill, now: float) -> None:
+        """What follows a page of history: the next one, or what is live."""
         if found.more is None:
             self._todo.append(self._read_on)
         elif self._pages < BACKFILL_PAGES:
@@ -1687,3 +1800,11 @@ def _sendable(stream_id: str | None) -> str | None:
 def _index(items: Sequence[Any], item: Any) -> int:
     """Position by identity: events compare by content."""
     return next(index for index, other in enumerate(items) if other is item)
+
+
+def _is_json(text: str) -> bool:
+    """A whole JSON object or array. Of a number or a word, a piece may be one too."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from .._checkpoint import MAX_RECENT_IDS
 from ..framing import SSEDecoder, VerbatimDecoder
-from .interfaces import ResumeProtocol
+from .interfaces import ResumeProtocol, alarm_of, quiet_of
 from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN, Ledger
 from .seams import Seams
 
@@ -67,11 +67,11 @@ class Skimmer:
     """
 
     def __init__(self, protocol: ResumeProtocol, make_room: Callable[[], bool]) -> None:
-        names, heads = protocol.alarm or (frozenset(), frozenset())
+        names, heads = alarm_of(protocol) or (frozenset(), frozenset())
         self._names = frozenset(name.encode() for name in names) | ({None} if "message" in names else frozenset())
         self._heads = frozenset(head.encode()[:_HEAD] for head in heads)
         self._protocol = protocol
-        self._quiet = protocol.quiet if protocol.alarm is None and type(protocol).quiet is not ResumeProtocol.quiet else None
+        self._quiet = quiet_of(protocol)
         self._make_room = make_room
         self._patterns: dict[tuple[Any, ...], Match] = {}
         self._shape: Match = _never

@@ -47,6 +47,9 @@ class Unpacking:
     def eof(self) -> list[Any]:
         return self._take_apart(self._decoder.eof())
 
+    def unfinished(self) -> list[Any]:
+        return self._take_apart(self._decoder.unfinished())
+
     def _take_apart(self, items: Sequence[Any]) -> list[Any]:
         found: list[Any] = []
         starts = []

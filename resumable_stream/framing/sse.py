@@ -299,6 +299,23 @@ class SSEDecoder:
         """
         return []
 
+    @property
+    def in_line(self) -> bool:
+        """A line has begun and not ended."""
+        return bool(self._pending)
+
+    def unfinished(self) -> list[StreamEvent]:
+        """
+        The event that has begun and not ended, as if its blank line had come; none where there is no such event.
+
+        For who knows by other means that it is whole. The body is over: nothing can be fed after this.
+        """
+        last_event_id, retry = self.last_event_id, self.retry
+        found = self.feed(b"\n\n")
+        self.last_event_id, self.retry = last_event_id, retry
+        self.silent.clear()
+        return found
+
     def _assemble(self, data: bytes) -> bytes | None:
         """Add a chunk to the unfinished line; return the lines that are now finished, or `None` when there is none."""
         if self.error is not None:

@@ -184,6 +184,20 @@ class VerbatimDecoder:
             self._owed = len(held)
         self._open = len(held)
 
+    @property
+    def in_line(self) -> bool:
+        return bool(self._decoder.in_line)
+
+    def unfinished(self) -> list[Any]:
+        """The event without its blank line, with its bytes, and a blank line for who reads them."""
+        ended = self._held.endswith((b"\n", b"\r"))
+        found: list[Any] = self._decoder.unfinished()
+        if found:
+            # What is held stays: if the event is not taken, `carry()` is still asked.
+            wire = bytes(self._held) + (b"\n" if ended else b"\n\n")
+            found[0].wire, found[0].ends = wire.removeprefix(_BOM) if self._spliced else wire, self._end
+        return found
+
     def eof(self) -> list[Any]:
         items: list[Any] = list(self._decoder.eof())
         if items:

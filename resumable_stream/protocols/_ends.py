@@ -200,6 +200,9 @@ class _EndedProtocol(ResumeProtocol):
         value = self._text(event)
         return (Delta("text", value),) if isinstance(value, str) and value else ()
 
+    def has_content(self, event: Any) -> bool:
+        return self._text is not None and super().has_content(event)
+
     def _identify(self, state: StreamState, source: Head | Item) -> None:
         """Find the stream's id where `stream_id=` says that it stands."""
         if isinstance(source, Head):

@@ -30,6 +30,7 @@ from .._core.interfaces import (
     Snapshot,
     StreamState,
     Verdict,
+    Verify,
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -206,6 +207,17 @@ class A2A(ResumeProtocol):
     def on_clean_close(self, state: StreamState) -> Verdict:
         if state.cursor is not None and state.cursor[3:4] == "?":
             return Finished(Outcome.INCOMPLETE)
+        if state.resuming and state.offset == 0:
+            # Some servers answer the subscription to a task that has ended with an empty stream (a2aproject/A2A#174).
+            request = self._request("get", state)
+            return Verify(request) if request is not None else Resume()
+        return Resume()
+
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        document = object_of(parsed(answer.body))
+        status = _state(object_of(document.get("result")) if "jsonrpc" in document else document)
+        if status in _ENDED or status in _WAITING:
+            return Lost(f"the subscription brought nothing, and the task is {status}", stored=True)
         return Resume()
 
     def tells_reset(self, event: Any) -> bool:

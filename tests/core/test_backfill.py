@@ -10,7 +10,7 @@ import pytest
 from resumable_stream._core import machine
 from resumable_stream._core.interfaces import Answer, Backfill, Request, Resume, StreamState, Verdict
 from resumable_stream._errors import RetriesExhausted
-from resumable_stream._events import Outcome, StreamEvent
+from resumable_stream._events import Gap, Outcome, StreamEvent
 from resumable_stream.protocols import CursorProtocol
 
 from ..cutting import Where
@@ -118,3 +118,42 @@ def test_every_cut_of_the_live_stream_is_mended_by_the_history(cut: str, where: 
             protocol=Live(),
         )
         assert [event.sequence for event in result.events] == [1, 2, 3, 4, None], position
+
+
+class Announced(Live):
+    """Its history says where events are missing."""
+
+    def gap(self, event: Any) -> Gap | None:
+        found = json.loads(event.data) if event.data.startswith("{") else {}
+        return Gap(expected=None, received=None, after=None) if found.get("lost") else None
+
+
+@pytest.mark.parametrize("where", ["first page", "last page", "twice"])
+def test_a_gap_that_is_announced_in_the_history_is_granted_and_the_history_goes_on(where: str) -> None:
+    def lossy(*numbers: int, last: bool, lost: bool) -> Reply:
+        events = [json.dumps({"lost": True})] * lost + [json.dumps({"seq": number}) for number in numbers]
+        body = {"events": events, "last": last, "next": str(numbers[-1])}
+        return Reply([json.dumps(body).encode()], type="application/json")
+
+    def server(sent: Sent) -> Reply:
+        if sent.path == "/history":
+            first = sent.params["after"] == "2"
+            numbers = (5, 6) if first else (7, 8)
+            lost = where == "twice" or where == ("first page" if first else "last page")
+            return lossy(*(numbers if where != "last page" or not first else (3, 4)), last=not first, lost=lost)
+        return Reply([seqs(1, 2), "rst"]) if len(stream.sent) == 1 else Reply([seqs(9, 10) + DONE])
+
+    stream = Stream(server, protocol=Increasing(), on_gap="deliver")
+    result = run(stream)
+    assert (result.error, result.outcome) == (None, Outcome.COMPLETED)
+    numbers = [event.sequence for event in result.events]
+    assert numbers == ([1, 2, 3, 4] if where == "last page" else [1, 2, 5, 6]) + [7, 8, 9, 10, None]
+    assert [event.gap is not None for event in result.events].count(True) == (2 if where == "twice" else 1)
+
+
+class Increasing(Announced):
+    """Its numbers may jump."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequence = "increasing"

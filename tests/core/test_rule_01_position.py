@@ -11,7 +11,7 @@ from resumable_stream._checkpoint import Checkpoint, chain, fingerprint
 from resumable_stream._errors import StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits
-from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero
+from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero, Settled, StreamState
 
 from .simulation import EventServer, Reply, Stream, ev, evs, play, rows_of, run, script, transcript
 
@@ -343,3 +343,35 @@ def test_a_hole_before_the_bug_was_not_there() -> None:
     rest = play(Reply([evs(2, 3) + ev("[DONE]")]), checkpoint=stream.machine.checkpoint(0, ()), on_gap="deliver")
     assert rest.data == ["d2", "d3", "[DONE]"]
     assert not any(event.gap for event in rest.events)
+
+
+class Turns(LastEventID):
+    """Each event changes a text that checkpoints keep."""
+
+    keeps = frozenset({"turn"})
+    alarm = None
+
+    def end(self, event: Any) -> Any:
+        return Settled(None)
+
+    def end_in(self, state: StreamState, event: Any, end: Any) -> Any:
+        state.extra["turn"] = event.id
+        return None
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_what_events_changed_is_known_for_the_places_that_can_be_asked_for_and_no_others(manual: bool) -> None:
+    """A feed of many turns: one entry each would grow for ever, and be searched at every checkpoint."""
+    body = [ev("x", str(n)) for n in range(1, 3001)]
+    stream = Stream(script(Reply(body)), protocol=Turns(end="never"), manual=manual, limits=Limits(window=100))
+    for number, event in enumerate(stream, 1):
+        place = stream.checkpoint
+        if not manual:
+            assert place.extra.get("turn") == (str(number - 1) if number > 1 else None)
+        elif number % 50 == 0:
+            assert place.extra.get("turn") == (str(number - 50) if number > 50 else None)
+            stream.commit(event)
+            assert stream.checkpoint.extra["turn"] == event.id
+        if number == 3000:
+            break
+    assert len(stream.machine._noted) <= 102

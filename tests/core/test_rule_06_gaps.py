@@ -376,3 +376,15 @@ def test_a_watched_counter_is_not_disturbed_by_a_block_without_data() -> None:
     assert not any(event.gap for event in result.events)
     apart = play(Reply([evs(1, 9), ev(None, "10"), evs(11, 12) + DONE]))
     assert not any(event.gap for event in apart.events)
+
+
+def test_an_end_beyond_a_hole_is_not_taken_for_the_end_of_the_next_connection() -> None:
+    """The reader leaves on the newest event of the second connection. Four events exist, it has two, and nothing has ended."""
+    protocol = numbered(end=lambda event: '"last": true' in event.data, first_sequence=1)
+    error = ev('{"error": {"message": "overloaded"}}', event="error")
+    stream = Stream(script(Reply([seqs(1, 3) + seqs(4, last=True)]), Reply([seqs(2) + error])), protocol=protocol)
+    for event in stream:
+        if event.sequence == 2:
+            break
+    checkpoint = stream.leave()
+    assert (stream.outcome, checkpoint.complete, checkpoint.offset) == (None, False, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import pytest
 
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core import actions as act
+from resumable_stream._core import machine
 from resumable_stream._core.interfaces import (
     Consume,
     Document,
@@ -240,3 +242,22 @@ def test_a_reading_that_is_over_is_read_on_from_its_token() -> None:
     assert not place.complete
     second = Stream(lambda sent: page("c", 3, last=True), protocol=Pages(), checkpoint=place)
     assert (run(second).data, second.sent[0].params, second.leave().complete) == (["c"], {"from": "2"}, True)
+
+
+def test_empty_pages_that_never_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leads to another place, so each looks like progress. Beyond a bound they are failed attempts, with waits."""
+    monkeypatch.setattr(machine, "BACKFILL_PAGES", 50)
+    asked = itertools.count(1)
+    stream = Stream(lambda sent: page("", next(asked)), protocol=Pages(), delay=policy(attempts=3))
+    assert isinstance(run(stream).error, RetriesExhausted)
+    assert 50 < len(stream.sent) < 60
+
+
+def test_many_empty_pages_before_an_event_are_read_at_once() -> None:
+    def server(sent: Sent) -> Reply:
+        at = len(stream.sent)
+        return page("", at) if at < 150 else page("z", at, last=True)
+
+    stream = Stream(server, protocol=Pages())
+    assert run(stream).data == ["z"]
+    assert stream.elapsed == 0

@@ -489,7 +489,7 @@ def test_without_a_cursor_a_clean_close_is_all_there_is(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize(
-    ("steps", "reason"), [(["rst"], "connection lost"), ([b"data: h"], "closed inside an event"), (["silence"], "stall")]
+    ("steps", "reason"), [(["rst"], "connection lost"), ([b"data: h"], "closed inside an event"), (["silence"], "idle")]
 )
 def test_without_a_cursor_anything_else_is_interrupted(method: str, steps: list[Any], reason: str) -> None:
     result = play(Reply([ev("a") + ev("b"), *steps]), method=method)

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from resumable_stream import Outcome
+from resumable_stream import Outcome, protocols
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._errors import RetriesExhausted
+from resumable_stream._core.interfaces import alarm_of, quiet_of
+from resumable_stream._errors import RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import StreamEvent
+from resumable_stream._settings import Timeouts
 from resumable_stream.protocols import (
     Agno,
     AISDKStream,
+    CursorProtocol,
+    LastEventID,
     LlamaCpp,
     OpenAIChat,
     Position,
@@ -25,7 +29,7 @@ from resumable_stream.protocols import (
 )
 
 from ..cutting import Where
-from .simulation import CUTS, Reply, Sent, Stream, cut_body, ev, policy, run, script
+from .simulation import CUTS, Reply, Sent, Stream, Wait, cut_body, ev, policy, run, script
 
 CHAT = "https://api.example.com/api/chat"
 
@@ -166,3 +170,171 @@ def test_a_server_that_only_states_how_things_stand_is_not_asked_for_ever() -> N
     assert type(result.error) is RetriesExhausted
     assert 20 < len(stream.sent) < 30
     assert StreamEvent(data="state 0") in result.events
+
+
+# --- what disproves it, and how long it is waited for ---------------------------------------------------------------
+
+
+def chat(*chunks: bytes, end: str = "close") -> Any:
+    body = {"model": "m", "messages": [], "stream": True}
+    url = "https://api.example.com/v1/chat/completions"
+    return run(Stream(script(Reply([*chunks, end])), method="POST", url=url, json=body, protocol=OpenAIChat()))
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("end", ["rst", "fin", "close", "silence"])
+def test_content_after_the_settling_event_disproves_it(end: str, together: bool) -> None:
+    """su-kaka/gcli2api#403, BerriAI/litellm#2195: each chunk has text and `finish_reason: stop`, so that reason says nothing."""
+    chunks = [chunk("Hel", "stop"), chunk("lo", "stop")]
+    result = chat(*([b"".join(chunks)] if together else chunks), end=end)
+    assert result.outcome is None
+    assert isinstance(result.error, StreamInterrupted)
+    assert "after the event that said how it ends" in str(result.error)
+    assert len(result.events) == 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    "tail", [[ev("[DONE]")], [chunk("", "stop")], [chunk(None, "stop"), ev("[DONE]")]], ids=["done", "empty", "both"]
+)
+def test_such_an_answer_is_whole_after_done_or_a_reason_without_content(tail: list[bytes], together: bool) -> None:
+    chunks = [chunk("Hel", "stop"), chunk("lo", "stop"), *tail]
+    result = chat(*([b"".join(chunks)] if together else chunks))
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+    assert len(result.events) == len(chunks)
+
+
+def test_content_without_a_reason_after_the_reason_is_not_saved_by_done() -> None:
+    result = chat(chunk("Hel", "stop"), chunk("lo"), ev("[DONE]"))
+    assert isinstance(result.error, StreamInterrupted)
+    assert len(result.events) == 2
+
+
+def test_usage_after_the_settling_event_disproves_nothing() -> None:
+    usage = ev(json.dumps({"choices": [], "usage": {"total_tokens": 7}}))
+    assert chat(chunk("hi", "stop"), chunk("", None), usage, end="rst").outcome is Outcome.COMPLETED
+
+
+def test_of_plain_events_usage_looks_like_text_and_disproves_nothing() -> None:
+    protocol = LastEventID(end=lambda event: Settled(Outcome.COMPLETED) if event.data == "over" else None)
+    result = run(Stream(script(Reply([ev("a", "1"), ev("over", "2"), ev("usage: 7", "3"), "rst"])), protocol=protocol))
+    assert (result.data, result.outcome) == (["a", "over", "usage: 7"], Outcome.COMPLETED)
+
+
+def test_where_the_stream_can_be_resumed_a_disproved_end_is_a_cut() -> None:
+    """Another turn begins after the first one's end; its own end is believed again."""
+
+    def said(own_id: str, **fields: Any) -> bytes:
+        return ev(json.dumps(fields), own_id)
+
+    protocol = LastEventID(text="text", end=lambda event: Settled(Outcome.COMPLETED) if event.json().get("over") else None)
+    first = Reply([said("1", text="a"), said("2", over=True), said("3", text="b"), "rst"])
+    second = Reply([said("4", text="c"), said("5", over=True), "rst"])
+    result = run(Stream(script(first, second), protocol=protocol))
+    assert [event.id for event in result.events] == ["1", "2", "3", "4", "5"]
+    assert result.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_once_the_outcome_is_settled_seconds_are_enough(beats: bool) -> None:
+    """maximhq/bifrost#6784: heartbeats for ever after the `finish_reason`. What may still come follows at once, or never."""
+    tail: list[Any] = [step for _ in range(1000) for step in (Wait(1), b": heartbeat\n\n")] if beats else ["silence"]
+    body = {"model": "m", "messages": [], "stream": True}
+    url = "https://api.example.com/v1/chat/completions"
+    stream = Stream(
+        script(Reply([chunk("hi"), chunk(None, "stop"), *tail])), method="POST", url=url, json=body, protocol=OpenAIChat()
+    )
+    result = run(stream)
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+    assert stream.elapsed <= 12
+
+
+def test_a_shorter_clock_of_the_callers_stays_shorter() -> None:
+    body = {"model": "m", "messages": [], "stream": True}
+    url = "https://api.example.com/v1/chat/completions"
+    answer = Reply([chunk("hi"), chunk(None, "stop"), "silence"])
+    stream = Stream(script(answer), method="POST", url=url, json=body, protocol=OpenAIChat(), timeouts=Timeouts(idle=3))
+    assert run(stream).outcome is Outcome.COMPLETED
+    assert stream.elapsed <= 4
+
+
+# --- the last event without its empty line --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_the_event_that_proves_the_end_needs_no_empty_line_before_a_clean_close(missing: int) -> None:
+    """openai/openai-node#2725. JSON that can be read is whole, and it says how the stream ends."""
+    last = chunk(None, "stop")[:-missing]
+    result = chat(chunk("hi"), last)
+    assert (result.outcome, len(result.events)) == (Outcome.COMPLETED, 2)
+    assert isinstance(chat(chunk("hi"), last, end="rst").error, StreamInterrupted)
+    assert isinstance(chat(chunk("hi"), last, end="fin").error, StreamInterrupted)
+
+
+def test_half_of_it_proves_nothing() -> None:
+    last = chunk(None, "stop")
+    for position in range(len(last) - 3):
+        result = chat(chunk("hi"), last[:position])
+        assert (type(result.error), len(result.events)) == (StreamInterrupted, 1), position
+
+
+@pytest.mark.parametrize("tail", ["data: [DONE]", "data: [DONE]\n", "id: 3\ndata: [DONE]\r\n"])
+def test_a_marker_needs_no_empty_line_either(tail: str) -> None:
+    result = run(Stream(script(Reply([ev("a", "1"), tail.encode()])), protocol=LastEventID()))
+    assert (result.data, result.outcome) == (["a", "[DONE]"], Outcome.COMPLETED)
+
+
+@pytest.mark.parametrize("tail", ["data: [DON", "data: over", "data: [DONE]x", ": [DONE]", "id: [DONE]"])
+def test_what_may_be_a_piece_of_something_is_dropped(tail: str) -> None:
+    """Of a word, nothing shows that it is whole; with its line end it is."""
+    answers = [Reply([ev("a", "1"), tail.encode()]), Reply([ev("b", "2"), ev("over", "3")])]
+    result = run(Stream(script(*answers), protocol=LastEventID(end="over")))
+    assert result.data == ["a", "b", "over"]
+    ended = run(Stream(script(Reply([ev("a", "1"), b"data: over\n"])), protocol=LastEventID(end="over")))
+    assert (ended.data, ended.outcome) == (["a", "over"], Outcome.COMPLETED)
+
+
+def test_an_error_without_its_empty_line_is_the_providers_error() -> None:
+    result = chat(chunk("hi"), b'data: {"error": {"message": "overloaded"}}')
+    assert isinstance(result.error, UpstreamError)
+
+
+# --- a subclass that judges for itself ------------------------------------------------------------------------------
+
+
+class Bye(LastEventID):
+    """An end of its own, under an inherited alarm that does not know of it."""
+
+    def end(self, event: Any) -> Any:
+        return Outcome.COMPLETED if event.event == "bye" else super().end(event)
+
+
+class Fatal(OpenAIChat):
+    def error(self, event: Any) -> UpstreamError | None:
+        return UpstreamError("fatal", type="fatal", body=None) if event.event == "fatal" else super().error(event)
+
+
+def test_an_end_of_a_subclass_is_asked_about_every_event() -> None:
+    result = run(Stream(script(Reply([ev("a", "1"), ev("b", "2"), ev("x", "3", event="bye"), ev("y", "4")])), protocol=Bye()))
+    assert (result.data, result.outcome) == (["a", "b", "x"], Outcome.COMPLETED)
+    assert len(result.stream.sent) == 1
+
+
+def test_an_error_of_a_subclass_is_asked_about_every_event() -> None:
+    body = {"model": "m", "messages": [], "stream": True}
+    answer = Reply([chunk("hi"), ev("{}", event="fatal"), chunk(None, "stop")])
+    result = run(Stream(script(answer), method="POST", json=body, protocol=Fatal()))
+    assert isinstance(result.error, UpstreamError) and len(result.events) == 1
+
+
+def test_the_alarm_of_every_protocol_covers_what_it_judges() -> None:
+    """Only a matter of speed, but a large one: a protocol whose alarm is not heeded is asked about each event."""
+    made = [getattr(protocols, name) for name in protocols.__all__]
+    kinds = [kind for kind in made if isinstance(kind, type) and issubclass(kind, ResumeProtocol)]
+    for kind in kinds:
+        if kind in (CursorProtocol, LlamaCpp, ResumeProtocol):
+            continue
+        protocol = kind()
+        assert alarm_of(protocol) is protocol.alarm, kind
+        quiet = protocol.alarm is None and kind.quiet is not ResumeProtocol.quiet
+        assert (quiet_of(protocol) is not None) is quiet, kind

@@ -390,6 +390,23 @@ def test_a_task_that_finished_while_nobody_listened_is_fetched(style: str) -> No
     assert server.calls == ["start", "subscribe", "get"]
 
 
+@pytest.mark.parametrize("body", [b"", b": ping\r\n\r\n"])
+@pytest.mark.parametrize("style", ["1.0", "0.3", "rest"])
+def test_a_subscription_that_brings_nothing_is_followed_by_a_question_for_the_task(style: str, body: bytes) -> None:
+    """a2aproject/A2A#174: a server answers the subscription to a finished task with an empty 200. `GetTask` says how it ended."""
+    server = Server([(500, "rst")], style=style, away=99, refusal=Reply([body] if body else []))
+    result = run(started(server))
+    assert (text_of(result.events), result.outcome) == (TEXT, Outcome.COMPLETED)
+    assert in_order(result)
+    assert server.calls == ["start", "subscribe", "get", "get"]
+
+
+def test_empty_subscriptions_to_a_task_that_still_works_end_bounded() -> None:
+    result = run(started(Server([(500, "rst")], refusal=Reply([])), delay=policy(3)))
+    assert isinstance(result.error, RetriesExhausted)
+    assert len(result.stream.sent) < 12
+
+
 @pytest.mark.parametrize("code", [-32001, -32004])
 def test_a_refusal_in_an_event_is_one_too(code: int) -> None:
     """a2a-sdk 1.3 answers those who speak v0.3 so."""
