@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from ._core.interfaces import ResumeProtocol
+from ._core.interfaces import ResumeProtocol, StreamState
 from ._errors import EventTooLarge, StreamReset
 from ._events import Delta, TextReset
 from .framing import TextView
@@ -26,6 +26,7 @@ class TextReader:
         limit: `Limits.text_bytes`.
         strict: Text over the limit raises; otherwise the rest is merely not remembered.
         step_at: Offset at which the step of the answer began that an event is of, if that is known.
+        state: Of the stream; `None`: every event is taken for one of this stream.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class TextReader:
         limit: int,
         strict: bool,
         step_at: Callable[[int], int | None] = lambda offset: None,
+        state: StreamState | None = None,
     ) -> None:
         self._protocol = protocol
         self._mode = mode
@@ -44,6 +46,7 @@ class TextReader:
         self._limit = limit
         self._strict = strict
         self._step_at = step_at
+        self._state = state
         # (offset of the event that told it, text, message that it belongs to); offsets never fall
         self._pieces: list[tuple[int, str, str | None]] = []
         self._size = 0
@@ -96,7 +99,8 @@ class TextReader:
                 self._view = TextView()
             deltas: Sequence[Delta] = (Delta("text", self._view.decode(event.data)),)
         else:
-            deltas = tuple((protocol or ResumeProtocol()).deltas(event))
+            asked = protocol or ResumeProtocol()
+            deltas = tuple(asked.deltas(event) if self._state is None else asked.deltas_in(self._state, event))
         key = None
         if protocol is not None and protocol.in_parts and (part := protocol.part(event)) is not None:
             key, replaces = part

@@ -91,8 +91,7 @@ def as_text(stream: rs.ResumableStream, *, encoding: str, terminal: bool) -> For
         if isinstance(item, rs.Chunk):
             found = decoder.decode(item.data)
         else:
-            protocol = stream.protocol or rs.protocols.LastEventID()
-            found = "".join(delta.text for delta in protocol.deltas(item) if delta.kind == "text")
+            found = "".join(delta.text for delta in stream._deltas(item) if delta.kind == "text")
         if item.reset:
             found = f"\n{found}"
         return (visible(found) if terminal else found).encode(encoding, "replace")

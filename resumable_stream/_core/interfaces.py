@@ -560,6 +560,14 @@ class ResumeProtocol:
         """The content in an event. The default is the whole `data`."""
         return (Delta("text", event.data),)
 
+    def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
+        """
+        The content in an event of *this* stream, for those that carry the answers to others too: `end_in()` of `deltas()`.
+
+        Events after this one may have been read already, so look only at what does not change from one event to the next.
+        """
+        return self.deltas(event)
+
     def part(self, event: Any) -> tuple[str, bool] | None:
         """
         Which message of the stream an event's text belongs to, and whether it takes the place of what that said before.

@@ -7,7 +7,7 @@ so the hot path stores nothing per event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from operator import length_hint
@@ -27,7 +27,7 @@ from .._errors import (
     StreamConsumed,
     StreamInterrupted,
 )
-from .._events import Outcome
+from .._events import Delta, Outcome
 from .._observe import log_notice, printable
 from .._settings import Limits, Timeouts
 from .._text import Mode, TextReader
@@ -306,9 +306,19 @@ class StreamBase:
     def _new_reader(self, mode: Mode, *, resets: bool, strict: bool = False) -> TextReader:
         limit = self._plan.limits.text_bytes
         self._text = reader = TextReader(
-            lambda: self.protocol, mode=mode, resets=resets, limit=limit, strict=strict, step_at=self._machine.step_at
+            lambda: self.protocol,
+            mode=mode,
+            resets=resets,
+            limit=limit,
+            strict=strict,
+            step_at=self._machine.step_at,
+            state=self._machine.state,
         )
         return reader
+
+    def _deltas(self, event: Any) -> Iterable[Delta]:
+        """The content in an event of this stream, as the text readers see it."""
+        return (self.protocol or ResumeProtocol()).deltas_in(self._machine.state, event)
 
     def _may_read_on(self) -> bool:
         """With a store: the batch was handed out, and no save can be due before the next event."""

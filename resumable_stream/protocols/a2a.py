@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from .._core.interfaces import (
     Answer,
@@ -27,6 +27,7 @@ from .._core.interfaces import (
     Request,
     Resume,
     ResumeProtocol,
+    Settled,
     Snapshot,
     StreamState,
     Verdict,
@@ -108,7 +109,7 @@ class A2A(ResumeProtocol):
         elif isinstance(state.json, dict) and (version := _VERSIONS.get(str(state.json.get("method")))):
             state.extra["version"] = version
         if found := _REST.match(state.url):
-            state.stream_id = state.stream_id or found["task"]
+            state.stream_id = state.stream_id or (unquote(found["task"]) if found["task"] else None)
 
     # -- reading
 
@@ -134,6 +135,9 @@ class A2A(ResumeProtocol):
             return Outcome.INCOMPLETE
         # A task that waits may be one that is about to go on, with the message that was sent: its close tells.
         return _ENDED.get(state)
+
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        return end if _is_of(state, event) else None
 
     def error(self, event: Any) -> UpstreamError | None:
         try:
@@ -166,6 +170,9 @@ class A2A(ResumeProtocol):
                 yield from _said(body)
             case "statusUpdate":
                 yield from _said(body)
+
+    def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
+        return self.deltas(event) if _is_of(state, event) else ()
 
     # -- going on
 
@@ -205,7 +212,7 @@ class A2A(ResumeProtocol):
         return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
-        if state.cursor is not None and state.cursor[3:4] == "?":
+        if state.cursor is not None and state.cursor[3:4] == "?" and state.cursor[4:] == state.stream_id:
             return Finished(Outcome.INCOMPLETE)
         if state.resuming and state.offset == 0:
             # Some servers answer the subscription to a task that has ended with an empty stream (a2aproject/A2A#174).
@@ -268,6 +275,12 @@ def _task_of(message: tuple[str, dict[str, Any], str]) -> str:
     kind, body, _ = message
     task = body.get("id" if kind == "task" else "taskId")
     return task if isinstance(task, str) and kind != "message" else ""
+
+
+def _is_of(state: StreamState, event: Any) -> bool:
+    """Is it about the task of this stream? What names no task is."""
+    task = _task_of(_read(event))
+    return not task or state.stream_id is None or task == state.stream_id
 
 
 def _state(body: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ class MCPStreamableHTTP(ResumeProtocol):
         return next((outcome for outcome in outcomes if outcome is not Outcome.COMPLETED), outcomes[0]) if outcomes else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
-        if state.head is not None and state.head.content_type == "application/json":
+        if _is_document(state):
             return end
         answered = [response.get("id") for response in _responses(event)]
         if None in answered:
@@ -133,17 +133,15 @@ class MCPStreamableHTTP(ResumeProtocol):
 
     def deltas(self, event: Any) -> Iterator[Delta]:
         # Progress and log messages are about the answer; only the result is it.
-        for response in _responses(event):
-            result = response.get("result")
-            content = result.get("content") if isinstance(result, dict) else None
-            for index, block in enumerate(content if isinstance(content, list) else ()):
-                if (
-                    isinstance(block, dict)
-                    and block.get("type") == "text"
-                    and isinstance(text := block.get("text"), str)
-                    and text
-                ):
-                    yield Delta("text", text, index)
+        return _content(_responses(event))
+
+    def deltas_in(self, state: StreamState, event: Any) -> Iterator[Delta]:
+        responses = _responses(event)
+        ids = _read(state, "ids")
+        if ids and not _is_document(state):
+            # A replay may bring the responses to other requests of the session too.
+            responses = [each for each in responses if len(_unanswered(ids, [each.get("id")], ids)) < len(ids)]
+        return _content(responses)
 
     # -- going on
 
@@ -225,6 +223,20 @@ def _responses(event: Any) -> list[dict[str, Any]]:
         return []
     found = message if isinstance(message, list) else [message]
     return [each for each in found if isinstance(each, dict) and "method" not in each and ("error" in each or "result" in each)]
+
+
+def _is_document(state: StreamState) -> bool:
+    """The answer is one response instead of a stream, so it is ours whatever id it has."""
+    return state.head is not None and state.head.content_type == "application/json"
+
+
+def _content(responses: list[dict[str, Any]]) -> Iterator[Delta]:
+    for response in responses:
+        result = response.get("result")
+        content = result.get("content") if isinstance(result, dict) else None
+        for index, block in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(block, dict) and block.get("type") == "text" and isinstance(text := block.get("text"), str) and text:
+                yield Delta("text", text, index)
 
 
 def _outcome(response: Mapping[str, Any]) -> Outcome:

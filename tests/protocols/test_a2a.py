@@ -376,6 +376,39 @@ def test_a_single_message_is_a_whole_answer() -> None:
         assert (text_of(result.events), result.outcome) == ("Hé", Outcome.COMPLETED)
 
 
+def test_an_update_of_another_task_is_neither_the_end_nor_text() -> None:
+    """Updates name their task (specification v1.0, `TaskStatusUpdateEvent.taskId`), and the stream is about one."""
+
+    def of_another(update: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(json.dumps(update).replace(TASK, "another"))
+
+    foreign = [of_another(piece("b", "no")), of_another(status("INPUT_REQUIRED", "no")), of_another(status("COMPLETED", "no"))]
+    log = [*LOG[:4], *foreign, *LOG[4:]]
+    result = run(scripted(lambda sent: Reply([rpc(*log)])))
+    assert (len(result.events), result.outcome) == (len(log), Outcome.COMPLETED)
+    state = result.stream.machine.state
+    text = [delta.text for event in result.events for delta in A2A().deltas_in(state, event) if delta.kind == "text"]
+    assert "".join(text) == TEXT
+    # A task that waits is over at the close, but not because another one waits.
+    answers = [Reply([rpc(*LOG[:4], *foreign[:2]), "close"]), Reply([rpc(WORKING, *LOG[2:])])]
+    assert run(scripted(lambda sent: answers.pop(0))).outcome is Outcome.COMPLETED
+    assert answers == []
+
+
+def test_a_task_whose_id_is_escaped_in_the_url_is_the_task_of_its_events() -> None:
+    url = "https://api.example.com/agent/tasks/a%2Fb:subscribe"
+    task = [json.loads(json.dumps(each).replace(TASK, "a/b")) for each in LOG]
+    server = Server(style="rest")
+
+    def answer(sent: Sent) -> Reply:
+        urls.append(sent.url)
+        return Reply([b"".join(map(server.block, task)), "close"] if len(urls) > 1 else [server.block(task[0]), "close"])
+
+    urls: list[str] = []
+    result = run(Stream(answer, method="POST", url=url, protocol=A2A(), delay=policy(4)))
+    assert (result.outcome, urls) == (Outcome.COMPLETED, [url, url])
+
+
 # --- a task that ended while nobody listened ------------------------------------------------------------------------
 
 

@@ -366,6 +366,45 @@ def test_the_text_is_that_of_the_result() -> None:
     assert deltas == [Delta("text", "Grüß ", 0), Delta("text", "dich 🦊", 1)]
 
 
+@pytest.mark.parametrize("driver", ["sync-httpx", "trio-httpx2"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_response_to_another_request_is_no_text(
+    driver: str, batch: bool, flaky_server: Callable[..., FlakyServer], prompt: None
+) -> None:
+    """
+    A response belongs to the request whose id it has (JSON-RPC 2.0, section 5), so only ours is the answer.
+
+    It is delivered as an event, since the stream carries it; a replay of the session's messages may bring it.
+    """
+    row = Row(*driver.split("-"))
+    body = [{**CALL, "id": 7}, {**CALL, "id": "b"}] if batch else {**CALL, "id": 7}
+    answers = [response(6, "other "), response(7, "ours"), *([response(6, "other"), response("b", "!")] if batch else [])]
+    sent = [answers[0], *answers[1:]]
+    frames = [block(message, f"s1-{n}") for n, message in enumerate(sent, 1)]
+
+    async def scenario() -> None:
+        server = flaky_server(frames, [Fault.cut(after_bytes=len(frames[0]), how="clean")], path="/mcp")
+        for read in ("iter_text", "read_text"):
+            async with row.connect("POST", server.url, json=body, protocol=MCPStreamableHTTP()) as stream:
+                if read == "iter_text":
+                    text = "".join([piece async for piece in stream.iter_text()])
+                else:
+                    text = await stream.read_text()
+            assert (text, stream.outcome, stream.stats.events) == ("ours!" if batch else "ours", Outcome.COMPLETED, len(sent))
+
+    row.run(scenario)
+
+
+def test_an_id_that_is_not_known_or_in_a_document_is_that_of_the_answer() -> None:
+    state = StreamState("POST", URL, None)
+    event = rs.StreamEvent("message", json.dumps(response(6, "x")))
+    assert list(MCPStreamableHTTP().deltas_in(state, event)) == [Delta("text", "x", 0)]
+    state, head = StreamState("POST", URL, {**CALL, "id": 7}), Head(200, {"content-type": "application/json"}, URL)
+    state.head = head
+    MCPStreamableHTTP().identify(state, head)
+    assert list(MCPStreamableHTTP().deltas_in(state, event)) == [Delta("text", "x", 0)]
+
+
 # --- statuses -------------------------------------------------------------------------------------------------------
 
 
