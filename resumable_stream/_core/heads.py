@@ -11,7 +11,7 @@ from .._events import Outcome
 from .interfaces import Consume, Finished, Head, Lost, Reject, ResumeProtocol, Retry, StreamState, Verdict
 from .settings import Settings
 
-__all__ = ["STREAMS", "default_verdict", "rejection", "unexpected_type"]
+__all__ = ["STREAMS", "default_verdict", "has_right_type", "rejection", "unexpected_type"]
 
 # A stream comes with 200; 201 and 202 are what some answer to the POST that starts one, 206 is a range.
 STREAMS: Final = frozenset({200, 201, 202, 206})
@@ -20,6 +20,8 @@ NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
 # Headers that grant access, or that hold URLs in a syntax of their own: they stay out of errors.
 _PRIVATE: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "mcp-session-id", "link", "refresh")
 _URLS: Final = frozenset({"location", "content-location"})
+# What servers and proxies put on a body that they know nothing of (RFC 9110 section 8.3; RFC 2045 section 5.2).
+_VAGUE: Final = frozenset({"text/plain", "application/octet-stream"})
 # Of a provider's error document, so much is quoted.
 _QUOTED: Final = 200
 
@@ -54,6 +56,12 @@ def rejection(head: Head, body: bytes, message: str, *, method: str, private: Co
     text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url, private)}"
     shown = body[:_QUOTED].decode("utf-8", "replace").strip()
     return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
+
+
+def has_right_type(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
+    """May this response be a stream of the protocol, by its content type?"""
+    kind, kinds = head.content_type, protocol.content_types
+    return not kind or not kinds or kind in kinds or (kind in _VAGUE and protocol.claims(state, head))
 
 
 def unexpected_type(expected: str, head: Head, private: Collection[str] = ()) -> UnexpectedContentType:

@@ -8,6 +8,7 @@ Everything here is plain values; a protocol keeps nothing of its own, what it mu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
@@ -89,6 +90,11 @@ class Request:
         return encodable(self.url) and all(encodable(json.dumps(dict(part), ensure_ascii=False)) for part in given if part)
 
 
+# RFC 9110 section 8.3.1, and a parameter's value in quotes, which may hold a comma.
+_MEDIA_TYPE: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """
@@ -106,8 +112,18 @@ class Head:
 
     @property
     def content_type(self) -> str:
-        """Media type in lower case without parameters; `""` when there is none."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        """
+        Media type in lower case without parameters; `""` when there is none.
+
+        Of several (a proxy that adds its own) it is the last that is one, as browsers have it.
+
+        Source: the Fetch standard, "extract a MIME type".
+        """
+        value = self.headers.get("content-type", "")
+        if "," not in value:
+            return value.partition(";")[0].strip().lower()
+        kinds = [part.partition(";")[0].strip().lower() for part in _QUOTED.sub("", value).split(",")]
+        return next((kind for kind in reversed(kinds) if _MEDIA_TYPE.fullmatch(kind) and kind != "*/*"), kinds[0])
 
     @property
     def is_json(self) -> bool:
@@ -505,6 +521,16 @@ class ResumeProtocol:
 
     def matches(self, request: StreamState, head: Head) -> bool:
         """Is this the protocol of that response? Asked only when the caller named none."""
+        return False
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        """
+        Does the request ask for a stream of this protocol, whatever the content type of its answer?
+
+        Such an answer is read by this protocol or refused: without a content type, or with one that says nothing
+        (`text/plain`, `application/octet-stream`), it is read; with any other it is `UnexpectedContentType`.
+        It is never taken for a file, whose half nobody could tell from the whole. For protocols that vouch for their end.
+        """
         return False
 
     def first_request(self, state: StreamState) -> Request:

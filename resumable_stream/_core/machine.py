@@ -48,7 +48,7 @@ from . import actions as act
 from . import interfaces as verdict
 from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
-from .heads import STREAMS, default_verdict, rejection, unexpected_type
+from .heads import STREAMS, default_verdict, has_right_type, rejection, unexpected_type
 from .interfaces import (
     Answer,
     Detect,
@@ -714,10 +714,9 @@ class Machine:
     def _consume(self, found: verdict.Consume, head: Head, now: float) -> None:
         protocol, ledger, state = self.protocol, self._ledger, self.state
         assert protocol is not None and ledger is not None
-        kinds = protocol.content_types
-        if kinds and not (found.any_type or found.whole) and head.content_type and head.content_type not in kinds:
+        if not (found.any_type or found.whole or has_right_type(protocol, state, head)):
             self._todo.append(act.Disconnect())
-            self._fail(unexpected_type(" or ".join(kinds), head, self.state.private))
+            self._fail(unexpected_type(" or ".join(protocol.content_types), head, self.state.private))
             return
         if found.reset:
             kept = self._kept(protocol)

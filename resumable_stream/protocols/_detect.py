@@ -28,7 +28,7 @@ from .trigger_dev import TriggerDev
 from .upstash import UpstashRealtime
 from .workflow import WorkflowRun
 
-__all__ = ["detect", "named"]
+__all__ = ["claimed", "detect", "named"]
 
 # The most specific first; the last ones are the plainest honest behaviour.
 _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
@@ -59,6 +59,8 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
     NDJSON,
     ByteRange,
 )
+# From here on the content type is all that is asked for.
+_PLAIN = LastEventID
 
 
 def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
@@ -69,8 +71,22 @@ def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
         A protocol with its default options, or `None` when the answer is no stream (a page, a JSON document).
     """
     for candidate in _CANDIDATES:
+        if candidate is _PLAIN and (found := claimed(request, head)) is not None:
+            return found
         protocol = candidate.for_request(request)
         if protocol.matches(request, head):
+            return protocol
+    return None
+
+
+def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
+    """The protocol whose stream the request asks for, where the answer has another content type than its own, or none."""
+    if head.content_type == "text/event-stream":
+        # An event stream of another kind than the request suggests.
+        return None
+    for candidate in _CANDIDATES:
+        protocol = candidate.for_request(request)
+        if protocol.claims(request, head):
             return protocol
     return None
 

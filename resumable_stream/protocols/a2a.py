@@ -92,7 +92,10 @@ class A2A(ResumeProtocol):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        if head.content_type != "text/event-stream" or request.method not in ("GET", "POST"):
+        return head.content_type == "text/event-stream" and self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        if request.method not in ("GET", "POST"):
             return False
         if _REST.match(request.url):
             return True

@@ -88,7 +88,8 @@ class AISDKStream(ResumeProtocol):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        return _HEADER in head.headers and head.content_type == "text/event-stream"
+        # The header says what it is; the content type must not say otherwise.
+        return _HEADER in head.headers and head.content_type in ("text/event-stream", "")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if state.stream_id is None:

@@ -64,16 +64,16 @@ class AnthropicMessages(ResumeProtocol):
         return Promises(resumable=False, numbered=False, has_end=True, tied=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        if request.method != "POST" or not urlsplit(request.url).path.endswith("/v1/messages"):
+        if head.content_type != "text/event-stream":
             return False
-        asked = (
-            isinstance(request.json, dict)
-            and request.json.get("stream") is True
-            and isinstance(request.json.get("messages"), list)
-        )
         # The path alone is too plain a name; a body that was not given as JSON is vouched for by the server's own headers.
-        known = asked or any(name.startswith("anthropic-") for name in head.headers)
-        return known and head.content_type == "text/event-stream"
+        vouched = any(name.startswith("anthropic-") for name in head.headers)
+        return (_is_ours(request) and vouched) or self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        body = request.json
+        asked = isinstance(body, dict) and body.get("stream") is True and isinstance(body.get("messages"), list)
+        return asked and _is_ours(request)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
@@ -118,3 +118,7 @@ class AnthropicMessages(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")
+
+
+def _is_ours(request: StreamState) -> bool:
+    return request.method == "POST" and urlsplit(request.url).path.endswith("/v1/messages")

@@ -75,8 +75,10 @@ class GeminiGenerate(ResumeProtocol):
         return super().first_request(state)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        path = urlsplit(request.url).path
-        return request.method == "POST" and path.endswith(":streamGenerateContent") and head.content_type == "text/event-stream"
+        return head.content_type == "text/event-stream" and self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        return request.method == "POST" and urlsplit(request.url).path.endswith(":streamGenerateContent")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) and isinstance(found := payload_of(source).get("responseId"), str) and found:

@@ -114,7 +114,12 @@ class GeminiInteractions(ResumeProtocol):
             return False
         if not isinstance(body, dict):
             return (url.hostname or "").endswith(".googleapis.com")
-        return body.get("stream") is True and ("model" in body or "agent" in body)
+        return self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        body = request.json
+        asked = isinstance(body, dict) and body.get("stream") is True and ("model" in body or "agent" in body)
+        return asked and request.method == "POST" and urlsplit(request.url).path.endswith("/interactions")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if isinstance(source, Head):

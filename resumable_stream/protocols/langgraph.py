@@ -162,6 +162,10 @@ class LangGraphRun(_LangGraph):
             return "/runs/" in head.headers.get("content-location", "") and _CREATE.match(request.url) is not None
         return request.method == "GET" and (found := _JOIN.match(request.url)) is not None and len(_UUIDS.findall(found[0])) == 2
 
+    def claims(self, request: StreamState, head: Head) -> bool:
+        asked = isinstance(request.json, dict) and "assistant_id" in request.json
+        return asked and request.method == "POST" and _CREATE.match(request.url) is not None
+
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if isinstance(source, Head):
             super().identify(state, source)

@@ -63,7 +63,10 @@ class Letta(ResumeProtocol):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        if request.method != "POST" or not isinstance(request.json, dict) or head.content_type != "text/event-stream":
+        return head.content_type == "text/event-stream" and self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        if request.method != "POST" or not isinstance(request.json, dict):
             return False
         return request.json.get("background") is True and _ROUTE.fullmatch(urlsplit(request.url).path) is not None
 

@@ -80,10 +80,11 @@ class MCPStreamableHTTP(ResumeProtocol):
         return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
+        return head.content_type in ("text/event-stream", "application/json") and self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
         body = request.json
         if request.method != "POST" or not isinstance(body, dict):
-            return False
-        if head.content_type not in ("text/event-stream", "application/json"):
             return False
         method = body.get("method")
         return body.get("jsonrpc") == "2.0" and isinstance(method, str) and _METHODS.fullmatch(method) is not None

@@ -54,6 +54,17 @@ class OllamaNDJSON(NDJSON):
             and "model" in request.json
         )
 
+    def claims(self, request: StreamState, head: Head) -> bool:
+        # The path is that of many an application too, whose answer is plain text.
+        return (
+            request.method == "POST"
+            and head.content_type != "text/plain"
+            and urlsplit(request.url).path.endswith(("/api/chat", "/api/generate"))
+            and isinstance(request.json, dict)
+            and request.json.get("stream") is True
+            and "model" in request.json
+        )
+
     def deltas(self, event: Any) -> Sequence[Delta]:
         return tuple(_deltas(payload_of(event)))
 

@@ -86,10 +86,12 @@ class OpenAIChat(ResumeProtocol):
         return cls(choices=_asked(request))
 
     def matches(self, request: StreamState, head: Head) -> bool:
+        return head.content_type == "text/event-stream" and self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
         body = request.json
         return (
             request.method == "POST"
-            and head.content_type == "text/event-stream"
             and urlsplit(request.url).path.rstrip("/").endswith("/completions")
             and isinstance(body, dict)
             and body.get("stream") is True

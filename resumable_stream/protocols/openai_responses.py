@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._core.interfaces import (
@@ -73,6 +73,8 @@ _KINDS: Final[dict[str, Literal["text", "reasoning", "tool", "refusal"]]] = {
     "response.refusal.delta": "refusal",
 }
 # Random padding against traffic analysis; quotes inside a JSON text are escaped, so no content looks like this.
+_STORED: Final = re.compile(r"/responses/(?:ca)?resp_[^/]+$")
+_GIVEN: Final = frozenset({"input", "prompt", "conversation", "previous_response_id"})
 _PADDING: Final = re.compile(r',\s*"obfuscation"\s*:\s*"[^"\\]*"')
 
 
@@ -130,15 +132,22 @@ class OpenAIResponses(CursorProtocol):
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":
             return False
-        path, body = urlsplit(request.url).path.rstrip("/"), request.json
+        path = urlsplit(request.url).path.rstrip("/")
         if request.method == "GET":
-            return re.search(r"/responses/(?:ca)?resp_[^/]+$", path) is not None
-        if not isinstance(body, dict):
+            return _STORED.search(path) is not None
+        if not isinstance(request.json, dict):
             # The path alone is too plain a name; the server's own headers vouch for it.
             vouched = any(name.startswith("openai-") for name in head.headers)
             return request.method == "POST" and vouched and path.endswith("/v1/responses")
-        asked = body.get("stream") is True and not {"input", "prompt", "conversation", "previous_response_id"}.isdisjoint(body)
-        return request.method == "POST" and path.endswith("/responses") and asked
+        return self.claims(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        url, body = urlsplit(request.url), request.json
+        path = url.path.rstrip("/")
+        if request.method == "GET":
+            return parse_qs(url.query).get("stream") == ["true"] and _STORED.search(path) is not None
+        asked = isinstance(body, dict) and body.get("stream") is True
+        return request.method == "POST" and path.endswith("/responses") and asked and not _GIVEN.isdisjoint(body)
 
     def first_request(self, state: StreamState) -> Request:
         first = super().first_request(state)

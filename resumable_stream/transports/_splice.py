@@ -38,6 +38,7 @@ from .._settings import Limits, Timeouts
 from .._twins import twin
 from ..framing import encoded
 from ..protocols import OpenAIResponses, detect
+from ..protocols._detect import claimed
 from ..protocols.ndjson import NDJSON_TYPES
 from ..stores import Store
 
@@ -48,7 +49,8 @@ EXTENSION: Final = "resumable_stream"
 
 # Which answers are looked at at all. Others (a JSON document, a page, a file) are spliced only if a protocol is named for them.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", *NDJSON_TYPES})
-_DOCUMENTS: Final = frozenset({"application/json", "text/html", ""})
+# A page, or what has no type: a stream only where the request asks for one.
+_OTHERS: Final = frozenset({"text/html", ""})
 # A body of JSON beyond this is an upload, not a prompt that says `stream`. Images in prompts are below.
 _JSON_BYTES: Final = 64 * 1024 * 1024
 # Made anew for each request.
@@ -310,18 +312,20 @@ class Splicer:
             return None
         head = Family(self.library).head(response)
         kind = head.content_type
-        if kind in _DOCUMENTS or not (kind in _STREAM_TYPES or self._protocols):
-            return None
-        if not can_decode(response.headers.get("content-encoding", "")):
+        if kind == "application/json" or not can_decode(response.headers.get("content-encoding", "")):
             return None
         state = port.state()
         found = self._named(port.request, state, head)
-        if found is None and kind in _STREAM_TYPES:
-            found = detect(state, head)
+        if found is None:
+            # A download is not ours, nor is a page; but where a stream was asked for, half of one must not pass as a file.
+            found = detect(state, head) if kind in _STREAM_TYPES else claimed(state, head)
             if self._upgrade is not None and type(found) is OpenAIResponses:
                 # The same, and it knows that an upgrade was wanted: for what it says of a request that got none.
                 found = self._upgrade
-        if found is None or (found.content_types and kind not in found.content_types):
+        if found is None:
+            return None
+        other = kind in _OTHERS or (found.content_types and kind not in found.content_types)
+        if other and not found.claims(state, head):
             return None
         verdict = found.on_status(head.status, head.headers, b"", state)
         # A document in place of a stream has its place in its head, so it stays with it.
@@ -465,7 +469,7 @@ def _fits(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
     if type(protocol).matches is ResumeProtocol.matches:
         # It has no detection of its own, so it was named for all that it can read.
         return head.content_type in protocol.content_types
-    return protocol.matches(state, head)
+    return protocol.matches(state, head) or protocol.claims(state, head)
 
 
 def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:
