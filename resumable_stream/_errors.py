@@ -17,6 +17,7 @@ Everything that can go wrong, as one tree.
     ├── UpstreamError                 .type  .body                 the provider reported an error inside the stream
     ├── OriginMismatch                .expected  .received         credentials would have left their origin
     ├── StoreError                                 a checkpoint store failed, or is not ours to write
+    ├── StreamBusy (RuntimeError)                  you read a stream that another thread or task is reading
     └── StreamClosed (RuntimeError)                you used a stream that is closed
         └── StreamConsumed                         you iterated a stream that has ended
 
@@ -45,6 +46,7 @@ __all__ = [
     "ResumableStreamError",
     "RetriesExhausted",
     "StoreError",
+    "StreamBusy",
     "StreamClosed",
     "StreamConsumed",
     "StreamInterrupted",
@@ -234,6 +236,10 @@ class OriginMismatch(ResumableStreamError):
 
 class StoreError(ResumableStreamError):
     """A store could not load or save, its content is not ours, or a newer writer took the key over."""
+
+
+class StreamBusy(ResumableStreamError, RuntimeError):
+    """Another thread or task is reading the stream, which has one consumer. Its read goes on."""
 
 
 class StreamClosed(ResumableStreamError, RuntimeError):

@@ -19,6 +19,7 @@ from ._errors import (
     DeadlineExceeded,
     ResumableStreamError,
     RetriesExhausted,
+    StreamBusy,
     StreamClosed,
     StreamConsumed,
     StreamInterrupted,
@@ -93,6 +94,9 @@ def _natives(error: ResumableStreamError, library: ModuleType) -> tuple[type, ..
     match error:
         case StreamConsumed():
             return (library.StreamConsumed,)
+        case StreamBusy():
+            # Not a `RequestError`, which an SDK would take for the network's and try again.
+            return (library.StreamError,)
         case StreamClosed():
             return (library.StreamClosed,)
     last = error.last_error if isinstance(error, RetriesExhausted) else error.__cause__

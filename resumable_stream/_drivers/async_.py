@@ -98,6 +98,13 @@ class _Body:
         self.ended = True
         raise TimeoutError(f"no bytes within {timeout} seconds")
 
+    def wake(self) -> None:
+        """End the read that another task waits in."""
+        if self.scope is not None:
+            self.scope.cancel()
+        else:
+            shut_down(self._response)
+
     async def close(self) -> None:
         if not self.ended and self._rearms:
             await self._unwind()
@@ -149,6 +156,10 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._left = True
+        if self._busy:
+            # It is read in another task, which leaves it when it is woken.
+            await self.aclose()
+            return
         if exc is None:
             self._take_in_hand()
             await self._leave("ended" if self._concluded() else "closed")
@@ -171,16 +182,20 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             return self
         self._state = "open"
         self._closing = anyio.Event()
+        self._busy = True
         try:
             await self._load()
             if self._replay is None:
                 await self._advance(opening=True)
+            self._check_closing()
         except BaseException as error:
+            self._busy = False
             self._note_place(error)
             if isinstance(error, ResumableStreamError):
                 self._with_place(error)
-            await self._abandon("failed")
+            await self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
             raise
+        self._busy = False
         return self
 
     async def aclose(self) -> None:
@@ -197,10 +212,8 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             await self._leave("closed")
         elif self._waiting is not None:
             self._waiting.cancel()
-        elif self._body is not None and self._body.scope is not None:
-            self._body.scope.cancel()
-        elif (response := self._response) is not None:
-            shut_down(response)
+        elif (body := self._side or self._body) is not None:
+            body.wake()
 
     async def _leave(self, state: str) -> None:
         if self._state != "open":
@@ -366,6 +379,8 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
         """Get the next events; False when the stream has ended. `failure`: what the live read ended with."""
         if self._state != "open":
             self._check_readable()
+        if self._busy and failure is None:
+            raise self._second_reader("task")
         if self._store is not None and self._upto < len(self._batch):
             self._in_hand = 0
             await self._save_if_due()
@@ -383,7 +398,7 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
         self._busy = True
         try:
             # Another task's aclose() either sees that we are busy, or is seen here.
-            if self._stopped:
+            if self._stopped and (failure is None or isinstance(failure, Exception)):
                 self._check_closing()
             found = self._replay is not None and await self._next_replayed()
             if not found:
@@ -396,7 +411,14 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             raise ours from error
         self._busy = False
         if not found:
-            await self._leave("ended")
+            try:
+                await self._leave("ended")
+            except ResumableStreamError:
+                raise
+            except BaseException:
+                # Interrupted in its last save: who asks again has it made, and is told of the end then.
+                self._state = "open"
+                raise
         return found
 
     async def _translate(self, error: BaseException) -> BaseException:
@@ -407,6 +429,9 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
         if isinstance(error, ResumableStreamError):
             self._with_place(error)
             await self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
+        elif self._stopped:
+            # A cancellation, while another task closes: it has left the closing to us.
+            await self._abandon("closed")
         return error
 
     def _check_closing(self) -> None:
@@ -575,10 +600,11 @@ class AsyncResumableStream(StreamBase, AsyncOnly):
             if action.request is None:
                 answer = await self._read_whole(self._response, action.limit_bytes, self._body, action.timeout)
             else:
-                body = _Body(response := await self._send(action.request, self._build(action.request, rearm)), rearm)
+                self._side = body = _Body(response := await self._send(action.request, self._build(action.request, rearm)), rearm)
                 try:
                     answer = await self._read_whole(response, action.limit_bytes, body, action.timeout)
                 finally:
+                    self._side = None
                     await self._close_body(body)
         except network_errors() as error:
             machine.fetch_failed(error, monotonic())

@@ -8,6 +8,7 @@ so the hot path stores nothing per event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from operator import length_hint
@@ -23,6 +24,7 @@ from .._core.settings import Stats
 from .._errors import (
     ResponseRejected,
     ResumableStreamError,
+    StreamBusy,
     StreamClosed,
     StreamConsumed,
     StreamInterrupted,
@@ -100,6 +102,7 @@ class StreamBase:
         self._fence: Any = None
         self._machine = plan.machine(plan.checkpoint)
         self._response: Any = None
+        self._side: Any = None  # what a side request is read from
         self._body: Any = None
         self._head: Head | None = None
         self._state = "new"  # new → open → ended, failed or closed
@@ -112,7 +115,7 @@ class StreamBase:
         self._floor = 0
         self._in_hand = 0
         self._whole = False
-        self._busy = False
+        self._busy = 0  # sync: the thread that reads; async: whether a task does
         # Where chunks come from while the machine is calm and nothing else is due; `None`: go the long way.
         self._live: Any = None
         self._stopped = False
@@ -352,6 +355,17 @@ class StreamBase:
         if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
             return
         error.add_note(f"{_NOTE} the place is in the stream's `checkpoint`: resume() or connect(checkpoint=…) goes on from there")
+
+    def _second_reader(self, one: str) -> StreamBusy:
+        """What a read says to whom it is not for; `one` is `thread` or `task`."""
+        error = StreamBusy(
+            f"another {one} is reading this stream: it has one consumer. Read in one {one} and hand the events on, "
+            f"in a queue for instance; close it from any"
+        )
+        with suppress(RuntimeError):
+            # The other one may be changing what is looked at.
+            self._with_place(error)
+        return error
 
     def _check_readable(self) -> None:
         if self._state == "new":

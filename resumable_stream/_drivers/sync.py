@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
 from operator import length_hint
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -108,7 +109,14 @@ class _Body:
                 stack.callback(iterator.close)
             stack.callback(self._response.close)
             if (close := getattr(self._raw, "close", None)) is not None:
-                stack.callback(close)
+                stack.callback(self._close_raw, close)
+
+    def _close_raw(self, close: Any) -> None:
+        try:
+            close()
+        except ValueError:
+            # Another thread has begun to read meanwhile. A generator that runs cannot be closed; its socket can.
+            shut_down(self._response)
 
 
 class ResumableStream(StreamBase, SyncOnly):
@@ -126,6 +134,7 @@ class ResumableStream(StreamBase, SyncOnly):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._closing = threading.Event()
+        self._leaving = threading.RLock()  # a signal handler may close too
         self._socket: WatchedConnection | None = None
         self._kept = 0  # events that this stream has saved
 
@@ -136,6 +145,10 @@ class ResumableStream(StreamBase, SyncOnly):
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None) -> None:
         self._left = True
+        if self._busy not in (0, get_ident()):
+            # It is read in another thread, which leaves it when it is woken.
+            self.close()
+            return
         if exc is None:
             self._take_in_hand()
             self._leave("ended" if self._concluded() else "closed")
@@ -157,15 +170,20 @@ class ResumableStream(StreamBase, SyncOnly):
             self._check_readable()
             return self
         self._state = "open"
+        self._busy = get_ident()
         try:
             self._load()
             if self._replay is None:
                 self._advance(opening=True)
+            # Another thread's close() either saw that we were busy, or is seen here.
+            self._busy = 0
+            self._check_closing()
         except BaseException as error:
+            self._busy = 0
             self._note_place(error)
             if isinstance(error, ResumableStreamError):
                 self._with_place(error)
-            self._abandon("failed")
+            self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
             raise
         return self
 
@@ -182,16 +200,15 @@ class ResumableStream(StreamBase, SyncOnly):
             self._leave("closed")
         elif (connection := self._socket) is not None:
             connection.shut_down()
-        elif (response := self._response) is not None:
+        elif (response := self._side or self._response) is not None:
             shut_down(response)
 
     def _leave(self, state: str) -> None:
-        if self._state != "open":
-            if self._state == "new":
-                self._state = state
+        with self._leaving:
+            opened, self._state = self._state == "open", state if self._state in ("new", "open") else self._state
+        if not opened:
             self._release()
             return
-        self._state = state
         try:
             self._save_now()
         finally:
@@ -205,9 +222,10 @@ class ResumableStream(StreamBase, SyncOnly):
 
     def _release(self) -> None:
         """Close whatever is open; never fails because the network does."""
-        body, self._body, self._response, self._live = self._body, None, None, None
-        replay, self._replay = self._replay, None
-        client, self._client = (self._client, None) if self._owns_client else (None, self._client)
+        with self._leaving:
+            body, self._body, self._response, self._live = self._body, None, None, None
+            replay, self._replay = self._replay, None
+            client, self._client = (self._client, None) if self._owns_client else (None, self._client)
         with ExitStack() as stack:
             if client is not None:
                 stack.callback(client.close)
@@ -236,14 +254,14 @@ class ResumableStream(StreamBase, SyncOnly):
             self._in_hand = 0
             started = 0.0
             try:
-                self._busy = True
+                self._busy = get_ident()
                 started = monotonic()
                 chunk = next(live)
                 events = machine.receive_live(chunk)
             except BaseException as error:  # noqa: BLE001 - it is raised again where reads are judged
                 failure = error
             else:
-                self._busy = False
+                self._busy = 0
                 if events:
                     self._hand_out(events)
                 else:
@@ -343,6 +361,8 @@ class ResumableStream(StreamBase, SyncOnly):
         """Get the next events; False when the stream has ended. `failure`: what the live read ended with."""
         if self._state != "open":
             self._check_readable()
+        if self._busy not in (0, get_ident()):
+            raise self._second_reader("thread")
         if self._store is not None and self._upto < len(self._batch):
             self._in_hand = 0
             self._save_if_due()
@@ -354,36 +374,46 @@ class ResumableStream(StreamBase, SyncOnly):
             # An interrupt came between its arrival and here. It is the caller's, also if that was a moment ago.
             self._hand_out(latest)
             if failure is not None:
-                self._busy = False
+                self._busy = 0
                 raise failure
             return True
-        self._busy = True
+        self._busy = get_ident()
         try:
             # Another thread's close() either sees that we are busy, or is seen here.
-            if self._stopped:
+            if self._stopped and (failure is None or isinstance(failure, Exception)):
                 self._check_closing()
             found = self._replay is not None and self._next_replayed()
             if not found:
                 found = (not self._machine.due and self._read(failure)) or self._advance()
         except BaseException as error:
-            self._busy = False
+            self._busy = 0
             ours = self._translate(error)
             if ours is error:
                 raise
             raise ours from error
-        self._busy = False
+        self._busy = 0
         if not found:
-            self._leave("ended")
+            try:
+                self._leave("ended")
+            except ResumableStreamError:
+                raise
+            except BaseException:
+                # Interrupted in its last save: who asks again has it made, and is told of the end then.
+                self._state = "open"
+                raise
         return found
 
     def _translate(self, error: BaseException) -> BaseException:
         """Our own errors end the stream and carry its place; a foreign one (Ctrl-C) leaves it as a loop body's would."""
-        if self._stopped and not isinstance(error, StreamClosed):
+        if self._stopped and isinstance(error, Exception) and not isinstance(error, StreamClosed):
             error = StreamClosed("the stream was closed by another thread")
         self._note_place(error)
         if isinstance(error, ResumableStreamError):
             self._with_place(error)
             self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
+        elif self._stopped:
+            # Ctrl-C, while another thread closes: it has left the closing to us.
+            self._abandon("closed")
         return error
 
     def _check_closing(self) -> None:
@@ -539,10 +569,12 @@ class ResumableStream(StreamBase, SyncOnly):
         try:
             if side:
                 response = self._send(action.request, self._build(action.request, read=action.timeout))
+                self._side = response
             try:
                 answer = self._read_whole(response, action.limit_bytes, None if side else self._body, action.timeout)
             finally:
                 if side:
+                    self._side = None
                     response.close()
         except network_errors() as error:
             machine.fetch_failed(error, monotonic())

@@ -28,7 +28,7 @@ from .._core.actions import Notice
 from .._core.interfaces import ResumeProtocol
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.sync import ResumableStream
-from .._errors import ResumableStreamError, StreamReset, UnexpectedContentType
+from .._errors import ResumableStreamError, StreamBusy, StreamReset, UnexpectedContentType
 from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
 from .._twins import library_of
@@ -210,7 +210,8 @@ class _Events(Generator[ServerSentEvent, None, None]):
         try:
             event = next(self._items)
         except ResumableStreamError as error:
-            self._items = _NOTHING
+            if not isinstance(error, StreamBusy):  # that is for another thread; ours goes on
+                self._items = _NOTHING
             self._source._raise(error)
         if event.reset:
             self._items = _NOTHING
@@ -249,7 +250,8 @@ class _AsyncEvents(AsyncGenerator[ServerSentEvent, None]):
         try:
             event = await anext(self._items)
         except ResumableStreamError as error:
-            self._items = _ANOTHING
+            if not isinstance(error, StreamBusy):
+                self._items = _ANOTHING
             self._source._raise(error)
         if event.reset:
             self._items = _ANOTHING

@@ -52,6 +52,8 @@ class AsyncSplicedStream(Skimming, AsyncResumableStream):
         if read is not None:
             self._settle()
             self._live = read
+        elif self._busy:
+            raise self._second_reader("task")
         found = [await anext(self)]
         if read is not None and self._live is read:
             self._live = live
@@ -97,7 +99,7 @@ class AsyncSplicedBody:
     async def __anext__(self) -> bytes:
         stream = self._stream
         skim, live = stream.skim, stream._live
-        if skim is None or live is None:
+        if skim is None or live is None or stream._busy:
             return await self._read()
         # A calm stream, flat: what a call costs here is paid for every event.
         chunk = b""

@@ -492,7 +492,7 @@ class Skimming:
     _machine: Machine
     _store: Any
     _live: Any
-    _busy: bool
+    _busy: int
     _watched = False
     skim: Callable[[bytes], bytes | None] | None = None
 

@@ -43,7 +43,7 @@ class SplicedStream(Skimming, ResumableStream):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self._reader: int | None = None
+        self._reader: int | None = None  # the thread that read last
         self._glimpse: Checkpoint | None = None
         self._glimpsed_at = 0.0
 
@@ -60,6 +60,8 @@ class SplicedStream(Skimming, ResumableStream):
         Raises:
             StopIteration: The stream has ended.
         """
+        if self._busy not in (0, get_ident()):
+            raise self._second_reader("thread")
         self._reader = get_ident()
         if read is not None:
             self._settle()
@@ -79,10 +81,10 @@ class SplicedStream(Skimming, ResumableStream):
 
     def leave(self) -> None:
         """The SDK is done with it; what it was given is taken."""
-        if self._busy and self._reader != get_ident():
+        if self._busy not in (0, get_ident()):
             self.close()
         else:
-            self._busy = False
+            self._busy = 0
             self._settle()
             self.__exit__(None, None, None)
 
@@ -131,17 +133,17 @@ class SplicedBody:
     def __next__(self) -> bytes:
         stream = self._stream
         skim, live = stream.skim, stream._live
-        if skim is None or live is None:
+        if skim is None or live is None or stream._busy:
             return self._read()
         # A calm stream, flat: what a call costs here is paid for every event.
         chunk = b""
         try:
-            stream._busy = True
+            stream._busy = get_ident()
             while True:
                 chunk = next(live)
                 whole = skim(chunk)
                 if whole:
-                    stream._busy = False
+                    stream._busy = 0
                     return whole
                 if whole is None:
                     break

@@ -626,3 +626,23 @@ def test_the_other_names_are_those_of_httpx_sse() -> None:
     assert compat.ServerSentEvent is httpx_sse.ServerSentEvent and compat.SSEError is httpx_sse.SSEError
     assert set(httpx_sse.__all__) - {"__version__"} == set(compat.__all__)
     assert rs.compat.httpx_sse is compat
+
+
+async def test_a_second_reader_is_refused_and_the_first_one_loses_nothing(row: Any, flaky_server: Any) -> None:
+    server = flaky_server(numbered(6), [Fault.heartbeats(after_events=3, count=10, interval=0.05)], no_content_at_end=True)
+    seen: list[str] = []
+    async with opened(row, "GET", server.url) as source:
+        events = source.iter_sse() if row.sync else source.aiter_sse()
+
+        async def second() -> None:
+            await row.until(lambda: len(seen) == 3)
+            await row.sleep(0.02)
+            with pytest.raises(rs.StreamBusy) as caught:
+                next(events) if row.sync else await anext(events)
+            assert isinstance(caught.value, row.module.StreamError)
+
+        async with row.beside(second):
+            with contextlib.suppress(StopIteration, StopAsyncIteration):
+                while True:
+                    seen.append((next(events) if row.sync else await anext(events)).id)
+    assert seen == [str(n) for n in range(1, 7)]

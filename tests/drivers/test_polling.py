@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from itertools import pairwise
+from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urljoin
 
@@ -31,7 +32,12 @@ from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply,
 from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.timeout(60)]
+pytestmark = [
+    pytest.mark.usefixtures("prompt", "spotless"),
+    pytest.mark.timeout(60),
+    # A signal handler may raise inside `socket.create_connection()`, whose socket then nobody has to close.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 if sys.platform == "win32":
     pytest.skip("signals to a thread are POSIX's", allow_module_level=True)
@@ -39,6 +45,7 @@ if sys.platform == "win32":
 ALL = [str(n) for n in range(1, 13)]
 NO_MERCY = rs.RetryPolicy(attempts=1, wait=lambda state: 60.0)
 PATIENCE = 0.03
+PACKAGE = str(Path(rs.__file__).parent)
 
 
 class Impatient(Exception):
@@ -46,15 +53,18 @@ class Impatient(Exception):
 
 
 class Impatience:
-    """Raises `Impatient` in the main thread after some seconds, as `SIGALRM` does for who uses it. That one is pytest's."""
+    """Raises `Impatient` out of a read after some seconds, as `SIGALRM` does for who uses it. That one is pytest's."""
 
     def __init__(self) -> None:
         self._armed = False
 
-    def _strike(self, *_: Any) -> None:
-        if self._armed:
-            self._armed = False
-            raise Impatient
+    def _strike(self, _: int, frame: FrameType | None) -> None:
+        # On a busy machine the time is up before the read has begun, or when it is over. Only what is in the package counts.
+        while self._armed and frame is not None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                self._armed = False
+                raise Impatient
+            frame = frame.f_back
 
     def __enter__(self) -> Impatience:
         self._before = signal.signal(signal.SIGUSR1, self._strike)
@@ -65,15 +75,24 @@ class Impatience:
 
     @contextlib.contextmanager
     def after(self, seconds: float) -> Iterator[None]:
-        timer = threading.Timer(seconds, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
+        over = threading.Event()
+        main = threading.main_thread().ident or 0
+
+        def strike() -> None:
+            pause = seconds
+            while not over.wait(pause):
+                signal.pthread_kill(main, signal.SIGUSR1)
+                pause = 0.005
+
         self._armed = True
-        timer.start()
+        thread = threading.Thread(target=strike, name="impatience")
+        thread.start()
         try:
             yield
         finally:
             self._armed = False
-            timer.cancel()
-            timer.join()
+            over.set()
+            thread.join()
 
 
 @pytest.fixture
@@ -182,15 +201,19 @@ async def test_a_wait_for_the_server_goes_on_where_it_was_interrupted(
     row: Row, flaky_server: Start, impatience: Impatience
 ) -> None:
     """Cut short by every poll, the waits between attempts would be over at once, and the attempts spent within a second."""
-    server = flaky_server(numbered(12), [Fault.cut(after_events=5), Fault.no_answer(), Fault.no_answer()], no_content_at_end=True)
-    patient = rs.RetryPolicy(attempts=3, wait=lambda state: 0.4)
+    at: list[float] = []
+
+    def busy(request: RecordedRequest) -> Reply | None:
+        """Until somebody waits."""
+        at.append(request.time)
+        return None if len(at) == 1 or request.time - at[-2] >= 0.39 else Reply(status=503)
+
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5)], on_request=busy, no_content_at_end=True)
+    patient = rs.RetryPolicy(attempts=100, wait=lambda state: 0.4)
     async with row.connect("GET", server.url, retry=patient) as stream:
         seen, given_up = await poll(row, stream, impatience)
     assert seen == ALL
     assert given_up > 3
-    at = [request.time for request in server.requests]
-    # A request may be given up too, and is made again at once.
-    assert max(later - earlier for earlier, later in pairwise(at)) >= 0.39
 
 
 class Asked(LastEventID):
