@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint, chain, fingerprint
+from resumable_stream._core.ledger import Ledger
 from resumable_stream._errors import StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits
@@ -223,6 +224,25 @@ def test_what_was_not_committed_comes_again_in_another_process() -> None:
         assert second.rows == rows_of(blocks)[committed + 1 :]
 
 
+@pytest.mark.parametrize("committed", [1, 3, 9])
+def test_a_committed_place_stays_as_it_was_however_many_events_follow(committed: int) -> None:
+    """
+    Beyond twice the window what came since the cursor folds into a count and a digest, from which no earlier place can be told.
+    A place that was committed while it could be told is what the caller relies on: it is kept as it was then.
+    """
+    blocks = transcript(ev("s", "1"), *(ev(f"{number}") for number in range(200)), ev("[DONE]"))
+    stream = Stream(EventServer(blocks, chunk=1), manual=True, limits=Limits(window=4))
+    for index in range(150):
+        event = next(stream)
+        if index == committed:
+            stream.commit(event)
+            then = place(stream.checkpoint)
+    assert then == ("1", committed + 1, tuple(digest(f"{number}") for number in range(committed)))
+    assert place(stream.checkpoint) == then
+    rest = run(Stream(EventServer(blocks), checkpoint=stream.leave(), limits=Limits(window=4)))
+    assert rest.rows == rows_of(blocks)[committed + 1 :]
+
+
 # --- other positions ------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +363,28 @@ def test_a_hole_before_the_bug_was_not_there() -> None:
     rest = play(Reply([evs(2, 3) + ev("[DONE]")]), checkpoint=stream.machine.checkpoint(0, ()), on_gap="deliver")
     assert rest.data == ["d2", "d3", "[DONE]"]
     assert not any(event.gap for event in rest.events)
+
+
+def test_a_hole_that_was_seen_before_an_interrupt_goes_with_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The batch counts as not received, so it proves nothing either: not that an event before it is missing.
+    A hole that stayed would keep the outcome from whoever leaves now on the event that settles it.
+    """
+    stream = Stream(script(Reply([evs(1, 2), evs(4, 4)])), protocol=LastEventID(sequence="contiguous", end="[DONE]"))
+    next(stream), next(stream)
+    choose, ledger = Ledger._choose_lane, stream.machine._ledger
+    assert ledger is not None
+
+    def struck(self: Ledger) -> int:
+        if self.problem is not None:
+            raise KeyboardInterrupt
+        return choose(self)
+
+    monkeypatch.setattr(Ledger, "_choose_lane", struck)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert ledger.problem is None
+    assert ledger.gaps == 0
 
 
 class Turns(LastEventID):

@@ -130,6 +130,23 @@ def test_an_id_with_other_content_is_another_event() -> None:
     assert result.data == ["a", "b", "B", "c", "[DONE]"]
 
 
+@pytest.mark.parametrize("replay", [[], [ev("c", "x")], [ev("d")]], ids=["none", "one before the cursor", "one since"])
+@pytest.mark.parametrize("how", ["rst", "close"])
+def test_an_id_that_two_events_had_identifies_neither(replay: list[bytes], how: str) -> None:
+    """
+    A server that names events by message sends two words under one id. When a third event under that id has the text of the
+    second, no replay is proved by it: the cursor was `x`, and a server that goes on after it says the word once more.
+    Taken for the newest event of that id it would be dropped, and a word of the answer with it.
+    """
+    server = script(
+        Reply([ev("one", "m"), ev("two", "m"), ev("c", "x"), ev("d"), how]),
+        Reply([*replay, ev("two", "m"), ev("e", "y"), ev("[DONE]")]),
+    )
+    result = run(Stream(server))
+    assert result.data == ["one", "two", "c", "d", "two", "e", "[DONE]"]
+    assert result.stream.machine.stats.duplicates == len(replay)
+
+
 def test_the_same_content_under_another_id_is_another_event() -> None:
     result = play(Reply([ev("a", "x"), "rst"]), Reply([ev("a", "y") + ev("a", "z") + DONE]))
     assert result.data == ["a", "a", "a", "[DONE]"]

@@ -14,6 +14,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream import Outcome, Timeouts
+from resumable_stream._drivers.sync import _LEFTOVER_SECONDS
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
 
@@ -302,3 +303,101 @@ async def test_thousands_of_heartbeats_keep_no_iterator_each(row: Row, flaky_ser
         assert len([event async for event in stream]) == 12
         body = stream._body
         assert body is None or len(getattr(body, "_iterators", ())) < 50
+
+
+# --- what a sync read is armed with, without a clock on the wall
+
+
+class Armed:
+    """
+    A transport as httpcore is: a read keeps the timeout that stood in the request when its iteration began.
+
+    Attributes:
+        reads: What each read was armed with, in seconds.
+        iterations: Of the body; each is kept until its end.
+    """
+
+    def __init__(self, module: Any, chunks: list[bytes]) -> None:
+        self.reads: list[float] = []
+        self.iterations = 0
+        armed, left = self, iter(chunks)
+
+        class Body(module.SyncByteStream):  # type: ignore[misc]
+            def __init__(self, request: Any) -> None:
+                self.request = request
+
+            def __iter__(self) -> Any:
+                armed.iterations += 1
+                return self._iterate()
+
+            def _iterate(self) -> Any:
+                timeout = self.request.extensions["timeout"]["read"]
+                while True:
+                    armed.reads.append(timeout)
+                    for chunk in left:
+                        yield chunk
+                        break
+                    else:
+                        return
+
+        class Transport(module.BaseTransport):  # type: ignore[misc]
+            def handle_request(self, request: Any) -> Any:
+                headers = {"content-type": "text/event-stream"}
+                return module.Response(200, headers=headers, stream=Body(request), extensions={"network_stream": Socketless()})
+
+        self.transport = Transport()
+
+
+class Socketless:
+    """A connection that can always be read from."""
+
+    def get_extra_info(self, name: str) -> Any:
+        return True if name == "is_readable" else None
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "sync-httpx2"], indirect=True)
+@pytest.mark.parametrize(
+    ("first_event", "idle"),
+    [
+        (100.0, 98.0),
+        (100.0, 90.0),
+        (100.0, 70.0),
+        (100.0, 1.0),
+        (98.0, 100.0),
+        (70.0, 100.0),
+        (1.0, 100.0),
+        (None, 100.0),
+        (100.0, None),
+    ],
+)
+async def test_a_sync_read_is_armed_with_its_clock_to_one_percent(
+    row: Row, first_event: float | None, idle: float | None
+) -> None:
+    """
+    httpcore takes a read's timeout when the iteration of the body begins, so each new value costs an iterator that is kept
+    until the end. One percent of a clock is what a reader does not notice; with more, `idle` would not be what was passed.
+    """
+    events = [event.encode() for event in numbered(6)]
+    armed = Armed(row.module, [*events, b"data: [DONE]\n\n"])
+    client = row.keep(row.client_class(transport=armed.transport))
+    timeouts = Timeouts(first_event=first_event, idle=idle, stall=None)
+    await ids(row, row.connect("GET", "https://example.com/s", client=client, timeouts=timeouts))
+    # The last one takes a moment for what an honest end leaves behind, and is not a clock's.
+    reads, rest = armed.reads[:7], armed.reads[7:]
+    assert rest == [_LEFTOVER_SECONDS]
+    assert reads[0] == (first_event if first_event is None else pytest.approx(first_event, rel=0.01))
+    for seconds in reads[1:]:
+        assert seconds == (idle if idle is None else pytest.approx(idle, rel=0.0101))
+    assert armed.iterations == 3, "one for the first event, one for the others, one at the end"
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "sync-httpx2"], indirect=True)
+async def test_a_clock_that_shrinks_with_every_read_takes_few_iterators(row: Row) -> None:
+    """Under `deadline` each read may take a little less. An iterator for each of a million reads would be kept to the end."""
+    events = [event.encode() for event in numbered(500)]
+    armed = Armed(row.module, [*events, b"data: [DONE]\n\n"])
+    client = row.keep(row.client_class(transport=armed.transport))
+    timeouts = Timeouts(first_event=None, idle=None, stall=None, deadline=10_000.0)
+    await ids(row, row.connect("GET", "https://example.com/s", client=client, timeouts=timeouts))
+    assert len(armed.reads) >= 501
+    assert armed.iterations <= 3
