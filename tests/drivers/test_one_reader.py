@@ -114,6 +114,58 @@ async def test_readers_may_take_turns(row: Row, flaky_server: Start) -> None:
     assert seen == ALL
 
 
+@pytest.mark.parametrize("how", ["rst", "clean", "silence"])
+async def test_opened_stepped_and_closed_in_different_tasks_it_survives_its_cuts(row: Row, flaky_server: Start, how: Any) -> None:
+    """
+    Frameworks do that: a fixture opens, a request handler reads, a shutdown hook closes. A cancel scope that is entered in one
+    task and left in another is an error in anyio (modelcontextprotocol/python-sdk#521), so none may be kept between two calls.
+    """
+    cuts = [Fault.cut(after_events=3, how=how), Fault.cut(after_events=4, how=how), Fault.cut(after_events=5, how="silence")]
+    server = flaky_server(numbered(13), cuts)
+    seen: list[str] = []
+    stream = row.connect("GET", server.url, timeouts=rs.Timeouts(idle=0.2 if how == "silence" else 30.0))
+
+    async def step() -> None:
+        seen.append((await anext(stream)).id)
+
+    async with row.beside(stream.open):
+        pass
+    for _ in range(12):
+        async with row.beside(step):
+            pass
+    async with row.beside(stream.aclose):
+        pass
+    assert seen == ALL
+    assert stream.stats.reconnects == 2
+    assert stream.checkpoint.offset in (11, 12)
+    assert server.wait_disconnected(2.0)
+
+
+@pytest.mark.parametrize("left", ["open", "broken off"])
+async def test_a_block_left_in_another_task_than_it_was_entered_in(row: Row, flaky_server: Start, left: str) -> None:
+    """`async with` by hand, as `AsyncExitStack` in a fixture does; also when an exception comes out of the block."""
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5), Fault.cut(after_events=3, how="silence")])
+    stream = row.connect("GET", server.url, timeouts=UNTIL_CLOSED)
+    seen: list[str] = []
+    error = None if left == "open" else ZeroDivisionError()
+
+    async def enter() -> None:
+        await stream.__aenter__()
+
+    async def step() -> None:
+        seen.append((await anext(stream)).id)
+
+    async def leave() -> None:
+        await stream.__aexit__(None if error is None else type(error), error, None)
+
+    for work in (enter, *[step] * 7, leave):
+        async with row.beside(work):
+            pass
+    assert seen == ALL[:7]
+    assert stream.checkpoint.offset == (7 if error is None else 6)
+    assert server.wait_disconnected(2.0)
+
+
 @pytest.mark.parametrize("waiting", ["head", "side head", "side body"])
 async def test_close_from_elsewhere_wakes_a_reader_that_waits_for(row: Row, flaky_server: Start, waiting: str) -> None:
     """Also in an opening, and in a question that the reader did not ask itself."""
