@@ -962,7 +962,7 @@ class Machine:
             return True
         end = protocol.end(item)
         if isinstance(end, Unproven):
-            return self._claimed is not None
+            return self._is_settled(())
         if end is not None and self._narrows:
             end = protocol.end_in(self.state, item, end)
         if isinstance(end, Settled):
@@ -1202,7 +1202,7 @@ class Machine:
         return self._settled if end is Outcome.COMPLETED and self._settled is not None else end
 
     def _on_clock(self, clock: Clock, error: BaseException | None, now: float) -> None:
-        if clock == "deadline":
+        if clock == "deadline" and self._settled is None:
             self._todo.append(act.Disconnect())
             self._lose_connection(now, clock, None)
             self._fail(self._deadline_error(), error)

@@ -190,7 +190,8 @@ class VerbatimDecoder:
 
     def unfinished(self) -> list[Any]:
         """The event without its blank line, with its bytes, and a blank line for who reads them."""
-        ended = self._held.endswith((b"\n", b"\r"))
+        # After a CR, the first LF is the other half of its line end.
+        ended = self._held.endswith(b"\n")
         found: list[Any] = self._decoder.unfinished()
         if found:
             # What is held stays: if the event is not taken, `carry()` is still asked.

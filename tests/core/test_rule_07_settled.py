@@ -258,6 +258,19 @@ def test_a_shorter_clock_of_the_callers_stays_shorter() -> None:
     assert stream.elapsed <= 4
 
 
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_deadline_after_the_outcome_is_settled_is_the_end(beats: bool) -> None:
+    """Rule 7a: any close after it is the end, ours too. The answer is whole."""
+    body = {"model": "m", "messages": [], "stream": True}
+    url = "https://api.example.com/v1/chat/completions"
+    tail: list[Any] = [Wait(1), b": heartbeat\n\n"] * 60 if beats else ["silence"]
+    answer = Reply([Wait(5), chunk("hi"), chunk(None, "stop"), *tail])
+    stream = Stream(script(answer), method="POST", url=url, json=body, protocol=OpenAIChat(), timeouts=Timeouts(deadline=8.0))
+    result = run(stream)
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+    assert stream.elapsed <= 9
+
+
 # --- the last event without its empty line --------------------------------------------------------------------------
 
 
@@ -297,6 +310,15 @@ def test_what_may_be_a_piece_of_something_is_dropped(tail: str) -> None:
 def test_an_error_without_its_empty_line_is_the_providers_error() -> None:
     result = chat(chunk("hi"), b'data: {"error": {"message": "overloaded"}}')
     assert isinstance(result.error, UpstreamError)
+
+
+@pytest.mark.parametrize("tail", ["data: [DONE]", "data: [DONE]\n", "data: [DONE]\r"])
+@pytest.mark.parametrize("reasons", [["stop"], ["stop", "stop"]])
+def test_done_after_a_reason_needs_no_empty_line_either(reasons: list[str], tail: str) -> None:
+    """Those who read the bytes look for it, and it says no more than is known."""
+    result = chat(*(chunk("hi", reason) for reason in reasons), tail.encode())
+    assert (result.outcome, result.events[-1].data) == (Outcome.COMPLETED, "[DONE]")
+    assert isinstance(chat(chunk("hi"), tail.encode()).error, StreamInterrupted)
 
 
 # --- a subclass that judges for itself ------------------------------------------------------------------------------

@@ -176,3 +176,17 @@ def test_comments_in_one_endless_block_do_not_pile_up() -> None:
     assert len(decoder._held) < 70_000
     [item] = decoder.feed(b"data: x\n\n")
     assert [event.data for event in SSEDecoder().feed(item.wire)] == ["x"]
+
+
+@pytest.mark.parametrize("start", ["", "data: w\n\n", ": ping\r\r"])
+@pytest.mark.parametrize("tail", ["", "\n", "\r", "\r\n"])
+def test_an_event_without_its_blank_line_is_handed_out_as_a_whole_block(start: str, tail: str) -> None:
+    """After a CR, one LF would only end the line: for whoever reads the bytes the event would still be open."""
+    decoder = sse()
+    before = decoder.feed(f"{start}id: 1\ndata: x{tail}".encode())
+    items = before + decoder.unfinished()
+    reader = SSEDecoder()
+    assert [(event.id, event.data) for event in reader.feed(b"".join(item.wire or b"" for item in items))] == [
+        (event.id, event.data) for event in items
+    ]
+    assert not reader.partial and items[-1].data == "x"
