@@ -101,7 +101,7 @@ Then = Callable[[float], None]
 Marks = Sequence[tuple[Any, Settled]]
 # Of an event that says no more than "over": what was claimed holds.
 _CONFIRMED: Final = Settled(Outcome.ENDED)
-Purpose = Literal["status", "verify", "alive", "snapshot", "backfill"]
+Purpose = Literal["status", "verify", "alive", "last", "snapshot", "backfill"]
 
 
 class Machine:
@@ -180,6 +180,10 @@ class Machine:
         self._quick_answers = 0
         self._empty_pages = 0
         self._restated = 0
+        # Before giving up: how often the run was asked about, and the error if that changes nothing.
+        self._last_words = 0
+        self._exhausted: RetriesExhausted | None = None
+        self._extra_before: dict[str, str] = {}
         self._refreshed = False
         self._step_starts: list[int] = []  # offsets, as far as they are known
         self._more = False  # it has ended as far as it can be read now
@@ -1454,10 +1458,56 @@ class Machine:
             count = self._budget.attempts
             seen = f"{type(error).__name__}: {error}" if error is not None else reason
             text = f"gave up after {count} attempt{'s' * (count != 1)} without a new event; the last one: {seen}"
-            self._fail(RetriesExhausted(text, attempts=count, last_error=error if error is not None else reason), error)
+            exhausted = RetriesExhausted(text, attempts=count, last_error=error if error is not None else reason)
+            exhausted.__cause__ = error
+            # Where nobody can be reached, or the question was what failed, there is nobody to ask.
+            if failed or reason == "cannot connect" or not self._ask_before_giving_up(exhausted, now):
+                self._fail(exhausted)
             return
         self._wait(wait, now, attempt=self._budget.next_attempt, reason=failed)
         again()
+
+    def _ask_before_giving_up(self, exhausted: RetriesExhausted, now: float) -> bool:
+        """
+        Ask the protocol's server how the run stands before the stream is given up. False: there is nobody to ask.
+
+        The run may have ended although its stream can no longer be read. A protocol that believes a status only when it is
+        reported twice is asked twice.
+        """
+        protocol = self.protocol
+        if protocol is None or not self.state.resuming or self._last_words >= 2:
+            return False
+        self._sync_state()
+        if not self._last_words:
+            self._extra_before = dict(self.state.extra)
+        request = protocol.status_request(self.state)
+        if request is None and isinstance(found := protocol.on_clean_close(self.state), verdict.Verify):
+            request = found.request
+        if request is None:
+            return False
+        self._last_words += 1
+        self._exhausted = exhausted
+        self._fetch("last", request, now)
+        return True
+
+    def _on_last_words(self, answer: Answer, now: float) -> None:
+        """The answer to the question before giving up. Only an end, or a result that can be read instead, changes anything."""
+        protocol, exhausted = self.protocol, self._exhausted
+        assert protocol is not None and exhausted is not None
+        if answer.status not in self.settings.statuses:
+            before = dict(self.state.extra)
+            match protocol.on_verified(answer, self.state):
+                case verdict.Finished() | verdict.Lost(stored=True) as found:
+                    self._apply_close(found, now)
+                    return
+                case verdict.Resume() if self.state.extra != before and self._ask_before_giving_up(exhausted, now):
+                    return
+        self._give_up(exhausted)
+
+    def _give_up(self, exhausted: RetriesExhausted) -> None:
+        # Another process may ask in peace: what was noted in haste does not travel in the checkpoint.
+        self.state.extra = self._extra_before
+        self._fail(exhausted)
 
     def _wait(self, seconds: float, now: float, attempt: int = 0, *, reason: str = "") -> None:
         left = self._clocks.left(now)
@@ -1581,6 +1631,8 @@ class Machine:
         assert protocol is not None
         if self._purpose == "backfill":
             self._on_backfill(protocol.on_backfill(answer, self.state), answer, now)
+        elif self._purpose == "last":
+            self._on_last_words(answer, now)
         elif answer.status in self.settings.statuses:
             self._fetch_again(now, f"status {answer.status}", None)
         elif self._purpose == "snapshot":
@@ -1621,6 +1673,8 @@ class Machine:
             head = self.state.head
             assert head is not None
             self._judge_head(head, b"", now)
+        elif self._purpose == "last" and not inside and self._exhausted is not None:
+            self._give_up(self._exhausted)
         elif self._purpose == "backfill":
             self._todo.append(act.Disconnect())
             self._go_on(now, INSIDE if inside else "history not read", error, inside=inside)

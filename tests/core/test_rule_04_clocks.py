@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from resumable_stream._core.interfaces import Answer, Interrupted, Request, Resume, StreamState, Verdict, Verify
 from resumable_stream._core.interfaces import Finished as Done
+from resumable_stream._core.interfaces import Retry as Again
 from resumable_stream._errors import DeadlineExceeded, RetriesExhausted, StreamInterrupted
 from resumable_stream._events import Outcome
 from resumable_stream._settings import Timeouts
 from resumable_stream.protocols import NDJSON, ByteRange, LastEventID
 
-from .simulation import NO_ANSWER, Reply, Sent, Stream, Wait, ev, evs, play, policy, run, script
+from .simulation import DROPPED, NO_ANSWER, UNSENT, Reply, Sent, Stream, Wait, ev, evs, play, policy, run, script
 
 DONE = ev("[DONE]")
 PING = b": ping\n\n"
@@ -364,3 +366,57 @@ def test_each_clock_of_its_own_is_reported_where_nothing_can_be_resumed() -> Non
     }.items():
         timeouts = Timeouts(first_event=9.0, idle=9.0, stall=30.0)
         interrupted(play(Reply(steps), method="POST", timeouts=timeouts), name)
+
+
+# --- the question before giving up ----------------------------------------------------------------------------------
+
+
+def failing(how: Any) -> Callable[[Sent], Any]:
+    """One event, then nothing that can be read; the status can."""
+
+    def server(sent: Sent) -> Any:
+        if sent.side:
+            return Reply([b"{}"], type="application/json")
+        return Reply([evs(1, 1), "rst"]) if sent.cursor is None else how
+
+    return server
+
+
+WAYS = [Reply(["rst"]), Reply(["fin"]), Reply(["close"]), Reply(status=503, type=""), DROPPED, NO_ANSWER]
+
+
+@pytest.mark.parametrize("how", WAYS, ids=["rst", "fin", "close", "503", "dropped", "no answer"])
+def test_whoever_can_say_how_the_run_stands_is_asked_before_giving_up(how: Any) -> None:
+    """a2aproject/A2A#174. The run has ended, its stream can no longer be read: that is an end, however the reads failed."""
+    stream = Stream(failing(how), protocol=Checked(Done(Outcome.FAILED)), delay=policy(attempts=3))
+    result = run(stream)
+    assert (result.outcome, result.error, result.data) == (Outcome.FAILED, None, ["d1"])
+    assert stream.sent[-1].side
+
+
+@pytest.mark.parametrize("how", WAYS[:2] + WAYS[3:5], ids=["rst", "fin", "503", "dropped"])
+@pytest.mark.parametrize("found", [Resume(), Interrupted("gone"), Again("busy")])
+def test_what_is_no_end_leaves_the_error_as_it_was(how: Any, found: Verdict) -> None:
+    """The error names what failed, which is the stream; and one question is enough."""
+    stream = Stream(failing(how), protocol=Checked(found), delay=policy(attempts=3))
+    result = run(stream)
+    assert isinstance(result.error, RetriesExhausted)
+    assert result.error.attempts == 3
+    assert len([sent for sent in stream.sent if sent.side]) == 1
+
+
+@pytest.mark.parametrize("answer", [Reply(status=503, type=""), DROPPED, NO_ANSWER], ids=["503", "dropped", "no answer"])
+def test_a_question_without_an_answer_leaves_the_error_as_it_was(answer: Any) -> None:
+    def server(sent: Sent) -> Any:
+        return answer if sent.side else failing(Reply(["rst"]))(sent)
+
+    stream = Stream(server, protocol=Checked(Done(Outcome.FAILED)), delay=policy(attempts=3))
+    result = run(stream)
+    assert isinstance(result.error, RetriesExhausted)
+    assert len([sent for sent in stream.sent if sent.side]) == 1
+
+
+def test_where_nobody_can_be_reached_nobody_is_asked() -> None:
+    stream = Stream(failing(UNSENT), protocol=Checked(Done(Outcome.FAILED)), delay=policy(attempts=3))
+    assert isinstance(run(stream).error, RetriesExhausted)
+    assert not [sent for sent in stream.sent if sent.side]

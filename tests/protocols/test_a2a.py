@@ -434,6 +434,17 @@ def test_a_subscription_that_brings_nothing_is_followed_by_a_question_for_the_ta
     assert server.calls == ["start", "subscribe", "get", "get"]
 
 
+@pytest.mark.parametrize("how", ["rst", "fin"])
+def test_a_subscription_that_is_always_cut_is_followed_by_a_question_for_the_task(how: str) -> None:
+    """The same server behind a proxy that does not pass on an empty answer. Before it is given up, the task is asked for."""
+    server = Server([(500, "rst")], away=99, refusal=Reply([how]))
+    result = run(started(server, delay=policy(3)))
+    assert (text_of(result.events), result.outcome) == (TEXT, Outcome.COMPLETED)
+    assert server.calls == ["start", *["subscribe"] * 4, "get", "get"]
+    working = run(started(Server([(500, "rst")], refusal=Reply([how])), delay=policy(3)))
+    assert isinstance(working.error, RetriesExhausted)
+
+
 def test_empty_subscriptions_to_a_task_that_still_works_end_bounded() -> None:
     result = run(started(Server([(500, "rst")], refusal=Reply([])), delay=policy(3)))
     assert isinstance(result.error, RetriesExhausted)

@@ -486,6 +486,27 @@ def test_what_a_status_means_when_it_resumes(status: int, body: bytes, error: ty
     assert result.error is not None and result.error.checkpoint is not None
 
 
+@pytest.mark.parametrize(("status", "outcome"), [("failed", Outcome.FAILED), ("cancelled", Outcome.CANCELLED)])
+def test_a_run_that_is_over_is_not_given_up_although_its_stream_cannot_be_read(status: str, outcome: Outcome) -> None:
+    """How it ended is known to the API, whatever its streaming half answers. It is asked twice before it is believed."""
+    result = run(stream(Responses(cuts=[(700, "rst")], refuse=(503, b""), status=(status,))))
+    assert (result.outcome, result.error) == (outcome, None)
+    assert [sent.params.get("stream") for sent in result.stream.sent[-3:]] == ["true", None, None]
+
+
+def test_a_run_that_goes_on_is_given_up_as_it_was() -> None:
+    result = run(stream(Responses(cuts=[(700, "rst")], refuse=(503, b""), status=("in_progress",))))
+    assert type(result.error) is RetriesExhausted
+    assert result.error.checkpoint is not None and "final" not in result.error.checkpoint.extra
+
+
+def test_a_completed_run_is_given_up_with_what_failed_and_another_process_may_ask_in_peace() -> None:
+    """It may well hold its events: it is its streaming half that is overloaded."""
+    result = run(stream(Responses(cuts=[(700, "rst")], refuse=(503, b""))))
+    assert type(result.error) is RetriesExhausted and "503" in str(result.error)
+    assert result.error.checkpoint is not None and "final" not in result.error.checkpoint.extra
+
+
 @pytest.mark.parametrize("status", [400, 404])
 def test_a_first_request_that_is_refused_is_no_lost_stream(status: int) -> None:
     result = run(stream(lambda sent: Reply([error("bad model", "model")], status=status, type="application/json")))
