@@ -173,7 +173,18 @@ class ResponseRejected(ResumableStreamError):
 
 
 class ProtocolViolation(ResumableStreamError):
-    """The server broke the wire protocol."""
+    """
+    The server broke the wire protocol.
+
+    Attributes:
+        offset: Which event it was, counted from 0, where it was one.
+        excerpt: The beginning of its data, at most 80 characters.
+    """
+
+    def __init__(self, message: str, *, offset: int | None = None, excerpt: str = "") -> None:
+        super().__init__(message)
+        self.offset = offset
+        self.excerpt = excerpt
 
 
 class EventTooLarge(ProtocolViolation):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from ._core.interfaces import ResumeProtocol, StreamState
+from ._core.interfaces import ResumeProtocol, StreamState, not_json, readable
 from ._errors import EventTooLarge, StreamReset
 from ._events import Delta, TextReset
 from .framing import TextView
@@ -73,6 +73,7 @@ class TextReader:
         Raises:
             StreamReset: Earlier text became void, and the reader cannot say so.
             EventTooLarge: The text is over `Limits.text_bytes`, when all of it was to be held.
+            ProtocolViolation: The event is not JSON, where its content would be in it.
         """
         out: list[Any] = []
         if self._step is None:
@@ -101,6 +102,8 @@ class TextReader:
         else:
             asked = protocol or ResumeProtocol()
             deltas = tuple(asked.deltas(event) if self._state is None else asked.deltas_in(self._state, event))
+            if not deltas and asked.reads_json(event) and not readable(event):
+                raise not_json(event, event.offset)
         key = None
         if protocol is not None and protocol.in_parts and (part := protocol.part(event)) is not None:
             key, replaces = part

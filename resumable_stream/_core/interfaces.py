@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 from .._checkpoint import encodable, fingerprint, fingerprint_bytes, public_url
-from .._errors import ResumableStreamError, UpstreamError
+from .._errors import ProtocolViolation, ResumableStreamError, UpstreamError
 from .._events import Chunk, Delta, Gap, Item, Outcome, StreamEvent
 
 __all__ = [
@@ -43,8 +43,16 @@ __all__ = [
     "Verdict",
     "Verify",
     "alarm_of",
+    "not_json",
     "quiet_of",
+    "readable",
 ]
+
+
+_EXCERPT: Final = 80
+"""Characters of an event that is not JSON, in its error."""
+SENTINEL: Final = "[DONE]"
+"""What most providers send after an answer; the protocols say what it proves."""
 
 
 class Decoder(Protocol):
@@ -487,6 +495,8 @@ class ResumeProtocol:
     Where only some do: `tells_reset()`."""
     measured: bool = False
     """Its cursor is a position in the body: `position()` finds in `event.ends` where the event's bytes end."""
+    json_names: frozenset[str] = frozenset()
+    """Names of the events whose data is JSON and may hold content (`"message"`: those without a name). See `reads_json()`."""
     steps: bool = False
     """`step()` has work to do: parts of an answer may be taken back by the server."""
 
@@ -593,6 +603,15 @@ class ResumeProtocol:
         Events after this one may have been read already, so look only at what does not change from one event to the next.
         """
         return self.deltas(event)
+
+    def reads_json(self, event: Any) -> bool:
+        """
+        May this event hold content, and has it to be JSON?
+
+        Asked where an event has no content for `deltas()`, and of the few that raise the `alarm`. If it is not JSON, what it said
+        was lost on the way, and that is an error (`ProtocolViolation`). Empty data and `[DONE]` hold nothing.
+        """
+        return event.event in self.json_names
 
     def part(self, event: Any) -> tuple[str, bool] | None:
         """
@@ -757,6 +776,30 @@ def _covers(protocol: ResumeProtocol, name: str) -> bool:
         ours = __name__.partition(".")[0]
         at = next(at for at, each in enumerate(classes) if each.__module__.partition(".")[0] == ours)
     return all(at <= declared(judge) for judge in ("end", "error", "gap"))
+
+
+def not_json(event: Any, offset: int) -> ProtocolViolation:
+    """
+    The error of an event that has to be JSON.
+
+    Args:
+        offset: Which event of the stream it is.
+    """
+    data = event.data
+    excerpt = data if len(data) <= _EXCERPT else f"{data[: _EXCERPT - 1]}…"
+    named = "" if event.event == "message" else f" ({event.event})"
+    text = f"expected JSON as the data of event {offset}{named}, received {excerpt!r}"
+    return ProtocolViolation(text, offset=offset, excerpt=excerpt)
+
+
+def readable(event: Any) -> bool:
+    """Is the data of an event JSON, or nothing?"""
+    try:
+        event.json()
+    except ValueError:
+        data = event.data
+        return not data or data.isspace() or data.startswith(SENTINEL)
+    return True
 
 
 def _is_whole(body: bytes) -> bool:

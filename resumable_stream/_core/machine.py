@@ -50,6 +50,7 @@ from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, has_right_type, rejection, unexpected_type
 from .interfaces import (
+    SENTINEL,
     Answer,
     Detect,
     Head,
@@ -60,7 +61,9 @@ from .interfaces import (
     StreamState,
     Unproven,
     alarm_of,
+    not_json,
     quiet_of,
+    readable,
 )
 from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
@@ -90,8 +93,6 @@ TAKEN_ALONG: Final = (
 # A million events in the usual pages of 1,000: more than that is a server whose pages never end.
 BACKFILL_PAGES: Final = 1_000
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
-# What most providers send behind an answer; the protocols say what it proves.
-SENTINEL: Final = "[DONE]"
 _BYTES: Final = re.compile(r"[0-9]{1,18}")
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.
 UNKNOWN: Final = "auto"
@@ -1090,6 +1091,9 @@ class Machine:
         assert protocol is not None
         marks: list[tuple[Any, Settled]] = []
         for item in notable:
+            if self._alarm is not None and protocol.reads_json(item) and not readable(item):
+                self._then = partial(self._on_unreadable, item)
+                return items[: _index(items, item)], marks
             if (error := protocol.error(item)) is not None:
                 if self.state.resuming and (lost := protocol.refusal(item, self.state)) is not None:
                     self._then = partial(self._on_refusal, lost)
@@ -1167,6 +1171,10 @@ class Machine:
                 self._finish(self._with_settled(Outcome.ENDED), verified=False)
             case ResumableStreamError() as error:
                 self._on_end(error, now)
+
+    def _on_unreadable(self, item: Any, now: float) -> None:
+        assert self._ledger is not None
+        self._on_end(not_json(item, self._ledger.offset), now)
 
     def _on_framing_error(self, now: float) -> None:
         self._on_end(self._decoder.error, now)

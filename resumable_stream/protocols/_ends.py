@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -24,7 +26,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath
 
-__all__ = ["DONE_HEADS", "End", "EndRule", "TextOf", "filled", "located", "unproven_done", "upstream_error"]
+__all__ = ["DONE_HEADS", "ERROR_HEADS", "End", "EndRule", "TextOf", "filled", "located", "unproven_done", "upstream_error"]
 
 EndResult = bool | Outcome | Settled | Unproven | None
 End = str | Callable[[Any], EndResult]
@@ -35,8 +37,17 @@ _SECRET_HEADERS: Final = frozenset(
 )
 DONE_HEADS: Final = frozenset({DONE, f"{DONE} ", f"{DONE}\n"})
 """How it looks in an `Alarm`."""
-_ERROR_STARTS: Final = ('{"error"', '{ "error"')
-_ERROR_HEADS: Final = frozenset(start[:7] for start in _ERROR_STARTS)
+# Names of events that servers and proxies send so that a connection is not silent.
+_ALIVE: Final = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
+# An object that is led by an error, on one line or over several `data:` lines, as pretty printers indent it.
+_ERROR_START: Final = re.compile(r'\s*\{\s*"error"')
+ERROR_HEADS: Final = frozenset(
+    (front + "{" + "".join(space) + '"error')[:7]
+    for front in ("", "\n")
+    for size in range(7)
+    for space in product(" \n\t", repeat=size)
+)
+"""The first seven characters of it, for an `Alarm`; of one that is indented further there is nothing more to be seen."""
 
 
 class EndRule:
@@ -82,7 +93,7 @@ class EndRule:
     def error(self, event: Any) -> UpstreamError | None:
         """An error frame: `event: error`, or an object that is led by a truthy `error`; not if `end=` knows the event."""
         by_name = event.event == "error"
-        if not by_name and not event.data.startswith(_ERROR_STARTS):
+        if not by_name and _ERROR_START.match(event.data) is None:
             return None
         if self._ask is not None and self.judge(event) is not None:
             return None
@@ -106,7 +117,7 @@ class EndRule:
         """
         if self._ask is not None:
             return None
-        heads = _ERROR_HEADS if self._marker is None else _ERROR_HEADS | {self._marker[:7]}
+        heads = ERROR_HEADS if self._marker is None else ERROR_HEADS | {self._marker[:7]}
         return Alarm(frozenset({"error", *names}), heads)
 
 
@@ -190,6 +201,12 @@ class _EndedProtocol(ResumeProtocol):
 
     def error(self, event: Any) -> UpstreamError | None:
         return self._end.error(event)
+
+    def reads_json(self, event: Any) -> bool:
+        # A callable reads as it likes. The marker is no JSON, and what keeps a connection alive is no content.
+        if not isinstance(self._text, JSONPath):
+            return super().reads_json(event)
+        return event.event not in _ALIVE and bool(self._end.deltas(event)) and self._end.judge(event) is None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         if self._text is None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-__all__ = ["JSONPath", "object_of", "parsed", "payload_of"]
+__all__ = ["JSONPath", "documents_of", "object_of", "parsed", "payload_of"]
 
 # Event types of one stream: OpenAI has 53. Beyond the bound nothing more is learned.
 _TYPES: Final = 256
@@ -31,6 +31,18 @@ def parsed(text: str | bytes) -> Any:
 def object_of(value: Any) -> dict[str, Any]:
     """A JSON object; an empty one in place of anything else."""
     return value if isinstance(value, dict) else {}
+
+
+def documents_of(event: Any) -> list[dict[str, Any]]:
+    """
+    The JSON objects in the data of an event: one, or several whole ones, one a line; none where it is something else.
+
+    Several are what is left of two events whose blank line a proxy took for one line feed too many.
+    """
+    if payload := payload_of(event):
+        return [payload]
+    found = [parsed(line) for line in event.data.split("\n") if line.strip()]
+    return found if all(isinstance(each, dict) for each in found) else []
 
 
 def payload_of(event: Any) -> dict[str, Any]:

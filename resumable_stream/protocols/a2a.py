@@ -85,6 +85,7 @@ class A2A(ResumeProtocol):
     Source: a2a-protocol.org, specification v1.0 and v0.3; PyPI a2a-sdk 1.3.
     """
 
+    json_names = frozenset({"message"})
     keeps = frozenset({"version"})
 
     @property

@@ -24,6 +24,7 @@ __all__ = ["Agno"]
 _ROUTE: Final = re.compile(r"(.*/(?:agents|teams|workflows)/[^/]+/runs)(?:/[^/]+/continue)?/?")
 # About the connection, not of the run.
 _FRAMES: Final = frozenset({"catch_up", "replay", "subscribed", "stream_expired"})
+_CONTENT: Final = ("RunContent", "ReasoningContentDelta", "ToolCallStarted")
 _WHOSE: Final = re.compile(r"(?:Team)?Run|Workflow")
 _ENDS: Final = {
     "Completed": Outcome.COMPLETED,
@@ -53,6 +54,7 @@ class Agno(ResumeProtocol):
     """
 
     sequence = "increasing"
+    json_names = frozenset(f"{team}{kind}" for team in ("", "Team") for kind in _CONTENT)
 
     @property
     def promises(self) -> Promises:
@@ -109,7 +111,7 @@ class Agno(ResumeProtocol):
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         kind = event.event.removeprefix("Team")
-        if kind not in ("RunContent", "ReasoningContentDelta", "ToolCallStarted"):
+        if kind not in _CONTENT:
             return ()
         body = payload_of(event)
         if body.get("parent_run_id") and not body.get("workflow_id"):

@@ -72,6 +72,7 @@ class AISDKStream(ResumeProtocol):
     Source: ai-sdk.dev, "Stream protocols" and "Chatbot resume streams"; npm `ai`, `DefaultChatTransport`.
     """
 
+    json_names = frozenset({"message"})
     replays = True
     sequence = None
     identifies_by_event = False

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from .._core.interfaces import Alarm, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import EndRule
-from ._json import payload_of
+from ._ends import ERROR_HEADS, EndRule, upstream_error
+from ._json import object_of, payload_of
 
 __all__ = ["AnthropicMessages"]
 
@@ -36,7 +36,10 @@ _DELTAS: Final[Mapping[str, tuple[str, Kind]]] = {
 }
 _BLOCKS: Final[Mapping[str, Kind]] = {"text": "text", "thinking": "reasoning"}
 # Stop reasons by which the answer is not whole; `pause_turn` and `compaction` ask for another request that goes on.
-_EARLY: Final = frozenset({"max_tokens", "model_context_window_exceeded", "pause_turn", "compaction", "refusal"})
+_REASONS: Final = {
+    **dict.fromkeys(("end_turn", "stop_sequence", "tool_use"), Outcome.COMPLETED),
+    **dict.fromkeys(("max_tokens", "model_context_window_exceeded", "pause_turn", "compaction", "refusal"), Outcome.INCOMPLETE),
+}
 
 
 class AnthropicMessages(ResumeProtocol):
@@ -47,9 +50,12 @@ class AnthropicMessages(ResumeProtocol):
     which most clients take for the end. The request is never repeated once it may have been accepted, since that would be
     another, paid answer; ask for that with `on_lost="restart"`.
 
-    The outcome is `COMPLETED` behind `message_stop`. It is `INCOMPLETE` when the stop reason says that the answer is not whole
-    (`max_tokens`, `model_context_window_exceeded`, `pause_turn`, `compaction`, `refusal`): that is known one event earlier,
-    so a cut in between changes nothing. An `error` event raises `UpstreamError`.
+    The outcome is known with the stop reason, one event before `message_stop`, so a cut in between changes nothing. It is
+    `INCOMPLETE` when the reason says that the answer is not whole (`max_tokens`, `model_context_window_exceeded`, `pause_turn`,
+    `compaction`, `refusal`), and `COMPLETED` for `end_turn`, `stop_sequence` and `tool_use`; a reason that is not known leaves
+    it to `message_stop`. An `error` event raises `UpstreamError`.
+
+    Events whose `event:` line a proxy dropped are read by the `type` in their JSON.
 
     `stream_id` is the id of the message.
 
@@ -57,7 +63,9 @@ class AnthropicMessages(ResumeProtocol):
     <AnthropicMessages: has_end, tied>
     """
 
-    alarm = Alarm(frozenset({"message_delta", "message_stop", "error"}), frozenset({'{"error'}))
+    # "message": a proxy dropped the name.
+    alarm = Alarm(frozenset({"message_delta", "message_stop", "error", "message"}), ERROR_HEADS)
+    json_names = frozenset({"content_block_delta", "content_block_start", "message_delta", "message"})
 
     @property
     def promises(self) -> Promises:
@@ -84,25 +92,30 @@ class AnthropicMessages(ResumeProtocol):
     # -- reading
 
     def end(self, event: Any) -> Outcome | Settled | None:
-        if event.event == "message_stop":
+        kind = _kind(event)
+        if kind == "message_stop":
             return Outcome.COMPLETED
-        if event.event == "message_delta":
-            delta = payload_of(event).get("delta")
-            if isinstance(delta, dict) and str(delta.get("stop_reason")) in _EARLY:
-                return Settled(Outcome.INCOMPLETE)
+        if kind == "message_delta":
+            delta = object_of(payload_of(event).get("delta"))
+            outcome = _REASONS.get(str(delta.get("stop_reason")))
+            return None if outcome is None else Settled(outcome)
         return None
 
     def error(self, event: Any) -> UpstreamError | None:
+        if event.event == "message" and _kind(event) == "error":
+            body = payload_of(event)
+            return upstream_error(object_of(body.get("error")) or body, body)
         return _ERRORS.error(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         field: str
-        if event.event == "content_block_delta":
+        found = _kind(event)
+        if found == "content_block_delta":
             part = payload_of(event).get("delta")
             if not isinstance(part, dict) or str(part.get("type")) not in _DELTAS:
                 return ()
             field, kind = _DELTAS[part["type"]]
-        elif event.event == "content_block_start":
+        elif found == "content_block_start":
             # Empty as a rule; what stands here is the beginning of the block all the same.
             part = payload_of(event).get("content_block")
             if not isinstance(part, dict) or str(part.get("type")) not in _BLOCKS:
@@ -122,3 +135,7 @@ class AnthropicMessages(ResumeProtocol):
 
 def _is_ours(request: StreamState) -> bool:
     return request.method == "POST" and urlsplit(request.url).path.endswith("/v1/messages")
+
+
+def _kind(event: Any) -> str:
+    return str(event.event if event.event != "message" else payload_of(event).get("type", ""))

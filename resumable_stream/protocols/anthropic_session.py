@@ -74,6 +74,7 @@ class AnthropicSession(ResumeProtocol):
     <AnthropicSession: resumable, has_end>
     """
 
+    json_names = frozenset({"message"})
     unique_ids = True
     keeps = frozenset({"opened"})
     identifies_by_event = False

@@ -88,6 +88,7 @@ class DurableStreams(ResumeProtocol):
     # Documents are of the stream's own type.
     accept = "text/event-stream, */*;q=0.5"
     sequence = None
+    json_names = frozenset({"message"})
     # What follows the place is expected again, in order, and must be the same.
     replays = True
     # A control event that names the place where we are says nothing new.

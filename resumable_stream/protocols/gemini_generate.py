@@ -22,7 +22,7 @@ from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProto
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
-from ._json import payload_of
+from ._json import documents_of, payload_of
 
 __all__ = ["GeminiGenerate"]
 
@@ -90,8 +90,9 @@ class GeminiGenerate(ResumeProtocol):
         # Most events say neither, and need not be parsed to see it: quotes inside a text are escaped, so no content looks so.
         if '"finishReason"' not in event.data and '"promptFeedback"' not in event.data:
             return None
-        payload = payload_of(event)
-        candidates = list(_candidates(payload))
+        documents = documents_of(event)
+        payload = documents[-1] if documents else {}
+        candidates = [candidate for document in documents for candidate in _candidates(document)]
         reasons = {str(candidate.get("finishReason") or "") for candidate in candidates}
         if candidates and reasons.isdisjoint({"", "FINISH_REASON_UNSPECIFIED"}):
             if self._candidates > 1:
@@ -105,15 +106,19 @@ class GeminiGenerate(ResumeProtocol):
     def error(self, event: Any) -> UpstreamError | None:
         if '"error"' not in event.data:
             return None
-        payload = payload_of(event)
+        payload = next((each for each in documents_of(event) if isinstance(each.get("error"), dict)), {})
         detail = payload.get("error")
         if not isinstance(detail, dict) or "candidates" in payload:
             return None
         # `status` is the name (`UNAVAILABLE`), `code` the number.
         return upstream_error({**detail, "type": detail.get("status")}, payload)
 
+    def reads_json(self, event: Any) -> bool:
+        # Several documents in one event were read.
+        return event.event == "message" and not documents_of(event)
+
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(_deltas(payload_of(event)))
+        return tuple(delta for document in documents_of(event) for delta in _deltas(document))
 
     # -- going on: there is no way
 

@@ -44,7 +44,7 @@ from .._core.interfaces import (
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
-from ._ends import DONE_HEADS, EndRule, unproven_done, upstream_error
+from ._ends import DONE_HEADS, ERROR_HEADS, EndRule, unproven_done, upstream_error
 from ._json import object_of, parsed, payload_of
 
 __all__ = ["GeminiInteractions"]
@@ -93,8 +93,9 @@ class GeminiInteractions(ResumeProtocol):
     """
 
     keeps = frozenset({"unstored"})
+    json_names = frozenset({*_DELTAS, *_COMPLETED, _STORED, "message"})
     # "message": an event whose name only its JSON tells.
-    alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), frozenset({'{"error', *DONE_HEADS}))
+    alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), ERROR_HEADS | DONE_HEADS)
 
     @property
     def promises(self) -> Promises:

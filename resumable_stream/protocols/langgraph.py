@@ -106,6 +106,9 @@ class _LangGraph(ResumeProtocol):
         # Before the second id the place is in front of the first one.
         return state.cursor == "-1" or (state.cursor or "").endswith(f"-{_LAST_OF_MS}")
 
+    def reads_json(self, event: Any) -> bool:
+        return bool(event.event.partition("|")[0] == "messages")
+
     def deltas(self, event: Any) -> Iterator[Delta]:
         # `messages` is a pair of a message and its metadata; of a sub-graph it is called "messages|name:id".
         # `messages/partial` repeats all of a message that grows: no piece of it can be told from one event.

@@ -56,6 +56,7 @@ class Letta(ResumeProtocol):
     Source: docs.letta.com, "Streaming" (background mode); PyPI `letta-client` 1.12.1.
     """
 
+    json_names = frozenset({"message"})
     sequence = "increasing"
 
     @property

@@ -69,6 +69,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     Source: modelcontextprotocol.io, "Transports" of 2025-11-25; PyPI mcp 2.3.
     """
 
+    json_names = frozenset({"message"})
     accept = "application/json, text/event-stream"
     # "globally unique across all streams within that session" (Transports, Resumability).
     unique_ids = True

@@ -34,6 +34,8 @@ class OllamaNDJSON(NDJSON):
     <OllamaNDJSON: has_end, tied>
     """
 
+    json_names = frozenset({"message"})
+
     def __init__(self) -> None:
         super().__init__(end=_outcome)
 

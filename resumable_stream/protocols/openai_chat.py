@@ -19,7 +19,7 @@ from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProto
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import DONE, unproven_done, upstream_error
-from ._json import payload_of
+from ._json import documents_of, payload_of
 
 __all__ = ["OpenAIChat"]
 
@@ -120,9 +120,9 @@ class OpenAIChat(ResumeProtocol):
             if self._done_ends:
                 return Outcome.COMPLETED if data.startswith(DONE) else None
             return unproven_done(event, self._without, self._advice)
-        if self._choices == 1 and ('"finish_reason":null' in data or '"finish_reason": null' in data):
+        if self._choices == 1 and ('"finish_reason":null' in data or '"finish_reason": null' in data) and "\n" not in data:
             return None
-        reasons = [reason for choice in _choices(payload_of(event)) if (reason := choice.get("finish_reason"))]
+        reasons = [reason for choice in _ending(event) if (reason := choice.get("finish_reason"))]
         return Settled(_worst(_REASONS.get(str(reason), Outcome.INCOMPLETE) for reason in reasons)) if reasons else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
@@ -133,7 +133,7 @@ class OpenAIChat(ResumeProtocol):
         before = [Outcome(known[1])] if known and known[1] in _OUTCOMES else []
         if not isinstance(end, Settled) or end.outcome is None:
             return _worst([Outcome.COMPLETED, *before])
-        for choice in _choices(payload_of(event)):
+        for choice in _ending(event):
             index = choice.get("index", 0)
             if choice.get("finish_reason") and type(index) is int and 0 <= index < self._choices:
                 bits |= 1 << index
@@ -145,7 +145,8 @@ class OpenAIChat(ResumeProtocol):
         named = event.event == "error"
         if not named and '"error"' not in event.data:
             return None
-        body = payload_of(event)
+        documents = documents_of(event) or [{}]
+        body = next((each for each in documents if each.get("error")), documents[0])
         detail = body.get("error")
         if not detail and not named:
             return None
@@ -160,8 +161,12 @@ class OpenAIChat(ResumeProtocol):
             return True
         return self._choices == 1 and (b'"finish_reason":null' in event or b'"finish_reason": null' in event)
 
+    def reads_json(self, event: Any) -> bool:
+        # Several documents in one event were read.
+        return event.event == "message" and not documents_of(event)
+
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(_deltas(payload_of(event)))
+        return tuple(delta for document in documents_of(event) for delta in _deltas(document))
 
     # -- going on
 
@@ -187,6 +192,11 @@ def _asked(state: StreamState) -> int:
     if isinstance(prompts, list) and prompts and all(isinstance(each, str | list) for each in prompts):
         number *= len(prompts)
     return number
+
+
+def _ending(event: Any) -> list[dict[str, Any]]:
+    """The choices in an event that names a `finish_reason`."""
+    return [choice for document in documents_of(event) for choice in _choices(document)]
 
 
 def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ from .._core.interfaces import (
 )
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
-from ._ends import DONE_HEADS, unproven_done, upstream_error
+from ._ends import DONE_HEADS, ERROR_HEADS, unproven_done, upstream_error
 from ._json import object_of, parsed, payload_of
 from .cursor import CursorProtocol
 
@@ -86,6 +86,8 @@ class OpenAIResponses(CursorProtocol):
     a GET of such a response. Otherwise a cut raises `StreamInterrupted`. A cut before the first event cannot be resumed
     either, since the response's id is in it.
 
+    A `response.done` ends it too, as gateways in front of the API's WebSocket send it: by the status that it names.
+
     After a close without a terminal event the response is asked how it stands: a cancelled one has no event to say so.
     With `on_lost="snapshot"` a response that is no longer streamed (OpenAI: five minutes after it was created) is delivered
     from its stored result, as a reset: what was delivered is void, the text comes whole, in one delta for each part.
@@ -103,6 +105,7 @@ class OpenAIResponses(CursorProtocol):
     """
 
     keeps = frozenset({"background"})
+    json_names = frozenset({*_KINDS, *_TERMINAL, "response.done", "message"})
 
     def __init__(self, *, numbered: bool = True, upgrade_background: bool = False) -> None:
         # No `first_sequence`, although it is 0: a GET may begin at any number.
@@ -117,7 +120,7 @@ class OpenAIResponses(CursorProtocol):
         self._numbered = numbered
         self._upgrades = upgrade_background
         # "message": a compatible server that leaves the event's name out; its JSON has the type.
-        self.alarm = Alarm(frozenset({*_TERMINAL, "error", "message"}), frozenset({'{"error', '{ "erro', *DONE_HEADS}))
+        self.alarm = Alarm(frozenset({*_TERMINAL, "response.done", "error", "message"}), ERROR_HEADS | DONE_HEADS)
 
     @property
     def promises(self) -> Promises:
@@ -322,7 +325,11 @@ def _url_of(state: StreamState) -> str | None:
 def _outcome(event: Any) -> Outcome | Settled | Unproven | None:
     if event.data.startswith("[DONE]"):
         return unproven_done(event, "a terminal event (response.completed or its like)")
-    return _TERMINAL.get(_kind(event))
+    kind = _kind(event)
+    if kind == "response.done":
+        response = object_of(payload_of(event).get("response"))
+        return _FINAL.get(str(response.get("status")))
+    return _TERMINAL.get(kind)
 
 
 def _kind(event: Any) -> str:

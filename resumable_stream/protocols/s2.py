@@ -60,6 +60,7 @@ class S2(ResumeProtocol):
 
     sequence = "contiguous"
     endless = True
+    json_names = frozenset({"batch", "record"})
 
     def __init__(self, *, base64: bool = False) -> None:
         self._base64 = base64

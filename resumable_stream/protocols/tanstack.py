@@ -56,6 +56,7 @@ class TanStackAI(ResumeProtocol):
     Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 and `@tanstack/ai-client`.
     """
 
+    json_names = frozenset({"message"})
     sequence = None
     keeps = frozenset({"turn"})
 

@@ -42,6 +42,7 @@ class TriggerDev(ResumeProtocol):
     """
 
     sequence = None
+    json_names = frozenset({"batch", "record"})
     unique_ids = True
     identifies_by_event = False
 

@@ -48,6 +48,7 @@ class UpstashRealtime(ResumeProtocol):
     Source: upstash.com/docs, "Realtime"; npm `@upstash/realtime` 1.1.0.
     """
 
+    json_names = frozenset({"message"})
     sequence = None
     unique_ids = True
     endless = True

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resumable_stream._core.interfaces import ResumeProtocol
-from resumable_stream._errors import EventTooLarge, StreamReset
+from resumable_stream._errors import EventTooLarge, ProtocolViolation, StreamReset
 from resumable_stream._events import Chunk, Delta, StreamEvent, TextReset
 from resumable_stream._text import Mode, TextReader
 from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID
@@ -75,10 +75,29 @@ def test_a_path_names_the_text_in_json() -> None:
         '{"choices": {"delta": null}}',
         "{}",
         "[]",
-        "no json",
+        "",
         "[DONE]",
     ]
     assert [list(read.read(event(text))) for text in data] == [["a"], [], [], [], [], [], []]
+
+
+@pytest.mark.parametrize("data", ["no json", '{"choices": {"delta": "a', '{"a": 1}\n{"a": 2}', "[DONE", "x" * 200])
+def test_an_event_that_is_not_json_is_an_error_where_a_path_names_the_text(data: str) -> None:
+    """Its text was lost on the way: a half that is read as nothing makes a whole answer of the rest."""
+    protocol = CursorProtocol(read="seq", send="query:after", text="choices.delta", end="[DONE]")
+    with pytest.raises(ProtocolViolation, match="as the data of event 7") as caught:
+        reader(protocol).read(event(data, 7))
+    assert (caught.value.offset, caught.value.excerpt[:79]) == (7, data[:79])
+    assert len(caught.value.excerpt) <= 80
+
+
+def test_what_keeps_a_connection_alive_need_not_be_json() -> None:
+    for protocol in (LastEventID(text="delta"), LastEventID(text="delta", end="over"), LastEventID(text=lambda event: None)):
+        read = reader(protocol)
+        for name in ("ping", "heartbeat", "keep-alive"):
+            assert list(read.read(StreamEvent(name, "now"))) == []
+    assert list(reader(LastEventID(text="delta", end="over")).read(event("over"))) == []
+    assert list(reader(LastEventID(text=lambda event: None)).read(event("no json"))) == []
 
 
 # --- resets ---------------------------------------------------------------------------------------------------------

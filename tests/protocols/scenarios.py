@@ -442,6 +442,7 @@ SCENARIOS: dict[str, Scenario] = {
         stream=lambda cut, size: anthropic_messages.stream(anthropic_messages.API(cut=cut)),
         whole=anthropic_messages.DATA,
         resumes=False,
+        settled=len(anthropic_messages.FRAMES) - 1,
     ),
     **{f"AnthropicSession-{missed} missed, {both} twice": anthropic_history(missed, both) for missed, both in HISTORIES},
     **{

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 from resumable_stream import (
     NotResumable,
     Outcome,
+    ProtocolViolation,
     ResponseRejected,
     ResumableStreamError,
     StreamInterrupted,
@@ -109,14 +111,14 @@ def test_a_whole_answer_is_complete() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_the_size_of_the_chunks_does_not_matter(chunk: int) -> None:
-    result = run(stream(lambda sent: Reply(cut_body(WHOLE, (len(WHOLE) - 20, "close"), chunk))))
-    assert result.data == DATA[:-1]
+    result = run(stream(lambda sent: Reply(cut_body(WHOLE, (ENDS[-2] - 20, "close"), chunk))))
+    assert result.data == DATA[:-2]
     assert isinstance(result.error, StreamInterrupted)
     assert result.error.reason == "closed inside an event"
 
 
 def test_a_clean_close_between_two_events_is_a_cut() -> None:
-    result = play(Reply([b"".join(FRAMES[:-1])]), method="POST", url=URL, json=BODY, protocol=AnthropicMessages())
+    result = play(Reply([b"".join(FRAMES[:-2])]), method="POST", url=URL, json=BODY, protocol=AnthropicMessages())
     assert isinstance(result.error, StreamInterrupted)
     assert result.error.reason == "closed before the end"
     assert result.error.checkpoint is not None and result.error.checkpoint.stream_id == "msg_1"
@@ -147,8 +149,25 @@ def test_a_restart_is_another_answer_and_says_so() -> None:
 EARLY = ["max_tokens", "model_context_window_exceeded", "pause_turn", "compaction", "refusal"]
 
 
-@pytest.mark.parametrize("reason", ["end_turn", "tool_use", "stop_sequence", None, "something new"])
-def test_a_whole_answer_needs_its_last_event(reason: str | None) -> None:
+WHOLE_REASONS = ["end_turn", "tool_use", "stop_sequence"]
+
+
+@pytest.mark.parametrize("reason", WHOLE_REASONS)
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_stop_reason_settles_it_before_its_last_event(reason: str, cut: str) -> None:
+    """`message_delta` has the reason, and all content blocks have stopped before it: esengine/DeepSeek-Reasonix#8756."""
+    body = b"".join([*OPENING, *closing(reason)])
+    for position in (len(body) - len(closing()[1]), len(body) - 3):
+        result = run(stream(API(body, (position, cut))))
+        assert (result.outcome, result.error, result.data[-1]) == (
+            Outcome.COMPLETED,
+            None,
+            body.decode().split("data: ")[-2].split("\n")[0],
+        )
+
+
+@pytest.mark.parametrize("reason", [None, "something new"])
+def test_without_a_reason_that_is_known_an_answer_needs_its_last_event(reason: str | None) -> None:
     body = b"".join([*OPENING, *closing(reason)])
     assert run(stream(API(body))).outcome is Outcome.COMPLETED
     assert isinstance(run(stream(API(body, (len(body) - len(closing()[1]), "rst")))).error, StreamInterrupted)
@@ -189,6 +208,55 @@ def test_an_error_in_the_stream_is_raised_behind_what_came_before(raw: bytes, ki
     assert isinstance(result.error, UpstreamError)
     assert result.error.type == kind
     assert result.data == DATA[:14]
+
+
+# --- what a proxy may do to it --------------------------------------------------------------------------------------
+
+
+def without_names(body: bytes) -> bytes:
+    return re.sub(rb"(?m)^event: .*\n", b"", body)
+
+
+def test_events_without_their_names_are_read_by_their_type() -> None:
+    """rossoctl/cortex#656: a proxy drops the `event:` lines; the JSON repeats them as `type` (API reference, "Event types")."""
+    result = run(stream(API(without_names(WHOLE))))
+    parts = [part for item in result.events for part in AnthropicMessages().deltas(item)]
+    assert "".join(part.text for part in parts if part.kind == "text") == TEXT
+    assert (result.data, result.outcome, result.stream.state.stream_id) == (DATA, Outcome.COMPLETED, "msg_1")
+    assert isinstance(run(stream(API(without_names(b"".join(FRAMES[:-2]))))).error, StreamInterrupted)
+    early = b"".join([*OPENING, *closing("max_tokens")])
+    assert run(stream(API(without_names(early)))).outcome is Outcome.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}',
+        '{\n  "type": "error",\n  "error": {\n    "type": "overloaded_error",\n    "message": "Overloaded"\n  }\n}',
+        '{\n  "error": {"type": "overloaded_error", "message": "Overloaded"}\n}',
+    ],
+)
+def test_an_error_without_its_name_keeps_the_providers_words(told: str) -> None:
+    lines = "".join(f"data: {line}\n" for line in told.split("\n"))
+    result = run(stream(API(b"".join(OPENING) + f"{lines}\n".encode())))
+    assert isinstance(result.error, UpstreamError)
+    assert ("Overloaded" in str(result.error), result.error.type) == (True, "overloaded_error")
+
+
+@pytest.mark.parametrize("name", ["message_delta", "message"])
+def test_a_stop_reason_that_cannot_be_read_is_an_error_with_its_place(name: str) -> None:
+    """What follows says that the message is over, not whether it is whole."""
+    broken = f'event: {name}\ndata: {{"type":"message_delta","delta":{{"stop_rea\n\n'.encode()
+    result = run(stream(API(b"".join([*OPENING, broken, closing()[1]]))))
+    assert isinstance(result.error, ProtocolViolation)
+    assert (result.error.offset, result.error.excerpt) == (14, '{"type":"message_delta","delta":{"stop_rea')
+    assert result.data == DATA[:14]
+
+
+@pytest.mark.parametrize("odd", [b"event: ping\ndata: pong\n\n", b"event: new\ndata: x\n\n", b"data\n\n", b"data: [DONE]\n\n"])
+def test_what_holds_no_content_need_not_be_json(odd: bytes) -> None:
+    body = b"".join([*OPENING, odd, *closing()])
+    assert run(stream(API(body))).outcome is Outcome.COMPLETED
 
 
 # --- statuses of the POST -------------------------------------------------------------------------------------------
@@ -316,7 +384,7 @@ QUICKLY = Timeouts(first_event=2, idle=2)
 async def test_over_a_socket_a_cut_raises_with_the_text_so_far(
     row: Row, flaky_server: Callable[..., FlakyServer], how: Any
 ) -> None:
-    positions = [0, 1, ENDS[0], ENDS[7] - 1, ENDS[7], ENDS[8] + 40, ENDS[-1] - 9]
+    positions = [0, 1, ENDS[0], ENDS[7] - 1, ENDS[7], ENDS[8] + 40, ENDS[-2] - 1]
     server = flaky_server(FRAMES, [Fault.cut(after_bytes=position, how=how) for position in positions])
     for position in positions:
         answer = row.connect("POST", server.url, json=BODY, protocol=AnthropicMessages(), timeouts=QUICKLY)

@@ -11,8 +11,9 @@ import pytest
 from resumable_stream import protocols
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core.interfaces import Answer, Head, ResumeProtocol, StreamState
-from resumable_stream._errors import OriginMismatch, ResumableStreamError, StreamInterrupted
+from resumable_stream._errors import OriginMismatch, ProtocolViolation, ResumableStreamError, StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
+from resumable_stream._text import TextReader
 from resumable_stream.protocols import CursorProtocol, GeminiGenerate, MCPStreamableHTTP, detect
 from resumable_stream.protocols._detect import _CANDIDATES
 
@@ -77,6 +78,61 @@ def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol]) -> 
                 if (end := protocol.end(event)) is not None:
                     protocol.end_in(state, event, end)
                 list(protocol.deltas(event))
+
+
+# One event of each protocol that holds content: its name, and its data.
+CONTENT = {
+    "A2A": ("message", '{"kind":"message","parts":[{"text":"x"}]}'),
+    "AISDKStream": ("message", '{"type":"text-delta","id":"0","delta":"x"}'),
+    "Agno": ("RunContent", '{"content":"x","event_index":1}'),
+    "AnthropicMessages": ("content_block_delta", '{"index":0,"delta":{"type":"text_delta","text":"x"}}'),
+    "AnthropicSession": ("message", '{"type":"agent.message","content":[{"text":"x"}]}'),
+    "DurableStreams": ("message", '"x"'),
+    "GeminiGenerate": ("message", '{"candidates":[{"content":{"parts":[{"text":"x"}]}}]}'),
+    "GeminiInteractions": ("step.delta", '{"index":0,"delta":{"type":"text","text":"x"}}'),
+    "LangGraphRun": ("messages|node:1", '[{"type":"ai","content":"x"},{}]'),
+    "LangGraphThread": ("messages", '[{"type":"ai","content":"x"},{}]'),
+    "Letta": ("message", '{"message_type":"assistant_message","content":"x"}'),
+    "MCPStreamableHTTP": ("message", '{"id":1,"result":{"content":[{"type":"text","text":"x"}]}}'),
+    "OllamaNDJSON": ("message", '{"response":"x"}'),
+    "OpenAIChat": ("message", '{"choices":[{"delta":{"content":"x"}}]}'),
+    "OpenAIResponses": ("response.output_text.delta", '{"delta":"x"}'),
+    "S2": ("record", '{"body":"x"}'),
+    "TanStackAI": ("message", '{"type":"TEXT_MESSAGE_CONTENT","delta":"x"}'),
+    "TanStackAINDJSON": ("message", '{"id":"1","chunk":{"type":"TEXT_MESSAGE_CONTENT","delta":"x"}}'),
+    "TriggerDev": ("record", '{"body":"{\\"data\\":\\"x\\"}"}'),
+    "UpstashRealtime": ("message", '{"id":"1-0","channel":"c","data":"x"}'),
+    "WorkflowRun": ("message", '{"type":"text-delta","id":"0","delta":"x"}'),
+}
+# Their events need not be JSON.
+PLAIN = {"AblySSE", "ByteRange", "LastEventID", "NDJSON", "ResumableStreamNPM"}
+
+
+def text_in(protocol: ResumeProtocol, event: StreamEvent) -> list[str]:
+    return list(TextReader(lambda: protocol, mode="text", resets=True, limit=1000, strict=False).read(event))
+
+
+@each_protocol
+def test_content_that_is_not_json_is_an_error_and_never_nothing(cls: type[ResumeProtocol]) -> None:
+    """
+    A proxy cut an event short, or joined two (rexxars/eventsource-parser#31): read as nothing, the rest is "the whole answer".
+
+    What holds no content stays silent: empty data, `[DONE]`, and events of names that the protocol does not know.
+    """
+    protocol = cls()
+    if cls.__name__ in PLAIN:
+        assert not protocol.reads_json(StreamEvent("message", "x"))
+        return
+    name, data = CONTENT[cls.__name__]
+    assert text_in(protocol, StreamEvent(name, data)) == ["x"]
+    for broken in (data[:-1], data[1:], "no json", data[:2]):
+        with pytest.raises(ProtocolViolation, match="expected JSON as the data of event 0") as caught:
+            text_in(protocol, StreamEvent(name, broken))
+        assert broken.startswith(caught.value.excerpt.removesuffix("…"))
+    for quiet in ("", " ", "[DONE]"):
+        assert text_in(protocol, StreamEvent(name, quiet)) == []
+    for unknown in ("ping", "keepalive", "something.new"):
+        assert text_in(protocol, StreamEvent(unknown, "12:00")) in ([], ["12:00"])
 
 
 @each_protocol

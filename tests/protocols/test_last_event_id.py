@@ -193,6 +193,12 @@ def test_the_default_position_is_the_own_id() -> None:
     assert LastEventID().position(event()) == Position(None, None, None)
 
 
+@pytest.mark.parametrize("block", [b'data: {\ndata:   "errors": 0\ndata: }\n\n', b'data: {\ndata:   "error": null\ndata: }\n\n'])
+def test_an_object_over_several_lines_that_is_no_error_is_an_event(block: bytes) -> None:
+    result = play(Reply([block, b"data: [DONE]\n\n"]), method="POST")
+    assert (len(result.events), result.outcome) == (2, Outcome.COMPLETED)
+
+
 NOISE = [b"data: %d\n\n" % number for number in range(40)]
 # What may matter, and what must come of it.
 REMARKABLE = {
@@ -203,6 +209,11 @@ REMARKABLE = {
     b"event:error\ndata\n\n": UpstreamError,
     b'data: {"error": {"message": "m"}}\n\n': UpstreamError,
     b'data: { "error": 1}\n\n': UpstreamError,
+    b'data: {\ndata:   "error": {\ndata:     "message": "m"\ndata:   }\ndata: }\n\n': UpstreamError,
+    b'data: {\ndata: "error": "m"\ndata: }\n\n': UpstreamError,
+    b'data: {\ndata: \t"error": "m"}\n\n': UpstreamError,
+    b'data: {\ndata:          "error": "m"}\n\n': UpstreamError,
+    b'data: {  "error": "m"}\n\n': UpstreamError,
     b"event: gap\ndata: {}\n\n": GapError,
     b"event: session_lost\ndata: y\n\n": GapError,
 }

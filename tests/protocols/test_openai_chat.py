@@ -15,6 +15,7 @@ import pytest
 from resumable_stream._core.interfaces import Head, Interrupted, Settled, StreamState, Unproven
 from resumable_stream._errors import (
     NotResumable,
+    ProtocolViolation,
     ResponseRejected,
     RetriesExhausted,
     StreamInterrupted,
@@ -22,6 +23,7 @@ from resumable_stream._errors import (
     UpstreamError,
 )
 from resumable_stream._events import Delta, Outcome, StreamEvent
+from resumable_stream._text import TextReader
 from resumable_stream.protocols.openai_chat import OpenAIChat
 from resumable_stream.testing import Fault, FlakyServer
 
@@ -313,6 +315,57 @@ def test_restart_asks_for_another_answer_and_says_so() -> None:
     result = run(stream(server, on_lost="restart"))
     at = next(index for index, event in enumerate(result.events) if event.reset)
     assert (text_of(result.events[at:]), result.outcome) == (TEXT, Outcome.COMPLETED)
+
+
+# --- events that are not JSON ---------------------------------------------------------------------------------------
+
+HEL, LO = chunk({"content": "Hel"}), chunk({"content": "lo"})
+JOINED = b"data: " + HEL[6:-2] + b"\ndata: " + LO[6:]
+
+
+def read(*frames: bytes, n: int = 1) -> str:
+    """The text of an answer, as `read_text()` has it."""
+    several = {"json": {**BODY, "n": n}, "protocol": OpenAIChat(choices=n)} if n > 1 else {}
+    opened = reply(*frames, **several)
+    reader = TextReader(lambda: opened.machine.protocol, mode="text", resets=True, limit=10_000, strict=True)
+    result = run(opened)
+    assert result.error is None, result.error
+    return "".join(piece for event in result.events for piece in reader.read(event))
+
+
+def test_two_documents_in_one_event_are_read_as_two() -> None:
+    """rexxars/eventsource-parser#31: the blank line between two events became one line feed; each line is a whole chunk."""
+    assert read(JOINED, *AFTER) == "Hello"
+    assert read(HEL[:-2] + b"\ndata: \n" + LO, *AFTER) == "Hello"
+    assert read(HEL[:-1] + chunk({"content": "lo"}, "stop")) == "Hello"
+    assert read(HEL[:-1] + LO[:-1] + chunk({}, "stop"), DONE) == "Hello"
+    assert read(HEL, chunk({}, "stop", 1)[:-1] + chunk({}, "stop"), n=2) == "Hel"
+
+
+def test_an_error_among_joined_documents_is_raised() -> None:
+    result = run(reply(HEL[:-1] + data({"error": {"message": "upstream died"}})))
+    assert isinstance(result.error, UpstreamError)
+
+
+@pytest.mark.parametrize(
+    "broken", [HEL[:40] + b"\n\n", JOINED[:-20] + b"\n\n", b"data: oops\n\n", b"data: <html>\n\n", HEL[:-1] + b"data: [DONE]\n\n"]
+)
+def test_a_chunk_that_is_not_json_is_an_error_with_its_place(broken: bytes) -> None:
+    with pytest.raises(ProtocolViolation, match="as the data of event 1") as caught:
+        read(HEL, broken, LO, *AFTER)
+    assert 0 < len(caught.value.excerpt) <= 80
+
+
+def test_pings_need_not_be_json() -> None:
+    odd = [
+        b"event: ping\ndata: now\n\n",
+        b"data:\n\n",
+        b": x\n\n",
+        b"event: message.ping\ndata: x\n\n",
+        b"data: {}\n\n",
+        b"data: null\n\n",
+    ]
+    assert read(HEL, *odd, LO, *AFTER) == "Hello"
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

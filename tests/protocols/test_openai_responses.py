@@ -20,6 +20,7 @@ from resumable_stream._errors import (
     CursorExpired,
     GapError,
     NotResumable,
+    ProtocolViolation,
     ReplayDiverged,
     ResponseRejected,
     RetriesExhausted,
@@ -346,6 +347,33 @@ def test_a_terminal_event_ends_it_whatever_the_socket_does(name: str, cut: str) 
     log = [*LOG[:5], {"type": f"response.{name}", "sequence_number": 5, "response": {"id": ID, "status": name}}]
     result = run(stream(Responses(log, cuts=[(10**6, "rst")], hang=True)))
     assert (len(result.events), result.outcome) == (6, Outcome(name))
+
+
+@pytest.mark.parametrize("cut", ["close", "rst", "silence"])
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("status", "outcome"), [("completed", Outcome.COMPLETED), ("incomplete", Outcome.INCOMPLETE), ("failed", Outcome.FAILED)]
+)
+def test_a_done_event_ends_it_by_its_status(status: str, outcome: Outcome, named: bool, cut: str) -> None:
+    """can1357/oh-my-pi#4692: a gateway writes the last event as `response.done`, as the API's WebSocket has it."""
+    done = {"type": "response.done", "sequence_number": 6, "response": {"id": ID, "status": status}}
+    last = sse(done) if named else f"data: {json.dumps(done)}\n\n".encode()
+    result = run(stream(script(Reply([*[sse(event) for event in LIVE[:6]], last, cut])), json=LIVE_BODY))
+    assert (result.outcome, result.error, len(result.data)) == (outcome, None, 7)
+
+
+def test_a_done_event_without_a_final_status_proves_nothing() -> None:
+    done = {"type": "response.done", "sequence_number": 6, "response": {"id": ID, "status": "in_progress"}}
+    answer = Reply([sse(event) for event in [*LIVE[:6], done]])
+    result = run(stream(script(answer, Reply([b"{}"], status=404, type="application/json")), json=LIVE_BODY))
+    assert isinstance(result.error, StreamInterrupted)
+
+
+def test_a_terminal_event_that_is_not_json_is_an_error() -> None:
+    broken = b'event: response.completed\ndata: {"type":"response.comp\n\n'
+    result = run(stream(script(Reply([*[sse(event) for event in LIVE[:6]], broken])), json=LIVE_BODY))
+    assert isinstance(result.error, ProtocolViolation)
+    assert (result.error.offset, result.error.excerpt) == (6, '{"type":"response.comp')
 
 
 def test_a_cancelled_response_ends_without_an_event_and_is_asked_how_it_stands() -> None:
