@@ -263,6 +263,12 @@ def test_retry_after_holds_for_one_wait() -> None:
     assert result.stream.sleeps == [9.0, 1.0, 0.25]
 
 
+def test_retry_after_does_not_hold_for_a_connection_that_fails_later() -> None:
+    """RFC 9110 section 10.2.3: it says how long to wait before the follow-up request. Later ones are not asked to wait."""
+    result = play(busy(retry_after="9"), DROPPED, DROPPED, Reply([evs(1, 1), DONE]))
+    assert result.stream.sleeps == [9.0, 1.0, 1.0]
+
+
 def test_retry_after_on_a_good_answer_is_not_a_wait() -> None:
     result = play(Reply([evs(1, 1), "rst"], headers={"retry-after": "30"}), Reply([DONE]))
     assert result.stream.sleeps == [0.25]

@@ -434,14 +434,19 @@ def test_a_replay_longer_than_the_window_is_still_compared_where_it_can_be() -> 
     assert result.rows == rows_of(blocks)
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("window", [4, 4096])
 @pytest.mark.parametrize("changed", [0, 1, 12, 24])
-def test_a_replay_from_zero_that_differs_is_a_divergence(window: int, changed: int) -> None:
-    """Count and chained digest once it is longer than the window: the difference is found at the latest behind it."""
+def test_a_replay_from_zero_that_differs_is_a_divergence(window: int, changed: int, together: bool) -> None:
+    """
+    Count and chained digest once it is longer than the window: the difference is found at the latest after it.
+
+    The log is folded into the digest between two chunks, so it stays whole where everything came in one.
+    """
     good = [ev(f"{n}") for n in range(30)]
     bad = [ev(f"{n}" if n != changed else "other") for n in range(30)]
     result = play(
-        Reply([b"".join(good[:25]), "rst"]),
+        Reply([*([b"".join(good[:25])] if together else good[:25]), "rst"]),
         Reply([b"".join(bad) + DONE]),
         protocol=ReplayFromZero(end="[DONE]"),
         limits=Limits(window=window),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,19 @@ def test_a_redirect_within_the_origin_is_followed_as_it_is(status: int) -> None:
     assert (followed.method, followed.url) == ("GET", "https://api.example.com/v2/stream?x=1")
     assert not followed.request.bare
     assert result.stream.sleeps == []
+
+
+def test_a_header_of_the_protocol_does_not_follow_to_another_origin() -> None:
+    """RFC 9110 section 15.4: credentials should not. What a protocol's header grants is unknown; a session id of MCP's does."""
+
+    class Session(LastEventID):
+        def first_request(self, state: StreamState) -> Request:
+            return replace(super().first_request(state), headers={"Acme-Session": "s-1"})
+
+    result = play(to("https://other.example.com/x"), protocol=Session())
+    assert isinstance(result.error, OriginMismatch)
+    assert "Acme-Session" in str(result.error) and "s-1" not in str(result.error)
+    assert len(result.stream.sent) == 1
 
 
 @pytest.mark.parametrize("location", ["https://api.example.com:443/x", "HTTPS://API.EXAMPLE.COM/x", "//api.example.com/x"])
