@@ -143,6 +143,7 @@ class Ledger:
         self._enter_id = self._seams.enter if self._unread else self._seams.ids.setdefault
         # Events that the last connection held when it was cut. They count only if the next one brings nothing new.
         self._unproven: list[Any] = []
+        self._dropped: Any = None  # the latest repeat, until an event is delivered
         self._ids_behind = False
         self._prefix: Prefix | None = None
         self._replayed_to: int | None = None
@@ -392,6 +393,7 @@ class Ledger:
         self._replayed_to = None
         self._moved_here = False
         self._unproven = self._seams.cut() or self._unproven
+        self._dropped = None
         self._replayed = stored or (resuming and self.offset > 0)
         self._joins = joins
         self._echoes = 0
@@ -725,8 +727,24 @@ class Ledger:
             case "over":
                 self._prefix = None
                 return None
+            case _ if self._came_before(item, prefix):
+                # A seam within the replay: what follows it is still what was expected here.
+                prefix.rewind()
+                self._drop(item)
+                return True
             case _:
                 return self._diverged(item)
+
+    def _came_before(self, item: Any, prefix: Prefix) -> bool:
+        """In a replay from the start: has this answer brought the event already? By its id, where that names one event."""
+        if not (prefix.whole and item.own_id):
+            return False
+        known = self._memory.find(item.own_id)
+        return (
+            known is not None
+            and 0 <= known.offset < prefix.seen - 1
+            and self._memory.fingerprint(known) == self._memory.fingerprint(item)
+        )
 
     def _diverged(self, item: Any) -> bool:
         self.problem = ReplayDiverged(
@@ -820,6 +838,13 @@ class Ledger:
         before = known is not None and known.offset < self._opened_at
         trusted = seams.trusted or (self._run >= WATCH_AFTER and not seams.shared)
         if same and (unique or trusted or (before and self._overlap)):
+            one_name = seams.shared or len(seams.ids) + len(seams.raw) < 2
+            if one_name and not unique and _counter(own_id) is None and self._is_same(self._dropped, item):
+                # Right after its equal was dropped, and no other id came yet: the id may be that of a message, and this its next
+                # word.
+                # A number that comes twice is a repeat: what counts does not name a message.
+                seams.shared = True
+                return False
             self._drop(item)
             self._replayed_from(known)
             return True
@@ -833,6 +858,13 @@ class Ledger:
         if not held:
             seams.shared = True
         return held
+
+    def _is_same(self, dropped: Any, item: Any) -> bool:
+        return (
+            dropped is not None
+            and dropped.own_id == item.own_id
+            and self._memory.fingerprint(dropped) == self._memory.fingerprint(item)
+        )
 
     def _replayed_from(self, known: Any) -> None:
         """The server replays from there: events without an identity behind it are known by their order."""
@@ -982,6 +1014,7 @@ class Ledger:
             self._seams.learn(item.own_id, offset)
         if self._unproven:
             self._unproven = []
+        self._dropped = None
         if self._overlap:
             self._overlap -= 1
         out.append(item)
@@ -1055,6 +1088,7 @@ class Ledger:
 
     def _drop(self, item: Any) -> None:
         self.duplicates += 1
+        self._dropped = item
         number = str(item.sequence) if item.sequence is not None else None
         self._notices.append(DuplicateDropped(getattr(item, "own_id", None) or number))
 

@@ -1837,7 +1837,9 @@ class Machine:
         self._todo.append(act.Finish(outcome))
 
     def _fail(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:
-        self._hand_over_held()
+        if self._reading or self._ledger is None or not self._ledger.refetch:
+            self._hand_over_held()
+        # Otherwise the connection was lost, and what was held with it is still to come from the place that the error carries.
         self._reading = False
         if cause is not None and error.__cause__ is None:
             error.__cause__ = cause

@@ -184,7 +184,9 @@ class Memory:
         self._read()
         index = self._index
         if index is None or len(index) > 2 * self._window + len(self._restored):
-            index = self._index = {own_id: Seen(-1, own_id, fingerprint, None) for own_id, fingerprint in self._restored}
+            index = self._index = {}
+            for own_id, fingerprint in self._restored:
+                self._enter(index, Seen(-1, own_id, fingerprint, None))
             for item in self.items:
                 self._enter(index, item)
         return index

@@ -95,6 +95,15 @@ class Prefix:
     def done(self) -> bool:
         return self._seen >= self._unknown + self._base + len(self._items)
 
+    @property
+    def seen(self) -> int:
+        """How many events it was compared with."""
+        return self._seen
+
+    def rewind(self) -> None:
+        """The latest event is not one of those that are expected here."""
+        self._seen -= 1
+
     def expects(self, fingerprint: str) -> bool:
         """Is exactly this event next? False where that cannot be told."""
         index = self._seen - self._unknown - self._base

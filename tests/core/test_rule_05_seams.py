@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from resumable_stream._core.actions import NumberOutOfOrder
 from resumable_stream._core.seams import LONGEST, PATIENCE, TRIM, TRUSTED
-from resumable_stream._errors import UpstreamError
+from resumable_stream._errors import ReplayDiverged, UpstreamError
 from resumable_stream._events import Outcome
 from resumable_stream._settings import Limits
 from resumable_stream.protocols import CursorProtocol, LastEventID
@@ -312,3 +312,66 @@ def test_the_ids_that_are_kept_are_bounded() -> None:
         seams = stream.machine._ledger._seams
         most = max(most, len(seams.ids))
     assert most <= window + 2 * TRIM
+
+
+# --- a seam that is cut, or lies within a replay -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", [Reply(status=400), Reply([b"<h1>"], type="text/html"), Reply(status=410)])
+@pytest.mark.parametrize("name", ["e{}", "{}", "seq"])
+def test_a_run_that_a_cut_leaves_open_is_not_delivered_before_the_error(name: str, refused: Reply) -> None:
+    """
+    The connection was lost within a run that may be a seam, and then the server refuses to go on.
+
+    What is delivered before an error is an exact prefix. The place is in front of the run, so what was new in it would
+    come again from the checkpoint; what was a repeat must not have been delivered.
+    """
+    numbers = (0, 1, 2, 0, 1)
+    if name == "seq":
+        body, protocol = b"".join(numbered(number) for number in numbers), NUMBERED
+    else:
+        body, protocol = b"".join(ev(f"t{number}", name.format(number)) for number in numbers), NAMED
+    result = play(Reply([body, "rst"]), refused, protocol=protocol)
+    assert len(result.events) == 3
+    assert result.error is not None and result.error.checkpoint is not None
+    assert result.error.checkpoint.offset == 3
+
+
+def test_a_run_is_delivered_where_the_server_reports_an_error_on_the_same_connection() -> None:
+    """Nothing was cut: what came before a provider's error is delivered before it."""
+    body = b"".join(ev(f"t{number}", f"e{number}") for number in (0, 1, 2, 0))
+    result = play(Reply([body + ev('{"error": {"message": "overloaded"}}')]), protocol=NAMED)
+    assert result.data == ["t0", "t1", "t2", "t0"]
+    assert isinstance(result.error, UpstreamError)
+
+
+@pytest.mark.parametrize(("before", "again"), [(4, 2), (3, 3), (5, 4), (5, 1)])
+def test_a_seam_within_a_replay_from_the_start_is_no_divergence(before: int, again: int) -> None:
+    """A replay diverges if it contradicts what was delivered. One that says a part of it twice does not."""
+    events = [ev(f"t{number}", f"e{number}") for number in range(7)]
+    replay = [*events[:before], *events[before - again : before], *events[before:], DONE]
+    result = play(Reply([b"".join(events[:5]), "rst"]), Reply([b"".join(replay)]), protocol=NAMED)
+    assert (result.data, result.error) == ([*(f"t{number}" for number in range(7)), "[DONE]"], None)
+
+
+def test_other_content_within_a_replay_from_the_start_is_still_a_divergence() -> None:
+    events = [ev(f"t{number}", f"e{number}") for number in range(7)]
+    replay = [*events[:3], ev("other", "e1"), *events[3:], DONE]
+    result = play(Reply([b"".join(events[:5]), "rst"]), Reply([b"".join(replay)]), protocol=NAMED)
+    assert isinstance(result.error, ReplayDiverged)
+
+
+@pytest.mark.parametrize("delivered", [1, 2, 3, 4])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_equal_word_right_after_a_replay_is_delivered_where_an_id_names_a_message(delivered: int, elsewhere: bool) -> None:
+    """The server starts over, since the id of a message names no place. Each word comes as often as it was sent."""
+    blocks = transcript(*(ev("ha", "msg_1") for _ in range(4)), ev("b", "msg_1"), DONE)
+    server = EventServer(blocks, cuts=[(len(blocks[0].raw) * delivered, "rst")], replay="zero")
+    if elsewhere:
+        first = Stream(EventServer(blocks, replay="zero"), protocol=NAMED)
+        for _ in range(delivered):
+            next(first)
+        rest = run(Stream(server, checkpoint=first.leave(), protocol=NAMED))
+        assert rest.rows == rows_of(blocks)[delivered:]
+    else:
+        assert run(Stream(server, protocol=NAMED)).rows == rows_of(blocks)
