@@ -3,6 +3,8 @@
 #   make PYTHON=python3.12 test          another interpreter
 #   make test PYTEST_ARGS="-k stores"    a part of the tests
 #   make demo DEMO_ARGS=--fast           arguments for the demo
+#   make soak SEED=1234                  one stream of the random-fault soak alone (SOAK_ARGS=--sockets: over sockets)
+#   make mutants MUTANTS="M01 ledger"    some of the deliberate breaks
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -10,6 +12,9 @@ PYTEST_JOBS ?= auto
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 COMPARE_ARGS ?=
+SEED ?=
+SOAK_ARGS ?=
+MUTANTS ?=
 
 VENV := .venv
 BENCH_VENV := .venv-bench
@@ -28,7 +33,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-rules check coverage docs bench compare soak integration integration-litellm wheel-test clean
+.PHONY: help dev demo test test-rules check coverage docs bench compare soak mutants integration integration-litellm wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,9 +75,16 @@ docs: $(STAMP) ## Build the documentation into site/
 bench: $(BENCH_STAMP) ## Measure against other clients (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
 
-# Every byte instead of every event, every row, and the properties once more with 500 examples each.
-soak: $(STAMP) ## Run the tests that take minutes
+# Every byte instead of every event, every row, 20,000 streams with random faults, and the properties with 500 examples each.
+soak: $(STAMP) ## Run the tests that take minutes; SEED=N repeats one random stream
+ifeq ($(SEED),)
 	@$(PYTEST) -n $(PYTEST_JOBS) -m "soak or hypothesis" --hypothesis-profile soak --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+else
+	@$(BIN)/python -m tests.soak --seed $(SEED) $(SOAK_ARGS)
+endif
+
+mutants: $(STAMP) ## Break the package on purpose, and see that the tests notice
+	@$(BIN)/python scripts/mutants.py $(MUTANTS)
 
 compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and with us (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
