@@ -82,6 +82,8 @@ _CODINGS: Final[dict[str, Callable[[], Any]]] = {
     "br": _brotli,
     "zstd": _zstd,
 }
+# The other codings of IANA's registry. Any other word ("none" and "utf-8" are seen) changes nothing about the body.
+_UNDECODED: Final = frozenset({"aes128gcm", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress"})
 
 
 class Decoding:
@@ -131,10 +133,11 @@ def decoding_of(header: str) -> Decoding | None:
 
 def can_decode(header: str) -> bool:
     """Every coding of a `Content-Encoding` header is known here, and its library is installed."""
-    codings = [coding for part in header.split(",") if (coding := part.strip().lower()) not in ("", "identity")]
+    codings = [part.strip().lower() for part in header.split(",")]
     try:
         for coding in codings:
-            _CODINGS[coding]()
-    except (KeyError, ImportError):
+            if coding in _CODINGS:
+                _CODINGS[coding]()
+    except ImportError:
         return False
-    return True
+    return _UNDECODED.isdisjoint(codings)

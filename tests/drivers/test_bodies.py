@@ -82,6 +82,23 @@ async def test_a_coded_body_is_decoded_although_identity_was_asked(
     assert script.requests[1].last_event_id == "5"
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+async def test_a_coding_that_is_announced_over_plain_text_is_a_cut(row: Row, scripted_client: Scripted, coding: str) -> None:
+    """rossoctl/cortex#656: a proxy unpacks the body and leaves the header. What cannot be decoded is no answer, and no end."""
+    plain = Reply(headers={**SSE, "content-encoding": coding}, body=[*FRAMES, b"data: [DONE]\n\n"])
+    script = scripted_client([plain, *[plain] * 3], row.family)
+    options: Any = {"client": row.scripted(script), "protocol": LastEventID(end="[DONE]")}
+    with pytest.raises(rs.StreamInterrupted) as lost:
+        await row.read(row.connect("POST", "https://example.com/s", **options))
+    assert len(script.requests) == 1
+    assert lost.value.checkpoint is not None and lost.value.checkpoint.offset == 0
+    # A GET is asked again; the next answer may come by a way without such a proxy.
+    whole = Reply(headers=SSE, body=[*FRAMES, b"data: [DONE]\n\n"])
+    again = scripted_client([plain, whole], row.family)
+    stream = row.connect("GET", "https://example.com/s", client=row.scripted(again))
+    assert await ids(row, stream) == [*ALL, "12"]
+
+
 @pytest.mark.parametrize("cut", [None, 7], ids=["whole", "in pieces"])
 async def test_a_coded_body_of_several_members_is_decoded_to_its_end(
     row: Row, scripted_client: Scripted, cut: int | None

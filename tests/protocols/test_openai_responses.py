@@ -251,6 +251,34 @@ def test_comments_keep_it_alive_and_deliver_nothing() -> None:
     assert (payloads(result.events), result.outcome) == (LOG, Outcome.COMPLETED)
 
 
+def _with_keepalives() -> list[dict[str, Any]]:
+    """One after each of the events, and three at the end of a long silence; all are numbered."""
+    events = [{name: value for name, value in each.items() if name != "sequence_number"} for each in LOG]
+    mixed = [each for one in events[:-1] for each in (one, {"type": "keepalive"})]
+    mixed += [{"type": "keepalive"}, {"type": "keepalive"}, events[-1]]
+    return [{"type": each["type"], "sequence_number": number, **each} for number, each in enumerate(mixed)]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_keepalives_that_are_numbered_are_events_like_any_other(cut: str) -> None:
+    """
+    openai/openai-node#1964: on a long silence the API sends `keepalive` events, which take a number of the stream's.
+
+    They are not documented. Left out, they would be holes; taken for pings, the cursor would lie before them.
+    """
+    log = _with_keepalives()
+    sent = [sse(each) for each in log]
+    for count in range(1, len(log)):
+        first, longer = sum(map(len, sent[:count])), len(sent[count]) // 2
+        for position in {first, first + longer}:
+            cuts = [(position, cut), (sum(map(len, sent[: count + 1])), cut)] if count + 1 < len(log) else [(position, cut)]
+            result = run(stream(Responses(log, cuts=cuts)))
+            assert [event.sequence for event in result.events] == list(range(len(log))), f"{cut} after byte {position}"
+            assert (payloads(result.events), result.outcome) == (log, Outcome.COMPLETED)
+            assert text_of(result.events) == TEXT
+            assert result.stream.machine.stats.gaps == 0
+
+
 def test_a_get_of_a_background_response_is_resumed_too() -> None:
     # Inside the event behind number 3.
     server = Responses(cuts=[(sum(map(len, frames("")[:4])) + 20, "close")])
