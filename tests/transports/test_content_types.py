@@ -51,6 +51,22 @@ async def test_a_whole_answer_is_handed_on_whatever_its_type(rig: Rig, headers: 
     assert response.headers.get("content-type") == headers.get("content-type"), "the SDK sees the server's own headers"
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, gzip"])
+@pytest.mark.parametrize("frames", [HALF, WHOLE], ids=["half", "whole"])
+async def test_plain_text_that_is_announced_as_coded_is_an_error(rig: Rig, frames: list[bytes], coding: str) -> None:
+    """
+    rossoctl/cortex#656: a proxy decodes the body and leaves `Content-Encoding: gzip`.
+
+    Nothing shows that the bytes are what the server meant, so none is handed on, and the request is not sent again.
+    """
+    headers = {"content-type": "text/event-stream", "content-encoding": coding}
+    with pytest.raises(rs.StreamInterrupted, match="connection lost: CodingError") as caught:
+        await rig.read(rig.client(lambda request: Reply(frames, headers=headers)), "POST", URL, json=ASK)
+    assert isinstance(caught.value, rig.module.ReadError)
+    assert "cannot inflate" in str(caught.value.__cause__)
+    assert len(rig.sent) == 1
+
+
 @pytest.mark.parametrize("kind", ["text/html", "image/png", "application/x-ndjson"])
 async def test_a_page_is_no_answer(rig: Rig, kind: str) -> None:
     """The page of a proxy or a hotspot, with status 200: an SDK finds no event in it, and takes that for a whole answer."""
