@@ -26,7 +26,19 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath
 
-__all__ = ["DONE_HEADS", "ERROR_HEADS", "End", "EndRule", "TextOf", "filled", "located", "unproven_done", "upstream_error"]
+__all__ = [
+    "DONE_HEADS",
+    "ERROR_HEADS",
+    "End",
+    "EndRule",
+    "TextOf",
+    "filled",
+    "finished",
+    "located",
+    "unproven_done",
+    "upstream_error",
+    "worst_of",
+]
 
 EndResult = bool | Outcome | Settled | Unproven | None
 End = str | Callable[[Any], EndResult]
@@ -37,6 +49,10 @@ _SECRET_HEADERS: Final = frozenset(
 )
 DONE_HEADS: Final = frozenset({DONE, f"{DONE} ", f"{DONE}\n"})
 """How it looks in an `Alarm`."""
+# Of several parallel answers the outcome is the first of these that one of them has.
+_WORST_FIRST: Final = (Outcome.FAILED, Outcome.INCOMPLETE, Outcome.COMPLETED)
+# The worst outcome so far, and the parts that have one, as bits.
+_FINISHED: Final = re.compile(r"(failed|incomplete|completed) ([0-9a-f]{1,1024})")
 # Names of events that servers and proxies send so that a connection is not silent.
 _ALIVE: Final = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
 # An object that is led by an error, on one line or over several `data:` lines, as pretty printers indent it.
@@ -119,6 +135,41 @@ class EndRule:
             return None
         heads = ERROR_HEADS if self._marker is None else ERROR_HEADS | {self._marker[:7]}
         return Alarm(frozenset({"error", *names}), heads)
+
+
+def worst_of(outcomes: Iterable[Outcome], state: StreamState | None = None) -> Outcome:
+    """The outcome of an answer whose parts ended so, and of those that `finished()` has noted."""
+    found = {*outcomes, *_noted(state)[0]} if state is not None else set(outcomes)
+    return next(outcome for outcome in _WORST_FIRST if outcome in found)
+
+
+def finished(state: StreamState, parts: int, ended: Iterable[tuple[Any, Outcome]]) -> Settled | None:
+    """
+    Note which of several parallel answers have ended, in `state.extra["finished"]`.
+
+    Args:
+        parts: How many there are.
+        ended: The index and the outcome of each that ends now.
+
+    Returns:
+        The worst outcome of all, when the last of them has ended.
+    """
+    outcomes, bits = _noted(state)
+    for index, outcome in ended:
+        outcomes.append(outcome)
+        if type(index) is int and 0 <= index < parts:
+            bits |= 1 << index
+    if not outcomes:
+        return None
+    outcome = worst_of(outcomes)
+    state.extra["finished"] = f"{outcome.value} {bits:x}"
+    return Settled(outcome) if bits.bit_count() == parts else None
+
+
+def _noted(state: StreamState) -> tuple[list[Outcome], int]:
+    # A checkpoint may hold anything.
+    known = _FINISHED.fullmatch(state.extra.get("finished", ""))
+    return ([Outcome(known[1])], int(known[2], 16)) if known is not None else ([], 0)
 
 
 def unproven_done(event: Any, without: str, advice: str = "") -> Unproven | None:

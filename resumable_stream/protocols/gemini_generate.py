@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import upstream_error
+from ._ends import finished, upstream_error
 from ._json import documents_of, payload_of
 
 __all__ = ["GeminiGenerate"]
+
+
+_UNFINISHED: Final = frozenset({"", "FINISH_REASON_UNSPECIFIED"})
 
 
 class GeminiGenerate(ResumeProtocol):
@@ -40,13 +43,15 @@ class GeminiGenerate(ResumeProtocol):
     `UpstreamError`; one that the API writes as bare lines of JSON, as its SDK knows to expect, is no event by the standard, and
     the close behind it raises `StreamInterrupted`.
 
-    With `candidateCount` above 1 the outcome is `ENDED`: a finish reason says nothing of the other candidates.
+    With `candidateCount` above 1 the answer is whole when each candidate has its finish reason; the worst of them is the outcome.
 
     Without `alt=sse` the body is one JSON array, which is refused as `UnexpectedContentType`. `stream_id` is the `responseId`.
 
     >>> GeminiGenerate()
     <GeminiGenerate: has_end, tied>
     """
+
+    keeps = frozenset({"finished"})
 
     def __init__(self, *, candidates: int = 1) -> None:
         if candidates < 1:
@@ -94,14 +99,27 @@ class GeminiGenerate(ResumeProtocol):
         payload = documents[-1] if documents else {}
         candidates = [candidate for document in documents for candidate in _candidates(document)]
         reasons = {str(candidate.get("finishReason") or "") for candidate in candidates}
-        if candidates and reasons.isdisjoint({"", "FINISH_REASON_UNSPECIFIED"}):
-            if self._candidates > 1:
-                return Settled(Outcome.ENDED)
+        if candidates and reasons.isdisjoint(_UNFINISHED):
             return Settled(Outcome.COMPLETED if reasons == {"STOP"} else Outcome.INCOMPLETE)
+        if self._candidates > 1 and reasons - _UNFINISHED:
+            # Some of those in this event. `end_in()` knows the others.
+            return Settled(Outcome.COMPLETED if reasons <= {"STOP", *_UNFINISHED} else Outcome.INCOMPLETE)
         feedback = payload.get("promptFeedback")
         if not candidates and isinstance(feedback, dict) and feedback.get("blockReason"):
             return Settled(Outcome.FAILED)
         return None
+
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        if self._candidates == 1 or end == Settled(Outcome.FAILED):
+            # A blocked prompt has no candidates.
+            return end
+        reasons = [
+            (candidate.get("index", 0), str(candidate.get("finishReason") or ""))
+            for document in documents_of(event)
+            for candidate in _candidates(document)
+        ]
+        ended = [(index, _outcome_of(reason)) for index, reason in reasons if reason not in _UNFINISHED]
+        return finished(state, self._candidates, ended)
 
     def error(self, event: Any) -> UpstreamError | None:
         if '"error"' not in event.data:
@@ -124,6 +142,10 @@ class GeminiGenerate(ResumeProtocol):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")
+
+
+def _outcome_of(reason: str) -> Outcome:
+    return Outcome.COMPLETED if reason == "STOP" else Outcome.INCOMPLETE
 
 
 def _asked(state: StreamState) -> int:

@@ -10,15 +10,14 @@ and the streaming pages of OpenRouter (error chunks, comments) and vLLM (`reason
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import DONE, unproven_done, upstream_error
+from ._ends import DONE, finished, unproven_done, upstream_error, worst_of
 from ._json import documents_of, payload_of
 
 __all__ = ["OpenAIChat"]
@@ -31,10 +30,6 @@ _REASONS: Final = {
     "content_filter": Outcome.INCOMPLETE,
     "error": Outcome.FAILED,  # OpenRouter
 }
-# Of several choices the outcome is the first of these that one of them has.
-_WORST_FIRST: Final = (Outcome.FAILED, Outcome.INCOMPLETE, Outcome.COMPLETED)
-# In `StreamState.extra`: the outcome so far, and the choices that have one, as bits.
-_FINISHED: Final = re.compile(r"([a-z]+) ([0-9a-f]{1,1024})")
 
 
 class OpenAIChat(ResumeProtocol):
@@ -123,23 +118,15 @@ class OpenAIChat(ResumeProtocol):
         if self._choices == 1 and ('"finish_reason":null' in data or '"finish_reason": null' in data) and "\n" not in data:
             return None
         reasons = [reason for choice in _ending(event) if (reason := choice.get("finish_reason"))]
-        return Settled(_worst(_REASONS.get(str(reason), Outcome.INCOMPLETE) for reason in reasons)) if reasons else None
+        return Settled(worst_of(map(_outcome_of, reasons))) if reasons else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
         if self._choices == 1:
             return end
-        known = _FINISHED.fullmatch(state.extra.get("finished", ""))
-        bits = int(known[2], 16) if known else 0
-        before = [Outcome(known[1])] if known and known[1] in _OUTCOMES else []
-        if not isinstance(end, Settled) or end.outcome is None:
-            return _worst([Outcome.COMPLETED, *before])
-        for choice in _ending(event):
-            index = choice.get("index", 0)
-            if choice.get("finish_reason") and type(index) is int and 0 <= index < self._choices:
-                bits |= 1 << index
-        outcome = _worst([end.outcome, *before])
-        state.extra["finished"] = f"{outcome.value} {bits:x}"
-        return Settled(outcome) if bits.bit_count() == self._choices else None
+        if not isinstance(end, Settled):
+            return worst_of([Outcome.COMPLETED], state)
+        reasons = [(choice.get("index", 0), choice.get("finish_reason")) for choice in _ending(event)]
+        return finished(state, self._choices, [(index, _outcome_of(reason)) for index, reason in reasons if reason])
 
     def error(self, event: Any) -> UpstreamError | None:
         named = event.event == "error"
@@ -174,12 +161,8 @@ class OpenAIChat(ResumeProtocol):
         return Interrupted("closed before the end")
 
 
-_OUTCOMES: Final = frozenset(outcome.value for outcome in _WORST_FIRST)
-
-
-def _worst(outcomes: Iterable[Outcome]) -> Outcome:
-    found = set(outcomes)
-    return next(outcome for outcome in _WORST_FIRST if outcome in found)
+def _outcome_of(reason: Any) -> Outcome:
+    return _REASONS.get(str(reason), Outcome.INCOMPLETE)
 
 
 def _asked(state: StreamState) -> int:

@@ -13,7 +13,7 @@ from benchmarks.wires import WORDS, gemini, interactions, sse
 from resumable_stream.testing import Fault
 from resumable_stream.testing.faults import How
 
-from .every_byte import SHORT, answers, fewer, tally
+from .every_byte import SHORT, TEXT, answers, fewer, tally
 from .sdks import (
     PATIENCE,
     assert_honest,
@@ -144,6 +144,30 @@ def sdk_of(row: Row) -> Any:
 def whole_text(got: list[Any]) -> str:
     deltas = [event.delta for event in got if getattr(event, "event_type", None) == "step.delta"]
     return "".join([delta.text or "" for delta in deltas] or texts(got))
+
+
+async def generate_two(sdk: Any, got: list[Any]) -> None:
+    wanted = {"candidate_count": 2}
+    async for chunk in each(await now(sdk.models.generate_content_stream(model="m", contents="Count.", config=wanted))):
+        got.append(chunk)
+
+
+@rows("sync-httpx2")
+async def test_no_half_of_several_candidates_is_a_success(row: Row) -> None:
+    payloads = [json.loads(frame[6:]) for frame in gemini(SHORT).frames]
+    frames = sse(
+        *({**payload, "candidates": [{**payload["candidates"][0], "index": index}]} for payload in payloads for index in (0, 1))
+    )
+
+    def both(got: list[Any]) -> str:
+        parts: dict[int, str] = {}
+        for candidate in (candidate for chunk in got for candidate in chunk.candidates or ()):
+            for part in (candidate.content and candidate.content.parts) or ():
+                parts[candidate.index or 0] = parts.get(candidate.index or 0, "") + (part.text or "")
+        return "|".join(parts[index] for index in sorted(parts))
+
+    found = await tally(row, sdk_of(row), generate_two, fewer(frames), both, whole=f"{TEXT}|{TEXT}")
+    assert (found.wrong, found.whole > 3) == ([], True)
 
 
 @ROWS

@@ -265,8 +265,9 @@ def test_one_of_two_candidates_that_ended_says_nothing_of_the_other() -> None:
     event = {"candidates": [{"index": 0, "content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}]}
     protocol = GeminiGenerate(candidates=2)
     body = {"generationConfig": {"candidateCount": 2}}
-    result = play(Reply([ev(json.dumps(event)), "rst"]), method="POST", json=body, protocol=protocol)
-    assert result.outcome is Outcome.ENDED
+    for cut in ("rst", "close"):
+        result = play(Reply([ev(json.dumps(event)), cut]), method="POST", json=body, protocol=protocol)
+        assert isinstance(result.error, StreamInterrupted)
     with pytest.raises(ValueError, match="candidates=2"):
         play(method="POST", json=body, protocol=GeminiGenerate())
 

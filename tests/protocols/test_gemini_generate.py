@@ -27,7 +27,7 @@ from resumable_stream.testing import Fault, FlakyServer
 from resumable_stream.testing import Reply as Answer
 from resumable_stream.testing.server import RecordedRequest
 
-from ..core.simulation import CUTS, DROPPED, UNSENT, Reply, Sent, Stream, cut_body, run
+from ..core.simulation import CUTS, DROPPED, UNSENT, Reply, Sent, Stream, cut_body, play, run
 
 if TYPE_CHECKING:
     from tests.conftest import Row
@@ -157,6 +157,48 @@ def test_an_event_settles_when_all_its_candidates_are_finished() -> None:
     assert protocol.end(event(half)) is None
     both = {"candidates": [{"index": 0, "finishReason": "STOP"}, {"index": 1, "finishReason": "SAFETY"}]}
     assert protocol.end(event(both)) == Settled(Outcome.INCOMPLETE)
+
+
+A, B = {"index": 0, "content": {"parts": [{"text": "a"}]}}, {"index": 1, "content": {"parts": [{"text": "b"}]}}
+STOP_A, STOP_B = {"index": 0, "finishReason": "STOP"}, {"index": 1, "finishReason": "STOP"}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+    ("events", "outcome"),
+    [
+        ([[A, B], [STOP_A, STOP_B]], Outcome.COMPLETED),
+        ([[A], [B], [STOP_B], [STOP_A]], Outcome.COMPLETED),
+        ([[A, {**B, "finishReason": "MAX_TOKENS"}], [STOP_A]], Outcome.INCOMPLETE),
+        ([[A, {**B, "finishReason": "STOP"}], [STOP_A, {"index": 1}]], Outcome.COMPLETED),
+        ([[{"content": A["content"], "finishReason": "STOP"}], [STOP_B]], Outcome.COMPLETED),
+        ([[A, B], [STOP_A]], None),
+        ([[A, B], [STOP_A, {"index": 1}], [STOP_A]], None),
+        ([[A, {**B, "finishReason": "FINISH_REASON_UNSPECIFIED"}], [STOP_A]], None),
+    ],
+)
+def test_an_answer_of_several_candidates_is_whole_when_each_has_a_reason(
+    events: list[list[dict[str, Any]]], outcome: Outcome | None, cut: str
+) -> None:
+    """A reason is of its candidate (API reference, `Candidate.finishReason`), so a close before the last one is a cut."""
+    body = {"generationConfig": {"candidateCount": 2}}
+    frames = [frame({"candidates": candidates}) for candidates in events]
+    result = play(
+        Reply([*frames, "rst" if cut == "half" else cut]),
+        method="POST",
+        url=URL,
+        json=body,
+        protocol=GeminiGenerate(candidates=2),
+    )
+    assert result.outcome is outcome
+    assert (outcome is None) is isinstance(result.error, StreamInterrupted)
+
+
+def test_a_blocked_prompt_has_no_candidates() -> None:
+    blocked = frame({"promptFeedback": {"blockReason": "SAFETY"}})
+    body = {"generationConfig": {"candidateCount": 2}}
+    result = play(Reply([blocked]), method="POST", url=URL, json=body, protocol=GeminiGenerate(candidates=2))
+    assert result.outcome is Outcome.FAILED
 
 
 @pytest.mark.parametrize(
