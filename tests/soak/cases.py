@@ -388,7 +388,10 @@ def messages(dice: random.Random, row: Row) -> Case:
     log = [ServerEvent(event=event["type"], data=json.dumps(event)).encode() for event in events]
     sent = [(event["type"], json.dumps(event)) for event in events]
     body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    return Case("messages", row, log, sent, lambda: None, method="POST", path="/v1/messages", json=body, resumes=False)
+    made = Case("messages", row, log, sent, lambda: None, method="POST", path="/v1/messages", json=body, resumes=False)
+    # The stop reason says how the answer ends; `message_stop` adds nothing to it.
+    made.settled = len(events) - 1
+    return made
 
 
 def langgraph(dice: random.Random, row: Row) -> Case:
