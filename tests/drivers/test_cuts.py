@@ -188,4 +188,5 @@ async def test_every_event_arrives_once_cut_at_every_single_byte(
     server = flaky_server(TRANSCRIPT, cuts_everywhere(lambda: server, 1, how))
     stream = row.connect("GET", server.url, protocol=LastEventID(end="[DONE]"))
     assert shape(await row.read(stream)) == EVENTS
-    assert server.faults_used == len(TRANSCRIPT)
+    # Before a clean close the marker is the end without its empty line, so the last cut is not met.
+    assert server.faults_used == len(TRANSCRIPT) - how.startswith("clean")

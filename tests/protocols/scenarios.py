@@ -54,6 +54,10 @@ def events_in(block: bytes) -> int:
     return 0 if block.startswith(b":") or not block.strip() else 1
 
 
+# Events that end an answer whose outcome is settled already.
+MARKERS = (b"data: [DONE]", b"event: message_stop")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """
@@ -97,7 +101,7 @@ class Scenario:
             start, end = end, end + len(block)
             proof = not self.resumes and blocks == last - 1
             # What follows the proof is delivered likewise, if it is the marker.
-            marker = self.settled is not None and blocks >= last and block.startswith(b"data: [DONE]")
+            marker = self.settled is not None and blocks >= last and block.startswith(MARKERS)
             if clean and (proof or marker) and start < position and block.rstrip() == block[: position - start].rstrip():
                 # The event that proves the end needs no empty line, where nobody can be asked for the rest.
                 blocks += 1

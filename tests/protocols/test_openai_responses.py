@@ -231,7 +231,9 @@ def test_a_cut_in_every_event_loses_nothing(cut: str, where: Where) -> None:
         assert [event.sequence for event in result.events] == list(range(len(LOG))), f"{cut} after byte {start}"
         assert (result.outcome, result.error) == (Outcome.COMPLETED, None), f"{cut} after byte {start}"
         assert payloads(result.events) == LOG
-        assert server.answers == len(cuts) + 1 - (cuts[-1][0] == TOTAL)
+        # Before a clean close the last event ends the response without its empty line.
+        enough = TOTAL - 2 if cut in ("close", "half") else TOTAL
+        assert server.answers == len(cuts) + 1 - (cuts[-1][0] >= enough)
 
 
 def test_the_resume_is_a_get_with_the_last_number_and_no_body() -> None:
