@@ -111,7 +111,9 @@ async def test_half_an_answer_is_an_error(row: Row, how: How, read: Any) -> None
     wire = messages() if read is over_anthropic else chat()
     # Its retries are for the request: a cut in the middle is none of them.
     ran = await cut(Lite, read, row, wire, how, sdk={"num_retries": 2})
-    assert isinstance(ran.error, litellm.exceptions.MidStreamFallbackError)
+    # Since 1.110 a silence is a time-out of litellm's own under the openai package.
+    kinds = (litellm.exceptions.MidStreamFallbackError, *([litellm.Timeout] if how == "silence" else []))
+    assert isinstance(ran.error, kinds)
     assert_honest(ran, wire, how, texts)
 
 
@@ -140,5 +142,7 @@ async def test_the_stream_below_is_found_in_what_it_hands_out(row: Row) -> None:
         async with opened(client(row)) as http:
             with Lite(row, server, http) as lite:
                 stream = await now(lite.call("completion", model="openai/m", messages=ASK, api_base=f"{server.origin}/v1"))
+                # Before the end: since 1.110 litellm lets go of the response there.
+                below = rs.stream_of(stream)
                 assert [chunk async for chunk in lite.items(stream)]
-                assert rs.stream_of(stream).outcome is rs.Outcome.COMPLETED
+                assert below.outcome is rs.Outcome.COMPLETED
