@@ -8,7 +8,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-PYTEST_JOBS ?= auto
+# Two for each core, up to 16: many tests wait for a clock, and every process has to collect them all.
+PYTEST_JOBS ?= $(shell $(PYTHON) -c 'import os; print(min(2 * (os.cpu_count() or 1), 16))')
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 COMPARE_ARGS ?=
@@ -44,9 +45,9 @@ demo: $(STAMP) ## Watch a stream being cut and continued, without network or key
 	@$(BIN)/resumable-stream demo $(DEMO_ARGS)
 
 test: $(STAMP) ## Run the tests
-	@$(PYTEST) -n $(PYTEST_JOBS) $(PYTEST_ARGS)
+	@$(PYTEST) -n $(PYTEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
-test-rules: $(STAMP) ## Run the rules of the core alone, in two seconds: for every save
+test-rules: $(STAMP) ## Run the rules of the core alone, in a few seconds: for every save
 	@$(PYTEST) $(PYTEST_ARGS) tests/core/test_rule_*.py
 
 check: $(STAMP) ## Lint, formatting, types, coverage, docs

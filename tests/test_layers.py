@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import subprocess
@@ -63,6 +64,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
 def imports_of(name: str) -> set[str]:
     """Absolute names that a module imports when it is imported: not under `TYPE_CHECKING`, not inside functions."""
     path = MODULES[name]

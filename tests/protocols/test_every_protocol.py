@@ -60,14 +60,17 @@ PAYLOADS = payloads()
 each_protocol = pytest.mark.parametrize("cls", _CANDIDATES, ids=lambda cls: cls.__name__)
 
 
+# Each payload under one name, by turns; under every name in `make soak`.
+@pytest.mark.parametrize("names", ["by turns", pytest.param("every", marks=pytest.mark.soak)])
 @each_protocol
-def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol]) -> None:
+def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol], names: str) -> None:
     protocol = cls()
     if protocol.framing == "raw":
         pytest.skip("bytes have no payload")
     state = StreamState("POST", f"{BASE}/v1/x", {"jsonrpc": "2.0", "id": 1, "method": []})
-    for data in PAYLOADS:
-        for name in NAMES if len(data) < 1_000 else NAMES[:2]:
+    for turn, data in enumerate(PAYLOADS):
+        chosen = NAMES if len(data) < 1_000 else NAMES[:2]
+        for name in chosen if names == "every" else [chosen[turn % len(chosen)]]:
             events = list(protocol.unpack(StreamEvent(name, data, "1")))
             protocol.place(events)
             for event in events:
