@@ -631,6 +631,14 @@ class ResumeProtocol:
             return fingerprint_bytes(event.data)
         return fingerprint(event.event, event.data)
 
+    def lineage(self, cursor: str) -> str:
+        """
+        What the cursors of a log begin with as long as it is the same log: `"k7q2."` of `"k7q2.1247"`; `""`: they do not tell.
+
+        An event whose cursor begins otherwise is of another log, whatever its number says. That is `ReplayDiverged`.
+        """
+        return ""
+
     @property
     def places(self) -> bool:
         """`place()` has work to do. Plain SSE's positions are known from the decoder."""

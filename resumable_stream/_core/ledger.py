@@ -70,6 +70,14 @@ class StartedOver:
     """The answer to the question "is there more?" began as the stream began: the server ignores the cursor."""
 
 
+class Stray(NamedTuple):
+    """An item of another log: where it is in the batch, its cursor, and one of ours."""
+
+    at: int
+    cursor: str
+    before: str | None
+
+
 # One event in so many takes the careful way, which keeps the ids that are known bounded.
 _TRIM_BITS: Final = TRIM - 1
 
@@ -104,6 +112,7 @@ class Ledger:
     ) -> None:
         self._protocol = protocol
         self._placed = protocol.places
+        self._lineage = protocol.lineage if type(protocol).lineage is not ResumeProtocol.lineage else None
         self._window = window
         self._on_gap = on_gap
         self._unread = False
@@ -452,8 +461,34 @@ class Ledger:
         self._base = self._tip
         if not items and not silent:
             return items
-        out = None if self._lane == CAREFUL or silent else self._receive_steadily(items, self._lane)
-        return self._receive_carefully(items, silent) if out is None else out
+        stray = self._first_stray(items) if self._lineage is not None else None
+        if stray is not None:
+            items, silent = items[: stray.at], [move for move in silent if move[0] <= stray.at]
+        out = None if self._lane == CAREFUL or silent or not items else self._receive_steadily(items, self._lane)
+        if out is None:
+            out = self._receive_carefully(items, silent)
+        if stray is not None and self.problem is None:
+            self.problem = ReplayDiverged(
+                f"the server continues another log: behind cursor {stray.before!r} came an event with {stray.cursor!r}; "
+                "the two do not belong to one stream"
+            )
+        return out
+
+    def _first_stray(self, items: Sequence[Any]) -> Stray | None:
+        """The first item whose cursor is one of another log."""
+        assert self._lineage is not None
+        before = self.cursor
+        own = self._lineage(before) if before is not None else ""
+        for at, item in enumerate(items):
+            cursor = item.cursor
+            if cursor is None:
+                continue
+            if not own:
+                own = self._lineage(cursor)
+            elif not cursor.startswith(own):
+                return Stray(at, cursor, before)
+            before = cursor
+        return None
 
     def receive_late(self, items: Sequence[Any]) -> None:
         """Enter events that were delivered before they were read: nothing of them is a repeat."""

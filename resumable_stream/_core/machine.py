@@ -220,7 +220,9 @@ class Machine:
         self._alarm = alarm_of(protocol)
         self._names, self._heads = self._alarm or (frozenset(), frozenset())
         self._steps = protocol.steps
-        self._hot = self._sse and not self._steps and (self._alarm is not None or not self._judges)
+        # Where cursors name their log, each of them is looked at.
+        tells_log = own.lineage is not base.lineage
+        self._hot = self._sse and not (self._steps or tells_log) and (self._alarm is not None or not self._judges)
         self._keeps_events = self._saving.keeps_events
         self._narrows = own.end_in is not base.end_in
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
@@ -229,7 +231,7 @@ class Machine:
         ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         self._ledger = ledger
         limits = settings.limits
-        tells = self._hot or (self._sse and not self._steps and quiet_of(protocol) is not None)
+        tells = self._hot or (self._sse and not (self._steps or tells_log) and quiet_of(protocol) is not None)
         skims = settings.verbatim and tells and not self._keeps_events and min(limits.event_bytes, limits.line_bytes) >= LARGEST
         self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
         if self._steps:

@@ -43,6 +43,7 @@ from .cursor import CursorProtocol
 from .durable_streams import DurableStreams
 from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
+from .hub import HubStream
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
 from .letta import Letta
@@ -67,6 +68,8 @@ __all__ = [
     "ReplayFromZero",
     "ByteRange",
     "NDJSON",
+    # our own server
+    "HubStream",
     # providers
     "OpenAIResponses",
     "OpenAIChat",

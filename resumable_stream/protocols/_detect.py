@@ -13,6 +13,7 @@ from .byte_range import ByteRange
 from .durable_streams import DurableStreams
 from .gemini_generate import GeminiGenerate
 from .gemini_interactions import GeminiInteractions
+from .hub import HubStream
 from .langgraph import LangGraphRun, LangGraphThread
 from .last_event_id import LastEventID
 from .letta import Letta
@@ -32,6 +33,7 @@ __all__ = ["claimed", "detect", "named"]
 
 # The most specific first; the last ones are the plainest honest behaviour.
 _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
+    HubStream,
     WorkflowRun,
     OpenAIResponses,
     OpenAIChat,

@@ -28,6 +28,7 @@ from . import test_durable_answers as durable_answers
 from . import test_durable_streams as durable_streams
 from . import test_gemini_generate as gemini_generate
 from . import test_gemini_interactions as gemini_interactions
+from . import test_hub as hub
 from . import test_langgraph as langgraph
 from . import test_letta as letta
 from . import test_llama_cpp as llama_cpp
@@ -285,6 +286,34 @@ def gemini_interaction(status: str) -> Scenario:
     )
 
 
+def hub_answer(started: bool) -> Scenario:
+    """`started`: by a POST; otherwise it is joined from its beginning."""
+    return Scenario(
+        blocks=hub.BLOCKS,
+        stream=lambda cut, size: (hub.post if started else hub.get)(hub.Hub(cuts=[cut], chunk=size)),
+        whole=hub.DATA,
+        holds=lambda result: result.stream.machine.stats.duplicates == 0,
+    )
+
+
+def hub_joined() -> Scenario:
+    """Late: the text of what came before in one event, then the rest."""
+    return Scenario(
+        blocks=hub.JOINED,
+        stream=lambda cut, size: hub.get(hub.Hub(cuts=[cut], chunk=size), f"{hub.PLACE}?view=snapshot"),
+        whole=[hub.SNAPSHOT, *hub.DATA[3:]],
+    )
+
+
+def hub_feed() -> Scenario:
+    return Scenario(
+        blocks=hub.FEED,
+        stream=lambda cut, size: hub.get(hub.Hub(hub.FEED, cuts=[cut], chunk=size, place=hub.FEED_PLACE), hub.FEED_PLACE),
+        whole=hub.FEED_DATA,
+        outcome=None,
+    )
+
+
 def langgraph_run(log: list[tuple[str, Any, int]]) -> Scenario:
     return Scenario(
         blocks=[part for entry in log for part in langgraph.parts(*entry)],
@@ -459,6 +488,10 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "GeminiInteractions-completed": gemini_interaction("completed"),
     "GeminiInteractions-in progress": gemini_interaction("in_progress"),
+    "HubStream": hub_answer(started=True),
+    "HubStream-joined from the start": hub_answer(started=False),
+    "HubStream-joined late": hub_joined(),
+    "HubStream-feed": hub_feed(),
     "LangGraphRun": langgraph_run(langgraph.LOG),
     "LangGraphRun-brief": langgraph_run(langgraph.BRIEF),
     "LangGraphRun-joined": langgraph_joined(),

@@ -93,6 +93,7 @@ CONTENT = {
     "DurableStreams": ("message", '"x"'),
     "GeminiGenerate": ("message", '{"candidates":[{"content":{"parts":[{"text":"x"}]}}]}'),
     "GeminiInteractions": ("step.delta", '{"index":0,"delta":{"type":"text","text":"x"}}'),
+    "HubStream": ("message", '{"text":"x"}'),
     "LangGraphRun": ("messages|node:1", '[{"type":"ai","content":"x"},{}]'),
     "LangGraphThread": ("messages", '[{"type":"ai","content":"x"},{}]'),
     "Letta": ("message", '{"message_type":"assistant_message","content":"x"}'),

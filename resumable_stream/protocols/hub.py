@@ -1,0 +1,324 @@
+"""
+The streams of `resumable_stream.server`: server-sent events out of a log that outlives the connection.
+
+    POST /chat                              →  200, Content-Location: /streams/msg_42, Stream-Id: msg_42
+                                               id: k7q2.1 …
+    GET  /streams/msg_42                    →  what follows event 1247 of the log `k7q2`, then what is live
+         Last-Event-ID: k7q2.1247
+    POST /streams/msg_42/cancel             →  the generation stops; leaving does not stop it
+
+An id is `<epoch>.<n>`: `n` counts the events of the log from 1 on without holes, and the epoch names the log, so that one that
+was lost and made anew is never mistaken for it. The last event is `event: end` and says the outcome. Whoever asks from behind
+it is answered 204, with the outcome in the head.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, Self
+from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
+
+from .._checkpoint import fingerprint
+from .._core.interfaces import (
+    Alarm,
+    Answer,
+    Ask,
+    Consume,
+    Document,
+    Finished,
+    Head,
+    Lost,
+    Position,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Snapshot,
+    StreamState,
+    Verdict,
+)
+from .._events import Delta, Item, Outcome, StreamEvent
+from ._ends import TextOf
+from ._json import JSONPath, object_of, parsed, payload_of
+
+__all__ = ["HubStream"]
+
+# 18 digits fit a signed 64-bit integer.
+_PLACE: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,18})")
+_FEED: Final = re.compile(r".*/sessions/[^/]+/feed/?")
+# About the connection, so without a place in the log.
+_CONTROL: Final = frozenset({"caught-up"})
+_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
+_REASON: Final = re.compile(r';\s*reason\s*=\s*"?([^";]*)')
+# In a query they choose where an answer begins, or how it is written. A reader that comes back has a place of its own.
+_WHERE: Final[dict[str, str | None]] = dict.fromkeys(("after", "view"))
+# Headers that belong to the request that starts a stream.
+_STARTING: Final[dict[str, str | None]] = dict.fromkeys(("Idempotency-Key", "Prefer"))
+# Of what a server says, for messages.
+_SHOWN: Final = 200
+
+
+class HubStream(ResumeProtocol):
+    """
+    A stream of our own server: `hub.respond()`, `POST /streams`, `GET /streams/{id}`, and the feed of a session.
+
+    It is chosen by itself where an answer has the header `Stream-Id`, and resumes by a GET of the answer's `Content-Location`
+    with `Last-Event-ID`. Ids count, so a hole is seen. An event of another epoch is of another log, and is `ReplayDiverged`.
+
+    `event: end` ends the stream with the outcome in it, and so does 204. Any other close is followed by a reconnect: a server
+    that shuts down says `retry:` and closes, or answers 503.
+    A log that no longer holds what follows the cursor answers 410, and that is `CursorExpired`, with the reason. With
+    `on_lost="snapshot"` the text that the server has stored (`GET …/message`) is delivered as a reset.
+
+    Events are what the producer wrote. Three names are the server's own besides `end`: `snapshot`, the first event of
+    `?view=snapshot`, holds the text of all that came before it; `reset` takes back the text so far, since the producer starts
+    over; `caught-up`, which `?control=1` asks for, has no id and says that the replay is over. It may come once for each
+    connection.
+
+    Args:
+        end: `"auto"`: `event: end` ends the stream, and a close without it is a cut. `"never"`: a feed, as that of a session;
+            only 204 ends it.
+        text: Where the visible text of an event without a name stands: a dotted path into the JSON of its `data`, or a callable
+            of any event (→ text or `None`).
+
+    >>> HubStream()
+    <HubStream: resumable, numbered, has_end>
+    >>> HubStream(end="never")
+    <HubStream: resumable, numbered>
+    """
+
+    sequence = "contiguous"
+    identifies_by_event = False
+    steps = True
+    alarm = Alarm(frozenset({"end"}), frozenset())
+
+    def __init__(self, *, end: Literal["auto", "never"] = "auto", text: TextOf = "text") -> None:
+        if end not in ("auto", "never"):
+            raise ValueError(f"end must be 'auto' or 'never', got {end!r}")
+        if not (callable(text) or isinstance(text, str)):
+            raise TypeError(f"text must be a dotted path into the JSON of data, or a callable of the event, got {text!r}")
+        self._feed = self.endless = end == "never"
+        self._given = text
+        self._text = JSONPath(text) if isinstance(text, str) else text
+        if isinstance(text, str):
+            self.json_names = frozenset({"message", "snapshot"})
+        if self._feed:
+            self.alarm = Alarm(frozenset(), frozenset())
+
+    @property
+    def promises(self) -> Promises:
+        return Promises(resumable=True, numbered=True, has_end=not self._feed)
+
+    @property
+    def options(self) -> str:
+        if not self._feed and self._given == "text":
+            return ""
+        # A callable has no text that is the same in every process.
+        return fingerprint("options", repr((self._feed, "callable" if callable(self._given) else self._given)))
+
+    # -- starting
+
+    @classmethod
+    def for_request(cls, request: StreamState) -> Self:
+        feed = request.method == "GET" and _FEED.fullmatch(urlsplit(request.url).path) is not None
+        return cls(end="never" if feed else "auto")
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        headers = head.headers
+        if head.status == 204:
+            return "stream-outcome" in headers
+        # A relay's answer has the header too, and its epoch beside it: that is the provider's stream, without ids of ours.
+        # The other one is of the Durable Streams protocol.
+        if "stream-id" not in headers or "stream-epoch" in headers or "stream-next-offset" in headers:
+            return False
+        if head.status == 202 and "location" in headers:
+            return True
+        if head.content_type != "text/event-stream":
+            return False
+        url = urlsplit(request.url)
+        if parse_qs(url.query).get("view") == ["verbatim"]:
+            return False
+        # A header of that name may be anybody's.
+        named = unquote(url.path).rstrip("/").endswith(f"/{headers['stream-id']}")
+        return "content-location" in headers or named or (request.method == "GET" and _FEED.fullmatch(url.path) is not None)
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if isinstance(source, Head) and not state.resuming:
+            state.stream_id = source.headers.get("stream-id") or None
+            state.location = source.headers.get("content-location") or source.headers.get("location")
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        own_id = event.own_id
+        if event.event in _CONTROL and not own_id:
+            return Position(None)
+        # A block that the producer wrote may begin with one that delivers nothing, and the id is in front of that.
+        cursor = own_id if own_id is not None else event.id or None
+        found = _PLACE.fullmatch(cursor) if cursor else None
+        return Position(cursor, int(found[2]) if found else None, own_id)
+
+    def place(self, events: Sequence[Any]) -> None:
+        # As `position()`, and what an event has anyway is not written: its id is the cursor.
+        for event in events:
+            own_id = event.own_id
+            if event.event in _CONTROL and not own_id:
+                event.moves = False
+                continue
+            number = (own_id if own_id is not None else event.id).rpartition(".")[2]
+            if number.isascii() and number.isdigit() and len(number) < 19:
+                event.sequence = int(number)
+
+    def lineage(self, cursor: str) -> str:
+        found = _PLACE.fullmatch(cursor)
+        return f"{found[1]}." if found else ""
+
+    def end(self, event: Any) -> Outcome | None:
+        if self._feed or event.event != "end":
+            return None
+        outcome = payload_of(event).get("outcome")
+        # Without an outcome it is an event of the application's, whatever its name.
+        return _outcome(outcome) if isinstance(outcome, str) else None
+
+    def deltas(self, event: Any) -> Sequence[Delta]:
+        if event.event == "snapshot":
+            text = payload_of(event).get("text")
+        elif event.event == "message" or callable(self._given):
+            text = self._text(event)
+        else:
+            return ()
+        return (Delta("text", text),) if isinstance(text, str) and text else ()
+
+    def step(self, event: Any) -> Literal["begin", "void"] | None:
+        return "void" if event.event == "reset" else None
+
+    # -- going on
+
+    def why_not(self, state: StreamState) -> str:
+        return "" if self._home(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        home = self._home(state)
+        if home is None:
+            return None
+        headers, params = dict(_STARTING), {}
+        if state.cursor is not None:
+            headers["Last-Event-ID"] = state.cursor
+            params = dict(_WHERE)
+        # Its own URL may have a query that grants access.
+        return Request(method="GET", url=home, headers=headers, params=params, repeat="all" if home == state.url else None)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        match status:
+            case 202 if state.location is None and not state.resuming and "location" in headers and _deferred(headers):
+                return Consume(whole=True)
+            case 204:
+                # It is the answer to a cursor behind the end, so nothing is missing, whatever else the head says.
+                told = headers.get("stream-outcome", "")
+                return Finished(_outcome(told.partition(";")[0].strip()), verified=True)
+            case 404:
+                text = (
+                    f"the server answered 404: it has no stream {_named(state)}, or the stream is not yours. It may have been "
+                    "kept for its time and be gone, or these credentials may not be those that it was started with"
+                )
+                return Lost(text) if state.resuming else Reject(text)
+            case 409:
+                return Reject(_conflict(headers, body))
+            case 410:
+                said = object_of(parsed(body))
+                if said.get("error") == "history_gone":
+                    return Lost(_gone(said, state))
+        return None
+
+    def on_document(self, body: bytes, state: StreamState) -> Document:
+        # Of an answer that was deferred. What it says is in the head.
+        return Document(())
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        head = state.head
+        if head is not None and head.status == 202 and _deferred(head.headers) and state.location is not None:
+            # That was no connection of the stream: it is read where `Location` says, at once.
+            return Ask()
+        return Resume()
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        home = self._home(state)
+        return None if self._feed or home is None else _beside(home, "message", "GET", own=home == state.url)
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+        body = object_of(parsed(answer.body))
+        text, cursor, outcome = body.get("text"), body.get("cursor"), body.get("outcome")
+        if not isinstance(text, str) or not isinstance(cursor, str) or _PLACE.fullmatch(cursor) is None:
+            return None
+        event = StreamEvent(
+            "snapshot", json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")), id=cursor, own_id=cursor
+        )
+        return Snapshot([event], reset=state.offset > 0, outcome=_outcome(outcome) if isinstance(outcome, str) else None)
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        home = self._home(state)
+        return None if self._feed or home is None else _beside(home, "cancel", "POST", own=home == state.url)
+
+    def _home(self, state: StreamState) -> str | None:
+        """Where the stream is read again: what the answer named; of a GET, its own URL if that is the same place."""
+        if state.location is None:
+            return state.url if state.safe else None
+        location = urljoin(state.url, state.location)
+        same = state.safe and unquote(urlsplit(location).path) == unquote(urlsplit(state.url).path)
+        return state.url if same else location
+
+
+def _beside(home: str, verb: str, method: str, *, own: bool) -> Request:
+    """A request for what stands below a stream. `own`: that is at the caller's own URL, whose query may grant access."""
+    parts = urlsplit(home)
+    url = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{verb}"))
+    headers, params = {**_STARTING, "Last-Event-ID": None}, {**_WHERE, "control": None}
+    return Request(method=method, url=url, headers=headers, params=params, repeat="query" if own else None)
+
+
+def _outcome(value: str) -> Outcome:
+    """An outcome that only a later version knows is an end all the same."""
+    return _OUTCOMES.get(value, Outcome.ENDED)
+
+
+def _deferred(headers: Mapping[str, str]) -> bool:
+    """`Prefer: respond-async` was heeded: this answer is about the stream, and not the stream."""
+    return not headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+def _named(state: StreamState) -> str:
+    return repr(state.stream_id) if state.stream_id else urlsplit(state.url).path
+
+
+def _gone(said: dict[str, Any], state: StreamState) -> str:
+    """Why the log no longer has what follows our place, in a sentence."""
+    why, oldest, tail = (str(said.get(name) or "")[:_SHOWN] for name in ("why", "oldest", "tail"))
+    place = f"what follows {state.cursor!r}" if state.cursor is not None else "the beginning"
+    match why:
+        case "trimmed":
+            what = f"its log was trimmed: it begins at {oldest}"
+        case "other_epoch":
+            what = f"its log was lost and made anew: it is another one now, and reaches {tail}"
+        case "went_back":
+            what = f"its log has lost its end: it reaches no further than {tail}"
+        case _:
+            what = f"it says {why!r}"
+    return f"the server no longer holds {place} of stream {_named(state)} ({why or 'history_gone'}): {what}"
+
+
+def _conflict(headers: Mapping[str, str], body: bytes) -> str:
+    """Two things are 409 to a request that starts a stream: its key is taken by another request, or its session is busy."""
+    said = object_of(parsed(body))
+    kind = str(said.get("error") or "")
+    active = str(said.get("active") or headers.get("content-location") or "")[:_SHOWN]
+    if "busy" in kind or (active and "key" not in kind):
+        where = f" ({active})" if active else ""
+        seen = f"the server answered 409: the session is busy, another stream of it runs{where}"
+        return f"{seen}. Wait for its end, cancel it, or read it"
+    return (
+        "the server answered 409: the Idempotency-Key, or the id of the stream, was used for another request. One key starts one "
+        "stream, so use a new key for another request"
+    )
