@@ -735,6 +735,10 @@ class ResumeProtocol:
         """
         return "" if self.promises.resumable else f"{self.name} has no way to ask for the rest"
 
+    def why_ended(self, state: StreamState) -> str:
+        """What the provider said of an end that is no success, for `raise_for_outcome()`; `""` where it said nothing."""
+        return ""
+
     def status_request(self, state: StreamState) -> Request | None:
         """Ask whether the run still runs; a silent connection is then no failed attempt."""
         return None

@@ -211,7 +211,10 @@ class StreamBase:
         if outcome is None:
             raise self._with_place(StreamClosed("the stream has no outcome: it has not ended"))
         if outcome not in (Outcome.COMPLETED, Outcome.ENDED):
-            raise self._with_place(StreamInterrupted(f"the stream ended as {outcome.value}", reason=outcome.value))
+            protocol = self._machine.protocol
+            why = protocol.why_ended(self._machine.state) if protocol is not None else ""
+            text = f"the stream ended as {outcome.value}" + (f": {why}" if why else "")
+            raise self._with_place(StreamInterrupted(text, reason=outcome.value))
         if strict and not self._machine.verified:
             text = "the stream closed cleanly, and nothing shows that this was its end: it may be a part of the answer"
             if why := self._machine.why_not():

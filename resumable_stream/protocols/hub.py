@@ -36,6 +36,7 @@ from .._core.interfaces import (
     Request,
     Resume,
     ResumeProtocol,
+    Settled,
     Snapshot,
     StreamState,
     Verdict,
@@ -90,6 +91,7 @@ class HubStream(ResumeProtocol):
     <HubStream: resumable, numbered>
     """
 
+    keeps = frozenset({"reason"})
     sequence = "contiguous"
     identifies_by_event = False
     steps = True
@@ -183,6 +185,13 @@ class HubStream(ResumeProtocol):
         # Without an outcome it is an event of the application's, whatever its name.
         return _outcome(outcome) if isinstance(outcome, str) else None
 
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled:
+        body = payload_of(event)
+        error = object_of(body.get("error"))
+        said = (body.get("reason"), error.get("reason"), error.get("message"))
+        _note_reason(state, ": ".join(each for each in said if isinstance(each, str) and each))
+        return end
+
     def deltas(self, event: Any) -> Sequence[Delta]:
         if event.event == "snapshot":
             text = payload_of(event).get("text")
@@ -199,6 +208,9 @@ class HubStream(ResumeProtocol):
 
     def why_not(self, state: StreamState) -> str:
         return "" if self._home(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
+
+    def why_ended(self, state: StreamState) -> str:
+        return state.extra.get("reason", "")
 
     def resume_request(self, state: StreamState) -> Request | None:
         home = self._home(state)
@@ -218,6 +230,8 @@ class HubStream(ResumeProtocol):
             case 204:
                 # It is the answer to a cursor behind the end, so nothing is missing, whatever else the head says.
                 told = headers.get("stream-outcome", "")
+                if (reason := _REASON.search(told)) is not None:
+                    _note_reason(state, reason[1].strip())
                 return Finished(_outcome(told.partition(";")[0].strip()), verified=True)
             case 404:
                 text = (
@@ -282,6 +296,12 @@ def _beside(home: str, verb: str, method: str, *, own: bool) -> Request:
 def _outcome(value: str) -> Outcome:
     """An outcome that only a later version knows is an end all the same."""
     return _OUTCOMES.get(value, Outcome.ENDED)
+
+
+def _note_reason(state: StreamState, reason: str) -> None:
+    """Why it ended, for people. It is kept in checkpoints, so it is bounded."""
+    if reason:
+        state.extra["reason"] = reason[:_SHOWN]
 
 
 def _deferred(headers: Mapping[str, str]) -> bool:

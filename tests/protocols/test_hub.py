@@ -178,6 +178,43 @@ def test_the_last_event_says_how_it_ended(outcome: Outcome) -> None:
     assert result.stream.machine.verified
 
 
+FAILED = '{"outcome":"failed","error":{"reason":"producer_lost","message":"its process died"}}'
+
+
+def why(result: Any) -> str:
+    machine = result.stream.machine
+    return str(machine.protocol.why_ended(machine.state))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (FAILED, "producer_lost: its process died"),
+        ('{"outcome":"cancelled","reason":"cancelled_by_user"}', "cancelled_by_user"),
+        ('{"outcome":"failed","error":{"reason":"x","message":5}}', "x"),
+        ('{"outcome":"failed","error":"x"}', ""),
+        ('{"outcome":"completed"}', ""),
+        (json.dumps({"outcome": "failed", "reason": "x" * 10_000}), "x" * 200),
+    ],
+)
+def test_the_last_event_says_why(data: str, told: str) -> None:
+    result = play(Reply(log_of((None, text("a")), ("end", data)), headers=HEAD))
+    assert (why(result), len(result.events)) == (told, 2)
+    complete = result.stream.leave()
+    assert complete.complete and complete.extra.get("reason", "") == told
+
+
+@pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
+async def test_a_failure_is_raised_with_its_reason_when_it_is_asked_for(row: Row) -> None:
+    log = log_of((None, text("a")), ("end", FAILED))
+    with FlakyServer(log, headers={"stream-id": "msg_42"}, content_location=PLACE) as server:
+        async with row.connect("POST", server.url, json=BODY) as stream:
+            assert [event.event async for event in stream] == ["message", "end"]
+        with pytest.raises(StreamInterrupted, match="ended as failed: producer_lost: its process died") as caught:
+            stream.raise_for_outcome()
+        assert caught.value.reason == "failed"
+
+
 def test_an_outcome_of_a_later_version_is_an_end() -> None:
     assert play(Reply([*log_of(("end", '{"outcome":"handed_over"}'))], headers=HEAD)).outcome is Outcome.ENDED
 
@@ -210,6 +247,13 @@ def test_204_is_the_end(headers: dict[str, str], outcome: Outcome) -> None:
 def test_a_stream_that_ended_long_ago_says_how() -> None:
     done = Reply(status=204, headers={"stream-closed": "true", "stream-outcome": "failed; reason=too_long"}, type="")
     assert run(get(script(done), f"{PLACE}?after=k7q2.7")).outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"), [("failed; reason=producer_lost", "producer_lost"), ('failed; reason="a, b"', "a, b"), ("failed", "")]
+)
+def test_204_says_why(told: str, reason: str) -> None:
+    assert why(play(half(), Reply(status=204, headers={"stream-outcome": told}, type=""))) == reason
 
 
 def test_a_session_without_a_stream_has_nothing_to_read() -> None:
