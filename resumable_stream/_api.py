@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
@@ -302,12 +303,13 @@ def _plan(
     # The body of another process is not known here.
     known = options.key is not None and not merge
     digest = request_digest(method, absolute, body_of(request), key=options.key) if known and options.key is not None else None
-    settings = options.settings(
+    asked = options.settings(
         idempotent="idempotency-key" in given or (client is not None and "idempotency-key" in client.headers),
         refreshable=callable(headers),
         single_use=call.single_use,
         elsewhere=merge,
     )
+    settings = replace(asked, new_key=lambda: secrets.token_hex(16))
 
     def machine(start: Checkpoint | None) -> Machine:
         state = StreamState(method, absolute, request.get("json"), private=private)

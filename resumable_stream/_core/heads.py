@@ -27,9 +27,14 @@ _QUOTED: Final = 200
 
 
 def default_verdict(
-    status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings, *, accepted: bool = False
+    status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings, *, repeatable: bool = False
 ) -> Verdict:
-    """The table for statuses. `accepted`: the first request was taken, and a redirect led to this GET."""
+    """
+    The table for statuses.
+
+    Args:
+        repeatable: The request may be sent again although the server may have received it.
+    """
     resuming = state.resuming
     if status == 204:
         if protocol is not None and resuming and protocol.promises.has_end:
@@ -41,8 +46,7 @@ def default_verdict(
         return Lost(f"the server answered {status}: it no longer holds this stream")
     if resuming and status in (405, 501):
         return Lost(f"the server answered {status}: this stream cannot be resumed", expired=False)
-    repeatable = resuming or accepted or state.safe or status in NOT_ACCEPTED or settings.idempotent
-    return Retry() if status in settings.statuses and repeatable else Reject()
+    return Retry() if status in settings.statuses and (repeatable or status in NOT_ACCEPTED) else Reject()
 
 
 def rejection(head: Head, body: bytes, message: str, *, method: str, private: Collection[str] = ()) -> ResponseRejected:

@@ -74,7 +74,7 @@ class Request:
     Attributes:
         method: HTTP method.
         url: Absolute URL, or one relative to the first request's.
-        headers: Set over the caller's; `None` removes one.
+        headers: Set over the caller's; `None` removes one. An `Idempotency-Key` gives way to one of the caller's own.
         params: Set in the query over what is there; `None` removes one.
         json: Keys set in the caller's JSON body, if `repeat` sends that once more; otherwise they are a body of its own.
         form: Fields set in the caller's form (`data=`), likewise.
@@ -140,6 +140,8 @@ class Head:
         return kind == "application/json" or kind.endswith("+json")
 
 
+KEY: Final = "idempotency_key"
+"""In `StreamState.extra`: the key that the core gave the first request; see `ResumeProtocol.joins`."""
 KEPT: Final = "header:"
 """In `StreamState.extra`, in front of the name of a header."""
 
@@ -499,6 +501,15 @@ class ResumeProtocol:
     """Names of the events whose data is JSON and may hold content (`"message"`: those without a name). See `reads_json()`."""
     steps: bool = False
     """`step()` has work to do: parts of an answer may be taken back by the server."""
+
+    joins: bool = False
+    """
+    The server joins a request that comes again with the same `Idempotency-Key` to the stream that the first one started.
+
+    A request that is not safe then carries a random key, unless the caller chose one, so that it is sent again where its answer
+    got lost. Only where `protocol=` names it, since detection comes after the first answer. The key is in `StreamState.extra` as
+    `"idempotency_key"`: with that name in `keeps`, another process that has to send the request again sends the same.
+    """
 
     @property
     def name(self) -> str:

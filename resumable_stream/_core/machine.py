@@ -50,6 +50,7 @@ from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, has_right_type, rejection, unexpected_type
 from .interfaces import (
+    KEY,
     SENTINEL,
     Answer,
     Detect,
@@ -205,6 +206,8 @@ class Machine:
         self._offline = 0.0
         if protocol is not None:
             self._adopt(protocol)
+            if checkpoint is None:
+                self._choose_key()
 
     def _adopt(self, protocol: ResumeProtocol) -> None:
         """Now the protocol is known, and with it what a place means."""
@@ -504,7 +507,20 @@ class Machine:
             self._connect(planned[0], resuming=planned[1])
 
     def _first_request(self) -> Request:
-        return (self.protocol or ResumeProtocol()).first_request(self.state)
+        request = (self.protocol or ResumeProtocol()).first_request(self.state)
+        key = self.state.extra.get(KEY)
+        return request if key is None else replace(request, headers={**request.headers, "Idempotency-Key": key})
+
+    def _choose_key(self) -> None:
+        """
+        A key for the first request, where the server joins one that comes again to the stream that it started.
+
+        Not where that request was sent already: by another process, without a key, or before the protocol was known.
+        """
+        protocol, settings = self.protocol, self.settings
+        joins = protocol is not None and protocol.joins and not self.state.safe
+        if joins and settings.new_key is not None and not (settings.idempotent or settings.started_elsewhere):
+            self.state.extra[KEY] = settings.new_key()
 
     def _rest_request(self) -> Request | None:
         """How to go on after what was delivered, or `None`."""
@@ -543,7 +559,7 @@ class Machine:
             # Method and URL are those of a token: what another process may start is not for us to start.
             return None
         tied = protocol is not None and protocol.promises.tied
-        if not self._known or self.settings.idempotent or (self.state.safe and not tied):
+        if not self._known or self._idempotent or (self.state.safe and not tied):
             return self._first_request(), False
         return None
 
@@ -627,7 +643,12 @@ class Machine:
 
     def _may_repeat(self) -> bool:
         """The latest request may be sent again, whether or not the server received it (rule 9)."""
-        return self.settings.idempotent or self.state.safe or self.state.resuming or self._accepted is not None
+        return self._idempotent or self.state.safe or self.state.resuming or self._accepted is not None
+
+    @property
+    def _idempotent(self) -> bool:
+        """The first request carries an `Idempotency-Key`, the same whenever it is sent."""
+        return self.settings.idempotent or KEY in self.state.extra
 
     def receive_head(self, head: Head, now: float, *, wall: float) -> None:
         """
@@ -689,8 +710,7 @@ class Machine:
         if self.protocol is not None:
             found = self.protocol.on_status(head.status, head.headers, body, self.state)
         if found is None:
-            accepted = self._accepted is not None
-            found = default_verdict(head.status, self.state, self.protocol, self.settings, accepted=accepted)
+            found = default_verdict(head.status, self.state, self.protocol, self.settings, repeatable=self._may_repeat())
         self._apply_head(found, head, body, now)
 
     def _apply_head(self, found: verdict.Verdict, head: Head, body: bytes, now: float) -> None:
@@ -1589,6 +1609,8 @@ class Machine:
         if self._ledger is not None:
             self._start_over(self._ledger, anew=True)
         state.stream_id = state.location = None
+        # The one before belongs to what is lost.
+        self._choose_key()
         self._accepted = None
         self._quick_answers = 0
         self._asked_empty = False

@@ -39,7 +39,8 @@ class Settings:
         statuses: HTTP statuses that are failed attempts.
         max_server_wait: Longest wait in seconds that a server may ask for.
         manual: Only `commit()` moves the place.
-        idempotent: The first request carries an `Idempotency-Key`.
+        idempotent: The first request carries an `Idempotency-Key` of the caller's.
+        new_key: Makes a random one, for a protocol whose server joins a repeated request; `None`: none is sent.
         single_use: The first request's body can be sent only once.
         started_elsewhere: The first request is another process's, read from a token.
         refreshable: Asking again may bring other credentials.
@@ -62,6 +63,7 @@ class Settings:
     on_lost: Literal["raise", "restart", "snapshot"] = "raise"
     manual: bool = False
     idempotent: bool = False
+    new_key: Callable[[], str] | None = None
     single_use: bool = False
     started_elsewhere: bool = False
     refreshable: bool = False

@@ -172,7 +172,11 @@ class Family:
             if name not in headers and not _chosen(client.headers.get(name)):
                 headers[name] = value
         built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
-        built.headers = self.module.Headers(_with(built.headers, request.headers))
+        ours = request.headers
+        if "Idempotency-Key" in built.headers and ours.get("Idempotency-Key") is not None:
+            # A callable's, which is known only now.
+            ours = {name: value for name, value in ours.items() if name != "Idempotency-Key"}
+        built.headers = self.module.Headers(_with(built.headers, ours))
         url = built.url
         if request.repeat != "all" or call.merge:
             # A URL that the server gave keeps its query; the libraries would put the client's in its place.

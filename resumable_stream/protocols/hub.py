@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._core.interfaces import (
+    KEY,
     Alarm,
     Answer,
     Ask,
@@ -69,6 +70,9 @@ class HubStream(ResumeProtocol):
     It is chosen by itself where an answer has the header `Stream-Id`, and resumes by a GET of the answer's `Content-Location`
     with `Last-Event-ID`. Ids count, so a hole is seen. An event of another epoch is of another log, and is `ReplayDiverged`.
 
+    Named by the caller (`protocol=HubStream()`), a POST carries a random `Idempotency-Key`, unless the caller chose one: if its
+    answer gets lost it is sent again with the same key, and the server joins it to the stream that it started.
+
     `event: end` ends the stream with the outcome in it, and so does 204. Any other close is followed by a reconnect: a server
     that shuts down says `retry:` and closes, or answers 503.
     A log that no longer holds what follows the cursor answers 410, and that is `CursorExpired`, with the reason. With
@@ -91,10 +95,11 @@ class HubStream(ResumeProtocol):
     <HubStream: resumable, numbered>
     """
 
-    keeps = frozenset({"reason"})
+    keeps = frozenset({"reason", KEY})
     sequence = "contiguous"
     identifies_by_event = False
     steps = True
+    joins = True
     alarm = Alarm(frozenset({"end"}), frozenset())
 
     def __init__(self, *, end: Literal["auto", "never"] = "auto", text: TextOf = "text") -> None:

@@ -23,6 +23,34 @@ NAMED = LastEventID(end="[DONE]")
 NUMBERED = CursorProtocol(read="seq", send="query:after", end="[DONE]", sequence="contiguous")
 
 
+class Named(CursorProtocol):
+    """Its cursors are `<log>/<number>`."""
+
+    def lineage(self, cursor: str) -> str:
+        log, slash, _ = cursor.rpartition("/")
+        return log + slash
+
+
+@pytest.mark.parametrize("ids", [["a/1", "a/2", "b/3"], ["a/1", None, "b/2"], ["a/1", "x", "a/2"]])
+@pytest.mark.parametrize("together", [True, False])
+def test_an_event_of_another_log_is_a_divergence_on_any_connection(ids: list[str | None], together: bool) -> None:
+    protocol = Named(read="id", send="query:after", end="[DONE]")
+    blocks = [ev(str(at), own_id) for at, own_id in enumerate(ids)]
+    at = next(at for at, own_id in enumerate(ids) if own_id is not None and not own_id.startswith("a/"))
+    steps: list[Any] = [b"".join(blocks)] if together else blocks
+    first = play(Reply([*steps, DONE]), protocol=protocol)
+    resumed = play(Reply([*blocks[:at], "rst"]), Reply(blocks[at:]), protocol=protocol)
+    for result in (first, resumed):
+        assert (type(result.error), len(result.data)) == (ReplayDiverged, at)
+        assert "another log" in str(result.error) and repr(ids[at]) in str(result.error)
+
+
+def test_cursors_that_name_no_log_are_not_compared() -> None:
+    protocol = Named(read="id", send="query:after", end="[DONE]")
+    result = play(Reply([ev("a", "1"), ev("b", "2"), ev("c", "x/3"), ev("d", "x/4"), DONE]), protocol=protocol)
+    assert result.outcome is Outcome.COMPLETED
+
+
 # --- the overlap: events without an id of their own -----------------------------------------------------------------
 
 

@@ -77,6 +77,24 @@ def test_an_idempotency_key_makes_any_failure_repeatable(step: Any) -> None:
     assert all(sent.method == "POST" for sent in result.stream.sent)
 
 
+class Joins(LastEventID):
+    joins = True
+
+
+@pytest.mark.parametrize("step", [DROPPED, NO_ANSWER, status(500), Reply(["rst"])])
+def test_a_server_that_joins_gets_a_key_which_makes_any_failure_repeatable(step: Any) -> None:
+    result = play(step, step, GOOD, **BODY, protocol=Joins(), new_key=lambda: "k")
+    assert result.data == ["d1", "[DONE]"]
+    assert [sent.headers.get("idempotency-key") for sent in result.stream.sent] == ["k"] * 3
+
+
+@pytest.mark.parametrize(("protocol", "more"), [(LastEventID(), {"new_key": lambda: "k"}), (Joins(), {})])
+def test_without_a_key_a_request_is_not_repeated(protocol: LastEventID, more: Any) -> None:
+    result = play(DROPPED, **BODY, protocol=protocol, **more)
+    assert isinstance(result.error, StreamInterrupted)
+    assert "idempotency-key" not in result.stream.sent[0].headers
+
+
 def test_an_idempotency_key_does_not_make_delivered_events_repeatable() -> None:
     result = play(Reply([ev("a"), "rst"]), **BODY, idempotent=True)
     assert isinstance(result.error, StreamInterrupted)

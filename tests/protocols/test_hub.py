@@ -30,7 +30,7 @@ from resumable_stream.testing import Reply as WebReply
 from resumable_stream.testing.server import RecordedRequest
 
 from ..conftest import Row
-from ..core.simulation import CUTS, Reply, Sent, Stream, Wait, cut_body, ev, policy, run, script
+from ..core.simulation import CUTS, DROPPED, NO_ANSWER, Reply, Sent, Stream, Wait, cut_body, ev, policy, run, script
 
 API = "https://chat.example.com"
 START = f"{API}/chat"
@@ -359,6 +359,94 @@ def test_what_another_status_to_the_resume_means(status: int, error: type) -> No
     steps = [Reply(status=status, type="")] * 3
     result = play(half(), *steps)
     assert isinstance(result.error, error)
+
+
+# --- an answer that got lost ----------------------------------------------------------------------------------------
+
+
+def counted() -> Any:
+    numbers = iter(range(1, 100))
+    return lambda: f"key{next(numbers)}"
+
+
+def named(*steps: Any, **options: Any) -> Any:
+    """The caller names the protocol, as `connect()` then hands it to the core."""
+    return play(*steps, **{"protocol": HubStream(), "new_key": counted(), **options})
+
+
+def keys(result: Any) -> list[tuple[str, str | None]]:
+    return [(sent.method, sent.headers.get("idempotency-key")) for sent in result.stream.sent]
+
+
+@pytest.mark.parametrize("lost", [DROPPED, NO_ANSWER, Reply(status=502, type="")])
+def test_a_start_whose_answer_got_lost_is_sent_again_with_the_same_key(lost: Any) -> None:
+    result = named(lost, lost, half(), Reply(LOG[3:]))
+    assert (result.data, result.outcome) == (DATA, Outcome.COMPLETED)
+    assert keys(result) == [("POST", "key1"), ("POST", "key1"), ("POST", "key1"), ("GET", None)]
+
+
+def test_without_the_name_of_the_protocol_it_is_not_sent_again() -> None:
+    """Detection comes after the first answer, so that request carried no key."""
+    result = play(DROPPED, new_key=counted())
+    assert (type(result.error), keys(result)) == (StreamInterrupted, [("POST", None)])
+    result = play(Reply(LOG, headers=HEAD), new_key=counted())
+    assert (keys(result), result.stream.leave().extra.get("idempotency_key")) == ([("POST", None)], None)
+
+
+def test_the_key_of_the_caller_is_the_only_one() -> None:
+    assert keys(named(DROPPED, Reply(LOG, headers=HEAD), idempotent=True)) == [("POST", None)] * 2
+
+
+def test_a_get_needs_no_key() -> None:
+    result = run(get(script(DROPPED, half(), Reply(LOG[3:])), protocol=HubStream(), new_key=counted()))
+    assert keys(result) == [("GET", None)] * 3
+
+
+def test_a_restart_has_a_key_of_its_own() -> None:
+    """With the old one it would join what is lost."""
+    result = named(half(), gone("other_epoch"), DROPPED, Reply(LOG, headers=HEAD), on_lost="restart")
+    assert keys(result) == [("POST", "key1"), ("GET", None), ("POST", "key2"), ("POST", "key2")]
+
+
+def test_a_key_that_is_taken_is_an_error_at_once() -> None:
+    result = named(Reply([b'{"error":"key_reused"}'], status=409, type="application/json"))
+    assert (type(result.error), len(result.stream.sent)) == (ResponseRejected, 1)
+
+
+def test_another_process_asks_with_the_same_key() -> None:
+    stream = post(script(DROPPED), protocol=HubStream(), new_key=counted(), delay=policy(0))
+    place = run(stream).error.checkpoint
+    assert place is not None and place.extra["idempotency_key"] == "key1"
+    options: dict[str, Any] = {"protocol": HubStream(), "new_key": lambda: "another", "checkpoint": place}
+    again = run(post(script(Reply(LOG, headers=HEAD)), **options))
+    assert (keys(again), again.data) == ([("POST", "key1")], DATA)
+    # Whoever holds only the token may not start anything.
+    assert run(post(script(), started_elsewhere=True, **options)).stream.sent == []
+
+
+@pytest.mark.parametrize("own", [None, "mine", "callable"])
+@pytest.mark.parametrize("row", ["sync-httpx", "sync-httpx2", "asyncio-httpx", "trio-httpx2"], indirect=True)
+async def test_a_lost_answer_over_sockets(row: Row, own: str | None, prompt: None) -> None:
+    given: Any = {"idempotency-key": "mine"}
+    headers = {None: None, "mine": given, "callable": lambda: given}[own]
+    schedule = [Fault.no_answer(), Fault.no_answer(how="rst"), Fault.cut(after_events=2)]
+    with FlakyServer(LOG, schedule, headers={"stream-id": "msg_42"}, content_location=PLACE) as server:
+        async with row.connect("POST", server.url, json=BODY, headers=headers, protocol=HubStream()) as stream:
+            assert await stream.read_text() == TEXT
+        sent = [(request.method, request.headers.get("idempotency-key")) for request in server.requests]
+    key = sent[0][1]
+    assert sent == [("POST", key)] * 3 + [("GET", None)]
+    assert key == "mine" if own else key is not None and len(key) == 32
+
+
+@pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
+async def test_every_stream_has_a_key_of_its_own(row: Row) -> None:
+    protocol = HubStream()
+    with FlakyServer(LOG, headers={"stream-id": "msg_42"}, content_location=PLACE) as server:
+        for _ in range(2):
+            async with row.connect("POST", server.url, json=BODY, protocol=protocol) as stream:
+                assert await stream.read_text() == TEXT
+        assert len({request.headers["idempotency-key"] for request in server.requests}) == 2
 
 
 # --- numbers and epochs ---------------------------------------------------------------------------------------------
