@@ -331,7 +331,11 @@ def _gone(said: dict[str, Any], state: StreamState) -> str:
             what = f"its log has lost its end: it reaches no further than {tail}"
         case _:
             what = f"it says {why!r}"
-    return f"the server no longer holds {place} of stream {_named(state)} ({why or 'history_gone'}): {what}"
+    if said.get("snapshot"):
+        way = "params={'view': 'snapshot'} begins with its state"
+    else:
+        way = "on_lost='snapshot' takes the text that the server has stored"
+    return f"the server no longer holds {place} of stream {_named(state)} ({why or 'history_gone'}): {what}; {way}"
 
 
 def _conflict(headers: Mapping[str, str], body: bytes) -> str:

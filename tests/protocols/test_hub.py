@@ -318,6 +318,13 @@ def test_a_log_that_is_gone_says_why(why: str, told: str) -> None:
     assert result.error.checkpoint is not None and result.error.checkpoint.cursor == "k7q2.3"
 
 
+@pytest.mark.parametrize(("more", "way"), [({}, "on_lost='snapshot'"), ({"snapshot": 1}, "{'view': 'snapshot'}")])
+def test_a_log_that_is_gone_says_what_can_be_had(more: dict[str, int], way: str) -> None:
+    body = {"error": "history_gone", "why": "trimmed", "oldest": "k7q2.5", "tail": "k7q2.9", **more}
+    result = play(half(), Reply([json.dumps(body).encode()], status=410, type="application/json"))
+    assert way in str(result.error)
+
+
 @pytest.mark.parametrize("body", [b"", b"gone", b"[]", b'{"error":5}', b'{"error":"history_gone","why":[]}'])
 def test_a_410_of_any_form_is_a_loss(body: bytes) -> None:
     assert isinstance(play(half(), Reply([body], status=410, type="text/plain")).error, CursorExpired)
