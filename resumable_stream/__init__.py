@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import compat, protocols, stores, testing, transports
+    from . import compat, protocols, server, stores, testing, transports
     from ._api import aconnect, aresume, connect, resume
     from ._checkpoint import Checkpoint
     from ._core.actions import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         DeadlineExceeded,
         EventTooLarge,
         GapError,
+        LogUnavailable,
         NotResumable,
         OriginMismatch,
         ProtocolViolation,
@@ -110,6 +111,7 @@ _HOMES = {
         "UpstreamError",
         "OriginMismatch",
         "StoreError",
+        "LogUnavailable",
         "StreamBusy",
         "StreamClosed",
         "StreamConsumed",
@@ -117,7 +119,7 @@ _HOMES = {
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("protocols", "stores", "testing", "compat", "transports")
+_MODULES = ("protocols", "stores", "testing", "compat", "transports", "server")
 
 __all__ = [
     # opening a stream
@@ -176,6 +178,7 @@ __all__ = [
     "UpstreamError",
     "OriginMismatch",
     "StoreError",
+    "LogUnavailable",
     "StreamBusy",
     "StreamClosed",
     "StreamConsumed",
@@ -186,6 +189,7 @@ __all__ = [
     "testing",
     "compat",
     "transports",
+    "server",
 ]
 
 

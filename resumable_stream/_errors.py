@@ -17,6 +17,7 @@ Everything that can go wrong, as one tree.
     ├── UpstreamError                 .type  .body                 the provider reported an error inside the stream
     ├── OriginMismatch                .expected  .received         credentials would have left their origin
     ├── StoreError                                 a checkpoint store failed, or is not ours to write
+    ├── LogUnavailable                .stream_id   the server's log cannot be reached, or what it holds is damaged
     ├── StreamBusy (RuntimeError)                  you read a stream that another thread or task is reading
     └── StreamClosed (RuntimeError)                you used a stream that is closed
         └── StreamConsumed                         you iterated a stream that has ended
@@ -38,6 +39,7 @@ __all__ = [
     "DeadlineExceeded",
     "EventTooLarge",
     "GapError",
+    "LogUnavailable",
     "NotResumable",
     "OriginMismatch",
     "ProtocolViolation",
@@ -247,6 +249,19 @@ class OriginMismatch(ResumableStreamError):
 
 class StoreError(ResumableStreamError):
     """A store could not load or save, its content is not ours, or a newer writer took the key over."""
+
+
+class LogUnavailable(ResumableStreamError):
+    """
+    The log of a server cannot be reached, or what it holds is damaged. Nothing can be said about its streams.
+
+    Attributes:
+        stream_id: The stream in question; `None` when it concerns them all.
+    """
+
+    def __init__(self, message: str, *, stream_id: str | None = None) -> None:
+        super().__init__(message)
+        self.stream_id = stream_id
 
 
 class StreamBusy(ResumableStreamError, RuntimeError):

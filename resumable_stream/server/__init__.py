@@ -1,0 +1,43 @@
+"""
+The server half: streams that are kept in a log while they are produced, so that any reader can continue at any place.
+
+Importing it imports no event loop and nothing optional: names are loaded when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
+
+_HOMES = {
+    ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    # logs
+    "StreamLog",
+    "Bells",
+    # what is in them
+    "Cursor",
+    "Ending",
+    "Head",
+    "Message",
+    "Span",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

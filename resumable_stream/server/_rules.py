@@ -1,0 +1,599 @@
+"""
+What a log answers, as functions of values.
+
+A log keeps one `Record` for each stream and the spans beside it. In one step that nobody can get between (a lock, a transaction,
+a script) it loads the record, asks a `judge_…` function, and, where that answers "do it", changes record and spans:
+
+    verdict = judge_append(record, entries, append)
+    if verdict is None:             # nothing stands in the way
+        record.append(append, now)  # and store append.span
+
+The order of the questions is part of the rules: a lost log is `Lost` to everybody; a writer that was superseded is `Fenced`
+even if the stream has ended; only then does the place count.
+
+Times are seconds on the clock of the log, which is one clock for all its writers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from .._errors import LogUnavailable
+from ._values import (
+    CANCEL,
+    Append,
+    Appended,
+    Behind,
+    Control,
+    Cursor,
+    Done,
+    Ended,
+    Ending,
+    Existing,
+    Fenced,
+    Full,
+    Gone,
+    Handover,
+    Head,
+    Held,
+    Lost,
+    Message,
+    Page,
+    Said,
+    Span,
+    SpanRefused,
+    Unknown,
+    Writer,
+)
+
+__all__ = [
+    "MAX_INBOX",
+    "Record",
+    "check_batch",
+    "check_restore",
+    "join_spans",
+    "judge_append",
+    "judge_claim",
+    "judge_create",
+    "judge_finish",
+    "judge_read",
+    "judge_renew",
+    "judge_restore",
+    "judge_say",
+    "page_of",
+    "spans_after",
+    "split_span",
+]
+
+MAX_INBOX: Final = 10_000
+"""Messages that one inbox takes. 10,000: far above what people type into one answer, and a bound for those who do not type."""
+COMPACTED_BYTES: Final = 256 << 10
+"""Bytes of a joined span: nearly every finished answer is one, and a reader's page stays small."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Record:
+    """
+    All that a log knows about one stream, except its spans and its messages.
+
+    Attributes:
+        head: As created.
+        epoch: Of the log.
+        fence: Of its writer.
+        n: Number of the last event.
+        b: Byte position after it.
+        c: How many spans were stored. Another number of entries means that some were lost.
+        oldest: Number of the oldest event held; n + 1 when none is.
+        until: When the lease is over; 0.0: released.
+        ending: How the stream ended; `None` while it runs.
+        ended_by: The fence of the writer that finished it.
+        note: The note stored last.
+        note_n: The last event when it was stored.
+        taken: How many messages are dealt with.
+        k: How many messages were accepted.
+        cancel: The reason of the first cancel; `None`: nobody cancelled.
+        request: What `create` was given.
+        expires: When the stream is forgotten.
+    """
+
+    head: Head
+    epoch: str
+    fence: int = 1
+    n: int = 0
+    b: int = 0
+    c: int = 0
+    oldest: int = 1
+    until: float = 0.0
+    ending: Ending | None = None
+    note: str | None = None
+    note_n: int = 0
+    taken: int = 0
+    k: int = 0
+    cancel: str | None = None
+    request: bytes | None = field(default=None, repr=False)
+    expires: float = 0.0
+
+    @property
+    def token(self) -> str:
+        """What a writer must show."""
+        return f"{self.epoch}.{self.fence}"
+
+    @property
+    def control(self) -> Control | None:
+        """How the inbox stands; `None` before the first message."""
+        return Control(self.k, self.cancel) if self.k or self.cancel is not None else None
+
+    @classmethod
+    def create(cls, head: Head, epoch: str, *, lease: float, now: float, request: bytes | None = None) -> Record:
+        """Make the record of a stream that begins."""
+        return cls(head=head, epoch=epoch, request=request, until=now + lease, expires=now + lease + head.retention)
+
+    @classmethod
+    def restore(
+        cls,
+        writer: Writer,
+        head: Head,
+        epoch: str,
+        spans: Sequence[Span],
+        *,
+        now: float,
+        request: bytes | None = None,
+        note: str | None = None,
+        note_n: int | None = None,
+        taken: int = 0,
+        inbox: Sequence[Message] = (),
+    ) -> Record:
+        """Make the record of a stream that its writer writes again, under the next fence."""
+        cancel = next((message.data for message in inbox if message.kind == CANCEL), None)
+        last = spans[-1].n if spans else 0
+        return cls(
+            head=head,
+            epoch=epoch,
+            fence=writer.fence + 1,
+            n=last,
+            b=spans[-1].b if spans else 0,
+            c=len(spans),
+            oldest=spans[0].first if spans else 1,
+            until=now + writer.lease,
+            note=note,
+            note_n=0 if note is None else last if note_n is None else note_n,
+            taken=taken,
+            # Not below `taken`: the next message must not get a number that the producer has already dealt with.
+            k=max(taken, inbox[-1].k if inbox else 0),
+            cancel=cancel,
+            request=request,
+            expires=now + writer.lease + head.retention,
+        )
+
+    def append(self, append: Append, now: float) -> None:
+        """Take what `judge_append` let through. The caller stores the span."""
+        span = append.span
+        if span is not None:
+            self.n, self.b = span.n, span.b
+            self.c += 1
+        self.settle(append)
+        self.renew(append.writer, now)
+
+    def settle(self, append: Append) -> None:
+        """Move the note and `taken`."""
+        if append.note is not None:
+            self.note, self.note_n = append.note, append.last
+        if append.taken is not None:
+            self.taken = append.taken
+
+    def renew(self, writer: Writer, now: float) -> None:
+        """Extend the lease; a writer whose lease is 0 releases the stream."""
+        self.until = now + writer.lease if writer.lease else 0.0
+        self.expires = now + writer.lease + self.head.retention
+
+    def claim(self, stream_id: str, *, lease: float, now: float, entries: int, epoch: str) -> Writer:
+        """
+        Hand the stream to a new writer, as `judge_claim` let it.
+
+        A log that is whole keeps its epoch, so that readers go on where they are. One that lost spans gets `epoch` and begins
+        again without events; the caller then removes the spans that are left.
+        """
+        whole = entries == self.c
+        self.fence += 1
+        if not whole:
+            self.epoch = epoch
+            self.n = self.b = self.c = 0
+            self.oldest = 1
+            self.note, self.note_n = None, 0
+        self.until = now + lease
+        self.expires = now + lease + self.head.retention
+        handover = Handover(
+            head=self.head,
+            n=self.n,
+            b=self.b,
+            note=self.note,
+            note_n=self.note_n,
+            taken=self.taken,
+            control=self.control,
+            request=self.request,
+            whole=whole,
+        )
+        return Writer(stream_id, self.epoch, self.fence, lease, self.head.retention, handover)
+
+    def finish(self, ending: Ending, now: float) -> None:
+        """Take what `judge_finish` let through."""
+        self.ending = ending
+        self.until = 0.0
+        self.expires = now + self.head.retention
+
+    def say(self, message: Message) -> int:
+        """Take what `judge_say` let through; the place of the message in the inbox."""
+        self.k += 1
+        if message.kind == CANCEL and self.cancel is None:
+            self.cancel = message.data
+        return self.k
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def judge_create(record: Record | None, *, replaces: str | None = None) -> Existing | None:
+    """
+    Decide on `create`.
+
+    Args:
+        record: Of the stream; `None`: there is none.
+        replaces: Epoch of an ended stream that the new one takes the place of.
+
+    Returns:
+        The stream to join; `None`: create it.
+    """
+    if record is None or (record.ending is not None and record.epoch == replaces):
+        return None
+    return Existing(record.epoch, record.n, record.head, record.ending)
+
+
+def judge_append(record: Record | None, entries: int, append: Append) -> Appended | Fenced | Ended | Behind | Lost | None:
+    """
+    Decide on one item of a batch.
+
+    Args:
+        record: Of the stream; `None`: there is none.
+        entries: How many spans the log really holds for it.
+        append: What the writer sends.
+
+    Returns:
+        The verdict; `None`: store the span, then call `record.append()`. On `Appended` nothing is stored, but what moves with the
+        span was stored with it, so there is nothing left to do.
+
+    Raises:
+        SpanRefused: The span follows the last event, and its bytes do not follow the last byte; or it is the last one again,
+            and ends at another byte. A writer that makes such a span has lost count.
+    """
+    refusal = _refusal(record, append.writer)
+    if refusal is not None:
+        return refusal
+    assert record is not None
+    if record.ending is not None:
+        return Ended(record.ending, record.n)
+    if entries != record.c:
+        return Lost()
+    span = append.span
+    if span is None:
+        return None if record.n == append.last else Behind(record.n)
+    if record.n == span.first - 1:
+        if span.start != record.b:
+            raise SpanRefused(
+                f"stream {append.writer.stream_id!r}: the log ends at byte {record.b} with event {record.n}; the span of events "
+                f"{span.first} to {span.n} must begin there, and begins at byte {span.start}",
+                stream_id=append.writer.stream_id,
+            )
+        return None
+    if record.n == span.n and record.b != span.b:
+        raise SpanRefused(
+            f"stream {append.writer.stream_id!r}: event {span.n} is in the log and ends at byte {record.b}; "
+            f"the span sent again ends at byte {span.b}, so it is not the same",
+            stream_id=append.writer.stream_id,
+        )
+    return Appended(record.n, record.control) if record.n >= span.n else Behind(record.n)
+
+
+def judge_finish(
+    record: Record | None, entries: int, writer: Writer, n: int, ending: Ending
+) -> Done | Fenced | Ended | Behind | Lost | None:
+    """
+    Decide on `finish`.
+
+    Args:
+        record: Of the stream; `None`: there is none.
+        entries: How many spans the log really holds for it.
+        writer: Who finishes.
+        n: Number of the last event, as the writer knows it.
+        ending: How.
+
+    Returns:
+        The verdict; `None`: store the ending.
+    """
+    refusal = _refusal(record, writer)
+    if refusal is not None:
+        return refusal
+    assert record is not None
+    if record.ending is not None:
+        # By the same fence, since another one was refused above.
+        return Done(record.n) if record.ending == ending and record.n == n else Ended(record.ending, record.n)
+    if entries != record.c:
+        return Lost()
+    return None if record.n == n else Behind(record.n)
+
+
+def judge_renew(record: Record | None, writer: Writer) -> Fenced | Ended | Lost | None:
+    """Decide on one item of `renew`; `None`: extend the lease."""
+    refusal = _refusal(record, writer)
+    if refusal is not None:
+        return refusal
+    assert record is not None
+    return None if record.ending is None else Ended(record.ending, record.n)
+
+
+def judge_claim(record: Record | None, now: float) -> Held | Ended | Unknown | None:
+    """Decide on `claim` at the time `now` of the log's clock; `None`: hand the stream over."""
+    if record is None:
+        return Unknown()
+    if record.ending is not None:
+        return Ended(record.ending, record.n)
+    return Held(record.until - now) if record.until > now else None
+
+
+def judge_restore(record: Record | None, entries: int, writer: Writer) -> Existing | None:
+    """
+    Decide on `restore`; `None`: write the stream, in place of what is left of it.
+
+    Whatever another writer has is never written over. A record whose spans are lost is, by the writer whose token it has.
+    """
+    if record is None or (record.token == writer.token and record.ending is None and entries != record.c):
+        return None
+    return Existing(record.epoch, record.n, record.head, record.ending)
+
+
+def judge_say(record: Record | None, message: Message, known: int | None) -> Said | Ended | Full | Unknown | None:
+    """
+    Decide on `say`.
+
+    Args:
+        record: Of the stream; `None`: there is none.
+        message: What is said.
+        known: The place of the message with this id; `None`: there is none.
+
+    Returns:
+        The verdict; `None`: store the message at `record.say()`.
+    """
+    if record is None:
+        return Unknown()
+    if known is not None:
+        return Said(known)
+    if record.ending is not None:
+        return Ended(record.ending, record.n)
+    if record.k >= MAX_INBOX and not (message.kind == CANCEL and record.cancel is None):
+        return Full(MAX_INBOX)
+    return None
+
+
+def judge_read(record: Record | None, entries: int, after: Cursor | None, *, now: float) -> Gone | Unknown | int:
+    """
+    Decide on `read`.
+
+    Args:
+        record: Of the stream; `None`: there is none.
+        entries: How many spans the log really holds for it.
+        after: The cursor; `None`: from the first event.
+        now: The log's clock.
+
+    Returns:
+        Why it cannot be read from there, or the number of the event after which to read.
+    """
+    if record is None:
+        return Unknown()
+    oldest = _oldest(record, entries)
+    # The ending is the event after the last, so who has seen it is one further.
+    last = record.n if record.ending is None else record.n + 1
+    if after is None:
+        why = "trimmed" if oldest > 1 else None
+    elif after.epoch != record.epoch:
+        why = "other_epoch"
+    elif after.n > last:
+        why = "went_back"
+    else:
+        why = "trimmed" if after.n < oldest - 1 else None
+    if why is None:
+        return 0 if after is None else after.n
+    return Gone(
+        oldest,
+        record.n,
+        why,  # type: ignore[arg-type]  # one of the three above
+        record.epoch,
+        record.head,
+        record.ending,
+        record.until if record.ending is None else None,
+        now,
+    )
+
+
+def page_of(
+    stream_id: str, record: Record, entries: int, after: int, spans: Iterable[Span], *, limit_bytes: int, now: float
+) -> Page:
+    """
+    Make the answer to `read` from what the log holds.
+
+    Args:
+        stream_id: For the message, if something is missing.
+        record: Of the stream.
+        entries: How many spans the log really holds for it.
+        after: What `judge_read` returned.
+        spans: Those that end after it, in order; read lazily, and no further than needed.
+        limit_bytes: Most bytes of the page, but at least one event; 0: no events at all.
+        now: The log's clock.
+
+    Raises:
+        LogUnavailable: The spans do not follow `after`, or each other, or stop before the last event.
+    """
+    taken: list[Span] = []
+    room, place = limit_bytes, after
+    for span in spans if room > 0 and after < record.n else ():
+        if not span.first <= place + 1 <= span.n:
+            raise _missing(stream_id, place + 1, f"the next span holds {span.first} to {span.n}")
+        rest = spans_after(span, place)
+        if len(rest.data) > room:
+            part, _ = split_span(rest, room if taken else max(room, rest.lengths[0]))
+            if part is not None:
+                taken.append(part)
+            break
+        taken.append(rest)
+        place, room = rest.n, room - len(rest.data)
+        if not room or place >= record.n:
+            break
+    else:
+        if room > 0 and place < record.n:
+            raise _missing(stream_id, place + 1, f"no span holds it, although the log ends with event {record.n}")
+    return Page(
+        head=record.head,
+        epoch=record.epoch,
+        oldest=_oldest(record, entries),
+        n=record.n,
+        b=record.b,
+        spans=tuple(taken),
+        ending=record.ending,
+        running_until=record.until if record.ending is None else None,
+        now=now,
+    )
+
+
+def _missing(stream_id: str, n: int, seen: str) -> LogUnavailable:
+    return LogUnavailable(
+        f"stream {stream_id!r}: the log is damaged: event {n} is missing ({seen}); delete() the stream", stream_id=stream_id
+    )
+
+
+def _refusal(record: Record | None, writer: Writer) -> Lost | Fenced | None:
+    """What holds for every write: there must be a log, and it must be the writer's."""
+    if record is None:
+        return Lost()
+    return Fenced(record.token) if record.token != writer.token else None
+
+
+def _oldest(record: Record, entries: int) -> int:
+    # All spans are gone (an evicted key) although there were some: what is left begins after the last event.
+    return record.n + 1 if record.c and not entries else record.oldest
+
+
+# --- spans --------------------------------------------------------------------------------------------------------------
+
+
+def check_batch(batch: Iterable[Append | tuple[Writer, Span, str | None]]) -> list[Append]:
+    """
+    Bring the items of a batch into one form, in their order.
+
+    Raises:
+        TypeError: An item is neither an `Append` nor a tuple of its values.
+        ValueError: An item makes no sense by itself.
+    """
+    items = []
+    for item in batch:
+        if not isinstance(item, Append):
+            if not isinstance(item, tuple) or not 2 <= len(item) <= 5:
+                raise TypeError(f"an item of a batch is an Append or a tuple of writer, span and note, got {type(item).__name__}")
+            item = Append(*item)
+        items.append(item)
+    return items
+
+
+def check_restore(spans: Sequence[Span]) -> None:
+    """
+    Refuse spans that are not one piece of a log.
+
+    They may begin after event 1, if the writer has trimmed its own copy.
+
+    Raises:
+        ValueError: A span does not continue the one before, or the first is event 1 and not byte 0.
+    """
+    if spans and (spans[0].first == 1) != (spans[0].start == 0):
+        raise ValueError(f"event 1 begins at byte 0; the first span begins with event {spans[0].first} at byte {spans[0].start}")
+    for before, span in pairwise(spans):
+        if (span.first, span.start) != (before.n + 1, before.b):
+            raise ValueError(
+                f"event {before.n + 1} must follow at byte {before.b}, got a span that begins with event {span.first} "
+                f"at byte {span.start}"
+            )
+
+
+def spans_after(span: Span, n: int) -> Span:
+    """
+    The part of a span after event `n`; the span itself if all of it is.
+
+    Raises:
+        ValueError: Nothing of it is.
+    """
+    if n < span.first:
+        return span
+    if n >= span.n:
+        raise ValueError(f"no event of {span.first} to {span.n} comes after {n}")
+    lengths = span.lengths[n - span.n :]
+    return Span(n=span.n, b=span.b, lengths=lengths, data=span.data[-sum(lengths) :])
+
+
+def split_span(span: Span, limit_bytes: int) -> tuple[Span | None, Span | None]:
+    """
+    Split a span between two of its events.
+
+    Returns:
+        Its first events, as many as `limit_bytes` holds, and the others; `None` for a part without events.
+    """
+    if len(span.data) <= limit_bytes:
+        return span, None
+    size = count = 0
+    for length in span.lengths:
+        if size + length > limit_bytes:
+            break
+        size += length
+        count += 1
+    if not count:
+        return None, span
+    first = Span(n=span.first + count - 1, b=span.start + size, lengths=span.lengths[:count], data=span.data[:size])
+    return first, Span(n=span.n, b=span.b, lengths=span.lengths[count:], data=span.data[size:])
+
+
+def join_spans(spans: Iterable[Span], *, limit_bytes: int = COMPACTED_BYTES) -> list[Span]:
+    """
+    Put the same events into as few spans as possible.
+
+    Args:
+        spans: One piece of a log, in order.
+        limit_bytes: Most bytes of a span; a larger event is a span of its own.
+
+    Returns:
+        Spans with the same events, numbers and positions.
+    """
+    joined: list[Span] = []
+    lengths: list[int] = []
+    pieces: list[bytes] = []
+    size = n = b = 0
+
+    def close() -> None:
+        if lengths:
+            joined.append(Span(n=n, b=b, lengths=tuple(lengths), data=b"".join(pieces)))
+            lengths.clear()
+            pieces.clear()
+
+    for span in spans:
+        rest: Span | None = span
+        while rest is not None:
+            part, more = split_span(rest, limit_bytes - size)
+            if part is None:
+                if size:
+                    close()
+                    size = 0
+                    continue
+                part, more = split_span(rest, rest.lengths[0])
+                assert part is not None
+            lengths += part.lengths
+            pieces.append(part.data)
+            size, n, b, rest = size + len(part.data), part.n, part.b, more
+    close()
+    return joined

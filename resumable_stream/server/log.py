@@ -1,0 +1,377 @@
+"""
+What a log of streams is, and the rules that all logs share.
+
+A stream is a row of events, numbered from 1, and an ending. One writer at a time appends to it; any number of readers read it
+from any place. The log keeps both apart:
+
+    create → Writer          append, append, append, finish            one writer; every write shows its token
+    read(cursor) → Page      read, read, …                             readers hold a cursor and nothing else
+    bells                    "stream 7 has grown"                      hints; what counts is what `read` returns
+
+*Nobody sees what the log has not acknowledged.* A writer hands events to readers after `append` has answered, never before, so
+a crash leaves no reader ahead of the log.
+
+*The token.* `<epoch>.<fence>`: the epoch is the identity of the log, the fence counts its writers. A writer that was paused for
+longer than its lease, and superseded meanwhile, is refused at its next write, and so is the writer of a log that was lost and
+created anew.
+
+*The lease.* A writer that neither appends nor renews for `lease` seconds, on the log's clock, may be superseded by `claim`.
+Until somebody claims, it may go on.
+
+*Again.* Whoever gets no reply sends the same again: a span, an ending or a message that is in the log already is answered as if
+it had been stored just now, and stored once.
+
+This module and those it gathers do no I/O; they import no event loop, no clock and no database client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from ._records import (
+    compressed,
+    damaged,
+    decode_lengths,
+    encode_lengths,
+    ending_from_json,
+    ending_to_json,
+    head_from_json,
+    head_to_json,
+    stored_span,
+)
+from ._rules import (
+    MAX_INBOX,
+    Record,
+    check_batch,
+    check_restore,
+    join_spans,
+    judge_append,
+    judge_claim,
+    judge_create,
+    judge_finish,
+    judge_read,
+    judge_renew,
+    judge_restore,
+    judge_say,
+    page_of,
+    spans_after,
+    split_span,
+)
+from ._values import (
+    CANCEL,
+    MAX_PLACE,
+    Append,
+    Appended,
+    Behind,
+    Bell,
+    Control,
+    Cursor,
+    Done,
+    Ended,
+    Ending,
+    Existing,
+    Fenced,
+    Framing,
+    Full,
+    Gone,
+    GoneWhy,
+    Handover,
+    Head,
+    Held,
+    Lost,
+    Message,
+    Page,
+    Said,
+    Span,
+    SpanRefused,
+    Unknown,
+    Writer,
+    check_seconds,
+    check_stream_id,
+    check_text,
+    epoch_of,
+)
+
+__all__ = [
+    # what users of a log name
+    "StreamLog",
+    "Bells",
+    # values
+    "CANCEL",
+    "Append",
+    "Bell",
+    "Control",
+    "Cursor",
+    "Ending",
+    "Framing",
+    "Handover",
+    "Head",
+    "Message",
+    "Page",
+    "Span",
+    "Writer",
+    # verdicts
+    "Appended",
+    "Behind",
+    "Done",
+    "Ended",
+    "Existing",
+    "Fenced",
+    "Full",
+    "Gone",
+    "GoneWhy",
+    "Held",
+    "Lost",
+    "Said",
+    "SpanRefused",
+    "Unknown",
+    # rules, for those who write a log
+    "MAX_INBOX",
+    "MAX_PLACE",
+    "Record",
+    "check_batch",
+    "check_restore",
+    "check_seconds",
+    "check_stream_id",
+    "check_text",
+    "epoch_of",
+    "join_spans",
+    "judge_append",
+    "judge_claim",
+    "judge_create",
+    "judge_finish",
+    "judge_read",
+    "judge_renew",
+    "judge_restore",
+    "judge_say",
+    "page_of",
+    "spans_after",
+    "split_span",
+    # the stored form
+    "compressed",
+    "damaged",
+    "decode_lengths",
+    "encode_lengths",
+    "ending_from_json",
+    "ending_to_json",
+    "head_from_json",
+    "head_to_json",
+    "stored_span",
+]
+
+
+@runtime_checkable
+class Bells(Protocol):
+    """
+    Rings when streams change; one object per process listens to any number of them.
+
+    Iterate it in one task: `async for bell in bells`. The iteration ends after `aclose()`.
+
+    Bells are hints. One may be lost, come twice, or overtake another, so whoever listens compares `bell.n` with what it has,
+    reads the log where there is a hole, and also reads it now and then without a bell. What a bell carries is in the log already.
+
+    An implementation that loses its connection comes back by itself, and rings `Bell(id=…, item=None)` for each stream once it
+    hears that stream again, since bells were lost meanwhile. It does the same when its listener is so slow that bells pile up.
+    """
+
+    async def add(self, stream_id: str) -> None:
+        """
+        Listen to a stream. From the return on, every append to it rings.
+
+        So who adds first and reads then misses nothing between the two. Adding it twice is the same as once.
+
+        Raises:
+            LogUnavailable: The log cannot be heard.
+            ValueError: It cannot be the id of a stream.
+        """
+        ...
+
+    async def discard(self, stream_id: str) -> None:
+        """Stop listening to a stream; bells of it that wait may still come. Nothing happens if nobody listens."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Bell]:
+        """The bells of all streams that were added, in no certain order."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop listening to all streams, and end the iteration. Calling it twice is the same as once."""
+        ...
+
+
+@runtime_checkable
+class StreamLog(Protocol):
+    """
+    Keeps the events of streams. All methods may be called from any task of one event loop.
+
+    `resumable_stream.testing.log_contract` holds the tests that an implementation has to pass, and this module the rules as
+    functions: `judge_append` and the others.
+
+    Every method raises `LogUnavailable` if the log cannot be reached, or what it holds is damaged, and `ValueError` for the id of
+    a stream that cannot be one. After `LogUnavailable` a write may or may not have happened; send it again.
+    Everything else is an answer, not an error.
+    """
+
+    async def create(
+        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
+    ) -> Writer | Existing:
+        """
+        Create the stream, or learn that it is there: of any number of callers at one moment, one becomes its writer.
+
+        Args:
+            stream_id: 1 to 256 characters of `A-Z a-z 0-9 . _ ~ -`.
+            head: Fixed from now on.
+            lease: Seconds, see `Writer.lease`.
+            request: What the stream answers, for whoever takes it over; kept as it is.
+            replaces: The epoch of an ended stream: if that one is there, it is deleted in the same step, and the new stream has
+                another epoch. `None`: a stream that is there is joined, ended or not.
+
+        Returns:
+            The writer, or the stream that is there, whose head was not changed.
+        """
+        ...
+
+    async def append(
+        self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
+    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+        """
+        Append spans of any number of streams in one trip, and renew the leases of their writers.
+
+        The items of one stream are judged in their order. Each item is stored whole or not at all; its note and its `taken` move
+        in the same step. Items of different streams do not depend on each other.
+
+        Args:
+            batch: `Append` objects, or tuples of writer, span and note.
+
+        Returns:
+            A verdict for each item, in the same order:
+
+            | the log has | verdict |
+            |---|---|
+            | nothing | `Lost` |
+            | another token | `Fenced` |
+            | an ending | `Ended` |
+            | fewer spans than were stored | `Lost` |
+            | the event before the span as its last | stored: `Appended` |
+            | the span already | `Appended` |
+            | another last event | `Behind` |
+
+        Raises:
+            SpanRefused: The bytes of a span do not continue those of its log (a `ValueError`). Nothing of that span is stored;
+                the other items may or may not be, and the batch without it, sent again, tells.
+        """
+        ...
+
+    async def restore(
+        self,
+        writer: Writer,
+        head: Head,
+        epoch: str,
+        spans: Sequence[Span],
+        *,
+        request: bytes | None = None,
+        note: str | None = None,
+        note_n: int | None = None,
+        taken: int = 0,
+        inbox: Sequence[Message] = (),
+    ) -> Writer | Existing:
+        """
+        Write a lost stream again in one step, after `Lost`, under the next fence.
+
+        Args:
+            writer: The one that was told `Lost`.
+            head: As created.
+            epoch: The old one, if the spans are all there were, so that readers go on where they are; else a new one.
+            spans: One piece of a log; none if there were no events.
+            request: As created.
+            note: The note stored last.
+            note_n: The event that the note belongs to; `None`: the last.
+            taken: How many messages are dealt with.
+            inbox: The messages known, so that one that is sent again is still known.
+
+        Returns:
+            The writer to go on with. `Existing`: somebody else has the stream, and nothing was changed.
+
+        Raises:
+            ValueError: The spans are not one piece.
+        """
+        ...
+
+    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+        """
+        End the stream after event `n`; it is kept for `head.retention` seconds from now.
+
+        The same ending by the same writer again is `Done`; another one is `Ended`, with the first.
+        """
+        ...
+
+    async def read(self, stream_id: str, after: Cursor | None = None, *, limit_bytes: int = 4 << 20) -> Page | Gone | Unknown:
+        """
+        Read what follows a cursor.
+
+        Args:
+            stream_id: The stream.
+            after: The last event that the reader has; a cursor at n + 1 of an ended stream has seen the ending too.
+                `None`: from the first event; `Gone` if that is no longer there, never a hole that nobody mentions.
+            limit_bytes: Most bytes of events in the page, but at least one event. 4 MiB: one trip for nearly every answer.
+                0: no events, only how the stream stands; without a cursor this is never `Gone`.
+        """
+        ...
+
+    def bells(self) -> Bells:
+        """Make an object that hears of changes, also of those that other processes make. One per process is enough."""
+        ...
+
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+        """
+        Extend the leases of writers that have nothing to append.
+
+        A writer whose `lease` is 0 releases its stream: it may be claimed at once.
+
+        Returns:
+            For each writer, in the same order, why it has lost its stream; otherwise how the inbox stands, which is `None` before
+            the first message.
+        """
+        ...
+
+    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
+        """
+        Take over a stream whose lease is over; its writer is fenced from now on.
+
+        A log that holds all that was appended keeps its epoch, and readers go on. One that lost spans begins again under a new
+        epoch without events (`writer.handover.whole` is false), and readers learn that theirs is gone.
+
+        Returns:
+            The new writer, with what it goes on from in `.handover`, or why it cannot be.
+        """
+        ...
+
+    async def say(self, stream_id: str, message: Message) -> Said | Ended | Full | Unknown:
+        """
+        Put a message into the inbox of a running stream, and ring.
+
+        A message with an id that was said before is not stored again, and answered with the place of the first, also after the
+        end. One of the kind `CANCEL` asks the producer to stop; the first reason is kept in `Control.cancel`.
+        """
+        ...
+
+    async def inbox(self, stream_id: str, after: int) -> list[Message]:
+        """Read the messages after place `after`, in order, at most 1,000 of them; none for an unknown stream."""
+        ...
+
+    async def compact(self, stream_id: str) -> None:
+        """Store an ended stream in fewer and compressed entries. Readers notice nothing. A running one is left alone."""
+        ...
+
+    async def delete(self, stream_id: str) -> None:
+        """Forget the stream and its messages, and ring. Its writer is told `Lost`. Nothing happens if there is none."""
+        ...
+
+    async def orphans(self, limit: int = 100) -> list[str]:
+        """Name at most `limit` running streams whose lease is over, those first that have been so the longest."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections, files and bells that this object opened. Streams are kept where the log is persistent."""
+        ...
