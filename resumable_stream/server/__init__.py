@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
+    from .memory import MemoryLog
 
 _HOMES = {
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
+    ".memory": ("MemoryLog",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -21,6 +23,7 @@ __all__ = [
     # logs
     "StreamLog",
     "Bells",
+    "MemoryLog",
     # what is in them
     "Cursor",
     "Ending",
