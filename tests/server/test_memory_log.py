@@ -373,3 +373,21 @@ def test_closed_bells_end_and_hear_nothing_more() -> None:
 def test_a_bound_that_is_none_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError):
         MemoryLog(max_bytes=wrong)
+
+
+def test_a_replaced_stream_counts_no_more() -> None:
+    async def scenario() -> None:
+        log = MemoryLog(max_bytes=10 * SIZE)
+        writer = await create(log, "s", request=b"r" * SIZE)
+        size = log.size
+        for _ in range(20):
+            await fill(log, writer, 1, 4)
+            await log.finish(writer, 3, OK)
+            writer = await create(log, "s", request=b"r" * SIZE, replaces=writer.epoch)
+            assert log.size == size
+        # Running again, it is not among those that are forgotten first.
+        other = await create(log, "t")
+        await fill(log, other, 1, 20)
+        assert isinstance(await log.read("s"), Page)
+
+    run(scenario())
