@@ -551,8 +551,7 @@ class Follower:
         if not isinstance(answer, Page):
             return self._missing(answer)
         if self.mirror is not None and self.mirror.epoch != answer.epoch:
-            # It was asked for before the mirror was made, or made anew.
-            self._again = True
+            # It was asked for before `own()` made the mirror anew, and asked for more where that one lacks something.
             return self._settle([])
         if self.mirror is None:
             self.mirror = Mirror(answer.epoch, answer.head.framing)

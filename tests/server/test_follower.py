@@ -188,6 +188,32 @@ def test_bells_that_ring_while_the_log_is_read_are_kept() -> None:
     driver.finished()
 
 
+def test_bells_kept_aside_that_overtook_each_other_make_no_hole() -> None:
+    driver = Driver(grown((1, 2)))
+    driver.begin()
+    driver.look()
+    for n in (3, 4, 5):
+        driver.log.append(span_of(n, n))
+    driver.log.finish()
+    for bell in reversed(driver.log.bells):
+        driver.hear(bell)
+    driver.receive()
+    assert (driver.follower.phase, driver.reads) == (Phase.ENDED, [])
+    driver.finished()
+
+
+def test_a_bell_without_content_while_the_log_is_read_is_a_reason_to_read_again() -> None:
+    driver = Driver(grown((1, 2)))
+    driver.begin()
+    driver.look()
+    driver.log.append(span_of(3, 3))
+    driver.hear(Bell(id="s"))
+    driver.receive()
+    assert driver.reads == [Cursor(EPOCH, 2)]
+    driver.settle()
+    driver.finished()
+
+
 def test_a_live_mirror_takes_bells_and_fills_holes() -> None:
     driver = live((1, 2))
     driver.log.append(span_of(3, 3))
@@ -217,6 +243,10 @@ def test_the_ending_closes_it() -> None:
     assert driver.follower.poll() == driver.follower.bell(ending) == []
     # It may have been deleted: who can tell?
     driver.hear(Bell(id="s"))
+    driver.look()
+    driver.hear(Bell(id="s"))
+    driver.receive()
+    assert driver.reads == [Cursor(EPOCH, 3)]
     driver.settle()
     assert driver.follower.phase is Phase.ENDED
 
@@ -374,8 +404,10 @@ def test_a_log_that_is_away_and_comes_back() -> None:
     driver.do(driver.follower.deaf())
     driver.begin()
     assert driver.reads == [Cursor(EPOCH, 2)]
+    driver.woken = 0
     driver.settle()
     assert (driver.follower.phase, driver.follower.gone) == (Phase.LIVE, None)
+    assert driver.woken == 1
 
 
 def test_a_trimmed_log_is_followed_from_its_oldest_event() -> None:
@@ -457,6 +489,21 @@ def test_a_takeover_reads_what_the_mirror_lacks() -> None:
     driver.receive()
     driver.settle()
     assert driver.follower.phase is Phase.ENDED
+    driver.finished()
+
+
+def test_an_answer_about_an_older_log_is_not_taken() -> None:
+    driver = Driver(grown((1, 3)))
+    driver.begin()
+    driver.look()
+    new = Log(epoch="zzzz")
+    new.append(span_of(1, 2))
+    driver.log = new
+    driver.do(driver.follower.own("zzzz", HEAD, n=2))
+    driver.receive()
+    assert driver.reads == [Cursor("zzzz", 0)]
+    driver.settle()
+    assert driver.follower.mirror is not None and driver.follower.mirror.epoch == "zzzz"
     driver.finished()
 
 

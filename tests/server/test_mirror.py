@@ -88,6 +88,7 @@ def test_it_may_begin_in_the_middle() -> None:
     mirror = Mirror("k7q2", "sse", n=3)
     assert (mirror.oldest, mirror.b) == (4, None)
     assert mirror.apply(span_of(3, 3)) == Known()
+    assert mirror.apply(span_of(5, 5)) == Hole(3)
     assert mirror.apply(span_of(2, 5)) == Grown(5)
     assert (mirror.b, mirror.after(3)) == (span_of(5, 5).b, (span_of(4, 5).data, 5))
     with pytest.raises(NotHeld):
