@@ -222,11 +222,12 @@ class MemoryLog:
         record = Record.restore(
             writer, head, epoch, spans, now=self._clock(), request=request, note=note, note_n=note_n, taken=taken, inbox=inbox
         )
-        if stream is not None:
-            self._drop(stream_id)
         messages = list(inbox)
         size = _STREAM_BYTES + len(head_to_json(head)) + len(request or b"") + len((note or "").encode())
         size += sum(map(_size_of_message, messages))
+        # Nothing raises from here on.
+        if stream is not None:
+            self._drop(stream_id)
         fresh_stream = _Stream(record, list(spans), messages, {message.id: message.k for message in messages})
         self._put(stream_id, fresh_stream, size)
         self._grow(fresh_stream, sum(map(_size_of, spans)), spans=True)
