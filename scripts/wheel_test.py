@@ -44,11 +44,11 @@ for module in pkgutil.walk_packages(resumable_stream.__path__, "resumable_stream
 for name in getattr(resumable_stream, "__all__", ()):
     getattr(resumable_stream, name)
 
-from resumable_stream.stores import FileStore, MemoryStore
+from resumable_stream.stores import FileStore, MemoryStore, SQLiteStore
 from resumable_stream._checkpoint import Checkpoint
 
 place = Checkpoint(protocol="LastEventID", method="GET", url="https://example.com/", cursor="7")
-for store in MemoryStore(), FileStore("kept"):
+for store in MemoryStore(), FileStore("kept"), SQLiteStore("kept.db"):
     before, fence = store.open("a key")
     assert before is None
     store.save("a key", place, fence=fence)

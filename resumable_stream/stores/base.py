@@ -22,16 +22,42 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from .._checkpoint import Checkpoint
 from .._errors import StoreError
 from .._events import Chunk, Gap, StreamEvent
 
-__all__ = ["Kept", "Store", "check_interval", "check_key", "item_from_json", "item_to_json"]
+__all__ = ["Kept", "Listed", "Store", "check_interval", "check_key", "item_from_json", "item_to_json"]
 
 Kept: TypeAlias = StreamEvent | Chunk
 """What a store keeps besides the place: events, or the pieces of a byte stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """
+    One place, as `places()` of a store lists it.
+
+    Attributes:
+        key: The name it was opened under.
+        checkpoint: The place; `None`: the key was opened and nothing was saved yet, or the place is damaged.
+        events: How many events are kept; 0 where only the place is.
+        size_bytes: What place and events take in the store, as stored (compressed where the store compresses).
+        saved: Unix time in seconds of the last `open()` or `save()`.
+        expires: Unix time in seconds after which it is forgotten; `None`: never.
+        damage: What is wrong with it, in words; `None`: nothing.
+    """
+
+    key: str
+    checkpoint: Checkpoint | None
+    events: int
+    size_bytes: int
+    saved: float
+    expires: float | None = None
+    damage: str | None = None
+
 
 MAX_KEY_CHARS: Final = 4096
 """Longest key. 4096: any URL in use fits; a key is a name, not content."""
@@ -47,6 +73,8 @@ class Store(Protocol):
 
     A store may have `load(key)` too, which reads the place and leaves the key with its writer; transports ask it, so that a
     request whose answer turns out to be no stream takes nothing over. Without it they open the key.
+    It may have `places()`, which lists what is kept as `Listed`, for people who look.
+    It may let places expire: an expired key is unknown, as if it had been deleted.
 
     Attributes:
         keep_events: Whether `save()` keeps the events too, so that a later run can `replay()` them.
@@ -148,10 +176,30 @@ def check_interval(seconds: float) -> float:
     return float(seconds)
 
 
-def superseded(key: str, fence: int, current: int | None) -> StoreError:
-    """The error of a writer whose fence is not the newest; `current` is `None` when the key is gone."""
+def check_expires(seconds: float | None) -> float | None:
+    """
+    Refuse what cannot be the `expires` of a store.
+
+    Raises:
+        ValueError: Neither `None` nor a number of seconds > 0.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(f"expires must be seconds > 0, or None for never, got {seconds!r}")
+    return float(seconds)
+
+
+def superseded(key: str, fence: int, current: int | None, *, gone: str = "was deleted") -> StoreError:
+    """
+    The error of a writer whose fence is not the newest.
+
+    Args:
+        current: The newest fence; `None` when the key is gone.
+        gone: What may have happened to a key that is gone.
+    """
     if current is None:
-        return StoreError(f"key {_short(key)} was deleted since it was opened (fence {fence}); nothing was saved")
+        return StoreError(f"key {_short(key)} {gone} since it was opened (fence {fence}); nothing was saved")
     return StoreError(
         f"key {_short(key)} was opened by another writer: expected fence {current}, received {fence}; nothing was saved"
     )

@@ -37,7 +37,7 @@ from typing import Final
 from .._checkpoint import Checkpoint
 from .._errors import StoreError
 from ._lock import locked
-from .base import Kept, check_interval, check_key, checkpoint_to_json, item_from_json, item_to_json, superseded
+from .base import Kept, Listed, check_interval, check_key, checkpoint_to_json, item_from_json, item_to_json, superseded
 
 __all__ = ["FileStore"]
 
@@ -66,6 +66,26 @@ class _State:
     whole: bool = True
     """Every event up to the checkpoint was kept."""
     checkpoint: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Moving:
+    """
+    A place on its way into another store.
+
+    Attributes:
+        fence: The newest fence that was given out.
+        checkpoint: The place as JSON; `None`: nothing was saved yet.
+        events: The kept events, oldest first; to be read while the place is held.
+        whole: They are all up to the place.
+        moved: Set it once the other store has everything. The files are then removed.
+    """
+
+    fence: int
+    checkpoint: str | None
+    events: Iterator[Kept]
+    whole: bool
+    moved: bool = False
 
 
 class FileStore:
@@ -171,11 +191,87 @@ class FileStore:
                 _read_state(files, key)
             except _Damaged:
                 pass  # ours, and this is the way to get rid of it
-            _refuse_foreign_events(files.events)
-            # The checkpoint first: without it the events do not count.
-            for path in (files.checkpoint, files.events, files.temporary):
-                path.unlink(missing_ok=True)
-            self._sync_directory()
+            self._remove(files)
+
+    def places(self) -> Iterator[Listed]:
+        """
+        List what is kept, in the order of the file names. To count events, their files are read.
+
+        Yields:
+            Each place. A damaged one is listed with its `damage`; one whose key cannot be read any more under its file name.
+
+        Raises:
+            StoreError: The directory cannot be read.
+        """
+        try:
+            paths = [self._file] if self._file is not None else sorted(self._directory.glob("*.checkpoint"))
+        except OSError as exc:
+            raise StoreError(f"cannot use {self._directory}: {exc}") from exc
+        return (listed for path in paths if (listed := self._listed(path)) is not None)
+
+    @contextmanager
+    def moving(self, key: str) -> Iterator[Moving | None]:
+        """
+        Hold a place while another store takes it over. Its writer gets `StoreError` at its next save.
+
+        Yields:
+            The place, or `None` if there is none.
+
+        Raises:
+            StoreError: It cannot be read, or is damaged or not ours. Nothing was changed.
+        """
+        files = self._files(key)
+        if not files.checkpoint.exists():
+            yield None
+            return
+        with self._exclusive(files):
+            state = _read_state(files, key)
+            if state is None:
+                yield None
+                return
+            _checkpoint(files, state)
+            events = _read_events(files.events, state.events_bytes)
+            place = Moving(fence=state.fence, checkpoint=state.checkpoint, events=events, whole=state.whole)
+            yield place
+            if place.moved:
+                self._remove(files)
+
+    def _listed(self, path: Path) -> Listed | None:
+        key, checkpoint, events, size, damage = path.name, None, 0, 0, None
+        try:
+            with path.open("rb") as file:
+                head = file.readline(MAX_CHECKPOINT_FILE)
+            found = path.stat()
+            if not head.startswith(CHECKPOINT_MAGIC):
+                raise StoreError(f"{path} is not ours: expected {CHECKPOINT_MAGIC.decode()!r}, found {head[:40]!r}")
+            try:
+                key = check_key(json.loads(head)["key"])
+            except (ValueError, KeyError, TypeError):
+                raise _Damaged(f"{path} is damaged: expected a key, found {head[:80]!r}; delete the file to start over") from None
+            files = self._files(key)
+            if files.checkpoint != path:
+                raise _Damaged(f"{path} is damaged: expected it to be called {files.checkpoint.name}")
+            if (state := _read_state(files, key)) is None:
+                return None
+            size = found.st_size + state.events_bytes
+            checkpoint = _checkpoint(files, state)
+            events = sum(1 for _ in _read_events(files.events, state.events_bytes))
+        except FileNotFoundError:
+            return None  # deleted meanwhile
+        except OSError as exc:
+            raise StoreError(f"cannot use {path}: {exc}") from exc
+        except StoreError as exc:
+            damage = str(exc)
+        return Listed(
+            key=key, checkpoint=checkpoint, events=events, size_bytes=size or found.st_size, saved=found.st_mtime, damage=damage
+        )
+
+    def _remove(self, files: _Files) -> None:
+        _refuse_foreign_events(files.events)
+        # The checkpoint first: without it the events do not count.
+        for path in (files.checkpoint, files.events, files.temporary):
+            path.unlink(missing_ok=True)
+        self._sync_directory()
 
     def _files(self, key: str) -> _Files:
         check_key(key)

@@ -14,13 +14,16 @@ finds the rest:
         def make_store(self, *, keep_events=False):
             return MyStore(self.path, keep_events=keep_events)
 
+A store that forgets places after some time overrides `make_expiring_store()` too.
+
 The module itself imports no test runner.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -93,6 +96,14 @@ def _raises(kind: type[Exception]) -> Iterator[None]:
     raise AssertionError(f"{kind.__name__} was not raised")
 
 
+def _until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for what time alone brings about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.02)
+
+
 def _fields(item: Kept) -> dict[str, object]:
     names = ("cursor", "sequence", "offset", "gap", "reset", "data")
     more = () if isinstance(item, Chunk) else ("event", "id", "retry", "own_id")
@@ -112,6 +123,15 @@ class StoreContract:
     def make_store(self, *, keep_events: bool = False) -> Store:
         """Make a store over the data of the running test, which starts empty."""
         raise NotImplementedError
+
+    def make_expiring_store(self, seconds: float) -> Store | None:
+        """
+        Make a store that keeps events, and forgets a place this many seconds after its last `open()` or `save()`.
+
+        Returns:
+            The store; `None`, the default, if it keeps places until they are deleted. The tests of expiry are then passed.
+        """
+        return None
 
     def _reopen(self, store: Store) -> Store:
         """A second store object over the same data, or the same one where data live in the object."""
@@ -277,6 +297,32 @@ class StoreContract:
             store.save("k", checkpoint_at(2), events_at(1, 2), fence=fence)
         store.save("k", checkpoint_at(1), events_at(0, 1), fence=new_fence)
         assert list(store.replay("k")) == events_at(0, 1)
+
+    # Expiry, of a store that has it
+
+    def test_an_expired_key_is_unknown_and_its_writer_cannot_bring_it_back(self) -> None:
+        store = self.make_expiring_store(1.0)
+        if store is None:
+            return
+        _, fence = store.open("k")
+        store.save("k", checkpoint_at(2), events_at(0, 2), fence=fence)
+        _until(lambda: not list(store.replay("k")))
+        with _raises(StoreError):
+            store.save("k", checkpoint_at(3), events_at(2, 3), fence=fence)
+        place, new_fence = store.open("k")
+        assert place is None
+        assert new_fence > fence
+        with _raises(StoreError):
+            store.save("k", checkpoint_at(3), events_at(2, 3), fence=fence)
+
+    def test_a_key_that_is_used_does_not_expire(self) -> None:
+        store = self.make_expiring_store(3600)
+        if store is None:
+            return
+        _, fence = store.open("k")
+        store.save("k", checkpoint_at(2), events_at(0, 2), fence=fence)
+        assert list(store.replay("k")) == events_at(0, 2)
+        assert store.open("k")[0] == checkpoint_at(2)
 
     # Events
 

@@ -118,7 +118,6 @@ def test_what_the_readme_says_is_not_in_it_is_not() -> None:
     assert line is not None
     missing = {
         "a server that buffers and replays": ["server.hub"],
-        "stores in SQLite and Redis": ["stores.sqlite", "stores.redis"],
         "and a notebook display": ["notebook"],
     }
     assert line[1].split(", ") == list(missing)

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream.stores import FileStore, Kept, MemoryStore, Store, item_from_json, item_to_json
+from resumable_stream.stores import FileStore, Kept, Listed, MemoryStore, SQLiteStore, Store, item_from_json, item_to_json
 
 memory: Store = MemoryStore()
 directory: Store = FileStore("places", keep_events=True, save_interval=0.5, fsync=True)
+database: Store = SQLiteStore("places.db", keep_events=True, save_interval=0.5, expires=86400.0, busy_timeout=1.0, durable=True)
+listed: list[Listed] = list(SQLiteStore("places.db").places())
 single: Store = FileStore("answer.place", one_file=True)
 
 
