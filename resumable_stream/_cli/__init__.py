@@ -4,6 +4,7 @@ The command line: `resumable-stream`, or `python -m resumable_stream`.
     app.py      the commands
     demo.py     mission.py reads a story from server.py; live.py or plain.py shows it
     tail.py     reads any endpoint; output.py writes the events, notes.py what happens to the connection
+    kept.py     list, show and forget what a store keeps; places.py opens what --store names
 
 Exit codes: 0 well, 1 the stream failed, 2 asked wrongly, 130 Ctrl-C, 141 the reader of the pipe left, 143 terminated.
 """

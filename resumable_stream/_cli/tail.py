@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from shlex import quote
 from typing import Any
 
 import resumable_stream as rs
@@ -12,6 +13,7 @@ import resumable_stream as rs
 from ._extra import click
 from .notes import Notes, counted
 from .output import Format, as_json, as_lines, as_text, coloured, discard_output
+from .places import abbreviated, store_at, store_shown
 from .signals import Signals, Terminated
 
 __all__ = ["tail"]
@@ -27,8 +29,8 @@ _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayD
 @click.option("-X", "--request", "method", metavar="METHOD", help="HTTP method. Default: GET, with --data POST.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; may be repeated.")
 @click.option("-d", "--data", metavar="BODY|@FILE", help="Request body; @- is standard input. JSON is sent as JSON.")
-@click.option("--store", metavar="FILE", help="Keep the place in FILE: the same command goes on there, also after Ctrl-C.")
-@click.option("--restart", is_flag=True, help="If what FILE has cannot be continued, read all of it again.")
+@click.option("--store", metavar="STORE", help="Keep the place in a file: the same command goes on there, also after Ctrl-C.")
+@click.option("--restart", is_flag=True, help="If what STORE has cannot be continued, read all of it again.")
 @click.option("--json", "json_", is_flag=True, help="Write one JSON object a line.")
 @click.option("--text", is_flag=True, help="Write only the text, with nothing between.")
 @click.option(
@@ -77,15 +79,17 @@ def tail(
     body = _read_body(data)
     method = method or ("GET" if body is None else "POST")
     notes = Notes(verbose=verbose)
+    kept = None if store is None else store_at(store)
     try:
+        key = None if store is None else rs.request_key(method, url, content=body)
         stream = notes.stream = rs.connect(
             method,
             url,
             protocol=_protocol(protocol, end),
             retry=rs.RetryPolicy(attempts=attempts),
             timeouts=rs.Timeouts(deadline=deadline) if idle is None else rs.Timeouts(idle=idle, deadline=deadline),
-            store=None if store is None else rs.stores.FileStore(store, one_file=True),
-            key=None if store is None else rs.request_key(method, url, content=body),
+            store=kept,
+            key=key,
             on_lost="restart" if restart else "raise",
             observer=notes,
             headers=fields,
@@ -93,16 +97,27 @@ def tail(
         )
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    sys.exit(_Run(stream, notes, store, json=json_, text=text).run())
+    place = None if store is None or key is None else _Place(store, key, alone=isinstance(kept, rs.stores.FileStore))
+    sys.exit(_Run(stream, notes, place, json=json_, text=text).run())
+
+
+class _Place:
+    """Where the place is kept, in words."""
+
+    def __init__(self, store: str, key: str, *, alone: bool) -> None:
+        self.store = store_shown(store)
+        # A file of its own is deleted; of a database others may need the rest.
+        forget = f"resumable-stream forget {quote(abbreviated(key))} --store {quote(self.store)}"
+        self.forget = f"delete {self.store}" if alone else forget
 
 
 class _Run:
     """One reading, from the opening to the exit code."""
 
-    def __init__(self, stream: rs.ResumableStream, notes: Notes, store: str | None, *, json: bool, text: bool) -> None:
+    def __init__(self, stream: rs.ResumableStream, notes: Notes, place: _Place | None, *, json: bool, text: bool) -> None:
         self._stream = stream
         self._notes = notes
-        self._store = store
+        self._place = place
         self._out = sys.stdout.buffer
         terminal, encoding = self._out.isatty(), sys.stdout.encoding
         self._format: Format
@@ -127,7 +142,7 @@ class _Run:
             return 1
         except rs.ResumableStreamError as error:
             # The way out in the words of the command line.
-            text = str(error).partition("; to start over, ")[0] if self._store is not None else str(error)
+            text = str(error).partition("; to start over, ")[0] if self._place is not None else str(error)
             self._notes.say(f"error: {text}{self._hint(error)}")
             return 1
         except BrokenPipeError:
@@ -151,7 +166,7 @@ class _Run:
                     out.flush()
                     stream.commit()
         outcome = stream.outcome
-        if self._store is not None:
+        if self._place is not None:
             self._notes.say(f"complete: {self._so_far()}, {outcome.value if outcome else ''}")
         if outcome not in (rs.Outcome.COMPLETED, rs.Outcome.ENDED):
             self._notes.say(f"error: the stream ended as {outcome.value if outcome else 'unknown'}")
@@ -168,21 +183,22 @@ class _Run:
             self._stream.open()
         except (rs.StoreError, ValueError) as error:
             # The file is not ours, or holds the place of another stream.
-            raise click.UsageError(f"--store {self._store}: {error}") from error
-        if self._stream.checkpoint.complete and self._store is not None:
-            self._notes.say(f"nothing to do: {self._store} says that all of it was read; delete the file to read it again")
+            raise click.UsageError(f"--store {self._place.store if self._place else ''}: {error}") from error
+        if self._stream.checkpoint.complete and self._place is not None:
+            self._notes.say(
+                f"nothing to do: {self._place.store} says that all of it was read; to read it again: {self._place.forget}"
+            )
 
     def _so_far(self) -> str:
         return counted(self._stream.checkpoint.offset, "event")
 
     def _hint(self, error: rs.ResumableStreamError | None = None) -> str:
-        if self._store is None or isinstance(error, rs.StoreError):
+        if self._place is None or isinstance(error, rs.StoreError):
             return ""
-        place = self._stream.checkpoint
         if isinstance(error, _FOR_GOOD):
-            again = " or say --restart" if not isinstance(error, rs.UpstreamError | rs.ReplayDiverged) else ""
-            return f"; delete {self._store}{again} to start over"
-        return f" after {counted(place.offset, 'event')}; the place is kept in {self._store}: the same command goes on there"
+            again = "say --restart, or: " if not isinstance(error, rs.UpstreamError | rs.ReplayDiverged) else ""
+            return f"; to start over, {again}{self._place.forget}"
+        return f" after {self._so_far()}; the place is kept in {self._place.store}: the same command goes on there"
 
 
 def _headers(given: tuple[str, ...], last_event_id: str | None) -> dict[str, str]:

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import resumable_stream as rs
 from resumable_stream._cli.app import app
+from resumable_stream.stores import FileStore, SQLiteStore
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ServerEvent, numbered
 
 TAIL = [sys.executable, "-m", "resumable_stream", "tail"]
@@ -133,9 +135,47 @@ def test_killed_the_place_is_never_ahead_of_what_was_written(flaky_server: Serve
 def test_a_place_belongs_to_one_question(flaky_server: Serve, tmp_path: Path) -> None:
     server = flaky_server([*numbered(3), DONE])
     place = tmp_path / "answer.place"
-    tail(server.url, "-d", '{"prompt": "one"}', "--store", place)
-    _, err = tail(server.url, "-d", '{"prompt": "two"}', "--store", place, code=2)
+    for _ in range(2):
+        one, _ = tail(server.url, "-d", '{"prompt": "one"}', "--store", place)
+        two, _ = tail(server.url, "-d", '{"prompt": "two"}', "--store", place)
+        assert (one, two) in {(lines(1, 3) + "[DONE]\n",) * 2, ("", "")}
+    assert len(server.requests) == 2
+
+
+def test_a_file_of_an_older_version_goes_on(flaky_server: Serve, tmp_path: Path) -> None:
+    """Such a file holds one place, and belongs to one question."""
+    server = flaky_server([*numbered(9), DONE], [Fault.cut(after_events=5, how="silence")])
+    place = tmp_path / "answer.place"
+    key = rs.request_key("GET", server.url)
+    with rs.connect("GET", server.url, store=FileStore(place, one_file=True), key=key) as stream:
+        for event in stream:
+            if event.id == "4":
+                break
+    before = sorted(path.name for path in tmp_path.iterdir())
+    out, err = tail(server.url, "--store", place)
+    assert out == lines(5, 9) + "[DONE]\n"
+    assert err.startswith("* continuing after event 4\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    _, err = tail(server.url, "--store", place)
+    assert err.startswith(f"* nothing to do: {place} says that all of it was read; to read it again: delete {place}\n")
+    _, err = tail(server.url, "-d", "{}", "--store", place, code=2)
     assert "holds the place of another" in err
+
+
+@pytest.mark.parametrize("kind", ["database", "directory", "url"])
+def test_a_store_may_be_named_in_several_ways(flaky_server: Serve, tmp_path: Path, kind: str) -> None:
+    """The places of a notebook are the command line's too, also those of before there was a database."""
+    server = flaky_server([*numbered(9), DONE], [Fault.cut(after_events=5, how="silence")])
+    named = {"database": tmp_path / "kept.db", "directory": tmp_path / "kept", "url": f"sqlite:///{tmp_path / 'kept.db'}"}[kind]
+    store = FileStore(tmp_path / "kept") if kind == "directory" else SQLiteStore(tmp_path / "kept.db")
+    with rs.connect("GET", server.url, store=store, key=rs.request_key("GET", server.url)) as stream:
+        for event in stream:
+            if event.id == "4":
+                break
+    out, _ = tail(server.url, "--store", named)
+    assert out == lines(5, 9) + "[DONE]\n"
+    _, err = tail(server.url, "--store", named)
+    assert "nothing to do" in err
 
 
 def test_a_half_that_cannot_be_continued_says_how_to_start_over(flaky_server: Serve, tmp_path: Path) -> None:
@@ -145,7 +185,9 @@ def test_a_half_that_cannot_be_continued_says_how_to_start_over(flaky_server: Se
     tail(server.url, "-d", "{}", "--store", place, code=1)
     for _ in range(2):
         _, err = tail(server.url, "-d", "{}", "--store", place, code=1)
-        assert err.endswith(f"; delete {place} or say --restart to start over\n")
+        assert re.search(
+            rf"; to start over, say --restart, or: resumable-stream forget [0-9a-f]{{8}} --store {re.escape(str(place))}\n$", err
+        )
         assert "on_lost" not in err
     assert len(server.requests) == 1
     out, _ = tail(server.url, "-d", "{}", "--store", place, "--restart")
@@ -157,8 +199,9 @@ def test_no_secret_is_kept(flaky_server: Serve, tmp_path: Path) -> None:
     server = flaky_server([*numbered(3), DONE])
     place = tmp_path / "answer.place"
     tail(f"{server.url}?api_key=s3cr3t", "-H", "Authorization: Bearer t0k3n", "-d", "pr0mpt", "--store", place)
-    kept = place.read_text()
-    assert not [secret for secret in ("s3cr3t", "t0k3n", "pr0mpt") if secret in kept]
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"LastEventID" in kept
+    assert not [secret for secret in (b"s3cr3t", b"t0k3n", b"pr0mpt") if secret in kept]
     assert server.requests[0].query == {"api_key": "s3cr3t"}
 
 
