@@ -7,6 +7,7 @@ import logging
 from .. import __version__
 from ._extra import click
 from .demo import demo
+from .kept import forget, list_, show
 from .tail import tail
 
 __all__ = ["app"]
@@ -22,3 +23,6 @@ def app() -> None:
 
 app.add_command(demo)
 app.add_command(tail)
+app.add_command(list_)
+app.add_command(show)
+app.add_command(forget)
