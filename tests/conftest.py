@@ -29,6 +29,7 @@ from hypothesis import HealthCheck, settings
 import resumable_stream as rs
 
 from .cutting import Where, around_each_event, at_every_byte
+from .redis_server import _shared_cluster, _shared_redis, own_redis, redis_cluster, redis_server  # noqa: F401
 
 pytest_plugins = ["resumable_stream.testing.pytest_plugin"]
 

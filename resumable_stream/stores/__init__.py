@@ -10,6 +10,7 @@ from .file import FileStore
 from .memory import MemoryStore
 
 if TYPE_CHECKING:
+    from .redis import RedisStore
     from .sqlite import SQLiteStore
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     # the stores
     "FileStore",
     "MemoryStore",
+    "RedisStore",
     "SQLiteStore",
     # for a store of your own
     "check_interval",
@@ -28,8 +30,8 @@ __all__ = [
     "item_to_json",
 ]
 
-# Loaded when they are asked for: not every Python has sqlite3, and few programs need both.
-_LAZY = {"SQLiteStore": ".sqlite"}
+# Loaded when they are asked for: not everybody has redis, not every Python has sqlite3, and few programs need both.
+_LAZY = {"RedisStore": ".redis", "SQLiteStore": ".sqlite"}
 
 
 def __getattr__(name: str) -> object:

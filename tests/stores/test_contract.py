@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 pytest.register_assert_rewrite("resumable_stream.testing.store_contract")
 
-from resumable_stream.stores import FileStore, MemoryStore, SQLiteStore, Store  # noqa: E402
+from resumable_stream.stores import FileStore, MemoryStore, RedisStore, SQLiteStore, Store  # noqa: E402
 from resumable_stream.testing.store_contract import StoreContract  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisCluster, RedisServer
 
 
 class TestMemoryStore(StoreContract):
@@ -56,3 +62,45 @@ class TestSQLiteStoreInADirectory(TestSQLiteStore):
 class TestDurableSQLiteStore(TestSQLiteStore):
     def make_store(self, *, keep_events: bool = False) -> Store:
         return SQLiteStore(self.path, keep_events=keep_events, durable=True)
+
+
+class TestRedisStore(StoreContract):
+    persistent = True
+
+    @pytest.fixture(autouse=True)
+    def _place(self, redis_server: RedisServer) -> None:
+        self.url = redis_server.url
+
+    def make_store(self, *, keep_events: bool = False) -> Store:
+        return RedisStore(self.url, keep_events=keep_events)
+
+    def make_expiring_store(self, seconds: float) -> Store:
+        return RedisStore(self.url, keep_events=True, expires=seconds)
+
+
+class TestRedisStoreOfAClientThatDecodes(TestRedisStore):
+    @pytest.fixture(autouse=True)
+    def _place(self, redis_server: RedisServer) -> Iterator[None]:
+        with redis.Redis.from_url(redis_server.socket_url, decode_responses=True) as self.client:
+            yield
+
+    def make_store(self, *, keep_events: bool = False) -> Store:
+        return RedisStore(self.client, keep_events=keep_events)
+
+    def make_expiring_store(self, seconds: float) -> Store:
+        return RedisStore(self.client, keep_events=True, expires=seconds)
+
+
+class TestRedisStoreInACluster(TestRedisStore):
+    @pytest.fixture(autouse=True)
+    def _place(self, redis_cluster: RedisCluster) -> Iterator[None]:
+        client = redis.RedisCluster.from_url(redis_cluster.url)
+        self.client = client
+        yield
+        client.close()
+
+    def make_store(self, *, keep_events: bool = False) -> Store:
+        return RedisStore(self.client, keep_events=keep_events)
+
+    def make_expiring_store(self, seconds: float) -> Store:
+        return RedisStore(self.client, keep_events=True, expires=seconds)
