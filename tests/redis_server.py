@@ -55,7 +55,9 @@ class RedisServer:
         persistent: Each write is on the disk before it is answered, so a restart finds it again.
     """
 
-    def __init__(self, *options: str, persistent: bool = False) -> None:
+    def __init__(self, *options: str, persistent: bool = False, config: Path | None = None) -> None:
+        """With `config` it is a sentinel, which needs such a file."""
+        self._config = config
         self._binary = redis_binary()
         self._options = options
         self.persistent = persistent
@@ -123,6 +125,8 @@ class RedisServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _arguments(self, port: int) -> list[str]:
+        if self._config is not None:
+            return [str(self._config), "--sentinel", "--port", str(port), "--bind", "127.0.0.1", *self._options]
         keep = ("--appendonly", "yes", "--appendfsync", "always") if self.persistent else ("--appendonly", "no")
         return [
             *("--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(self.directory / "redis.sock")),
@@ -135,13 +139,17 @@ class RedisServer:
         assert process is not None
         while process.poll() is None:
             try:
-                # Another server on that port would answer too: ask whose process it is.
+                if self._config is None:
+                    # Another server on that port would answer too; the socket is its own.
+                    with socket.socket(socket.AF_UNIX) as probe:
+                        probe.connect(str(self.directory / "redis.sock"))
+                    return True
                 if f"process_id:{process.pid}" in _command(port, "INFO", "server", whole=True):
                     return True
             except OSError:
                 pass
             if time.monotonic() > deadline:
-                process.kill()
+                self.kill()
                 raise AssertionError(f"Redis does not answer within {PATIENCE_SECONDS} s")
             time.sleep(0.005)
         return False

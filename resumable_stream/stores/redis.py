@@ -33,6 +33,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -283,7 +284,8 @@ class RedisStore:
             raise
         except BaseException:
             doubt.interrupted = True
-            self._settle(key)
+            with suppress(StoreError):
+                self._settle(key)
             raise
         self._doubts.pop((key, fence), None)
         match verdict:
@@ -462,14 +464,14 @@ class RedisStore:
 
         The caller reads to learn whether its save was done. So first of all the answer must be one that stays: an attempt that
         is still on its way will find that a later one was there.
+
+        Raises:
+            StoreError: It stays in doubt, and the next save repeats it.
         """
         for pair in [pair for pair in list(self._doubts) if pair[0] == key]:
             doubt = self._doubts.get(pair)
             if doubt is not None and doubt.interrupted:
-                try:
-                    self._run(_SETTLE, key, str(pair[1]), doubt.last)
-                except StoreError:
-                    continue  # it stays in doubt, and the next save repeats it
+                self._run(_SETTLE, key, str(pair[1]), doubt.last)
                 self._doubts.pop(pair, None)
 
     # --- Redis
@@ -507,8 +509,10 @@ class RedisStore:
 
     def _explained(self, exc: Exception) -> StoreError:
         """The error for the caller: what was expected, what was found, what to do."""
-        said = self._scrubbed(str(exc) or type(exc).__name__)[:_MOST_SAID]
-        if isinstance(exc, OutOfMemoryError):
+        said = self._scrubbed(str(exc) or type(exc).__name__)
+        # What a script met, without the way there.
+        said = re.sub(r"^.*@user_script: ?\d+: -?", "", said)[:_MOST_SAID]
+        if isinstance(exc, OutOfMemoryError) or said.startswith("OOM"):
             return StoreError(
                 f"Redis at {self._where} is full: {said}; nothing was saved: give it more memory, or delete() keys that are done"
             )
