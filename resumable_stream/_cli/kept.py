@@ -29,7 +29,10 @@ _NAMED = 5
 _LEAST_WIDTH = 24
 
 _store = click.option(
-    "--store", "text", required=True, metavar="STORE", help="A database, a directory with places, or sqlite:///path."
+    *("--store", "text"),
+    required=True,
+    metavar="STORE",
+    help="A database, a directory with places, sqlite:///path, or redis://host:6379/0.",
 )
 
 

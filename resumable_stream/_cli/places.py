@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from resumable_stream.stores import FileStore, SQLiteStore
 from resumable_stream.stores.file import CHECKPOINT_MAGIC
@@ -12,12 +12,16 @@ from resumable_stream.stores.sqlite import DATABASE
 
 from ._extra import click
 
+if TYPE_CHECKING:
+    from resumable_stream.stores import RedisStore
+
 __all__ = ["AnyStore", "abbreviated", "matches", "shown", "store_at", "store_shown"]
 
-AnyStore: TypeAlias = FileStore | SQLiteStore
+AnyStore: TypeAlias = Union[FileStore, SQLiteStore, "RedisStore"]
 """The stores that outlive a command."""
 
-_EXPECTED = "a path or sqlite:///path"
+_EXPECTED = "a path, sqlite:///path or redis://host:6379/0"
+_REDIS = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
 # The end of what `request_key()` makes: all of the request in 32 digits.
 _DIGEST = re.compile(r"#([0-9a-f]{32})$")
 # Digits of a digest that people see and type. 8, as git shows: two of a thousand places are alike with probability 0.0001.
@@ -30,8 +34,8 @@ def store_at(text: str, *, keep_events: bool = False, must_exist: bool = False) 
     Open what `--store` names. What is there decides: a file of `FileStore`, as older versions wrote it, goes on as one.
 
     Args:
-        text: `sqlite:///relative/path`, `sqlite:////absolute/path`; or a path: of a database, which is made when needed, or of a
-            directory in which places are kept.
+        text: `sqlite:///relative/path`, `sqlite:////absolute/path`; a URL of `RedisStore`; or a path: of a database, which is
+            made when needed, or of a directory in which places are kept.
         keep_events: As the stores have it.
         must_exist: Refuse a path where nothing is: who only looks has mistyped it.
 
@@ -39,6 +43,8 @@ def store_at(text: str, *, keep_events: bool = False, must_exist: bool = False) 
         click.BadParameter: None of these. Nothing was touched.
     """
     scheme, separator, rest = text.partition("://")
+    if separator and scheme in _REDIS:
+        return _redis_at(text, keep_events=keep_events)
     if separator:
         if scheme != "sqlite":
             raise _wrong(text, f"expected {_EXPECTED}")
@@ -107,6 +113,15 @@ def abbreviated(key: str) -> str:
     """
     found = _DIGEST.search(key)
     return found[1][:_DIGITS] if found else key
+
+
+def _redis_at(text: str, *, keep_events: bool) -> RedisStore:
+    try:
+        from resumable_stream.stores import RedisStore
+
+        return RedisStore(text, keep_events=keep_events)
+    except (ImportError, ValueError) as error:
+        raise _wrong(text, str(error)) from None
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:

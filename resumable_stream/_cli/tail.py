@@ -29,7 +29,11 @@ _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayD
 @click.option("-X", "--request", "method", metavar="METHOD", help="HTTP method. Default: GET, with --data POST.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A request header; may be repeated.")
 @click.option("-d", "--data", metavar="BODY|@FILE", help="Request body; @- is standard input. JSON is sent as JSON.")
-@click.option("--store", metavar="STORE", help="Keep the place in a file: the same command goes on there, also after Ctrl-C.")
+@click.option(
+    "--store",
+    metavar="STORE",
+    help="Keep the place in a file, or in redis://…: the same command goes on there, also after Ctrl-C.",
+)
 @click.option("--restart", is_flag=True, help="If what STORE has cannot be continued, read all of it again.")
 @click.option("--json", "json_", is_flag=True, help="Write one JSON object a line.")
 @click.option("--text", is_flag=True, help="Write only the text, with nothing between.")

@@ -33,7 +33,6 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -284,8 +283,6 @@ class RedisStore:
             raise
         except BaseException:
             doubt.interrupted = True
-            with suppress(StoreError):
-                self._settle(key)
             raise
         self._doubts.pop((key, fence), None)
         match verdict:

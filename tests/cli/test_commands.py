@@ -55,8 +55,10 @@ def test_the_module_prints_what_the_script_prints() -> None:
         (["tail", URL, "--store", "/"], "/: is a directory, and no places are kept in it; expected a file"),
         (["tail", URL, "--store", "/dev/null/x.db"], "--store /dev/null/x.db: cannot use"),
         (["tail", URL, "--store", "memory:"], "what is kept in memory is gone"),
-        (["tail", URL, "--store", "mysql://me:s3cr3t@db/x"], "mysql://db/x: expected a path or sqlite:///path"),
+        (["tail", URL, "--store", "mysql://me:s3cr3t@db/x"], "mysql://db/x: expected a path, sqlite:///path or redis"),
         (["tail", URL, "--store", "sqlite://places.db"], "expected sqlite:///relative/path"),
+        (["tail", URL, "--store", "redis://:s3cr3t@db/?x=1"], "the URL of a Redis cannot be read"),
+        (["list", "--store", "redis://:s3cr3t@db:port"], "the URL of a Redis cannot be read"),
         (["tail", URL, "--store", "sqlite:///"], "expected sqlite:///relative/path"),
         (["demo", "--slow"], "No such option"),
         (["dance"], "No such command"),
@@ -65,6 +67,7 @@ def test_the_module_prints_what_the_script_prints() -> None:
 def test_a_wrong_command_says_what_is_wrong_and_exits_with_2(arguments: list[str], sentence: str) -> None:
     result = run(*arguments)
     assert sentence in result.output
+    assert "s3cr3t" not in result.output
     assert result.exit_code == 2
 
 
@@ -81,6 +84,17 @@ def test_a_store_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is not ours" in result.output
     assert file.read_text() == "milk, bread\n"
+
+
+def test_without_redis_the_message_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    for name in ("resumable_stream.stores.redis", "resumable_stream.stores"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(resumable_stream.stores, "RedisStore", raising=False)
+    result = run("list", "--store", "redis://:s3cr3t@localhost")
+    assert result.exit_code == 2
+    assert "RedisStore needs redis: pip install 'resumable-stream-sdk[redis]'" in " ".join(result.output.split())
+    assert "s3cr3t" not in result.output
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

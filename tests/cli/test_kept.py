@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,12 +17,15 @@ from click.testing import CliRunner
 import resumable_stream as rs
 from resumable_stream._cli.app import app
 from resumable_stream._cli.places import matches
-from resumable_stream.stores import FileStore, SQLiteStore
+from resumable_stream.stores import FileStore, RedisStore, SQLiteStore
 from resumable_stream.testing.store_contract import checkpoint_at, events_at
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
 
 URL = "https://api.example.com/v1/answers"
 KEYS = [rs.request_key("POST", URL, json={"prompt": prompt}) for prompt in ("one", "two")]
-KINDS = ["database", "url", "directory", "file store"]
+KINDS = ["database", "url", "directory", "file store", "redis"]
 
 
 def run(*arguments: str | Path, code: int = 0, stdin: str | None = None) -> tuple[str, str]:
@@ -58,10 +61,14 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "places.db"
 
 
-def filled(kind: str, tmp_path: Path) -> tuple[Any, str]:
+def filled(kind: str, tmp_path: Path, request: pytest.FixtureRequest | None = None) -> tuple[Any, str]:
     """A store of each kind, and what names it."""
     store: Any
-    if kind == "file store":
+    if kind == "redis":
+        assert request is not None
+        named = request.getfixturevalue("redis_server").url
+        store = RedisStore(named, keep_events=True, expires=None)
+    elif kind == "file store":
         (tmp_path / "kept").mkdir()
         store, named = FileStore(tmp_path / "kept", keep_events=True), str(tmp_path / "kept")
     elif kind == "directory":
@@ -81,8 +88,8 @@ def filled(kind: str, tmp_path: Path) -> tuple[Any, str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_places_are_listed_with_state_events_age_and_size(kind: str, tmp_path: Path) -> None:
-    _, named = filled(kind, tmp_path)
+def test_places_are_listed_with_state_events_age_and_size(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    _, named = filled(kind, tmp_path, request)
     out, err = run("list", "--store", named)
     head, *rows = out.splitlines()
     assert head.split() == ["KEY", "STATE", "EVENTS", "KEPT", "AGE", "SIZE"]
@@ -152,8 +159,8 @@ def test_on_a_terminal_a_line_is_no_longer_than_the_terminal(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_place_is_shown_with_its_text(kind: str, tmp_path: Path) -> None:
-    _, named = filled(kind, tmp_path)
+def test_a_place_is_shown_with_its_text(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    _, named = filled(kind, tmp_path, request)
     out, err = run("show", KEYS[1][-32:-26], "--store", named)
     facts, _, text = out.partition("\n\n")
     found = dict(re.split(r"\s+", line, maxsplit=1) for line in facts.splitlines())
@@ -226,8 +233,10 @@ def test_events_that_are_missing_are_an_error(database: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_place_is_forgotten_when_the_question_is_answered_with_yes(kind: str, tmp_path: Path) -> None:
-    store, named = filled(kind, tmp_path)
+def test_a_place_is_forgotten_when_the_question_is_answered_with_yes(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    store, named = filled(kind, tmp_path, request)
     name = KEYS[0][-32:-24]
     for answer in ("n\n", "\n", ""):
         _, err = run("forget", name, "--store", named, stdin=answer, code=1)
@@ -309,6 +318,22 @@ def test_a_store_that_is_not_there_is_not_made(
     _, err = run(*command, "--store", store, code=2)
     assert complaint in err and "s3cr3t" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_redis_that_is_not_there_is_an_error_without_its_password() -> None:
+    _, err = run("list", "--store", "redis://me:s3cr3t@127.0.0.1:1/0", code=1)
+    assert "cannot use Redis at 127.0.0.1:1/0" in err and "s3cr3t" not in err
+
+
+def test_a_password_is_not_repeated_where_the_store_is_named(own_redis: RedisServer) -> None:
+    named = own_redis.url.replace("redis://", "redis://default:s3cr3t@")
+    assert own_redis.command("ACL", "SETUSER", "default", "resetpass", ">s3cr3t") == "+OK"
+    put(RedisStore(named), key := rs.request_key("GET", URL), place(key, 3, "completed", method="GET"))
+    result = CliRunner().invoke(app, ["tail", URL, "--store", named])
+    assert f"nothing to do: {own_redis.url} says that all of it was read" in result.output
+    out = run("show", "nothing", "--store", named, code=1)
+    assert f"no place is kept under 'nothing' in {own_redis.url}" in out[1]
+    assert "s3cr3t" not in result.output + "".join(out)
 
 
 def test_a_file_of_somebody_else_is_an_error(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream import Outcome
 from resumable_stream.protocols import LastEventID
-from resumable_stream.stores import FileStore, MemoryStore, SQLiteStore
+from resumable_stream.stores import FileStore, MemoryStore, RedisStore, SQLiteStore
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, ServerEvent, numbered
 
 if TYPE_CHECKING:
@@ -51,14 +51,17 @@ class CountingStore(MemoryStore):
         self.saved.append(checkpoint.offset)
 
 
-@pytest.fixture(params=["memory", "file", "sqlite"])
+@pytest.fixture(params=["memory", "file", "sqlite", "redis"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
     """Make a store; each call for files makes another object over the same ones, as another process would have."""
     memory: dict[str, MemoryStore] = {}
+    url = request.getfixturevalue("redis_server").url if request.param == "redis" else None
 
     def make(**options: Any) -> Any:
         if request.param == "file":
             return FileStore(tmp_path / "store", **options)
+        if request.param == "redis":
+            return RedisStore(url, **options)
         if request.param == "sqlite":
             return SQLiteStore(tmp_path / "store.db", **options)
         return memory.setdefault(repr(options), MemoryStore(**options))

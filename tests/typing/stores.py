@@ -2,12 +2,26 @@
 
 from collections.abc import Iterable, Iterator
 
+import redis
+
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream.stores import FileStore, Kept, Listed, MemoryStore, SQLiteStore, Store, item_from_json, item_to_json
+from resumable_stream.stores import (
+    FileStore,
+    Kept,
+    Listed,
+    MemoryStore,
+    RedisStore,
+    SQLiteStore,
+    Store,
+    item_from_json,
+    item_to_json,
+)
 
 memory: Store = MemoryStore()
 directory: Store = FileStore("places", keep_events=True, save_interval=0.5, fsync=True)
 database: Store = SQLiteStore("places.db", keep_events=True, save_interval=0.5, expires=86400.0, busy_timeout=1.0, durable=True)
+far: Store = RedisStore("redis://localhost:6379/0", keep_events=True, expires=None, prefix="app:", timeout=1.0)
+mine_too: Store = RedisStore(redis.Redis(), save_interval=0.5)
 listed: list[Listed] = list(SQLiteStore("places.db").places())
 single: Store = FileStore("answer.place", one_file=True)
 
