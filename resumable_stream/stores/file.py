@@ -210,7 +210,7 @@ class FileStore:
         return (listed for path in paths if (listed := self._listed(path)) is not None)
 
     @contextmanager
-    def moving(self, key: str) -> Iterator[Moving | None]:
+    def _moving(self, key: str) -> Iterator[Moving | None]:
         """
         Hold a place while another store takes it over. Its writer gets `StoreError` at its next save.
 

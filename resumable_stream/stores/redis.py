@@ -184,7 +184,7 @@ class RedisStore:
     """
     Keep places in Redis, for any number of processes on any number of machines. Redis 6.2 or newer, Valkey too.
 
-    Nothing is sent before the first use.
+    Nothing is sent before the first use. Events are as private as the answer: who can read this Redis can read them.
 
     Args:
         url_or_client: `redis://host:6379/0`, `rediss://…` (TLS), `unix:///path/to/socket`, `redis+cluster://host:6379`,

@@ -406,7 +406,7 @@ class SQLiteStore:
         """What `FileStore` has of a key that the database does not have, locked against its other users."""
         if self._old is None or self._find(key) is not None:
             return nullcontext()
-        return self._old.moving(key)
+        return self._old._moving(key)
 
     def _move_in(self, database: sqlite3.Connection, key: str, old: Moving, now: float) -> _Place:
         end = 0

@@ -18,15 +18,18 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 import resumable_stream as rs
 from resumable_stream import Outcome
 from resumable_stream.protocols import LastEventID
 from resumable_stream.stores import FileStore, MemoryStore, RedisStore, SQLiteStore
+from resumable_stream.stores.redis import _SAVE
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, ServerEvent, numbered
 
 if TYPE_CHECKING:
     from tests.conftest import Row
+    from tests.redis_server import RedisServer
 
 Start = Callable[..., FlakyServer]
 pytestmark = pytest.mark.usefixtures("prompt", "spotless")
@@ -713,6 +716,36 @@ def test_a_killed_process_is_continued_by_the_next_one(flaky_server: Start, tmp_
     assert place is not None
     assert place.complete
     assert ids(FileStore(tmp_path, keep_events=True).replay("k")) == [*[str(n) for n in range(1, 41)], "40"]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 5])
+async def test_a_save_whose_reply_got_lost_leaves_its_events_once(
+    row: Row, flaky_server: Start, redis_server: RedisServer, lost: int
+) -> None:
+    """The stream ends with the error, and saves the same events once more on leaving."""
+
+    class Lossy(redis.Redis):
+        saves = 0
+
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            reply = super().execute_command(*args, **options)
+            if args[:2] == ("EVALSHA", store._shas[_SAVE]):
+                self.saves += 1
+                if self.saves == lost:
+                    raise redis.ConnectionError("the reply got lost")
+            return reply
+
+    server = flaky_server([*numbered(12), ServerEvent(data="[DONE]")], pace=0.005)
+    with Lossy(port=redis_server.port) as client:
+        store = RedisStore(client, keep_events=True, save_interval=0)
+        with pytest.raises(rs.StoreError, match="the reply got lost") as caught:
+            await row.read(row.connect("GET", server.url, store=store, key="k"))
+        assert caught.value.checkpoint is not None
+        kept = ids(store.replay("k"))
+        assert kept == ALL[: len(kept)] and len(kept) >= lost
+        events = await row.read(row.connect("GET", server.url, store=store, key="k"))
+        assert [event.id for event in events] == [*ALL, "12"]
+        assert [event.id for event in events if event.replayed] == kept
 
 
 async def test_exactly_once_with_a_transaction_of_the_callers(row: Row, flaky_server: Start) -> None:

@@ -128,19 +128,22 @@ def lossy(redis_server: RedisServer) -> Iterator[Lossy]:
 FAILURES = ["ok", "never", "lost", "late", "later", "last"]
 
 
+@pytest.mark.parametrize("length", [3, pytest.param(5, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("rows", [True, False], ids=["with events", "places alone"])
-def test_whatever_becomes_of_a_save_its_events_are_there_once(rows: bool, lossy: Lossy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every sequence of four, and after each failure the caller saves the same events again, with more behind them."""
+def test_whatever_becomes_of_a_save_its_events_are_there_once(
+    rows: bool, length: int, lossy: Lossy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every sequence of failures, and after each failure the caller saves the same events again, with more behind them."""
     if rows:
         # So small that the events of a save are several elements, and another number of them the next time.
         monkeypatch.setattr("resumable_stream.stores._packing.ROW_BYTES", 100)
-    for number, plan in enumerate(itertools.product(FAILURES, repeat=4)):
+    for number, plan in enumerate(itertools.product(FAILURES, repeat=length)):
         key = f"k{number}"
         store = RedisStore(lossy, keep_events=rows)
         _, fence = store.open(key)
         lossy.plan, lossy.held = list(plan), []
         saved = taken = 0
-        for _ in range(6):
+        for _ in range(length + 2):
             taken += 2
             try:
                 store.save(key, checkpoint_at(taken), events_at(saved, taken), fence=fence)
@@ -150,9 +153,9 @@ def test_whatever_becomes_of_a_save_its_events_are_there_once(rows: bool, lossy:
             assert store.load(key) == checkpoint_at(saved), plan
             assert list(store.replay(key)) == (events_at(0, saved) if rows else []), plan
         lossy.deliver("late", "later", "last")
-        assert saved == 12
-        assert list(store.replay(key)) == (events_at(0, 12) if rows else []), plan
-        assert RedisStore(lossy).load(key) == checkpoint_at(12), plan
+        assert saved == taken
+        assert list(store.replay(key)) == (events_at(0, taken) if rows else []), plan
+        assert RedisStore(lossy).load(key) == checkpoint_at(taken), plan
         assert not store._doubts
     assert set(lossy.replies) == {b"OK", b"LATE"}, "no command arrived late, so nothing was tried"
 
