@@ -18,6 +18,12 @@ Everything that can go wrong, as one tree.
     ├── OriginMismatch                .expected  .received         credentials would have left their origin
     ├── StoreError                                 a checkpoint store failed, or is not ours to write
     ├── LogUnavailable                .stream_id   the server's log cannot be reached, or what it holds is damaged
+    ├── StreamUnknown                 .stream_id   the server has no such stream, or not for you
+    ├── StreamEnded                   .ending      the stream takes no more messages
+    ├── KeyReused                     .stream_id   the id was used for another request
+    ├── HistoryGone                   .gone        the log no longer holds what follows a cursor
+    ├── HubDraining                                the server is shutting down and starts nothing
+    ├── LimitReached                  .limit       a limit of the server
     ├── StreamBusy (RuntimeError)                  you read a stream that another thread or task is reading
     └── StreamClosed (RuntimeError)                you used a stream that is closed
         └── StreamConsumed                         you iterated a stream that has ended
@@ -33,12 +39,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._checkpoint import Checkpoint
+    from .server.log import Ending, Gone
 
 __all__ = [
     "CursorExpired",
     "DeadlineExceeded",
     "EventTooLarge",
     "GapError",
+    "HistoryGone",
+    "HubDraining",
+    "KeyReused",
+    "LimitReached",
     "LogUnavailable",
     "NotResumable",
     "OriginMismatch",
@@ -51,8 +62,10 @@ __all__ = [
     "StreamBusy",
     "StreamClosed",
     "StreamConsumed",
+    "StreamEnded",
     "StreamInterrupted",
     "StreamReset",
+    "StreamUnknown",
     "UnexpectedContentType",
     "UpstreamError",
     "error_of",
@@ -262,6 +275,75 @@ class LogUnavailable(ResumableStreamError):
     def __init__(self, message: str, *, stream_id: str | None = None) -> None:
         super().__init__(message)
         self.stream_id = stream_id
+
+
+class StreamUnknown(ResumableStreamError):
+    """
+    The server has no stream of this id: there was none, it has expired, or it belongs to somebody else.
+
+    Attributes:
+        stream_id: The id.
+    """
+
+    def __init__(self, message: str, *, stream_id: str) -> None:
+        super().__init__(message)
+        self.stream_id = stream_id
+
+
+class StreamEnded(ResumableStreamError):
+    """
+    The stream has ended, and nobody takes messages for it.
+
+    Attributes:
+        ending: How it ended.
+    """
+
+    def __init__(self, message: str, *, ending: Ending) -> None:
+        super().__init__(message)
+        self.ending = ending
+
+
+class KeyReused(ResumableStreamError):
+    """
+    The id of a stream was used again for another request. The stream that is there answers the first one.
+
+    Attributes:
+        stream_id: The id.
+    """
+
+    def __init__(self, message: str, *, stream_id: str) -> None:
+        super().__init__(message)
+        self.stream_id = stream_id
+
+
+class HistoryGone(ResumableStreamError):
+    """
+    The log of a server no longer holds what follows a cursor.
+
+    Attributes:
+        gone: What the log said: `why`, `oldest`, `n` and `epoch`.
+    """
+
+    def __init__(self, message: str, *, gone: Gone) -> None:
+        super().__init__(message)
+        self.gone = gone
+
+
+class HubDraining(ResumableStreamError):
+    """The server is shutting down: it starts no generation, and another one will."""
+
+
+class LimitReached(ResumableStreamError):
+    """
+    A limit of the server was reached; the message says which, and the option that raises it.
+
+    Attributes:
+        limit: Its value.
+    """
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class StreamBusy(ResumableStreamError, RuntimeError):

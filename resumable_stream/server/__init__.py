@@ -10,16 +10,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .events import Event
+    from .generation import Generation
+    from .hub import Hub, HubLimits, State, Stream
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
     from .memory import MemoryLog
 
 _HOMES = {
+    ".events": ("Event",),
+    ".generation": ("Generation",),
+    ".hub": ("Hub", "HubLimits", "State", "Stream"),
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    # generations
+    "Hub",
+    "HubLimits",
+    "Generation",
+    "Event",
+    "State",
+    "Stream",
     # logs
     "StreamLog",
     "Bells",

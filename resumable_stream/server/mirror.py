@@ -214,6 +214,21 @@ class Mirror:
         data = self.after(span.first - 1)[0] if b == span.start else span.data[b - span.b :]
         return data, b + len(data)
 
+    def spans(self, n: int) -> list[Span]:
+        """
+        The spans after event `n`, for a log that has lost them.
+
+        Raises:
+            NotHeld: `n` is before what is held.
+        """
+        if n < self.oldest - 1:
+            raise NotHeld(self.oldest)
+        index = bisect_right(self._spans, n, key=_number_of)
+        found = self._spans[index:]
+        if found and found[0].first <= n:
+            found[0] = spans_after(found[0], n)
+        return found
+
     def trim(self, size: int) -> int:
         """
         Let go of spans at the front until at most `size` bytes are held; the log still has them.

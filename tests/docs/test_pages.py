@@ -117,7 +117,7 @@ def test_what_the_readme_says_is_not_in_it_is_not() -> None:
     line = re.search(r"^Not in it: (.*)\.$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert line is not None
     missing = {
-        "a server that buffers and replays": ["server.hub"],
+        "the HTTP side of the server": ["server.asgi"],
         "and a notebook display": ["notebook"],
     }
     assert line[1].split(", ") == list(missing)

@@ -1,0 +1,265 @@
+"""
+The mirrors of one process, driven: whatever a `Follower` asks for is done here, with one connection for bells and one task for
+the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from .._errors import LogUnavailable
+from ._signal import Signal
+from .log import Bell, Bells, Control, StreamLog
+from .mirror import Follower, Listen, Phase, Read, Step, Wake
+
+__all__ = ["Followed", "Following"]
+
+logger = logging.getLogger("resumable_stream.server")
+
+_IDLE: Final = 30.0
+"""Seconds that a mirror without readers is kept. 30: a page that is loaded anew finds it."""
+_FIRST_RETRY: Final = 0.1
+_LAST_RETRY: Final = 2.0
+"""Seconds between two tries while the log is away, doubling: a fail-over takes seconds, and a fleet must not hammer it."""
+
+
+class Followed:
+    """
+    One stream as this process follows it.
+
+    Attributes:
+        key: Of the stream in the log.
+        follower: Its content, and where it stands.
+        grown: Rings when readers have something to look at.
+        readers: How many read it here.
+        owned: Its producer is in this process.
+        trouble: Why the log could not be read or heard last; `None` since it could.
+    """
+
+    __slots__ = ("delay", "follower", "grown", "heard_at", "key", "left_at", "owned", "readers", "trouble")
+
+    def __init__(self, key: str, now: float) -> None:
+        self.key = key
+        self.follower = Follower()
+        self.grown = Signal()
+        self.readers = 0
+        self.owned = False
+        self.trouble: LogUnavailable | None = None
+        self.delay = _FIRST_RETRY
+        self.heard_at = self.left_at = now
+
+    @property
+    def settled(self) -> bool:
+        """It is known what the log has."""
+        return self.follower.phase in (Phase.LIVE, Phase.ENDED, Phase.GONE)
+
+
+class Following:
+    """
+    All streams that this process follows.
+
+    Args:
+        log: Where they are.
+        poll: Seconds of silence after which the log is read without a bell: the only cure for a lost last bell.
+        mirror_bytes: Most bytes of all mirrors together. Those without a producer here lose their front first, the longest
+            unheard first; a reader before it is served from the log.
+        on_control: Called when the inbox of a stream has changed.
+        on_orphan: Called when the lease of a stream that is read here is over.
+    """
+
+    def __init__(
+        self,
+        log: StreamLog,
+        *,
+        poll: float,
+        mirror_bytes: int,
+        on_control: Callable[[str, Control], None],
+        on_orphan: Callable[[str], None],
+    ) -> None:
+        self._log = log
+        self._poll = poll
+        self._mirror_bytes = mirror_bytes
+        self._on_control = on_control
+        self._on_orphan = on_orphan
+        self._streams: dict[str, Followed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bells: Bells | None = None
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    # --- life
+
+    def start(self) -> None:
+        """Begin to listen, and to look at the clock. Call it in the event loop."""
+        self._bells = self._log.bells()
+        self._spawn(self._hear(self._bells))
+        self._spawn(self._tick())
+
+    async def aclose(self) -> None:
+        """Stop following; readers are woken."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._bells is not None:
+            await self._bells.aclose()
+        for followed in self._streams.values():
+            followed.grown.wake()
+        self._streams.clear()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("following a stream failed", exc_info=error)
+
+    # --- streams
+
+    def find(self, key: str) -> Followed | None:
+        """A stream that is followed already."""
+        return self._streams.get(key)
+
+    def get(self, key: str) -> Followed:
+        """A stream, followed from now on."""
+        followed = self._streams.get(key)
+        if followed is None:
+            followed = self._streams[key] = Followed(key, self.now())
+        return followed
+
+    async def settle(self, followed: Followed, *, timeout: float) -> None:
+        """
+        Wait until it is known what the log has.
+
+        Raises:
+            LogUnavailable: It cannot be read, or took longer than the timeout.
+        """
+        deadline = self.now() + timeout
+        self.do(followed, followed.follower.listen())
+        while not followed.settled:
+            if followed.trouble is not None:
+                raise followed.trouble
+            if not await followed.grown.wait(max(0.0, deadline - self.now())):
+                raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
+
+    def forget(self, key: str) -> None:
+        """Drop what is held of a stream; whoever still reads it is woken."""
+        followed = self._streams.pop(key, None)
+        if followed is not None:
+            followed.grown.wake()
+            self._spawn(self._discard(key))
+
+    def do(self, followed: Followed, steps: list[Step]) -> None:
+        """Do what a follower asks for."""
+        for step in steps:
+            match step:
+                case Wake():
+                    followed.grown.wake()
+                case Listen():
+                    self._spawn(self._listen(followed))
+                case Read():
+                    self._spawn(self._read(followed, step))
+
+    # --- tasks
+
+    async def _listen(self, followed: Followed) -> None:
+        assert self._bells is not None
+        while self._streams.get(followed.key) is followed:
+            try:
+                await self._bells.add(followed.key)
+            except LogUnavailable as exc:
+                await self._wait_out(followed, exc)
+                continue
+            followed.trouble = None
+            self.do(followed, followed.follower.heard())
+            return
+
+    async def _read(self, followed: Followed, step: Read) -> None:
+        while True:
+            try:
+                answer = await self._log.read(followed.key, step.after)
+                steps = followed.follower.read(answer)
+            except LogUnavailable as exc:
+                followed.follower.unread()
+                await self._wait_out(followed, exc)
+                retry = followed.follower.retry() if self._streams.get(followed.key) is followed else []
+                if len(retry) == 1 and isinstance(retry[0], Read):
+                    step = retry[0]
+                    continue
+                self.do(followed, retry)
+                return
+            followed.trouble, followed.delay = None, _FIRST_RETRY
+            followed.heard_at = self.now()
+            self.do(followed, steps)
+            followed.grown.wake()
+            follower = followed.follower
+            if follower.running_until is not None and follower.lease_left == 0.0 and not followed.owned:
+                self._on_orphan(followed.key)
+            return
+
+    async def _wait_out(self, followed: Followed, trouble: LogUnavailable) -> None:
+        followed.trouble = trouble
+        followed.grown.wake()
+        # Jitter, so that the mirrors of a process do not come back in one instant.
+        await asyncio.sleep(followed.delay * random.uniform(0.5, 1.0))
+        followed.delay = min(2 * followed.delay, _LAST_RETRY)
+
+    async def _discard(self, key: str) -> None:
+        assert self._bells is not None
+        if key not in self._streams:
+            try:
+                await self._bells.discard(key)
+            except LogUnavailable:
+                # Bells of a stream that nobody follows are dropped when they come.
+                logger.debug("stream %s is still listened to: the log is away", key)
+
+    async def _hear(self, bells: Bells) -> None:
+        async for bell in bells:
+            self._ring(bell)
+
+    def _ring(self, bell: Bell) -> None:
+        if isinstance(bell.item, Control):
+            self._on_control(bell.id, bell.item)
+        followed = self._streams.get(bell.id)
+        if followed is not None:
+            followed.heard_at = self.now()
+            self.do(followed, followed.follower.bell(bell))
+
+    async def _tick(self) -> None:
+        period = min(1.0, self._poll / 2)
+        while True:
+            await asyncio.sleep(period)
+            now = self.now()
+            for followed in list(self._streams.values()):
+                if followed.readers:
+                    if now - followed.heard_at >= self._poll:
+                        followed.heard_at = now
+                        self.do(followed, followed.follower.poll())
+                elif not followed.owned and now - followed.left_at > _IDLE:
+                    self.forget(followed.key)
+            self._trim()
+
+    def _trim(self) -> None:
+        mirrors = [
+            (followed.owned, followed.heard_at, followed.follower.mirror)
+            for followed in self._streams.values()
+            if followed.follower.mirror is not None
+        ]
+        excess = sum(mirror.size for _, _, mirror in mirrors) - self._mirror_bytes
+        for owned, _, mirror in sorted(mirrors, key=lambda each: each[:2]):
+            if excess <= 0:
+                return
+            # The copy of a producer is what mends a log that lost its end: it keeps the last half.
+            excess -= mirror.trim(mirror.size // 2 if owned else 0)
+
+    @staticmethod
+    def now() -> float:
+        """Seconds on the clock of the event loop."""
+        return asyncio.get_running_loop().time()

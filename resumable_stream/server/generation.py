@@ -1,0 +1,388 @@
+"""
+What a producer holds in its hands: one generation, from its first event to its end.
+
+    async def agent(gen: Generation) -> Outcome | None:
+        async for step in plan(gen.request):
+            await gen.send(step.json(), event="step")
+            for message in gen.steered():
+                plan.redirect(message.data)
+            if gen.cancelled:
+                return Outcome.CANCELLED
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from .._errors import LimitReached
+from .._events import Outcome
+from ._signal import Signal
+from ._values import CANCEL, MAX_NOTE_BYTES, Append, Ending, Head, Message, Span, Writer, check_text
+from .events import Content, encode
+from .outbox import Outbox
+
+__all__ = ["Generation", "GenerationFailed", "Pace"]
+
+_OVERRUN: Final = 8
+"""`text()` that nobody awaits may run ahead of the log by so many times `pending_bytes`, since it cannot wait."""
+
+
+class GenerationFailed(Exception):
+    """Raised by `Generation.fail()`, and caught by the hub. Not an error of this package: the producer ends with it."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.reason or ending.outcome.value)
+        self.ending = ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """
+    Times and sizes of generations; each is explained where the application sets it, see `Hub` and `HubLimits`.
+
+    Attributes:
+        lease, flush, cancel_grace, log_timeout, abandon_after: Seconds.
+        flush_bytes, pending_bytes, event_bytes, stream_bytes: Bytes.
+        streams: How many run at once.
+    """
+
+    lease: float
+    flush: float
+    cancel_grace: float
+    log_timeout: float
+    abandon_after: float | None
+    flush_bytes: int
+    pending_bytes: int
+    event_bytes: int
+    stream_bytes: int
+    streams: int
+
+
+class _Room:
+    """What `text()` returns: to be awaited, or not."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Callable[[], Awaitable[None]]) -> None:
+        self._wait = wait
+
+    def __await__(self) -> Generator[object, None, None]:
+        yield from self._wait().__await__()
+
+
+class Generation:
+    """
+    A stream that is being produced, as its producer sees it.
+
+    A hub makes it, and hands it to the function that was given to `Hub.start()`. All methods belong to the hub's event loop.
+
+    Attributes:
+        id: Of the stream, as its readers name it.
+        request: What `start()` was given, for a producer that has nothing else to begin with.
+        resumed_from: Number of the last event that an earlier producer left in the log; `None`: this is the first producer.
+        note: The note stored last, by this producer or by the one before; see `flush()`.
+        cancelled: Somebody asked to stop. The hub cancels the task some seconds later, see `Hub(cancel_grace=…)`.
+        cancel_reason: Why, in the words of who asked; `None` before.
+        head: Of the stream.
+        writer: The right to append, for the hub.
+        heard: The messages that have come here, dealt with or not.
+        looks: The producer has this object, so it can look at `cancelled`.
+        stored_at: When the lease was renewed last, on the clock of the event loop.
+        note_n: The event that the note belongs to.
+    """
+
+    def __init__(
+        self,
+        stream_id: str,
+        writer: Writer,
+        head: Head,
+        *,
+        request: bytes | None,
+        pace: Pace,
+        touch: Callable[[Generation], None],
+    ) -> None:
+        handover = writer.handover
+        self.id = stream_id
+        self.request = request
+        self.resumed_from = None if handover is None else handover.n
+        self.note = None if handover is None else handover.note
+        self.cancelled = False
+        self.cancel_reason: str | None = None
+        self.writer = writer
+        self.head = head
+        self.looks = False
+        self.stored_at = 0.0
+        self.note_n = 0 if handover is None else handover.note_n
+        self._touch = touch
+        self._pace = pace
+        self._outbox = Outbox(
+            handover.n if handover else 0, handover.b if handover else 0, flush=pace.flush, flush_bytes=pace.flush_bytes
+        )
+        self._moved = Signal()
+        self._spoken = Signal()
+        self._messages: deque[Message] = deque()
+        # Messages that have come here, that the producer has taken, and that the log knows to be dealt with.
+        self.heard: list[Message] = []
+        self.heard_k = self._taken = self.stored_k = handover.taken if handover else 0
+        # (event, note or None, taken): what moves in the step that stores the event.
+        self._marks: deque[tuple[int, str | None, int]] = deque()
+        self._item: Append | None = None
+        self._closed: Ending | None = None
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.id!r} at {self.epoch}.{self.n}>"
+
+    @property
+    def epoch(self) -> str:
+        """Of the log."""
+        return self.writer.epoch
+
+    @property
+    def n(self) -> int:
+        """Number of the last event sent; the log may be a few events behind."""
+        return self._outbox.n
+
+    @property
+    def acked(self) -> int:
+        """Number of the last event in the log."""
+        return self._outbox.acked
+
+    # --- sending
+
+    async def send(self, content: Content, *, event: str | None = None) -> int:
+        """
+        Send an event.
+
+        It is in the next span when this returns. It waits only while more than `pending_bytes` are not in the log yet, which
+        slows a producer down to what the log can take.
+
+        Args:
+            content: Text, a JSON value, an `Event`, or bytes that are whole events; see `encode()`.
+            event: Its name, for text and JSON.
+
+        Returns:
+            The number of the event; of several, of the last.
+
+        Raises:
+            TypeError, ValueError: It cannot be written in the framing of this stream.
+            LimitReached: The event, or the stream with it, is too large.
+        """
+        number = self._put(content, event)
+        await self._room()
+        return number
+
+    def text(self, delta: str) -> Awaitable[None]:
+        """
+        Send a piece of text: `data: {"text": "…"}`, which also feeds the snapshot of the stream.
+
+        It need not be awaited; awaited, it waits as `send()` does.
+
+        Raises:
+            LimitReached: Far too much is not in the log yet, because the log is away and nothing was awaited.
+        """
+        self._put({"text": delta}, None)
+        if self._outbox.size > _OVERRUN * self._pace.pending_bytes:
+            raise LimitReached(
+                f"{self._outbox.size} bytes of stream {self.id!r} wait for the log: await text(), so that it can wait",
+                limit=_OVERRUN * self._pace.pending_bytes,
+            )
+        return _Room(self._room)
+
+    async def raw(self, data: bytes) -> int:
+        """
+        Send bytes that are stored as they are: whole blocks, whole lines, or a piece of a raw body.
+
+        Returns:
+            The number of the last event in them.
+        """
+        return await self.send(data)
+
+    async def reset(self) -> int:
+        """
+        Take back all text so far: appends the event `reset`, after which the producer starts over.
+
+        Raises:
+            TypeError: The framing has no event names.
+        """
+        if self.head.framing != "sse":
+            raise TypeError(f"only server-sent events can be reset, and this stream is {self.head.framing}")
+        number = self._accept([b"event: reset\ndata: {}\n\n"])
+        await self._room()
+        return number
+
+    async def flush(self, note: str | None = None) -> None:
+        """
+        Wait until the log has all that was sent.
+
+        Args:
+            note: Stored in the same step as the events before it, and handed to whoever takes this stream over: how far the
+                producer has come, for example the checkpoint token of the stream that it reads itself. At most 256 KiB.
+        """
+        if note is not None:
+            check_text("a note", note, limit=MAX_NOTE_BYTES)
+            self._mark(note)
+        self._outbox.urgent = True
+        self._touch(self)
+        target = self._outbox.n
+        while self._closed is None and (self._outbox.acked < target or (self._marks and self._marks[0][0] <= target)):
+            await self._moved.wait()
+
+    def fail(self, reason: str, error: str | None = None) -> NoReturn:
+        """
+        End the stream as failed, by an exception that the hub catches.
+
+        Args:
+            reason: One word that readers get, such as `upstream_error`.
+            error: For people. Every reader gets it, so it must not hold secrets.
+        """
+        raise GenerationFailed(Ending(outcome=Outcome.FAILED, reason=reason, error=error))
+
+    # --- being spoken to
+
+    def steered(self) -> list[Message]:
+        """
+        The messages posted since the last look, in the order in which they were accepted, each once.
+
+        A message counts as applied with the next event that is sent. If this producer dies before, the next one gets it again.
+        """
+        if not self._messages:
+            return []
+        messages = list(self._messages)
+        self._messages.clear()
+        self._taken = messages[-1].k
+        # With the event that follows: what is sent already knows nothing of the message.
+        self._marks.append((self._outbox.n + 1, None, self._taken))
+        return messages
+
+    async def wait_steered(self, timeout: float | None = None) -> list[Message]:
+        """
+        Wait for messages.
+
+        Args:
+            timeout: Most seconds to wait.
+
+        Returns:
+            As `steered()`; empty after the timeout, or once the stream is cancelled.
+        """
+        while not self._messages and not self.cancelled and self._closed is None:
+            if not await self._spoken.wait(timeout):
+                break
+        return self.steered()
+
+    # --- for the hub
+
+    def _put(self, content: Content, event: str | None) -> int:
+        return self._accept(encode(self.head.framing, content, event=event))
+
+    def _accept(self, events: Sequence[bytes]) -> int:
+        if self._closed is not None:
+            raise GenerationFailed(self._closed)
+        for data in events:
+            if len(data) > self._pace.event_bytes:
+                raise LimitReached(
+                    f"an event of stream {self.id!r} has {len(data)} bytes; the limit is {self._pace.event_bytes} "
+                    f"(HubLimits.event_bytes)",
+                    limit=self._pace.event_bytes,
+                )
+        size = sum(map(len, events))
+        if self._outbox.b + size > self._pace.stream_bytes:
+            raise LimitReached(
+                f"stream {self.id!r} would have more than {self._pace.stream_bytes} bytes (HubLimits.stream_bytes)",
+                limit=self._pace.stream_bytes,
+            )
+        for data in events:
+            self._outbox.put(data)
+        if events:
+            self._touch(self)
+        return self._outbox.n
+
+    def _mark(self, note: str | None) -> None:
+        self._marks.append((self._outbox.n, note, self._taken))
+
+    async def _room(self) -> None:
+        while self._outbox.size > self._pace.pending_bytes and self._closed is None:
+            await self._moved.wait()
+        if self._closed is not None:
+            raise GenerationFailed(self._closed)
+
+    def next_item(self, now: float) -> Append | None:
+        """The next item of a batch: the same one until the log has answered, since it may have stored it."""
+        if self._item is None:
+            # A note belongs to the events before it: the span ends with them.
+            until = next((at for at, note, _ in self._marks if note is not None and at > self._outbox.acked), None)
+            span = self._outbox.take(now, until=until)
+            if span is not None:
+                self._item = Append(self.writer, span, *self._due_marks(span.n))
+            elif self._marks and self._marks[0][0] <= self._outbox.acked:
+                at = self._outbox.acked
+                self._item = Append(self.writer, None, *self._due_marks(at), n=at)
+        return self._item
+
+    def _due_marks(self, n: int) -> tuple[str | None, int | None]:
+        note, taken = None, None
+        for at, text, count in self._marks:
+            if at <= n:
+                note = text if text is not None else note
+                taken = count
+        return note, taken
+
+    @property
+    def due(self) -> float | None:
+        due = self._outbox.due()
+        if due is None and self._marks and self._marks[0][0] <= self._outbox.acked:
+            return float("-inf")
+        return due
+
+    @property
+    def is_sending(self) -> bool:
+        """Something waits for the log, or for its answer."""
+        return not self._outbox.empty
+
+    @property
+    def is_due_now(self) -> bool:
+        """It waits for no window."""
+        return self.due == float("-inf")
+
+    def appended(self) -> None:
+        """The log has the item."""
+        item, self._item = self._item, None
+        assert item is not None, "nothing was taken"
+        if item.span is not None:
+            self._outbox.acknowledged()
+        while self._marks and self._marks[0][0] <= item.last:
+            at, note, taken = self._marks.popleft()
+            self.stored_k = max(self.stored_k, taken)
+            if note is not None:
+                self.note, self.note_n = note, at
+        self._moved.wake()
+
+    def go_on(self, writer: Writer, spans: Sequence[Span] = ()) -> None:
+        """Append these spans again first, which the log has lost, as this writer."""
+        self.writer, self._item = writer, None
+        if spans and self.note is not None and self.note_n >= spans[0].first:
+            # The note was lost with its events.
+            self._marks.appendleft((self.note_n, self.note, self.stored_k))
+        self._outbox.resend(spans)
+
+    def arrived(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message.k > self.heard_k:
+                self.heard_k = message.k
+                self.heard.append(message)
+                if message.kind != CANCEL:
+                    self._messages.append(message)
+        self._spoken.wake()
+
+    def ask_to_stop(self, reason: str) -> None:
+        if not self.cancelled:
+            self.cancelled, self.cancel_reason = True, reason
+            self._spoken.wake()
+
+    def close(self, ending: Ending) -> None:
+        """Nothing more can be stored; who waits is let go."""
+        self._closed = ending
+        self._moved.wake()
+        self._spoken.wake()

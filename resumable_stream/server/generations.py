@@ -1,0 +1,573 @@
+"""
+The generations that run in one process: their tasks, their leases, and what becomes of them when the log or the process fails.
+
+    STARTING ──▶ RUNNING ⇄ waiting for the log ──▶ finishing ──▶ done
+                    │
+                    └──▶ fenced: another process has the stream; the task is cancelled and nothing more is written
+
+The living producer is the authority, the log is when it is dead: a log that is behind its producer, or has lost the stream, is
+written again from the producer's mirror.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final, Literal, TypeAlias
+
+from .._errors import LimitReached, LogUnavailable
+from .._events import Outcome
+from ._signal import Signal
+from .events import Content
+from .flusher import Flusher, Refusal
+from .following import Followed, Following
+from .generation import Generation, GenerationFailed, Pace
+from .log import (
+    Append,
+    Appended,
+    Behind,
+    Control,
+    Done,
+    Ended,
+    Ending,
+    Existing,
+    Fenced,
+    Head,
+    Lost,
+    StreamLog,
+    Writer,
+    epoch_of,
+    join_spans,
+)
+
+__all__ = ["Generations", "OnLost", "Producer", "close"]
+
+logger = logging.getLogger("resumable_stream.server")
+
+Producer: TypeAlias = (
+    AsyncGenerator[Content, None]
+    | Callable[[], AsyncIterator[Content]]
+    | Callable[[Generation], AsyncIterator[Content] | Awaitable[Outcome | Ending | None]]
+)
+"""What makes the events: an async generator, a function that returns one, or an async function of a `Generation`."""
+
+OnLost: TypeAlias = Literal["fail", "restart_if_empty"] | Callable[[Generation], Any]
+"""What becomes of a stream whose producer died."""
+
+_SWEEP: Final = 100
+"""Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
+
+
+class Generations:
+    """
+    All generations of this process.
+
+    Args:
+        log: Where their events go.
+        following: The mirrors of this process.
+        pace: Times and sizes.
+        on_lost: What becomes of a stream whose producer died.
+    """
+
+    def __init__(self, log: StreamLog, following: Following, pace: Pace, on_lost: OnLost) -> None:
+        self.log = log
+        self.pace = pace
+        self.changed = Signal()
+        """Rings when one has come to its end."""
+        self.closing = False
+        self._on_lost = on_lost
+        self._following = following
+        self._running: dict[str, _Running] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._claims_from = float("-inf")
+        self._flusher = Flusher(
+            log,
+            log_timeout=pace.log_timeout,
+            on_appended=self._appended,
+            on_refused=self._refused,
+            on_away=self._give_up,
+            on_back=self._log_is_back,
+        )
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._running
+
+    # --- life
+
+    def start(self) -> None:
+        """Begin to send, and to look after leases. Call it in the event loop."""
+        self._spawn(self._flusher.run())
+        self._spawn(self._look_after())
+
+    async def stop(self) -> None:
+        """Stop all that run: they are released if `on_lost` can continue them, and otherwise end as `FAILED`, `shutdown`."""
+        running = list(self._running.values())
+        for each in running:
+            each.stop(Ending(outcome=Outcome.FAILED, reason="shutdown"), release=callable(self._on_lost))
+        await asyncio.gather(*(each.task for each in running), return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Stop, and end the tasks that look after them."""
+        self.closing = True
+        await self.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def end(self, key: str, ending: Ending) -> None:
+        """Stop one, if it runs here, and wait until it has ended, for at most `cancel_grace`."""
+        running = self._running.get(key)
+        if running is not None:
+            running.stop(ending)
+            await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
+
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """Run something beside them, until the hub closes."""
+        return self._spawn(work)
+
+    # --- producing
+
+    def run(self, stream_id: str, writer: Writer, head: Head, run: Producer, request: bytes | None) -> None:
+        """
+        Run a producer as this writer.
+
+        Args:
+            stream_id: As readers name it; the writer knows the key in the log.
+            writer: From `create` or `claim`.
+            head: Of the stream.
+            run: What makes the events.
+            request: What the stream answers; of a claimed one the log says it.
+        """
+        handover = writer.handover
+        request = handover.request if handover else request
+        generation = Generation(stream_id, writer, head, request=request, pace=self.pace, touch=self._flusher.touch)
+        key = writer.stream_id
+        followed = self._following.get(key)
+        followed.owned = True
+        self._following.do(followed, followed.follower.own(writer.epoch, head, n=handover.n if handover else 0))
+        generation.stored_at = self._following.now()
+        running = self._running[key] = _Running(key, generation, followed)
+        running.task = self._spawn(self._produce(running, run))
+        if handover is not None and handover.control is not None:
+            self.hear_control(key, handover.control)
+
+    async def _produce(self, running: _Running, run: Producer) -> None:
+        generation = running.generation
+        try:
+            ending = await self._outcome_of(running, run)
+            if running.fenced:
+                return
+            if ending is None:
+                await self._release(running)
+            else:
+                await self._finish(running, ending)
+        finally:
+            generation.close(running.ending or Ending(outcome=Outcome.FAILED, reason="shutdown"))
+            self._flusher.forget(generation)
+            self._running.pop(running.key, None)
+            running.followed.owned = False
+            running.followed.left_at = self._following.now()
+            self.changed.wake()
+
+    async def _outcome_of(self, running: _Running, run: Producer) -> Ending | None:
+        """Run the producer to its end. `None`: the stream is released, and somebody else goes on."""
+        generation = running.generation
+        running.worker = asyncio.get_running_loop().create_task(_drive(generation, run))
+        if running.stopping:
+            running.interrupted = True
+            running.worker.cancel()
+        try:
+            await asyncio.wait([running.worker])
+        except asyncio.CancelledError:
+            running.worker.cancel()
+            await asyncio.wait([running.worker])
+            raise
+        worker = running.worker
+        if running.interrupted:
+            if running.release:
+                return None
+            # Stopped from outside; what it says of itself is better known.
+            said = None if worker.cancelled() or worker.exception() else worker.result()
+            return said or running.ending
+        if worker.cancelled():
+            return Ending(outcome=Outcome.CANCELLED, reason="cancelled_by_producer")
+        error = worker.exception()
+        if error is None:
+            if generation.cancelled:
+                return worker.result() or Ending(outcome=Outcome.CANCELLED, reason=generation.cancel_reason)
+            return worker.result() or Ending(outcome=Outcome.COMPLETED)
+        if isinstance(error, GenerationFailed):
+            return error.ending
+        if isinstance(error, LimitReached):
+            return Ending(outcome=Outcome.FAILED, reason="too_long", error=str(error))
+        logger.error("the producer of stream %s failed", generation.id, exc_info=error)
+        # Not its message: nobody knows what is in it, and every reader would get it.
+        return Ending(outcome=Outcome.FAILED, reason="producer_error", error=type(error).__name__)
+
+    async def _finish(self, running: _Running, ending: Ending) -> None:
+        """Bring the rest into the log, and then the ending."""
+        generation = running.generation
+        running.ending = ending
+        tries = 0
+        while not running.fenced:
+            await generation.flush()
+            if running.fenced or running.given_up:
+                return
+            try:
+                verdict = await self.log.finish(generation.writer, generation.n, ending)
+            except LogUnavailable as exc:
+                tries += 1
+                if tries > 1 and self._following.now() - running.since > self._flusher.log_timeout:
+                    logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
+                    self._show_ending(running, Ending(outcome=Outcome.FAILED, reason="log_unavailable"))
+                    return
+                running.since = running.since if tries > 1 else self._following.now()
+                await asyncio.sleep(min(0.1 * 2**tries, 2.0))
+                continue
+            match verdict:
+                case Done():
+                    self._show_ending(running, ending)
+                    self._spawn(self._compact(running.key))
+                    return
+                case Ended() | Fenced():
+                    self._fence(running)
+                case Behind(n):
+                    self._resend(running, n)
+                case Lost():
+                    await self._mend(running)
+
+    async def _release(self, running: _Running) -> None:
+        """Bring the rest into the log, and let another process take the stream over at once."""
+        generation = running.generation
+        await generation.flush()
+        if running.fenced or running.given_up:
+            return
+        try:
+            await self.log.renew([replace(generation.writer, lease=0.0)])
+        except LogUnavailable as exc:
+            # Then it is taken over when its lease is over.
+            logger.info("stream %s was not released: %s", generation.id, exc)
+
+    def _show_ending(self, running: _Running, ending: Ending) -> None:
+        followed = running.followed
+        self._following.do(followed, followed.follower.finished(ending, running.generation.acked))
+
+    async def _compact(self, key: str) -> None:
+        try:
+            await self.log.compact(key)
+        except LogUnavailable as exc:
+            # It stays as it is: larger, and just as readable.
+            logger.info("stream %s was not compacted: %s", key, exc)
+
+    # --- what the log answers
+
+    def _appended(self, generation: Generation, item: Append, verdict: Appended) -> None:
+        running = self._running.get(item.writer.stream_id)
+        if running is None or running.generation is not generation:
+            return
+        generation.stored_at = self._following.now()
+        if item.span is not None:
+            self._following.do(running.followed, running.followed.follower.appended(item.span))
+        if verdict.control is not None:
+            self.hear_control(running.key, verdict.control)
+
+    def _refused(self, generation: Generation, refusal: Refusal) -> None:
+        running = self._running.get(generation.writer.stream_id)
+        if running is None or running.generation is not generation:
+            return
+        match refusal:
+            case Fenced() | Ended():
+                self._fence(running)
+            case Behind(n):
+                self._resend(running, n)
+            case Lost():
+                self._spawn(self._mend(running))
+            case _:
+                logger.error("stream %s cannot be stored: %s", generation.id, refusal)
+                running.stop(Ending(outcome=Outcome.FAILED, reason="producer_error", error="SpanRefused"))
+
+    def _resend(self, running: _Running, n: int) -> None:
+        """The log ends at event `n`, before what it had acknowledged: it gets the rest again from the mirror."""
+        generation, mirror = running.generation, running.followed.follower.mirror
+        if mirror is None or n > generation.acked or n < mirror.oldest - 1:
+            self._give_up(generation)
+            return
+        logger.warning("the log of stream %s lost events %d to %d, which are sent again", generation.id, n + 1, generation.acked)
+        spans = mirror.spans(n)
+        # In few pieces, since each of them is a trip; the note stays with its event.
+        noted = [span for span in spans if span.n <= generation.note_n]
+        generation.go_on(generation.writer, [*join_spans(noted), *join_spans(spans[len(noted) :])])
+        self._flusher.touch(generation)
+
+    async def _mend(self, running: _Running) -> None:
+        """The log has lost the stream: write it again. Who comes while that is under way, waits for it."""
+        if running.mending is None or running.mending.done():
+            running.mending = self._spawn(self._restore(running))
+        await asyncio.wait([running.mending])
+
+    async def _restore(self, running: _Running) -> None:
+        """Write a stream again, under the same epoch if all of it is here."""
+        generation, mirror = running.generation, running.followed.follower.mirror
+        delay = 0.1
+        while self._running.get(running.key) is running:
+            whole = mirror is not None and mirror.oldest == 1
+            spans = [] if mirror is None else mirror.spans(mirror.oldest - 1)
+            epoch = generation.epoch if whole else epoch_of(secrets.token_bytes(8))
+            try:
+                answer = await self.log.restore(
+                    generation.writer, generation.head, epoch, spans,
+                    request=generation.request, note=generation.note, note_n=generation.note_n, taken=generation.stored_k,
+                    inbox=generation.heard,
+                )  # fmt: skip
+            except LogUnavailable:
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 2.0)
+                continue
+            if isinstance(answer, Existing):
+                self._fence(running)
+            else:
+                logger.warning("the log lost stream %s, which was written again", generation.id)
+                if not whole:
+                    self._following.do(running.followed, running.followed.follower.own(epoch, generation.head))
+                generation.go_on(answer)
+                self._flusher.touch(generation)
+            return
+
+    def _fence(self, running: _Running) -> None:
+        """Another process has the stream: stop, and write nothing more."""
+        if not running.fenced:
+            logger.warning("stream %s was taken over by another process", running.generation.id)
+            running.fenced = True
+            running.followed.owned = False
+            self._flusher.forget(running.generation)
+            running.stop(Ending(outcome=Outcome.FAILED, reason="producer_lost"))
+            running.generation.close(Ending(outcome=Outcome.FAILED, reason="producer_lost"))
+            self._following.do(running.followed, running.followed.follower.disown())
+
+    def _give_up(self, generation: Generation) -> None:
+        """The log is away for too long, or has lost more than is here: this process tells its readers so."""
+        running = self._running.get(generation.writer.stream_id)
+        if running is None or running.generation is not generation:
+            return
+        ending = Ending(outcome=Outcome.FAILED, reason="log_unavailable")
+        running.given_up = True
+        running.stop(ending)
+        generation.close(ending)
+        self._show_ending(running, ending)
+
+    def _log_is_back(self) -> None:
+        # Who was cut off from the log himself knows nothing of the others' leases: he gives them one to come back.
+        self._claims_from = self._following.now() + self.pace.lease
+
+    # --- the inbox
+
+    def hear_control(self, key: str, control: Control) -> None:
+        running = self._running.get(key)
+        if running is None:
+            return
+        if control.cancel is not None and not running.generation.cancelled:
+            running.generation.ask_to_stop(control.cancel)
+            self._spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
+        if control.k > running.generation.heard_k and not running.fetching:
+            running.fetching = True
+            self._spawn(self._fetch(running))
+
+    async def _cancel(self, running: _Running, reason: str) -> None:
+        if running.patient:
+            await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
+        running.stop(Ending(outcome=Outcome.CANCELLED, reason=reason[:256]))
+
+    async def _fetch(self, running: _Running) -> None:
+        """Read the inbox on behalf of a producer here."""
+        delay = 0.1
+        try:
+            while self._running.get(running.key) is running:
+                try:
+                    messages = await self.log.inbox(running.key, running.generation.heard_k)
+                except LogUnavailable:
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, 2.0)
+                    continue
+                if not messages:
+                    return
+                running.generation.arrived(messages)
+        finally:
+            running.fetching = False
+
+    # --- streams without a producer
+
+    def may_claim(self) -> bool:
+        return self._following.now() >= self._claims_from and not self.closing
+
+    def notice_orphan(self, key: str) -> None:
+        if key not in self._running and self.may_claim():
+            self._spawn(self._take_over(key))
+
+    async def _take_over(self, key: str) -> None:
+        try:
+            verdict = await self.log.claim(key, lease=self.pace.lease)
+        except LogUnavailable as exc:
+            logger.info("stream %s cannot be taken over now: %s", key, exc)
+            return
+        if not isinstance(verdict, Writer):
+            return
+        handover = verdict.handover
+        assert handover is not None
+        if callable(self._on_lost) and len(self._running) < self.pace.streams:
+            logger.warning("stream %s lost its producer after event %d and is continued here", key, handover.n)
+            self.run(key, verdict, handover.head, self._on_lost, None)
+            return
+        logger.warning("stream %s lost its producer after event %d", key, handover.n)
+        await self.end_lost(verdict)
+
+    async def end_lost(self, writer: Writer) -> None:
+        handover = writer.handover
+        assert handover is not None
+        reason = "producer_lost"
+        outcome = Outcome.FAILED
+        if handover.control is not None and handover.control.cancel is not None:
+            # It was to be stopped anyway.
+            outcome, reason = Outcome.CANCELLED, handover.control.cancel or "cancelled_by_user"
+        try:
+            await self.log.finish(writer, handover.n, Ending(outcome=outcome, reason=reason))
+        except LogUnavailable as exc:
+            logger.info("stream %s stays without an end until its lease is over: %s", writer.stream_id, exc)
+            return
+        await self._compact(writer.stream_id)
+
+    async def _look_after(self) -> None:
+        """Renew leases, find streams without a producer, cancel what nobody reads."""
+        swept = self._following.now()
+        period = self.pace.lease / 3
+        while True:
+            await asyncio.sleep(min(period, 1.0))
+            now = self._following.now()
+            due = [each for each in self._running.values() if now - each.generation.stored_at >= period and not each.fenced]
+            if due:
+                await self._renew(due)
+            if now - swept >= self.pace.lease and self.may_claim():
+                swept = now
+                try:
+                    for key in await self.log.orphans(_SWEEP):
+                        self.notice_orphan(key)
+                except LogUnavailable as exc:
+                    logger.info("streams without a producer cannot be looked for: %s", exc)
+            if self.pace.abandon_after is not None:
+                for each in self._running.values():
+                    unread = not each.followed.readers and now - each.followed.left_at > self.pace.abandon_after
+                    if unread and not each.generation.cancelled:
+                        each.generation.ask_to_stop("abandoned")
+                        self._spawn(self._cancel(each, "abandoned"))
+
+    async def _renew(self, running: list[_Running]) -> None:
+        try:
+            verdicts = await self.log.renew([each.generation.writer for each in running])
+        except LogUnavailable as exc:
+            logger.info("%d leases cannot be renewed now: %s", len(running), exc)
+            return
+        now = self._following.now()
+        for each, verdict in zip(running, verdicts, strict=True):
+            match verdict:
+                case None:
+                    each.generation.stored_at = now
+                case Control():
+                    each.generation.stored_at = now
+                    self.hear_control(each.key, verdict)
+                case Fenced() | Ended():
+                    self._fence(each)
+                case Lost():
+                    if not each.generation.is_sending:
+                        # What is under way will be told so itself.
+                        self._refused(each.generation, verdict)
+
+    # --- tasks
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of the hub failed", exc_info=error)
+
+
+class _Running:
+    """A generation of this process, with its tasks."""
+
+    def __init__(self, key: str, generation: Generation, followed: Followed) -> None:
+        self.key = key
+        self.generation = generation
+        self.followed = followed
+        self.task: asyncio.Task[Any]
+        self.worker: asyncio.Task[Any] | None = None
+        self.mending: asyncio.Task[Any] | None = None
+        self.ending: Ending | None = None
+        self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = False
+        self.since = 0.0
+
+    @property
+    def patient(self) -> bool:
+        """The producer can look at `gen.cancelled`, so it is given time."""
+        return self.generation.looks
+
+    def stop(self, ending: Ending, *, release: bool = False) -> None:
+        """Cancel the producer; its stream ends like this unless it has ended otherwise."""
+        if not self.stopping:
+            self.stopping, self.release = True, release
+            self.ending = self.ending or ending
+            if self.worker is not None and not self.worker.done():
+                self.interrupted = True
+                self.worker.cancel()
+
+
+async def _drive(generation: Generation, run: Producer) -> Ending | None:
+    """Run a producer; what it yields is sent."""
+    made: Any = run
+    if not inspect.isasyncgen(run):
+        function: Callable[..., Any] = run  # type: ignore[assignment]
+        generation.looks = _takes_one(function)
+        made = function(generation) if generation.looks else function()
+    if hasattr(made, "__aiter__"):
+        try:
+            async for content in made:
+                await generation.send(content)
+        finally:
+            await close(made)
+        return None
+    if not inspect.isawaitable(made):
+        raise TypeError(f"a producer is an async generator or an async function, got one that returned {type(made).__name__}")
+    result = await made
+    if result is None or isinstance(result, Ending):
+        return result
+    if isinstance(result, Outcome):
+        return Ending(outcome=result)
+    raise TypeError(f"a producer returns an Outcome, an Ending or None, got {type(result).__name__}")
+
+
+def _takes_one(run: Callable[..., object]) -> bool:
+    """Whether it takes a `Generation`."""
+    try:
+        signature = inspect.signature(run)
+    except ValueError:
+        return True
+    return any(
+        each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+        for each in signature.parameters.values()
+    )
+
+
+async def close(run: object) -> None:
+    """Close a generator; nothing happens for anything else."""
+    aclose = getattr(run, "aclose", None)
+    if aclose is not None:
+        await aclose()

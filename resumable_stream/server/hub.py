@@ -1,0 +1,628 @@
+"""
+Generations that belong to no connection: started once, kept in a log, read by anybody from any place.
+
+    hub = Hub(SQLiteLog("streams.db"))
+
+    async with hub:
+        stream = await hub.start("msg_42", answer(prompt))     # created here, or joined if it is there
+        async for chunk in hub.follow("msg_42"):               # bytes of server-sent events, with ids
+            …
+
+A producer runs in a task of its own. Whoever leaves, leaves it running; `cancel()` stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+import signal as signals
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, Self
+
+from .._errors import HistoryGone, HubDraining, KeyReused, LimitReached, StreamEnded, StreamUnknown
+from .._events import Outcome
+from .following import Following
+from .generation import Pace
+from .generations import Generations, OnLost, Producer, close
+from .log import (
+    CANCEL,
+    Control,
+    Cursor,
+    Ended,
+    Ending,
+    Full,
+    Gone,
+    Head,
+    Message,
+    Page,
+    Said,
+    StreamLog,
+    Unknown,
+    Writer,
+    check_seconds,
+    check_stream_id,
+)
+from .mirror import Mirror, Phase
+from .reading import Reader, View
+
+__all__ = ["Hub", "HubLimits", "OnLost", "Producer", "State", "Stream"]
+
+logger = logging.getLogger("resumable_stream.server")
+
+_OPEN_TIMEOUT: Final = 10.0
+"""Seconds that a reader waits for the log before it is told that it is away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubLimits:
+    """
+    What one process takes.
+
+    Attributes:
+        streams: Generations that run here at once.
+        readers: Readers at once.
+        readers_per_stream: Of one stream.
+        stream_bytes: Of one stream. 64 MiB: a thousand long answers.
+        event_bytes: Of one event; the client half takes as many by default.
+        body_bytes: Of a request that is read by the routes of the hub.
+        pending_bytes: Of one stream that the log has not acknowledged, before its producer waits.
+        mirror_bytes: Of all copies of streams in this process.
+    """
+
+    streams: int = 10_000
+    readers: int = 20_000
+    readers_per_stream: int = 2_000
+    stream_bytes: int = 64 << 20
+    event_bytes: int = 16 << 20
+    body_bytes: int = 16 << 20
+    pending_bytes: int = 1 << 20
+    mirror_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """
+    What `Hub.start()` answers.
+
+    Attributes:
+        id: As readers name it.
+        epoch: Of its log.
+        joined: It was there already: this call started nothing.
+        ending: How it ended, if it had by then.
+    """
+
+    id: str
+    epoch: str
+    joined: bool
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """
+    How a stream stands.
+
+    Attributes:
+        id: As readers name it.
+        head: As created.
+        epoch: Of its log.
+        oldest: Number of the oldest event held.
+        n: Number of the last event.
+        b: Byte position after it.
+        ending: How it ended; `None` while it runs.
+    """
+
+    id: str
+    head: Head
+    epoch: str
+    oldest: int
+    n: int
+    b: int
+    ending: Ending | None
+
+    @property
+    def cursor(self) -> Cursor:
+        """Behind the last event."""
+        return Cursor(self.epoch, self.n)
+
+
+class Hub:
+    """
+    Runs generations, keeps them in a log, and serves their readers. One object a process, in one event loop.
+
+    Use it in an `async with` block, or pass `hub.lifespan` to Starlette or FastAPI.
+
+    Args:
+        log: Where streams are kept.
+        lease: Seconds without a sign of life after which another process may take a generation over. 15: noticed before its
+            readers lose patience, and two renewals may fail.
+        flush: Seconds between two spans of one stream. The first event after a silence waits for nothing. 0.025: at 20 tokens a
+            second nothing waits, and at 100 nobody waits longer than that.
+        flush_bytes: So many waiting bytes are sent at once.
+        poll: Seconds of silence after which the log of a running stream is read, in case its last bell was lost.
+        retention: Seconds that an ended stream is kept; a day.
+        abandon_after: Seconds without any reader in this process after which a generation is cancelled. `None`: never, since
+            somebody who left may come back.
+        on_lost: What becomes of a stream whose producer died. `"fail"`: it ends as `FAILED`, reason `producer_lost`.
+            `"restart_if_empty"`: if it has no event yet, who starts it again runs it; it may be paid for twice.
+            A producer: it goes on, from `gen.resumed_from` and `gen.note`.
+        cancel_grace: Seconds between `gen.cancelled` and the cancellation of the producer's task. An async generator cannot look
+            at `gen.cancelled`, so it is cancelled at once.
+        log_timeout: Seconds that the log may be away before generations that wait for it are given up.
+        limits: See `HubLimits`.
+        text_of: Text of an event for `message()`: a callable of a `StreamEvent` (→ text or `None`). `None`: the value of `text`
+            in the JSON of events without a name, as `gen.text()` writes it.
+
+    Raises:
+        ValueError: A number that makes no sense.
+    """
+
+    def __init__(
+        self,
+        log: StreamLog,
+        *,
+        lease: float = 15.0,
+        flush: float = 0.025,
+        flush_bytes: int = 16384,
+        poll: float = 5.0,
+        retention: float = 86400.0,
+        abandon_after: float | None = None,
+        on_lost: OnLost = "fail",
+        cancel_grace: float = 5.0,
+        log_timeout: float = 60.0,
+        limits: HubLimits | None = None,
+        text_of: Callable[[Any], str | None] | None = None,
+    ) -> None:
+        for name, seconds in (
+            ("flush", flush),
+            ("retention", retention),
+            ("cancel_grace", cancel_grace),
+            ("log_timeout", log_timeout),
+            ("abandon_after", 0.0 if abandon_after is None else abandon_after),
+        ):
+            check_seconds(name, seconds)
+        for name, seconds in (("lease", lease), ("poll", poll)):
+            if not check_seconds(name, seconds):
+                raise ValueError(f"{name} must be more than 0 seconds")
+        if on_lost not in ("fail", "restart_if_empty") and not callable(on_lost):
+            raise ValueError(f"on_lost must be 'fail', 'restart_if_empty' or a producer, got {on_lost!r}")
+        self.log = log
+        self.lease = lease
+        self.limits = limits or HubLimits()
+        self.retention = retention
+        self._on_lost = on_lost
+        self._readers: dict[Reader, None] = {}
+        self._kinds: dict[str, Producer] = {}
+        self._entered = False
+        self._text_of = text_of
+        self._following = Following(
+            log,
+            poll=poll,
+            mirror_bytes=self.limits.mirror_bytes,
+            on_control=lambda key, control: self._generations.hear_control(key, control),
+            on_orphan=lambda key: self._generations.notice_orphan(key),
+        )
+        pace = Pace(
+            lease=lease,
+            flush=flush,
+            cancel_grace=cancel_grace,
+            log_timeout=log_timeout,
+            abandon_after=abandon_after,
+            flush_bytes=flush_bytes,
+            pending_bytes=self.limits.pending_bytes,
+            event_bytes=self.limits.event_bytes,
+            stream_bytes=self.limits.stream_bytes,
+            streams=self.limits.streams,
+        )
+        self._generations = Generations(log, self._following, pace, on_lost)
+
+    def __repr__(self) -> str:
+        return f"<Hub over {self.log!r}: {len(self._generations)} generations, {len(self._readers)} readers>"
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("this hub runs already; it is entered once")
+        self._entered = True
+        self._following.start()
+        self._generations.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """
+        Stop at once: generations that still run are released or end as `FAILED`, reason `shutdown`; readers are let go.
+
+        Call `drain()` first to give them time. The log is not closed: who made it, closes it.
+        """
+        if self._entered:
+            for reader in list(self._readers):
+                reader.leave()
+            await self._generations.aclose()
+            await self._following.aclose()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """For `Starlette(lifespan=hub.lifespan)` and `FastAPI(lifespan=hub.lifespan)`."""
+        async with self:
+            yield
+
+    @property
+    def draining(self) -> bool:
+        """It is shutting down, and starts nothing."""
+        return self._generations.closing
+
+    async def drain(self, timeout: float = 25.0, spread: float = 5.0) -> None:
+        """
+        Shut down without losing anything: start nothing more, send readers away, let generations come to their end.
+
+        Args:
+            timeout: Seconds that generations may still take. Those that run then are released, if `on_lost` can continue them,
+                and otherwise end as `FAILED`, reason `shutdown`.
+            spread: Seconds over which readers are sent away, so that they do not come back in one instant.
+        """
+        self._generations.closing = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        readers = list(self._readers)
+        leaving = loop.create_task(self._send_away(readers, spread))
+        while self._generations and loop.time() < deadline:
+            await self._generations.changed.wait(deadline - loop.time())
+        await leaving
+        await self._generations.stop()
+
+    def drain_on(self, *signal_numbers: int, timeout: float = 25.0, spread: float = 5.0) -> None:
+        """
+        Drain when a signal comes, and then let the handler that was there before do its work.
+
+        Call it in the event loop, in the main thread. `signal.SIGTERM` if none is named. A second signal does not wait.
+        """
+        loop = asyncio.get_running_loop()
+        for number in signal_numbers or (signals.SIGTERM,):
+            before = signals.getsignal(number)
+
+            def handle(received: int, frame: object, before: Any = before) -> None:
+                async def work() -> None:
+                    await self.drain(timeout, spread)
+                    if callable(before):
+                        before(received, None)
+                    elif before == signals.SIG_DFL:
+                        signals.signal(received, signals.SIG_DFL)
+                        signals.raise_signal(received)
+
+                if self._generations.closing and callable(before):
+                    before(received, None)
+                else:
+                    loop.call_soon_threadsafe(lambda: self._generations.spawn(work()))
+
+            signals.signal(number, handle)
+
+    async def _send_away(self, readers: list[Reader], spread: float) -> None:
+        for index, reader in enumerate(readers):
+            reader.leave()
+            if index + 1 < len(readers):
+                await asyncio.sleep(spread / len(readers))
+
+    # --- starting
+
+    async def start(
+        self,
+        id: str | None,
+        run: Producer,
+        *,
+        request: bytes | None = None,
+        owner: str = "",
+        session: str | None = None,
+        supersedes: str | None = None,
+        head: Head | None = None,
+        fingerprint: str | None = None,
+        again: Literal["failed"] | None = None,
+    ) -> Stream:
+        """
+        Create a stream and run its producer, or join the stream that is there.
+
+        Of any number of calls with one id, at one moment, in any number of processes over one log, one runs its producer.
+
+        Args:
+            id: 1 to 256 characters of `A-Z a-z 0-9 . _ ~ -`; `None`: 128 random bits.
+            run: What makes the events. It is called at most once; a generator that is not needed is closed.
+            request: Stored with the stream, for whoever takes it over; and, unless `fingerprint` is given, digested to notice
+                another request under the same id.
+            owner: Whose stream it is, see `HubStream`'s server: readers are shown it only as this owner. Each has ids of its own.
+            session: The conversation that it belongs to.
+            supersedes: A stream to be cancelled: the answer to the prompt that was changed.
+            head: Content type, framing and the rest. `None`: server-sent events.
+            fingerprint: Digest of the request; `""`: not compared.
+            again: `"failed"`: a stream that ended as failed is started anew under a new epoch. `None`: it is joined as it is,
+                since it may have been paid for.
+
+        Raises:
+            KeyReused: The id is that of another request.
+            HubDraining: The hub is shutting down.
+            LimitReached: Too many generations run here.
+            LogUnavailable: The log cannot be reached.
+        """
+        try:
+            return await self._start(
+                id, run, request=request, owner=owner, session=session, supersedes=supersedes, head=head,
+                fingerprint=fingerprint, again=again,
+            )  # fmt: skip
+        except BaseException:
+            await close(run)
+            raise
+
+    async def _start(
+        self, id: str | None, run: Producer, *, request: bytes | None, owner: str, session: str | None, supersedes: str | None,
+        head: Head | None, fingerprint: str | None, again: Literal["failed"] | None,
+    ) -> Stream:  # fmt: skip
+        self._check_running()
+        if again not in (None, "failed"):
+            raise ValueError(f"again must be None or 'failed', got {again!r}")
+        stream_id = secrets.token_urlsafe(16) if id is None else check_stream_id(id)
+        if fingerprint is None:
+            fingerprint = "" if request is None else hashlib.blake2b(request, digest_size=16).hexdigest()
+        head = replace(
+            head or Head(content_type="text/event-stream", framing="sse", retention=self.retention),
+            owner=owner, fingerprint=fingerprint, session=session,
+        )  # fmt: skip
+        key = key_of(stream_id, owner)
+        if supersedes is not None:
+            await self.cancel(supersedes, "superseded", owner=owner)
+        replaces = None
+        while True:
+            if self._generations.closing:
+                raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
+            if len(self._generations) >= self.limits.streams:
+                raise LimitReached(
+                    f"{len(self._generations)} generations run here already (HubLimits.streams)", limit=self.limits.streams
+                )
+            answer = await self.log.create(key, head, lease=self.lease, request=request, replaces=replaces)
+            if isinstance(answer, Writer):
+                self._generations.run(stream_id, answer, head, run, request)
+                return Stream(stream_id, answer.epoch, joined=False)
+            if answer.head.owner != owner or (answer.head.fingerprint and fingerprint and answer.head.fingerprint != fingerprint):
+                raise KeyReused(
+                    f"stream {stream_id!r} answers another request; choose another id for this one", stream_id=stream_id
+                )
+            if (
+                again == "failed"
+                and replaces != answer.epoch
+                and answer.ending is not None
+                and answer.ending.outcome is Outcome.FAILED
+            ):
+                replaces = answer.epoch
+                self._following.forget(key)
+                continue
+            if answer.ending is None and answer.n == 0 and self._on_lost == "restart_if_empty" and self._generations.may_claim():
+                writer = await self.log.claim(key, lease=self.lease)
+                if isinstance(writer, Writer) and writer.handover is not None:
+                    if writer.handover.n == 0 and writer.handover.whole:
+                        self._generations.run(stream_id, writer, answer.head, run, request)
+                        return Stream(stream_id, writer.epoch, joined=False)
+                    self._generations.spawn(self._generations.end_lost(writer))
+            await close(run)
+            return Stream(stream_id, answer.epoch, joined=True, ending=answer.ending)
+
+    def kind(self, name: str) -> Callable[[Producer], Producer]:
+        """Register a producer under a name, for `POST /streams`: `hub.kind("chat")(run)`, or as a decorator."""
+
+        def register(run: Producer) -> Producer:
+            self._kinds[name] = run
+            return run
+
+        return register
+
+    def _check_running(self) -> None:
+        if not self._entered:
+            raise RuntimeError("the hub does not run: use it in an `async with hub:` block, or pass hub.lifespan to the app")
+
+    # --- the inbox
+
+    async def say(self, id: str, data: str, *, mid: str | None = None, kind: str = "message", owner: str = "") -> int:
+        """
+        Post a message to the producer of a running stream.
+
+        Args:
+            id: The stream.
+            data: The message.
+            mid: Its id: the same again is the same message. `None`: a random one.
+            kind: The application's own word.
+            owner: As given to `start()`.
+
+        Returns:
+            Its place in the inbox, counted from 1; for the same `mid` the same. Accepted is not applied.
+
+        Raises:
+            StreamUnknown: There is no such stream.
+            StreamEnded: It has ended, and nobody takes messages.
+            LimitReached: The inbox is full.
+        """
+        verdict = await self._say(id, Message(id=mid or secrets.token_urlsafe(12), data=data, kind=kind), owner)
+        match verdict:
+            case Said(k):
+                return k
+            case Ended(ending):
+                raise StreamEnded(f"stream {id!r} has ended ({ending.outcome.value})", ending=ending)
+            case Full(limit):
+                raise LimitReached(f"the inbox of stream {id!r} is full", limit=limit)
+            case Unknown():
+                raise unknown(id)
+
+    async def cancel(self, id: str, reason: str = "cancelled_by_user", *, owner: str = "") -> bool:
+        """
+        Ask the producer of a stream to stop, wherever it runs.
+
+        Args:
+            id: The stream.
+            reason: Readers get it as the reason of the ending.
+            owner: As given to `start()`.
+
+        Returns:
+            Whether it was running. Calling it again is the same as once.
+
+        Raises:
+            StreamUnknown: There is no such stream.
+        """
+        verdict = await self._say(id, Message(id="cancel", data=reason, kind=CANCEL), owner)
+        if isinstance(verdict, Unknown):
+            raise unknown(id)
+        if isinstance(verdict, Said):
+            key = key_of(id, owner)
+            self._generations.hear_control(key, Control(verdict.k, reason))
+            # A cancel that is known already is answered alike, whether the stream has ended meanwhile or not.
+            return key in self._generations or (await self.state(id, owner=owner)).ending is None
+        return False
+
+    async def _say(self, id: str, message: Message, owner: str) -> Said | Ended | Full | Unknown:
+        self._check_running()
+        key = key_of(check_stream_id(id), owner)
+        verdict = await self.log.say(key, message)
+        if isinstance(verdict, Said) and message.kind != CANCEL:
+            self._generations.hear_control(key, Control(verdict.k))
+        return verdict
+
+    # --- reading
+
+    async def state(self, id: str, *, owner: str = "") -> State:
+        """
+        How a stream stands now, asked of the log.
+
+        Raises:
+            StreamUnknown: There is no such stream.
+            LogUnavailable: The log cannot be reached.
+        """
+        answer = await self.log.read(key_of(check_stream_id(id), owner), None, limit_bytes=0)
+        if isinstance(answer, Page) and answer.head.owner == owner:
+            return State(
+                id=id, head=answer.head, epoch=answer.epoch, oldest=answer.oldest, n=answer.n, b=answer.b, ending=answer.ending
+            )
+        raise unknown(id)
+
+    async def look(self, id: str, after: Cursor | None = None, *, owner: str = "") -> Page | Gone | Unknown:
+        """
+        What the log says to a cursor: without events, and mostly without a trip to the log.
+
+        Returns:
+            As `StreamLog.read()`. `Unknown` also for a stream of another owner.
+        """
+        self._check_running()
+        key = key_of(check_stream_id(id), owner)
+        followed = self._following.find(key)
+        if followed is None or not followed.settled:
+            followed = self._following.get(key)
+            await self._following.settle(followed, timeout=_OPEN_TIMEOUT)
+        follower, mirror = followed.follower, followed.follower.mirror
+        if follower.phase is not Phase.GONE and mirror is not None and follower.head is not None:
+            if follower.head.owner != owner:
+                return Unknown()
+            last = mirror.n + (mirror.ending is not None)
+            start = 0 if after is None else after.n
+            if (after is None or after.epoch == mirror.epoch) and mirror.oldest - 1 <= start <= last:
+                return Page(
+                    head=follower.head,
+                    epoch=mirror.epoch,
+                    oldest=mirror.oldest,
+                    n=mirror.n,
+                    b=mirror.b or 0,
+                    ending=mirror.ending,
+                )
+        answer = await self.log.read(key, after, limit_bytes=1)
+        if isinstance(answer, Unknown):
+            if follower.phase is Phase.GONE and not followed.readers:
+                self._following.forget(key)
+            return answer
+        if answer.head.owner != owner:
+            return Unknown()
+        return answer
+
+    async def reader(
+        self, id: str, after: Cursor | None = None, *, view: View = "events", from_byte: int = 0, owner: str = ""
+    ) -> Reader:
+        """
+        Begin to read a stream.
+
+        Args:
+            id: The stream.
+            after: The last event that the reader has; `None`: from the first.
+            view: See `View`.
+            from_byte: In the view `"raw"`, where to begin instead.
+            owner: As given to `start()`.
+
+        Raises:
+            StreamUnknown: There is no such stream.
+            HistoryGone: The log no longer holds what follows the cursor.
+            LimitReached: Too many readers.
+            LogUnavailable: The log cannot be reached.
+        """
+        key = key_of(check_stream_id(id), owner)
+        answer = await self.look(id, after, owner=owner)
+        if isinstance(answer, Unknown):
+            raise unknown(id)
+        followed = self._following.get(key)
+        hopeful = isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None
+        if isinstance(answer, Gone) and not (hopeful and answer.running_until):
+            raise HistoryGone(
+                f"the log of stream {id!r} does not hold what follows {after}: {answer.why}; it holds events "
+                f"{answer.oldest} to {answer.n} of epoch {answer.epoch}",
+                gone=answer,
+            )
+        if len(self._readers) >= self.limits.readers:
+            raise LimitReached(f"{len(self._readers)} readers are here already (HubLimits.readers)", limit=self.limits.readers)
+        if followed.readers >= self.limits.readers_per_stream:
+            raise LimitReached(
+                f"{followed.readers} readers read stream {id!r} here (HubLimits.readers_per_stream)",
+                limit=self.limits.readers_per_stream,
+            )
+        mirror = followed.follower.mirror
+        if mirror is None:
+            mirror = Mirror(answer.epoch, answer.head.framing)
+        reader = Reader(self.log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
+        self._readers[reader] = None
+        reader.on_close = self._forget_reader
+        return reader
+
+    def _forget_reader(self, reader: Reader) -> None:
+        self._readers.pop(reader, None)
+
+    async def forget(self, id: str, *, owner: str = "") -> None:
+        """
+        Cancel a stream and delete all that is kept of it.
+
+        Raises:
+            StreamUnknown: There is no such stream.
+        """
+        await self.state(id, owner=owner)
+        key = key_of(id, owner)
+        with contextlib.suppress(StreamUnknown):
+            await self.cancel(id, owner=owner)
+        await self._generations.end(key, Ending(outcome=Outcome.CANCELLED, reason="cancelled_by_user"))
+        await self.log.delete(key)
+        self._following.forget(key)
+
+
+def key_of(stream_id: str, owner: str) -> str:
+    """The key of a stream in the log: ids that clients choose are each owner's own, so two users' `msg_1` never meet."""
+    if not owner:
+        return stream_id
+    digest = hashlib.blake2b(digest_size=20, person=b"rs-owned-stream")
+    for part in (owner.encode(), stream_id.encode()):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return f"~{digest.hexdigest()}"
+
+
+def unknown(stream_id: str) -> StreamUnknown:
+    """The error for a stream that is not there, or not for who asks: nobody can tell which."""
+    return StreamUnknown(f"there is no stream {stream_id[:80]!r}, or not for you", stream_id=stream_id)

@@ -1,0 +1,176 @@
+"""One reader of one stream: a place, and what comes after it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+from .following import Followed, Following
+from .log import Cursor, Ending, Gone, Page, StreamLog, Unknown
+from .mirror import Mirror, NotHeld, Phase, with_ids
+
+__all__ = ["Reader", "View"]
+
+View: TypeAlias = Literal["events", "verbatim", "raw"]
+"""With ids, as the producer wrote it counted in events, or counted in bytes."""
+
+_PAGE: Final = 1 << 20
+"""Bytes that are read from the log at once for a reader that lags behind the mirror."""
+
+
+class Reader:
+    """
+    Reads one stream from a place on. Close it with `close()`, or use it in a `with` block.
+
+        while chunk := await reader.next(15.0) …       None: silence, a good moment for a heartbeat; b"": over, see why
+
+    Attributes:
+        n: Number of the last event handed out; for the view `"raw"`, `b` counts instead.
+        b: Byte position behind the last byte handed out, in the view `"raw"`.
+        ending: How the stream ended, once everything was handed out; `None` before.
+        gone: Why nothing more can be read, though the stream did not end; `None` otherwise.
+        left: The server is shutting down, and asks this reader to come back elsewhere.
+    """
+
+    def __init__(
+        self, log: StreamLog, following: Following, followed: Followed, mirror: Mirror, *, view: View, n: int, b: int = 0
+    ):
+        self.n = n
+        self.b = b
+        self.ending: Ending | None = None
+        self.gone: Gone | Unknown | None = None
+        self.left = False
+        self._log = log
+        self._following = following
+        self._followed = followed
+        self._mirror = mirror
+        self._view = view
+        self._pages: deque[tuple[bytes, int]] = deque()
+        self._open = True
+        self._hoping_until: float | None = None
+        self.on_close: Callable[[Reader], None] | None = None
+        followed.readers += 1
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading. Calling it twice is the same as once."""
+        if self._open:
+            self._open = False
+            self._followed.readers -= 1
+            self._followed.left_at = self._following.now()
+            if self.on_close is not None:
+                self.on_close(self)
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place of this reader: what it has is everything up to here."""
+        return Cursor(self._mirror.epoch, self.n)
+
+    def leave(self) -> None:
+        """Let `next()` return what is there, and then nothing more: the server is shutting down."""
+        self.left = True
+        self._followed.grown.wake()
+
+    async def next(self, timeout: float | None = None) -> bytes | None:
+        """
+        What comes next.
+
+        Args:
+            timeout: Most seconds to wait for it.
+
+        Returns:
+            Whole events (or bytes), at most 256 KiB unless one event is larger; `None` after the timeout; `b""` when it is over.
+
+        Raises:
+            LogUnavailable: What comes next is in the log alone, and it cannot be read.
+        """
+        while True:
+            if self._pages:
+                chunk, self.n = self._pages.popleft()
+                return chunk
+            follower, mirror = self._followed.follower, self._mirror
+            if follower.mirror is not mirror and follower.mirror is not None and not await self._move(follower.mirror):
+                return b""
+            mirror = self._mirror
+            try:
+                chunk = self._take(mirror)
+            except NotHeld:
+                if not await self._page():
+                    return b""
+                continue
+            if chunk:
+                return chunk
+            if mirror.ending is not None:
+                self.ending = mirror.ending
+                return b""
+            if follower.phase is Phase.GONE and not self._hope(follower.gone):
+                self.gone = follower.gone or Unknown()
+                return b""
+            if self.left or not self._open:
+                return b""
+            if not await self._followed.grown.wait(timeout):
+                return None
+
+    def _take(self, mirror: Mirror) -> bytes:
+        match self._view:
+            case "events":
+                chunk, self.n = mirror.after_with_ids(self.n)
+            case "verbatim":
+                chunk, self.n = mirror.after(self.n)
+            case "raw":
+                chunk, self.b = mirror.after_byte(self.b)
+        return chunk
+
+    def _hope(self, gone: Gone | Unknown | None) -> bool:
+        """A log that lost its tail is repaired by its producer, as long as that one lives: for at most a lease."""
+        if not isinstance(gone, Gone) or gone.why != "went_back" or gone.ending is not None:
+            return False
+        now = self._following.now()
+        if self._hoping_until is None:
+            self._hoping_until = now + max(0.0, (gone.running_until or 0.0) - gone.now)
+        return now < self._hoping_until
+
+    async def _move(self, mirror: Mirror) -> bool:
+        """The log is not the one that was mirrored: does it hold this reader's place?"""
+        if mirror.epoch != self._mirror.epoch:
+            answer = await self._log.read(self._followed.key, self.cursor, limit_bytes=0)
+            self.gone = answer if not isinstance(answer, Page) else Unknown()
+            return False
+        self._mirror = mirror
+        return True
+
+    async def _page(self) -> bool:
+        """This reader is behind the mirror: read the log."""
+        if self._view == "raw":
+            answer = await self._log.read(self._followed.key, Cursor(self._mirror.epoch, 0), limit_bytes=_PAGE)
+            return await self._page_of_bytes(answer)
+        answer = await self._log.read(self._followed.key, self.cursor, limit_bytes=_PAGE)
+        if not isinstance(answer, Page):
+            self.gone = answer
+            return False
+        ids = self._view == "events"
+        framing = self._mirror.framing
+        self._pages.extend((with_ids(span, answer.epoch, framing) if ids else span.data, span.n) for span in answer.spans)
+        return bool(self._pages)
+
+    async def _page_of_bytes(self, answer: Page | Gone | Unknown) -> bool:
+        # A log is read by events; what this reader has is skipped.
+        while isinstance(answer, Page):
+            for span in answer.spans:
+                if span.b > self.b:
+                    chunk = span.data[self.b - span.start :] if span.start < self.b else span.data
+                    self.b = span.b
+                    self._pages.append((chunk, span.n))
+                    return True
+            if not answer.spans:
+                return False
+            after = Cursor(answer.epoch, answer.spans[-1].n)
+            answer = await self._log.read(self._followed.key, after, limit_bytes=_PAGE)
+        self.gone = answer
+        return False

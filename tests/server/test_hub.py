@@ -1,0 +1,401 @@
+"""Generations belong to no connection: started once, kept, read by anybody from any place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import resumable_stream as rs
+from resumable_stream.framing import SSEDecoder
+from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
+from resumable_stream.server.log import Head
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+async def words(count: int = 5, pause: float = 0.0) -> AsyncIterator[str]:
+    for n in range(count):
+        yield f"word {n}"
+        await asyncio.sleep(pause)
+
+
+async def read_all(hub: Hub, id: str, after: Cursor | None = None, *, view: Any = "events", owner: str = "") -> tuple[bytes, Any]:
+    chunks = []
+    with await hub.reader(id, after, view=view, owner=owner) as reader:
+        while chunk := await reader.next():
+            chunks.append(chunk)
+    return b"".join(chunks), reader
+
+
+def data_of(body: bytes) -> list[str]:
+    return [event.data for event in SSEDecoder().feed(body)]
+
+
+def test_a_stream_is_produced_once_and_read_by_two() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            stream = await hub.start("s", words())
+            first, second = await asyncio.gather(read_all(hub, "s"), read_all(hub, "s"))
+            assert not stream.joined
+            assert first[0] == second[0]
+            events = SSEDecoder().feed(first[0])
+            assert [event.data for event in events] == [f"word {n}" for n in range(5)]
+            assert [event.id for event in events] == [f"{stream.epoch}.{n}" for n in range(1, 6)]
+            assert first[1].ending == Ending(outcome=rs.Outcome.COMPLETED)
+
+    run(scenario)
+
+
+def test_the_same_id_joins_and_starts_nothing() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            started = []
+
+            async def once() -> AsyncIterator[str]:
+                started.append(1)
+                yield "x"
+
+            answers = await asyncio.gather(*(hub.start("s", once()) for _ in range(20)))
+            await read_all(hub, "s")
+            assert [answer.joined for answer in answers].count(False) == 1
+            assert started == [1]
+            assert len({answer.epoch for answer in answers}) == 1
+
+    run(scenario)
+
+
+def test_another_request_under_the_same_id_is_refused() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("s", words(), request=b"one")
+            assert (await hub.start("s", words(), request=b"one")).joined
+            with pytest.raises(rs.KeyReused):
+                await hub.start("s", words(), request=b"two")
+
+    run(scenario)
+
+
+def test_two_owners_have_ids_of_their_own() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("s", words(2), owner="ann")
+            await hub.start("s", words(3), owner="bob")
+            assert len(data_of((await read_all(hub, "s", owner="ann"))[0])) == 2
+            assert len(data_of((await read_all(hub, "s", owner="bob"))[0])) == 3
+            for owner in ("", "eve"):
+                with pytest.raises(rs.StreamUnknown):
+                    await hub.reader("s", owner=owner)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_a_reader_goes_on_behind_any_event(n: int) -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            stream = await hub.start("s", words(pause=0.001))
+            body, _ = await read_all(hub, "s", Cursor(stream.epoch, n))
+            assert data_of(body) == [f"word {each}" for each in range(n, 5)]
+
+    run(scenario)
+
+
+def test_leaving_is_not_stopping() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("s", words(50, 0.002))
+            with await hub.reader("s") as reader:
+                assert await reader.next()
+            body, reader = await read_all(hub, "s")
+            assert len(data_of(body)) == 50 and reader.ending.outcome is rs.Outcome.COMPLETED
+
+    run(scenario)
+
+
+def test_cancelling_stops_and_says_so() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            closed = asyncio.Event()
+
+            async def endless() -> AsyncIterator[str]:
+                try:
+                    while True:
+                        yield "tick"
+                        await asyncio.sleep(0.001)
+                finally:
+                    closed.set()
+
+            await hub.start("s", endless())
+            with await hub.reader("s") as reader:
+                await reader.next()
+                assert await hub.cancel("s", "bored")
+                while await reader.next():
+                    pass
+                assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="bored")
+            assert closed.is_set()
+            assert not await hub.cancel("s")
+
+    run(scenario)
+
+
+def test_a_producer_that_looks_ends_in_its_own_way() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), cancel_grace=30.0) as hub:
+
+            async def agent(gen: Generation) -> rs.Outcome | None:
+                while not gen.cancelled:
+                    await gen.send({"step": gen.n})
+                    await asyncio.sleep(0.001)
+                await gen.send("goodbye")
+                return rs.Outcome.INCOMPLETE
+
+            await hub.start("s", agent)
+            with await hub.reader("s") as reader:
+                await reader.next()
+                await hub.cancel("s")
+            body, reader = await read_all(hub, "s")
+            assert data_of(body)[-1] == "goodbye"
+            assert reader.ending == Ending(outcome=rs.Outcome.INCOMPLETE)
+
+    run(scenario)
+
+
+def test_a_producer_that_breaks_ends_as_failed_without_its_secrets() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def broken() -> AsyncIterator[str]:
+                yield "one"
+                raise RuntimeError("key sk-secret is wrong")
+
+            await hub.start("s", broken())
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["one"]
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_error", error="RuntimeError")
+
+    run(scenario)
+
+
+def test_a_producer_can_fail_in_its_own_words() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation) -> None:
+                gen.text("half")
+                gen.fail("upstream_cut", "the model went away")
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ['{"text":"half"}']
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="upstream_cut", error="the model went away")
+
+    run(scenario)
+
+
+def test_messages_are_applied_once_in_the_order_accepted() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation) -> None:
+                seen = 0
+                while seen < 40:
+                    for message in await gen.wait_steered():
+                        seen += 1
+                        await gen.send(message.id, event="steered")
+
+            await hub.start("s", agent)
+
+            async def tab(name: int) -> list[int]:
+                places = []
+                for n in range(10):
+                    first = await hub.say("s", "left", mid=f"{name}-{n}")
+                    assert await hub.say("s", "left", mid=f"{name}-{n}") == first
+                    places.append(first)
+                return places
+
+            places = await asyncio.gather(*(tab(name) for name in range(4)))
+            body, _ = await read_all(hub, "s")
+            order = {f"{name}-{n}": place for name, mine in enumerate(places) for n, place in enumerate(mine)}
+            assert data_of(body) == sorted(order, key=order.__getitem__)
+            with pytest.raises(rs.StreamEnded):
+                await hub.say("s", "too late")
+
+    run(scenario)
+
+
+def test_a_large_producer_waits_for_the_log() -> None:
+    class Slow(MemoryLog):
+        async def append(self, batch: Any) -> Any:
+            await gate.wait()
+            return await super().append(batch)
+
+    gate = asyncio.Event()
+
+    async def scenario() -> None:
+        async with Hub(Slow(), limits=HubLimits(pending_bytes=1000)) as hub:
+            sent = 0
+
+            async def agent(gen: Generation) -> None:
+                nonlocal sent
+                for _ in range(50):
+                    await gen.send("x" * 100)
+                    sent += 1
+
+            await hub.start("s", agent)
+            await asyncio.sleep(0.05)
+            assert sent < 15
+            gate.set()
+            body, _ = await read_all(hub, "s")
+            assert len(data_of(body)) == 50
+
+    run(scenario)
+
+
+def test_a_stream_that_grows_too_large_ends_as_failed() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), limits=HubLimits(stream_bytes=1000)) as hub:
+            await hub.start("s", words(1000))
+            _, reader = await read_all(hub, "s")
+            assert reader.ending.outcome is rs.Outcome.FAILED and reader.ending.reason == "too_long"
+            assert (await hub.state("s")).b <= 1000
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("view", ["events", "verbatim"])
+def test_json_lines_are_read_in_both_views(view: str) -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def lines() -> AsyncIterator[dict[str, int]]:
+                for n in range(3):
+                    yield {"n": n}
+
+            await hub.start("s", lines(), head=Head(content_type="application/x-ndjson", framing="ndjson"))
+            body, _ = await read_all(hub, "s", view=view)
+            if view == "verbatim":
+                assert body == b'{"n":0}\n{"n":1}\n{"n":2}\n'
+            else:
+                assert data_of(body) == ['{"n":0}', '{"n":1}', '{"n":2}']
+
+    run(scenario)
+
+
+def test_two_hubs_over_one_log_run_one_generation_and_both_read_it() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as one, Hub(log) as two:
+            first = await one.start("s", words(30, 0.002))
+            second = await two.start("s", words(30, 0.002))
+            assert (first.joined, second.joined) == (False, True)
+            here, there = await asyncio.gather(read_all(one, "s"), read_all(two, "s"))
+            assert here[0] == there[0] and len(data_of(here[0])) == 30
+            assert there[1].ending == Ending(outcome=rs.Outcome.COMPLETED)
+
+    run(scenario)
+
+
+def test_a_stream_whose_process_died_fails_honestly_for_its_readers() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        dead = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=0.2)
+        from resumable_stream.server.log import Span, Writer
+
+        assert isinstance(dead, Writer)
+        await log.append([(dead, Span(n=1, b=11, lengths=(11,), data=b"data: one\n\n"), None)])
+        async with Hub(log, lease=0.3, poll=0.1) as hub:
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["one"]
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
+
+    run(scenario)
+
+
+def test_a_stream_whose_process_died_is_continued_from_its_note() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+
+        async def count(gen: Generation) -> None:
+            start = int(gen.note or 0)
+            assert (gen.resumed_from or 0) == start
+            for n in range(start, 20):
+                await gen.send(str(n))
+                await gen.flush(note=str(n + 1))
+                await asyncio.sleep(0.005)
+
+        one = Hub(log, lease=0.3, on_lost=count)
+        await one.__aenter__()
+        stream = await one.start("s", count)
+        async with Hub(log, lease=0.3, poll=0.1, on_lost=count) as two:
+            with await two.reader("s") as reader:
+                chunks = [await reader.next()]
+                await one.aclose()  # releases what it runs, as a deploy does
+                while chunk := await reader.next():
+                    chunks.append(chunk)
+            assert data_of(b"".join(chunk for chunk in chunks if chunk)) == [str(n) for n in range(20)]
+            assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+            assert (await two.state("s")).epoch == stream.epoch
+
+    run(scenario)
+
+
+def test_shutting_down_lets_generations_end_and_readers_go() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("short", words(20, 0.005))
+            await hub.start("long", words(10_000, 0.005))
+            readers = [asyncio.create_task(read_all(hub, "long")) for _ in range(5)]
+            await asyncio.sleep(0.02)
+            await hub.drain(timeout=0.5, spread=0.1)
+            for task in readers:
+                _, reader = await task
+                assert reader.left and reader.ending is None
+            assert (await hub.state("short")).ending == Ending(outcome=rs.Outcome.COMPLETED)
+            assert (await hub.state("long")).ending == Ending(outcome=rs.Outcome.FAILED, reason="shutdown")
+            with pytest.raises(rs.HubDraining):
+                await hub.start("new", words())
+
+    run(scenario)
+
+
+def test_a_failed_stream_is_started_again_only_when_asked_to() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def broken() -> AsyncIterator[str]:
+                yield "half"
+                raise RuntimeError
+
+            first = await hub.start("s", broken())
+            await read_all(hub, "s")
+            joined = await hub.start("s", words(2))
+            assert joined.joined and joined.ending is not None
+            anew = await hub.start("s", words(2), again="failed")
+            assert not anew.joined and anew.epoch != first.epoch
+            assert data_of((await read_all(hub, "s"))[0]) == ["word 0", "word 1"]
+            with pytest.raises(rs.HistoryGone):
+                await hub.reader("s", Cursor(first.epoch, 1))
+
+    run(scenario)
+
+
+def test_what_is_deleted_is_unknown() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("s", words(1000, 0.01))
+            await hub.forget("s")
+            with pytest.raises(rs.StreamUnknown):
+                await hub.reader("s")
+            with pytest.raises(rs.StreamUnknown):
+                await hub.state("s")
+
+    run(scenario)
