@@ -37,7 +37,7 @@ PURE = {
     "starlette",
 }
 # Of the server half: what decides about logs, mirrors and answers. (`server` itself loads nothing until a name is used.)
-PURE_SERVER = ("server.log", "server._values", "server._rules", "server._records", "server.mirror")
+PURE_SERVER = ("server.log", "server._values", "server._rules", "server._records", "server.mirror", "server.wire")
 OPTIONAL = {
     "httpx",
     "httpx2",
