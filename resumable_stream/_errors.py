@@ -24,6 +24,7 @@ Everything that can go wrong, as one tree.
     ├── HistoryGone                   .gone        the log no longer holds what follows a cursor
     ├── HubDraining                                the server is shutting down and starts nothing
     ├── LimitReached                  .limit       a limit of the server
+    ├── ReaderCut                                  the server cuts an answer on purpose, since it is not complete
     ├── StreamBusy (RuntimeError)                  you read a stream that another thread or task is reading
     └── StreamClosed (RuntimeError)                you used a stream that is closed
         └── StreamConsumed                         you iterated a stream that has ended
@@ -54,6 +55,7 @@ __all__ = [
     "NotResumable",
     "OriginMismatch",
     "ProtocolViolation",
+    "ReaderCut",
     "ReplayDiverged",
     "ResponseRejected",
     "ResumableStreamError",
@@ -344,6 +346,15 @@ class LimitReached(ResumableStreamError):
     def __init__(self, message: str, *, limit: int) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class ReaderCut(ResumableStreamError):
+    """
+    In a server: the body of a reader stops here on purpose, and must not be ended cleanly, since it is not complete.
+
+    The stream failed, its log is gone, the server is shutting down, or the reader took nothing for too long. A reader that comes
+    back with its cursor learns which, or gets the rest.
+    """
 
 
 class StreamBusy(ResumableStreamError, RuntimeError):

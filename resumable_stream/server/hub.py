@@ -19,9 +19,9 @@ import hashlib
 import logging
 import secrets
 import signal as signals
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
 from .._errors import HistoryGone, HubDraining, KeyReused, LimitReached, StreamEnded, StreamUnknown
 from .._events import Outcome
@@ -48,10 +48,19 @@ from .log import (
 )
 from .mirror import Mirror, Phase
 from .reading import Reader, View
+from .wire import Facts
 
-__all__ = ["Hub", "HubLimits", "OnLost", "Producer", "State", "Stream"]
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from .asgi import HubResponse
+
+__all__ = ["Authorize", "Hub", "HubLimits", "OnLost", "Producer", "State", "Stream"]
 
 logger = logging.getLogger("resumable_stream.server")
+
+Authorize: TypeAlias = Callable[[Facts, str | None, str], Awaitable[str | None]]
+"""Says whose streams a request may see."""
 
 _OPEN_TIMEOUT: Final = 10.0
 """Seconds that a reader waits for the log before it is told that it is away."""
@@ -162,6 +171,12 @@ class Hub:
         limits: See `HubLimits`.
         text_of: Text of an event for `message()`: a callable of a `StreamEvent` (→ text or `None`). `None`: the value of `text`
             in the JSON of events without a name, as `gen.text()` writes it.
+        authorize: Whose streams a request may see, asked for every request: an async callable of its `Facts`, the id of the
+            stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"` or
+            `"forget"`). It returns the owner, or `None` to refuse. `None`: streams have no owners; who knows an id may read it.
+        heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close what is silent for 30 to 60.
+            `None`: none.
+        send_timeout: Seconds that a client may take no bytes before it is cut. 60: it sleeps, and comes back with its cursor.
 
     Raises:
         ValueError: A number that makes no sense.
@@ -182,6 +197,9 @@ class Hub:
         log_timeout: float = 60.0,
         limits: HubLimits | None = None,
         text_of: Callable[[Any], str | None] | None = None,
+        authorize: Authorize | None = None,
+        heartbeat: float | None = 15.0,
+        send_timeout: float = 60.0,
     ) -> None:
         for name, seconds in (
             ("flush", flush),
@@ -201,6 +219,9 @@ class Hub:
         self.limits = limits or HubLimits()
         self.retention = retention
         self._on_lost = on_lost
+        self.authorize = authorize
+        self.heartbeat = heartbeat
+        self.send_timeout = send_timeout
         self._readers: dict[Reader, None] = {}
         self._kinds: dict[str, Producer] = {}
         self._entered = False
@@ -424,6 +445,21 @@ class Hub:
             return run
 
         return register
+
+    @property
+    def kinds(self) -> Mapping[str, Producer]:
+        """The producers that were registered, by name."""
+        return self._kinds
+
+    async def respond(self, request: Request, run: Producer | None = None, **options: Any) -> HubResponse:
+        """
+        Answer a request of Starlette or FastAPI: start or join a stream and follow it, or follow one that is there.
+
+        See `resumable_stream.server.asgi.respond`, which this is; it needs the extra `server`.
+        """
+        from .asgi import respond
+
+        return await respond(self, request, run, **options)
 
     def _check_running(self) -> None:
         if not self._entered:

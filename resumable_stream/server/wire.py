@@ -54,7 +54,9 @@ __all__ = [
     "busy",
     "closing",
     "ended",
+    "forbidden",
     "forgotten",
+    "healthy",
     "inbox_full",
     "key_reused",
     "method_not_allowed",
@@ -656,6 +658,16 @@ def bad_request(part: str, expected: str, got: str) -> Answer:
 def not_found() -> Answer:
     """Answer for a stream that is unknown, or expired, or somebody else's: 404, and nothing tells the three apart."""
     return _json(404, {"error": "not_found"}, _NO_STORE)
+
+
+def forbidden() -> Answer:
+    """Answer a start by somebody who may start nothing: 403. Of streams that are there it says nothing."""
+    return problem(403, "forbidden", "these credentials may not start a stream")
+
+
+def healthy() -> Answer:
+    """Answer `GET /health` of a server that takes work: 200."""
+    return _json(200, {"status": "ok"}, _NO_STORE)
 
 
 def key_reused() -> Answer:

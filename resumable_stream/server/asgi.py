@@ -1,0 +1,661 @@
+"""
+Streams of a hub over HTTP, for Starlette and FastAPI: a response that follows a stream, and an app with all routes.
+
+    @app.post("/chat")
+    async def chat(request: Request):
+        body = await request.json()
+        return await hub.respond(request, answer(body), id=body["message_id"])
+
+    @app.get("/chat/{id}")
+    async def again(request: Request, id: str):
+        return await hub.respond(request, id=id)
+
+    app.mount("/", create_app(hub))           # or all of it: POST /streams, GET /streams/{id}, …
+
+What is answered is decided in `wire`; here it is sent. Only this module imports starlette (extra `server`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .._errors import (
+    HistoryGone,
+    HubDraining,
+    KeyReused,
+    LimitReached,
+    LogUnavailable,
+    ReaderCut,
+    StreamEnded,
+    StreamUnknown,
+)
+from . import wire
+from .log import CANCEL, Gone, Page, Unknown
+from .wire import Answer, Asked, Facts, Follow
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from .hub import Hub, Producer
+    from .reading import Reader
+
+__all__ = ["HubResponse", "create_app", "respond"]
+
+CHUNK_BYTES: Final = 256 << 10
+"""Bytes that are handed to the server at once. 256 KiB: one slow reader of a large event does not take a tick of the loop."""
+_PATH: Final = "/~!$&'()*+,;=:@"
+_START: Final = "http.response.start"
+_BODY: Final = "http.response.body"
+
+Opened: TypeAlias = "Callable[[Follow], Awaitable[Reader | Answer]]"
+
+
+# --- a response that follows a stream -----------------------------------------------------------------------------------
+
+
+class HubResponse(Response):
+    """
+    Sends what a reader of a stream gets, until the stream ends or the client leaves.
+
+    `hub.respond()` makes it. It is an ordinary response: its headers can be changed, cookies be set, and background tasks run
+    after it. The reader is opened when it is sent, so one that is never sent takes nothing.
+
+    A client that leaves, leaves the stream running. A client that takes no bytes for `send_timeout` seconds is cut; nothing is
+    held for it meanwhile, and it comes back with its cursor. A body without ids is cut when its stream failed, by raising
+    `ReaderCut` for the server, so that nobody takes what has arrived for the whole.
+
+    Args:
+        answer: What to send.
+        opened: Opens the reader, or says why it cannot be; `None`: the body of the answer is whole.
+        send_timeout: Seconds that the server may block a send.
+        extra: Further headers, which are sent with another answer too, if the reader cannot be opened.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        opened: Opened | None = None,
+        *,
+        send_timeout: float = 60.0,
+        extra: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(None, answer.status)
+        self._opened = opened
+        self._send_timeout = send_timeout
+        self._extra = tuple(extra)
+        self._use(answer)
+        # Why this response cancels its own task; empty: somebody else does.
+        self._cut = ""
+
+    def _use(self, answer: Answer) -> None:
+        self.status_code = answer.status
+        self.body = answer.body
+        self.raw_headers = wire.encode_headers((*answer.headers, *self._extra))
+        self._then = answer.then if self._opened is not None else None
+        if self._then is None and answer.status != 204:
+            self.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, as an ASGI app does."""
+        if self._then is not None and self._opened is not None:
+            reader = await self._opened(self._then)
+            if not isinstance(reader, Answer):
+                with reader:
+                    await self._follow(reader, self._then, receive, send)
+                await self._afterwards()
+                return
+            self._opened = None
+            self._use(reader)
+        head = scope["method"] == "HEAD"
+        # The length would be that of the answer to a GET, which nobody has made.
+        headers = [each for each in self.raw_headers if each[0] != b"content-length"] if head else self.raw_headers
+        await send({"type": _START, "status": self.status_code, "headers": headers})
+        await send({"type": _BODY, "body": b"" if head else self.body})
+        await self._afterwards()
+
+    async def _afterwards(self) -> None:
+        if self.background is not None:
+            await self.background()
+
+    async def _follow(self, reader: Reader, then: Follow, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        cancels = task.cancelling()
+        # `send()` to a client that has left does not raise, on any server: only `receive()` tells.
+        watcher = asyncio.create_task(self._watch(receive, task))
+        try:
+            await self._stream(reader, then, _within(send, self._send_timeout, lambda: self._stop("stuck", task)))
+        except asyncio.CancelledError:
+            if not self._cut or task.uncancel() > cancels:
+                raise
+            if self._cut == "stuck":
+                text = f"a client took no bytes for {self._send_timeout} s and was cut; it can come back with its cursor"
+                raise ReaderCut(text) from None
+        except LogUnavailable as exc:
+            raise ReaderCut("the log went away while the body was sent, so it is cut; the next request continues it") from exc
+        except OSError:
+            # Of a send: what newer servers raise when the client has left.
+            pass
+        finally:
+            watcher.cancel()
+
+    def _stop(self, why: str, task: asyncio.Task[Any]) -> None:
+        if not self._cut:
+            self._cut = why
+            task.cancel()
+
+    async def _watch(self, receive: Receive, task: asyncio.Task[Any]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._stop("left", task)
+
+    async def _stream(self, reader: Reader, then: Follow, send: Send) -> None:
+        await send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
+        # The head goes out now: some servers hold it back until the first byte of the body.
+        await send({"type": _BODY, "body": self.body, "more_body": True})
+        replaying = then.control
+        while True:
+            chunk = await reader.next(0.0 if replaying else then.every)
+            if chunk is None:
+                chunk, replaying = (wire.caught_up() if replaying else then.heartbeat), False
+            elif not chunk:
+                break
+            if len(chunk) <= CHUNK_BYTES:
+                await send({"type": _BODY, "body": chunk, "more_body": True})
+                continue
+            for start in range(0, len(chunk), CHUNK_BYTES):
+                await send({"type": _BODY, "body": chunk[start : start + CHUNK_BYTES], "more_body": True})
+        end = wire.closing(then.view, epoch=reader.cursor.epoch, n=reader.n, ending=reader.ending)
+        if not end.clean:
+            raise ReaderCut(_why_cut(reader))
+        body = wire.caught_up() + end.body if replaying else end.body
+        if reader.left and reader.ending is None:
+            body = wire.retry_line(random.random())
+        await send({"type": _BODY, "body": body, "more_body": False})
+
+
+def _why_cut(reader: Reader) -> str:
+    if reader.ending is not None:
+        return f"the stream ended as {wire.outcome_header(reader.ending)}, so its body is cut on purpose: it is not complete"
+    if reader.gone is not None:
+        return f"the log no longer holds what follows {reader.cursor}, so the body is cut; the next request says why"
+    return "the server is shutting down, so the body is cut; the next request continues it"
+
+
+def _within(send: Send, seconds: float, stuck: Callable[[], None]) -> Send:
+    """The same `send()`, with a timer while it blocks. A send that does not block, which is nearly every one, costs no timer."""
+
+    def bounded(message: Any) -> Awaitable[None]:
+        return _Bounded(send(message), seconds, stuck)
+
+    return bounded
+
+
+class _Bounded:
+    __slots__ = ("_seconds", "_sending", "_stuck")
+
+    def __init__(self, sending: Awaitable[None], seconds: float, stuck: Callable[[], None]) -> None:
+        self._sending = sending
+        self._seconds = seconds
+        self._stuck = stuck
+
+    def __await__(self) -> Any:
+        steps = self._sending.__await__()
+        try:
+            waiting = next(steps)
+        except StopIteration:
+            return
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._stuck)
+        try:
+            while True:
+                try:
+                    got = yield waiting
+                except BaseException as exc:  # noqa: BLE001  # handed on to where it belongs
+                    waiting = steps.throw(exc)
+                else:
+                    waiting = steps.send(got)
+        except StopIteration:
+            return
+        finally:
+            timer.cancel()
+
+
+# --- from a request to a response ---------------------------------------------------------------------------------------
+
+
+async def respond(
+    hub: Hub,
+    request: Request,
+    run: Producer | None = None,
+    *,
+    id: str | None = None,
+    owner: str | None = None,
+    location: str | None = None,
+    extra: Sequence[tuple[str, str]] = (),
+    **options: Any,
+) -> HubResponse:
+    """
+    Start or join a stream and follow it, or follow one that is there. `hub.respond()` is this function.
+
+    It heeds `Last-Event-ID`, `?after=`, `?view=`, `?from=`, `?control=`, `Stream-Heartbeat`, and, where a stream is started,
+    `Prefer: respond-async` and `Idempotency-Key`. Whatever stands in the way (an unknown stream, a key that belongs to another
+    request, a log that is away) is an answer with its status, not an exception.
+
+    Args:
+        hub: Whose streams.
+        request: What is to be answered.
+        run: Makes the events if the stream is started here, see `Hub.start`. `None`: the stream is only followed.
+        id: Of the stream. `None`: the request's `Idempotency-Key`, or else 128 random bits.
+        owner: Whose stream it is. `None`: what `authorize` of the hub says.
+        location: Path at which the stream can be read again, for `Content-Location`. `None`: the path of a GET; of a POST, that
+            path, a slash and the id.
+        extra: Headers that are sent with whatever is answered.
+        options: As for `Hub.start`. Without `fingerprint` the method, the path and the body of the request are digested.
+
+    Raises:
+        ValueError: There is neither `run` nor `id`.
+    """
+    answer, opened = await _respond(hub, request, run, id, owner, location, options)
+    return HubResponse(answer, opened, send_timeout=hub.send_timeout, extra=extra)
+
+
+async def _respond(
+    hub: Hub,
+    request: Request,
+    run: Producer | None,
+    id: str | None,
+    owner: str | None,
+    location: str | None,
+    options: dict[str, Any],
+) -> tuple[Answer, Opened | None]:
+    if run is None and id is None:
+        raise ValueError("respond() needs a producer to start, or the id of a stream to follow")
+    facts = facts_of(request)
+    asked = wire.asked(facts)
+    if isinstance(asked, Answer):
+        return asked, None
+    if run is not None:
+        id = asked.key if id is None else id
+    if id is not None and (wrong := _wrong_id(id)) is not None:
+        # What cannot be an id is unknown to who reads, and refused to who starts.
+        return (wire.not_found() if run is None else wrong), None
+    if owner is None:
+        owner = await _owner(hub, facts, id, "read" if run is None else "create")
+        if owner is None:
+            return (wire.not_found() if run is None else wire.forbidden()), None
+    if run is not None:
+        try:
+            if options.get("fingerprint") is None:
+                options["fingerprint"] = await _fingerprint(hub, request)
+            stream = await hub.start(id, run, owner=owner, **options)
+        except _TooLarge as exc:
+            return wire.too_large(exc.limit), None
+        except _TROUBLE as exc:
+            return _answer_to(exc, request, asked), None
+        id = stream.id
+    assert id is not None
+    if location is None:
+        location = _own_path(request, id, starts=run is not None)
+    if run is not None and asked.respond_async:
+        return wire.accepted(id, location), None
+    return await _read(hub, asked, id, owner, location)
+
+
+async def _read(hub: Hub, asked: Asked, id: str, owner: str, location: str) -> tuple[Answer, Opened]:
+    """Answer a reader, and say how its reader is opened."""
+
+    def answer(state: wire.State) -> Answer:
+        return wire.answer_to_reader(
+            asked, state, stream_id=id, location=location, random=random.random(), heartbeat_every=hub.heartbeat
+        )
+
+    async def opened(then: Follow) -> Reader | Answer:
+        try:
+            view = "events" if then.view == "snapshot" else then.view
+            return await hub.reader(id, then.after, view=view, from_byte=then.from_byte or 0, owner=owner)
+        except HistoryGone as exc:
+            return answer(exc.gone)
+        except StreamUnknown:
+            return answer(wire.Missing(private=hub.authorize is not None))
+        except (LimitReached, LogUnavailable) as exc:
+            return answer(_unavailable(exc))
+
+    return answer(await _state(hub, asked, id, owner)), opened
+
+
+async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
+    """How a stream stands, as far as this request wants to know."""
+    if hub.draining:
+        return wire.Unavailable("draining")
+    missing = wire.Missing(private=hub.authorize is not None)
+    try:
+        if asked.method == "HEAD" and asked.after is None and asked.from_byte is None:
+            # Also of a log that was trimmed, from which a reader without a cursor cannot read.
+            state = await hub.state(id, owner=owner)
+            return wire.Standing(
+                head=state.head, epoch=state.epoch, n=state.n, b=state.b, oldest=state.oldest, ending=state.ending
+            )
+        found = await hub.look(id, asked.after, owner=owner)
+    except StreamUnknown:
+        return missing
+    except (LogUnavailable, LimitReached) as exc:
+        return _unavailable(exc)
+    match found:
+        case Unknown():
+            return missing
+        case Gone(why="went_back", ending=None, running_until=until) if until and asked.after is not None:
+            # Its producer lives, and will repair the log: the reader waits for it.
+            return wire.Standing(head=found.head, epoch=found.epoch, n=asked.after.n, b=0, oldest=found.oldest)
+        case Gone():
+            return found
+    return _standing(found)
+
+
+def _standing(page: Page) -> wire.Standing:
+    return wire.Standing(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
+
+
+def _unavailable(exc: Exception) -> wire.Unavailable:
+    match exc:
+        case HubDraining():
+            return wire.Unavailable("draining")
+        case LimitReached():
+            return wire.Unavailable("limit_reached")
+    return wire.Unavailable("log_unavailable")
+
+
+_TROUBLE: Final = (HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown)
+
+
+def _answer_to(exc: Exception, request: Request, asked: Asked) -> Answer:
+    """The answer to a request that changes something and could not."""
+    match exc:
+        case StreamUnknown():
+            return wire.not_found()
+        case KeyReused():
+            return wire.key_reused()
+        case StreamEnded(ending=ending):
+            return wire.ended(ending)
+    return wire.unavailable(_unavailable(exc).reason, random=random.random())
+
+
+async def _owner(hub: Hub, facts: Facts, id: str | None, action: str) -> str | None:
+    return "" if hub.authorize is None else await hub.authorize(facts, id, action)
+
+
+def facts_of(request: Request) -> Facts:
+    """The facts of a request of Starlette's."""
+    return Facts(request.method, dict(request.headers), request.scope["query_string"].decode("latin-1"))
+
+
+def _wrong_id(id: str) -> Answer | None:
+    try:
+        wire.path_of(id)
+    except ValueError:
+        expected = "1 to 256 characters of A-Z a-z 0-9 . _ ~ -, and neither '.' nor '..', since it becomes a part of a path"
+        return wire.bad_request("the id of the stream", expected, id)
+    return None
+
+
+def _own_path(request: Request, id: str, *, starts: bool) -> str:
+    # A path that begins with two slashes would be another host.
+    path = "/" + quote(request.scope["path"].strip("/"), safe=_PATH)
+    return wire.path_of(id, prefix=path.rstrip("/") + "/") if starts else path
+
+
+# --- bodies -------------------------------------------------------------------------------------------------------------
+
+
+class _TooLarge(Exception):
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+async def _body(hub: Hub, request: Request) -> bytes:
+    """The body of a request, within the hub's limit."""
+    limit = hub.limits.body_bytes
+    if hasattr(request, "_body"):
+        return await request.body()
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) > limit:
+        raise _TooLarge(limit)
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise _TooLarge(limit)
+        pieces.append(piece)
+    # Where Starlette keeps it, so that it can be asked for again.
+    request._body = b"".join(pieces)
+    return request._body
+
+
+async def _fingerprint(hub: Hub, request: Request) -> str:
+    """What tells one request from another under the same id: method, path and body, and no header, which may be a secret."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        body = await _body(hub, request)
+    except RuntimeError:
+        # The application has read it piece by piece: it is gone, and nothing is compared.
+        return ""
+    for part in (request.method.encode(), request.scope["path"].encode(), body):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+async def _json_body(hub: Hub, request: Request) -> dict[str, Any] | Answer:
+    body = await _body(hub, request)
+    try:
+        value = json.loads(body)
+    except ValueError as exc:
+        return wire.bad_request("the body", "JSON", str(exc))
+    if not isinstance(value, dict):
+        return wire.bad_request("the body", "a JSON object", type(value).__name__)
+    return value
+
+
+def _text(body: Mapping[str, Any], name: str, *, limit: int = 1024) -> str | Answer | None:
+    value = body.get(name)
+    if value is None or (isinstance(value, str) and 0 < len(value.encode(errors="replace")) <= limit):
+        return value
+    return wire.bad_request(f"{name!r} in the body", f"text of 1 to {limit} bytes, or nothing", str(value))
+
+
+# --- the app ------------------------------------------------------------------------------------------------------------
+
+Handler: TypeAlias = "Callable[[Request], Awaitable[Answer | tuple[Answer, Opened | None]]]"
+
+
+def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> Starlette:
+    """
+    Make an app with all routes of a hub.
+
+    | request | answer |
+    |---|---|
+    | `POST /streams` `{"kind", "input", "session", "supersedes"}` | the stream that is started; the same key joins it |
+    | `GET /streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live |
+    | `HEAD /streams/{id}` | how it stands, in headers |
+    | `DELETE /streams/{id}` | 204: cancelled and forgotten |
+    | `POST /streams/{id}/messages` `{"data", "kind"}` | 202 and the place in the inbox |
+    | `POST /streams/{id}/cancel` | 202, or 200 if it has ended |
+    | `GET /health` | 200, or 503 while the hub shuts down |
+
+    A stream is started by a producer that was registered with `hub.kind(name)`; its `gen.request` is the body of the request.
+    `Idempotency-Key` is the id of the stream.
+
+    It can be mounted anywhere: `Content-Location` has the whole path. Answers that say what is wrong are JSON.
+
+    Args:
+        hub: Whose streams.
+        cors: Origins whose pages may use the routes, such as `https://app.example.com`; `["*"]`: all. None by default.
+        lifespan: The app enters the hub when it starts, and leaves it at the end. A mounted app is never told of either: there
+            the outer app needs `lifespan=hub.lifespan`, and this may stay as it is.
+
+    Raises:
+        ValueError: An origin that no browser sends.
+    """
+    app = _Routes(hub)
+    origins = wire.check_origins(cors)
+
+    def at(path: str, **handlers: Handler) -> Route:
+        return Route(path, _Resource(hub, handlers, origins))
+
+    async def not_found(request: Request, exc: Exception) -> Response:
+        return HubResponse(wire.not_found(), extra=wire.cors_headers(request.headers.get("origin"), origins))
+
+    return Starlette(
+        routes=[
+            at("/streams", POST=app.start),
+            at("/streams/{id}", GET=app.read, DELETE=app.forget),
+            at("/streams/{id}/messages", POST=app.say),
+            at("/streams/{id}/cancel", POST=app.cancel),
+            at("/health", GET=app.health),
+        ],
+        exception_handlers={404: not_found},
+        lifespan=hub.lifespan if lifespan else None,
+    )
+
+
+class _Resource:
+    """One path: its methods, OPTIONS, and the headers that every answer has."""
+
+    def __init__(self, hub: Hub, handlers: Mapping[str, Handler], origins: Sequence[str]) -> None:
+        self._hub = hub
+        self._handlers = dict(handlers)
+        if "GET" in handlers:
+            self._handlers["HEAD"] = handlers["GET"]
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        extra = wire.cors_headers(request.headers.get("origin"), self._origins)
+        handler = self._handlers.get(request.method)
+        opened: Opened | None = None
+        if request.method == "OPTIONS":
+            answer, extra = wire.preflight(facts_of(request), self._origins), ()
+        elif handler is None:
+            answer = wire.method_not_allowed(*self._handlers, "OPTIONS")
+        else:
+            try:
+                found = await handler(request)
+            except ClientDisconnect:
+                return
+            except _TooLarge as exc:
+                found = wire.too_large(exc.limit)
+            answer, opened = (found, None) if isinstance(found, Answer) else found
+        await HubResponse(answer, opened, send_timeout=self._hub.send_timeout, extra=extra)(scope, receive, send)
+
+
+class _Routes:
+    """What each route does."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def _path(self, request: Request, id: str) -> str:
+        root = quote(request.scope.get("root_path", "").strip("/"), safe=_PATH)
+        return wire.path_of(id, prefix=f"/{root}/streams/" if root else "/streams/")
+
+    async def _allowed(self, request: Request, action: str) -> tuple[str, str] | Answer:
+        """The id in the path, and whose streams the request may see."""
+        id = request.path_params["id"]
+        owner = await _owner(self._hub, facts_of(request), id, action)
+        if owner is None or _wrong_id(id) is not None:
+            return wire.not_found()
+        return id, owner
+
+    async def start(self, request: Request) -> Answer | tuple[Answer, Opened | None]:
+        """`POST /streams`."""
+        body = await _json_body(self._hub, request)
+        if isinstance(body, Answer):
+            return body
+        kind = body.get("kind")
+        run = self._hub.kinds.get(kind) if isinstance(kind, str) else None
+        if run is None:
+            return wire.bad_request("'kind' in the body", "the name of a kind that the server has registered", str(kind))
+        session, supersedes = _text(body, "session"), _text(body, "supersedes", limit=256)
+        for each in (session, supersedes):
+            if isinstance(each, Answer):
+                return each
+        options = {"request": await _body(self._hub, request), "session": session, "supersedes": supersedes}
+        return await _respond(self._hub, request, run, None, None, None, options)
+
+    async def read(self, request: Request) -> Answer | tuple[Answer, Opened | None]:
+        """`GET` and `HEAD /streams/{id}`."""
+        allowed = await self._allowed(request, "read")
+        if isinstance(allowed, Answer):
+            return allowed
+        id, owner = allowed
+        return await _respond(self._hub, request, None, id, owner, self._path(request, id), {})
+
+    async def say(self, request: Request) -> Answer:
+        """`POST /streams/{id}/messages`."""
+        allowed = await self._allowed(request, "say")
+        if isinstance(allowed, Answer):
+            return allowed
+        asked = wire.asked(facts_of(request))
+        if isinstance(asked, Answer):
+            return asked
+        body = await _json_body(self._hub, request)
+        if isinstance(body, Answer):
+            return body
+        kind = _text(body, "kind", limit=64)
+        if isinstance(kind, Answer):
+            return kind
+        if kind == CANCEL:
+            return wire.bad_request("'kind' in the body", f"a word of the application; {CANCEL!r} has a route of its own", kind)
+        if "data" not in body:
+            return wire.bad_request("'data' in the body", "text, or any JSON value", "nothing")
+        data = body["data"]
+        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        id, owner = allowed
+        try:
+            return wire.said(await self._hub.say(id, text, mid=asked.key, kind=kind or "message", owner=owner))
+        except LimitReached as exc:
+            return wire.inbox_full(exc.limit)
+        except _TROUBLE as exc:
+            return _answer_to(exc, request, asked)
+        except ValueError as exc:
+            return wire.bad_request("'data' in the body", str(exc), text)
+
+    async def cancel(self, request: Request) -> Answer:
+        """`POST /streams/{id}/cancel`."""
+        allowed = await self._allowed(request, "cancel")
+        if isinstance(allowed, Answer):
+            return allowed
+        id, owner = allowed
+        try:
+            running = await self._hub.cancel(id, owner=owner)
+            return wire.told_to_stop(None if running else (await self._hub.state(id, owner=owner)).ending)
+        except _TROUBLE as exc:
+            return _answer_to(exc, request, Asked())
+
+    async def forget(self, request: Request) -> Answer:
+        """`DELETE /streams/{id}`."""
+        allowed = await self._allowed(request, "forget")
+        if isinstance(allowed, Answer):
+            return allowed
+        id, owner = allowed
+        try:
+            await self._hub.forget(id, owner=owner)
+        except _TROUBLE as exc:
+            return _answer_to(exc, request, Asked())
+        return wire.forgotten()
+
+    async def health(self, request: Request) -> Answer:
+        """`GET /health`: whether this instance takes work."""
+        if self._hub.draining:
+            return wire.unavailable("draining", random=random.random())
+        return wire.healthy()
