@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .hub import Hub, HubLimits, State, Stream
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
     from .memory import MemoryLog
+    from .sqlite import SQLiteLog
 
 _HOMES = {
     ".events": ("Event",),
@@ -22,6 +23,7 @@ _HOMES = {
     ".hub": ("Hub", "HubLimits", "State", "Stream"),
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
+    ".sqlite": ("SQLiteLog",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -37,6 +39,7 @@ __all__ = [
     "StreamLog",
     "Bells",
     "MemoryLog",
+    "SQLiteLog",
     # what is in them
     "Cursor",
     "Ending",

@@ -1,0 +1,362 @@
+"""
+One SQLite file and the connections of this process to it: opening, looking, forking, and what errors mean.
+
+*The file is looked at before each use.* If it was deleted or replaced, an open connection would go on writing into the old one,
+which nobody can read. It is closed instead, and the file that is there now is opened.
+
+*Forks.* SQLite must not be carried across a `fork()`, and a connection that is only left open in the parent does harm in the
+child too: SQLite remembers its locks per process, and the child would believe it held them. So all connections are closed just
+before a fork, and each side opens its own again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+import weakref
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from .._errors import LogUnavailable
+
+__all__ = ["Handle", "SQLiteFile", "code_of"]
+
+VERSION: Final = 1
+"""Of the tables below, which write it into `stream_log`."""
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS stream_log (version INTEGER NOT NULL);
+INSERT INTO stream_log SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM stream_log);
+CREATE TABLE IF NOT EXISTS stream (
+    id TEXT PRIMARY KEY,
+    epoch TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    b INTEGER NOT NULL,
+    c INTEGER NOT NULL,
+    held INTEGER NOT NULL,
+    oldest INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    out TEXT,
+    head TEXT NOT NULL,
+    note TEXT,
+    note_n INTEGER NOT NULL,
+    taken INTEGER NOT NULL,
+    k INTEGER NOT NULL,
+    cancel TEXT,
+    born INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    lapse INTEGER NOT NULL,
+    due INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS stream_lapse ON stream (lapse) WHERE out IS NULL;
+CREATE INDEX IF NOT EXISTS stream_due ON stream (due);
+CREATE TABLE IF NOT EXISTS request (stream TEXT PRIMARY KEY, d BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS span (
+    stream TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    b INTEGER NOT NULL,
+    l TEXT NOT NULL,
+    d BLOB,
+    z BLOB,
+    PRIMARY KEY (stream, n)
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS span_deleted AFTER DELETE ON span BEGIN
+    UPDATE stream SET held = held - 1 WHERE id = OLD.stream AND held > 0;
+END;
+CREATE TABLE IF NOT EXISTS inbox (
+    stream TEXT NOT NULL,
+    k INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    mid TEXT NOT NULL,
+    d TEXT NOT NULL,
+    PRIMARY KEY (stream, k),
+    UNIQUE (stream, mid)
+) WITHOUT ROWID;
+"""
+_OURS: Final = {"stream_log", "stream", "span", "request", "inbox"}
+# A store of this package may live in the same file. Any other table belongs to somebody else.
+_NEIGHBOURS: Final = {"place", "kept"}
+
+# The write-ahead log is cut back to this when it was longer. 4 MiB: what SQLite itself lets it grow to between checkpoints.
+_WAL_BYTES: Final = 4 << 20
+# The byte of the `-shm` file that SQLite locks while it writes.
+_WRITE_LOCK: Final = 120
+
+_logger = logging.getLogger("resumable_stream.server")
+
+
+class SQLiteFile:
+    """
+    Where a log lives, and how it is opened.
+
+    Raises:
+        ValueError: `path` cannot be a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durable: bool, busy_timeout: float) -> None:
+        text = os.fspath(path)
+        if not isinstance(text, str) or not text or text == ":memory:" or text.startswith("file:") or "\0" in text:
+            raise ValueError(
+                f"path must be the name of a file, got {text!r:.200}; for a log that is in memory only, use MemoryLog()"
+            )
+        # Absolute, so that a later chdir() moves nothing.
+        self.path = Path(os.path.realpath(text))
+        if self.path.is_dir():
+            raise ValueError(
+                f"expected the name of a file, found a directory: {self.path}; name a file in it, as in 'streams.db'"
+            )
+        self.durable = durable
+        self.busy_timeout = busy_timeout
+
+    def inode(self) -> tuple[int, int] | None:
+        """Which file is there now; `None`: none."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def open(self, *, writes: bool) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        """
+        Open a connection; the file and the tables are made where needed.
+
+        Returns:
+            The connection, and which file was there just before.
+
+        Raises:
+            LogUnavailable: The file is not ours, or was written by a later version.
+            sqlite3.Error: SQLite cannot open it.
+            OSError: The system cannot make it.
+        """
+        self._create()
+        # Before it is opened: if it is replaced in between, the next look sees that.
+        inode = self.inode()
+        # The files `-wal` and `-shm` beside it get its mode from SQLite.
+        connection = sqlite3.connect(self.path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False)
+        try:
+            self._set_up(connection)
+            if not writes:
+                connection.execute("PRAGMA query_only = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection, inode
+
+    def _create(self) -> None:
+        """
+        Make the file if it is not there, for the owner alone.
+
+        Closing a descriptor drops all locks that this process has on the file, so one that SQLite may be using is never opened
+        here: an empty file is made under another name, and gets its own by a link, which fails if there is one.
+        """
+        if self.path.exists():
+            return
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        empty = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(8)}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        os.close(os.open(empty, flags, 0o600))
+        try:
+            os.link(empty, self.path)
+        except FileExistsError:
+            pass
+        except (OSError, NotImplementedError):
+            # A file system without links. The gap between the two steps is short, and there once in the life of a log.
+            try:
+                os.close(os.open(self.path, flags, 0o600))
+            except FileExistsError:
+                pass
+        finally:
+            empty.unlink()
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if found and not found & (_OURS | _NEIGHBOURS):
+            raise self._foreign(f"found the tables {', '.join(sorted(found))[:200]}")
+        if "stream_log" in found:
+            self._check_version(connection)
+        elif found & {"stream", "span", "request", "inbox"}:
+            raise self._foreign(f"found tables of these names without stream_log: {', '.join(sorted(found))[:200]}")
+        self._set_mode(connection)
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        # What is deleted is overwritten: an answer that somebody wants forgotten is not left in a free page.
+        connection.execute("PRAGMA secure_delete = ON")
+        if not found >= _OURS:
+            # Two processes may both come here; the second finds what the first made.
+            connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+            self._check_version(connection)
+
+    def _check_version(self, connection: sqlite3.Connection) -> None:
+        rows = connection.execute("SELECT version FROM stream_log LIMIT 2").fetchall()
+        if rows == [(VERSION,)]:
+            return
+        if len(rows) == 1 and isinstance(rows[0][0], int) and rows[0][0] > VERSION:
+            raise LogUnavailable(
+                f"{self.path} was written by a later version of resumable_stream (format {rows[0][0]}, this one reads {VERSION});"
+                " upgrade this process"
+            )
+        raise LogUnavailable(
+            f"{self.path} is damaged: expected the version {VERSION} in its table stream_log, found {rows!r:.100}; "
+            "take it from a backup, or delete it to start over"
+        )
+
+    def _set_mode(self, connection: sqlite3.Connection) -> None:
+        """
+        Turn the write-ahead log on, once for the life of the file.
+
+        Where it is not possible SQLite keeps its rollback journal, which is as safe, and slower. While another process does the
+        same, SQLite does not wait, but refuses at once.
+        """
+        deadline = time.monotonic() + self.busy_timeout
+        pause = 0.001
+        while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as exc:
+                if code_of(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+
+    # --- errors
+
+    def explained(self, exc: Exception, *, stream_id: str | None = None) -> LogUnavailable:
+        """The error for the caller: what was expected, what was found, what to do."""
+        if isinstance(exc, LogUnavailable):
+            return exc
+        path = self.path
+        match code_of(exc):
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
+                text = (
+                    f"cannot use {path}: its lock was not free for {self.busy_timeout:g} s, held by {self._holder()}; "
+                    "send it again, or look for a program that keeps a transaction open, or was stopped in one"
+                )
+            case sqlite3.SQLITE_NOTADB:
+                return self._foreign("found another kind of file", stream_id=stream_id)
+            case sqlite3.SQLITE_CORRUPT:
+                text = f"{path} is damaged: {exc}; take it from a backup, or delete it to start over"
+            case sqlite3.SQLITE_FULL:
+                text = f"cannot write to {path}: {exc}; nothing of this was stored: free some space and send it again"
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                text = f"cannot write to {path}: {exc}; this process needs to write to the file and to its directory"
+            case _ if path.is_dir():
+                text = f"cannot use {path}: expected a file, found a directory"
+            case _:
+                text = f"cannot use {path}: {exc}"
+        return LogUnavailable(text, stream_id=stream_id)
+
+    def _foreign(self, seen: str, *, stream_id: str | None = None) -> LogUnavailable:
+        return LogUnavailable(
+            f"{self.path} is not ours, and was left alone: expected an SQLite database of resumable_stream, {seen}; "
+            "name another file",
+            stream_id=stream_id,
+        )
+
+    def _holder(self) -> str:
+        """Who holds the lock, as far as the system says it: Linux lists all locks, and nobody has to open the file for it."""
+        try:
+            inode = os.stat(f"{self.path}-shm").st_ino
+            locks = Path("/proc/locks").read_text()
+            pid = next(
+                int(found[1])
+                for found in re.finditer(r"POSIX +ADVISORY +WRITE +(\d+) \S+:(\d+) (\d+) (\d+|EOF)$", locks, re.MULTILINE)
+                if int(found[2]) == inode and int(found[3]) <= _WRITE_LOCK and found[4] != "EOF" and int(found[4]) >= _WRITE_LOCK
+            )
+            if pid == os.getpid():
+                return "this process"
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            return f"the process {pid} ({name})"
+        except (OSError, StopIteration, ValueError):
+            return "another process or connection"
+
+
+class Handle:
+    """
+    A connection that is opened when it is needed. Whoever uses it holds `lock`.
+
+    Attributes:
+        opened: How often it was opened. Another number means another connection, maybe to another file.
+    """
+
+    def __init__(self, file: SQLiteFile, *, writes: bool) -> None:
+        self.file = file
+        self.lock = threading.RLock()
+        self.opened = 0
+        self._writes = writes
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        _prepare_forks(self)
+
+    def connection(self) -> sqlite3.Connection:
+        """
+        The open connection, to the file that is there now.
+
+        Raises:
+            LogUnavailable: The file is not ours, or was written by a later version.
+            sqlite3.Error: SQLite cannot open it.
+            OSError: The system cannot.
+        """
+        inode = self.file.inode()
+        if self._connection is not None:
+            if self._inode == inode:
+                return self._connection
+            self.close()
+            if self._writes:
+                _logger.warning(
+                    "%s was deleted or replaced while it was in use: the log goes on with %s",
+                    self.file.path,
+                    "a new, empty file" if inode is None else "the file that is there now",
+                )
+        self._connection, self._inode = self.file.open(writes=self._writes)
+        self.opened += 1
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection. An open transaction is rolled back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def code_of(exc: BaseException) -> int:
+    """SQLite's result code, less the detail; 0 for other errors."""
+    return getattr(exc, "sqlite_errorcode", 0) & 0xFF
+
+
+# --- forks
+
+_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+_known = threading.RLock()
+_forking: list[ExitStack] = []
+_prepared = False
+
+
+def _prepare_forks(handle: Handle) -> None:
+    global _prepared
+    with _known:
+        _handles.add(handle)
+        if not _prepared and hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+            _prepared = True
+
+
+def _before_fork() -> None:
+    """Wait until no thread is inside SQLite, close all connections, and let nobody in until the fork is over."""
+    held = ExitStack()
+    _forking.append(held)
+    held.enter_context(_known)
+    for handle in list(_handles):
+        held.enter_context(handle.lock)
+        handle.close()
+
+
+def _after_fork() -> None:
+    # The child has only the thread that forked, and that one holds the locks.
+    _forking.pop().close()

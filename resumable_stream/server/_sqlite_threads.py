@@ -1,0 +1,382 @@
+"""
+The threads of a log in SQLite: one that writes, a few that read.
+
+*One transaction for all who wait.* While one transaction is under way, calls pile up; the next one carries them all. A call is
+answered when its transaction is in the file. If that fails, each call is tried once more by itself, so that one that cannot
+succeed harms no other.
+
+*Other processes* are found by `PRAGMA data_version`, which changes when another connection has committed. While somebody listens,
+the writer looks at it each 20 ms, and compares the streams that are listened to when it has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from .._errors import LogUnavailable
+from ._sqlite_file import Handle, SQLiteFile, code_of
+from ._sqlite_rows import State, Step, look
+from .log import Bell, SpanRefused
+
+__all__ = ["Engine", "Listener"]
+
+T = TypeVar("T")
+
+READERS: Final = 4
+"""Threads that read. 4: a page takes a millisecond or less, and more threads would only wait for each other's Python."""
+WAITING: Final = 1024
+"""Calls of one event loop that are under way; more wait for their turn."""
+_GROUP: Final = 256
+"""Calls that share a transaction. 256: some 20 ms, so that the first of them need not wait long for the last."""
+_DEAF: Final = 1.0
+"""Seconds between two looks at a file that cannot be looked at."""
+_LONGEST_STOP: Final = 30.0
+"""Seconds to wait for the writer to end. It may be waiting for another process, `busy_timeout` for each call."""
+
+_logger = logging.getLogger("resumable_stream.server")
+
+
+class Listener(Protocol):
+    """Who listens to streams."""
+
+    def rung(self, bells: Sequence[Bell]) -> None:
+        """Take bells, from any thread."""
+        ...
+
+    def hears(self, stream_id: str) -> bool:
+        """Whether it still listens to a stream."""
+        ...
+
+
+class _Call(Generic[T]):
+    """A call that waits for the writer."""
+
+    __slots__ = ("future", "loop", "work", "writes")
+
+    def __init__(self, work: Callable[[Any], T], *, writes: bool) -> None:
+        self.work, self.writes = work, writes
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[T] = self.loop.create_future()
+
+
+class Engine:
+    """
+    The threads and connections of one log object in one process.
+
+    Args:
+        file: The file.
+        clock: Seconds, the same for all who use the file.
+        poll: Seconds between two looks for commits of other processes, while somebody listens.
+    """
+
+    def __init__(self, file: SQLiteFile, *, clock: Callable[[], float], poll: float) -> None:
+        self.pid = os.getpid()
+        self._file, self._clock, self._poll = file, clock, poll
+        self._calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
+        self._writer = Handle(file, writes=True)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        # Readers' connections: the one used last is used next, since it has warm pages.
+        self._readers: list[Handle] = []
+        self._idle: list[Handle] = []
+        self._pool: ThreadPoolExecutor | None = None
+        # Of the writer thread alone, except `_listeners`, which has the lock.
+        self._listeners: dict[str, set[Listener]] = {}
+        self._watched: dict[str, State | None] = {}
+        self._version: tuple[int, int] | None = None
+        self._deaf = False
+        self._next_look = 0.0
+        self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+
+    def now(self) -> float:
+        """The clock, in whole milliseconds: what is stored compares exactly with what was computed."""
+        return int(self._clock() * 1000) / 1000
+
+    # --- called in the event loop
+
+    async def write(self, work: Callable[[Step], T]) -> T:
+        """Run a call in a transaction, together with others; its answer comes when the transaction is in the file."""
+        return await self._ask(_Call(work, writes=True))
+
+    async def listen(self, listener: Listener, stream_id: str) -> None:
+        """Ring whatever is committed to a stream from the return on."""
+
+        def begin(db: sqlite3.Connection) -> None:
+            if stream_id not in self._watched:
+                self._watched[stream_id] = look(db, stream_id)
+            with self._lock:
+                if listener.hears(stream_id):
+                    self._listeners.setdefault(stream_id, set()).add(listener)
+
+        await self._ask(_Call(begin, writes=False))
+
+    def ignore(self, listener: Listener, stream_ids: Iterable[str]) -> None:
+        """Stop ringing."""
+        with self._lock:
+            for stream_id in stream_ids:
+                listeners = self._listeners.get(stream_id, set())
+                listeners.discard(listener)
+                if not listeners:
+                    self._listeners.pop(stream_id, None)
+
+    async def _ask(self, call: _Call[T]) -> T:
+        loop = call.loop
+        if self._turn is None or self._turn[0] is not loop:
+            self._turn = loop, asyncio.Semaphore(WAITING)
+        async with self._turn[1]:
+            with self._lock:
+                if self._closed:
+                    raise LogUnavailable(f"the log in {self._file.path} was closed while this call waited")
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name=f"SQLiteLog {self._file.path.name}", daemon=True)
+                    self._thread.start()
+                self._calls.put(call)
+            return await call.future
+
+    async def read(self, work: Callable[[sqlite3.Connection], T], *, stream_id: str | None = None) -> T:
+        """Run a call that reads one state of the file, in a thread of its own."""
+        with self._lock:
+            if self._closed:
+                raise LogUnavailable(f"the log in {self._file.path} is closed")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(READERS, thread_name_prefix=f"SQLiteLog {self._file.path.name}")
+            pool = self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, self._read, work, stream_id)
+
+    def stop(self, *, wait: bool = False) -> None:
+        """
+        Finish what waits to be written, and close the connections. May be called from any thread, and again.
+
+        Args:
+            wait: Also wait for those who read. Not in one of their threads.
+        """
+        if self.pid != os.getpid():
+            return  # the threads are those of the parent
+        with self._lock:
+            first, self._closed = not self._closed, True
+            thread, pool = self._thread, self._pool
+            if first:
+                self._calls.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_LONGEST_STOP)
+        if pool is not None:
+            pool.shutdown(wait=wait)
+        for handle in [self._writer, *self._readers]:
+            with handle.lock:
+                handle.close()
+
+    # --- in the threads that read
+
+    def _read(self, work: Callable[[sqlite3.Connection], T], stream_id: str | None) -> T:
+        with self._lock:
+            if self._closed:
+                raise LogUnavailable(f"the log in {self._file.path} was closed while this call waited")
+            if self._idle:
+                handle = self._idle.pop()
+            else:
+                handle = Handle(self._file, writes=False)
+                self._readers.append(handle)
+        try:
+            with handle.lock:
+                try:
+                    db = handle.connection()
+                    # One transaction: the record and the spans are of one moment.
+                    db.execute("BEGIN")
+                    try:
+                        return work(db)
+                    finally:
+                        if db.in_transaction:
+                            db.execute("ROLLBACK")
+                except (sqlite3.Error, OSError) as exc:
+                    handle.close()
+                    raise self._file.explained(exc, stream_id=stream_id) from exc
+        finally:
+            with self._lock:
+                self._idle.append(handle)
+
+    # --- in the thread that writes
+
+    def _run(self) -> None:
+        while True:
+            calls = self._next_calls()
+            if calls is None:
+                return
+            if calls:
+                self._answer(calls)
+            if self._listeners and time.monotonic() >= self._next_look:
+                started = time.monotonic()
+                self._look()
+                ended = time.monotonic()
+                # Looking at many streams takes a while; it is not to take more than a tenth of the time.
+                self._next_look = max(self._next_look, ended + max(self._poll, 10 * (ended - started)))
+
+    def _next_calls(self) -> list[_Call[Any]] | None:
+        """Wait for calls; an empty list when it is time to look, `None` at the end."""
+        calls: list[_Call[Any]] = []
+        try:
+            wait = max(0.0, self._next_look - time.monotonic()) if self._listeners else None
+            call = self._calls.get(timeout=wait)
+            while call is not None:
+                calls.append(call)
+                if len(calls) >= _GROUP:
+                    return calls
+                call = self._calls.get_nowait()
+        except Empty:
+            return calls
+        if calls:
+            self._calls.put(None)  # first those who came before the end
+            return calls
+        return None
+
+    def _answer(self, calls: list[_Call[Any]]) -> None:
+        calls = [call for call in calls if not call.future.cancelled()]
+        answers: list[tuple[_Call[Any], Any, Exception | None]] = []
+        looking = [call for call in calls if not call.writes]
+        writing = [call for call in calls if call.writes]
+        bells: list[Bell] = []
+        with self._writer.lock:
+            for call in looking:
+                answers.append(self._listen(call))
+            if writing:
+                answers += self._transaction(writing, bells)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, Exception | None]]] = {}
+        for call, result, error in answers:
+            by_loop.setdefault(call.loop, []).append((call.future, result, error))
+        for loop, each in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_settle, each)
+            except RuntimeError:
+                pass  # the loop is closed, and nobody waits in it any more
+        self._ring(bells)
+
+    def _listen(self, call: _Call[Any]) -> tuple[_Call[Any], Any, Exception | None]:
+        try:
+            return call, call.work(self._writer.connection()), None
+        except (sqlite3.Error, OSError, LogUnavailable) as exc:
+            self._writer.close()
+            return call, None, self._explained(exc)
+
+    def _transaction(self, calls: list[_Call[Any]], bells: list[Bell]) -> list[tuple[_Call[Any], Any, Exception | None]]:
+        answers: list[tuple[_Call[Any], Any, Exception | None]] = []
+        try:
+            db = self._writer.connection()
+            # IMMEDIATE: who reads first and writes later in one transaction may be refused without waiting.
+            db.execute("BEGIN IMMEDIATE")
+        except (sqlite3.Error, OSError, LogUnavailable) as exc:
+            if code_of(exc) != sqlite3.SQLITE_BUSY:
+                self._writer.close()
+            text = str(self._explained(exc))
+            # One for each, since each is raised in another task.
+            return [(call, None, _caused(LogUnavailable(text), exc)) for call in calls]
+        try:
+            # The time in the transaction: whoever waited for the lock is judged by the clock after it.
+            step = Step(db, self.now(), self._watched)
+            step.sweep()
+            for call in calls:
+                try:
+                    answers.append((call, call.work(step), None))
+                except (LogUnavailable, SpanRefused) as exc:
+                    answers.append((call, None, exc))
+            step.flush()
+            db.execute("COMMIT")
+        except Exception as exc:  # noqa: BLE001  # it goes to the caller
+            self._roll_back(db, exc)
+            if len(calls) > 1:
+                return [answer for call in calls for answer in self._transaction([call], bells)]
+            # An OverflowError is a text or a blob beyond what SQLite holds, 1 GB.
+            ours = isinstance(exc, sqlite3.Error | OSError | OverflowError)
+            return [(calls[0], None, self._explained(exc) if ours else exc)]
+        bells += step.bells
+        for stream_id, state in step.states().items():
+            if stream_id in self._watched:
+                self._watched[stream_id] = state
+        return answers
+
+    def _roll_back(self, db: sqlite3.Connection, exc: Exception) -> None:
+        try:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._writer.close()
+        if isinstance(exc, sqlite3.Error) and code_of(exc) != sqlite3.SQLITE_FULL:
+            # Whatever it was, the next transaction begins with a new look at the file.
+            self._writer.close()
+
+    def _explained(self, exc: Exception) -> LogUnavailable:
+        return _caused(self._file.explained(exc), exc)
+
+    def _look(self) -> None:
+        """Ring the streams that other connections have changed."""
+        with self._lock:
+            heard = set(self._listeners)
+        for stream_id in self._watched.keys() - heard:
+            del self._watched[stream_id]
+        bells: list[Bell] = []
+        with self._writer.lock:
+            try:
+                db = self._writer.connection()
+                # Before the streams: a commit in between changes it once more. Another connection counts from elsewhere.
+                version = self._writer.opened, db.execute("PRAGMA data_version").fetchone()[0]
+                if version == self._version and not self._deaf:
+                    return
+                states = [(stream_id, look(db, stream_id)) for stream_id in self._watched]
+            except (sqlite3.Error, OSError, LogUnavailable) as exc:
+                if not self._deaf:
+                    _logger.warning("cannot hear other processes: %s", self._explained(exc))
+                self._writer.close()
+                self._deaf = True
+                self._next_look = time.monotonic() + _DEAF
+                return
+            for stream_id, state in states:
+                # After a time in which nothing was heard, every stream rings.
+                if self._deaf or state != self._watched[stream_id]:
+                    bells.append(_bell_of(stream_id, state))
+                self._watched[stream_id] = state
+            self._version, self._deaf = version, False
+        self._ring(bells)
+
+    def _ring(self, bells: list[Bell]) -> None:
+        if not bells:
+            return
+        rung: dict[Listener, list[Bell]] = {}
+        with self._lock:
+            for bell in bells:
+                for listener in self._listeners.get(bell.id, ()):
+                    rung.setdefault(listener, []).append(bell)
+        for listener, each in rung.items():
+            listener.rung(each)
+
+
+def _bell_of(stream_id: str, state: State | None) -> Bell:
+    match state:
+        case (str(epoch), _, int(n), _, _, _, int(oldest)):
+            return Bell(id=stream_id, epoch=epoch, n=n, oldest=oldest if oldest > 1 else None)
+        case _:
+            return Bell(id=stream_id)
+
+
+def _caused(error: LogUnavailable, exc: BaseException) -> LogUnavailable:
+    """As `raise error from exc` does it."""
+    if error is not exc:
+        error.__cause__ = exc
+    return error
+
+
+def _settle(answers: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    for future, result, error in answers:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,505 @@
+"""
+A log in one SQLite file: the embedded default, for one machine and any number of processes on it.
+
+Nothing decides here: the rules of `log` are asked inside a transaction, and what they let through is written.
+
+*Writing.* One thread writes, with a connection of its own. All that waits for it goes into one transaction.
+
+*Reading.* Each page is read in one transaction too, by one of a few threads. The file is in WAL mode, so readers wait for nobody,
+and nobody waits for them.
+
+*Bells.* What this object writes rings as soon as it is in the file. What other processes write is found within 20 ms.
+
+*Space.* An ended stream is one compressed row, mostly, after `compact()`. What has expired is forgotten a little at a time, by
+the appends of others. The file does not shrink: what is freed is used again, and moving pages about to give them back would
+cost every append. To shrink it once, run `VACUUM` while no process uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from .._errors import LogUnavailable
+from ._sqlite_file import SQLiteFile
+from ._sqlite_rows import Row, Step, load, milliseconds, new_epoch, packed, request_of, spans_from
+from ._sqlite_threads import Engine
+from .log import (
+    Append,
+    Appended,
+    Behind,
+    Bell,
+    Control,
+    Cursor,
+    Done,
+    Ended,
+    Ending,
+    Existing,
+    Fenced,
+    Full,
+    Gone,
+    Head,
+    Held,
+    Lost,
+    Message,
+    Page,
+    Record,
+    Said,
+    Span,
+    SpanRefused,
+    Unknown,
+    Writer,
+    check_batch,
+    check_restore,
+    check_seconds,
+    check_stream_id,
+    damaged,
+    judge_append,
+    judge_claim,
+    judge_create,
+    judge_finish,
+    judge_read,
+    judge_renew,
+    judge_restore,
+    judge_say,
+    page_of,
+)
+from .memory import MemoryBells
+
+__all__ = ["SQLiteBells", "SQLiteLog"]
+
+_INBOX_PAGE: Final = 1000
+_INBOX_BYTES: Final = 16 << 20
+"""Bytes of messages in one answer, at least one message. 16 MiB: a thousand of the largest would be a gigabyte."""
+
+
+class SQLiteLog:
+    """
+    Keep streams in one SQLite file, for any number of processes on one machine.
+
+    The file has mode 0600, and a directory that is made here 0700. While a process has it open, the files `-wal` and `-shm` stand
+    beside it. Nothing is touched before the first call. The same file may hold a `SQLiteStore`.
+
+    Leases and retention are measured on the clock of the machine. One that is set by an hour makes leases an hour longer, or ends
+    them; `ntpd` and the like move it by less than a lease.
+
+    Args:
+        path: The file; made when needed, with its directory.
+        durable: Wait until each transaction is on the disk, so that it survives a power cut. Off: some 5 ms each time. A crash of
+            the program loses nothing either way.
+        busy_timeout: Seconds to wait for another process that is writing. 5.0: a transaction takes some milliseconds, so whoever
+            takes longer is stopped or hung.
+        poll: Seconds between two looks for what other processes have written, while somebody listens. 0.02: it costs 0.7 % of a
+            core, and nobody sees the difference to less.
+        clock: Seconds of the wall clock; every process that uses the file must have the same.
+
+    Raises:
+        ValueError: `path` is a directory, or no name of a file; or a number is out of range.
+
+    Not for network file systems: SQLite's write-ahead log needs memory that all its users share.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = False,
+        busy_timeout: float = 5.0,
+        poll: float = 0.02,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not 0 <= check_seconds("busy_timeout", busy_timeout) <= 3600:
+            raise ValueError(f"busy_timeout must be seconds from 0 to 3600, got {busy_timeout!r}")
+        if not 0.001 <= check_seconds("poll", poll) <= 3600:
+            raise ValueError(f"poll must be seconds from 0.001 to 3600, got {poll!r}")
+        self._file = SQLiteFile(path, durable=durable, busy_timeout=float(busy_timeout))
+        self._poll, self._clock = float(poll), clock
+        self._engine: Engine | None = None
+        self._bells: set[MemoryBells] = set()
+        self._finalizer: weakref.finalize[[], SQLiteLog] | None = None
+
+    def __repr__(self) -> str:
+        return f"SQLiteLog({str(self._file.path)!r})"
+
+    # --- writing
+
+    async def create(
+        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
+    ) -> Writer | Existing:
+        """See `StreamLog.create()`."""
+        check_stream_id(stream_id)
+        check_seconds("lease", lease)
+
+        def create(step: Step) -> Writer | Existing:
+            row = step.find(stream_id)
+            existing = judge_create(row.record if row else None, replaces=replaces)
+            if existing is not None:
+                return existing
+            if row is not None:
+                step.drop(stream_id)
+            record = Record.create(head, new_epoch(row), lease=lease, now=step.now, request=request)
+            step.put(stream_id, record)
+            return Writer(stream_id, record.epoch, record.fence, lease, head.retention)
+
+        return await self._started().write(create)
+
+    async def append(
+        self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
+    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+        """See `StreamLog.append()`."""
+        items = check_batch(batch)
+
+        def append(step: Step) -> list[Appended | Fenced | Ended | Behind | Lost]:
+            verdicts: list[Appended | Fenced | Ended | Behind | Lost] = []
+            refused: SpanRefused | LogUnavailable | None = None
+            for item in items:
+                try:
+                    verdicts.append(_append(step, item))
+                except (SpanRefused, LogUnavailable) as exc:
+                    # The other streams of the batch are not at fault.
+                    refused = refused or exc
+            if refused is not None:
+                raise refused
+            return verdicts
+
+        return await self._started().write(append) if items else []
+
+    async def restore(
+        self,
+        writer: Writer,
+        head: Head,
+        epoch: str,
+        spans: Sequence[Span],
+        *,
+        request: bytes | None = None,
+        note: str | None = None,
+        note_n: int | None = None,
+        taken: int = 0,
+        inbox: Sequence[Message] = (),
+    ) -> Writer | Existing:
+        """See `StreamLog.restore()`."""
+        check_restore(spans)
+        stream_id = writer.stream_id
+        fresh = Writer(stream_id, epoch, writer.fence + 1, writer.lease, head.retention)
+        messages = list(inbox)
+
+        def restore(step: Step) -> Writer | Existing:
+            row = step.find(stream_id)
+            existing = judge_restore(row.record if row else None, row.held if row else 0, writer)
+            if existing is not None:
+                return existing
+            record = Record.restore(
+                writer,
+                head,
+                epoch,
+                spans,
+                now=step.now,
+                request=request,
+                note=note,
+                note_n=note_n,
+                taken=taken,
+                inbox=messages,
+            )
+            if row is not None:
+                step.drop(stream_id)
+            row = step.put(stream_id, record)
+            for span in spans:
+                step.add_span(stream_id, row, span)
+            for message in messages:
+                step.add_message(stream_id, message, message.k)
+            step.ring(stream_id, row, None)
+            return fresh
+
+        return await self._started().write(restore)
+
+    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+        """See `StreamLog.finish()`."""
+
+        def finish(step: Step) -> Done | Fenced | Ended | Behind | Lost:
+            row = step.find(writer.stream_id)
+            verdict = judge_finish(row.record if row else None, row.held if row else 0, writer, n, ending)
+            if verdict is not None:
+                return verdict
+            assert row is not None
+            row.record.finish(ending, step.now)
+            step.change(writer.stream_id)
+            step.ring(writer.stream_id, row, ending)
+            return Done(row.record.n)
+
+        return await self._started().write(finish)
+
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+        """See `StreamLog.renew()`."""
+        items = list(writers)
+
+        def renew(step: Step) -> list[Control | Fenced | Ended | Lost | None]:
+            verdicts: list[Control | Fenced | Ended | Lost | None] = []
+            refused: LogUnavailable | None = None
+            for writer in items:
+                try:
+                    verdicts.append(_renew(step, writer))
+                except LogUnavailable as exc:
+                    refused = refused or exc
+            if refused is not None:
+                raise refused
+            return verdicts
+
+        return await self._started().write(renew) if items else []
+
+    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
+        """See `StreamLog.claim()`."""
+        check_stream_id(stream_id)
+        check_seconds("lease", lease)
+
+        def claim(step: Step) -> Writer | Held | Ended | Unknown:
+            row = step.find(stream_id)
+            verdict = judge_claim(row.record if row else None, step.now)
+            if verdict is not None:
+                return verdict
+            assert row is not None
+            record = row.record
+            record.request = request_of(step.db, stream_id)
+            writer = record.claim(stream_id, lease=lease, now=step.now, entries=row.held, epoch=new_epoch(row))
+            step.change(stream_id)
+            if writer.handover is not None and not writer.handover.whole:
+                step.clear_spans(stream_id, row)
+                step.ring(stream_id, row, None)
+            return writer
+
+        return await self._started().write(claim)
+
+    # --- the inbox
+
+    async def say(self, stream_id: str, message: Message) -> Said | Ended | Full | Unknown:
+        """See `StreamLog.say()`."""
+        check_stream_id(stream_id)
+
+        def say(step: Step) -> Said | Ended | Full | Unknown:
+            row = step.find(stream_id)
+            known = step.place_of(stream_id, message) if row else None
+            verdict = judge_say(row.record if row else None, message, known)
+            if verdict is not None:
+                return verdict
+            assert row is not None
+            place = row.record.say(message)
+            step.add_message(stream_id, message, place)
+            step.change(stream_id)
+            step.ring(stream_id, row, row.record.control)
+            return Said(place)
+
+        return await self._started().write(say)
+
+    async def inbox(self, stream_id: str, after: int) -> list[Message]:
+        """See `StreamLog.inbox()`."""
+        check_stream_id(stream_id)
+        engine = self._started()
+
+        def inbox(db: sqlite3.Connection) -> list[Message]:
+            if _live(db, stream_id, engine.now()) is None:
+                return []
+            rows = db.execute(
+                "SELECT k, kind, mid, d FROM inbox WHERE stream = ? AND k > ? ORDER BY k LIMIT ?", (stream_id, after, _INBOX_PAGE)
+            )
+            messages: list[Message] = []
+            size = 0
+            for k, kind, mid, data in rows:
+                try:
+                    message = Message(id=mid, data=data, kind=kind, k=k)
+                except (TypeError, ValueError) as exc:
+                    raise damaged(stream_id, f"its message {k!r:.20} cannot be read ({exc})") from exc
+                size += len(data)
+                if messages and size > _INBOX_BYTES:
+                    break
+                messages.append(message)
+            rows.close()
+            return messages
+
+        return await engine.read(inbox, stream_id=stream_id)
+
+    # --- reading
+
+    async def read(self, stream_id: str, after: Cursor | None = None, *, limit_bytes: int = 4 << 20) -> Page | Gone | Unknown:
+        """See `StreamLog.read()`."""
+        check_stream_id(stream_id)
+        engine = self._started()
+
+        def read(db: sqlite3.Connection) -> Page | Gone | Unknown:
+            now = engine.now()
+            row = _live(db, stream_id, now)
+            if row is None:
+                return Unknown()
+            record = row.record
+            place = Cursor(record.epoch, record.n) if after is None and limit_bytes == 0 else after
+            start = judge_read(record, row.held, place, now=now)
+            if not isinstance(start, int):
+                return start
+            spans = spans_from(db, stream_id, start)
+            try:
+                return page_of(stream_id, record, row.held, start, spans, limit_bytes=limit_bytes, now=now)
+            finally:
+                spans.close()
+
+        return await engine.read(read, stream_id=stream_id)
+
+    def bells(self) -> SQLiteBells:
+        """See `StreamLog.bells()`."""
+        bells = SQLiteBells(self, self._bells)
+        self._bells.add(bells)
+        return bells
+
+    # --- housekeeping
+
+    async def compact(self, stream_id: str) -> None:
+        """See `StreamLog.compact()`."""
+        check_stream_id(stream_id)
+        engine = self._started()
+        found = await engine.read(lambda db: packed(db, stream_id), stream_id=stream_id)
+        if found is None:
+            return
+        before, spans = found
+
+        def compact(step: Step) -> None:
+            row = step.find(stream_id)
+            # While it was packed, the stream may have been deleted, replaced or compacted by another process.
+            if row is None or row.held != before.held or _what(row) != _what(before):
+                return
+            step.replace_spans(stream_id, row, spans)
+
+        await engine.write(compact)
+
+    async def delete(self, stream_id: str) -> None:
+        """See `StreamLog.delete()`."""
+        check_stream_id(stream_id)
+
+        def delete(step: Step) -> None:
+            # Without looking at what is there: this is the way to get rid of a damaged stream.
+            step.drop(stream_id)
+            step.ring(stream_id, None, None)
+
+        await self._started().write(delete)
+
+    async def orphans(self, limit: int = 100) -> list[str]:
+        """See `StreamLog.orphans()`."""
+        engine = self._started()
+
+        def orphans(db: sqlite3.Connection) -> list[str]:
+            now = milliseconds(engine.now())
+            rows = db.execute(
+                "SELECT id FROM stream WHERE out IS NULL AND lapse <= ? AND until <= ? AND expires > ? ORDER BY until LIMIT ?",
+                (now, now, now, max(0, limit)),
+            )
+            return [stream_id for (stream_id,) in rows]
+
+        return await engine.read(orphans)
+
+    async def aclose(self) -> None:
+        """
+        Finish what waits to be written, end the bells, and close the file. The log may be used again, and opens it anew.
+
+        Nobody has to call it: the file is also closed when the log is no longer referred to, and at exit.
+        """
+        for bells in list(self._bells):
+            await bells.aclose()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.stop, wait=True)
+            if self._finalizer is not None and self._engine is None:
+                self._finalizer.detach()
+
+    # --- inside
+
+    def _started(self) -> Engine:
+        """The threads of this process; after a fork, new ones."""
+        engine = self._engine
+        if engine is None or engine.pid != os.getpid():
+            engine = self._engine = Engine(self._file, clock=self._clock, poll=self._poll)
+            # At exit too: a connection that is closed in order leaves one file instead of three.
+            self._finalizer = weakref.finalize(self, engine.stop)
+        return engine
+
+
+class SQLiteBells(MemoryBells):
+    """The bells of a `SQLiteLog`; see `Bells`. Made by `SQLiteLog.bells()`."""
+
+    def __init__(self, log: SQLiteLog, registry: set[MemoryBells]) -> None:
+        super().__init__(registry)
+        self._log = log
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def add(self, stream_id: str) -> None:
+        """See `Bells.add()`."""
+        await super().add(stream_id)
+        self._loop = asyncio.get_running_loop()
+        await self._log._started().listen(self, stream_id)
+
+    async def discard(self, stream_id: str) -> None:
+        """See `Bells.discard()`."""
+        await super().discard(stream_id)
+        self._log._started().ignore(self, [stream_id])
+
+    async def aclose(self) -> None:
+        """See `Bells.aclose()`."""
+        engine = self._log._engine
+        if engine is not None:
+            engine.ignore(self, list(self._ids))
+        await super().aclose()
+
+    def hears(self, stream_id: str) -> bool:
+        """Whether it listens to a stream."""
+        return stream_id in self
+
+    def rung(self, bells: Sequence[Bell]) -> None:
+        """Take bells from the thread that writes."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._take, bells)
+        except RuntimeError:
+            pass  # the loop is closed, and nobody listens in it any more
+
+    def _take(self, bells: Sequence[Bell]) -> None:
+        for bell in bells:
+            if bell.id in self:
+                self._ring(bell)
+
+
+def _append(step: Step, item: Append) -> Appended | Fenced | Ended | Behind | Lost:
+    stream_id = item.writer.stream_id
+    row = step.find(stream_id)
+    verdict = judge_append(row.record if row else None, row.held if row else 0, item)
+    if verdict is not None:
+        return verdict
+    assert row is not None
+    if item.span is not None:
+        step.add_span(stream_id, row, item.span)
+    row.record.append(item, step.now)
+    step.change(stream_id)
+    if item.span is not None:
+        step.ring(stream_id, row, item.span)
+    return Appended(row.record.n, row.record.control)
+
+
+def _renew(step: Step, writer: Writer) -> Control | Fenced | Ended | Lost | None:
+    row = step.find(writer.stream_id)
+    verdict = judge_renew(row.record if row else None, writer)
+    if verdict is not None:
+        return verdict
+    assert row is not None
+    row.record.renew(writer, step.now)
+    step.change(writer.stream_id)
+    return row.record.control
+
+
+def _live(db: sqlite3.Connection, stream_id: str, now: float) -> Row | None:
+    """The record of a stream that has not expired."""
+    row = load(db, stream_id)
+    return None if row is None or row.record.expires <= now else row
+
+
+def _what(row: Row) -> tuple[object, ...]:
+    record = row.record
+    return record.epoch, record.fence, record.n, record.b, record.c, record.ending
