@@ -16,10 +16,12 @@ import os
 import re
 import secrets
 import sqlite3
+import sys
 import threading
 import time
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -158,21 +160,28 @@ class SQLiteFile:
         if self.path.exists():
             return
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        empty = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(8)}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        os.close(os.open(empty, flags, 0o600))
-        try:
-            os.link(empty, self.path)
-        except FileExistsError:
-            pass
-        except (OSError, NotImplementedError):
-            # A file system without links. The gap between the two steps is short, and there once in the life of a log.
+        with _alone_in(self.path.parent):
+            if self.path.exists():
+                return
+            # Somebody deleted the file alone. What lies beside it may still be used by connections to the old one, and must not
+            # get into the hands of those to the new one.
+            for end in ("-wal", "-shm"):
+                Path(f"{self.path}{end}").unlink(missing_ok=True)
+            empty = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(8)}")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            os.close(os.open(empty, flags, 0o600))
             try:
-                os.close(os.open(self.path, flags, 0o600))
+                os.link(empty, self.path)
             except FileExistsError:
                 pass
-        finally:
-            empty.unlink()
+            except (OSError, NotImplementedError):
+                # A file system without links.
+                try:
+                    os.close(os.open(self.path, flags, 0o600))
+                except FileExistsError:
+                    pass
+            finally:
+                empty.unlink()
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -323,6 +332,26 @@ class Handle:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+if sys.platform == "win32":
+
+    @contextmanager
+    def _alone_in(directory: Path) -> Iterator[None]:
+        """Windows deletes no file that is in use."""
+        yield
+else:
+    import fcntl
+
+    @contextmanager
+    def _alone_in(directory: Path) -> Iterator[None]:
+        """One maker of files at a time, in all processes. The lock is on the directory, so no file of its own stays behind."""
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
 
 def code_of(exc: BaseException) -> int:

@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from .._errors import LogUnavailable
 from ._sqlite_file import Handle, SQLiteFile, code_of
-from ._sqlite_rows import State, Step, look
+from ._sqlite_rows import State, Step, look, spans_between
 from .log import Bell, SpanRefused
 
 __all__ = ["Engine", "Listener"]
@@ -66,6 +66,9 @@ class _Call(Generic[T]):
         self.work, self.writes = work, writes
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
+
+
+_Answer: TypeAlias = tuple[_Call[Any], Any, Exception | None]
 
 
 class Engine:
@@ -115,6 +118,7 @@ class Engine:
             if stream_id not in self._watched:
                 self._watched[stream_id] = look(db, stream_id)
             with self._lock:
+                # It may have been closed meanwhile.
                 if listener.hears(stream_id):
                     self._listeners.setdefault(stream_id, set()).add(listener)
 
@@ -213,7 +217,7 @@ class Engine:
                 return
             if calls:
                 self._answer(calls)
-            if self._listeners and time.monotonic() >= self._next_look:
+            if self._watched and time.monotonic() >= self._next_look:
                 started = time.monotonic()
                 self._look()
                 ended = time.monotonic()
@@ -224,7 +228,7 @@ class Engine:
         """Wait for calls; an empty list when it is time to look, `None` at the end."""
         calls: list[_Call[Any]] = []
         try:
-            wait = max(0.0, self._next_look - time.monotonic()) if self._listeners else None
+            wait = max(0.0, self._next_look - time.monotonic()) if self._watched else None
             call = self._calls.get(timeout=wait)
             while call is not None:
                 calls.append(call)
@@ -240,7 +244,7 @@ class Engine:
 
     def _answer(self, calls: list[_Call[Any]]) -> None:
         calls = [call for call in calls if not call.future.cancelled()]
-        answers: list[tuple[_Call[Any], Any, Exception | None]] = []
+        answers: list[_Answer] = []
         looking = [call for call in calls if not call.writes]
         writing = [call for call in calls if call.writes]
         bells: list[Bell] = []
@@ -259,15 +263,15 @@ class Engine:
                 pass  # the loop is closed, and nobody waits in it any more
         self._ring(bells)
 
-    def _listen(self, call: _Call[Any]) -> tuple[_Call[Any], Any, Exception | None]:
+    def _listen(self, call: _Call[Any]) -> _Answer:
         try:
             return call, call.work(self._writer.connection()), None
         except (sqlite3.Error, OSError, LogUnavailable) as exc:
             self._writer.close()
             return call, None, self._explained(exc)
 
-    def _transaction(self, calls: list[_Call[Any]], bells: list[Bell]) -> list[tuple[_Call[Any], Any, Exception | None]]:
-        answers: list[tuple[_Call[Any], Any, Exception | None]] = []
+    def _transaction(self, calls: list[_Call[Any]], bells: list[Bell]) -> list[_Answer]:
+        answers: list[_Answer] = []
         try:
             db = self._writer.connection()
             # IMMEDIATE: who reads first and writes later in one transaction may be refused without waiting.
@@ -292,7 +296,7 @@ class Engine:
         except Exception as exc:  # noqa: BLE001  # it goes to the caller
             self._roll_back(db, exc)
             if len(calls) > 1:
-                return [answer for call in calls for answer in self._transaction([call], bells)]
+                return self._one_by_one(calls, bells)
             # An OverflowError is a text or a blob beyond what SQLite holds, 1 GB.
             ours = isinstance(exc, sqlite3.Error | OSError | OverflowError)
             return [(calls[0], None, self._explained(exc) if ours else exc)]
@@ -300,6 +304,17 @@ class Engine:
         for stream_id, state in step.states().items():
             if stream_id in self._watched:
                 self._watched[stream_id] = state
+        return answers
+
+    def _one_by_one(self, calls: list[_Call[Any]], bells: list[Bell]) -> list[_Answer]:
+        answers: list[_Answer] = []
+        for number, call in enumerate(calls):
+            answers += self._transaction([call], bells)
+            error = answers[-1][2]
+            if error is not None and code_of(error.__cause__ or error) == sqlite3.SQLITE_BUSY:
+                # The others would only wait as long again, each of them.
+                answers += [(each, None, _caused(LogUnavailable(str(error)), error.__cause__)) for each in calls[number + 1 :]]
+                break
         return answers
 
     def _roll_back(self, db: sqlite3.Connection, exc: Exception) -> None:
@@ -321,6 +336,8 @@ class Engine:
             heard = set(self._listeners)
         for stream_id in self._watched.keys() - heard:
             del self._watched[stream_id]
+        if not self._watched:
+            return
         bells: list[Bell] = []
         with self._writer.lock:
             try:
@@ -329,7 +346,14 @@ class Engine:
                 version = self._writer.opened, db.execute("PRAGMA data_version").fetchone()[0]
                 if version == self._version and not self._deaf:
                     return
-                states = [(stream_id, look(db, stream_id)) for stream_id in self._watched]
+                states = {}
+                for stream_id, before in self._watched.items():
+                    state = states[stream_id] = look(db, stream_id)
+                    if self._deaf:
+                        # Nothing was heard for a time, so every stream rings.
+                        bells += _bells_of(db, stream_id, None, state)
+                    elif state != before:
+                        bells += _bells_of(db, stream_id, before, state)
             except (sqlite3.Error, OSError, LogUnavailable) as exc:
                 if not self._deaf:
                     _logger.warning("cannot hear other processes: %s", self._explained(exc))
@@ -337,11 +361,7 @@ class Engine:
                 self._deaf = True
                 self._next_look = time.monotonic() + _DEAF
                 return
-            for stream_id, state in states:
-                # After a time in which nothing was heard, every stream rings.
-                if self._deaf or state != self._watched[stream_id]:
-                    bells.append(_bell_of(stream_id, state))
-                self._watched[stream_id] = state
+            self._watched.update(states)
             self._version, self._deaf = version, False
         self._ring(bells)
 
@@ -357,15 +377,23 @@ class Engine:
             listener.rung(each)
 
 
-def _bell_of(stream_id: str, state: State | None) -> Bell:
+def _bells_of(db: sqlite3.Connection, stream_id: str, before: State | None, state: State | None) -> list[Bell]:
+    match before, state:
+        case (str(epoch), fence, int(after), *others), (str(now), *_) if (
+            now == epoch and state[1] == fence and list(state[3:]) == others and isinstance(state[2], int)
+        ):
+            # It has grown, and nothing else.
+            spans = spans_between(db, stream_id, after, state[2])
+            if spans:
+                return [Bell(id=stream_id, item=span, epoch=epoch, n=span.n) for span in spans]
     match state:
         case (str(epoch), _, int(n), _, _, _, int(oldest)):
-            return Bell(id=stream_id, epoch=epoch, n=n, oldest=oldest if oldest > 1 else None)
+            return [Bell(id=stream_id, epoch=epoch, n=n, oldest=oldest if oldest > 1 else None)]
         case _:
-            return Bell(id=stream_id)
+            return [Bell(id=stream_id)]
 
 
-def _caused(error: LogUnavailable, exc: BaseException) -> LogUnavailable:
+def _caused(error: LogUnavailable, exc: BaseException | None) -> LogUnavailable:
     """As `raise error from exc` does it."""
     if error is not exc:
         error.__cause__ = exc

@@ -210,8 +210,7 @@ class SQLiteLog:
             row = step.put(stream_id, record)
             for span in spans:
                 step.add_span(stream_id, row, span)
-            for message in messages:
-                step.add_message(stream_id, message, message.k)
+            step.restore_inbox(stream_id, messages)
             step.ring(stream_id, row, None)
             return fresh
 
@@ -286,8 +285,8 @@ class SQLiteLog:
             if verdict is not None:
                 return verdict
             assert row is not None
+            step.add_message(stream_id, message, row.record.k + 1)
             place = row.record.say(message)
-            step.add_message(stream_id, message, place)
             step.change(stream_id)
             step.ring(stream_id, row, row.record.control)
             return Said(place)
@@ -440,14 +439,17 @@ class SQLiteBells(MemoryBells):
     async def discard(self, stream_id: str) -> None:
         """See `Bells.discard()`."""
         await super().discard(stream_id)
-        self._log._started().ignore(self, [stream_id])
+        self._ignore([stream_id])
 
     async def aclose(self) -> None:
         """See `Bells.aclose()`."""
-        engine = self._log._engine
-        if engine is not None:
-            engine.ignore(self, list(self._ids))
+        self._ignore(list(self._ids))
         await super().aclose()
+
+    def _ignore(self, stream_ids: list[str]) -> None:
+        engine = self._log._engine
+        if engine is not None and engine.pid == os.getpid():
+            engine.ignore(self, stream_ids)
 
     def hears(self, stream_id: str) -> bool:
         """Whether it listens to a stream."""
