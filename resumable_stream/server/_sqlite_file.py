@@ -111,7 +111,7 @@ class SQLiteFile:
         self.path = Path(os.path.realpath(text))
         if self.path.is_dir():
             raise ValueError(
-                f"expected the name of a file, found a directory: {self.path}; name a file in it, as in 'streams.db'"
+                f"path must be the name of a file, {self.path} is a directory; name a file in it, as in 'streams.db'"
             )
         self.durable = durable
         self.busy_timeout = busy_timeout

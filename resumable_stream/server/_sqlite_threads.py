@@ -101,6 +101,11 @@ class Engine:
         self._next_look = 0.0
         self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is of this process, and not closed."""
+        return self.pid == os.getpid() and not self._closed
+
     def now(self) -> float:
         """The clock, in whole milliseconds: what is stored compares exactly with what was computed."""
         return int(self._clock() * 1000) / 1000
@@ -211,36 +216,51 @@ class Engine:
     # --- in the thread that writes
 
     def _run(self) -> None:
-        while True:
-            calls = self._next_calls()
-            if calls is None:
-                return
-            if calls:
-                self._answer(calls)
-            if self._watched and time.monotonic() >= self._next_look:
-                started = time.monotonic()
-                self._look()
-                ended = time.monotonic()
-                # Looking at many streams takes a while; it is not to take more than a tenth of the time.
-                self._next_look = max(self._next_look, ended + max(self._poll, 10 * (ended - started)))
-
-    def _next_calls(self) -> list[_Call[Any]] | None:
-        """Wait for calls; an empty list when it is time to look, `None` at the end."""
         calls: list[_Call[Any]] = []
         try:
-            wait = max(0.0, self._next_look - time.monotonic()) if self._watched else None
-            call = self._calls.get(timeout=wait)
+            while True:
+                calls = []
+                if not self._next_calls(calls):
+                    return
+                if calls:
+                    self._answer(calls)
+                if self._watched and time.monotonic() >= self._next_look:
+                    started = time.monotonic()
+                    self._look()
+                    ended = time.monotonic()
+                    # Looking at many streams takes a while; it is not to take more than a tenth of the time.
+                    self._next_look = max(self._next_look, ended + max(self._poll, 10 * (ended - started)))
+        except BaseException as exc:
+            # A fault of this module. Nobody is to wait for a thread that is gone; the next call starts another engine.
+            with self._lock:
+                self._closed = True
+            error = LogUnavailable(f"the thread that writes {self._file.path} has failed: {exc!r}; send it again")
+            while True:
+                self._settle([(call, None, _caused(LogUnavailable(str(error)), exc)) for call in calls])
+                calls = []
+                if not self._next_calls(calls, wait=False):
+                    break
+            with self._writer.lock:
+                self._writer.close()
+            raise
+
+    def _next_calls(self, calls: list[_Call[Any]], *, wait: bool = True) -> bool:
+        """Wait for calls, or until it is time to look; false at the end, or if there are none and nobody is to wait."""
+        try:
+            if wait:
+                call = self._calls.get(timeout=max(0.0, self._next_look - time.monotonic()) if self._watched else None)
+            else:
+                call = self._calls.get_nowait()
             while call is not None:
                 calls.append(call)
                 if len(calls) >= _GROUP:
-                    return calls
+                    return True
                 call = self._calls.get_nowait()
         except Empty:
-            return calls
+            return wait or bool(calls)
         if calls:
             self._calls.put(None)  # first those who came before the end
-            return calls
-        return None
+        return bool(calls)
 
     def _answer(self, calls: list[_Call[Any]]) -> None:
         calls = [call for call in calls if not call.future.cancelled()]
@@ -253,15 +273,18 @@ class Engine:
                 answers.append(self._listen(call))
             if writing:
                 answers += self._transaction(writing, bells)
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, Exception | None]]] = {}
-        for call, result, error in answers:
-            by_loop.setdefault(call.loop, []).append((call.future, result, error))
+        self._settle(answers)
+        self._ring(bells)
+
+    def _settle(self, answers: list[_Answer]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        for answer in answers:
+            by_loop.setdefault(answer[0].loop, []).append(answer)
         for loop, each in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_settle, each)
             except RuntimeError:
                 pass  # the loop is closed, and nobody waits in it any more
-        self._ring(bells)
 
     def _listen(self, call: _Call[Any]) -> _Answer:
         try:
@@ -400,11 +423,11 @@ def _caused(error: LogUnavailable, exc: BaseException | None) -> LogUnavailable:
     return error
 
 
-def _settle(answers: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
-    for future, result, error in answers:
-        if future.done():
+def _settle(answers: list[_Answer]) -> None:
+    for call, result, error in answers:
+        if call.future.done():
             continue
         if error is None:
-            future.set_result(result)
+            call.future.set_result(result)
         else:
-            future.set_exception(error)
+            call.future.set_exception(error)

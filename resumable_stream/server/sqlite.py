@@ -82,8 +82,8 @@ class SQLiteLog:
     """
     Keep streams in one SQLite file, for any number of processes on one machine.
 
-    The file has mode 0600, and a directory that is made here 0700. While a process has it open, the files `-wal` and `-shm` stand
-    beside it. Nothing is touched before the first call. The same file may hold a `SQLiteStore`.
+    The file has mode 0600, and a directory that is made for it 0700. While a process has it open, the files `-wal` and `-shm`
+    stand beside it. Nothing is touched before the first call. The same file may hold a `SQLiteStore`.
 
     Leases and retention are measured on the clock of the machine. One that is set by an hour makes leases an hour longer, or ends
     them; `ntpd` and the like move it by less than a lease.
@@ -415,7 +415,7 @@ class SQLiteLog:
     def _started(self) -> Engine:
         """The threads of this process; after a fork, new ones."""
         engine = self._engine
-        if engine is None or engine.pid != os.getpid():
+        if engine is None or not engine.usable:
             engine = self._engine = Engine(self._file, clock=self._clock, poll=self._poll)
             # At exit too: a connection that is closed in order leaves one file instead of three.
             self._finalizer = weakref.finalize(self, engine.stop)
@@ -448,7 +448,7 @@ class SQLiteBells(MemoryBells):
 
     def _ignore(self, stream_ids: list[str]) -> None:
         engine = self._log._engine
-        if engine is not None and engine.pid == os.getpid():
+        if engine is not None and engine.usable:
             engine.ignore(self, stream_ids)
 
     def hears(self, stream_id: str) -> bool:
