@@ -255,6 +255,8 @@ class SQLiteFile:
                 text = f"cannot write to {path}: {exc}; nothing of this was stored: free some space and send it again"
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
                 text = f"cannot write to {path}: {exc}; this process needs to write to the file and to its directory"
+            case sqlite3.SQLITE_IOERR:
+                text = f"cannot use {path}: {exc}; send it again, and if that does not help, look at the disk"
             case _ if path.is_dir():
                 text = f"cannot use {path}: expected a file, found a directory"
             case _:

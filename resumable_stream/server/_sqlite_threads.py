@@ -160,7 +160,12 @@ class Engine:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(READERS, thread_name_prefix=f"SQLiteLog {self._file.path.name}")
             pool = self._pool
-        return await asyncio.get_running_loop().run_in_executor(pool, self._read, work, stream_id)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(pool, self._read, work, stream_id)
+        except RuntimeError as exc:
+            # Closed in between, or Python is ending.
+            raise LogUnavailable(f"the log in {self._file.path} is closed ({exc})") from exc
+        return await reading
 
     def stop(self, *, wait: bool = False) -> None:
         """
@@ -190,10 +195,11 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise LogUnavailable(f"the log in {self._file.path} was closed while this call waited")
-            if self._idle:
-                handle = self._idle.pop()
-            else:
-                handle = Handle(self._file, writes=False)
+            handle = self._idle.pop() if self._idle else None
+        if handle is None:
+            # Outside of the lock: whoever forks waits for handles, and their users for the lock.
+            handle = Handle(self._file, writes=False)
+            with self._lock:
                 self._readers.append(handle)
         try:
             with handle.lock:

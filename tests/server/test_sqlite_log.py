@@ -290,10 +290,13 @@ def test_a_file_deleted_in_use_is_a_lost_log_that_its_writer_restores(tmp_path: 
         bells = other.bells()
         await bells.add("s")
         assert await text_of(log) == await text_of(other) == span_of(1, 3).data
+        beside = os.stat(f"{path}-shm").st_ino
         for end in ends:
             os.unlink(f"{path}{end}")
         assert await log.append([(writer, span_of(4, 4), None)]) == [Lost()]
         assert "was deleted or replaced while it was in use" in caplog.text
+        # Connections to the old file may still have it in their memory.
+        assert os.stat(f"{path}-shm").st_ino != beside
         again = await log.restore(writer, HEAD, writer.epoch, [span_of(1, 3)])
         assert isinstance(again, Writer)
         assert await log.append([(again, span_of(4, 4), None)]) == [Appended(4)]
@@ -446,6 +449,42 @@ def test_a_call_that_fails_does_not_take_others_with_it(tmp_path: Path, monkeypa
         assert await log.append([(writers[3], span_of(1, 2), None)]) == [Appended(2)]
         for number in range(6):
             assert await text_of(log, f"s{number}") == span_of(1, 2).data
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_calls_do_not_wait_for_a_lock_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "streams.db"
+    held: list[sqlite3.Connection] = []
+
+    def fails(step: rows.Step) -> None:
+        raise sqlite3.OperationalError("the disk fell off")
+
+    def roll_back(engine: threads.Engine, database: sqlite3.Connection, exc: Exception) -> None:
+        database.execute("ROLLBACK")
+        held.append(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+        held[-1].execute("BEGIN IMMEDIATE")
+
+    async def scenario() -> None:
+        log = SQLiteLog(path, busy_timeout=0.01)
+        await create(log)
+        seen = statements_of(log)
+        assert log._engine is not None
+        with monkeypatch.context() as broken:
+            broken.setattr(rows.Step, "flush", fails)
+            broken.setattr(threads.Engine, "_roll_back", roll_back)
+            with log._engine._writer.lock:
+                calls = [asyncio.create_task(log.say("s", Message(id=f"m{number}"))) for number in range(50)]
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {LogUnavailable}
+        assert len({id(answer) for answer in answers}) == 50
+        # The one of all, the first of its calls, and maybe one before.
+        assert seen.count("BEGIN IMMEDIATE") <= 4
+        for database in held:
+            database.close()
+        assert await log.say("s", Message(id="m7")) == Said(1)
         await log.aclose()
 
     run(scenario())
@@ -636,8 +675,9 @@ def test_some_spans_missing_in_the_middle_are_noticed(tmp_path: Path) -> None:
         assert await text_of(log) == span_of(1, 10).data
         # A row of a stream that is gone is no span of the next one.
         change(path, "DELETE FROM stream")
-        await create(log, last=2)
-        assert await text_of(log) == span_of(1, 2).data
+        await create(log, last=12)
+        assert await text_of(log) == span_of(1, 12).data
+        assert count(path, "span") == 12
         await log.aclose()
 
     run(scenario())
@@ -706,6 +746,68 @@ def test_compaction_leaves_what_it_cannot_improve(tmp_path: Path) -> None:
             assert change(path, "SELECT n, d IS NULL, z IS NULL FROM span ORDER BY n") == [(1, 0, 1), (2, 0, 1)]
         assert await text_of(log) == noise + b"small"
         await log.aclose()
+
+    run(scenario())
+
+
+def test_compaction_does_not_touch_what_came_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "streams.db"
+    packing, go_on = threading.Event(), threading.Event()
+
+    def slow(database: sqlite3.Connection, stream_id: str) -> Any:
+        found = rows.packed(database, stream_id)
+        packing.set()
+        assert go_on.wait(60)
+        return found
+
+    async def scenario() -> None:
+        log, other = SQLiteLog(path), SQLiteLog(path)
+        for replaced in (True, False):
+            packing.clear()
+            go_on.clear()
+            await log.finish(await create(log, last=5), 5, OK)
+            with monkeypatch.context() as slowed:
+                slowed.setattr("resumable_stream.server.sqlite.packed", slow)
+                compacting = asyncio.create_task(log.compact("s"))
+                assert await asyncio.to_thread(packing.wait, 60)
+            if replaced:
+                await other.delete("s")
+                again = await create(other)
+                b = 0
+                for n in range(1, 6):
+                    b += 100
+                    await other.append([(again, Span(n=n, b=b, lengths=(100,), data=b"%100d" % n), None)])
+                await other.finish(again, 5, OK)
+            else:
+                await other.compact("s")
+            go_on.set()
+            await compacting
+            expected = b"".join(b"%100d" % n for n in range(1, 6)) if replaced else span_of(1, 5).data
+            assert await text_of(log) == expected
+            await log.delete("s")
+        await other.aclose()
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_what_is_deleted_is_not_left_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "streams.db"
+
+    async def scenario() -> None:
+        log = SQLiteLog(path)
+        secrets = [b"secret-in-a-span", b"secret-in-a-request", b"secret-in-a-message", b"secret-in-a-note"]
+        writer = await create(log, request=secrets[1] * 1000)
+        text = secrets[0] * 1000
+        assert await log.append(
+            [Append(writer, Span(n=1, b=len(text), lengths=(len(text),), data=text), secrets[3].decode() * 100)]
+        )
+        await log.say("s", Message(id="m", data=secrets[2].decode() * 1000))
+        await log.aclose()
+        assert all(secret in path.read_bytes() for secret in secrets)
+        await log.delete("s")
+        await log.aclose()
+        assert [secret for secret in secrets if secret in path.read_bytes()] == []
 
     run(scenario())
 
@@ -955,6 +1057,26 @@ def test_who_could_not_hear_for_a_time_is_rung_for_every_stream(
 
     with caplog.at_level(logging.WARNING, "resumable_stream.server"):
         run(scenario())
+
+
+def test_bells_that_are_closed_while_they_begin_to_listen_are_forgotten(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        log = SQLiteLog(tmp_path / "streams.db")
+        await create(log)
+        assert log._engine is not None
+        engine = log._engine
+        for _ in range(5):
+            bells = log.bells()
+            with engine._writer.lock:
+                adding = asyncio.create_task(bells.add("s"))
+                await asyncio.sleep(0)
+                await bells.aclose()
+            await adding
+            assert engine._listeners == {}
+        await until(lambda: not engine._watched)
+        await log.aclose()
+
+    run(scenario())
 
 
 def test_nobody_looks_when_nobody_listens(tmp_path: Path) -> None:

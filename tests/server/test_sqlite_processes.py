@@ -477,6 +477,67 @@ def test_processes_that_start_at_once_share_a_new_file(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["streams.db"]
 
 
+RESTORER = """
+    async def again(call):
+        for _ in range(1000):
+            try:
+                return await call()
+            except LogUnavailable:
+                await asyncio.sleep(0.01)
+        raise AssertionError("the log does not come back")
+
+    async def main():
+        log, mirror, lost = SQLiteLog(path), [], 0
+        writer = await again(lambda: log.create(f"s{os.getpid()}", HEAD, lease=600.0))
+        stopped = asyncio.create_task(line())
+        more = spans()
+        say("ready")
+        while not stopped.done():
+            span = next(more)
+            while not isinstance(verdict := (await again(lambda: log.append([(writer, span, None)])))[0], Appended):
+                assert verdict == Lost(), verdict
+                restored = await again(lambda: log.restore(writer, HEAD, writer.epoch, mirror))
+                assert isinstance(restored, Writer), restored
+                writer, lost = restored, lost + 1
+            mirror.append(span)
+        say(len(mirror), lost)
+        while await line() != "end":
+            pass
+        await log.aclose()
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.soak
+def test_processes_whose_file_is_deleted_again_and_again_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "streams.db"
+    chance = random.Random(3)
+    others = [Other(RESTORER, path) for _ in range(3)]
+    assert [other.hear() for other in others] == ["ready"] * 3
+    for _ in range(30):
+        time.sleep(chance.random() * 0.3)
+        path.unlink(missing_ok=True)
+    for other in others:
+        other.tell("stop")
+    counts = [tuple(map(int, other.hear().split())) for other in others]
+    assert all(lost > 0 for _, lost in counts), counts
+
+    async def check() -> None:
+        log = SQLiteLog(path)
+        for other, (n, _) in zip(others, counts, strict=True):
+            page = await log.read(f"s{other.process.pid}")
+            # One whose file went after its last append has not noticed yet; what is there is right.
+            assert isinstance(page, Unknown) or await text_of(log, f"s{other.process.pid}") == prefix(n)
+        await log.aclose()
+
+    run(check())
+    for other in others:
+        with other.process:
+            other.process.communicate("end\n", timeout=30)
+            assert other.process.returncode == 0
+
+
 # --- forked
 
 FORKED = """
