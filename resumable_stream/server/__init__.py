@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .hub import Hub, HubLimits, State, Stream
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
     from .memory import MemoryLog
+    from .redis import RedisLog
     from .sqlite import SQLiteLog
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     ".hub": ("Hub", "HubLimits", "State", "Stream"),
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
+    ".redis": ("RedisLog",),
     ".sqlite": ("SQLiteLog",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -39,6 +41,7 @@ __all__ = [
     "StreamLog",
     "Bells",
     "MemoryLog",
+    "RedisLog",
     "SQLiteLog",
     # what is in them
     "Cursor",

@@ -1,0 +1,452 @@
+"""
+The scripts of `RedisLog`: one for each verb, so that what is asked and what is changed are one step.
+
+They repeat the rules of `_rules`, in the same order of questions; the contract of all logs compares them. What a script reads it
+checks before it writes anything: an error in the middle of a script does not undo what came before it.
+
+A stream has four keys with the same tag, so that they lie on one node of a Cluster:
+
+    rs:{id}     hash    the record: v epoch fence n b c oldest until keep out head req note nn tk k kc cancel by z
+    rs:{id}:s   stream  the spans; the entry of a span is <number of its last event>-0, with b, l, and d or z
+    rs:{id}:i   stream  the inbox; the entry of a message is <its place>-0, with m, kind, d
+    rs:{id}:x   hash    id of a message → its place
+
+`nn` is the event of the note, `tk` how many messages are dealt with, `kc` how many the inbox holds, and `by` names the call that
+made the present writer: a call that is sent again, because its reply was lost, is recognised. `until` is in milliseconds on the
+clock of the server, `keep` is the retention in milliseconds. The record's `z` says that the stream was compacted; that of an
+entry is compressed data.
+
+The channel of a stream has the name of its hash. Outside a Cluster a script is also given `rs:run`, a sorted set of the running
+streams by the time when their leases are over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["BELL_BYTES", "Script", "Scripts"]
+
+BELL_BYTES: Final = 64 << 10
+"""Bytes of a span that a bell carries along. 64 KiB: larger ones are read from the log by those who want them, once each."""
+
+_COMMON: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function damaged(what)
+  error('DAMAGED[' .. what .. ']')
+end
+
+local function whole(name, text)
+  if not text or text == '' or #text > 16 or string.find(text, '%D') then
+    damaged('its ' .. name .. ' is not a whole number')
+  end
+  return tonumber(text)
+end
+
+local function decimal(number)
+  return string.format('%.0f', number)
+end
+
+local function ring(message)
+  redis.call('@PUBLISH@', KEYS[1], message)
+end
+
+-- All keys of a stream die together. Not 0: what is deleted here would be made again by what follows, without its version.
+-- A server whose memory is full refuses what needs more of it, unless the script has written before. Where a stream is ended,
+-- claimed or renewed, this comes first, so that it may still be done then.
+local function expire(ms)
+  for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], math.max(ms, 1)) end
+end
+
+local function expire_like_the_record(key)
+  local left = redis.call('PTTL', KEYS[1])
+  if left > 0 then redis.call('PEXPIRE', key, left) end
+end
+
+local function drop(...)
+  if redis.call('EXISTS', ...) > 0 then redis.call('UNLINK', ...) end
+end
+
+local function forget()
+  drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+end
+
+-- The index lives as long as what was put into it last; the sweep that reads it asks each stream itself.
+local function index(run, id, score, ttl)
+  if run then
+    redis.call('ZADD', run, score, id)
+    if redis.call('PTTL', run) < ttl then redis.call('PEXPIRE', run, ttl) end
+  end
+end
+
+local function unindex(run, id)
+  if run then redis.call('ZREM', run, id) end
+end
+
+local function lease_end(ms)
+  if ms == 0 then return 0 end
+  return now + ms
+end
+
+local function load()
+  local m = redis.call('HMGET', KEYS[1], 'v', 'epoch', 'fence', 'n', 'b', 'c', 'oldest', 'until', 'k', 'keep', 'out',
+    'cancel', 'by')
+  if not m[1] then
+    if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
+    damaged('it has no version')
+  end
+  if m[1] ~= '1' then error('LATER[' .. m[1] .. ']') end
+  if not m[2] or #m[2] < 4 or #m[2] > 8 or string.find(m[2], '[^a-z2-7]') then damaged('its epoch is not one') end
+  local fence = whole('fence', m[3])
+  return {
+    epoch = m[2], fence = fence, token = m[2] .. '.' .. m[3],
+    n = whole('n', m[4]), b = whole('b', m[5]), c = whole('c', m[6]), oldest = whole('oldest', m[7]),
+    lease_end = whole('until', m[8]), k = whole('k', m[9]), keep = whole('keep', m[10]),
+    out = m[11], cancel = m[12], by = m[13] or ''
+  }
+end
+
+local function place(r)
+  return r.epoch .. ' ' .. decimal(r.n) .. ' ' .. decimal(r.oldest)
+end
+
+-- Put pairs of field and value into the record, from one place of ARGV to another.
+local function fields(first, last)
+  for i = first, last, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+
+local function existing(r)
+  return {'THERE', r.epoch, decimal(r.n), redis.call('HGET', KEYS[1], 'head'), r.out}
+end
+"""
+
+_CREATE: Final = """
+-- by, epoch, lease, keep, replaces, id, then fields of the record
+local r = load()
+if r and not r.out and r.by == ARGV[1] then return {'OK', r.epoch} end
+if r and not (r.out and r.epoch == ARGV[5]) then return existing(r) end
+if r and r.epoch == ARGV[2] then return {'SAME'} end
+forget()
+local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
+redis.call('HSET', KEYS[1], 'v', 1, 'epoch', ARGV[2], 'fence', 1, 'n', 0, 'b', 0, 'c', 0, 'oldest', 1, 'k', 0, 'kc', 0,
+  'until', decimal(now + lease), 'keep', ARGV[4], 'by', ARGV[1])
+fields(7, #ARGV)
+index(KEYS[5], ARGV[6], now + lease, lease + keep)
+expire(lease + keep)
+return {'OK', ARGV[2]}
+"""
+
+_APPEND: Final = """
+-- token, before, start, n, b, lengths, data, lease, taken, then the note if there is one
+local r = load()
+if not r then return {'LOST'} end
+if r.token ~= ARGV[1] then return {'FENCED', r.token} end
+if r.out then return {'ENDED', r.out, decimal(r.n)} end
+if redis.call('XLEN', KEYS[2]) ~= r.c then return {'LOST'} end
+local n = tonumber(ARGV[4])
+if ARGV[6] == '' then
+  if r.n ~= n then return {'AT', decimal(r.n)} end
+elseif r.n == tonumber(ARGV[2]) then
+  if r.b ~= tonumber(ARGV[3]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
+  redis.call('XADD', KEYS[2], ARGV[4] .. '-0', 'b', ARGV[5], 'l', ARGV[6], 'd', ARGV[7])
+  redis.call('HSET', KEYS[1], 'n', ARGV[4], 'b', ARGV[5], 'c', decimal(r.c + 1))
+  r.n = n
+  if #ARGV[7] <= @BELL_BYTES@ then
+    ring('s ' .. place(r) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6] .. '\\n' .. ARGV[7])
+  else
+    ring('g ' .. place(r))
+  end
+else
+  if r.n == n and r.b ~= tonumber(ARGV[5]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
+  if r.n >= n then return {'OK', decimal(r.n), decimal(r.k), r.cancel} end
+  return {'AT', decimal(r.n)}
+end
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'tk', ARGV[9]) end
+if ARGV[10] then redis.call('HSET', KEYS[1], 'note', ARGV[10], 'nn', ARGV[4]) end
+local lease = tonumber(ARGV[8])
+redis.call('HSET', KEYS[1], 'until', decimal(lease_end(lease)))
+expire(lease + r.keep)
+return {'OK', ARGV[4], decimal(r.k), r.cancel}
+"""
+
+_RENEW: Final = """
+-- token, lease, id
+local r = load()
+if not r then return {'LOST'} end
+if r.token ~= ARGV[1] then return {'FENCED', r.token} end
+if r.out then return {'ENDED', r.out, decimal(r.n)} end
+local lease = tonumber(ARGV[2])
+expire(lease + r.keep)
+redis.call('HSET', KEYS[1], 'until', decimal(lease_end(lease)))
+index(KEYS[5], ARGV[3], lease_end(lease), lease + r.keep)
+return {'OK', decimal(r.k), r.cancel}
+"""
+
+_FINISH: Final = """
+-- token, n, ending, id
+local r = load()
+if not r then return {'LOST'} end
+if r.token ~= ARGV[1] then return {'FENCED', r.token} end
+if r.out then return {'ENDED', r.out, decimal(r.n)} end
+if redis.call('XLEN', KEYS[2]) ~= r.c then return {'LOST'} end
+if r.n ~= tonumber(ARGV[2]) then return {'AT', decimal(r.n)} end
+expire(r.keep)
+redis.call('HSET', KEYS[1], 'out', ARGV[3], 'until', 0)
+unindex(KEYS[5], ARGV[4])
+ring('e ' .. place(r) .. '\\n' .. ARGV[3])
+return {'OK', decimal(r.n)}
+"""
+
+_CLAIM: Final = """
+-- by, epoch, lease, id
+local r = load()
+if not r then return {'UNKNOWN'} end
+if r.out then return {'ENDED', r.out, decimal(r.n)} end
+local kept = r.by ~= ARGV[1] .. '-'
+if kept and r.by ~= ARGV[1] .. '+' then
+  if r.lease_end > now then return {'HELD', decimal(r.lease_end - now)} end
+  kept = redis.call('XLEN', KEYS[2]) == r.c
+  if not kept and r.epoch == ARGV[2] then return {'SAME'} end
+  local lease = tonumber(ARGV[3])
+  expire(lease + r.keep)
+  r.fence = r.fence + 1
+  redis.call('HSET', KEYS[1], 'fence', decimal(r.fence), 'until', decimal(now + lease), 'by', ARGV[1] .. (kept and '+' or '-'))
+  if not kept then
+    redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'n', 0, 'b', 0, 'c', 0, 'oldest', 1)
+    redis.call('HDEL', KEYS[1], 'note', 'nn')
+    redis.call('UNLINK', KEYS[2])
+    r.epoch, r.n, r.b, r.oldest = ARGV[2], 0, 0, 1
+    ring('x ' .. place(r))
+  end
+  index(KEYS[5], ARGV[4], now + lease, lease + r.keep)
+end
+local more = redis.call('HMGET', KEYS[1], 'head', 'note', 'nn', 'tk', 'req')
+return {'OK', r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.k), r.cancel, kept and 1 or 0,
+  more[1], more[2], more[3], more[4], more[5]}
+"""
+
+_STAGE: Final = """
+-- KEYS[1]: written beside; 1 for the first part, milliseconds, then of each entry its place, how many values it has, the values
+if ARGV[1] == '1' then drop(KEYS[1]) end
+local i = 3
+while i < #ARGV do
+  local values = {}
+  for j = 1, tonumber(ARGV[i + 1]) do values[j] = ARGV[i + 1 + j] end
+  redis.call('XADD', KEYS[1], ARGV[i] .. '-0', unpack(values))
+  i = i + 2 + #values
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return {'OK'}
+"""
+
+_RESTORE: Final = """
+-- KEYS[5] and KEYS[6]: spans and messages, written beside; KEYS[7]: rs:run
+-- by, token, epoch, lease, keep, spans, messages, id, how many values are fields of the record, those, then id and place of each
+-- message
+local r = load()
+local count, messages, last = tonumber(ARGV[6]), tonumber(ARGV[7]), 9 + tonumber(ARGV[9])
+local verdict
+if r and not r.out and r.by == ARGV[1] then
+  verdict = {'OK'}
+elseif r and not (r.token == ARGV[2] and not r.out and redis.call('XLEN', KEYS[2]) ~= r.c) then
+  verdict = existing(r)
+elseif redis.call('XLEN', KEYS[5]) ~= count or redis.call('XLEN', KEYS[6]) ~= messages then
+  verdict = {'AGAIN'}
+end
+if verdict then
+  drop(KEYS[5], KEYS[6])
+  return verdict
+end
+forget()
+local lease, keep = tonumber(ARGV[4]), tonumber(ARGV[5])
+redis.call('HSET', KEYS[1], 'v', 1, 'epoch', ARGV[3], 'c', ARGV[6], 'kc', ARGV[7], 'until', decimal(now + lease), 'keep', ARGV[5],
+  'by', ARGV[1])
+fields(10, last)
+if count > 0 then redis.call('RENAME', KEYS[5], KEYS[2]) end
+if messages > 0 then redis.call('RENAME', KEYS[6], KEYS[3]) end
+for i = last + 1, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+index(KEYS[7], ARGV[8], now + lease, lease + keep)
+expire(lease + keep)
+ring('x ' .. place(load()))
+return {'OK'}
+"""
+
+_SAY: Final = """
+-- id, kind, data, how many an inbox takes, 1 if it is a cancel
+local r = load()
+if not r then return {'UNKNOWN'} end
+local known = redis.call('HGET', KEYS[4], ARGV[1])
+if known then return {'OK', known} end
+if r.out then return {'ENDED', r.out, decimal(r.n)} end
+local cancel = ARGV[5] == '1'
+local held = whole('kc', redis.call('HGET', KEYS[1], 'kc'))
+local entries, ids = redis.call('XLEN', KEYS[3]), redis.call('HLEN', KEYS[4])
+if r.k >= tonumber(ARGV[4]) and not (cancel and not r.cancel) then return {'FULL'} end
+if entries ~= held or ids ~= held then
+  -- A message that is said again could not be known any more. A cancel does no harm if it is taken twice.
+  if not cancel then damaged('its inbox has lost messages') end
+end
+if cancel then expire_like_the_record(KEYS[1]) end
+local k = decimal(r.k + 1)
+redis.call('XADD', KEYS[3], k .. '-0', 'm', ARGV[1], 'kind', ARGV[2], 'd', ARGV[3])
+redis.call('HSET', KEYS[4], ARGV[1], k)
+redis.call('HSET', KEYS[1], 'k', k, 'kc', decimal(held + 1))
+if cancel and not r.cancel then
+  redis.call('HSET', KEYS[1], 'cancel', ARGV[3])
+  r.cancel = ARGV[3]
+end
+expire_like_the_record(KEYS[3])
+expire_like_the_record(KEYS[4])
+ring('c ' .. place(r) .. ' ' .. k .. (r.cancel and ' 1\\n' .. r.cancel or ' 0\\n'))
+return {'OK', k}
+"""
+
+_INBOX: Final = """
+-- after, most messages, about how many bytes
+local r = load()
+if not r then return {'UNKNOWN'} end
+if redis.call('XLEN', KEYS[3]) ~= whole('kc', redis.call('HGET', KEYS[1], 'kc')) then damaged('its inbox has lost messages') end
+local found, bytes, start, room = {}, 0, tonumber(ARGV[1]) + 1, tonumber(ARGV[2])
+while room > 0 and bytes < tonumber(ARGV[3]) do
+  local part = redis.call('XRANGE', KEYS[3], decimal(start), '+', 'COUNT', math.min(room, 16))
+  for _, entry in ipairs(part) do
+    found[#found + 1] = entry
+    start = tonumber(string.match(entry[1], '^%d+')) + 1
+    for _, value in ipairs(entry[2]) do bytes = bytes + #value end
+  end
+  room = room - #part
+  if #part < 16 then break end
+end
+return {'OK', found}
+"""
+
+_READ: Final = """
+-- epoch or nothing, first event, about how many bytes
+local r = load()
+if not r then return {'UNKNOWN'} end
+local head, z = unpack(redis.call('HMGET', KEYS[1], 'head', 'z'))
+local entries, limit, first, found = redis.call('XLEN', KEYS[2]), tonumber(ARGV[3]), tonumber(ARGV[2]), {}
+if limit > 0 and first <= r.n and first >= r.oldest and entries > 0 and (ARGV[1] == '' or ARGV[1] == r.epoch) then
+  -- The first one may have been read in part. What is asked for follows it, and is measured by its position.
+  found = redis.call('XRANGE', KEYS[2], decimal(first), '+', 'COUNT', 1)
+  local function last() return found[#found] and found[#found][2][1] == 'b' and tonumber(found[#found][2][2]) end
+  local from = last()
+  while from and last() and last() < r.b and last() - from < limit do
+    local after = decimal(tonumber(string.match(found[#found][1], '^%d+')) + 1)
+    -- All that is left, or small pieces: an entry may have many megabytes.
+    local count = (r.b - from <= limit) and 1000000 or 8
+    local part = redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', count)
+    for _, entry in ipairs(part) do found[#found + 1] = entry end
+    if #part == 0 then break end
+  end
+end
+return {'OK', decimal(now), r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.c), decimal(r.oldest),
+  decimal(r.lease_end), r.out, head, z, entries, found}
+"""
+
+_COMPACT: Final = """
+-- KEYS[5]: the entries, written beside; epoch, spans before, spans after
+local r = load()
+local valid = r and r.out and r.epoch == ARGV[1] and r.c == tonumber(ARGV[2]) and redis.call('XLEN', KEYS[2]) == r.c
+  and redis.call('HEXISTS', KEYS[1], 'z') == 0
+if valid and redis.call('XLEN', KEYS[5]) ~= tonumber(ARGV[3]) then return {'AGAIN'} end
+if not valid then
+  drop(KEYS[5])
+  return {'OK'}
+end
+redis.call('RENAME', KEYS[5], KEYS[2])
+redis.call('HSET', KEYS[1], 'c', ARGV[3], 'z', 1)
+expire_like_the_record(KEYS[2])
+return {'OK'}
+"""
+
+_DELETE: Final = """
+-- id
+unindex(KEYS[5], ARGV[1])
+local found = redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+forget()
+if found > 0 then ring('x') end
+return {'OK'}
+"""
+
+_STATE: Final = """
+local r = load()
+if not r or r.out then return {'GONE'} end
+if r.lease_end > now then return {'HELD', decimal(r.lease_end - now), decimal(r.lease_end)} end
+return {'OVER', decimal(r.lease_end)}
+"""
+
+_DUE: Final = """
+-- KEYS[1]: rs:run; from which on, at most how many
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', ARGV[1], ARGV[2])
+"""
+
+_SETTLE: Final = """
+-- KEYS[1]: rs:run; milliseconds that it lives at least, then of each stream its id, and 'gone' and anything, 'over' and when, or
+-- 'for' and how long
+local i = 2
+while i < #ARGV do
+  if ARGV[i + 1] == 'gone' then
+    redis.call('ZREM', KEYS[1], ARGV[i])
+  else
+    index(KEYS[1], ARGV[i], tonumber(ARGV[i + 2]) + (ARGV[i + 1] == 'for' and now or 0), tonumber(ARGV[1]))
+  end
+  i = i + 3
+end
+return {'OK'}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """
+    A script, and the name by which a server knows it once it has run it.
+
+    Attributes:
+        name: Of the verb.
+        text: In Lua.
+        sha: Of the text.
+    """
+
+    name: str
+    text: bytes = field(repr=False)
+    sha: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # What Redis calls it; nothing depends on the strength of the digest.
+        digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest.encode())
+
+
+class Scripts:
+    """
+    All scripts, for one server or for a Cluster.
+
+    Args:
+        cluster: Bells ring by `SPUBLISH`, which stays on the nodes of one slot, where `PUBLISH` goes to all of them.
+    """
+
+    def __init__(self, *, cluster: bool = False) -> None:
+        def script(name: str, body: str) -> Script:
+            text = _COMMON + body
+            text = text.replace("@PUBLISH@", "SPUBLISH" if cluster else "PUBLISH").replace("@BELL_BYTES@", str(BELL_BYTES))
+            return Script(name, text.encode())
+
+        self.create = script("create", _CREATE)
+        self.append = script("append", _APPEND)
+        self.renew = script("renew", _RENEW)
+        self.finish = script("finish", _FINISH)
+        self.claim = script("claim", _CLAIM)
+        self.stage = script("stage", _STAGE)
+        self.restore = script("restore", _RESTORE)
+        self.say = script("say", _SAY)
+        self.inbox = script("inbox", _INBOX)
+        self.read = script("read", _READ)
+        self.compact = script("compact", _COMPACT)
+        self.delete = script("delete", _DELETE)
+        self.state = script("state", _STATE)
+        self.due = script("due", _DUE)
+        self.settle = script("settle", _SETTLE)
