@@ -62,6 +62,8 @@ class Listening:
         self.client = client
         self.ping = ping
         self._prefix = prefix
+        # Time for a connection and for the reply on it.
+        self._patience = min(2 * client.socket_timeout, client.timeout)
         self._channels: dict[str, _Channel] = {}
         self._by_name: dict[bytes, _Channel] = {}
         self._links: dict[str, _Link] = {}
@@ -86,14 +88,14 @@ class Listening:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel.waiters.append(waiter)
         try:
-            async with asyncio.timeout(self.client.timeout):
+            async with asyncio.timeout(self._patience):
                 await waiter
         except BaseException as exc:
             if not known:
                 await self.discard(bells, stream_id)
             if isinstance(exc, TimeoutError):
                 raise LogUnavailable(
-                    f"{self.client}: the bells of stream {stream_id!r} were not heard within {self.client.timeout:g} s",
+                    f"{self.client}: the bells of stream {stream_id!r} were not heard within {self._patience:g} s",
                     stream_id=stream_id,
                 ) from None
             raise
@@ -282,6 +284,7 @@ class _Link:
             connection = self._owner.client.listening_connection(self._node)
             async with asyncio.timeout(self._owner.client.timeout):
                 await connection.connect()
+            connection.socket_timeout = None
             self._last = asyncio.get_running_loop().time()
             self._connection = connection
             tasks = [asyncio.create_task(work) for work in (self._read(connection), self._watch())]

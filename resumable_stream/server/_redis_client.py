@@ -299,7 +299,8 @@ class RedisClient:
         """
         A connection of redis-py for publish and subscribe, which belongs to no pool and does not come back by itself.
 
-        Its replies are bytes, and it waits for them without end.
+        Its replies are bytes. While it connects, what it waits for has an end; whoever listens then sets its `socket_timeout` to
+        `None`.
         """
         holder = self._client.connection_pool if node is None else node
         options = {
@@ -308,7 +309,7 @@ class RedisClient:
             if not name.startswith(("maint_", "maintenance_", "oss_cluster_", "orig_", "himport_", "event_dispatcher"))
         }
         options |= {
-            "socket_timeout": None,
+            "socket_timeout": self.socket_timeout,
             "socket_connect_timeout": options.get("socket_connect_timeout") or self.socket_timeout,
             "retry": Retry(NoBackoff(), 0),
             "retry_on_timeout": False,
