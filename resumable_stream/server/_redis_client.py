@@ -459,6 +459,7 @@ def _of_url(url: str, socket_timeout: float) -> tuple[Any, list[Any]]:
         "socket_connect_timeout": socket_timeout,
         # Once more, for a connection that was closed while nobody looked. Whoever writes decides about the rest.
         "retry": Retry(NoBackoff(), 1),
+        "protocol": 2,
     }
     try:
         base, _, kind = scheme.partition("+")

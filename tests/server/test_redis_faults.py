@@ -275,6 +275,7 @@ def test_a_promoted_replica_without_the_last_ten_spans(own_redis: RedisServer, p
                 assert await log.read("fresh", Cursor(fresh.epoch, 3)) == Unknown()
             await log.aclose()
 
+    assert own_redis.command("CONFIG", "SET", "repl-diskless-sync-delay", 0) == "+OK"
     replica = RedisServer("--replicaof", "127.0.0.1", str(own_redis.port)).start()
     try:
         run(scenario(replica))
