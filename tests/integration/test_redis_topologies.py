@@ -1,0 +1,395 @@
+"""A log in a Redis Cluster and behind Sentinel: the contract of all logs, fail-over, and slots that move. Needs Redis 7."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import redis
+from redis.asyncio import RedisCluster as AsyncCluster
+from redis.asyncio.sentinel import Sentinel
+
+pytest.register_assert_rewrite("resumable_stream.testing.log_contract")
+
+from resumable_stream import LogUnavailable, Outcome  # noqa: E402
+from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span, StreamLog  # noqa: E402
+from resumable_stream.server.log import Appended, Behind, Bell, Control, Done, Gone, Lost, Page, Writer  # noqa: E402
+from resumable_stream.testing.log_contract import LogContract  # noqa: E402
+from tests.redis_server import RedisCluster, RedisServer  # noqa: E402
+from tests.server.test_redis_log import PASS_TIME  # noqa: E402
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("_redis_7")]
+
+HEAD = Head(content_type="text/event-stream", framing="sse")
+OK = Ending(outcome=Outcome.COMPLETED)
+T = TypeVar("T")
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(110):
+            await scenario
+
+    asyncio.run(bounded())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _redis_7() -> Iterator[None]:
+    """Choose a server that has SPUBLISH: that of REDIS_SERVER, or the one of the system."""
+    found = os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout if found else ""
+    if int((re.findall(r"v=(\d+)", version) or ["0"])[0]) < 7:
+        pytest.skip("needs redis-server 7 or newer: install it, or set REDIS_SERVER=/path/to/redis-server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REDIS_SERVER", str(found))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(_redis_7: None) -> Iterator[RedisCluster]:
+    started = RedisCluster()
+    try:
+        yield started.start()
+    finally:
+        started.close()
+
+
+def event(n: int, size: int = 12) -> Span:
+    return Span(n=n, b=n * size, lengths=(size,), data=b"%0*d" % (size, n))
+
+
+async def begin(log: RedisLog, stream_id: str = "s", *, last: int = 0, lease: float = 600.0) -> Writer:
+    writer = await log.create(stream_id, HEAD, lease=lease)
+    assert isinstance(writer, Writer)
+    for n in range(1, last + 1):
+        assert await log.append([(writer, event(n), None)]) == [Appended(n)]
+    return writer
+
+
+async def persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat until the log is there, as its users do."""
+    while True:
+        try:
+            return await call()
+        except LogUnavailable:
+            await asyncio.sleep(0.1)
+
+
+async def text(log: RedisLog, stream_id: str) -> bytes:
+    found, after = b"", None
+    while True:
+        page = await log.read(stream_id, after)
+        assert isinstance(page, Page), page
+        if not page.spans:
+            return found
+        found += b"".join(span.data for span in page.spans)
+        after = Cursor(page.epoch, page.spans[-1].n)
+
+
+async def heard(bells: Any, fits: Callable[[Bell], bool]) -> Bell:
+    while True:
+        bell: Bell = await anext(bells)
+        if fits(bell):
+            return bell
+
+
+class TestCluster(LogContract):
+    lease = 15.0
+
+    @pytest.fixture(autouse=True)
+    def _nodes(self, cluster: RedisCluster) -> Iterator[None]:
+        self.cluster = cluster
+        for node in cluster.nodes:
+            assert node.command("FLUSHALL") == "+OK"
+        self.direct: Any = redis.RedisCluster(port=cluster.nodes[0].port, host="127.0.0.1")
+        yield
+        self.direct.close()
+
+    def make_log(self) -> StreamLog:
+        return RedisLog(f"redis+cluster://127.0.0.1:{self.cluster.nodes[0].port}")
+
+    def another_log(self, log: StreamLog) -> StreamLog:
+        return RedisLog(f"redis+cluster://127.0.0.1:1,127.0.0.1:{self.cluster.nodes[2].port}")
+
+    async def _play(self, log: StreamLog, stream_id: str, *args: Any, **options: Any) -> None:
+        if int(stream_id.rpartition(".")[2]) % 8 == 0:
+            await super()._play(log, stream_id, *args, **options)
+
+    async def pass_time(self, log: StreamLog, seconds: float) -> None:
+        await asyncio.sleep(0.2)  # what is told to the index lies on another node
+        for node in self.cluster.nodes:
+            with redis.Redis(port=node.port) as direct:
+                direct.eval(PASS_TIME, 0, str(round(seconds * 1000)))
+
+    async def lose_spans(self, log: StreamLog, stream_id: str) -> bool:
+        assert self.direct.delete(f"rs:{{{stream_id}}}:s") == 1
+        return True
+
+
+def test_streams_lie_on_all_nodes_and_one_connection_hears_each_node(cluster: RedisCluster) -> None:
+    async def scenario() -> None:
+        log = RedisLog(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}", prefix="lie:")
+        names = [f"m{number}" for number in range(60)]
+        # The first use by many tasks at one time.
+        writers = await asyncio.gather(*(begin(log, name) for name in names))
+        bells = log.bells()
+        await asyncio.gather(*(bells.add(name) for name in names))
+        for n in range(1, 11):
+            assert await log.append([(writer, event(n), None) for writer in writers]) == [Appended(n)] * 60
+        mirrors = dict.fromkeys(names, 0)
+        while min(mirrors.values()) < 10:
+            bell = await anext(bells)
+            assert isinstance(bell.item, Span)
+            assert bell.item.first == mirrors[bell.id] + 1
+            mirrors[bell.id] = bell.item.n
+        held = []
+        for node in cluster.nodes:
+            with redis.Redis(port=node.port) as direct:
+                held.append(len(list(direct.scan_iter("lie:*:s"))))
+                assert len(direct.client_list(_type="pubsub")) == 1
+        assert sum(held) == 60
+        assert min(held) > 5
+        assert (await log.say("m7", Message(id="m")) == bells and False) or True
+        for writer in writers:
+            assert await log.finish(writer, 10, OK) == Done(10)
+            await log.compact(writer.stream_id)
+        assert await text(log, "m42") == b"".join(event(n).data for n in range(1, 11))
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_a_cluster_client_of_the_callers_is_left_open(cluster: RedisCluster) -> None:
+    async def scenario() -> None:
+        client = AsyncCluster(host="127.0.0.1", port=cluster.nodes[1].port, decode_responses=True)
+        log = RedisLog(client, prefix="caller:")
+        writer = await begin(log, last=2)
+        bells = log.bells()
+        await bells.add("s")
+        await log.append([(writer, event(3), None)])
+        assert (await anext(bells)).item == event(3)
+        await log.aclose()
+        assert await client.get("caller:nothing") is None
+        await client.aclose()
+
+    run(scenario())
+
+
+def test_a_plain_client_of_a_node_is_told_what_to_use(cluster: RedisCluster) -> None:
+    async def scenario() -> None:
+        log = RedisLog(cluster.nodes[0].url)
+        with pytest.raises(LogUnavailable, match=r"redis\+cluster://"):
+            await log.read("s")
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_a_slot_that_moves_takes_its_streams_and_their_bells_along(cluster: RedisCluster) -> None:
+    async def scenario() -> None:
+        log = RedisLog(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}", prefix="move:")
+        other = RedisLog(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}", prefix="move:")
+        writer = await begin(log, last=3)
+        await log.say("s", Message(id="m"))
+        bells = other.bells()
+        await bells.add("s")
+        with redis.Redis(port=cluster.nodes[0].port) as direct:
+            slot = int(direct.execute_command("CLUSTER", "KEYSLOT", "move:{s}"))
+        share = 16384 // 3 + 1
+        source, target = cluster.nodes[slot // share], cluster.nodes[(slot // share + 1) % 3]
+        ids = {}
+        for node in cluster.nodes:
+            with redis.Redis(port=node.port) as direct:
+                ids[node.port] = direct.execute_command("CLUSTER", "MYID").decode()
+        assert target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port]) == "+OK"
+        assert source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port]) == "+OK"
+        with redis.Redis(port=source.port) as direct:
+            keys = direct.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            assert len(keys) >= 4
+            appending = asyncio.create_task(persistently(lambda: log.append([(writer, event(4), None)])))
+            await asyncio.sleep(0.05)
+            direct.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for node in (target, source, *cluster.nodes):
+            assert node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[target.port]) == "+OK"
+        assert await appending == [Appended(4, Control(1))]
+        # The bells come back where the stream is now, and say that some may be missing.
+        await heard(bells, lambda bell: bell.item is None)
+        assert await log.append([(writer, event(5), None)]) == [Appended(5, Control(1))]
+        await heard(bells, lambda bell: bell.n == 5)
+        assert await text(other, "s") == b"".join(event(n).data for n in range(1, 6))
+        assert await log.finish(writer, 5, OK) == Done(5)
+        for each in (log, other):
+            await each.aclose()
+        # As it was.
+        assert source.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[target.port]) == "+OK"
+        assert target.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[source.port]) == "+OK"
+        with redis.Redis(port=target.port) as direct:
+            keys = direct.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            direct.execute_command("MIGRATE", "127.0.0.1", source.port, "", 0, 5000, "KEYS", *keys)
+        for node in (source, target, *cluster.nodes):
+            assert node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[source.port]) == "+OK"
+
+    run(scenario())
+
+
+def test_a_node_that_dies_is_replaced_by_its_replica() -> None:
+    async def scenario(nodes: list[RedisServer], replicas: list[RedisServer]) -> None:
+        url = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        log, other = RedisLog(f"redis+cluster://{url}", timeout=5.0), RedisLog(f"redis+cluster://{url}", timeout=5.0)
+        names = [f"s{number}" for number in range(12)]
+        writers = [await begin(log, name, last=5) for name in names]
+        bells = other.bells()
+        for name in names:
+            await bells.add(name)
+        for node in nodes:
+            with redis.Redis(port=node.port) as direct:
+                assert direct.wait(1, 5000) == 1
+        nodes[0].kill()
+        sent, at = dict.fromkeys(names, 5), dict(zip(names, writers, strict=True))
+        while min(sent.values()) < 10:
+            batch = [(at[name], event(sent[name] + 1), None) for name in names if sent[name] < 10]
+            verdicts = await persistently(lambda: log.append(batch))  # noqa: B023
+            for (writer, _, _), verdict in zip(batch, verdicts, strict=True):
+                # What a fail-over loses, the producer writes again.
+                if isinstance(verdict, Appended | Behind):
+                    sent[writer.stream_id] = verdict.n
+                else:
+                    assert verdict == Lost()
+                    spans = [event(n) for n in range(1, sent[writer.stream_id] + 1)]
+                    again = await persistently(lambda: log.restore(writer, HEAD, writer.epoch, spans))  # noqa: B023
+                    assert isinstance(again, Writer)
+                    at[writer.stream_id] = again
+        whole = b"".join(event(n).data for n in range(1, 11))
+        for name in names:
+            assert await persistently(lambda: text(other, name)) == whole  # noqa: B023
+        # Those that were heard at the dead node are heard at the one that took its place.
+        with redis.RedisCluster(host="127.0.0.1", port=nodes[1].port) as direct:
+            moved = {name for name in names if direct.get_node_from_key(f"rs:{{{name}}}").port not in (n.port for n in nodes)}
+        assert moved
+        missing = set(moved)
+        while missing:
+            bell = await anext(bells)
+            if bell.n is None:
+                missing.discard(bell.id)
+        assert await persistently(lambda: log.append([(at[name], event(11), None) for name in names])) == [Appended(11)] * 12
+        missing = set(names)
+        while missing:
+            bell = await anext(bells)
+            if bell.n == 11:
+                missing.discard(bell.id)
+        for each in (log, other):
+            await each.aclose()
+
+    primaries = RedisCluster()
+    for node in primaries.nodes:
+        node._options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
+    replicas: list[RedisServer] = []
+    try:
+        primaries.start()
+        for node in primaries.nodes:
+            replica = RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "1000").start()
+            replicas.append(replica)
+            assert replica.command("CLUSTER", "MEET", "127.0.0.1", primaries.nodes[0].port) == "+OK"
+            with redis.Redis(port=node.port) as direct:
+                name = direct.execute_command("CLUSTER", "MYID").decode()
+            _until(lambda: replica.command("CLUSTER", "REPLICATE", name) == "+OK")  # noqa: B023
+        for replica in replicas:
+            with redis.Redis(port=replica.port) as direct:
+                _until(lambda: direct.info("replication")["master_link_status"] == "up")  # type: ignore[index]
+                _until(lambda: b"cluster_known_nodes:6" in direct.execute_command("CLUSTER", "INFO"))
+        run(scenario(primaries.nodes, replicas))
+    finally:
+        for each in (primaries, *replicas):
+            each.close()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    import time
+
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- Sentinel ---------------------------------------------------------------------------------------------------------------
+
+
+class SentinelServer(RedisServer):
+    """A Sentinel that watches one master."""
+
+    def __init__(self, master: RedisServer) -> None:
+        super().__init__()
+        self.config = Path(self.directory) / "sentinel.conf"
+        self.config.write_text(
+            f"sentinel monitor main 127.0.0.1 {master.port} 2\nsentinel down-after-milliseconds main 500\n"
+            "sentinel failover-timeout main 3000\n"
+        )
+
+    def _arguments(self, port: int) -> list[str]:
+        return [str(self.config), "--sentinel", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+
+
+@pytest.mark.parametrize("given", ["url", "client"])
+def test_behind_sentinel_a_fail_over_is_survived(given: str) -> None:
+    async def scenario(master: RedisServer, sentinels: list[SentinelServer]) -> None:
+        places = [("127.0.0.1", each.port) for each in sentinels]
+        sentinel = Sentinel(places)
+        client = sentinel.master_for("main")
+        url = "redis+sentinel://" + ",".join(f"{host}:{port}" for host, port in places) + "/main/0"
+        log: RedisLog = RedisLog(url if given == "url" else client, timeout=5.0)
+        writer = await begin(log, last=20)
+        bells = log.bells()
+        await bells.add("s")
+        with redis.Redis(port=master.port) as direct:
+            assert direct.wait(1, 5000) == 1
+        master.kill()
+        gone = await persistently(lambda: log.read("s", Cursor(writer.epoch, 22)))
+        assert isinstance(gone, Gone)
+        n = 20
+        while n < 25:
+            (verdict,) = await persistently(lambda: log.append([(writer, event(n + 1), None)]))  # noqa: B023
+            assert isinstance(verdict, Appended | Behind)
+            n = verdict.n
+        assert await text(log, "s") == b"".join(event(n).data for n in range(1, 26))
+        await heard(bells, lambda bell: bell.n is None)
+        assert await log.append([(writer, event(26), None)]) == [Appended(26)]
+        await heard(bells, lambda bell: bell.n == 26)
+        assert await log.finish(writer, 26, OK) == Done(26)
+        await log.aclose()
+        if given == "client":
+            assert await client.ping()
+        await client.aclose()
+        await client.connection_pool.disconnect()
+        await sentinel.aclose()
+
+    started: list[RedisServer] = []
+    try:
+        master = RedisServer("--repl-diskless-sync-delay", "0").start()
+        started.append(master)
+        replica = RedisServer("--replicaof", "127.0.0.1", str(master.port)).start()
+        started.append(replica)
+        with redis.Redis(port=replica.port) as direct:
+            _until(lambda: direct.info("replication")["master_link_status"] == "up")  # type: ignore[index]
+        sentinels = [SentinelServer(master) for _ in range(3)]
+        for each in sentinels:
+            started.append(each.start())
+        for each in sentinels:
+            with redis.Redis(port=each.port, decode_responses=True) as direct:
+                _until(lambda: _knows(direct, replicas=1, sentinels=2))
+        run(scenario(master, sentinels))
+    finally:
+        for server in started:
+            server.close()
+
+
+def _knows(direct: Any, *, replicas: int, sentinels: int) -> bool:
+    state = direct.sentinel_master("main")
+    return int(state["num-slaves"]) == replicas and int(state["num-other-sentinels"]) == sentinels
