@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .memory import MemoryLog
     from .redis import RedisLog
     from .sqlite import SQLiteLog
+    from .texts import SoFar
 
 _HOMES = {
     ".events": ("Event",),
@@ -24,6 +25,7 @@ _HOMES = {
     ".hub": ("Hub", "HubLimits", "State", "Stream"),
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
+    ".texts": ("SoFar",),
     ".redis": ("RedisLog",),
     ".sqlite": ("SQLiteLog",),
 }
@@ -35,6 +37,7 @@ __all__ = [
     "HubLimits",
     "Generation",
     "Event",
+    "SoFar",
     "State",
     "Stream",
     # logs

@@ -22,6 +22,7 @@ import hashlib
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -347,6 +348,9 @@ async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
                 head=state.head, epoch=state.epoch, n=state.n, b=state.b, oldest=state.oldest, ending=state.ending
             )
         found = await hub.look(id, asked.after, owner=owner)
+        if asked.view == "snapshot" and asked.after is None and isinstance(found, Page):
+            so_far = await hub.message(id, owner=owner)
+            return replace(_standing(found), n=so_far.cursor.n, ending=so_far.ending, snapshot={"text": so_far.text})
     except StreamUnknown:
         return missing
     except (LogUnavailable, LimitReached) as exc:
@@ -488,6 +492,7 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
     | `GET /streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live |
     | `HEAD /streams/{id}` | how it stands, in headers |
     | `DELETE /streams/{id}` | 204: cancelled and forgotten |
+    | `GET /streams/{id}/message` | its text so far, in one piece |
     | `POST /streams/{id}/messages` `{"data", "kind"}` | 202 and the place in the inbox |
     | `POST /streams/{id}/cancel` | 202, or 200 if it has ended |
     | `GET /health` | 200, or 503 while the hub shuts down |
@@ -519,6 +524,7 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
         routes=[
             at("/streams", POST=app.start),
             at("/streams/{id}", GET=app.read, DELETE=app.forget),
+            at("/streams/{id}/message", GET=app.message),
             at("/streams/{id}/messages", POST=app.say),
             at("/streams/{id}/cancel", POST=app.cancel),
             at("/health", GET=app.health),
@@ -599,6 +605,22 @@ class _Routes:
             return allowed
         id, owner = allowed
         return await _respond(self._hub, request, None, id, owner, self._path(request, id), {})
+
+    async def message(self, request: Request) -> Answer:
+        """`GET /streams/{id}/message`."""
+        allowed = await self._allowed(request, "read")
+        if isinstance(allowed, Answer):
+            return allowed
+        id, owner = allowed
+        try:
+            state, so_far = await self._hub.state(id, owner=owner), await self._hub.message(id, owner=owner)
+        except HistoryGone as exc:
+            return wire.answer_to_message(exc.gone, random=random.random())
+        except _TROUBLE as exc:
+            return _answer_to(exc, request, Asked())
+        cursor = so_far.cursor
+        standing = wire.Standing(head=state.head, epoch=cursor.epoch, n=cursor.n, b=state.b, ending=so_far.ending)
+        return wire.answer_to_message(standing, text=so_far.text, random=random.random())
 
     async def say(self, request: Request) -> Answer:
         """`POST /streams/{id}/messages`."""

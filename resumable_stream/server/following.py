@@ -15,6 +15,7 @@ from .._errors import LogUnavailable
 from ._signal import Signal
 from .log import Bell, Bells, Control, StreamLog
 from .mirror import Follower, Listen, Phase, Read, Step, Wake
+from .texts import TextSoFar
 
 __all__ = ["Followed", "Following"]
 
@@ -37,10 +38,11 @@ class Followed:
         grown: Rings when readers have something to look at.
         readers: How many read it here.
         owned: Its producer is in this process.
+        text: The epoch, and its text so far, once somebody has asked for it.
         trouble: Why the log could not be read or heard last; `None` since it could.
     """
 
-    __slots__ = ("delay", "follower", "grown", "heard_at", "key", "left_at", "owned", "readers", "trouble")
+    __slots__ = ("delay", "follower", "grown", "heard_at", "key", "left_at", "owned", "readers", "text", "trouble")
 
     def __init__(self, key: str, now: float) -> None:
         self.key = key
@@ -48,6 +50,7 @@ class Followed:
         self.grown = Signal()
         self.readers = 0
         self.owned = False
+        self.text: tuple[str, TextSoFar] | None = None
         self.trouble: LogUnavailable | None = None
         self.delay = _FIRST_RETRY
         self.heard_at = self.left_at = now

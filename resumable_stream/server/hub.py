@@ -48,11 +48,13 @@ from .log import (
 )
 from .mirror import Mirror, Phase
 from .reading import Reader, View
+from .texts import SoFar, TextOf
 from .wire import Facts
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from ..protocols import ResumeProtocol
     from .asgi import HubResponse
 
 __all__ = ["Authorize", "Hub", "HubLimits", "OnLost", "Producer", "State", "Stream"]
@@ -169,7 +171,8 @@ class Hub:
             at `gen.cancelled`, so it is cancelled at once.
         log_timeout: Seconds that the log may be away before generations that wait for it are given up.
         limits: See `HubLimits`.
-        text_of: Text of an event for `message()`: a callable of a `StreamEvent` (→ text or `None`). `None`: the value of `text`
+        text_of: Text of an event for `message()`: a callable of a `StreamEvent` (→ text or `None`), or a protocol, such as
+            `OpenAIChat()`, which knows the text in its events. `None`: the value of `text`
             in the JSON of events without a name, as `gen.text()` writes it.
         authorize: Whose streams a request may see, asked for every request: an async callable of its `Facts`, the id of the
             stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"` or
@@ -196,7 +199,7 @@ class Hub:
         cancel_grace: float = 5.0,
         log_timeout: float = 60.0,
         limits: HubLimits | None = None,
-        text_of: Callable[[Any], str | None] | None = None,
+        text_of: TextOf | ResumeProtocol | None = None,
         authorize: Authorize | None = None,
         heartbeat: float | None = 15.0,
         send_timeout: float = 60.0,
@@ -547,6 +550,25 @@ class Hub:
             )
         raise unknown(id)
 
+    async def message(self, id: str, *, owner: str = "") -> SoFar:
+        """
+        The text of a stream so far, in one piece.
+
+        Raises:
+            StreamUnknown: There is no such stream.
+            HistoryGone: The log no longer holds its beginning.
+            LogUnavailable: The log cannot be reached.
+        """
+        with await self.reader(id, view="verbatim", owner=owner) as reader:
+            so_far = reader.so_far(self._text_of)
+            async with so_far.lock:
+                reader.n = so_far.n
+                while chunk := await reader.next(0.0):
+                    so_far.feed(chunk, reader.n)
+                if reader.gone is not None:
+                    raise unknown(id) if isinstance(reader.gone, Unknown) else _gone(id, reader.cursor, reader.gone)
+                return SoFar(so_far.text, reader.cursor, reader.ending)
+
     async def look(self, id: str, after: Cursor | None = None, *, owner: str = "") -> Page | Gone | Unknown:
         """
         What the log says to a cursor: without events, and mostly without a trip to the log.
@@ -610,11 +632,7 @@ class Hub:
         followed = self._following.get(key)
         hopeful = isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None
         if isinstance(answer, Gone) and not (hopeful and answer.running_until):
-            raise HistoryGone(
-                f"the log of stream {id!r} does not hold what follows {after}: {answer.why}; it holds events "
-                f"{answer.oldest} to {answer.n} of epoch {answer.epoch}",
-                gone=answer,
-            )
+            raise _gone(id, after, answer)
         if len(self._readers) >= self.limits.readers:
             raise LimitReached(f"{len(self._readers)} readers are here already (HubLimits.readers)", limit=self.limits.readers)
         if followed.readers >= self.limits.readers_per_stream:
@@ -657,6 +675,14 @@ def key_of(stream_id: str, owner: str) -> str:
     for part in (owner.encode(), stream_id.encode()):
         digest.update(len(part).to_bytes(4, "big") + part)
     return f"~{digest.hexdigest()}"
+
+
+def _gone(stream_id: str, after: Cursor | None, gone: Gone) -> HistoryGone:
+    return HistoryGone(
+        f"the log of stream {stream_id!r} does not hold what follows {after or 'its beginning'}: {gone.why}; it holds events "
+        f"{gone.oldest} to {gone.n} of epoch {gone.epoch}",
+        gone=gone,
+    )
 
 
 def unknown(stream_id: str) -> StreamUnknown:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from .following import Followed, Following
 from .log import Cursor, Ending, Gone, Page, StreamLog, Unknown
 from .mirror import Mirror, NotHeld, Phase, with_ids
+from .texts import TextSoFar
 
 __all__ = ["Reader", "View"]
 
@@ -71,6 +72,13 @@ class Reader:
     def cursor(self) -> Cursor:
         """The place of this reader: what it has is everything up to here."""
         return Cursor(self._mirror.epoch, self.n)
+
+    def so_far(self, text_of: Any) -> TextSoFar:
+        """The text of the stream, as far as somebody has asked for it here."""
+        followed, mirror = self._followed, self._mirror
+        if followed.text is None or followed.text[0] != mirror.epoch:
+            followed.text = mirror.epoch, TextSoFar(mirror.framing, text_of)
+        return followed.text[1]
 
     def leave(self) -> None:
         """Let `next()` return what is there, and then nothing more: the server is shutting down."""

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+import resumable_stream as rs
 from resumable_stream import Outcome
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Ending, Generation, Hub, HubLimits, MemoryLog, Span
@@ -672,3 +673,39 @@ def test_a_mounted_app_names_its_whole_path(serve: Any) -> None:
     assert got.headers["content-location"] == "/api/v1/streams/k"
     assert texts(client.get(got.headers["content-location"]).content) == WORDS
     assert client.get("/api/v1/elsewhere").json() == {"error": "not_found"}
+
+
+# --- the text so far ----------------------------------------------------------------------------------------------------
+
+
+def test_the_text_so_far_is_had_in_one_piece_and_read_on_from_there(serve: Any) -> None:
+    kit, client = serve()
+    begin(client, "slow")
+    wait_until(lambda: client.head("/streams/msg_42").headers["stream-tail"].endswith(".1"), "the first event")
+    half = client.get("/streams/msg_42/message").json()
+    assert half == {"text": "first", "cursor": half["cursor"], "outcome": None, "events": 1}
+    with client.stream("GET", "/streams/msg_42", params={"view": "snapshot"}) as got:
+        decoder, seen = SSEDecoder(), []
+        for chunk in got.iter_raw():
+            seen += [(event.event, event.data, event.own_id) for event in decoder.feed(chunk)]
+            if seen:
+                kit.gate.open()
+    epoch = half["cursor"].partition(".")[0]
+    assert seen == [
+        ("snapshot", '{"text":"first"}', f"{epoch}.1"),
+        ("message", '{"text":"second"}', f"{epoch}.2"),
+        ("end", '{"outcome":"completed"}', f"{epoch}.3"),
+    ]
+    whole = client.get("/streams/msg_42/message").json()
+    assert (whole["text"], whole["outcome"], whole["events"]) == ("firstsecond", "completed", 2)
+    assert client.get("/streams/other/message").status_code == 404
+
+
+def test_our_client_joins_with_the_text_so_far(serve: Any) -> None:
+    kit, client = serve()
+    begin(client, "slow")
+    wait_until(lambda: client.head("/streams/msg_42").headers["stream-tail"].endswith(".1"), "the first event")
+    kit.gate.open()
+    with rs.connect("GET", f"{kit.served.url}/streams/msg_42?view=snapshot") as stream:
+        assert stream.read_text() == "firstsecond"
+    assert stream.outcome is rs.Outcome.COMPLETED

@@ -399,3 +399,50 @@ def test_what_is_deleted_is_unknown() -> None:
                 await hub.state("s")
 
     run(scenario)
+
+
+def test_the_text_so_far_is_had_in_one_piece_at_any_moment() -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation) -> None:
+                for word in ("a ", "wrong ", "start"):
+                    await gen.text(word)
+                await gen.send("not text", event="step")
+                await gen.reset()
+                await gen.text("Hel")
+                await gen.flush()
+                gate.set()
+                await gen.wait_steered()
+                await gen.text("lo")
+
+            await hub.start("s", agent)
+            await gate.wait()
+            half = await hub.message("s")
+            assert (half.text, half.cursor.n, half.ending) == ("Hel", 6, None)
+            await hub.say("s", "go on")
+            rest, _ = await read_all(hub, "s", half.cursor)
+            assert data_of(rest) == ['{"text":"lo"}']
+            whole, again = await asyncio.gather(hub.message("s"), hub.message("s"))
+            assert whole == again
+            assert (whole.text, whole.cursor.n, whole.ending) == ("Hello", 7, Ending(outcome=rs.Outcome.COMPLETED))
+            with pytest.raises(rs.StreamUnknown):
+                await hub.message("t")
+
+    run(scenario)
+
+
+def test_a_protocol_knows_the_text_in_the_events_of_its_provider() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), text_of=rs.protocols.OpenAIChat()) as hub:
+
+            async def chunks() -> AsyncIterator[dict[str, Any]]:
+                for word in ("Hel", "lo"):
+                    yield {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
+
+            await hub.start("s", chunks())
+            await read_all(hub, "s")
+            assert (await hub.message("s")).text == "Hello"
+
+    run(scenario)
