@@ -21,7 +21,7 @@ import pytest
 from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Cursor, Ending, Head, Message, SQLiteLog
 from resumable_stream.server.log import Appended, Done, Held, Page, Said, Unknown, Writer
-from resumable_stream.testing.log_contract import event_bytes, span_of
+from resumable_stream.testing._log_model import event_bytes, span_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forks of POSIX")
 
@@ -607,3 +607,33 @@ def test_a_log_goes_on_on_both_sides_of_a_fork(tmp_path: Path) -> None:
     run(check())
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+CARRIED = """
+    from resumable_stream.server import _sqlite_file
+
+    async def main():
+        log = SQLiteLog(path)
+        await log.create("s", HEAD, lease=600.0)
+        await log.read("s")
+        handles = list(_sqlite_file._handles)
+        say(len(handles))
+        pid = os.fork()
+        if pid == 0:
+            say([handle._connection for handle in handles], all(handle.lock.acquire(blocking=False) for handle in handles))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert isinstance(await log.create("s", HEAD, lease=600.0), Existing)
+        await log.aclose()
+
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    asyncio.run(main())
+"""
+
+
+def test_no_connection_is_carried_across_a_fork(tmp_path: Path) -> None:
+    with another(CARRIED, tmp_path / "streams.db") as other:
+        assert other.hear() == "2"
+        assert other.hear() == "[None, None] True"
+        assert other.process.wait(30) == 0
