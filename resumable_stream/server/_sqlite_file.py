@@ -67,7 +67,7 @@ CREATE TABLE IF NOT EXISTS span (
     d BLOB,
     z BLOB,
     PRIMARY KEY (stream, n)
-) WITHOUT ROWID;
+);
 CREATE TRIGGER IF NOT EXISTS span_deleted AFTER DELETE ON span BEGIN
     UPDATE stream SET held = held - 1 WHERE id = OLD.stream AND held > 0;
 END;
@@ -191,6 +191,9 @@ class SQLiteFile:
             self._check_version(connection)
         elif found & {"stream", "span", "request", "inbox"}:
             raise self._foreign(f"found tables of these names without stream_log: {', '.join(sorted(found))[:200]}")
+        if not found:
+            # Can only be chosen before the first table.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._set_mode(connection)
         connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")

@@ -93,12 +93,13 @@ class Engine:
         self._readers: list[Handle] = []
         self._idle: list[Handle] = []
         self._pool: ThreadPoolExecutor | None = None
-        # Of the writer thread alone, except `_listeners`, which has the lock.
+        # What follows is of the writer thread alone, except `_listeners`, which has the lock.
         self._listeners: dict[str, set[Listener]] = {}
         self._watched: dict[str, State | None] = {}
         self._version: tuple[int, int] | None = None
         self._deaf = False
         self._next_look = 0.0
+        self._surplus = False
         self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
 
     @property
@@ -321,6 +322,7 @@ class Engine:
                 except (LogUnavailable, SpanRefused) as exc:
                     answers.append((call, None, exc))
             step.flush()
+            surplus = (step.freed or self._surplus) and step.give_back()
             db.execute("COMMIT")
         except Exception as exc:  # noqa: BLE001  # it goes to the caller
             self._roll_back(db, exc)
@@ -329,6 +331,7 @@ class Engine:
             # An OverflowError is a text or a blob beyond what SQLite holds, 1 GB.
             ours = isinstance(exc, sqlite3.Error | OSError | OverflowError)
             return [(calls[0], None, self._explained(exc) if ours else exc)]
+        self._surplus = surplus
         bells += step.bells
         for stream_id, state in step.states().items():
             if stream_id in self._watched:

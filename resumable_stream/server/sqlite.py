@@ -11,8 +11,8 @@ and nobody waits for them.
 *Bells.* What this object writes rings as soon as it is in the file. What other processes write is found within 20 ms.
 
 *Space.* An ended stream is one compressed row, mostly, after `compact()`. What has expired is forgotten a little at a time, by
-the appends of others. The file does not shrink: what is freed is used again, and moving pages about to give them back would
-cost every append. To shrink it once, run `VACUUM` while no process uses it.
+the writes of others. When more than a fifth of the file is free, the surplus is given back, a little at a time too; the rest is
+used again. (A file that a `SQLiteStore` made keeps its size: SQLite must know before the first table that a file is to shrink.)
 """
 
 from __future__ import annotations
