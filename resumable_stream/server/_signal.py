@@ -24,7 +24,22 @@ class Signal:
         """Wake all who wait now."""
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            _settle(waiter, True)
+            if not waiter.done():
+                waiter.set_result(True)
+
+    def waiter(self) -> asyncio.Future[bool]:
+        """
+        A future that the next `wake()` sets to true; for who waits so often that a coroutine and a timer would count.
+
+        Whoever gives up waiting, or sets it, calls `discard()`.
+        """
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        return waiter
+
+    def discard(self, waiter: asyncio.Future[bool]) -> None:
+        """Forget a future of `waiter()`."""
+        self._waiters.discard(waiter)
 
     async def wait(self, timeout: float | None = None) -> bool:
         """

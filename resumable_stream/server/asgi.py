@@ -79,7 +79,7 @@ class HubResponse(Response):
     Args:
         answer: What to send.
         opened: Opens the reader, or says why it cannot be; `None`: the body of the answer is whole.
-        send_timeout: Seconds that the server may block a send.
+        send_timeout: Seconds that the server may block a send, give or take two.
         extra: Further headers, which are sent with another answer too, if the reader cannot be opened.
     """
 
@@ -96,8 +96,6 @@ class HubResponse(Response):
         self._send_timeout = send_timeout
         self._extra = tuple(extra)
         self._use(answer)
-        # Why this response cancels its own task; empty: somebody else does.
-        self._cut = ""
 
     def _use(self, answer: Answer) -> None:
         self.status_code = answer.status
@@ -130,38 +128,52 @@ class HubResponse(Response):
             await self.background()
 
     async def _follow(self, reader: Reader, then: Follow, receive: Receive, send: Send) -> None:
+        # `send()` to a client that has left does not raise, on most servers: only `receive()` tells. So one task sends, with few
+        # frames between it and the event that wakes it, and this one waits for the client to leave.
         task = asyncio.current_task()
         assert task is not None
         cancels = task.cancelling()
-        # `send()` to a client that has left does not raise, on any server: only `receive()` tells.
-        watcher = asyncio.create_task(self._watch(receive, task))
+        patience = _Patience(self._send_timeout)
+        patience.task = sending = asyncio.create_task(self._stream(reader, then, send, patience))
+        reader.watch = patience.look
+        waiting, woken = True, False
+
+        def wake(done: asyncio.Task[None]) -> None:
+            nonlocal woken
+            if not done.cancelled():
+                # Looked at, so that asyncio does not report it where this task is cancelled too.
+                done.exception()
+            if waiting:
+                woken = True
+                task.cancel()
+
+        sending.add_done_callback(wake)
         try:
-            await self._stream(reader, then, _within(send, self._send_timeout, lambda: self._stop("stuck", task)))
+            while (await receive())["type"] != "http.disconnect":
+                pass
         except asyncio.CancelledError:
-            if not self._cut or task.uncancel() > cancels:
+            if not woken or task.uncancel() > cancels:
                 raise
-            if self._cut == "stuck":
-                text = f"a client took no bytes for {self._send_timeout} s and was cut; it can come back with its cursor"
-                raise ReaderCut(text) from None
+        finally:
+            waiting = False
+            if not sending.done():
+                sending.cancel()
+                await asyncio.wait([sending])
+        if not sending.cancelled():
+            sending.result()
+        elif patience.over:
+            raise ReaderCut(f"a client took no bytes for {self._send_timeout} s and was cut; it can come back with its cursor")
+
+    async def _stream(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
+        try:
+            await self._send_all(reader, then, send, patience)
         except LogUnavailable as exc:
             raise ReaderCut("the log went away while the body was sent, so it is cut; the next request continues it") from exc
         except OSError:
             # Of a send: what newer servers raise when the client has left.
             pass
-        finally:
-            watcher.cancel()
 
-    def _stop(self, why: str, task: asyncio.Task[Any]) -> None:
-        if not self._cut:
-            self._cut = why
-            task.cancel()
-
-    async def _watch(self, receive: Receive, task: asyncio.Task[Any]) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._stop("left", task)
-
-    async def _stream(self, reader: Reader, then: Follow, send: Send) -> None:
+    async def _send_all(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
         await send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
         # The head goes out now: some servers hold it back until the first byte of the body.
         await send({"type": _BODY, "body": self.body, "more_body": True})
@@ -172,18 +184,49 @@ class HubResponse(Response):
                 chunk, replaying = (wire.caught_up() if replaying else then.heartbeat), False
             elif not chunk:
                 break
+            patience.sends += 1
+            patience.sending = True
             if len(chunk) <= CHUNK_BYTES:
                 await send({"type": _BODY, "body": chunk, "more_body": True})
-                continue
-            for start in range(0, len(chunk), CHUNK_BYTES):
-                await send({"type": _BODY, "body": chunk[start : start + CHUNK_BYTES], "more_body": True})
+            else:
+                for start in range(0, len(chunk), CHUNK_BYTES):
+                    patience.sends += 1
+                    await send({"type": _BODY, "body": chunk[start : start + CHUNK_BYTES], "more_body": True})
+            patience.sending = False
         end = wire.closing(then.view, epoch=reader.cursor.epoch, n=reader.n, ending=reader.ending)
         if not end.clean:
             raise ReaderCut(_why_cut(reader))
         body = wire.caught_up() + end.body if replaying else end.body
         if reader.left and reader.ending is None:
             body = wire.retry_line(random.random())
+        patience.sends += 1
+        patience.sending = True
         await send({"type": _BODY, "body": body, "more_body": False})
+
+
+class _Patience:
+    """Looks each second or so whether a send blocks for too long; a timer for each send would cost as much as the send."""
+
+    __slots__ = ("_seconds", "_seen", "_since", "over", "sending", "sends", "task")
+
+    def __init__(self, seconds: float) -> None:
+        self.sends = 0
+        self.sending = True
+        self.over = False
+        self.task: asyncio.Task[None] | None = None
+        self._seconds = seconds
+        self._seen = -1
+        self._since = 0.0
+
+    def look(self, now: float) -> None:
+        """Cancel the task that sends, if its send has taken too long."""
+        if not self.sending:
+            self._seen = -1
+        elif self._seen != self.sends:
+            self._seen, self._since = self.sends, now
+        elif now - self._since >= self._seconds and self.task is not None and not self.task.done():
+            self.over = True
+            self.task.cancel()
 
 
 def _why_cut(reader: Reader) -> str:
@@ -192,44 +235,6 @@ def _why_cut(reader: Reader) -> str:
     if reader.gone is not None:
         return f"the log no longer holds what follows {reader.cursor}, so the body is cut; the next request says why"
     return "the server is shutting down, so the body is cut; the next request continues it"
-
-
-def _within(send: Send, seconds: float, stuck: Callable[[], None]) -> Send:
-    """The same `send()`, with a timer while it blocks. A send that does not block, which is nearly every one, costs no timer."""
-
-    def bounded(message: Any) -> Awaitable[None]:
-        return _Bounded(send(message), seconds, stuck)
-
-    return bounded
-
-
-class _Bounded:
-    __slots__ = ("_seconds", "_sending", "_stuck")
-
-    def __init__(self, sending: Awaitable[None], seconds: float, stuck: Callable[[], None]) -> None:
-        self._sending = sending
-        self._seconds = seconds
-        self._stuck = stuck
-
-    def __await__(self) -> Any:
-        steps = self._sending.__await__()
-        try:
-            waiting = next(steps)
-        except StopIteration:
-            return
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._stuck)
-        try:
-            while True:
-                try:
-                    got = yield waiting
-                except BaseException as exc:  # noqa: BLE001  # handed on to where it belongs
-                    waiting = steps.throw(exc)
-                else:
-                    waiting = steps.send(got)
-        except StopIteration:
-            return
-        finally:
-            timer.cancel()
 
 
 # --- from a request to a response ---------------------------------------------------------------------------------------

@@ -9,13 +9,16 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import LogUnavailable
 from ._signal import Signal
 from .log import Bell, Bells, Control, StreamLog
 from .mirror import Follower, Listen, Phase, Read, Step, Wake
 from .texts import TextSoFar
+
+if TYPE_CHECKING:
+    from .reading import Reader
 
 __all__ = ["Followed", "Following"]
 
@@ -72,6 +75,9 @@ class Following:
             unheard first; a reader before it is served from the log.
         on_control: Called when the inbox of a stream has changed.
         on_orphan: Called when the lease of a stream that is read here is over.
+
+    Attributes:
+        readers: All of this process; `tick()` of each is called each second or so.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Following:
         self._on_control = on_control
         self._on_orphan = on_orphan
         self._streams: dict[str, Followed] = {}
+        self.readers: set[Reader] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._bells: Bells | None = None
 
@@ -240,6 +247,8 @@ class Following:
         while True:
             await asyncio.sleep(period)
             now = self.now()
+            for reader in tuple(self.readers):
+                reader.tick(now)
             for followed in list(self._streams.values()):
                 if followed.readers:
                     if now - followed.heard_at >= self._poll:

@@ -254,11 +254,14 @@ class Mirror:
             return b"", n
         if n < self.oldest - 1:
             raise NotHeld(self.oldest)
+        newest = self._spans[-1]
+        if n == newest.n - len(newest.lengths):
+            # The common case: a reader at the tail.
+            return self._view(-1, ids), newest.n
         index = bisect_right(self._spans, n, key=_number_of)
         first = self._spans[index]
         last = self._last_of_chunk(index, first)
         if n == first.first - 1 and last == index:
-            # The common case: a reader at the tail.
             return self._view(index, ids), first.n
         key = ids, n
         found = self._joined.get(key)

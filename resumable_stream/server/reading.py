@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias
@@ -16,6 +18,8 @@ __all__ = ["Reader", "View"]
 View: TypeAlias = Literal["events", "verbatim", "raw"]
 """With ids, as the producer wrote it counted in events, or counted in bytes."""
 
+_PRECISE: Final = 2.0
+"""Seconds; a shorter wait has a timer of its own, a longer one may take a second more."""
 _PAGE: Final = 1 << 20
 """Bytes that are read from the log at once for a reader that lags behind the mirror."""
 
@@ -32,6 +36,7 @@ class Reader:
         ending: How the stream ended, once everything was handed out; `None` before.
         gone: Why nothing more can be read, though the stream did not end; `None` otherwise.
         left: The server is shutting down, and asks this reader to come back elsewhere.
+        watch: Called each second or so with the time of the event loop, for whoever sends what is read.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Reader:
         self.ending: Ending | None = None
         self.gone: Gone | Unknown | None = None
         self.left = False
+        self.watch: Callable[[float], None] | None = None
         self._log = log
         self._following = following
         self._followed = followed
@@ -50,8 +56,12 @@ class Reader:
         self._pages: deque[tuple[bytes, int]] = deque()
         self._open = True
         self._hoping_until: float | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._due = 0.0
+        self._time = asyncio.get_running_loop().time
         self.on_close: Callable[[Reader], None] | None = None
         followed.readers += 1
+        following.readers.add(self)
 
     def __enter__(self) -> Reader:
         return self
@@ -64,6 +74,7 @@ class Reader:
         if self._open:
             self._open = False
             self._followed.readers -= 1
+            self._following.readers.discard(self)
             self._followed.left_at = self._following.now()
             if self.on_close is not None:
                 self.on_close(self)
@@ -90,7 +101,7 @@ class Reader:
         What comes next.
 
         Args:
-            timeout: Most seconds to wait for it.
+            timeout: Most seconds to wait for it; from 2 on, it may be a second more.
 
         Returns:
             Whole events (or bytes), at most 256 KiB unless one event is larger; `None` after the timeout; `b""` when it is over.
@@ -106,14 +117,15 @@ class Reader:
             if follower.mirror is not mirror and follower.mirror is not None and not await self._move(follower.mirror):
                 return b""
             mirror = self._mirror
-            try:
-                chunk = self._take(mirror)
-            except NotHeld:
-                if not await self._page():
-                    return b""
-                continue
-            if chunk:
-                return chunk
+            if (self.b != mirror.b) if self._view == "raw" else (self.n != mirror.n):
+                try:
+                    chunk = self._take(mirror)
+                except NotHeld:
+                    if not await self._page():
+                        return b""
+                    continue
+                if chunk:
+                    return chunk
             if mirror.ending is not None:
                 self.ending = mirror.ending
                 return b""
@@ -122,8 +134,26 @@ class Reader:
                 return b""
             if self.left or not self._open:
                 return b""
-            if not await self._followed.grown.wait(timeout):
-                return None
+            if timeout is not None and timeout < _PRECISE:
+                if not await self._followed.grown.wait(timeout):
+                    return None
+                continue
+            # No timer, which would cost as much as the rest of a wait: the clock of the process looks, see `tick()`.
+            self._due = math.inf if timeout is None else self._time() + timeout
+            self._waiter = waiter = self._followed.grown.waiter()
+            try:
+                if not await waiter:
+                    return None
+            finally:
+                self._waiter = None
+                self._followed.grown.discard(waiter)
+
+    def tick(self, now: float) -> None:
+        """Called each second or so: ends a wait whose timeout is over, and calls `watch`."""
+        if self._waiter is not None and now >= self._due and not self._waiter.done():
+            self._waiter.set_result(False)
+        if self.watch is not None:
+            self.watch(now)
 
     def _take(self, mirror: Mirror) -> bytes:
         match self._view:

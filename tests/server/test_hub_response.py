@@ -134,7 +134,7 @@ def test_a_send_that_blocks_too_long_is_cut() -> None:
         assert task is not None and task.cancelling() == 0
         assert not hub._readers
 
-    run(scenario, send_timeout=0.01)
+    run(scenario, send_timeout=0.01, poll=0.01)
 
 
 def test_a_cancellation_from_outside_goes_on_outside() -> None:
