@@ -109,12 +109,13 @@ class HubResponse(Response):
         """Send the response, as an ASGI app does."""
         if self._then is not None and self._opened is not None:
             reader = await self._opened(self._then)
+            # A thousand responses that wait for events are small: what made one is let go of.
+            self._opened = None
             if not isinstance(reader, Answer):
                 with reader:
                     await self._follow(reader, self._then, receive, send)
                 await self._afterwards()
                 return
-            self._opened = None
             self._use(reader)
         head = scope["method"] == "HEAD"
         # The length would be that of the answer to a GET, which nobody has made.
@@ -175,6 +176,7 @@ class HubResponse(Response):
 
     async def _send_all(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
         await send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
+        self.raw_headers = []
         # The head goes out now: some servers hold it back until the first byte of the body.
         await send({"type": _BODY, "body": self.body, "more_body": True})
         replaying = then.control
@@ -550,7 +552,13 @@ class _Resource:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        # In two steps, so that nothing of the request is held while its stream is followed.
+        response = await self._answer(Request(scope, receive))
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> HubResponse | None:
+        """The response; `None` if the client has left in the middle of its request."""
         extra = wire.cors_headers(request.headers.get("origin"), self._origins)
         handler = self._handlers.get(request.method)
         opened: Opened | None = None
@@ -562,11 +570,11 @@ class _Resource:
             try:
                 found = await handler(request)
             except ClientDisconnect:
-                return
+                return None
             except _TooLarge as exc:
                 found = wire.too_large(exc.limit)
             answer, opened = (found, None) if isinstance(found, Answer) else found
-        await HubResponse(answer, opened, send_timeout=self._hub.send_timeout, extra=extra)(scope, receive, send)
+        return HubResponse(answer, opened, send_timeout=self._hub.send_timeout, extra=extra)
 
 
 class _Routes:

@@ -39,6 +39,27 @@ class Reader:
         watch: Called each second or so with the time of the event loop, for whoever sends what is read.
     """
 
+    __slots__ = (
+        "_due",
+        "_followed",
+        "_following",
+        "_hoping_until",
+        "_log",
+        "_mirror",
+        "_open",
+        "_pages",
+        "_time",
+        "_view",
+        "_waiter",
+        "b",
+        "ending",
+        "gone",
+        "left",
+        "n",
+        "on_close",
+        "watch",
+    )
+
     def __init__(
         self, log: StreamLog, following: Following, followed: Followed, mirror: Mirror, *, view: View, n: int, b: int = 0
     ):
@@ -53,7 +74,8 @@ class Reader:
         self._followed = followed
         self._mirror = mirror
         self._view = view
-        self._pages: deque[tuple[bytes, int]] = deque()
+        # Made when a reader lags: an empty deque is as large as all the rest of a reader.
+        self._pages: deque[tuple[bytes, int]] | None = None
         self._open = True
         self._hoping_until: float | None = None
         self._waiter: asyncio.Future[bool] | None = None
@@ -194,6 +216,7 @@ class Reader:
             return False
         ids = self._view == "events"
         framing = self._mirror.framing
+        self._pages = self._pages or deque()
         self._pages.extend((with_ids(span, answer.epoch, framing) if ids else span.data, span.n) for span in answer.spans)
         return bool(self._pages)
 
@@ -204,7 +227,7 @@ class Reader:
                 if span.b > self.b:
                     chunk = span.data[self.b - span.start :] if span.start < self.b else span.data
                     self.b = span.b
-                    self._pages.append((chunk, span.n))
+                    self._pages = deque([(chunk, span.n)])
                     return True
             if not answer.spans:
                 return False
