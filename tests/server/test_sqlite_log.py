@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -315,7 +316,7 @@ def test_a_file_deleted_in_use_is_a_lost_log_that_its_writer_restores(tmp_path: 
 
 
 @posix
-def test_a_file_that_cannot_be_written_is_an_error_that_says_what_is_needed(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error_that_says_what_is_needed() -> None:
     script = """
         import asyncio, os, sys
         from resumable_stream import LogUnavailable
@@ -342,29 +343,29 @@ def test_a_file_that_cannot_be_written_is_an_error_that_says_what_is_needed(tmp_
         asyncio.run(main())
     """
 
-    async def write() -> None:
-        log = SQLiteLog(tmp_path / "streams.db")
+    async def write(path: Path) -> None:
+        log = SQLiteLog(path)
         await create(log, last=3)
         await log.aclose()
 
-    run(write())
-    directories = [tmp_path, *tmp_path.parents[:2]]
-    modes = [stat.S_IMODE(each.stat().st_mode) for each in directories]
-    try:
-        (tmp_path / "streams.db").chmod(0o444)
-        for each in directories:
-            each.chmod(0o555)
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "streams.db")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-    finally:
-        for each, mode in zip(directories, modes, strict=True):
-            each.chmod(mode)
+    # Not `tmp_path`: root tries it as another user, who may not look into pytest's directories.
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "streams.db")
+        run(write(path))
+        path.chmod(0o444)
+        Path(name).chmod(0o555)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(script), str(path)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        finally:
+            Path(name).chmod(0o700)
+        run(check_that_nothing_is_lost(path))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 4, lines
@@ -373,7 +374,6 @@ def test_a_file_that_cannot_be_written_is_an_error_that_says_what_is_needed(tmp_
     for line in lines[2:]:
         assert "cannot use" in line
         assert "ermission denied" in line
-    run(check_that_nothing_is_lost(tmp_path / "streams.db"))
 
 
 async def check_that_nothing_is_lost(path: Path) -> None:
