@@ -131,6 +131,7 @@ class Generation:
         self._marks: deque[tuple[int, str | None, int]] = deque()
         self._item: Append | None = None
         self._closed: Ending | None = None
+        self._told = False  # the producer was woken by the cancel
 
     def __repr__(self) -> str:
         return f"<Generation {self.id!r} at {self.epoch}.{self.n}>"
@@ -220,15 +221,16 @@ class Generation:
         Args:
             note: Stored in the same step as the events before it, and handed to whoever takes this stream over: how far the
                 producer has come, for example the checkpoint token of the stream that it reads itself. At most 256 KiB.
+
+        Raises:
+            ValueError: The note is too long.
         """
         if note is not None:
             check_text("a note", note, limit=MAX_NOTE_BYTES)
             self._mark(note)
-        self._outbox.urgent = True
-        self._touch(self)
-        target = self._outbox.n
-        while self._closed is None and (self._outbox.acked < target or (self._marks and self._marks[0][0] <= target)):
-            await self._moved.wait()
+        await self.stored()
+        if self._closed is not None:
+            raise GenerationFailed(self._closed)
 
     def fail(self, reason: str, error: str | None = None) -> NoReturn:
         """
@@ -265,11 +267,17 @@ class Generation:
             timeout: Most seconds to wait.
 
         Returns:
-            As `steered()`; empty after the timeout, or once the stream is cancelled.
+            As `steered()`; empty after the timeout, and once when the stream is cancelled: look at `cancelled` then. Whoever
+            calls it again, waits again, until the hub cancels the task.
         """
-        while not self._messages and not self.cancelled and self._closed is None:
+        while not self._messages and self._closed is None:
+            if self.cancelled and not self._told:
+                self._told = True
+                break
             if not await self._spoken.wait(timeout):
                 break
+        if self._closed is not None:
+            raise GenerationFailed(self._closed)
         return self.steered()
 
     # --- for the hub
@@ -299,8 +307,22 @@ class Generation:
             self._touch(self)
         return self._outbox.n
 
-    def _mark(self, note: str | None) -> None:
-        self._marks.append((self._outbox.n, note, self._taken))
+    def _mark(self, note: str) -> None:
+        # Messages that wait for their event stay behind the note: it says nothing of them.
+        later = []
+        while self._marks and self._marks[-1][0] > self._outbox.n:
+            later.append(self._marks.pop())
+        taken = self._marks[-1][2] if self._marks else self.stored_k
+        self._marks.append((self._outbox.n, note, taken))
+        self._marks.extend(reversed(later))
+
+    async def stored(self) -> None:
+        """Wait until the log has all that was sent, or nothing more can be stored."""
+        self._outbox.urgent = True
+        self._touch(self)
+        target = self._outbox.n
+        while self._closed is None and (self._outbox.acked < target or (self._marks and self._marks[0][0] <= target)):
+            await self._moved.wait()
 
     async def _room(self) -> None:
         while self._outbox.size > self._pace.pending_bytes and self._closed is None:

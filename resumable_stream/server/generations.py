@@ -217,7 +217,7 @@ class Generations:
         running.ending = ending
         tries = 0
         while not running.fenced:
-            await generation.flush()
+            await generation.stored()
             if running.fenced or running.given_up:
                 return
             try:
@@ -246,7 +246,7 @@ class Generations:
     async def _release(self, running: _Running) -> None:
         """Bring the rest into the log, and let another process take the stream over at once."""
         generation = running.generation
-        await generation.flush()
+        await generation.stored()
         if running.fenced or running.given_up:
             return
         try:

@@ -401,48 +401,73 @@ def test_what_is_deleted_is_unknown() -> None:
     run(scenario)
 
 
-def test_the_text_so_far_is_had_in_one_piece_at_any_moment() -> None:
+def test_a_producer_that_waits_for_messages_can_be_cancelled() -> None:
+    """It does not look at `cancelled`: it must neither stop the event loop nor go on for ever."""
+
     async def scenario() -> None:
-        gate = asyncio.Event()
-        async with Hub(MemoryLog()) as hub:
+        async with Hub(MemoryLog(), cancel_grace=0.05) as hub:
 
             async def agent(gen: Generation) -> None:
-                for word in ("a ", "wrong ", "start"):
-                    await gen.text(word)
-                await gen.send("not text", event="step")
-                await gen.reset()
-                await gen.text("Hel")
-                await gen.flush()
-                gate.set()
-                await gen.wait_steered()
-                await gen.text("lo")
+                await gen.send("ready")
+                while True:
+                    for message in await gen.wait_steered():
+                        await gen.send(message.data)
 
             await hub.start("s", agent)
-            await gate.wait()
-            half = await hub.message("s")
-            assert (half.text, half.cursor.n, half.ending) == ("Hel", 6, None)
-            await hub.say("s", "go on")
-            rest, _ = await read_all(hub, "s", half.cursor)
-            assert data_of(rest) == ['{"text":"lo"}']
-            whole, again = await asyncio.gather(hub.message("s"), hub.message("s"))
-            assert whole == again
-            assert (whole.text, whole.cursor.n, whole.ending) == ("Hello", 7, Ending(outcome=rs.Outcome.COMPLETED))
-            with pytest.raises(rs.StreamUnknown):
-                await hub.message("t")
+            with await hub.reader("s") as reader:
+                await reader.next()
+            await hub.cancel("s", "bored")
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["ready"]
+            assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="bored")
 
     run(scenario)
 
 
-def test_a_protocol_knows_the_text_in_the_events_of_its_provider() -> None:
+def test_a_producer_is_told_of_a_cancel_while_it_waits_for_messages() -> None:
     async def scenario() -> None:
-        async with Hub(MemoryLog(), text_of=rs.protocols.OpenAIChat()) as hub:
+        async with Hub(MemoryLog(), cancel_grace=30.0) as hub:
 
-            async def chunks() -> AsyncIterator[dict[str, Any]]:
-                for word in ("Hel", "lo"):
-                    yield {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
+            async def agent(gen: Generation) -> rs.Outcome:
+                await gen.send("ready")
+                while not gen.cancelled:
+                    await gen.wait_steered()
+                # Told once; messages that come afterwards are worth waiting for again.
+                assert await gen.wait_steered(timeout=0.01) == []
+                return rs.Outcome.INCOMPLETE
 
-            await hub.start("s", chunks())
-            await read_all(hub, "s")
-            assert (await hub.message("s")).text == "Hello"
+            await hub.start("s", agent)
+            with await hub.reader("s") as reader:
+                await reader.next()
+            await hub.cancel("s")
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.INCOMPLETE)
+
+    run(scenario)
+
+
+def test_a_note_is_stored_although_a_message_waits_for_its_event() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        noted = asyncio.Event()
+        async with Hub(log) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await gen.flush()
+                assert await gen.wait_steered()
+                await gen.flush(note="before the message")
+                record = log._streams["s"].record
+                assert (record.note, record.note_n, record.taken) == ("before the message", 1, 0)
+                await gen.send("two")
+                await gen.flush()
+                assert (record.note, record.note_n, record.taken) == ("before the message", 1, 1)
+                noted.set()
+
+            await hub.start("s", agent)
+            await hub.say("s", "turn left")
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+            assert noted.is_set()
 
     run(scenario)
