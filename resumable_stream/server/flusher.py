@@ -105,7 +105,7 @@ class Flusher:
             except SpanRefused as exc:
                 # The others of the batch are sent again, and known if they were stored.
                 for generation, item in batch:
-                    if item.writer.stream_id == exc.stream_id:
+                    if item.writer.stream_id == exc.stream_id and generation.item is item:
                         self._refuse(generation, exc)
                 continue
             except Exception as exc:
@@ -120,7 +120,8 @@ class Flusher:
                 self._away_since = None
                 self._on_back()
             for (generation, item), verdict in zip(batch, verdicts, strict=True):
-                if generation not in self._dirty:
+                if generation not in self._dirty or generation.paused or generation.item is not item:
+                    # Fenced or written again meanwhile: what the log says to the old writer is no news.
                     continue
                 if isinstance(verdict, Appended):
                     generation.appended()

@@ -160,9 +160,10 @@ class Following:
                 raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
 
     def forget(self, key: str) -> None:
-        """Drop what is held of a stream; whoever still reads it is woken."""
+        """Drop what is held of a stream; for whoever still reads it, it is gone, unless its ending is known."""
         followed = self._streams.pop(key, None)
         if followed is not None:
+            followed.follower.drop()
             followed.grown.wake()
             self._spawn(self._discard(key))
 
@@ -204,6 +205,10 @@ class Following:
                     step = retry[0]
                     continue
                 self.do(followed, retry)
+                return
+            if self._streams.get(followed.key) is not followed:
+                # Forgotten meanwhile: its readers were told so.
+                followed.follower.drop()
                 return
             followed.trouble, followed.delay = None, _FIRST_RETRY
             followed.heard_at = self.now()

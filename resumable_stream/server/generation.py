@@ -92,6 +92,8 @@ class Generation:
         looks: The producer has this object, so it can look at `cancelled`.
         stored_at: When the lease was renewed last, on the clock of the event loop.
         note_n: The event that the note belongs to.
+        paused: Nothing is sent until `go_on()`: the log has lost the stream, and is being given it again.
+        item: What the flusher has sent, and the log has not answered yet.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Generation:
         self.cancel_reason: str | None = None
         self.writer = writer
         self.head = head
-        self.looks = False
+        self.looks = self.paused = False
         self.stored_at = 0.0
         self.note_n = 0 if handover is None else handover.note_n
         self._touch = touch
@@ -129,7 +131,7 @@ class Generation:
         self.heard_k = self._taken = self.stored_k = handover.taken if handover else 0
         # (event, note or None, taken): what moves in the step that stores the event.
         self._marks: deque[tuple[int, str | None, int]] = deque()
-        self._item: Append | None = None
+        self.item: Append | None = None
         self._closed: Ending | None = None
         self._told = False  # the producer was woken by the cancel
 
@@ -332,16 +334,16 @@ class Generation:
 
     def next_item(self, now: float) -> Append | None:
         """The next item of a batch: the same one until the log has answered, since it may have stored it."""
-        if self._item is None:
+        if self.item is None:
             # A note belongs to the events before it: the span ends with them.
             until = next((at for at, note, _ in self._marks if note is not None and at > self._outbox.acked), None)
             span = self._outbox.take(now, until=until)
             if span is not None:
-                self._item = Append(self.writer, span, *self._due_marks(span.n))
+                self.item = Append(self.writer, span, *self._due_marks(span.n))
             elif self._marks and self._marks[0][0] <= self._outbox.acked:
                 at = self._outbox.acked
-                self._item = Append(self.writer, None, *self._due_marks(at), n=at)
-        return self._item
+                self.item = Append(self.writer, None, *self._due_marks(at), n=at)
+        return self.item
 
     def _due_marks(self, n: int) -> tuple[str | None, int | None]:
         note, taken = None, None
@@ -353,6 +355,8 @@ class Generation:
 
     @property
     def due(self) -> float | None:
+        if self.paused:
+            return None
         due = self._outbox.due()
         if due is None and self._marks and self._marks[0][0] <= self._outbox.acked:
             return float("-inf")
@@ -370,7 +374,7 @@ class Generation:
 
     def appended(self) -> None:
         """The log has the item."""
-        item, self._item = self._item, None
+        item, self.item = self.item, None
         assert item is not None, "nothing was taken"
         if item.span is not None:
             self._outbox.acknowledged()
@@ -383,7 +387,7 @@ class Generation:
 
     def go_on(self, writer: Writer, spans: Sequence[Span] = ()) -> None:
         """Append these spans again first, which the log has lost, as this writer."""
-        self.writer, self._item = writer, None
+        self.writer, self.item, self.paused = writer, None, False
         if spans and self.note is not None and self.note_n >= spans[0].first:
             # The note was lost with its events.
             self._marks.appendleft((self.note_n, self.note, self.stored_k))

@@ -171,10 +171,22 @@ class Generations:
         finally:
             generation.close(running.ending or Ending(outcome=Outcome.FAILED, reason="shutdown"))
             self._flusher.forget(generation)
-            self._running.pop(running.key, None)
-            running.followed.owned = False
-            running.followed.left_at = self._following.now()
+            if self._running.get(running.key) is running:
+                # Otherwise it was superseded, and the stream was started again here.
+                del self._running[running.key]
+                self._leave(running)
             self.changed.wake()
+
+    def _leave(self, running: _Running) -> None:
+        """Its stream is followed like one of another process from now on."""
+        followed = running.followed
+        followed.owned = False
+        followed.left_at = self._following.now()
+        if running.given_up:
+            # Those who read it here were told so; who comes next asks the log.
+            self._following.forget(running.key)
+        else:
+            self._following.do(followed, followed.follower.disown())
 
     async def _outcome_of(self, running: _Running, run: Producer) -> Ending | None:
         """Run the producer to its end. `None`: the stream is released, and somebody else goes on."""
@@ -220,16 +232,29 @@ class Generations:
             await generation.stored()
             if running.fenced or running.given_up:
                 return
+            n = generation.n
+            if running.refused is not None:
+                ending, n = running.refused, generation.acked
+            if generation.paused and running.mending is not None:
+                await asyncio.wait([running.mending])
+                continue
+            writer = generation.writer
             try:
-                verdict = await self.log.finish(generation.writer, generation.n, ending)
-            except LogUnavailable as exc:
+                verdict = await self.log.finish(writer, n, ending)
+            except Exception as exc:
+                if not isinstance(exc, LogUnavailable):
+                    # Nothing is known to be stored, so it is tried again like a log that is away.
+                    logger.exception("the log failed in a way that it should not")
                 tries += 1
                 if tries > 1 and self._following.now() - running.since > self._flusher.log_timeout:
                     logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
-                    self._show_ending(running, Ending(outcome=Outcome.FAILED, reason="log_unavailable"))
+                    self._give_up(generation)
                     return
                 running.since = running.since if tries > 1 else self._following.now()
-                await asyncio.sleep(min(0.1 * 2**tries, 2.0))
+                await asyncio.sleep(min(0.1 * 2 ** min(tries, 8), 2.0))
+                continue
+            if generation.paused or generation.writer is not writer:
+                # The stream was written again meanwhile: what the log says to the old writer is no news.
                 continue
             match verdict:
                 case Done():
@@ -241,7 +266,7 @@ class Generations:
                 case Behind(n):
                     self._resend(running, n)
                 case Lost():
-                    await self._mend(running)
+                    self._mend(running)
 
     async def _release(self, running: _Running) -> None:
         """Bring the rest into the log, and let another process take the stream over at once."""
@@ -288,15 +313,17 @@ class Generations:
             case Behind(n):
                 self._resend(running, n)
             case Lost():
-                self._spawn(self._mend(running))
+                self._mend(running)
             case _:
                 logger.error("stream %s cannot be stored: %s", generation.id, refusal)
-                running.stop(Ending(outcome=Outcome.FAILED, reason="producer_error", error="SpanRefused"))
+                running.refused = Ending(outcome=Outcome.FAILED, reason="producer_error", error="SpanRefused")
+                running.stop(running.refused)
+                generation.close(running.refused)
 
     def _resend(self, running: _Running, n: int) -> None:
         """The log ends at event `n`, before what it had acknowledged: it gets the rest again from the mirror."""
         generation, mirror = running.generation, running.followed.follower.mirror
-        if mirror is None or n > generation.acked or n < mirror.oldest - 1:
+        if mirror is None or n > generation.acked or n < mirror.oldest - 1 or mirror.n < generation.acked:
             self._give_up(generation)
             return
         logger.warning("the log of stream %s lost events %d to %d, which are sent again", generation.id, n + 1, generation.acked)
@@ -306,37 +333,58 @@ class Generations:
         generation.go_on(generation.writer, [*join_spans(noted), *join_spans(spans[len(noted) :])])
         self._flusher.touch(generation)
 
-    async def _mend(self, running: _Running) -> None:
-        """The log has lost the stream: write it again. Who comes while that is under way, waits for it."""
-        if running.mending is None or running.mending.done():
+    def _mend(self, running: _Running) -> asyncio.Task[Any]:
+        """The log has lost the stream: write it again. Nothing else is sent meanwhile, since it would be of the old writer."""
+        if running.mending is None or not running.generation.paused:
+            running.generation.paused = True
             running.mending = self._spawn(self._restore(running))
-        await asyncio.wait([running.mending])
+        return running.mending
 
     async def _restore(self, running: _Running) -> None:
         """Write a stream again, under the same epoch if all of it is here."""
-        generation, mirror = running.generation, running.followed.follower.mirror
-        delay = 0.1
-        while self._running.get(running.key) is running:
-            whole = mirror is not None and mirror.oldest == 1
-            spans = [] if mirror is None else mirror.spans(mirror.oldest - 1)
-            epoch = generation.epoch if whole else epoch_of(secrets.token_bytes(8))
+        generation, mirror, writer = running.generation, running.followed.follower.mirror, running.generation.writer
+        if mirror is None or mirror.n < generation.acked:
+            # A stream that was taken over a moment ago, and lost before it was read.
+            self._give_up(generation)
+            return
+        whole = mirror.oldest == 1
+        spans = mirror.spans(mirror.oldest - 1)
+        epoch = generation.epoch if whole else epoch_of(secrets.token_bytes(8))
+        since, delay, in_doubt = self._following.now(), 0.1, False
+        while self._running.get(running.key) is running and not running.given_up:
             try:
                 answer = await self.log.restore(
-                    generation.writer, generation.head, epoch, spans,
+                    writer, generation.head, epoch, spans,
                     request=generation.request, note=generation.note, note_n=generation.note_n, taken=generation.stored_k,
                     inbox=generation.heard,
                 )  # fmt: skip
-            except LogUnavailable:
+                if in_doubt and isinstance(answer, Existing) and answer.epoch == epoch and answer.ending is None:
+                    # Maybe an earlier try was done and its reply got lost: then the stream obeys the writer that it made.
+                    mine = replace(writer, epoch=epoch, fence=writer.fence + 1, handover=None)
+                    (verdict,) = await self.log.renew([mine])
+                    answer = mine if verdict is None or isinstance(verdict, Control) else answer
+            except LogUnavailable as exc:
+                in_doubt = True
+                if self._following.now() - since >= self.pace.log_timeout:
+                    logger.warning("stream %s was lost by the log, and cannot be written again: %s", generation.id, exc)
+                    self._give_up(generation)
+                    return
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, 2.0)
                 continue
+            except Exception:
+                logger.exception("the log failed in a way that it should not")
+                self._give_up(generation)
+                return
             if isinstance(answer, Existing):
                 self._fence(running)
             else:
                 logger.warning("the log lost stream %s, which was written again", generation.id)
-                if not whole:
-                    self._following.do(running.followed, running.followed.follower.own(epoch, generation.head))
                 generation.go_on(answer)
+                if not whole:
+                    self._following.do(
+                        running.followed, running.followed.follower.own(epoch, generation.head, n=generation.acked)
+                    )
                 self._flusher.touch(generation)
             return
 
@@ -360,7 +408,9 @@ class Generations:
         running.given_up = True
         running.stop(ending)
         generation.close(ending)
-        self._show_ending(running, ending)
+        follower = running.followed.follower
+        if follower.mirror is not None:
+            self._following.do(running.followed, follower.finished(ending, follower.mirror.n))
 
     def _log_is_back(self) -> None:
         # Who was cut off from the log himself knows nothing of the others' leases: he gives them one to come back.
@@ -449,7 +499,7 @@ class Generations:
         while True:
             await asyncio.sleep(min(period, 1.0))
             now = self._following.now()
-            due = [each for each in self._running.values() if now - each.generation.stored_at >= period and not each.fenced]
+            due = [each for each in self._running.values() if now - each.generation.stored_at >= period and each.holds]
             if due:
                 await self._renew(due)
             if now - swept >= self.pace.lease and self.may_claim():
@@ -467,13 +517,17 @@ class Generations:
                         self._spawn(self._cancel(each, "abandoned"))
 
     async def _renew(self, running: list[_Running]) -> None:
+        writers = [each.generation.writer for each in running]
         try:
-            verdicts = await self.log.renew([each.generation.writer for each in running])
+            verdicts = await self.log.renew(writers)
         except LogUnavailable as exc:
             logger.info("%d leases cannot be renewed now: %s", len(running), exc)
             return
         now = self._following.now()
-        for each, verdict in zip(running, verdicts, strict=True):
+        for each, writer, verdict in zip(running, writers, verdicts, strict=True):
+            if each.generation.paused or each.generation.writer is not writer:
+                # Written again meanwhile, see `_mend`.
+                continue
             match verdict:
                 case None:
                     each.generation.stored_at = now
@@ -512,6 +566,7 @@ class _Running:
         self.worker: asyncio.Task[Any] | None = None
         self.mending: asyncio.Task[Any] | None = None
         self.ending: Ending | None = None
+        self.refused: Ending | None = None
         self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = False
         self.since = 0.0
 
@@ -519,6 +574,11 @@ class _Running:
     def patient(self) -> bool:
         """The producer can look at `gen.cancelled`, so it is given time."""
         return self.generation.looks
+
+    @property
+    def holds(self) -> bool:
+        """It has a use for its lease."""
+        return not (self.fenced or self.given_up or self.release)
 
     def stop(self, ending: Ending, *, release: bool = False) -> None:
         """Cancel the producer; its stream ends like this unless it has ended otherwise."""

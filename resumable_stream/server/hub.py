@@ -438,6 +438,10 @@ class Hub:
                         return Stream(stream_id, writer.epoch, joined=False)
                     self._generations.spawn(self._generations.end_lost(writer))
             await close(run)
+            followed = self._following.find(key)
+            if followed is not None and followed.follower.mirror is not None and followed.follower.mirror.epoch != answer.epoch:
+                # It was deleted and started again elsewhere, and no bell has said so.
+                self._following.forget(key)
             return Stream(stream_id, answer.epoch, joined=True, ending=answer.ending)
 
     def kind(self, name: str) -> Callable[[Producer], Producer]:

@@ -494,6 +494,11 @@ class Follower:
         self.phase = Phase.LISTENING
         return [Listen()]
 
+    def drop(self) -> None:
+        """Nobody drives this follower any more."""
+        self.phase, self.gone, self._owned = Phase.GONE, Unknown(), False
+        self._take_aside()
+
     def appended(self, span: Span) -> list[Step]:
         """The log has acknowledged this span to the producer in this process."""
         return self._acknowledged(span, None)
@@ -574,6 +579,10 @@ class Follower:
         if self.mirror is None:
             self.mirror = Mirror(answer.epoch, answer.head.framing)
         mirror = self.mirror
+        if answer.ending is not None and mirror.n > answer.n:
+            # The log lost its tail and ended before it. One event behind, the ending has the number of the event that was lost.
+            gone = Gone(answer.oldest, answer.n, "went_back", answer.epoch, answer.head, answer.ending, None, answer.now)
+            return self._missing(gone)
         before, ended = mirror.n, mirror.ending
         back = self.gone is not None
         self.gone = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Ending, Generation, Hub, MemoryLog
-from resumable_stream.server.log import Writer
+from resumable_stream.server.log import Gone, Head, Span, SpanRefused, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
@@ -233,5 +235,408 @@ def test_a_message_is_handed_on_until_an_event_shows_that_it_was_applied(at: int
             steered = [event.data for event in SSEDecoder().feed(body) if event.event == "steered"]
             assert steered == ["turn left", "last"]
             assert reader.ending == COMPLETED
+
+    run(scenario)
+
+
+class Scripted(MemoryLog):
+    """A log of which a test decides what each call meets: see `on`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on: dict[str, Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]] = {}
+        """Name of a method → a function that is given the call, to be made or not."""
+        self.calls: Counter[str] = Counter()
+
+    async def _meet(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        self.calls[name] += 1
+        fault = self.on.get(name)
+        return await (call() if fault is None else fault(call))
+
+    async def create(self, *args: Any, **more: Any) -> Any:
+        return await self._meet("create", lambda: MemoryLog.create(self, *args, **more))
+
+    async def append(self, batch: Any) -> Any:
+        return await self._meet("append", lambda: MemoryLog.append(self, batch))
+
+    async def restore(self, *args: Any, **more: Any) -> Any:
+        return await self._meet("restore", lambda: MemoryLog.restore(self, *args, **more))
+
+    async def finish(self, *args: Any) -> Any:
+        return await self._meet("finish", lambda: MemoryLog.finish(self, *args))
+
+    async def read(self, *args: Any, **more: Any) -> Any:
+        return await self._meet("read", lambda: MemoryLog.read(self, *args, **more))
+
+    async def renew(self, writers: Any) -> Any:
+        return await self._meet("renew", lambda: MemoryLog.renew(self, writers))
+
+    async def claim(self, *args: Any, **more: Any) -> Any:
+        return await self._meet("claim", lambda: MemoryLog.claim(self, *args, **more))
+
+    async def inbox(self, *args: Any) -> Any:
+        return await self._meet("inbox", lambda: MemoryLog.inbox(self, *args))
+
+
+async def away(call: Any) -> Any:
+    raise rs.LogUnavailable("the log is away")
+
+
+def once(fault: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """This fault for the first call, and none for the others."""
+    left = [fault]
+
+    async def meet(call: Any) -> Any:
+        return await (left.pop()(call) if left else call())
+
+    return meet
+
+
+async def reply_lost(call: Any) -> Any:
+    await call()
+    raise rs.LogUnavailable("the reply got lost")
+
+
+def after(event: asyncio.Event, *, late: bool = False) -> Callable[[Any], Awaitable[Any]]:
+    """The call is made when the event has come; `late`: it is made at once, and its reply comes then."""
+
+    async def meet(call: Any) -> Any:
+        if late:
+            answer = await call()
+            await event.wait()
+            return answer
+        await event.wait()
+        return await call()
+
+    return meet
+
+
+async def until(true: Callable[[], object]) -> None:
+    while not true():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_stream_is_written_again_although_the_reply_got_lost(whole: bool) -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        log.on["restore"] = once(reply_lost)
+        async with Hub(log, flush=0.0) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await gen.flush()
+                await gen.send("two")
+                await gen.flush()
+                if not whole:
+                    mirror = hub._following.get("s").follower.mirror
+                    assert mirror is not None and mirror.trim(12)
+                await log.delete("s")
+                await gen.send("three")
+                await gen.flush()
+                await gen.send("four")
+
+            stream = await hub.start("s", agent)
+            await until(lambda: "s" not in hub._generations)
+            state = await hub.state("s")
+            assert state.ending == COMPLETED and state.n == 4
+            assert (state.epoch == stream.epoch) is whole
+            assert log.calls["restore"] == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["reply late", "sent late"])
+def test_an_append_that_crosses_a_repair_fences_nobody(late: bool) -> None:
+    """An append of the old writer is under way while the stream is written again: its answer says nothing of the new writer."""
+
+    async def scenario() -> None:
+        log = Scripted()
+        repaired, sent = asyncio.Event(), asyncio.Event()
+
+        async def restoring(call: Any) -> Any:
+            sent.set()
+            await asyncio.sleep(0.05)
+            answer = await call()
+            asyncio.get_running_loop().call_later(0.05, repaired.set)
+            return answer
+
+        log.on["restore"] = restoring
+        async with Hub(log, flush=0.0) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await gen.flush()
+                await log.delete("s")
+                gen_lost = gen.send("two")
+                await gen_lost
+                await sent.wait()
+                log.on["append"] = once(after(repaired, late=late))
+                await gen.send("three")
+                await gen.flush()
+                await gen.send("four")
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["one", "two", "three", "four"]
+            assert reader.ending == COMPLETED
+            assert (await hub.state("s")).n == 4
+            assert log.calls["restore"] == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["reply late", "sent late"])
+@pytest.mark.parametrize("verb", ["renew", "finish"])
+def test_a_write_that_crosses_a_repair_fences_nobody(verb: str, late: bool) -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        repaired = asyncio.Event()
+        gone = asyncio.Event()
+
+        async def restoring(call: Any) -> Any:
+            answer = await call()
+            asyncio.get_running_loop().call_later(0.05, repaired.set)
+            return answer
+
+        log.on["restore"] = restoring
+        async with Hub(log, flush=0.0, lease=0.3) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await gen.flush()
+                await log.delete("s")
+                if verb == "renew":
+                    # The lease is renewed in vain while an append finds out.
+                    log.on["renew"] = once(after(repaired, late=late))
+                    await until(lambda: log.calls["renew"])
+                    await gen.send("two")
+                    await gen.flush()
+                    await asyncio.sleep(0.2)
+                else:
+                    # The stream is finished in vain while a renewal finds out.
+                    log.on["finish"] = once(after(repaired, late=late))
+                gone.set()
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == (["one", "two"] if verb == "renew" else ["one"])
+            assert reader.ending == COMPLETED and (await hub.state("s")).ending == COMPLETED
+            assert log.calls["restore"] == 1
+
+    run(scenario)
+
+
+def test_a_log_that_stays_away_while_a_stream_is_written_again() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        log.on["restore"] = away
+        async with Hub(log, flush=0.0, log_timeout=0.2) as hub:
+            stopped = asyncio.Event()
+
+            async def agent(gen: Generation) -> None:
+                try:
+                    await gen.send("one")
+                    await gen.flush()
+                    await log.delete("s")
+                    await gen.send("two")
+                    await asyncio.Event().wait()
+                finally:
+                    stopped.set()
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["one"]
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="log_unavailable")
+            await stopped.wait()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["reply late", "sent late"])
+def test_a_note_that_crosses_a_repair_is_stored(late: bool) -> None:
+    """A renewal finds that the stream is lost while a note is under way."""
+
+    async def scenario() -> None:
+        log = Scripted()
+        repaired = asyncio.Event()
+
+        async def restoring(call: Any) -> Any:
+            answer = await call()
+            asyncio.get_running_loop().call_later(0.05, repaired.set)
+            return answer
+
+        log.on["restore"] = restoring
+        async with Hub(log, flush=0.0, lease=0.3) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await gen.flush()
+                log.on["append"] = once(after(repaired, late=late))
+                asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(log.delete("s")))
+                await gen.flush(note="at one")
+
+            await hub.start("s", agent)
+            other = await hub.start("other", words(3))
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == COMPLETED
+            assert log._streams["s"].record.note == "at one"
+            assert (await hub.state("other")).ending == COMPLETED and not other.joined
+
+    run(scenario)
+
+
+def test_a_span_that_the_log_refuses_ends_the_stream() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def refused(call: Any) -> Any:
+            raise SpanRefused("the bytes do not continue those of the log", stream_id="s")
+
+        async with Hub(log, flush=0.0) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await gen.flush()
+                log.on["append"] = refused
+                await gen.send("two")
+                await asyncio.Event().wait()
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            ending = Ending(outcome=rs.Outcome.FAILED, reason="producer_error", error="SpanRefused")
+            assert data_of(body) == ["one"] and reader.ending == ending
+            await until(lambda: "s" not in hub._generations)
+            assert (await hub.state("s")).ending == ending
+
+    run(scenario)
+
+
+def test_a_log_that_breaks_its_promises_at_the_end_leaves_no_reader_waiting() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def broken(call: Any) -> Any:
+            raise RuntimeError("a fault in the log")
+
+        log.on["finish"] = broken
+        async with Hub(log, flush=0.0, log_timeout=0.1) as hub:
+            await hub.start("s", words(3))
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["word 0", "word 1", "word 2"]
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="log_unavailable")
+
+    run(scenario)
+
+
+def test_readers_here_go_on_when_another_process_continues_what_this_one_released() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+
+        async def count(gen: Generation) -> None:
+            for n in range(gen.n, 20):
+                await gen.send(str(n))
+                await gen.flush()
+                if n == 9 and gen.resumed_from is None:
+                    await asyncio.Event().wait()
+
+        async with Hub(log, lease=0.3, poll=0.1, on_lost=count) as one, Hub(log, lease=0.3, poll=0.1, on_lost=count) as two:
+            await one.start("s", count)
+            reading = asyncio.create_task(read_all(one, "s"))
+            await until(lambda: "s" in one._generations and one._generations._running["s"].generation.acked == 10)
+            await asyncio.sleep(0.01)
+            # Without sending the readers away.
+            await one._generations.stop()
+            body, reader = await reading
+            assert data_of(body) == [str(n) for n in range(20)]
+            assert reader.ending == COMPLETED
+            assert not two._generations
+
+    run(scenario)
+
+
+def test_a_reader_one_event_ahead_of_a_log_that_ended_is_told_that_it_is_gone() -> None:
+    """A fail-over lost the last event, and its producer with it: the ending has the number of the event that was lost."""
+
+    async def scenario() -> None:
+        log = MemoryLog()
+        writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=0.3)
+        assert isinstance(writer, Writer)
+        await log.append([(writer, Span(n=1, b=11, lengths=(11,), data=b"data: one\n\n"), None)])
+        await log.append([(writer, Span(n=2, b=22, lengths=(11,), data=b"data: two\n\n"), None)])
+        async with Hub(log, lease=0.3, poll=0.05) as hub:
+            with await hub.reader("s") as reader:
+                chunk = await reader.next()
+                assert chunk is not None and data_of(chunk) == ["one", "two"]
+                stream = log._streams["s"]
+                del stream.spans[1:]
+                stream.record.n, stream.record.b, stream.record.c = 1, 11, 1
+                await log.finish(writer, 1, Ending(outcome=rs.Outcome.FAILED, reason="producer_lost"))
+                assert await reader.next() == b""
+                assert reader.ending is None
+                assert isinstance(reader.gone, Gone) and reader.gone.why == "went_back"
+
+    run(scenario)
+
+
+def test_a_fenced_producer_that_lingers_does_not_take_its_successor_along() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        linger = asyncio.Event()
+        async with Hub(log, lease=0.3, flush=0.0) as hub:
+
+            async def stubborn(gen: Generation) -> None:
+                try:
+                    await gen.send("old")
+                    await asyncio.Event().wait()
+                finally:
+                    await linger.wait()
+
+            await hub.start("s", stubborn)
+            with await hub.reader("s") as reader:
+                await reader.next()
+            log._streams["s"].record.until = 0.0
+            other = await log.claim("s", lease=60.0)
+            assert isinstance(other, Writer)
+            await log.finish(other, 1, Ending(outcome=rs.Outcome.FAILED, reason="producer_lost"))
+            old = hub._generations._running["s"]
+            await until(lambda: old.fenced)
+
+            go = asyncio.Event()
+
+            async def fresh() -> AsyncIterator[str]:
+                yield "new"
+                await go.wait()
+                yield "newer"
+
+            assert not (await hub.start("s", fresh(), again="failed")).joined
+            with await hub.reader("s") as reader:
+                assert await reader.next()
+                linger.set()
+                await asyncio.wait([old.task])
+                assert "s" in hub._generations
+                go.set()
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["new", "newer"] and reader.ending == COMPLETED
+
+    run(scenario)
+
+
+def test_what_another_process_started_again_is_read_here_from_its_new_log() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        deaf = FaultyLog(log, lose=1.0, double=0.0, swap=0.0)
+        async with Hub(log) as one, Hub(deaf, poll=0.2) as two:
+
+            async def broken() -> AsyncIterator[str]:
+                yield "old"
+                raise RuntimeError
+
+            await one.start("s", broken())
+            assert data_of((await read_all(two, "s"))[0]) == ["old"]
+            await one.start("s", words(2), again="failed")
+            assert (await two.start("s", words(2))).joined
+            body, reader = await read_all(two, "s")
+            assert data_of(body) == ["word 0", "word 1"] and reader.ending == COMPLETED
 
     run(scenario)
