@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import LogUnavailable
 from ._signal import Signal
-from .log import Bell, Bells, Control, StreamLog
+from .log import Bell, Bells, Control, Gone, StreamLog
 from .mirror import Follower, Listen, Phase, Read, Step, Wake
 from .texts import TextSoFar
 
@@ -62,6 +62,12 @@ class Followed:
     def settled(self) -> bool:
         """It is known what the log has."""
         return self.follower.phase in (Phase.LIVE, Phase.ENDED, Phase.GONE)
+
+    @property
+    def is_over(self) -> bool:
+        """The log has no such stream, or another one. One that went back may come forward again."""
+        gone = self.follower.gone
+        return self.follower.phase is Phase.GONE and not (isinstance(gone, Gone) and gone.why == "went_back")
 
 
 class Following:

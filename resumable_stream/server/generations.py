@@ -43,8 +43,9 @@ from .log import (
     epoch_of,
     join_spans,
 )
+from .mirror import Listen
 
-__all__ = ["Generations", "OnLost", "Producer", "close"]
+__all__ = ["FORGOTTEN", "Generations", "OnLost", "Producer", "check_producer", "close"]
 
 logger = logging.getLogger("resumable_stream.server")
 
@@ -58,8 +59,13 @@ Producer: TypeAlias = (
 OnLost: TypeAlias = Literal["fail", "restart_if_empty"] | Callable[[Generation], Any]
 """What becomes of a stream whose producer died."""
 
+FORGOTTEN: Final = "forgotten"
+"""Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
 _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
+
+
+_AWAY: Final = Ending(outcome=Outcome.FAILED, reason="log_unavailable")
 
 
 class Generations:
@@ -121,11 +127,12 @@ class Generations:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def end(self, key: str, ending: Ending) -> None:
-        """Stop one, if it runs here, and wait until it has ended, for at most `cancel_grace`."""
+    async def forget(self, key: str) -> None:
+        """Stop one that is about to be deleted, and wait until it has ended, for at most `cancel_grace`."""
         running = self._running.get(key)
         if running is not None:
-            running.stop(ending)
+            running.forgotten = True
+            running.stop(Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
             await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
@@ -186,7 +193,8 @@ class Generations:
             # Those who read it here were told so; who comes next asks the log.
             self._following.forget(running.key)
         else:
-            self._following.do(followed, followed.follower.disown())
+            # One that has ended is listened to as well: it may be deleted, or started again, by another process.
+            self._following.do(followed, followed.follower.disown() or [Listen()])
 
     async def _outcome_of(self, running: _Running, run: Producer) -> Ending | None:
         """Run the producer to its end. `None`: the stream is released, and somebody else goes on."""
@@ -266,7 +274,7 @@ class Generations:
                 case Behind(n):
                     self._resend(running, n)
                 case Lost():
-                    self._mend(running)
+                    self._lost(running)
 
     async def _release(self, running: _Running) -> None:
         """Bring the rest into the log, and let another process take the stream over at once."""
@@ -313,7 +321,7 @@ class Generations:
             case Behind(n):
                 self._resend(running, n)
             case Lost():
-                self._mend(running)
+                self._lost(running)
             case _:
                 logger.error("stream %s cannot be stored: %s", generation.id, refusal)
                 running.refused = Ending(outcome=Outcome.FAILED, reason="producer_error", error="SpanRefused")
@@ -333,12 +341,13 @@ class Generations:
         generation.go_on(generation.writer, [*join_spans(noted), *join_spans(spans[len(noted) :])])
         self._flusher.touch(generation)
 
-    def _mend(self, running: _Running) -> asyncio.Task[Any]:
+    def _lost(self, running: _Running) -> None:
         """The log has lost the stream: write it again. Nothing else is sent meanwhile, since it would be of the old writer."""
-        if running.mending is None or not running.generation.paused:
+        if running.forgotten:
+            self._give_up(running.generation, Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
+        elif not running.generation.paused:
             running.generation.paused = True
             running.mending = self._spawn(self._restore(running))
-        return running.mending
 
     async def _restore(self, running: _Running) -> None:
         """Write a stream again, under the same epoch if all of it is here."""
@@ -399,12 +408,11 @@ class Generations:
             running.generation.close(Ending(outcome=Outcome.FAILED, reason="producer_lost"))
             self._following.do(running.followed, running.followed.follower.disown())
 
-    def _give_up(self, generation: Generation) -> None:
+    def _give_up(self, generation: Generation, ending: Ending = _AWAY) -> None:
         """The log is away for too long, or has lost more than is here: this process tells its readers so."""
         running = self._running.get(generation.writer.stream_id)
         if running is None or running.generation is not generation:
             return
-        ending = Ending(outcome=Outcome.FAILED, reason="log_unavailable")
         running.given_up = True
         running.stop(ending)
         generation.close(ending)
@@ -423,6 +431,7 @@ class Generations:
         if running is None:
             return
         if control.cancel is not None and not running.generation.cancelled:
+            running.forgotten = running.forgotten or control.cancel == FORGOTTEN
             running.generation.ask_to_stop(control.cancel)
             self._spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
         if control.k > running.generation.heard_k and not running.fetching:
@@ -526,7 +535,7 @@ class Generations:
         now = self._following.now()
         for each, writer, verdict in zip(running, writers, verdicts, strict=True):
             if each.generation.paused or each.generation.writer is not writer:
-                # Written again meanwhile, see `_mend`.
+                # Written again meanwhile, see `_lost`.
                 continue
             match verdict:
                 case None:
@@ -567,7 +576,7 @@ class _Running:
         self.mending: asyncio.Task[Any] | None = None
         self.ending: Ending | None = None
         self.refused: Ending | None = None
-        self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = False
+        self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = self.forgotten = False
         self.since = 0.0
 
     @property
@@ -614,14 +623,31 @@ async def _drive(generation: Generation, run: Producer) -> Ending | None:
     raise TypeError(f"a producer returns an Outcome, an Ending or None, got {type(result).__name__}")
 
 
+def check_producer(run: object) -> None:
+    """
+    Refuse what cannot make events.
+
+    Raises:
+        TypeError: Neither an async generator nor a function.
+    """
+    if not inspect.isasyncgen(run) and not callable(run):
+        if inspect.iscoroutine(run):
+            run.close()
+        raise TypeError(
+            f"a producer is an async generator, a function that returns one, or an async function of a Generation, which is "
+            f"passed and not called; got {type(run).__name__}"
+        )
+
+
 def _takes_one(run: Callable[..., object]) -> bool:
-    """Whether it takes a `Generation`."""
+    """Whether it takes a `Generation`. What has a default is not meant for it: `lambda body=body: answer(body)`."""
     try:
         signature = inspect.signature(run)
     except ValueError:
         return True
     return any(
-        each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+        each.kind is each.VAR_POSITIONAL
+        or (each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.default is each.empty)
         for each in signature.parameters.values()
     )
 

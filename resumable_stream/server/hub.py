@@ -23,17 +23,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 
-from .._errors import HistoryGone, HubDraining, KeyReused, LimitReached, StreamEnded, StreamUnknown
+from .._errors import HistoryGone, HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown
 from .._events import Outcome
 from .following import Following
 from .generation import Pace
-from .generations import Generations, OnLost, Producer, close
+from .generations import FORGOTTEN, Generations, OnLost, Producer, check_producer, close
 from .log import (
     CANCEL,
     Control,
     Cursor,
     Ended,
     Ending,
+    Existing,
     Full,
     Gone,
     Head,
@@ -66,6 +67,10 @@ Authorize: TypeAlias = Callable[[Facts, str | None, str], Awaitable[str | None]]
 
 _OPEN_TIMEOUT: Final = 10.0
 """Seconds that a reader waits for the log before it is told that it is away."""
+_LOOKS: Final = 5
+"""Tries to open a reader of a stream that is deleted and created again meanwhile."""
+_CANCEL_ID: Final = "\x1fcancel"
+"""The message that cancels a stream. No request can name it: it would be taken for the cancel, and nothing could be stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +232,9 @@ class Hub:
         self.send_timeout = send_timeout
         self._readers: dict[Reader, None] = {}
         self._kinds: dict[str, Producer] = {}
-        self._entered = False
+        self._entered = self._closed = False
+        self._creating = 0
+        self._starting: set[asyncio.Task[Stream]] = set()
         self._text_of = text_of
         self._following = Following(
             log,
@@ -276,7 +283,11 @@ class Hub:
             for reader in list(self._readers):
                 reader.leave()
             await self._generations.aclose()
+            if self._starting:
+                # They take back what they have created meanwhile.
+                await asyncio.wait(self._starting, timeout=self._generations.pace.cancel_grace)
             await self._following.aclose()
+            self._closed = True
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
@@ -379,20 +390,36 @@ class Hub:
             LimitReached: Too many generations run here.
             LogUnavailable: The log cannot be reached.
         """
+        self._check_running()
+        check_producer(run)
+        work = self._begin(
+            id, run, request=request, owner=owner, session=session, supersedes=supersedes, head=head, fingerprint=fingerprint,
+            again=again,
+        )  # fmt: skip
+        # Whoever leaves meanwhile leaves the stream running, not one that was created and has no producer.
+        starting = asyncio.get_running_loop().create_task(work)
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        return await asyncio.shield(starting)
+
+    async def _begin(self, id: str | None, run: Producer, *, owner: str, supersedes: str | None, **options: Any) -> Stream:
         try:
-            return await self._start(
-                id, run, request=request, owner=owner, session=session, supersedes=supersedes, head=head,
-                fingerprint=fingerprint, again=again,
-            )  # fmt: skip
+            stream = await self._start(id, run, owner=owner, **options)
         except BaseException:
             await close(run)
             raise
+        if stream.joined:
+            await close(run)
+        if supersedes is not None and supersedes != stream.id:
+            # Last, so that whoever is refused keeps what he had. What is no longer known needs no cancelling.
+            with contextlib.suppress(StreamUnknown):
+                await self.cancel(supersedes, "superseded", owner=owner)
+        return stream
 
     async def _start(
-        self, id: str | None, run: Producer, *, request: bytes | None, owner: str, session: str | None, supersedes: str | None,
-        head: Head | None, fingerprint: str | None, again: Literal["failed"] | None,
+        self, id: str | None, run: Producer, *, request: bytes | None, owner: str, session: str | None, head: Head | None,
+        fingerprint: str | None, again: Literal["failed"] | None,
     ) -> Stream:  # fmt: skip
-        self._check_running()
         if again not in (None, "failed"):
             raise ValueError(f"again must be None or 'failed', got {again!r}")
         stream_id = secrets.token_urlsafe(16) if id is None else check_stream_id(id)
@@ -403,17 +430,9 @@ class Hub:
             owner=owner, fingerprint=fingerprint, session=session,
         )  # fmt: skip
         key = key_of(stream_id, owner)
-        if supersedes is not None:
-            await self.cancel(supersedes, "superseded", owner=owner)
         replaces = None
         while True:
-            if self._generations.closing:
-                raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
-            if len(self._generations) >= self.limits.streams:
-                raise LimitReached(
-                    f"{len(self._generations)} generations run here already (HubLimits.streams)", limit=self.limits.streams
-                )
-            answer = await self.log.create(key, head, lease=self.lease, request=request, replaces=replaces)
+            answer = await self._create(key, head, request, replaces)
             if isinstance(answer, Writer):
                 self._generations.run(stream_id, answer, head, run, request)
                 return Stream(stream_id, answer.epoch, joined=False)
@@ -421,28 +440,56 @@ class Hub:
                 raise KeyReused(
                     f"stream {stream_id!r} answers another request; choose another id for this one", stream_id=stream_id
                 )
-            if (
-                again == "failed"
-                and replaces != answer.epoch
-                and answer.ending is not None
-                and answer.ending.outcome is Outcome.FAILED
-            ):
+            if replaces != answer.epoch and self._is_to_be_replaced(answer, again):
                 replaces = answer.epoch
                 self._following.forget(key)
                 continue
             if answer.ending is None and answer.n == 0 and self._on_lost == "restart_if_empty" and self._generations.may_claim():
                 writer = await self.log.claim(key, lease=self.lease)
                 if isinstance(writer, Writer) and writer.handover is not None:
-                    if writer.handover.n == 0 and writer.handover.whole:
+                    if writer.handover.n == 0 and writer.handover.whole and not self._is_full:
                         self._generations.run(stream_id, writer, answer.head, run, request)
                         return Stream(stream_id, writer.epoch, joined=False)
                     self._generations.spawn(self._generations.end_lost(writer))
-            await close(run)
             followed = self._following.find(key)
             if followed is not None and followed.follower.mirror is not None and followed.follower.mirror.epoch != answer.epoch:
                 # It was deleted and started again elsewhere, and no bell has said so.
                 self._following.forget(key)
             return Stream(stream_id, answer.epoch, joined=True, ending=answer.ending)
+
+    def _is_to_be_replaced(self, existing: Existing, again: Literal["failed"] | None) -> bool:
+        ending = existing.ending
+        if ending is None or ending.outcome is not Outcome.FAILED:
+            return False
+        # Whoever noticed first that an empty stream has no producer has ended it.
+        is_empty = self._on_lost == "restart_if_empty" and existing.n == 0 and ending.reason == "producer_lost"
+        return again == "failed" or is_empty
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._generations) + self._creating >= self.limits.streams
+
+    async def _create(self, key: str, head: Head, request: bytes | None, replaces: str | None) -> Writer | Existing:
+        """Create the stream, if there is room for it here; one that is there is joined without."""
+        if self._generations.closing:
+            raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
+        if self._is_full:
+            there = Unknown() if replaces is not None else await self.log.read(key, None, limit_bytes=0)
+            if isinstance(there, Unknown):
+                raise LimitReached(
+                    f"{len(self._generations)} generations run here already (HubLimits.streams)", limit=self.limits.streams
+                )
+            return Existing(there.epoch, there.n, there.head, there.ending)
+        self._creating += 1
+        try:
+            answer = await self.log.create(key, head, lease=self.lease, request=request, replaces=replaces)
+        finally:
+            self._creating -= 1
+        if isinstance(answer, Writer) and self.draining:
+            # Taken back, so that another instance can start it. Nobody has seen an event of it.
+            await self.log.delete(key)
+            raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
+        return answer
 
     def kind(self, name: str) -> Callable[[Producer], Producer]:
         """Register a producer under a name, for `POST /streams`: `hub.kind("chat")(run)`, or as a decorator."""
@@ -471,6 +518,8 @@ class Hub:
     def _check_running(self) -> None:
         if not self._entered:
             raise RuntimeError("the hub does not run: use it in an `async with hub:` block, or pass hub.lifespan to the app")
+        if self._closed:
+            raise RuntimeError("the hub was closed: make another one, since it is entered once")
 
     # --- the inbox
 
@@ -482,7 +531,7 @@ class Hub:
             id: The stream.
             data: The message.
             mid: Its id: the same again is the same message. `None`: a random one.
-            kind: The application's own word.
+            kind: The application's own word, but not `"cancel"`.
             owner: As given to `start()`.
 
         Returns:
@@ -492,7 +541,12 @@ class Hub:
             StreamUnknown: There is no such stream.
             StreamEnded: It has ended, and nobody takes messages.
             LimitReached: The inbox is full.
+            ValueError: The kind is that of a cancel.
         """
+        if kind == CANCEL:
+            raise ValueError(f"a message of the kind {CANCEL!r} stops the producer: call hub.cancel(), or choose another kind")
+        if mid == _CANCEL_ID:
+            raise ValueError(f"a message cannot have the id {mid!r}, which is that of a cancel; choose another")
         verdict = await self._say(id, Message(id=mid or secrets.token_urlsafe(12), data=data, kind=kind), owner)
         match verdict:
             case Said(k):
@@ -519,7 +573,7 @@ class Hub:
         Raises:
             StreamUnknown: There is no such stream.
         """
-        verdict = await self._say(id, Message(id="cancel", data=reason, kind=CANCEL), owner)
+        verdict = await self._say(id, Message(id=_CANCEL_ID, data=reason, kind=CANCEL), owner)
         if isinstance(verdict, Unknown):
             raise unknown(id)
         if isinstance(verdict, Said):
@@ -583,6 +637,10 @@ class Hub:
         self._check_running()
         key = key_of(check_stream_id(id), owner)
         followed = self._following.find(key)
+        if followed is not None and followed.is_over:
+            # There was no such stream, or another one; maybe there is now.
+            self._following.forget(key)
+            followed = None
         if followed is None or not followed.settled:
             followed = self._following.get(key)
             await self._following.settle(followed, timeout=_OPEN_TIMEOUT)
@@ -630,10 +688,16 @@ class Hub:
             LogUnavailable: The log cannot be reached.
         """
         key = key_of(check_stream_id(id), owner)
-        answer = await self.look(id, after, owner=owner)
-        if isinstance(answer, Unknown):
-            raise unknown(id)
-        followed = self._following.get(key)
+        for _ in range(_LOOKS):
+            answer = await self.look(id, after, owner=owner)
+            if isinstance(answer, Unknown):
+                raise unknown(id)
+            found = self._following.find(key)
+            if found is not None and found.settled and not (found.is_over and isinstance(answer, Page)):
+                followed = found
+                break
+        else:
+            raise LogUnavailable(f"stream {id!r} was deleted and created again {_LOOKS} times meanwhile", stream_id=key)
         hopeful = isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None
         if isinstance(answer, Gone) and not (hopeful and answer.running_until):
             raise _gone(id, after, answer)
@@ -650,6 +714,9 @@ class Hub:
         reader = Reader(self.log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
         self._readers[reader] = None
         reader.on_close = self._forget_reader
+        if self.draining:
+            # It gets what is there, and comes back elsewhere for the rest.
+            reader.leave()
         return reader
 
     def _forget_reader(self, reader: Reader) -> None:
@@ -665,15 +732,37 @@ class Hub:
         await self.state(id, owner=owner)
         key = key_of(id, owner)
         with contextlib.suppress(StreamUnknown):
-            await self.cancel(id, owner=owner)
-        await self._generations.end(key, Ending(outcome=Outcome.CANCELLED, reason="cancelled_by_user"))
+            await self.cancel(id, FORGOTTEN, owner=owner)
+        if key in self._generations:
+            await self._generations.forget(key)
+        else:
+            await self._wait_for_end(key)
         await self.log.delete(key)
         self._following.forget(key)
 
+    async def _wait_for_end(self, key: str) -> None:
+        """
+        Give a producer in another process time to stop: it would write a stream that its log has lost again.
+
+        It hears of a cancel at once, or at its next renewal, and is then given `cancel_grace`.
+        """
+        pace, delay = self._generations.pace, 0.01
+        deadline = self._following.now() + pace.cancel_grace + pace.lease / 2
+        while self._following.now() < deadline:
+            page = await self.log.read(key, None, limit_bytes=0)
+            if not isinstance(page, Page) or page.ending is not None or page.lease_left == 0.0:
+                return
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 0.5)
+
 
 def key_of(stream_id: str, owner: str) -> str:
-    """The key of a stream in the log: ids that clients choose are each owner's own, so two users' `msg_1` never meet."""
-    if not owner:
+    """
+    The key of a stream in the log: ids that clients choose are each owner's own, so two users' `msg_1` never meet.
+
+    An id without an owner that looks like such a key is not one: nobody else can reach, or take, the stream of an owner by it.
+    """
+    if not owner and not stream_id.startswith("~"):
         return stream_id
     digest = hashlib.blake2b(digest_size=20, person=b"rs-owned-stream")
     for part in (owner.encode(), stream_id.encode()):

@@ -471,3 +471,309 @@ def test_a_note_is_stored_although_a_message_waits_for_its_event() -> None:
             assert noted.is_set()
 
     run(scenario)
+
+
+def test_a_message_named_cancel_does_not_stand_in_the_way_of_a_cancel() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log, lease=0.3) as one, Hub(log) as two:
+            await one.start("s", words(10_000, 0.001))
+            assert await two.say("s", "a message", mid="cancel") == 1
+            assert await two.cancel("s", "bored")
+            _, reader = await read_all(one, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="bored")
+            with pytest.raises(rs.StreamEnded):
+                await two.say("s", "too late", mid="cancel 2")
+
+    run(scenario)
+
+
+def test_a_message_is_not_a_cancel_in_disguise() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("s", words(3, 0.001))
+            with pytest.raises(ValueError, match="hub.cancel"):
+                await hub.say("s", "stop", kind="cancel")
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+
+    run(scenario)
+
+
+def test_nobody_reaches_the_stream_of_an_owner_by_its_key() -> None:
+    async def scenario() -> None:
+        from resumable_stream.server.hub import key_of
+
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("s", words(1000, 0.001), owner="ann")
+            key = key_of("s", "ann")
+            for verb in (hub.state, hub.reader, hub.cancel, hub.forget):
+                with pytest.raises(rs.StreamUnknown):
+                    await verb(key)
+            with pytest.raises(rs.StreamUnknown):
+                await hub.say(key, "turn left")
+            # Nor is its place taken before it is there.
+            await hub.start(key_of("t", "ann"), words(1))
+            assert not (await hub.start("t", words(1), owner="ann")).joined
+
+    run(scenario)
+
+
+def test_a_stream_that_is_deleted_from_another_process_stays_deleted() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log, lease=0.6) as one, Hub(log) as two:
+            await one.start("s", words(10_000, 0.001))
+            readers = [asyncio.create_task(read_all(hub, "s")) for hub in (one, two)]
+            await asyncio.sleep(0.02)
+            await two.forget("s")
+            for task in readers:
+                _, reader = await task
+                assert reader.gone or reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="forgotten")
+            assert not one._generations
+            followed = one._following.find("s")
+            while followed is not None and not followed.is_over:
+                await followed.grown.wait()
+            for hub in (one, two):
+                with pytest.raises(rs.StreamUnknown):
+                    await hub.state("s")
+                with pytest.raises(rs.StreamUnknown):
+                    await hub.reader("s")
+
+    run(scenario)
+
+
+def test_a_stream_that_is_deleted_before_its_producer_could_stop_is_not_written_again() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log, cancel_grace=0.05) as hub:
+            stop = asyncio.Event()
+
+            async def slow(gen: Generation) -> None:
+                try:
+                    await gen.send("one")
+                    await asyncio.Event().wait()
+                finally:
+                    await stop.wait()
+
+            await hub.start("s", slow)
+            with await hub.reader("s") as reader:
+                await reader.next()
+            await hub.forget("s")
+            stop.set()
+            while hub._generations:
+                await hub._generations.changed.wait()
+            with pytest.raises(rs.StreamUnknown):
+                await hub.state("s")
+
+    run(scenario)
+
+
+def test_a_stream_supersedes_one_that_is_no_longer_known() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            assert not (await hub.start("s", words(1), supersedes="expired")).joined
+
+    run(scenario)
+
+
+def test_the_limit_of_streams_holds_for_those_that_start_at_one_moment() -> None:
+    class Slow(MemoryLog):
+        async def create(self, *args: Any, **more: Any) -> Any:
+            await asyncio.sleep(0.01)
+            return await super().create(*args, **more)
+
+    async def scenario() -> None:
+        async with Hub(Slow(), limits=HubLimits(streams=3)) as hub:
+            answers = await asyncio.gather(*(hub.start(str(n), words(9, 0.01)) for n in range(5)), return_exceptions=True)
+            assert [type(answer) for answer in answers].count(rs.LimitReached) == 2
+            assert len(hub._generations) == 3
+            # Who posts again what runs already, joins it.
+            assert (await hub.start("0", words(1))).joined
+            with pytest.raises(rs.LimitReached):
+                await hub.start("5", words(1))
+            await read_all(hub, "0")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("per", ["readers", "readers_per_stream"])
+def test_the_limits_of_readers(per: str) -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), limits=HubLimits(**{per: 2})) as hub:
+            await hub.start("s", words(3))
+            with await hub.reader("s"):
+                with await hub.reader("s"):
+                    with pytest.raises(rs.LimitReached):
+                        await hub.reader("s")
+                with await hub.reader("s"):
+                    pass
+
+    run(scenario)
+
+
+def test_what_was_unknown_a_moment_ago_is_read_when_it_is_there() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as one, Hub(log) as two:
+            await one.start("s", words(10_000, 0.001))
+            with await two.reader("s") as reader:
+                await reader.next()
+                await one.forget("s")
+                # The reader has not looked: the copy of this process is still there, and marked as gone.
+                await asyncio.sleep(0.02)
+                await one.start("s", words(2))
+                body, other = await read_all(two, "s")
+                assert data_of(body) == ["word 0", "word 1"]
+                assert other.ending == Ending(outcome=rs.Outcome.COMPLETED)
+
+    run(scenario)
+
+
+def test_a_hub_that_was_closed_serves_nobody() -> None:
+    async def scenario() -> None:
+        hub = Hub(MemoryLog())
+        async with hub:
+            await hub.start("s", words(1))
+        before = len(asyncio.all_tasks())
+        with pytest.raises(RuntimeError, match="closed"):
+            await hub.reader("s")
+        with pytest.raises(RuntimeError, match="closed"):
+            await hub.start("t", words(1))
+        assert len(asyncio.all_tasks()) == before
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("close", [True, False], ids=["closed", "drained"])
+def test_a_start_that_meets_the_shutdown_leaves_nothing(close: bool) -> None:
+    class Slow(MemoryLog):
+        async def create(self, *args: Any, **more: Any) -> Any:
+            answer = await super().create(*args, **more)
+            await asyncio.sleep(0.05)
+            return answer
+
+    async def scenario() -> None:
+        log = Slow()
+        hub = Hub(log)
+        await hub.__aenter__()
+        starting = asyncio.create_task(hub.start("s", words(10_000, 0.001)))
+        await asyncio.sleep(0.01)
+        await (hub.aclose() if close else hub.drain(timeout=0.0, spread=0.0))
+        with pytest.raises(rs.HubDraining):
+            await starting
+        await hub.aclose()
+        async with Hub(log) as next_one:
+            assert not (await next_one.start("s", words(2))).joined
+        assert len(asyncio.all_tasks()) == 1
+
+    run(scenario)
+
+
+def test_who_leaves_while_his_stream_is_created_leaves_it_running() -> None:
+    class Slow(MemoryLog):
+        async def create(self, *args: Any, **more: Any) -> Any:
+            answer = await super().create(*args, **more)
+            await asyncio.sleep(0.05)
+            return answer
+
+    async def scenario() -> None:
+        async with Hub(Slow()) as hub:
+            starting = asyncio.create_task(hub.start("s", words(3)))
+            await asyncio.sleep(0.01)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            body, reader = await read_all(hub, "s")
+            assert len(data_of(body)) == 3 and reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+
+    run(scenario)
+
+
+def test_what_cannot_be_a_producer_is_refused_before_anything_is_created() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation | None = None) -> None:
+                pass
+
+            for wrong in (agent(), "text", None):
+                with pytest.raises(TypeError, match="a producer is"):
+                    await hub.start("s", wrong)  # type: ignore[arg-type]
+            with pytest.raises(rs.StreamUnknown):
+                await hub.state("s")
+
+    run(scenario)
+
+
+def test_a_producer_with_defaults_keeps_them() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            for n in range(3):
+                await hub.start(str(n), lambda count=n + 1: words(count))
+            for n in range(3):
+                assert len(data_of((await read_all(hub, str(n)))[0])) == n + 1
+
+    run(scenario)
+
+
+def test_a_stream_that_failed_before_its_first_event_is_run_by_who_starts_it_again() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        head = Head(content_type="text/event-stream", framing="sse")
+        await log.create("s", head, lease=0.05)
+        async with Hub(log, lease=0.3, poll=0.05, on_lost="restart_if_empty") as hub:
+            # A reader notices that nobody produces it.
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
+            assert not (await hub.start("s", words(2))).joined
+            assert len(data_of((await read_all(hub, "s"))[0])) == 2
+
+    run(scenario)
+
+
+def test_the_text_so_far_is_had_in_one_piece_at_any_moment() -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation) -> None:
+                for word in ("a ", "wrong ", "start"):
+                    await gen.text(word)
+                await gen.send("not text", event="step")
+                await gen.reset()
+                await gen.text("Hel")
+                await gen.flush()
+                gate.set()
+                await gen.wait_steered()
+                await gen.text("lo")
+
+            await hub.start("s", agent)
+            await gate.wait()
+            half = await hub.message("s")
+            assert (half.text, half.cursor.n, half.ending) == ("Hel", 6, None)
+            await hub.say("s", "go on")
+            rest, _ = await read_all(hub, "s", half.cursor)
+            assert data_of(rest) == ['{"text":"lo"}']
+            whole, again = await asyncio.gather(hub.message("s"), hub.message("s"))
+            assert whole == again
+            assert (whole.text, whole.cursor.n, whole.ending) == ("Hello", 7, Ending(outcome=rs.Outcome.COMPLETED))
+            with pytest.raises(rs.StreamUnknown):
+                await hub.message("t")
+
+    run(scenario)
+
+
+def test_a_protocol_knows_the_text_in_the_events_of_its_provider() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), text_of=rs.protocols.OpenAIChat()) as hub:
+
+            async def chunks() -> AsyncIterator[dict[str, Any]]:
+                for word in ("Hel", "lo"):
+                    yield {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
+
+            await hub.start("s", chunks())
+            await read_all(hub, "s")
+            assert (await hub.message("s")).text == "Hello"
+
+    run(scenario)
