@@ -41,18 +41,19 @@ class Followed:
         grown: Rings when readers have something to look at.
         readers: How many read it here.
         owned: Its producer is in this process.
+        dropped: Nothing drives it any more.
         text: The epoch, and its text so far, once somebody has asked for it.
         trouble: Why the log could not be read or heard last; `None` since it could.
     """
 
-    __slots__ = ("delay", "follower", "grown", "heard_at", "key", "left_at", "owned", "readers", "text", "trouble")
+    __slots__ = ("delay", "dropped", "follower", "grown", "heard_at", "key", "left_at", "owned", "readers", "text", "trouble")
 
     def __init__(self, key: str, now: float) -> None:
         self.key = key
         self.follower = Follower()
         self.grown = Signal()
         self.readers = 0
-        self.owned = False
+        self.owned = self.dropped = False
         self.text: tuple[str, TextSoFar] | None = None
         self.trouble: LogUnavailable | None = None
         self.delay = _FIRST_RETRY
@@ -79,6 +80,7 @@ class Following:
         poll: Seconds of silence after which the log is read without a bell: the only cure for a lost last bell.
         mirror_bytes: Most bytes of all mirrors together. Those without a producer here lose their front first, the longest
             unheard first; a reader before it is served from the log.
+        lease: Seconds for which the producer of a stream that the log has lost may still repair it.
         on_control: Called when the inbox of a stream has changed.
         on_orphan: Called when the lease of a stream that is read here is over.
 
@@ -92,11 +94,13 @@ class Following:
         *,
         poll: float,
         mirror_bytes: int,
+        lease: float,
         on_control: Callable[[str, Control], None],
         on_orphan: Callable[[str], None],
     ) -> None:
         self._log = log
         self._poll = poll
+        self.lease = lease
         self._mirror_bytes = mirror_bytes
         self._on_control = on_control
         self._on_orphan = on_orphan
@@ -169,6 +173,7 @@ class Following:
         """Drop what is held of a stream; for whoever still reads it, it is gone, unless its ending is known."""
         followed = self._streams.pop(key, None)
         if followed is not None:
+            followed.dropped = True
             followed.follower.drop()
             followed.grown.wake()
             self._spawn(self._discard(key))

@@ -240,6 +240,7 @@ class Hub:
             log,
             poll=poll,
             mirror_bytes=self.limits.mirror_bytes,
+            lease=lease,
             on_control=lambda key, control: self._generations.hear_control(key, control),
             on_orphan=lambda key: self._generations.notice_orphan(key),
         )

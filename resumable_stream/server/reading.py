@@ -154,6 +154,8 @@ class Reader:
             if follower.phase is Phase.GONE and not self._hope(follower.gone):
                 self.gone = follower.gone or Unknown()
                 return b""
+            if follower.phase is not Phase.GONE:
+                self._hoping_until = None
             if self.left or not self._open:
                 return b""
             if timeout is not None and timeout < _PRECISE:
@@ -188,12 +190,18 @@ class Reader:
         return chunk
 
     def _hope(self, gone: Gone | Unknown | None) -> bool:
-        """A log that lost its tail is repaired by its producer, as long as that one lives: for at most a lease."""
-        if not isinstance(gone, Gone) or gone.why != "went_back" or gone.ending is not None:
-            return False
+        """A log that lost the tail of a running stream, or all of it, is repaired by a producer that lives: within a lease."""
         now = self._following.now()
+        match gone:
+            case Gone(why="went_back", ending=None, running_until=until):
+                left = max(0.0, (until or 0.0) - gone.now)
+            case Unknown() if not self._followed.dropped:
+                # It ran when it was last seen, since the mirror has no ending.
+                left = self._following.lease
+            case _:
+                return False
         if self._hoping_until is None:
-            self._hoping_until = now + max(0.0, (gone.running_until or 0.0) - gone.now)
+            self._hoping_until = now + left
         return now < self._hoping_until
 
     async def _move(self, mirror: Mirror) -> bool:
