@@ -360,6 +360,8 @@ async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
             return replace(_standing(found), n=so_far.cursor.n, ending=so_far.ending, snapshot={"text": so_far.text})
     except StreamUnknown:
         return missing
+    except HistoryGone as exc:
+        return exc.gone
     except (LogUnavailable, LimitReached) as exc:
         return _unavailable(exc)
     match found:
