@@ -777,3 +777,21 @@ def test_a_protocol_knows_the_text_in_the_events_of_its_provider() -> None:
             assert (await hub.message("s")).text == "Hello"
 
     run(scenario)
+
+
+def test_no_message_stands_in_the_way_of_a_cancel_from_another_process() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as hub, Hub(log) as other:
+
+            async def waits(gen: Generation) -> None:
+                while not gen.cancelled:
+                    await gen.wait_steered(0.01)
+
+            await hub.start("s", waits)
+            await other.say("s", "x", mid="cancel")
+            assert await other.cancel("s", "enough")
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="enough")
+
+    run(scenario)
