@@ -76,6 +76,7 @@ class Listening:
 
     async def add(self, bells: RedisBells, stream_id: str) -> None:
         """Listen for `bells`; returns when the server has said that it is heard."""
+        self.client.check_open()
         channel = self._channels.get(stream_id)
         if channel is None:
             channel = _Channel(stream_id, f"{self._prefix}{{{stream_id}}}".encode())
@@ -128,7 +129,6 @@ class Listening:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._closed = False  # a log whose bells are closed may make new ones
 
     # --- placing
 

@@ -20,7 +20,9 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._errors import LogUnavailable
 from ._redis_scripts import Script, Scripts
@@ -124,6 +126,16 @@ class RedisClient:
     def __str__(self) -> str:
         return self._where
 
+    def check_open(self) -> None:
+        """
+        Refuse to go on after `aclose()`.
+
+        Raises:
+            LogUnavailable: It was closed.
+        """
+        if self._closed:
+            raise LogUnavailable("this RedisLog is closed; make a new one")
+
     # --- trips
 
     async def call(self, script: Script, keys: Sequence[bytes], words: Sequence[bytes], stream_id: str | None = None) -> Reply:
@@ -134,7 +146,7 @@ class RedisClient:
             LogUnavailable: It was not run, or nobody knows; or what it found is damaged.
         """
         call = Call(script, keys, words, stream_id)
-        if self._replica:
+        if self._replica and script.writes:
             (found,) = await self.calls([call])
             if isinstance(found, LogUnavailable):
                 raise found
@@ -187,17 +199,16 @@ class RedisClient:
         pipe = self._client.pipeline() if self.cluster else self._client.pipeline(transaction=False)
         for _, words in commands:
             pipe.execute_command(*words, NEVER_DECODE=True)
-        waits = 0
-        if self._replica:
-            for where in self._written_nodes([call for call, _ in commands]):
-                pipe.execute_command("WAIT", 1, _REPLICA_MS, **where)
-                waits += 1
+        for where in self._written_nodes([call for call, _ in commands if call.script.writes]):
+            pipe.execute_command("WAIT", 1, _REPLICA_MS, **where)
         # The errors are among the replies: raised by redis-py they would carry what was sent.
         replies: list[Any] = await pipe.execute(raise_on_error=False)
         self._heed(replies[len(commands) :])
         return replies[: len(commands)]
 
     def _written_nodes(self, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        if not self._replica or not calls:
+            return []
         if not self.cluster:
             return [{}]
         nodes = {node.name: node for call in calls if (node := self._client.get_node_from_key(call.keys[0])) is not None}
@@ -207,8 +218,10 @@ class RedisClient:
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
+        if not replies:
+            return
         replicated = all(int(reply) >= 1 for reply in replies)
-        if self._replica and replicated != self._replicated:
+        if replicated != self._replicated:
             if replicated:
                 logger.info("%s: replicas have what is written again", self._where)
             else:
@@ -219,8 +232,7 @@ class RedisClient:
         """What surrounds every trip: its time, its place, and what its errors become."""
         try:
             async with asyncio.timeout(self.timeout), self._free:
-                if self._closed:
-                    raise LogUnavailable("this RedisLog is closed; make a new one")
+                self.check_open()
                 if self.cluster:
                     async with self._finding:
                         await self._client.initialize()
@@ -239,9 +251,9 @@ class RedisClient:
         # HELLO, and not INFO: that one is often forbidden, and this one is known to all versions that do.
         try:
             if self.cluster:
-                found = await self._client.get_default_node().execute_command("HELLO")
+                found = await self._client.get_default_node().execute_command("HELLO", NEVER_DECODE=True)
             else:
-                found = await self._client.execute_command("HELLO")
+                found = await self._client.execute_command("HELLO", NEVER_DECODE=True)
         except ResponseError as exc:
             if "unknown command" in str(exc).lower():
                 raise LogUnavailable(self._too_old("one that does not know HELLO")) from None
@@ -382,9 +394,7 @@ class RedisClient:
         return text
 
     async def aclose(self) -> None:
-        """Close the client if it was made of a URL; one of the caller's stays as it is."""
-        if not self._own:
-            return
+        """Make no trips any more, and close the client if it was made of a URL; one of the caller's stays as it is."""
         self._closed = True
         own, self._own = self._own, []
         for each in own:
@@ -459,6 +469,7 @@ def _of_url(url: str, socket_timeout: float) -> tuple[Any, list[Any]]:
         "socket_connect_timeout": socket_timeout,
         # Once more, for a connection that was closed while nobody looked. Whoever writes decides about the rest.
         "retry": Retry(NoBackoff(), 1),
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
         "protocol": 2,
     }
     try:

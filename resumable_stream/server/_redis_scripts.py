@@ -64,6 +64,7 @@ end
 local function expire_like_the_record(key)
   local left = redis.call('PTTL', KEYS[1])
   if left > 0 then redis.call('PEXPIRE', key, left) end
+  if left == -1 then redis.call('PERSIST', key) end
 end
 
 local function drop(...)
@@ -408,11 +409,13 @@ class Script:
     Attributes:
         name: Of the verb.
         text: In Lua.
+        writes: It may change something.
         sha: Of the text.
     """
 
     name: str
     text: bytes = field(repr=False)
+    writes: bool = True
     sha: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -430,10 +433,10 @@ class Scripts:
     """
 
     def __init__(self, *, cluster: bool = False) -> None:
-        def script(name: str, body: str) -> Script:
+        def script(name: str, body: str, *, writes: bool = True) -> Script:
             text = _COMMON + body
             text = text.replace("@PUBLISH@", "SPUBLISH" if cluster else "PUBLISH").replace("@BELL_BYTES@", str(BELL_BYTES))
-            return Script(name, text.encode())
+            return Script(name, text.encode(), writes)
 
         self.create = script("create", _CREATE)
         self.append = script("append", _APPEND)
@@ -443,10 +446,10 @@ class Scripts:
         self.stage = script("stage", _STAGE)
         self.restore = script("restore", _RESTORE)
         self.say = script("say", _SAY)
-        self.inbox = script("inbox", _INBOX)
-        self.read = script("read", _READ)
+        self.inbox = script("inbox", _INBOX, writes=False)
+        self.read = script("read", _READ, writes=False)
         self.compact = script("compact", _COMPACT)
         self.delete = script("delete", _DELETE)
-        self.state = script("state", _STATE)
-        self.due = script("due", _DUE)
+        self.state = script("state", _STATE, writes=False)
+        self.due = script("due", _DUE, writes=False)
         self.settle = script("settle", _SETTLE)

@@ -457,8 +457,8 @@ class RedisLog:
         They are looked for in an index, and each is asked itself. In a Cluster the index is written after the stream: one whose
         process died in between is missing in it. Whoever reads such a stream finds it all the same.
         """
-        while self._telling is not None:
-            await asyncio.wait([self._telling])
+        if self._telling is not None:
+            await asyncio.wait([self._telling], timeout=1.0)
         orphans: list[str] = []
         place = 0
         while len(orphans) < limit:
@@ -484,7 +484,11 @@ class RedisLog:
         return orphans[:limit]
 
     async def aclose(self) -> None:
-        """Close the bells and the connections. A client of the caller's stays open, and the streams stay where they are."""
+        """
+        Close the bells and the connections; every call raises `LogUnavailable` from then on.
+
+        A client of the caller's stays open, and the streams stay where they are.
+        """
         for bells in list(self._bells):
             await bells.aclose()
         await self._listening.aclose()

@@ -182,6 +182,17 @@ def test_a_cluster_client_of_the_callers_is_left_open(cluster: RedisCluster) -> 
     run(scenario())
 
 
+def test_a_cluster_without_replicas_goes_on_without_them(cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        log = RedisLog(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}", prefix="alone:", durability="replica")
+        writers = [await begin(log, f"s{number}") for number in range(9)]
+        assert await log.append([(writer, event(1), None) for writer in writers]) == [Appended(1)] * 9
+        assert caplog.text.count("no replica") == 1
+        await log.aclose()
+
+    run(scenario())
+
+
 def test_a_plain_client_of_a_node_is_told_what_to_use(cluster: RedisCluster) -> None:
     async def scenario() -> None:
         log = RedisLog(cluster.nodes[0].url)
@@ -368,7 +379,8 @@ def test_behind_sentinel_a_fail_over_is_survived(given: str) -> None:
             assert await client.ping()
         await client.aclose()
         await client.connection_pool.disconnect()
-        await sentinel.aclose()
+        for each in sentinel.sentinels:
+            await each.aclose()
 
     started: list[RedisServer] = []
     try:

@@ -552,6 +552,7 @@ def test_a_replica_is_waited_for_and_its_absence_is_said_once(
                         assert copy.hget("rs:{s}", "n") == b"%d" % n
                 assert direct.info("commandstats")["cmdstat_wait"]["calls"] == calls + 5  # type: ignore[index]
             await log.finish(writer, 7, OK)
+            assert isinstance(await log.read("s"), Page)
             assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
         await log.aclose()
 
@@ -734,7 +735,8 @@ def test_what_is_no_client_is_refused_with_a_hint(redis_server: RedisServer) -> 
             RedisLog(sentinel.slave_for("name"))
         with pytest.raises(TypeError, match="URL"):
             RedisLog(None)  # type: ignore[arg-type]
-        await sentinel.aclose()
+        for each in sentinel.sentinels:
+            await each.aclose()
         for wrong in ({"durability": "all"}, {"socket_timeout": 0}, {"timeout": -1.0}, {"max_connections": 0}):
             with pytest.raises(ValueError, match=next(iter(wrong))):
                 RedisLog(redis_server.url, **wrong)  # type: ignore[arg-type]
@@ -779,6 +781,10 @@ def test_a_caller_may_close_a_log_and_use_the_client(redis_server: RedisServer) 
             first, second = RedisLog(client), RedisLog(client)
             writer = await begin(first)
             await first.aclose()
+            with pytest.raises(LogUnavailable, match="closed"):
+                await first.read("s")
+            with pytest.raises(LogUnavailable, match="closed"):
+                await first.bells().add("s")
             assert await second.append([(writer, event(4), None), (writer, event(6), None)]) == [Appended(4), Behind(4)]
             assert isinstance(await second.create("s", HEAD, lease=1.0), Existing)
             assert await second.renew([replace(writer, fence=3)]) == [Fenced(writer.token)]
