@@ -252,7 +252,7 @@ class Case:
         if expected is None:
             assert self.record is not None
             place = self.record.say(message)
-            self.messages.append(message)
+            self.messages.append(replace(message, k=place))
             expected = Said(place)
         return await log.say("s", message), expected
 
