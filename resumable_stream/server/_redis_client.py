@@ -248,19 +248,21 @@ class RedisClient:
         raise failure from cause
 
     async def _check_server(self) -> None:
-        # HELLO, and not INFO: that one is often forbidden, and this one is known to all versions that do.
+        # HELLO, and not INFO: that one is often forbidden.
+        found: Any = None
         try:
             if self.cluster:
                 found = await self._client.get_default_node().execute_command("HELLO", NEVER_DECODE=True)
             else:
                 found = await self._client.execute_command("HELLO", NEVER_DECODE=True)
         except ResponseError as exc:
-            if "unknown command" in str(exc).lower():
-                raise LogUnavailable(self._too_old("one that does not know HELLO")) from None
             if "NOPERM" in str(exc) or "permission" in str(exc).lower():
                 self._known = True  # it is as it is; what a script needs and does not find will be said then
                 return
-            raise
+            if not re.search(r"unknown command.{0,3}HELLO", str(exc), re.IGNORECASE):
+                raise
+        if found is None:
+            raise LogUnavailable(self._too_old("one that does not know HELLO"))
         words = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=False))
         facts = {_text(name): _text(value) for name, value in words.items()}
         version = tuple(int(number) for number in re.findall(r"\d+", facts.get("version", ""))[:2])

@@ -349,17 +349,16 @@ return {'OK', decimal(now), r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b
 """
 
 _COMPACT: Final = """
--- KEYS[5]: the entries, written beside; epoch, spans before, spans after
+-- KEYS[5]: the entries, written beside; epoch, how many entries
 local r = load()
-local valid = r and r.out and r.epoch == ARGV[1] and r.c == tonumber(ARGV[2]) and redis.call('XLEN', KEYS[2]) == r.c
-  and redis.call('HEXISTS', KEYS[1], 'z') == 0
-if valid and redis.call('XLEN', KEYS[5]) ~= tonumber(ARGV[3]) then return {'AGAIN'} end
-if not valid then
+if not r or not r.out or r.epoch ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'z') == 1 then
+  -- Deleted, replaced or compacted meanwhile. Nothing else changes what has ended.
   drop(KEYS[5])
   return {'OK'}
 end
+if redis.call('XLEN', KEYS[5]) ~= tonumber(ARGV[2]) then return {'AGAIN'} end
 redis.call('RENAME', KEYS[5], KEYS[2])
-redis.call('HSET', KEYS[1], 'c', ARGV[3], 'z', 1)
+redis.call('HSET', KEYS[1], 'c', ARGV[2], 'z', 1)
 expire_like_the_record(KEYS[2])
 return {'OK'}
 """

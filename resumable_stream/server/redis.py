@@ -437,7 +437,7 @@ class RedisLog:
         size = sum(len(span.data) for span in spans)
         entries = await asyncio.to_thread(packed_entries, spans) if size > _IN_A_THREAD else packed_entries(spans)
         beside = self._key(stream_id, ":t" + _nonce().decode())
-        words = [record.epoch.encode(), b"%d" % record.c, b"%d" % len(entries)]
+        words = [record.epoch.encode(), b"%d" % len(entries)]
         calls = [
             *self._staged(stream_id, beside, entries),
             Call(self._scripts.compact, [*self._keys(stream_id)[:4], beside], words, stream_id),

@@ -223,6 +223,61 @@ def test_a_connection_that_nobody_needs_is_closed(redis_server: RedisServer, mon
     run(scenario())
 
 
+def test_a_reply_to_an_earlier_command_does_not_count_for_a_later_one(redis_server: RedisServer) -> None:
+    """Somebody leaves and comes back before the first reply is there: only the reply to the second command is meant."""
+
+    class Silent:
+        is_connected = True
+
+        async def send_command(self, *words: Any, check_health: bool) -> None:
+            sent.append(words)
+
+    sent: list[Any] = []
+
+    async def scenario() -> None:
+        log = RedisLog(redis_server.url)
+        listening, bells = log._listening, log.bells()
+        link = implementation._Link(listening, "", None)
+        link._connection = Silent()
+        listening._links[""] = link
+        first = asyncio.create_task(bells.add("s"))
+        await until(lambda: len(sent) == 1)
+        await bells.discard("s")
+        first.cancel()
+        second = asyncio.create_task(bells.add("s"))
+        await until(lambda: len(sent) == 3)
+        assert [words[0] for words in sent] == ["SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE"]
+        for kind, heard_now in ((b"subscribe", False), (b"unsubscribe", False), (b"subscribe", True)):
+            link._on_reply([kind, b"rs:{s}", 1])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert second.done() is heard_now
+        await asyncio.gather(first, second, return_exceptions=True)
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_a_stream_added_to_a_connection_that_is_just_closing_finds_another(redis_server: RedisServer) -> None:
+    async def scenario() -> None:
+        log = RedisLog(redis_server.url)
+        writer = await begin(log)
+        bells = log.bells()
+        await bells.add("s")
+        channel = log._listening._channels["s"]
+        link = channel.link
+        assert link is not None
+        log._listening.on_lost(link, [channel], None)
+        assert not channel.heard
+        await until(lambda: channel.heard)
+        assert channel.link is not link
+        await log.append([(writer, event(1), None)])
+        assert (await anext(bells)).item == event(1)
+        await log.aclose()
+
+    run(scenario())
+
+
 # --- it is lost -------------------------------------------------------------------------------------------------------------
 
 
@@ -364,10 +419,11 @@ def test_a_user_who_may_not_listen_is_told_so(own_redis: RedisServer) -> None:
 # --- it is slow -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("size", "count", "most_bytes"), [(10, 20, 1 << 30), (900, 1000, 10_000)])
 def test_a_listener_that_is_too_slow_gets_one_bell_for_each_stream(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, size: int, count: int, most_bytes: int
 ) -> None:
-    async def scenario(size: int) -> None:
+    async def scenario() -> None:
         log = RedisLog(redis_server.url)
         writers = [await begin(log, name) for name in ("a", "b")]
         bells, marks = log.bells(), log.bells()
@@ -379,26 +435,16 @@ def test_a_listener_that_is_too_slow_gets_one_bell_for_each_stream(
         await heard(marks, lambda bell: bell.n == 25)
         waiting = [bells._waiting[place][0] for place in range(len(bells._waiting))]
         assert len(waiting) <= 20
-        assert sum(len(bell.item.data) for bell in waiting if isinstance(bell.item, Span)) <= 10_000
+        assert sum(len(bell.item.data) for bell in waiting if isinstance(bell.item, Span)) <= most_bytes
         rung = [await anext(bells) for _ in waiting]
         assert {bell.id for bell in rung if bell.item is None} == {"a", "b"}
         # Whatever was gathered: who reads after each bell has all.
         assert rung[-1].item is None or rung[-1].n == 25
         await log.aclose()
-        await log2.delete("a")
-        await log2.delete("b")
 
-    async def both() -> None:
-        nonlocal log2
-        log2 = RedisLog(redis_server.url)
-        await scenario(10)
-        await scenario(900)
-        await log2.aclose()
-
-    log2: RedisLog
-    monkeypatch.setattr(implementation, "_MOST_WAITING", 20)
-    monkeypatch.setattr(implementation, "_MOST_WAITING_BYTES", 10_000)
-    run(both())
+    monkeypatch.setattr(implementation, "_MOST_WAITING", count)
+    monkeypatch.setattr(implementation, "_MOST_WAITING_BYTES", most_bytes)
+    run(scenario())
 
 
 def test_a_subscriber_that_redis_drops_comes_back(own_redis: RedisServer) -> None:

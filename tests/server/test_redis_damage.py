@@ -472,6 +472,9 @@ def test_the_index_of_running_streams_heals(redis_server: RedisServer, direct: A
             assert await log.finish(claimed, 1, OK) == Done(1)
         direct.set("rs:{s1}", "something else")
         assert sorted(await log.orphans()) == sorted(f"s{number}" for number in range(3, 20, 2))
+        count = direct.zcard("rs:run")
+        await log.delete("s3")
+        assert direct.zcard("rs:run") == count - 1
         await log.aclose()
 
     run(scenario())
@@ -693,6 +696,26 @@ def test_credentials_of_a_url_are_in_no_error_log_or_repr(own_redis: RedisServer
         for secret in (SECRET, USER):
             assert secret not in shown
             assert secret not in caplog.text
+
+    run(scenario())
+
+
+def test_credentials_that_a_server_repeats_are_left_out() -> None:
+    async def scenario() -> None:
+        for said in (
+            f"-WRONGPASS no user {USER} with {SECRET}\r\n",
+            f"-ERR unknown command `AUTH`, with args beginning with: `{USER}`, `{SECRET}-and-more`\r\n",
+            f"-DENIED {SECRET}\r\n",
+        ):
+            async with await _says({b"CLIENT": b"+OK\r\n", b"AUTH": said.encode()}) as server:
+                log = RedisLog(f"redis://{USER}:{SECRET}@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+                for call in (log.read("s"), log.append([(Writer("s", "abcd", 1), event(1), None)]), log.bells().add("s")):
+                    with pytest.raises(LogUnavailable) as caught:
+                        await call
+                    shown = _all_of(caught.value)
+                    assert SECRET not in shown
+                    assert USER not in shown
+                await log.aclose()
 
     run(scenario())
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import NoScriptError, ResponseError
 
 from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span
+from resumable_stream.server._redis_client import Call, _again
+from resumable_stream.server._redis_scripts import Scripts
 from resumable_stream.server.log import (
     CANCEL,
     Appended,
@@ -285,7 +288,7 @@ def test_a_promoted_replica_without_the_last_ten_spans(own_redis: RedisServer, p
 
 def test_a_server_that_does_not_answer_is_unavailable_and_then_goes_on(own_redis: RedisServer) -> None:
     async def scenario() -> None:
-        log = RedisLog(own_redis.url, socket_timeout=0.2, timeout=5.0)
+        log = RedisLog(own_redis.url, socket_timeout=0.1, timeout=5.0)
         writer = await begin(log, last=3)
         own_redis.pause()
         for call in (log.read("s"), log.append([(writer, span(4), None)]), log.renew([writer])):
@@ -517,6 +520,103 @@ def test_a_server_that_forgot_the_scripts_is_told_again(redis_server: RedisServe
         await log.aclose()
 
     run(scenario())
+
+
+def test_a_script_that_only_some_calls_found_is_run_again_in_order() -> None:
+    """Of each stream all calls from the first that was not run; the others were answered."""
+    script = Scripts().append
+    calls = [Call(script, [b"k"], [], stream_id) for stream_id in "ababc"]
+    replies = [[b"OK"], NoScriptError(), [b"OK"], [b"AT"], ResponseError()]
+    assert _again(calls, replies) == [1, 3]
+    assert _again(calls, [[b"OK"]] * 5) == []
+
+
+@pytest.mark.parametrize("verb", ["restore", "compact"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_was_written_beside_and_is_gone_is_written_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, verb: str, times: int
+) -> None:
+    async def scenario() -> None:
+        log = RedisLog(redis_server.url)
+        writer = await begin(log, last=3)
+        if verb == "compact":
+            await log.finish(writer, 3, OK)
+        else:
+            await log.delete("s")
+        calls, left = log._client.calls, times
+
+        async def evict(some: Any) -> Any:
+            nonlocal left
+            if left and len(some) > 1:
+                left -= 1
+                await calls(some[:-1])
+                with redis.Redis(port=redis_server.port) as direct:
+                    assert direct.delete(*direct.keys("rs:{s}:[tu]*")) >= 1
+                return await calls(some[-1:])
+            return await calls(some)
+
+        monkeypatch.setattr(log._client, "calls", evict)
+        if times == 3:
+            with pytest.raises(LogUnavailable, match="stream 's'.*evict"):
+                await (log.compact("s") if verb == "compact" else log.restore(writer, HEAD, writer.epoch, [span(1, 3)]))
+            left = 0
+        await (log.compact("s") if verb == "compact" else log.restore(writer, HEAD, writer.epoch, [span(1, 3)]))
+        assert await text(log) == whole(3)
+        with redis.Redis(port=redis_server.port) as direct:
+            assert direct.keys("rs:{s}:[tu]*") == []
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_a_stream_that_is_replaced_while_it_is_compacted_stays_as_it_is(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        log = RedisLog(redis_server.url)
+        writer = await begin(log, last=3)
+        await log.finish(writer, 3, OK)
+        calls = log._client.calls
+
+        async def replaced(some: Any) -> Any:
+            monkeypatch.setattr(log._client, "calls", calls)
+            new = await log.create("s", HEAD, lease=15.0, replaces=writer.epoch)
+            assert isinstance(new, Writer)
+            await go_on(log, new, 1, 2)
+            assert await log.finish(new, 2, OK) == Done(2)
+            return await calls(some)
+
+        monkeypatch.setattr(log._client, "calls", replaced)
+        await log.compact("s")
+        assert await text(log) == whole(2)
+        await log.compact("s")
+        assert await text(log) == whole(2)
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_after_a_fail_over_a_connection_does_not_stay_with_the_replica(own_redis: RedisServer) -> None:
+    async def scenario(replica: RedisServer) -> None:
+        async with RedisProxy(own_redis.port) as proxy:
+            log = RedisLog(proxy.url)
+            writer = await begin(log, last=3)
+            await _replicated(own_redis)
+            assert replica.command("REPLICAOF", "NO", "ONE") == "+OK"
+            assert own_redis.command("REPLICAOF", "127.0.0.1", replica.port) == "+OK"
+            # The name leads to the new primary, and the old one has kept its connections.
+            proxy.target = replica.port
+            with pytest.raises(LogUnavailable, match="replica"):
+                await log.append([(writer, span(4), None)])
+            assert await log.append([(writer, span(4), None)]) == [Appended(4)]
+            await log.aclose()
+
+    assert own_redis.command("CONFIG", "SET", "repl-diskless-sync-delay", 0) == "+OK"
+    replica = RedisServer("--replicaof", "127.0.0.1", str(own_redis.port)).start()
+    try:
+        run(scenario(replica))
+    finally:
+        replica.close()
 
 
 # --- two writers ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ end
 class TestRedisLog(LogContract):
     lease = 15.0
     # One order of steps in so many is played; each step is a trip to a server. `TestEveryOrder` plays them all.
-    share = 4
+    share = 12
 
     @pytest.fixture(autouse=True)
     def _server(self, redis_server: RedisServer) -> Iterator[None]:

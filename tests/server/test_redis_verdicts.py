@@ -352,7 +352,7 @@ def play(server: RedisServer, direct: Any, seed: int, count: int) -> None:
 
 
 def test_scripts_and_rules_agree(redis_server: RedisServer, direct: Any) -> None:
-    play(redis_server, direct, 1, 400)
+    play(redis_server, direct, 1, 300)
 
 
 @pytest.mark.soak
