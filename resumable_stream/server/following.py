@@ -169,6 +169,22 @@ class Following:
             if not await followed.grown.wait(max(0.0, deadline - self.now())):
                 raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
 
+    async def listen(self, followed: Followed) -> None:
+        """
+        Hear the bells of a stream whose producer is here, for what others say to it.
+
+        Raises:
+            LogUnavailable: The log cannot be heard.
+        """
+        assert self._bells is not None
+        await self._bells.add(followed.key)
+
+    async def unlisten(self, followed: Followed) -> None:
+        """Hear them no longer, unless the stream has gone to another process meanwhile, and has to be followed."""
+        assert self._bells is not None
+        if followed.owned:
+            await self._bells.discard(followed.key)
+
     def forget(self, key: str) -> None:
         """Drop what is held of a stream; for whoever still reads it, it is gone, unless its ending is known."""
         followed = self._streams.pop(key, None)

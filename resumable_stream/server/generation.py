@@ -91,6 +91,7 @@ class Generation:
         heard: The messages that have come here, dealt with or not.
         looks: The producer has this object, so it can look at `cancelled`.
         stored_at: When the lease was renewed last, on the clock of the event loop.
+        appended_at: When the log acknowledged events last, likewise.
         note_n: The event that the note belongs to.
         paused: Nothing is sent until `go_on()`: the log has lost the stream, and is being given it again.
         item: What the flusher has sent, and the log has not answered yet.
@@ -116,7 +117,7 @@ class Generation:
         self.writer = writer
         self.head = head
         self.looks = self.paused = False
-        self.stored_at = 0.0
+        self.stored_at = self.appended_at = 0.0
         self.note_n = 0 if handover is None else handover.note_n
         self._touch = touch
         self._pace = pace

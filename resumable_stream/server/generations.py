@@ -61,6 +61,8 @@ OnLost: TypeAlias = Literal["fail", "restart_if_empty"] | Callable[[Generation],
 
 FORGOTTEN: Final = "forgotten"
 """Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
+_QUIET: Final = 1.0
+"""Seconds without an event after which a producer is quiet. 1: who presses the stop button waits for no longer than that."""
 _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
 
@@ -159,7 +161,7 @@ class Generations:
         followed = self._following.get(key)
         followed.owned = True
         self._following.do(followed, followed.follower.own(writer.epoch, head, n=handover.n if handover else 0))
-        generation.stored_at = self._following.now()
+        generation.stored_at = generation.appended_at = self._following.now()
         running = self._running[key] = _Running(key, generation, followed)
         running.task = self._spawn(self._produce(running, run))
         if handover is not None and handover.control is not None:
@@ -305,7 +307,7 @@ class Generations:
         running = self._running.get(item.writer.stream_id)
         if running is None or running.generation is not generation:
             return
-        generation.stored_at = self._following.now()
+        generation.stored_at = generation.appended_at = self._following.now()
         if item.span is not None:
             self._following.do(running.followed, running.followed.follower.appended(item.span))
         if verdict.control is not None:
@@ -502,7 +504,7 @@ class Generations:
         await self._compact(writer.stream_id)
 
     async def _look_after(self) -> None:
-        """Renew leases, find streams without a producer, cancel what nobody reads."""
+        """Renew leases, find streams without a producer, cancel what nobody reads, hear what is said to quiet producers."""
         swept = self._following.now()
         period = self.pace.lease / 3
         while True:
@@ -513,17 +515,50 @@ class Generations:
                 await self._renew(due)
             if now - swept >= self.pace.lease and self.may_claim():
                 swept = now
-                try:
-                    for key in await self.log.orphans(_SWEEP):
-                        self.notice_orphan(key)
-                except LogUnavailable as exc:
-                    logger.info("streams without a producer cannot be looked for: %s", exc)
-            if self.pace.abandon_after is not None:
-                for each in self._running.values():
-                    unread = not each.followed.readers and now - each.followed.left_at > self.pace.abandon_after
-                    if unread and not each.generation.cancelled:
-                        each.generation.ask_to_stop("abandoned")
-                        self._spawn(self._cancel(each, "abandoned"))
+                await self._sweep()
+            for each in list(self._running.values()):
+                self._listen(each, now)
+                if self._is_abandoned(each, now):
+                    each.generation.ask_to_stop("abandoned")
+                    self._spawn(self._cancel(each, "abandoned"))
+
+    def _is_abandoned(self, running: _Running, now: float) -> bool:
+        patience = self.pace.abandon_after
+        if patience is None or running.followed.readers or running.generation.cancelled:
+            return False
+        return now - running.followed.left_at > patience
+
+    async def _sweep(self) -> None:
+        try:
+            for key in await self.log.orphans(_SWEEP):
+                self.notice_orphan(key)
+        except LogUnavailable as exc:
+            logger.info("streams without a producer cannot be looked for: %s", exc)
+
+    def _listen(self, running: _Running, now: float) -> None:
+        """
+        Hear at once what other processes say to a producer that is quiet.
+
+        The log's answer to an append tells the others, and bells of their own events would only cost them time.
+        """
+        quiet = running.holds and now - running.generation.appended_at >= _QUIET
+        if quiet and not running.listening:
+            running.listening = True
+            self._spawn(self._hear(running))
+        elif running.listening and not quiet and running.holds:
+            running.listening = False
+            self._spawn(self._following.unlisten(running.followed))
+
+    async def _hear(self, running: _Running) -> None:
+        try:
+            await self._following.listen(running.followed)
+        except LogUnavailable as exc:
+            running.listening = False
+            logger.info("stream %s cannot be listened to now: %s", running.generation.id, exc)
+            return
+        # What was said before it was heard.
+        if running.holds:
+            await self._renew([running])
 
     async def _renew(self, running: list[_Running]) -> None:
         writers = [each.generation.writer for each in running]
@@ -577,6 +612,7 @@ class _Running:
         self.ending: Ending | None = None
         self.refused: Ending | None = None
         self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = self.forgotten = False
+        self.listening = False
         self.since = 0.0
 
     @property

@@ -223,3 +223,32 @@ def test_a_redis_that_dies_under_a_living_producer_loses_nothing(how: str) -> No
         run(scenario)
     finally:
         server.close()
+
+
+def test_a_producer_that_is_quiet_hears_at_once_what_is_said_at_another_instance(make: Make) -> None:
+    """The lease is so long that no renewal brings the news within this test."""
+
+    async def scenario() -> None:
+        async with hub_over(make(), lease=600.0) as one, hub_over(make(), lease=600.0) as two:
+            heard = asyncio.Event()
+
+            async def thinking(gen: Generation) -> None:
+                await gen.wait_steered()
+                heard.set()
+                await asyncio.Event().wait()
+
+            async def silent() -> AsyncIterator[str]:
+                await asyncio.Event().wait()
+                yield "never"
+
+            await one.start("told", thinking)
+            await two.say("told", "left")
+            await heard.wait()
+            await one.start("stopped", silent())
+            reading = asyncio.create_task(read_all(two, "stopped"))
+            await two.cancel("stopped")
+            body, reader = await reading
+            assert body == b"" and reader.ending.outcome is rs.Outcome.CANCELLED
+            await one.forget("told")
+
+    run(scenario)
