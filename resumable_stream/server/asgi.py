@@ -12,17 +12,16 @@ Streams of a hub over HTTP, for Starlette and FastAPI: a response that follows a
 
     app.mount("/", create_app(hub))           # or all of it: POST /streams, GET /streams/{id}, …
 
-What is answered is decided in `wire`; here it is sent. Only this module imports starlette (extra `server`).
+What is answered is decided in `wire`, `answering` and `bodies`; here it is sent. Only this module imports starlette (extra
+`server`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -31,19 +30,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .._errors import (
-    HistoryGone,
-    HubDraining,
-    KeyReused,
-    LimitReached,
-    LogUnavailable,
-    ReaderCut,
-    StreamEnded,
-    StreamUnknown,
-)
+from .._errors import HistoryGone, LimitReached, ReaderCut
 from . import wire
-from .log import CANCEL, Gone, Page, Unknown
-from .wire import Answer, Asked, Facts, Follow
+from .answering import (
+    PATH_SAFE,
+    TROUBLE,
+    Opened,
+    TooLarge,
+    answer_to_request,
+    answer_to_trouble,
+    fingerprint_of,
+    owner_of,
+    wrong_id,
+)
+from .bodies import CHUNK_BYTES, Body
+from .log import CANCEL
+from .wire import Answer, Facts, Follow
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -51,15 +53,10 @@ if TYPE_CHECKING:
     from .hub import Hub, Producer
     from .reading import Reader
 
-__all__ = ["HubResponse", "create_app", "respond"]
+__all__ = ["CHUNK_BYTES", "HubResponse", "create_app", "respond"]
 
-CHUNK_BYTES: Final = 256 << 10
-"""Bytes that are handed to the server at once. 256 KiB: one slow reader of a large event does not take a tick of the loop."""
-_PATH: Final = "/~!$&'()*+,;=:@"
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
-
-Opened: TypeAlias = "Callable[[Follow], Awaitable[Reader | Answer]]"
 
 
 # --- a response that follows a stream -----------------------------------------------------------------------------------
@@ -168,8 +165,6 @@ class HubResponse(Response):
     async def _stream(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
         try:
             await self._send_all(reader, then, send, patience)
-        except LogUnavailable as exc:
-            raise ReaderCut("the log went away while the body was sent, so it is cut; the next request continues it") from exc
         except OSError:
             # Of a send: what newer servers raise when the client has left.
             pass
@@ -179,31 +174,14 @@ class HubResponse(Response):
         self.raw_headers = []
         # The head goes out now: some servers hold it back until the first byte of the body.
         await send({"type": _BODY, "body": self.body, "more_body": True})
-        replaying = then.control
-        while True:
-            chunk = await reader.next(0.0 if replaying else then.every)
-            if chunk is None:
-                chunk, replaying = (wire.caught_up() if replaying else then.heartbeat), False
-            elif not chunk:
-                break
+        patience.sending = False
+        body = Body(reader, then)
+        while not body.over:
+            piece = await body.next()
             patience.sends += 1
             patience.sending = True
-            if len(chunk) <= CHUNK_BYTES:
-                await send({"type": _BODY, "body": chunk, "more_body": True})
-            else:
-                for start in range(0, len(chunk), CHUNK_BYTES):
-                    patience.sends += 1
-                    await send({"type": _BODY, "body": chunk[start : start + CHUNK_BYTES], "more_body": True})
+            await send({"type": _BODY, "body": piece, "more_body": not body.over})
             patience.sending = False
-        end = wire.closing(then.view, epoch=reader.cursor.epoch, n=reader.n, ending=reader.ending)
-        if not end.clean:
-            raise ReaderCut(_why_cut(reader))
-        body = wire.caught_up() + end.body if replaying else end.body
-        if reader.left and reader.ending is None:
-            body = wire.retry_line(random.random())
-        patience.sends += 1
-        patience.sending = True
-        await send({"type": _BODY, "body": body, "more_body": False})
 
 
 class _Patience:
@@ -229,14 +207,6 @@ class _Patience:
         elif now - self._since >= self._seconds and self.task is not None and not self.task.done():
             self.over = True
             self.task.cancel()
-
-
-def _why_cut(reader: Reader) -> str:
-    if reader.ending is not None:
-        return f"the stream ended as {wire.outcome_header(reader.ending)}, so its body is cut on purpose: it is not complete"
-    if reader.gone is not None:
-        return f"the log no longer holds what follows {reader.cursor}, so the body is cut; the next request says why"
-    return "the server is shutting down, so the body is cut; the next request continues it"
 
 
 # --- from a request to a response ---------------------------------------------------------------------------------------
@@ -287,124 +257,17 @@ async def _respond(
     location: str | None,
     options: dict[str, Any],
 ) -> tuple[Answer, Opened | None]:
-    if run is None and id is None:
-        raise ValueError("respond() needs a producer to start, or the id of a stream to follow")
-    facts = facts_of(request)
-    asked = wire.asked(facts)
-    if isinstance(asked, Answer):
-        return asked, None
-    if run is not None:
-        id = asked.key if id is None else id
-    if id is not None and (wrong := _wrong_id(id)) is not None:
-        # What cannot be an id is unknown to who reads, and refused to who starts.
-        return (wire.not_found() if run is None else wrong), None
-    if owner is None:
-        owner = await _owner(hub, facts, id, "read" if run is None else "create")
-        if owner is None:
-            return (wire.not_found() if run is None else wire.forbidden()), None
-    if run is not None:
-        try:
-            if options.get("fingerprint") is None:
-                options["fingerprint"] = await _fingerprint(hub, request)
-            stream = await hub.start(id, run, owner=owner, **options)
-        except _TooLarge as exc:
-            return wire.too_large(exc.limit), None
-        except _TROUBLE as exc:
-            return _answer_to(exc, request, asked), None
-        id = stream.id
-    assert id is not None
-    if location is None:
-        location = _own_path(request, id, starts=run is not None)
-    if run is not None and asked.respond_async:
-        return wire.accepted(id, location), None
-    return await _read(hub, asked, id, owner, location)
-
-
-async def _read(hub: Hub, asked: Asked, id: str, owner: str, location: str) -> tuple[Answer, Opened]:
-    """Answer a reader, and say how its reader is opened."""
-
-    def answer(state: wire.State) -> Answer:
-        return wire.answer_to_reader(
-            asked, state, stream_id=id, location=location, random=random.random(), heartbeat_every=hub.heartbeat
-        )
-
-    async def opened(then: Follow) -> Reader | Answer:
-        try:
-            view = "events" if then.view == "snapshot" else then.view
-            return await hub.reader(id, then.after, view=view, from_byte=then.from_byte or 0, owner=owner)
-        except HistoryGone as exc:
-            return answer(exc.gone)
-        except StreamUnknown:
-            return answer(wire.Missing(private=hub.authorize is not None))
-        except (LimitReached, LogUnavailable) as exc:
-            return answer(_unavailable(exc))
-
-    return answer(await _state(hub, asked, id, owner)), opened
-
-
-async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
-    """How a stream stands, as far as this request wants to know."""
-    if hub.draining:
-        return wire.Unavailable("draining")
-    missing = wire.Missing(private=hub.authorize is not None)
-    try:
-        if asked.method == "HEAD" and asked.after is None and asked.from_byte is None:
-            # Also of a log that was trimmed, from which a reader without a cursor cannot read.
-            state = await hub.state(id, owner=owner)
-            return wire.Standing(
-                head=state.head, epoch=state.epoch, n=state.n, b=state.b, oldest=state.oldest, ending=state.ending
-            )
-        found = await hub.look(id, asked.after, owner=owner)
-        if asked.view == "snapshot" and asked.after is None and isinstance(found, Page):
-            so_far = await hub.message(id, owner=owner)
-            return replace(_standing(found), n=so_far.cursor.n, ending=so_far.ending, snapshot={"text": so_far.text})
-    except StreamUnknown:
-        return missing
-    except HistoryGone as exc:
-        return exc.gone
-    except (LogUnavailable, LimitReached) as exc:
-        return _unavailable(exc)
-    match found:
-        case Unknown():
-            return missing
-        case Gone(why="went_back", ending=None, running_until=until) if until and asked.after is not None:
-            # Its producer lives, and will repair the log: the reader waits for it.
-            return wire.Standing(head=found.head, epoch=found.epoch, n=asked.after.n, b=0, oldest=found.oldest)
-        case Gone():
-            return found
-    return _standing(found)
-
-
-def _standing(page: Page) -> wire.Standing:
-    return wire.Standing(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
-
-
-def _unavailable(exc: Exception) -> wire.Unavailable:
-    match exc:
-        case HubDraining():
-            return wire.Unavailable("draining")
-        case LimitReached():
-            return wire.Unavailable("limit_reached")
-    return wire.Unavailable("log_unavailable")
-
-
-_TROUBLE: Final = (HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown)
-
-
-def _answer_to(exc: Exception, request: Request, asked: Asked) -> Answer:
-    """The answer to a request that changes something and could not."""
-    match exc:
-        case StreamUnknown():
-            return wire.not_found()
-        case KeyReused():
-            return wire.key_reused()
-        case StreamEnded(ending=ending):
-            return wire.ended(ending)
-    return wire.unavailable(_unavailable(exc).reason, random=random.random())
-
-
-async def _owner(hub: Hub, facts: Facts, id: str | None, action: str) -> str | None:
-    return "" if hub.authorize is None else await hub.authorize(facts, id, action)
+    return await answer_to_request(
+        hub,
+        facts_of(request),
+        run,
+        id=id,
+        owner=owner,
+        location=location,
+        path=request.scope["path"],
+        fingerprint=lambda: _fingerprint(hub, request),
+        options=options,
+    )
 
 
 def facts_of(request: Request) -> Facts:
@@ -412,28 +275,7 @@ def facts_of(request: Request) -> Facts:
     return Facts(request.method, dict(request.headers), request.scope["query_string"].decode("latin-1"))
 
 
-def _wrong_id(id: str) -> Answer | None:
-    try:
-        wire.path_of(id)
-    except ValueError:
-        expected = "1 to 256 characters of A-Z a-z 0-9 . _ ~ -, and neither '.' nor '..', since it becomes a part of a path"
-        return wire.bad_request("the id of the stream", expected, id)
-    return None
-
-
-def _own_path(request: Request, id: str, *, starts: bool) -> str:
-    # A path that begins with two slashes would be another host.
-    path = "/" + quote(request.scope["path"].strip("/"), safe=_PATH)
-    return wire.path_of(id, prefix=path.rstrip("/") + "/") if starts else path
-
-
 # --- bodies -------------------------------------------------------------------------------------------------------------
-
-
-class _TooLarge(Exception):
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.limit = limit
 
 
 async def _body(hub: Hub, request: Request) -> bytes:
@@ -443,12 +285,12 @@ async def _body(hub: Hub, request: Request) -> bytes:
         return await request.body()
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told) > limit:
-        raise _TooLarge(limit)
+        raise TooLarge(limit)
     pieces, size = [], 0
     async for piece in request.stream():
         size += len(piece)
         if size > limit:
-            raise _TooLarge(limit)
+            raise TooLarge(limit)
         pieces.append(piece)
     # Where Starlette keeps it, so that it can be asked for again.
     request._body = b"".join(pieces)
@@ -457,15 +299,12 @@ async def _body(hub: Hub, request: Request) -> bytes:
 
 async def _fingerprint(hub: Hub, request: Request) -> str:
     """What tells one request from another under the same id: method, path and body, and no header, which may be a secret."""
-    digest = hashlib.blake2b(digest_size=16)
     try:
         body = await _body(hub, request)
     except RuntimeError:
         # The application has read it piece by piece: it is gone, and nothing is compared.
         return ""
-    for part in (request.method.encode(), request.scope["path"].encode(), body):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+    return fingerprint_of(request.method, request.scope["path"], body)
 
 
 async def _json_body(hub: Hub, request: Request) -> dict[str, Any] | Answer:
@@ -573,7 +412,7 @@ class _Resource:
                 found = await handler(request)
             except ClientDisconnect:
                 return None
-            except _TooLarge as exc:
+            except TooLarge as exc:
                 found = wire.too_large(exc.limit)
             answer, opened = (found, None) if isinstance(found, Answer) else found
         return HubResponse(answer, opened, send_timeout=self._hub.send_timeout, extra=extra)
@@ -586,14 +425,14 @@ class _Routes:
         self._hub = hub
 
     def _path(self, request: Request, id: str) -> str:
-        root = quote(request.scope.get("root_path", "").strip("/"), safe=_PATH)
+        root = quote(request.scope.get("root_path", "").strip("/"), safe=PATH_SAFE)
         return wire.path_of(id, prefix=f"/{root}/streams/" if root else "/streams/")
 
     async def _allowed(self, request: Request, action: str) -> tuple[str, str] | Answer:
         """The id in the path, and whose streams the request may see."""
         id = request.path_params["id"]
-        owner = await _owner(self._hub, facts_of(request), id, action)
-        if owner is None or _wrong_id(id) is not None:
+        owner = await owner_of(self._hub, facts_of(request), id, action)
+        if owner is None or wrong_id(id) is not None:
             return wire.not_found()
         return id, owner
 
@@ -631,8 +470,8 @@ class _Routes:
             state, so_far = await self._hub.state(id, owner=owner), await self._hub.message(id, owner=owner)
         except HistoryGone as exc:
             return wire.answer_to_message(exc.gone, random=random.random())
-        except _TROUBLE as exc:
-            return _answer_to(exc, request, Asked())
+        except TROUBLE as exc:
+            return answer_to_trouble(exc)
         cursor = so_far.cursor
         standing = wire.Standing(head=state.head, epoch=cursor.epoch, n=cursor.n, b=state.b, ending=so_far.ending)
         return wire.answer_to_message(standing, text=so_far.text, random=random.random())
@@ -662,8 +501,8 @@ class _Routes:
             return wire.said(await self._hub.say(id, text, mid=asked.key, kind=kind or "message", owner=owner))
         except LimitReached as exc:
             return wire.inbox_full(exc.limit)
-        except _TROUBLE as exc:
-            return _answer_to(exc, request, asked)
+        except TROUBLE as exc:
+            return answer_to_trouble(exc)
         except ValueError as exc:
             return wire.bad_request("'data' in the body", str(exc), text)
 
@@ -676,8 +515,8 @@ class _Routes:
         try:
             running = await self._hub.cancel(id, owner=owner)
             return wire.told_to_stop(None if running else (await self._hub.state(id, owner=owner)).ending)
-        except _TROUBLE as exc:
-            return _answer_to(exc, request, Asked())
+        except TROUBLE as exc:
+            return answer_to_trouble(exc)
 
     async def forget(self, request: Request) -> Answer:
         """`DELETE /streams/{id}`."""
@@ -687,8 +526,8 @@ class _Routes:
         id, owner = allowed
         try:
             await self._hub.forget(id, owner=owner)
-        except _TROUBLE as exc:
-            return _answer_to(exc, request, Asked())
+        except TROUBLE as exc:
+            return answer_to_trouble(exc)
         return wire.forgotten()
 
     async def health(self, request: Request) -> Answer:

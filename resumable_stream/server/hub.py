@@ -17,14 +17,18 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import random
 import secrets
 import signal as signals
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from .._errors import HistoryGone, HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown
 from .._events import Outcome
+from . import wire
+from .answering import HubAnswer, answer_of
+from .bodies import Body, pieces
 from .following import Following
 from .generation import Pace
 from .generations import FORGOTTEN, Generations, OnLost, Producer, check_producer, close
@@ -50,7 +54,7 @@ from .log import (
 from .mirror import Mirror, Phase
 from .reading import Reader, View
 from .texts import SoFar, TextOf
-from .wire import Facts
+from .wire import Facts, Follow
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -516,6 +520,51 @@ class Hub:
 
         return await respond(self, request, run, **options)
 
+    async def answer(
+        self,
+        method: str,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]],
+        query: str | bytes = "",
+        *,
+        id: str | None = None,
+        run: Producer | None = None,
+        path: str | None = None,
+        body: bytes | None = None,
+        owner: str | None = None,
+        location: str | None = None,
+        **options: Any,
+    ) -> HubAnswer:
+        """
+        Say what a request is answered, for a framework that `respond()` does not know: Django, Quart, aiohttp, Litestar, Sanic.
+
+            answer = await hub.answer(request.method, request.headers, request.META["QUERY_STRING"], id=id, path=request.path)
+            return StreamingHttpResponse(answer, status=answer.status, headers=dict(answer.headers))
+
+        It does what `respond()` does: it heeds the cursor and the view that are asked for, and whatever stands in the way is an
+        answer with its status, not an exception. What differs: the framework's own limits hold for the body of the request, and
+        for a client that takes no bytes, since `send_timeout` is that of `respond()`.
+
+        Args:
+            method: `GET`, `HEAD` or `POST`.
+            headers: Of the request, by name; the case of names does not count.
+            query: What stands after the `?`, still encoded.
+            id: Of the stream. `None`: the request's `Idempotency-Key`, or else 128 random bits.
+            run: Makes the events if the stream is started here, see `start()`. `None`: the stream is only followed.
+            path: Of the request, as the client knows it, for `Content-Location`: the path of a GET; after a start that path, a
+                slash and the id. A client that was cut while it read the answer to its POST continues there. `None`: it cannot.
+            body: Of the request. With the method and the path it tells one request from another under the same id.
+                `None`: not compared.
+            owner: Whose stream it is. `None`: what `authorize` says.
+            location: Path at which the stream can be read again, if `path` does not say it.
+            options: As for `start()`.
+
+        Raises:
+            ValueError: There is neither `run` nor `id`.
+        """
+        return await answer_of(
+            self, method, headers, query, id=id, run=run, path=path, body=body, owner=owner, location=location, options=options
+        )
+
     def _check_running(self) -> None:
         if not self._entered:
             raise RuntimeError("the hub does not run: use it in an `async with hub:` block, or pass hub.lifespan to the app")
@@ -593,6 +642,13 @@ class Hub:
         return verdict
 
     # --- reading
+
+    def has_room(self, id: str, *, owner: str = "") -> bool:
+        """Another reader of this stream is within the limits of this process."""
+        followed = self._following.find(key_of(check_stream_id(id), owner))
+        return len(self._readers) < self.limits.readers and (
+            followed is None or followed.readers < self.limits.readers_per_stream
+        )
 
     async def state(self, id: str, *, owner: str = "") -> State:
         """
@@ -719,6 +775,72 @@ class Hub:
             # It gets what is there, and comes back elsewhere for the rest.
             reader.leave()
         return reader
+
+    def follow(
+        self,
+        id: str,
+        after: Cursor | str | None = None,
+        view: View = "events",
+        *,
+        from_byte: int = 0,
+        owner: str = "",
+    ) -> AsyncGenerator[bytes, None]:
+        """
+        Read a stream as the body of an HTTP response: what follows a cursor, then what is live, up to the end.
+
+        In the view `"events"` these are server-sent events: a `retry:` line, events with ids, a comment after each `heartbeat`
+        seconds of silence, and `event: end` as the last one. A hub that shuts down ends the body with a `retry:` line instead,
+        and the reader comes back with its cursor. In the other views it is what the producer wrote.
+
+        Statuses (204, 404, 410 and so on) are the caller's matter here; `answer()` knows them.
+
+        Args:
+            id: The stream.
+            after: The last event that the reader has, as a cursor or as the text of a `Last-Event-ID`. `None` or `""`: from the
+                first. After the end there is nothing more, not even the end.
+            view: See `View`.
+            from_byte: In the view `"raw"`, where to begin.
+            owner: As given to `start()`.
+
+        Returns:
+            An iterator. The reader is opened when the first piece is asked for, and let go at the end, or by `aclose()`; the
+                stream goes on without it. Pieces have at most 256 KiB.
+
+        Raises:
+            ValueError: `after` is not a cursor, or a stream of raw bytes is to be shown as events.
+            StreamUnknown: There is no such stream. This and what follows is raised by the iterator.
+            HistoryGone: The log no longer holds what follows the cursor.
+            LimitReached: Too many readers.
+            LogUnavailable: The log cannot be reached.
+            ReaderCut: What was read is not complete, so the response must not be ended cleanly: a stream without ids failed, or
+                the log went away meanwhile.
+        """
+        return pieces(self._opens(id, after, view, from_byte, owner))
+
+    def _opens(
+        self, id: str, after: Cursor | str | None, view: View, from_byte: int, owner: str
+    ) -> Callable[[], Awaitable[Body]]:
+        """What `follow()` reads, not opened yet."""
+        check_stream_id(id)
+        if view not in get_args(View):
+            raise ValueError(f"view must be one of {', '.join(get_args(View))}, got {view!r}")
+        cursor = after if isinstance(after, Cursor) else Cursor.parse(after) if after else None
+
+        async def opened() -> Body:
+            reader = await self.reader(id, cursor, view=view, from_byte=from_byte, owner=owner)
+            if view == "events" and reader.framing == "raw":
+                reader.close()
+                raise ValueError(f"stream {id!r} is raw bytes, which cannot be shown as events: ask for the view 'verbatim'")
+            if view != "events":
+                return Body(reader, Follow(view=view, after=reader.cursor))
+            heartbeat = b"" if self.heartbeat is None else wire.heartbeat("sse")
+            then = Follow(view=view, after=reader.cursor, heartbeat=heartbeat, every=self.heartbeat)
+            body = Body(reader, then, first=wire.retry_line(random.random()))
+            if reader.seen_the_end:
+                body.close()
+            return body
+
+        return opened
 
     def _forget_reader(self, reader: Reader) -> None:
         self._readers.pop(reader, None)

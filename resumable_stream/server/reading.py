@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias
 
 from .following import Followed, Following
-from .log import Cursor, Ending, Gone, Page, StreamLog, Unknown
+from .log import Cursor, Ending, Framing, Gone, Page, StreamLog, Unknown
 from .mirror import Mirror, NotHeld, Phase, with_ids
 from .texts import TextSoFar
 
@@ -105,6 +105,16 @@ class Reader:
     def cursor(self) -> Cursor:
         """The place of this reader: what it has is everything up to here."""
         return Cursor(self._mirror.epoch, self.n)
+
+    @property
+    def framing(self) -> Framing:
+        """How the bytes of the stream are cut into events."""
+        return self._mirror.framing
+
+    @property
+    def seen_the_end(self) -> bool:
+        """Its place is after the end of the stream, so it has had everything, the ending too."""
+        return self._mirror.ending is not None and self.n > self._mirror.n
 
     def so_far(self, text_of: Any) -> TextSoFar:
         """The text of the stream, as far as somebody has asked for it here."""

@@ -1,0 +1,352 @@
+"""
+From what a request says to what it is answered: with a hub, and without any framework.
+
+`respond()` in `asgi` and `Hub.answer()` both ask here, so that a stream is answered alike wherever it is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import quote
+
+from .._errors import (
+    HistoryGone,
+    HubDraining,
+    KeyReused,
+    LimitReached,
+    LogUnavailable,
+    ReaderCut,
+    StreamEnded,
+    StreamUnknown,
+)
+from . import wire
+from .bodies import Body, pieces
+from .log import Gone, Page, Unknown
+from .wire import Answer, Asked, Facts, Follow
+
+if TYPE_CHECKING:
+    from .hub import Hub, Producer
+    from .reading import Reader
+
+__all__ = [
+    "PATH_SAFE",
+    "TROUBLE",
+    "HubAnswer",
+    "Opened",
+    "TooLarge",
+    "answer_of",
+    "answer_to_request",
+    "answer_to_trouble",
+    "fingerprint_of",
+    "owner_of",
+    "wrong_id",
+]
+
+PATH_SAFE: Final = "/~!$&'()*+,;=:@"
+"""Characters of a path that need no percent-encoding."""
+TROUBLE: Final = (HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown)
+"""Errors of a hub that are answers to a client."""
+
+Opened: TypeAlias = "Callable[[Follow], Awaitable[Reader | Answer]]"
+"""Opens a reader, or says why it cannot be opened any more."""
+
+
+class TooLarge(Exception):
+    """A body of a request that is larger than the hub takes. Not an error of this package: it is answered with 413."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+# --- an answer for any framework ----------------------------------------------------------------------------------------
+
+
+class HubAnswer:
+    """
+    What a framework has to send: a status, headers, and a body to iterate over. `Hub.answer()` makes it.
+
+    The body of a stream is opened when it is first iterated over, so an answer that is never sent takes nothing. A framework that
+    stops iterating, because the client has left, leaves the stream running. Where the body raises `ReaderCut`, the connection
+    must be closed without ending the body; every server does that by itself when an iterator raises.
+
+    Attributes:
+        status: HTTP status.
+        headers: Names and values.
+        live: The body follows a stream; otherwise it is at hand, and at most a few hundred bytes long.
+    """
+
+    def __init__(self, answer: Answer, opened: Opened | None = None, *, head: bool = False) -> None:
+        if head:
+            answer = replace(answer, body=b"", then=None)
+        self.status = answer.status
+        self.headers = answer.headers
+        self.live = answer.then is not None and opened is not None
+        # The length for a HEAD would be that of the answer to a GET, which nobody has made.
+        if not self.live and answer.status != 204 and not head:
+            self.headers = (*answer.headers, ("Content-Length", str(len(answer.body))))
+        self._answer = answer
+        self._opened = opened
+
+    def __repr__(self) -> str:
+        return f"<HubAnswer {self.status}{' with a stream' if self.live else ''}>"
+
+    def header(self, name: str) -> str | None:
+        """The value of a header, whatever the case of its name; `None` if it is not there."""
+        return self._answer.header(name)
+
+    @property
+    def body(self) -> bytes:
+        """
+        The whole body.
+
+        Raises:
+            TypeError: It follows a stream, and is not at hand: iterate over the answer.
+        """
+        if self.live:
+            raise TypeError("the body of this answer follows a stream: iterate over the answer")
+        return self._answer.body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """
+        The body, piece by piece. Each iteration is a reader of its own; closing it lets the reader go.
+
+        Raises:
+            ReaderCut: The body is not complete, and must not be ended cleanly.
+        """
+        return pieces(self.open) if self.live else _whole(self._answer.body)
+
+    async def open(self) -> Body:
+        """
+        Open the body of a stream.
+
+        Raises:
+            TypeError: The body does not follow a stream.
+            ReaderCut: The stream could be read when the request was answered, and cannot be read now.
+        """
+        then = self._answer.then
+        if then is None or self._opened is None:
+            raise TypeError("the body of this answer is at hand, in `body`")
+        reader = await self._opened(then)
+        if isinstance(reader, Answer):
+            raise ReaderCut(
+                f"the stream cannot be read any more (a request would be answered with {reader.status} now), so the body is cut; "
+                "the next request says why"
+            )
+        return Body(reader, then, first=self._answer.body)
+
+
+async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
+    if body:
+        yield body
+
+
+async def answer_of(
+    hub: Hub,
+    method: str,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
+    query: str | bytes = "",
+    *,
+    id: str | None,
+    run: Producer | None,
+    path: str | None,
+    body: bytes | None,
+    owner: str | None,
+    location: str | None,
+    options: dict[str, Any],
+) -> HubAnswer:
+    """What `Hub.answer()` does, see there."""
+    facts = Facts(method, dict(headers), query.decode("latin-1") if isinstance(query, bytes) else query)
+
+    async def fingerprint() -> str:
+        return "" if body is None else fingerprint_of(facts.method, path or "", body)
+
+    answer, opened = await answer_to_request(
+        hub, facts, run, id=id, owner=owner, location=location, path=path, fingerprint=fingerprint, options=options
+    )
+    return HubAnswer(answer, opened, head=facts.method == "HEAD")
+
+
+# --- from a request to its answer ---------------------------------------------------------------------------------------
+
+
+async def answer_to_request(
+    hub: Hub,
+    facts: Facts,
+    run: Producer | None,
+    *,
+    id: str | None,
+    owner: str | None,
+    location: str | None,
+    path: str | None,
+    fingerprint: Callable[[], Awaitable[str]],
+    options: dict[str, Any],
+) -> tuple[Answer, Opened | None]:
+    """
+    Start or join a stream, or look at one, and say what the request is answered.
+
+    Args:
+        hub: Whose streams.
+        facts: Of the request.
+        run: Makes the events, if the stream is started here; `None`: the stream is only followed.
+        id: Of the stream. `None`: the request's `Idempotency-Key`, or else random.
+        owner: Whose stream it is. `None`: what `authorize` of the hub says.
+        location: Where the stream can be read again. `None`: made of `path`.
+        path: Of the request, without its percent-encoding; `None`: not known, so there is no `Content-Location`.
+        fingerprint: Digest of the request; asked for only if a stream is to be started.
+        options: As for `Hub.start`.
+
+    Returns:
+        The answer, and what opens its reader. The latter is `None` if the body is whole.
+
+    Raises:
+        ValueError: There is neither `run` nor `id`.
+    """
+    if run is None and id is None:
+        raise ValueError("an answer needs a producer to start, or the id of a stream to follow")
+    asked = wire.asked(facts)
+    if isinstance(asked, Answer):
+        return asked, None
+    if run is not None:
+        id = asked.key if id is None else id
+    if id is not None and (wrong := wrong_id(id)) is not None:
+        # What cannot be an id is unknown to who reads, and refused to who starts.
+        return (wire.not_found() if run is None else wrong), None
+    if owner is None:
+        owner = await owner_of(hub, facts, id, "read" if run is None else "create")
+        if owner is None:
+            return (wire.not_found() if run is None else wire.forbidden()), None
+    if run is not None:
+        try:
+            if options.get("fingerprint") is None:
+                options["fingerprint"] = await fingerprint()
+            stream = await hub.start(id, run, owner=owner, **options)
+        except TooLarge as exc:
+            return wire.too_large(exc.limit), None
+        except TROUBLE as exc:
+            return answer_to_trouble(exc), None
+        id = stream.id
+    assert id is not None
+    if location is None and path is not None:
+        location = _own_path(path, id, starts=run is not None)
+    # A preference may be ignored: without a place to read the stream at, 202 would be of no use.
+    if run is not None and asked.respond_async and location is not None:
+        return wire.accepted(id, location), None
+    return await _read(hub, asked, id, owner, location)
+
+
+async def _read(hub: Hub, asked: Asked, id: str, owner: str, location: str | None) -> tuple[Answer, Opened]:
+    """Answer a reader, and say how its reader is opened."""
+
+    def answer(state: wire.State) -> Answer:
+        return wire.answer_to_reader(
+            asked, state, stream_id=id, location=location, random=random.random(), heartbeat_every=hub.heartbeat
+        )
+
+    async def opened(then: Follow) -> Reader | Answer:
+        try:
+            view = "events" if then.view == "snapshot" else then.view
+            return await hub.reader(id, then.after, view=view, from_byte=then.from_byte or 0, owner=owner)
+        except HistoryGone as exc:
+            return answer(exc.gone)
+        except StreamUnknown:
+            return answer(wire.Missing(private=hub.authorize is not None))
+        except (LimitReached, LogUnavailable) as exc:
+            return answer(_unavailable(exc))
+
+    found = answer(await _state(hub, asked, id, owner))
+    if found.then is not None and not hub.has_room(id, owner=owner):
+        # Most frameworks have to be told the status before the reader is opened.
+        found = answer(wire.Unavailable("limit_reached"))
+    return found, opened
+
+
+async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
+    """How a stream stands, as far as this request wants to know."""
+    if hub.draining:
+        return wire.Unavailable("draining")
+    missing = wire.Missing(private=hub.authorize is not None)
+    try:
+        if asked.method == "HEAD" and asked.after is None and asked.from_byte is None:
+            # Also of a log that was trimmed, from which a reader without a cursor cannot read.
+            state = await hub.state(id, owner=owner)
+            return wire.Standing(
+                head=state.head, epoch=state.epoch, n=state.n, b=state.b, oldest=state.oldest, ending=state.ending
+            )
+        found = await hub.look(id, asked.after, owner=owner)
+        if asked.view == "snapshot" and asked.after is None and isinstance(found, Page):
+            so_far = await hub.message(id, owner=owner)
+            return replace(_standing(found), n=so_far.cursor.n, ending=so_far.ending, snapshot={"text": so_far.text})
+    except StreamUnknown:
+        return missing
+    except HistoryGone as exc:
+        return exc.gone
+    except (LogUnavailable, LimitReached) as exc:
+        return _unavailable(exc)
+    match found:
+        case Unknown():
+            return missing
+        case Gone(why="went_back", ending=None, running_until=until) if until and asked.after is not None:
+            # Its producer lives, and will repair the log: the reader waits for it.
+            return wire.Standing(head=found.head, epoch=found.epoch, n=asked.after.n, b=0, oldest=found.oldest)
+        case Gone():
+            return found
+    return _standing(found)
+
+
+def _standing(page: Page) -> wire.Standing:
+    return wire.Standing(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
+
+
+def _unavailable(exc: Exception) -> wire.Unavailable:
+    match exc:
+        case HubDraining():
+            return wire.Unavailable("draining")
+        case LimitReached():
+            return wire.Unavailable("limit_reached")
+    return wire.Unavailable("log_unavailable")
+
+
+def answer_to_trouble(exc: Exception) -> Answer:
+    """The answer to a request that changes something and could not."""
+    match exc:
+        case StreamUnknown():
+            return wire.not_found()
+        case KeyReused():
+            return wire.key_reused()
+        case StreamEnded(ending=ending):
+            return wire.ended(ending)
+    return wire.unavailable(_unavailable(exc).reason, random=random.random())
+
+
+async def owner_of(hub: Hub, facts: Facts, id: str | None, action: str) -> str | None:
+    """Whose streams a request may see; `None`: nobody's."""
+    return "" if hub.authorize is None else await hub.authorize(facts, id, action)
+
+
+def wrong_id(id: str) -> Answer | None:
+    """What is answered to an id that cannot be one; `None`: it can."""
+    try:
+        wire.path_of(id)
+    except ValueError:
+        expected = "1 to 256 characters of A-Z a-z 0-9 . _ ~ -, and neither '.' nor '..', since it becomes a part of a path"
+        return wire.bad_request("the id of the stream", expected, id)
+    return None
+
+
+def _own_path(path: str, id: str, *, starts: bool) -> str:
+    # A path that begins with two slashes would be another host.
+    path = "/" + quote(path.strip("/"), safe=PATH_SAFE)
+    return wire.path_of(id, prefix=path.rstrip("/") + "/") if starts else path
+
+
+def fingerprint_of(method: str, path: str, body: bytes) -> str:
+    """What tells one request from another under the same id: method, path and body, and no header, which may be a secret."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (method.encode(), path.encode(), body):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""
+The body that a reader of a stream gets, piece by piece: what it consists of, and whether it may end cleanly.
+
+    with Body(reader, then) as body:
+        while not body.over:
+            send(await body.next())
+
+`HubResponse` hands the pieces to an ASGI server; `pieces()` makes them an iterator, for everything else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from .._errors import LogUnavailable, ReaderCut
+from . import wire
+
+if TYPE_CHECKING:
+    from .reading import Reader
+    from .wire import Follow
+
+__all__ = ["CHUNK_BYTES", "Body", "pieces"]
+
+CHUNK_BYTES: Final = 256 << 10
+"""Bytes that are handed to the server at once. 256 KiB: one slow reader of a large event does not take a tick of the loop."""
+
+
+class Body:
+    """
+    What one reader gets: events, heartbeats, and the end. Close it with `close()`, or use it in a `with` block.
+
+    Args:
+        reader: Where the events come from; it is closed with the body.
+        then: In which view, and with which heartbeat.
+        first: Bytes in front of everything else.
+
+    Attributes:
+        over: `next()` has returned the last piece.
+    """
+
+    __slots__ = ("_at", "_every", "_first", "_reader", "_replaying", "_rest", "_then", "over")
+
+    def __init__(self, reader: Reader, then: Follow, *, first: bytes = b"") -> None:
+        self.over = False
+        self._reader = reader
+        self._then = then
+        self._first = first
+        self._every = then.every
+        self._replaying = then.control
+        self._rest = b""
+        self._at = 0
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the reader go. Calling it twice is the same as once."""
+        self.over = True
+        self._reader.close()
+
+    async def next(self) -> bytes:
+        """
+        The next piece, as soon as there is one. It is called until `over` is set, by one task at a time.
+
+        Returns:
+            At most `CHUNK_BYTES`. The last piece may be empty.
+
+        Raises:
+            ReaderCut: What has been returned is not the whole, so the body must not be ended cleanly.
+        """
+        if self._first:
+            piece, self._first = self._first, b""
+            return piece
+        if self._rest:
+            return self._part()
+        try:
+            chunk = await self._reader.next(0.0 if self._replaying else self._every)
+        except LogUnavailable as exc:
+            self.over = True
+            raise ReaderCut("the log went away while the body was sent, so it is cut; the next request continues it") from exc
+        if chunk is None:
+            chunk, self._replaying = (wire.caught_up() if self._replaying else self._then.heartbeat), False
+        elif not chunk:
+            return self._end()
+        elif len(chunk) > CHUNK_BYTES:
+            self._rest, self._at = chunk, 0
+            return self._part()
+        return chunk
+
+    def _part(self) -> bytes:
+        end = self._at + CHUNK_BYTES
+        piece = self._rest[self._at : end]
+        self._at = end
+        if end >= len(self._rest):
+            self._rest = b""
+        return piece
+
+    def _end(self) -> bytes:
+        self.over = True
+        reader = self._reader
+        end = wire.closing(self._then.view, epoch=reader.cursor.epoch, n=reader.n, ending=reader.ending)
+        if not end.clean:
+            raise ReaderCut(_why_cut(reader))
+        if reader.left and reader.ending is None:
+            return wire.retry_line(random.random())
+        return wire.caught_up() + end.body if self._replaying else end.body
+
+
+def _why_cut(reader: Reader) -> str:
+    if reader.ending is not None:
+        return f"the stream ended as {wire.outcome_header(reader.ending)}, so its body is cut on purpose: it is not complete"
+    if reader.gone is not None:
+        return f"the log no longer holds what follows {reader.cursor}, so the body is cut; the next request says why"
+    return "the server is shutting down, so the body is cut; the next request continues it"
+
+
+async def pieces(opened: Callable[[], Awaitable[Body]]) -> AsyncGenerator[bytes, None]:
+    """
+    The pieces of a body as an iterator, without empty ones. The reader is opened when the first is asked for.
+
+    Args:
+        opened: Opens the body.
+
+    Raises:
+        ReaderCut: As `Body.next()`.
+    """
+    with await opened() as body:
+        while not body.over:
+            if piece := await body.next():
+                yield piece
