@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .hub import Hub, HubLimits, State, Stream
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
     from .memory import MemoryLog
+    from .portal import SyncHub
     from .redis import RedisLog
     from .sqlite import SQLiteLog
     from .texts import SoFar
@@ -25,6 +26,7 @@ _HOMES = {
     ".hub": ("Hub", "HubLimits", "State", "Stream"),
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
+    ".portal": ("SyncHub",),
     ".texts": ("SoFar",),
     ".redis": ("RedisLog",),
     ".sqlite": ("SQLiteLog",),
@@ -35,6 +37,7 @@ __all__ = [
     # generations
     "Hub",
     "HubLimits",
+    "SyncHub",
     "Generation",
     "Event",
     "SoFar",

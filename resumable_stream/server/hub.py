@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from ..protocols import ResumeProtocol
     from .asgi import HubResponse
+    from .portal import SyncHub
 
 __all__ = ["Authorize", "Hub", "HubLimits", "OnLost", "Producer", "State", "Stream"]
 
@@ -509,6 +510,20 @@ class Hub:
     def kinds(self) -> Mapping[str, Producer]:
         """The producers that were registered, by name."""
         return self._kinds
+
+    def portal(self, *, close_log: bool = True) -> SyncHub:
+        """
+        The same verbs as plain calls, for programs without an event loop: Flask and other WSGI applications, scripts.
+
+        The hub then runs in a thread of the portal, and is not entered otherwise. See `SyncHub`.
+
+        Args:
+            close_log: The portal closes the log too when it is closed. True: a log belongs to one event loop, which nobody else
+                can reach.
+        """
+        from .portal import SyncHub
+
+        return SyncHub(self, close_log=close_log)
 
     async def respond(self, request: Request, run: Producer | None = None, **options: Any) -> HubResponse:
         """
