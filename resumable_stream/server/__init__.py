@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .hub import Hub, HubLimits, State, Stream
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
     from .memory import MemoryLog
+    from .places import log_of
     from .portal import SyncHub
     from .redis import RedisLog
     from .sqlite import SQLiteLog
@@ -26,6 +27,7 @@ _HOMES = {
     ".hub": ("Hub", "HubLimits", "State", "Stream"),
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
+    ".places": ("log_of",),
     ".portal": ("SyncHub",),
     ".texts": ("SoFar",),
     ".redis": ("RedisLog",),
@@ -49,6 +51,7 @@ __all__ = [
     "MemoryLog",
     "RedisLog",
     "SQLiteLog",
+    "log_of",
     # what is in them
     "Cursor",
     "Ending",
