@@ -8,6 +8,7 @@ from .. import __version__
 from ._extra import click
 from .demo import demo
 from .kept import forget, list_, show
+from .serve import serve
 from .tail import tail
 
 __all__ = ["app"]
@@ -22,6 +23,7 @@ def app() -> None:
 
 
 app.add_command(demo)
+app.add_command(serve)
 app.add_command(tail)
 app.add_command(list_)
 app.add_command(show)

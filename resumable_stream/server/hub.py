@@ -227,7 +227,6 @@ class Hub:
                 raise ValueError(f"{name} must be more than 0 seconds")
         if on_lost not in ("fail", "restart_if_empty") and not callable(on_lost):
             raise ValueError(f"on_lost must be 'fail', 'restart_if_empty' or a producer, got {on_lost!r}")
-        self.log = log
         self.lease = lease
         self.limits = limits or HubLimits()
         self.retention = retention
@@ -241,15 +240,8 @@ class Hub:
         self._creating = 0
         self._starting: set[asyncio.Task[Stream]] = set()
         self._text_of = text_of
-        self._following = Following(
-            log,
-            poll=poll,
-            mirror_bytes=self.limits.mirror_bytes,
-            lease=lease,
-            on_control=lambda key, control: self._generations.hear_control(key, control),
-            on_orphan=lambda key: self._generations.notice_orphan(key),
-        )
-        pace = Pace(
+        self._poll = poll
+        self._pace = Pace(
             lease=lease,
             flush=flush,
             cancel_grace=cancel_grace,
@@ -261,12 +253,40 @@ class Hub:
             stream_bytes=self.limits.stream_bytes,
             streams=self.limits.streams,
         )
-        self._generations = Generations(log, self._following, pace, on_lost)
+        self._keep_in(log)
+
+    def _keep_in(self, log: StreamLog) -> None:
+        self.log = log
+        self._following = Following(
+            log,
+            poll=self._poll,
+            mirror_bytes=self.limits.mirror_bytes,
+            lease=self.lease,
+            on_control=lambda key, control: self._generations.hear_control(key, control),
+            on_orphan=lambda key: self._generations.notice_orphan(key),
+        )
+        self._generations = Generations(log, self._following, self._pace, self._on_lost)
 
     def __repr__(self) -> str:
         return f"<Hub over {self.log!r}: {len(self._generations)} generations, {len(self._readers)} readers>"
 
     # --- life
+
+    def use_log(self, log: StreamLog) -> None:
+        """
+        Keep the streams in another log than the hub was made with, as `resumable-stream serve --store` does.
+
+        Raises:
+            RuntimeError: The hub runs already, and has streams in the first one.
+        """
+        if self._entered:
+            raise RuntimeError("this hub runs already; its log can be changed before it is entered")
+        self._keep_in(log)
+
+    @property
+    def running(self) -> bool:
+        """It was entered: streams can be started and read."""
+        return self._entered
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -323,6 +343,8 @@ class Hub:
         while self._generations and loop.time() < deadline:
             await self._generations.changed.wait(deadline - loop.time())
         await leaving
+        # Who came while it was shutting down; few, since they are told so before they begin to read.
+        await self._send_away(list(self._readers), 0.0)
         await self._generations.stop()
 
     def drain_on(self, *signal_numbers: int, timeout: float = 25.0, spread: float = 5.0) -> None:

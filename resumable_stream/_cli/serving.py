@@ -1,0 +1,283 @@
+"""
+uvicorn with a hub behind it: the server that drains, and what it writes down.
+
+    SIGTERM, Ctrl-C ──▶ hub.drain(): readers leave, generations come to their end ──▶ uvicorn's own shutdown ──▶ the log is closed
+    once more       ──▶ the generations end as FAILED, `shutdown`, now
+    a third time    ──▶ the process is ended by the signal
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+
+from .._errors import ReaderCut
+from ..server import Hub
+from ..server.asgi import create_app
+from .output import visible
+
+__all__ = ["HubServer", "say", "serve", "set_up_logging"]
+
+SPARE: Final = 1.0
+"""Seconds beyond the time for draining in which the process has ended, whatever happens."""
+_AT_ONCE: Final = 0.5
+"""Seconds in which a second signal still lets the log be told that the generations were stopped."""
+_TAIL: Final = 0.2
+"""Of `SPARE`, for what Python does at exit."""
+_SHOWN: Final = 12
+"""Characters of a part of a path in the log. 12: whoever knows the id of a stream may read it, unless `authorize` says no."""
+
+logger = logging.getLogger("resumable_stream.serve")
+
+
+def say(text: str) -> None:
+    """Write a line for people to standard error."""
+    with suppress(OSError):
+        sys.stderr.write(f"* {visible(text)}\n")
+        sys.stderr.flush()
+
+
+class HubServer(uvicorn.Server):
+    """
+    A uvicorn that drains its hub before it stops.
+
+    Args:
+        hub: Drained.
+        app: Served; `None`: the routes of the hub.
+        timeout: Seconds that generations may still take after the first signal.
+        spread: Seconds over which readers are sent away; at most `timeout`.
+        announce: Called once when it serves.
+        access_log: A line for each request.
+        quiet: Somebody else tells people of the shutdown.
+
+    Attributes:
+        mistake: Why it could not serve, for people.
+        stopped_by: The signal that did not wait for the end of the draining.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        app: Any = None,
+        *,
+        timeout: float,
+        spread: float,
+        announce: Callable[[], None],
+        access_log: bool = True,
+        quiet: bool = False,
+    ) -> None:
+        own = app is None
+        config = uvicorn.Config(
+            create_app(hub) if own else app,
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=access_log,
+            server_header=False,
+            ws="none" if own else "auto",
+        )
+        super().__init__(config)
+        self.hub = hub
+        self.mistake: str | None = None
+        self.stopped_by: int | None = None
+        self._timeout = timeout
+        self._spread = min(spread, timeout)
+        self._announce = announce
+        self._quiet = quiet
+        self._received = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._until: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and see that the app has entered the hub."""
+        await super().startup(sockets=sockets)
+        if not self.started:
+            return
+        if not self.hub.running:
+            self.mistake = "the app does not enter the hub when it starts; give it lifespan=hub.lifespan"
+            self.should_exit = True
+            return
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Of the signals: drain, stop at once, end."""
+        self._received += 1
+        if self._received > 2 or (self._loop is None and self._received > 1):
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        elif self._loop is None:
+            # It is still starting: there is nothing to drain.
+            self.should_exit = True
+        else:
+            # The loop sleeps until something happens, and a signal alone is nothing.
+            self._loop.call_soon_threadsafe(self.leave, sig)
+
+    def leave(self, sig: int = signal.SIGTERM) -> None:
+        """Begin to drain; called once more, stop at once. In the event loop."""
+        assert self._loop is not None
+        name = signal.Signals(sig).name
+        at_once = self._draining is not None
+        if at_once:
+            self.stopped_by = sig
+        timeout = 0.0 if at_once else self._timeout
+        spare = _AT_ONCE if at_once else SPARE
+        self._until = self._loop.time() + timeout + spare
+        if self._draining is not None:
+            self._draining.cancel()
+        self._tell(
+            f"{name}: stopping at once" if at_once else f"{name}: draining, {timeout:g} s at most; once more stops at once"
+        )
+        _end_after(timeout + SPARE)
+        self._draining = self._loop.create_task(self._drain(timeout, 0.0 if at_once else self._spread))
+
+    async def _drain(self, timeout: float, spread: float) -> None:
+        try:
+            # Some time for the log to take the ends of what still runs then.
+            await asyncio.wait_for(self.hub.drain(timeout, spread), timeout + (SPARE if timeout else _AT_ONCE) / 2)
+        except TimeoutError:
+            logger.warning("the log did not take the end of every generation in time: its lease runs out, and others notice that")
+        except Exception:
+            logger.exception("draining failed; the server stops all the same")
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What uvicorn does, within the time that is left."""
+        loop = asyncio.get_running_loop()
+        until = (loop.time() + SPARE if self._until is None else self._until) - _TAIL
+        # uvicorn declares whole seconds, and hands them to asyncio, which takes parts too. A third is for the app's own end.
+        self.config.timeout_graceful_shutdown = max(0.05, (until - loop.time()) * 2 / 3)  # type: ignore[assignment]
+        try:
+            await asyncio.wait_for(super().shutdown(sockets), max(0.15, until - loop.time()))
+            await asyncio.wait_for(self.hub.log.aclose(), max(0.05, until - loop.time()))
+        except TimeoutError:
+            logger.warning("the app or the log did not close in time, and was left")
+
+    def _tell(self, text: str) -> None:
+        if not self._quiet:
+            say(text)
+
+
+def serve(server: HubServer, listener: socket.socket, control: socket.socket | None = None) -> int:
+    """
+    Serve until a signal comes.
+
+    Args:
+        server: What to serve.
+        listener: On which it listens; it is closed.
+        control: Of a worker, the connection to who started it: a byte says that it serves, and its end is as SIGTERM.
+
+    Returns:
+        The exit code.
+    """
+    _allow_many_files()
+    if control is not None:
+        _obey(server, control)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        # uvicorn's way to say that the app did not start; why, it has logged.
+        return 1
+    if server.mistake is not None:
+        say(f"error: {server.mistake}")
+        return 2
+    if server.stopped_by is not None:
+        return 128 + server.stopped_by
+    return 0 if server.started else 1
+
+
+def _obey(server: HubServer, control: socket.socket) -> None:
+    inner = server._announce
+
+    def announce() -> None:
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(control)
+            if server._draining is None:
+                server.leave()
+
+        loop.add_reader(control, ended)
+        inner()
+        with suppress(OSError):
+            control.send(b"r")
+
+    server._announce = announce
+
+
+def _end_after(seconds: float) -> None:
+    """End the process then, whatever hangs: a thread of the app, a disk, a name server."""
+
+    def end() -> None:
+        say("error: something did not end in time, and was cut")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _allow_many_files() -> None:
+    """Each reader is an open file, and the usual limit is 1,024 of them; up to the hard limit it may be raised by anybody."""
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# --- what is logged -----------------------------------------------------------------------------------------------------
+
+
+def set_up_logging(*, several: bool) -> None:
+    """Write to standard error what uvicorn and the hub log. Call it after the `HubServer` was made."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {'[%(process)d] ' if several else ''}%(message)s", "%H:%M:%S"))
+    access, errors, ours = map(logging.getLogger, ("uvicorn.access", "uvicorn.error", "resumable_stream"))
+    access.setLevel(logging.INFO)
+    access.addFilter(_without_secrets)
+    errors.addFilter(_without_wanted_cuts)
+    for each in (access, errors):
+        each.addHandler(handler)
+        each.propagate = False
+    if not logging.getLogger().handlers:
+        # Otherwise the module has set up logging as it wants it.
+        ours.addHandler(handler)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Of a request: method, path and status; not the query, nor the end of what is long in the path: either may be a key."""
+    if isinstance(record.args, tuple) and len(record.args) == 5:
+        _, method, path, _, status = record.args
+        parts = str(path).partition("?")[0].split("/")
+        shown = "/".join(part if len(part) <= _SHOWN else f"{part[: _SHOWN - 4]}…" for part in parts)
+        record.msg, record.args = "%s %s %s", (method, shown, status)
+    return True
+
+
+def _without_wanted_cuts(record: logging.LogRecord) -> bool:
+    """A body that is cut on purpose is an exception for uvicorn, and not one for people."""
+    error = record.exc_info[1] if record.exc_info else None
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, ReaderCut):
+        record.msg, record.args, record.exc_info, record.exc_text = "%s", (error,), None, None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
