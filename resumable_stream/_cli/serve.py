@@ -213,7 +213,9 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        click.echo(f"error: cannot listen on {host}, port {port}: {error.strerror or error}", err=True)
+        # Without the addition of `create_server()`, which names the address once more.
+        reason = os.strerror(error.errno) if error.errno and not isinstance(error, socket.gaierror) else error.strerror
+        click.echo(f"error: cannot listen on {host}, port {port}: {reason}", err=True)
         sys.exit(1)
 
 

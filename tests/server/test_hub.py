@@ -367,6 +367,20 @@ def test_shutting_down_lets_generations_end_and_readers_go() -> None:
     run(scenario)
 
 
+def test_a_reader_that_comes_while_it_shuts_down_is_sent_away_too() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("long", words(10_000, 0.005))
+            draining = asyncio.create_task(hub.drain(timeout=0.2, spread=0.0))
+            await asyncio.sleep(0)
+            assert hub.draining
+            with await hub.reader("long") as reader:
+                await draining
+                assert reader.left
+
+    run(scenario)
+
+
 def test_a_failed_stream_is_started_again_only_when_asked_to() -> None:
     async def scenario() -> None:
         async with Hub(MemoryLog()) as hub:
