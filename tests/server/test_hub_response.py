@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -280,3 +280,25 @@ def test_where_it_can_be_read_again_is_a_path_of_this_host(path: str, location: 
         assert response.headers["content-location"] == location
 
     run(scenario)
+
+
+def test_a_reader_that_waits_for_a_silent_stream_is_not_cut() -> None:
+    """In a view without heartbeats nothing is sent while the producer says nothing, which is not the client's fault."""
+
+    async def scenario(hub: Hub) -> None:
+        gate = asyncio.Event()
+
+        async def silent() -> AsyncIterator[str]:
+            await gate.wait()
+            yield "at last"
+
+        await hub.start("s", silent())
+        client = Client(b"view=verbatim")
+        task = asyncio.create_task((await client.serve(hub))(client.scope, client.receive, client.send))
+        await asyncio.sleep(0.2)  # many times the timeout, and many looks of the clock
+        assert not task.done()
+        gate.set()
+        await task
+        assert client.body == b"data: at last\n\n"
+
+    run(scenario, send_timeout=0.01, poll=0.01)
