@@ -18,6 +18,7 @@ import math
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal
@@ -31,6 +32,8 @@ import resumable_stream as rs
 from .cutting import Where, around_each_event, at_every_byte
 from .redis_server import _shared_cluster, _shared_redis, own_redis, redis_cluster, redis_server  # noqa: F401
 
+# Before any test imports them, so that their assertions say what they saw.
+pytest.register_assert_rewrite("resumable_stream.testing.store_contract", "resumable_stream.testing.log_contract")
 pytest_plugins = ["resumable_stream.testing.pytest_plugin"]
 
 DRIVERS: tuple[Literal["sync", "asyncio", "trio"], ...] = ("sync", "asyncio", "trio")
@@ -243,7 +246,7 @@ def _context() -> ssl.SSLContext:
 
 @pytest.fixture(params=[f"{driver}-{family}" for driver in DRIVERS for family in FAMILIES])
 def row(request: pytest.FixtureRequest) -> Row:
-    """Each of the six rows in turn. An `async def` test that takes it runs in that row."""
+    """Each of the six rows in turn, three of them in `make soak` alone. An `async def` test that takes it runs in that row."""
     driver, family = request.param.split("-")
     made = Row(driver, family)
     if request.node.get_closest_marker("soak"):
@@ -251,16 +254,26 @@ def row(request: pytest.FixtureRequest) -> Row:
     return made
 
 
-DIAGONAL = ("sync-httpx", "asyncio-httpx2", "trio-httpx")
-each_driver = pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(name, marks=() if name in DIAGONAL else pytest.mark.soak)
-        for name in (f"{driver}-{family}" for driver in DRIVERS for family in FAMILIES)
-    ],
-    indirect=True,
-)
-"""Three rows instead of six, where the driver matters and the family does not; the other three run in `make soak`."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Run a test of all six rows in three of them: each driver, over one family or the other. The other three are for `make soak`.
+
+    By turns of the test's name sync and trio get one family and asyncio the other, so that every row is tried by many tests.
+    """
+    rows: dict[str, list[tuple[pytest.Item, str]]] = {}
+    for item in items:
+        row = getattr(item, "callspec", None) and item.callspec.params.get("row")  # type: ignore[attr-defined]
+        if isinstance(row, str):
+            rows.setdefault(f"{item.path}::{item.originalname}", []).append((item, row))  # type: ignore[attr-defined]
+    for name, found in rows.items():
+        if len({row for _, row in found}) < len(DRIVERS) * len(FAMILIES):
+            continue  # it names its own
+        turn = zlib.crc32(name.rpartition("::")[2].encode()) % 2
+        for item, row in found:
+            driver, family = row.split("-")
+            if family != FAMILIES[(turn + (driver == "asyncio")) % 2]:
+                item.add_marker(pytest.mark.soak)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,7 +18,7 @@ from resumable_stream._drivers.sync import _LEFTOVER_SECONDS
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
 
-from ..conftest import Row, each_driver
+from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
 pytestmark = pytest.mark.usefixtures("prompt", "spotless")
@@ -98,7 +98,6 @@ async def test_the_byte_clock_is_on_time_after_a_longer_or_endless_first_event_c
         assert await ids(row, stream) == ALL
 
 
-@each_driver
 async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(row: Row, flaky_server: Start) -> None:
     pause = Fault.heartbeats(after_events=5, count=1, interval=1.1)
     server = flaky_server(numbered(12), [pause], no_content_at_end=True)
@@ -107,7 +106,6 @@ async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(
     assert stream.stats.reconnects == 0, "204 is no connection of the stream"
 
 
-@each_driver
 async def test_each_byte_starts_the_byte_clock_again(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), pace=0.1, no_content_at_end=True)
     stream = row.connect("GET", server.url, timeouts=Timeouts(idle=1.0, stall=1.0))
@@ -115,7 +113,6 @@ async def test_each_byte_starts_the_byte_clock_again(row: Row, flaky_server: Sta
     assert stream.stats.reconnects == 0
 
 
-@each_driver
 async def test_the_stall_clock_counts_across_heartbeats_and_starts_again_at_an_event(row: Row, flaky_server: Start) -> None:
     beats = [Fault.heartbeats(after_events=n, count=4, interval=0.1) for n in (3, 6, 9)]
     server = flaky_server(numbered(12), [beats], no_content_at_end=True)
@@ -206,7 +203,6 @@ async def test_the_body_of_an_error_answer_that_drips_is_not_waited_for(
     assert server.wait_disconnected()
 
 
-@each_driver
 async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), no_content_at_end=True, pace=0.0)
     clocks = Timeouts(first_event=0.7, idle=0.7, stall=0.7)
@@ -221,7 +217,6 @@ async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -
     assert stream.stats.reconnects == 0
 
 
-@each_driver
 async def test_the_first_event_clock_runs_from_the_request_on(row: Row, flaky_server: Start) -> None:
     late = [Fault.delay(0.9), Fault.cut(after_events=0, how="silence")]
     server = flaky_server(numbered(12), [late])
@@ -231,7 +226,6 @@ async def test_the_first_event_clock_runs_from_the_request_on(row: Row, flaky_se
     assert caught.value.reason == "first_event"
 
 
-@each_driver
 async def test_connections_that_bring_nothing_use_up_the_attempts(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.cut(after_events=0, how="silence")] * 9])
     retry = rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)

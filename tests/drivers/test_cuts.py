@@ -14,9 +14,9 @@ from resumable_stream.protocols import ByteRange, LastEventID
 from resumable_stream.testing import Fault, FlakyServer, numbered
 from resumable_stream.testing.faults import How
 
-from ..conftest import Row, each_driver
+from ..conftest import Row
 
-pytestmark = [pytest.mark.usefixtures("prompt"), each_driver]
+pytestmark = pytest.mark.usefixtures("prompt")
 
 
 def _transcript() -> bytes:

@@ -25,7 +25,7 @@ from resumable_stream._drivers.base import StreamBase
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
 
-from ..conftest import Row, each_driver
+from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
@@ -86,7 +86,6 @@ def test_an_interrupt_before_the_events_are_handed_out_loses_none(
 # --- between the read and the ledger
 
 
-@each_driver
 @CHUNKS
 @pytest.mark.parametrize("at", ["1", "7"])
 async def test_an_exception_of_a_callable_in_the_protocol_can_be_gone_on_from(
@@ -107,7 +106,6 @@ async def test_an_exception_of_a_callable_in_the_protocol_can_be_gone_on_from(
     assert stream.outcome is Outcome.COMPLETED
 
 
-@each_driver
 @CHUNKS
 @pytest.mark.parametrize(("at", "when"), [(1, "before"), (3, "before"), (1, "behind"), (3, "behind")])
 async def test_an_interrupt_where_a_chunk_is_entered_can_be_gone_on_from(
@@ -141,7 +139,6 @@ async def test_an_interrupt_where_a_chunk_is_entered_can_be_gone_on_from(
     assert stream.outcome is Outcome.ENDED
 
 
-@each_driver
 @pytest.mark.usefixtures("spotless")
 @pytest.mark.parametrize("where", ["end", "receive_live", "receive_data", "_hand_out"])
 async def test_after_such_an_exception_closing_closes(
@@ -182,7 +179,6 @@ async def test_after_such_an_exception_closing_closes(
         await anext(stream)
 
 
-@each_driver
 @pytest.mark.parametrize("at", [1, 9])
 async def test_an_interrupt_while_a_replay_is_compared_hands_out_nothing_twice(
     row: Row, flaky_server: Start, monkeypatch: pytest.MonkeyPatch, at: int
@@ -202,7 +198,6 @@ async def test_an_interrupt_while_a_replay_is_compared_hands_out_nothing_twice(
         assert await read_on(stream, KeyboardInterrupt) == (WANTED, 1)
 
 
-@each_driver
 @pytest.mark.parametrize("at", [11, 18])
 async def test_an_exception_of_a_fingerprint_hands_out_nothing_twice(row: Row, flaky_server: Start, at: int) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=10)], chunk_bytes=4096, ignore_cursor=True)

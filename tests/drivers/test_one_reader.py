@@ -22,7 +22,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, numbered
 
-from ..conftest import Row, each_driver
+from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
 pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.timeout(60)]
@@ -98,7 +98,6 @@ async def test_a_read_from_within_a_read_is_refused(row: Row, flaky_server: Star
     assert refused
 
 
-@each_driver
 async def test_readers_may_take_turns(row: Row, flaky_server: Start) -> None:
     """One at a time is one consumer, in whichever thread or task it is: `asyncio.to_thread(next, stream)` changes them."""
     server = flaky_server(numbered(12), [Fault.cut(after_events=5)], pace=0.0, no_content_at_end=True)

@@ -13,8 +13,6 @@ import resumable_stream as rs
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, numbered
 
-from ..conftest import each_driver
-
 if TYPE_CHECKING:
     from ..conftest import Row
 
@@ -55,7 +53,6 @@ def assert_bare(request: RecordedRequest) -> None:
     assert set(request.headers) <= allowed
 
 
-@each_driver
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_to_the_same_origin_is_followed_with_everything(row: Row, flaky_server: Start, status: int) -> None:
     server = flaky_server(numbered(12), [Fault.redirect("/moved", status=status), CUT, Fault.redirect("/again", status=status)])
@@ -68,7 +65,6 @@ async def test_a_redirect_to_the_same_origin_is_followed_with_everything(row: Ro
     assert [request.last_event_id for request in server.requests] == [None, None, "5", "5", "12"]
 
 
-@each_driver
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_to_another_origin_gets_a_bare_request(row: Row, flaky_server: Start, status: int) -> None:
     there = flaky_server(numbered(12), [CUT])
@@ -206,7 +202,6 @@ async def test_a_bare_request_that_is_sent_back_home_stays_bare(row: Row, flaky_
     assert_bare(here.requests[1])
 
 
-@each_driver
 @pytest.mark.parametrize("status", [307, 308])
 async def test_a_post_is_redirected_within_its_origin_with_its_body(row: Row, flaky_server: Start, status: int) -> None:
     server = flaky_server(numbered(12), [Fault.redirect("/moved", status=status)])
@@ -217,7 +212,6 @@ async def test_a_post_is_redirected_within_its_origin_with_its_body(row: Row, fl
     ]
 
 
-@each_driver
 @pytest.mark.parametrize("status", [301, 302, 303])
 async def test_a_post_becomes_a_get_where_browsers_do_so(row: Row, flaky_server: Start, status: int) -> None:
     server = flaky_server(numbered(12), [Fault.redirect("/result", status=status)])
@@ -251,7 +245,6 @@ async def test_a_401_behind_such_a_redirect_refreshes_the_get_alone(row: Row, fl
     assert [request.method for request in server.requests].count("POST") == 1
 
 
-@each_driver
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_post_to_another_origin_is_refused(row: Row, flaky_server: Start, status: int) -> None:
     there = flaky_server(numbered(12))

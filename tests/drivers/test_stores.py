@@ -26,7 +26,7 @@ from resumable_stream.protocols import LastEventID
 from resumable_stream.stores import FileStore, MemoryStore, RedisStore, SQLiteStore
 from resumable_stream.stores.redis import _SAVE
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, ServerEvent, numbered
-from tests.conftest import Row, each_driver
+from tests.conftest import Row
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
@@ -76,7 +76,6 @@ def ids(events: Any) -> list[str]:
     return [event.id for event in events]
 
 
-@each_driver
 @pytest.mark.parametrize("stop", [1, 5])
 async def test_the_next_run_goes_on_behind_the_last_event_taken(
     row: Row, flaky_server: Start, make_store: Callable[..., Any], stop: int
@@ -92,7 +91,6 @@ async def test_the_next_run_goes_on_behind_the_last_event_taken(
     assert again.checkpoint.offset == 12
 
 
-@each_driver
 async def test_the_event_in_hand_at_an_exception_comes_again(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -105,7 +103,6 @@ async def test_the_event_in_hand_at_an_exception_comes_again(
     assert ids(await row.read(row.connect("GET", server.url, store=make_store(), key="k"))) == ALL[2:]
 
 
-@each_driver
 async def test_kept_events_are_shown_first_then_the_rest(row: Row, flaky_server: Start, make_store: Callable[..., Any]) -> None:
     server = flaky_server(numbered(12), [SILENT])
     async with row.connect("GET", server.url, store=make_store(keep_events=True), key="k") as stream:
@@ -124,7 +121,6 @@ async def test_kept_events_are_shown_first_then_the_rest(row: Row, flaky_server:
     assert ids(await row.read(third)) == ALL
 
 
-@each_driver
 async def test_a_finished_stream_is_served_without_any_request(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -141,7 +137,6 @@ async def test_a_finished_stream_is_served_without_any_request(
     assert again.response is None
 
 
-@each_driver
 async def test_a_finished_stream_without_kept_events_is_empty_and_has_its_outcome(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -153,7 +148,6 @@ async def test_a_finished_stream_without_kept_events_is_empty_and_has_its_outcom
     assert len(server.requests) == 1
 
 
-@each_driver
 @pytest.mark.parametrize("chunk_bytes", [None, 100_000])
 @pytest.mark.parametrize("end", ["auto", "[DONE]"])
 async def test_leaving_on_the_event_that_ends_the_stream_finishes_it(
@@ -175,7 +169,6 @@ async def test_leaving_on_the_event_that_ends_the_stream_finishes_it(
     assert len(server.requests) == 1
 
 
-@each_driver
 async def test_leaving_before_the_event_that_ends_the_stream_does_not_finish_it(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -195,7 +188,6 @@ async def test_leaving_before_the_event_that_ends_the_stream_does_not_finish_it(
     assert ids(await row.read(row.connect("GET", server.url, store=make_store(), key="k"))) == ["4"]
 
 
-@each_driver
 async def test_leaving_a_replay_in_the_middle_moves_no_place(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -214,7 +206,6 @@ async def test_leaving_a_replay_in_the_middle_moves_no_place(
     assert ids(await row.read(again)) == ALL
 
 
-@each_driver
 async def test_text_and_batches_come_from_the_store_too(row: Row, flaky_server: Start, make_store: Callable[..., Any]) -> None:
     server = flaky_server([*numbered(12), ServerEvent(data="[DONE]")])
     texts = []
@@ -228,7 +219,6 @@ async def test_text_and_batches_come_from_the_store_too(row: Row, flaky_server: 
     assert ids(itertools.chain(*batches)) == [*ALL, "12"]
 
 
-@each_driver
 async def test_two_writers_of_a_key_are_told_apart(row: Row, flaky_server: Start, make_store: Callable[..., Any]) -> None:
     server = flaky_server(numbered(12), [SILENT])
     older = row.connect("GET", server.url, store=make_store(), key="k")
@@ -243,7 +233,6 @@ async def test_two_writers_of_a_key_are_told_apart(row: Row, flaky_server: Start
     assert place.offset == 12, "the older writer put its place over the newer one"
 
 
-@each_driver
 async def test_another_stream_under_the_same_key_is_refused_before_anything_is_sent(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -258,7 +247,6 @@ async def test_another_stream_under_the_same_key_is_refused_before_anything_is_s
     assert await row.read(row.connect("GET", server.url, store=make_store(), key="k")) == []
 
 
-@each_driver
 @pytest.mark.parametrize("how", ["url", "params"])
 async def test_a_key_tells_streams_apart_by_their_query(
     row: Row, flaky_server: Start, make_store: Callable[..., Any], how: str
@@ -281,7 +269,6 @@ async def test_a_key_tells_streams_apart_by_their_query(
     assert len(server.requests) == count
 
 
-@each_driver
 async def test_a_refused_key_still_belongs_to_its_writer(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [SILENT])
     store = MemoryStore()
@@ -293,7 +280,6 @@ async def test_a_refused_key_still_belongs_to_its_writer(row: Row, flaky_server:
     assert store.open("k")[0] == stream.checkpoint
 
 
-@each_driver
 @pytest.mark.parametrize("keep_events", [True, False])
 async def test_another_question_under_the_same_key_never_gets_the_old_answer(
     row: Row, flaky_server: Start, make_store: Callable[..., Any], keep_events: bool
@@ -314,7 +300,6 @@ async def test_another_question_under_the_same_key_never_gets_the_old_answer(
     assert [request.json()["prompt"] for request in server.requests] == ["one", "two"]
 
 
-@each_driver
 async def test_another_prompt_in_the_query_is_another_question(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -330,7 +315,6 @@ async def test_another_prompt_in_the_query_is_another_question(
     assert len(server.requests) == 1
 
 
-@each_driver
 async def test_a_digest_outlives_a_resume_that_does_not_know_the_body(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -351,7 +335,6 @@ async def test_a_digest_outlives_a_resume_that_does_not_know_the_body(
         await ask("two").open()
 
 
-@each_driver
 async def test_a_place_without_a_digest_is_read_and_gets_one(row: Row, flaky_server: Start) -> None:
     server = flaky_server([*numbered(5), ServerEvent(data="[DONE]")], [Fault.cut(after_events=2)])
     store = MemoryStore()
@@ -365,7 +348,6 @@ async def test_a_place_without_a_digest_is_read_and_gets_one(row: Row, flaky_ser
 # --- when it saves
 
 
-@each_driver
 @pytest.mark.parametrize("chunk_bytes", [None, 100_000])
 async def test_a_burst_of_events_is_saved_a_few_times_only(row: Row, flaky_server: Start, chunk_bytes: int | None) -> None:
     """Also in HTTP chunks of one event, where each read may wait, since what httpcore has buffered cannot be seen."""
@@ -379,7 +361,6 @@ async def test_a_burst_of_events_is_saved_a_few_times_only(row: Row, flaky_serve
     assert len(list(store.replay("k"))) == 1000
 
 
-@each_driver
 async def test_the_place_is_saved_before_a_read_that_blocks(row: Row, flaky_server: Start) -> None:
     # Slower than ten a second, so that no event comes too soon after a save.
     server = flaky_server(numbered(12), [SILENT], pace=0.12)
@@ -399,7 +380,6 @@ async def test_the_place_is_saved_before_a_read_that_blocks(row: Row, flaky_serv
     assert seen == ALL[:5]
 
 
-@each_driver
 async def test_the_place_is_saved_before_a_wait(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.no_answer()] * 2])
     store = CountingStore(save_interval=100.0)
@@ -415,7 +395,6 @@ async def test_the_place_is_saved_before_a_wait(row: Row, flaky_server: Start) -
     assert waits[1][-1] == 5
 
 
-@each_driver
 async def test_the_place_is_saved_when_the_interval_has_passed(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(50), chunk_bytes=100_000, no_content_at_end=True)
     store = CountingStore(save_interval=0.02)
@@ -428,7 +407,6 @@ async def test_the_place_is_saved_when_the_interval_has_passed(row: Row, flaky_s
     assert store.saved[-1] == 50
 
 
-@each_driver
 async def test_an_interval_of_zero_saves_at_every_event(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), chunk_bytes=100_000, no_content_at_end=True)
     store = CountingStore(save_interval=0)
@@ -436,7 +414,6 @@ async def test_an_interval_of_zero_saves_at_every_event(row: Row, flaky_server: 
     assert sorted(set(store.saved) - {0}) == list(range(1, 13))
 
 
-@each_driver
 async def test_commit_saves_only_when_it_is_due(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(500), chunk_bytes=100_000, no_content_at_end=True)
     store = CountingStore(save_interval=100.0)
@@ -447,7 +424,6 @@ async def test_commit_saves_only_when_it_is_due(row: Row, flaky_server: Start) -
     assert store.saved[-1] == 500
 
 
-@each_driver
 async def test_under_manual_commit_only_the_committed_place_is_saved(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -463,7 +439,6 @@ async def test_under_manual_commit_only_the_committed_place_is_saved(
     assert [(event.id, event.replayed) for event in events] == [(n, n in ("1", "2")) for n in ALL]
 
 
-@each_driver
 @pytest.mark.parametrize("named", [True, False], ids=["the last", "everything"])
 @pytest.mark.parametrize("marker", [True, False], ids=["marker", "close"])
 async def test_a_commit_behind_the_loop_counts(
@@ -491,7 +466,6 @@ async def test_a_commit_behind_the_loop_counts(
     assert len(server.requests) == count
 
 
-@each_driver
 async def test_a_commit_behind_the_block_is_refused_and_saves_nothing(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), no_content_at_end=True)
     store = CountingStore()
@@ -505,7 +479,6 @@ async def test_a_commit_behind_the_block_is_refused_and_saves_nothing(row: Row, 
     assert stream.checkpoint.offset == 0
 
 
-@each_driver
 async def test_nothing_is_saved_by_a_stream_that_delivered_nothing(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.status(404)])
     store = CountingStore()
@@ -518,7 +491,6 @@ async def test_nothing_is_saved_by_a_stream_that_delivered_nothing(row: Row, fla
 # --- other things that a store meets
 
 
-@each_driver
 async def test_a_save_that_takes_long_does_not_block_the_event_loop(row: Row, flaky_server: Start) -> None:
     if row.sync:
         pytest.skip("there is no loop")
@@ -548,7 +520,6 @@ async def test_a_save_that_takes_long_does_not_block_the_event_loop(row: Row, fl
     assert main not in threads
 
 
-@each_driver
 async def test_a_broken_store_says_so_when_it_is_opened(row: Row, flaky_server: Start, tmp_path: Path) -> None:
     server = flaky_server(numbered(12), [SILENT])
     store = FileStore(tmp_path)
@@ -561,7 +532,6 @@ async def test_a_broken_store_says_so_when_it_is_opened(row: Row, flaky_server: 
     assert len(server.requests) == 1
 
 
-@each_driver
 async def test_a_post_that_cannot_resume_is_not_sent_again_by_the_next_run(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -573,7 +543,6 @@ async def test_a_post_that_cannot_resume_is_not_sent_again_by_the_next_run(
     assert len(server.requests) == 1, "the answer was paid twice"
 
 
-@each_driver
 async def test_half_an_answer_that_cannot_be_continued_is_shown_and_raises_until_it_may_be_replaced(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -607,7 +576,6 @@ async def test_half_an_answer_that_cannot_be_continued_is_shown_and_raises_until
     assert len(server.requests) == 2
 
 
-@each_driver
 async def test_a_kept_half_that_can_be_continued_is_not_started_over(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -620,7 +588,6 @@ async def test_a_kept_half_that_can_be_continued_is_not_started_over(
     assert server.requests[-1].last_event_id in {"1", "5"}
 
 
-@each_driver
 async def test_a_token_never_starts_a_post_again_whatever_is_lost(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -635,7 +602,6 @@ async def test_a_token_never_starts_a_post_again_whatever_is_lost(
     assert len(server.requests) == 1
 
 
-@each_driver
 async def test_a_checkpoint_given_beside_a_store_must_not_be_lost_silently(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [SILENT])
     async with row.connect("GET", server.url) as stream:
@@ -650,7 +616,6 @@ async def test_a_checkpoint_given_beside_a_store_must_not_be_lost_silently(row: 
     assert place.offset == 12
 
 
-@each_driver
 async def test_a_restart_voids_what_was_kept(row: Row, scripted_client: Callable[..., ScriptedClient]) -> None:
     store = MemoryStore(keep_events=True, save_interval=0)
     script = scripted_client(
@@ -671,7 +636,6 @@ async def test_a_restart_voids_what_was_kept(row: Row, scripted_client: Callable
     ]
 
 
-@each_driver
 async def test_a_restart_that_the_next_run_finishes_voids_what_was_kept(
     row: Row, flaky_server: Start, make_store: Callable[..., Any]
 ) -> None:
@@ -744,7 +708,6 @@ def test_a_killed_process_is_continued_by_the_next_one(flaky_server: Start, tmp_
     assert ids(FileStore(tmp_path, keep_events=True).replay("k")) == [*[str(n) for n in range(1, 41)], "40"]
 
 
-@each_driver
 @pytest.mark.parametrize("lost", [1, 2, 5])
 async def test_a_save_whose_reply_got_lost_leaves_its_events_once(
     row: Row, flaky_server: Start, redis_server: RedisServer, lost: int
@@ -775,7 +738,6 @@ async def test_a_save_whose_reply_got_lost_leaves_its_events_once(
         assert [event.id for event in events if event.replayed] == kept
 
 
-@each_driver
 async def test_exactly_once_with_a_transaction_of_the_callers(row: Row, flaky_server: Start) -> None:
     server = flaky_server([*numbered(12), ServerEvent(data="[DONE]")], [SILENT, Fault.cut(after_events=3), SILENT])
     database: dict[str, Any] = {"rows": [], "place": None}

@@ -16,14 +16,12 @@ import redis
 from redis.asyncio import RedisCluster as AsyncCluster
 from redis.asyncio.sentinel import Sentinel
 
-pytest.register_assert_rewrite("resumable_stream.testing.log_contract")
-
-from resumable_stream import LogUnavailable, Outcome  # noqa: E402
-from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span, StreamLog  # noqa: E402
-from resumable_stream.server.log import Appended, Behind, Bell, Control, Done, Gone, Lost, Page, Writer  # noqa: E402
-from resumable_stream.testing.log_contract import LogContract  # noqa: E402
-from tests.redis_server import RedisCluster, RedisServer  # noqa: E402
-from tests.server.test_redis_log import PASS_TIME  # noqa: E402
+from resumable_stream import LogUnavailable, Outcome
+from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span, StreamLog
+from resumable_stream.server.log import Appended, Behind, Bell, Control, Done, Gone, Lost, Page, Writer
+from resumable_stream.testing.log_contract import LogContract
+from tests.redis_server import RedisCluster, RedisServer
+from tests.server.test_redis_log import PASS_TIME
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("_redis_7")]
 

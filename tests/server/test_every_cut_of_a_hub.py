@@ -121,7 +121,7 @@ def instances(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[S
         one.__exit__()
 
 
-@pytest.mark.parametrize("step", [97, pytest.param(5, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("step", [211, pytest.param(5, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_a_prompt_that_is_posted_is_answered_once_and_whole_wherever_it_is_cut(instances: list[Served], step: int) -> None:
     """From the first byte of the head on; named, so that a lost head is asked for again with the same key."""
 
@@ -147,7 +147,7 @@ def test_a_prompt_that_is_posted_is_answered_once_and_whole_wherever_it_is_cut(i
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("step", [61, pytest.param(3, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("step", [151, pytest.param(3, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 @pytest.mark.parametrize("framing", ["sse", "ndjson"])
 def test_a_stream_that_is_there_is_read_whole_wherever_it_is_cut(instances: list[Served], framing: str, step: int) -> None:
     """By detection alone, through the view with ids."""

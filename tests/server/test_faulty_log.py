@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("resumable_stream.testing.log_contract")
-
-from resumable_stream import LogUnavailable, Outcome  # noqa: E402
-from resumable_stream.server import Ending, Head, MemoryLog, StreamLog  # noqa: E402
-from resumable_stream.server.log import Appended, Bells, Page, Span, Writer  # noqa: E402
-from resumable_stream.testing.faulty_log import FaultyLog  # noqa: E402
-from resumable_stream.testing.log_contract import LogContract, span_of  # noqa: E402
+from resumable_stream import LogUnavailable, Outcome
+from resumable_stream.server import Ending, Head, MemoryLog, StreamLog
+from resumable_stream.server.log import Appended, Bells, Page, Span, Writer
+from resumable_stream.testing.faulty_log import FaultyLog
+from resumable_stream.testing.log_contract import LogContract, span_of
 
 HEAD = Head(content_type="text/event-stream", framing="sse")
 

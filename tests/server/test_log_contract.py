@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.register_assert_rewrite("resumable_stream.testing.log_contract")
-
-from resumable_stream.server import MemoryLog, StreamLog  # noqa: E402
-from resumable_stream.testing.log_contract import LogContract  # noqa: E402
+from resumable_stream.server import MemoryLog, StreamLog
+from resumable_stream.testing.log_contract import LogContract
 
 
 class TestMemoryLog(LogContract):

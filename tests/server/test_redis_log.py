@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-pytest.register_assert_rewrite("resumable_stream.testing.log_contract")
+from resumable_stream.server import RedisLog, StreamLog
+from resumable_stream.testing.log_contract import LogContract
 
-from resumable_stream.server import RedisLog, StreamLog  # noqa: E402
-from resumable_stream.testing.log_contract import LogContract  # noqa: E402
-
-from ..redis_server import RedisServer  # noqa: E402
+from ..redis_server import RedisServer
 
 # The clock of a server cannot be moved. But everything that it measures can.
 PASS_TIME = """

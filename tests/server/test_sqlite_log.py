@@ -25,13 +25,11 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("resumable_stream.testing.log_contract")
-
-from resumable_stream import LogUnavailable, Outcome  # noqa: E402
-from resumable_stream.server import Cursor, Ending, Head, Message, Span, SQLiteLog, StreamLog  # noqa: E402
-from resumable_stream.server import _sqlite_rows as rows  # noqa: E402
-from resumable_stream.server import _sqlite_threads as threads  # noqa: E402
-from resumable_stream.server.log import (  # noqa: E402
+from resumable_stream import LogUnavailable, Outcome
+from resumable_stream.server import Cursor, Ending, Head, Message, Span, SQLiteLog, StreamLog
+from resumable_stream.server import _sqlite_rows as rows
+from resumable_stream.server import _sqlite_threads as threads
+from resumable_stream.server.log import (
     Append,
     Appended,
     Bell,
@@ -45,7 +43,7 @@ from resumable_stream.server.log import (  # noqa: E402
     Unknown,
     Writer,
 )
-from resumable_stream.testing.log_contract import LogContract, event_bytes, span_of  # noqa: E402
+from resumable_stream.testing.log_contract import LogContract, event_bytes, span_of
 
 HEAD = Head(content_type="text/event-stream", framing="sse")
 OK = Ending(outcome=Outcome.COMPLETED)

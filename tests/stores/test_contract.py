@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-pytest.register_assert_rewrite("resumable_stream.testing.store_contract")
-
-from resumable_stream.stores import FileStore, MemoryStore, RedisStore, SQLiteStore, Store  # noqa: E402
-from resumable_stream.testing.store_contract import StoreContract  # noqa: E402
+from resumable_stream.stores import FileStore, MemoryStore, RedisStore, SQLiteStore, Store
+from resumable_stream.testing.store_contract import StoreContract
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisCluster, RedisServer

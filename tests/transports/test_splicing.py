@@ -11,7 +11,6 @@ import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer
-from tests.conftest import each_driver
 from tests.cutting import Where
 
 from .conftest import CUTS, Reply, Rig, cut
@@ -91,7 +90,6 @@ async def test_cut_again_and_again(rig: Rig) -> None:
         assert rs.stream_of(response).stats.reconnects > 1
 
 
-@each_driver
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 async def test_over_sockets(rig: Rig, how: Any, prompt: None) -> None:
     frames = [f"id: {n}\ndata: token {n}\n\n" for n in range(1, 31)] + ["data: [DONE]\n\n"]
