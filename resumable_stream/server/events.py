@@ -15,6 +15,7 @@ __all__ = ["Content", "Event", "encode", "split"]
 
 RESERVED: Final = frozenset({"caught-up", "end", "reset", "snapshot"})
 """Names of events that the server sends itself; a reader could not tell an application's from them."""
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LINE_ENDS: Final = re.compile("\r\n|\n|\r")
 
 
@@ -70,7 +71,10 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
         if framing == "raw":
             raise TypeError("a stream of raw bytes takes bytes and text, got JSON")
         # Compact, and one line in every framing: JSON escapes the line ends within its strings.
-        content = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        value, content = content, json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        if not content.isascii() and _SURROGATE.search(content):
+            # Half of a character, whose other half comes with the next piece of text. UTF-8 cannot carry it, JSON can.
+            content = json.dumps(value, separators=(",", ":"))
     if event is not None and framing != "sse":
         raise TypeError(f"only server-sent events have names, and this stream is {framing}")
     match framing:

@@ -59,6 +59,7 @@ class Flusher:
         self._dirty: dict[Generation, None] = {}
         self._wake = Signal()
         self._away_since: float | None = None
+        self._was_away = False
 
     def touch(self, generation: Generation) -> None:
         """This generation has something to send, or more than before."""
@@ -86,6 +87,8 @@ class Flusher:
                 elif due <= loop.time() and size < _BATCH_BYTES:
                     item = generation.next_item(loop.time())
                     if item is not None:
+                        # To the end of the row: what does not fit into this trip is the first of the next.
+                        self._dirty[generation] = self._dirty.pop(generation)
                         batch.append((generation, item))
                         size += 0 if item.span is None else len(item.span.data)
             if not batch:
@@ -115,9 +118,10 @@ class Flusher:
                 delay = min(2 * delay, _LAST_RETRY)
                 continue
             delay = _FIRST_RETRY
-            if self._away_since is not None:
-                logger.info("the log is back after %.1f s", loop.time() - self._away_since)
-                self._away_since = None
+            self._away_since = None
+            if self._was_away:
+                logger.info("the log is back")
+                self._was_away = False
                 self._on_back()
             for (generation, item), verdict in zip(batch, verdicts, strict=True):
                 if generation not in self._dirty or generation.paused or generation.item is not item:
@@ -152,10 +156,12 @@ class Flusher:
     async def _away(self, trouble: LogUnavailable, delay: float) -> None:
         loop = asyncio.get_running_loop()
         if self._away_since is None:
-            self._away_since = loop.time()
+            self._away_since, self._was_away = loop.time(), True
             logger.warning("the log is away, generations wait for it: %s", trouble)
         if loop.time() - self._away_since >= self.log_timeout:
             for generation in list(self._dirty):
                 self.forget(generation)
                 self._on_away(generation)
+            # Nobody asks any more, so nobody would notice that it is back: what comes later waits anew.
+            self._away_since = None
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))

@@ -83,6 +83,7 @@ class Following:
         lease: Seconds for which the producer of a stream that the log has lost may still repair it.
         on_control: Called when the inbox of a stream has changed.
         on_orphan: Called when the lease of a stream that is read here is over.
+        on_back: Called when the log can be read again, before what was read is looked at.
 
     Attributes:
         readers: All of this process; `tick()` of each is called each second or so.
@@ -97,6 +98,7 @@ class Following:
         lease: float,
         on_control: Callable[[str, Control], None],
         on_orphan: Callable[[str], None],
+        on_back: Callable[[], None],
     ) -> None:
         self._log = log
         self._poll = poll
@@ -104,6 +106,7 @@ class Following:
         self._mirror_bytes = mirror_bytes
         self._on_control = on_control
         self._on_orphan = on_orphan
+        self._on_back = on_back
         self._streams: dict[str, Followed] = {}
         self.readers: set[Reader] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -212,8 +215,8 @@ class Following:
         while self._streams.get(followed.key) is followed:
             try:
                 await self._bells.add(followed.key)
-            except LogUnavailable as exc:
-                await self._wait_out(followed, exc)
+            except Exception as exc:  # noqa: BLE001
+                await self._wait_out(followed, _trouble(followed.key, exc))
                 continue
             followed.trouble = None
             self.do(followed, followed.follower.heard())
@@ -224,9 +227,9 @@ class Following:
             try:
                 answer = await self._log.read(followed.key, step.after)
                 steps = followed.follower.read(answer)
-            except LogUnavailable as exc:
+            except Exception as exc:  # noqa: BLE001
                 followed.follower.unread()
-                await self._wait_out(followed, exc)
+                await self._wait_out(followed, _trouble(followed.key, exc))
                 retry = followed.follower.retry() if self._streams.get(followed.key) is followed else []
                 if len(retry) == 1 and isinstance(retry[0], Read):
                     step = retry[0]
@@ -237,6 +240,8 @@ class Following:
                 # Forgotten meanwhile: its readers were told so.
                 followed.follower.drop()
                 return
+            if followed.trouble is not None:
+                self._on_back()
             followed.trouble, followed.delay = None, _FIRST_RETRY
             followed.heard_at = self.now()
             self.do(followed, steps)
@@ -264,7 +269,11 @@ class Following:
 
     async def _hear(self, bells: Bells) -> None:
         async for bell in bells:
-            self._ring(bell)
+            try:
+                self._ring(bell)
+            except Exception:
+                # Of one stream. The others are listened to as before, and this one is read at its next poll.
+                logger.exception("a bell of stream %s could not be followed", bell.id)
 
     def _ring(self, bell: Bell) -> None:
         if isinstance(bell.item, Control):
@@ -307,3 +316,11 @@ class Following:
     def now() -> float:
         """Seconds on the clock of the event loop."""
         return asyncio.get_running_loop().time()
+
+
+def _trouble(key: str, error: Exception) -> LogUnavailable:
+    """Whatever the log raises is tried again like a log that is away: readers wait for it."""
+    if isinstance(error, LogUnavailable):
+        return error
+    logger.error("the log failed in a way that it should not", exc_info=error)
+    return LogUnavailable(f"the log raised {type(error).__name__}", stream_id=key)

@@ -94,6 +94,7 @@ class Generation:
         appended_at: When the log acknowledged events last, likewise.
         note_n: The event that the note belongs to.
         paused: Nothing is sent until `go_on()`: the log has lost the stream, and is being given it again.
+        stopped: It was cancelled and went on; no event of it is taken any more.
         item: What the flusher has sent, and the log has not answered yet.
     """
 
@@ -134,6 +135,7 @@ class Generation:
         self._marks: deque[tuple[int, str | None, int]] = deque()
         self.item: Append | None = None
         self._closed: Ending | None = None
+        self.stopped: Ending | None = None
         self._told = False  # the producer was woken by the cancel
 
     def __repr__(self) -> str:
@@ -291,6 +293,8 @@ class Generation:
     def _accept(self, events: Sequence[bytes]) -> int:
         if self._closed is not None:
             raise GenerationFailed(self._closed)
+        if self.stopped is not None:
+            raise GenerationFailed(self.stopped)
         for data in events:
             if len(data) > self._pace.event_bytes:
                 raise LimitReached(
@@ -389,6 +393,9 @@ class Generation:
     def go_on(self, writer: Writer, spans: Sequence[Span] = ()) -> None:
         """Append these spans again first, which the log has lost, as this writer."""
         self.writer, self.item, self.paused = writer, None, False
+        if spans and self.stored_k:
+            # So was how many messages are dealt with; which events deal with them is no longer known.
+            self._marks.appendleft((spans[-1].n, None, self.stored_k))
         if spans and self.note is not None and self.note_n >= spans[0].first:
             # The note was lost with its events.
             self._marks.appendleft((self.note_n, self.note, self.stored_k))

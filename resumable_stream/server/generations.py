@@ -98,7 +98,7 @@ class Generations:
             on_appended=self._appended,
             on_refused=self._refused,
             on_away=self._give_up,
-            on_back=self._log_is_back,
+            on_back=self.log_is_back,
         )
 
     def __len__(self) -> int:
@@ -119,23 +119,27 @@ class Generations:
         running = list(self._running.values())
         for each in running:
             each.stop(Ending(outcome=Outcome.FAILED, reason="shutdown"), release=callable(self._on_lost))
-        await asyncio.gather(*(each.task for each in running), return_exceptions=True)
+        if running:
+            # One that does not stop, or whose log is away, does not hold the others up: its lease will be over.
+            await asyncio.wait([each.task for each in running], timeout=self.pace.cancel_grace)
 
     async def aclose(self) -> None:
         """Stop, and end the tasks that look after them."""
         self.closing = True
         await self.stop()
-        for task in list(self._tasks):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if tasks:
+            # A little longer than what `_outcome_of` waits for a producer.
+            await asyncio.wait(tasks, timeout=self.pace.cancel_grace + 1.0)
 
     async def forget(self, key: str) -> None:
         """Stop one that is about to be deleted, and wait until it has ended, for at most `cancel_grace`."""
         running = self._running.get(key)
         if running is not None:
             running.forgotten = True
-            running.stop(Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
-            await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
+            await self._stop(running, Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
         """Run something beside them, until the hub closes."""
@@ -160,6 +164,7 @@ class Generations:
         key = writer.stream_id
         followed = self._following.get(key)
         followed.owned = True
+        followed.left_at = self._following.now()
         self._following.do(followed, followed.follower.own(writer.epoch, head, n=handover.n if handover else 0))
         generation.stored_at = generation.appended_at = self._following.now()
         running = self._running[key] = _Running(key, generation, followed)
@@ -209,15 +214,15 @@ class Generations:
             await asyncio.wait([running.worker])
         except asyncio.CancelledError:
             running.worker.cancel()
-            await asyncio.wait([running.worker])
+            _, unwilling = await asyncio.wait([running.worker], timeout=self.pace.cancel_grace)
+            if unwilling:
+                logger.error("the producer of stream %s does not stop when it is cancelled", generation.id)
             raise
         worker = running.worker
         if running.interrupted:
-            if running.release:
-                return None
             # Stopped from outside; what it says of itself is better known.
             said = None if worker.cancelled() or worker.exception() else worker.result()
-            return said or running.ending
+            return said or (None if running.release else running.ending)
         if worker.cancelled():
             return Ending(outcome=Outcome.CANCELLED, reason="cancelled_by_producer")
         error = worker.exception()
@@ -422,7 +427,8 @@ class Generations:
         if follower.mirror is not None:
             self._following.do(running.followed, follower.finished(ending, follower.mirror.n))
 
-    def _log_is_back(self) -> None:
+    def log_is_back(self) -> None:
+        """Claim nothing for a lease."""
         # Who was cut off from the log himself knows nothing of the others' leases: he gives them one to come back.
         self._claims_from = self._following.now() + self.pace.lease
 
@@ -436,6 +442,7 @@ class Generations:
             running.forgotten = running.forgotten or control.cancel == FORGOTTEN
             running.generation.ask_to_stop(control.cancel)
             self._spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
+        running.said_k = max(running.said_k, control.k)
         if control.k > running.generation.heard_k and not running.fetching:
             running.fetching = True
             self._spawn(self._fetch(running))
@@ -443,20 +450,32 @@ class Generations:
     async def _cancel(self, running: _Running, reason: str) -> None:
         if running.patient:
             await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
-        running.stop(Ending(outcome=Outcome.CANCELLED, reason=reason[:256]))
+        await self._stop(running, Ending(outcome=Outcome.CANCELLED, reason=reason[:256]))
+
+    async def _stop(self, running: _Running, ending: Ending) -> None:
+        running.stop(ending)
+        _, unwilling = await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
+        if unwilling and running.worker is not None and not running.worker.done():
+            # It may have caught its cancellation, and gone on.
+            logger.warning("the producer of stream %s did not stop when it was cancelled", running.generation.id)
+            running.generation.stopped = ending
+            running.worker.cancel()
 
     async def _fetch(self, running: _Running) -> None:
         """Read the inbox on behalf of a producer here."""
         delay = 0.1
         try:
             while self._running.get(running.key) is running:
+                said_k = running.said_k
                 try:
                     messages = await self.log.inbox(running.key, running.generation.heard_k)
-                except LogUnavailable:
+                except Exception as exc:
+                    if not isinstance(exc, LogUnavailable):
+                        logger.exception("the log failed in a way that it should not")
                     await asyncio.sleep(delay)
                     delay = min(2 * delay, 2.0)
                     continue
-                if not messages:
+                if not messages and running.said_k == said_k:
                     return
                 running.generation.arrived(messages)
         finally:
@@ -481,6 +500,10 @@ class Generations:
             return
         handover = verdict.handover
         assert handover is not None
+        if self.closing:
+            # It shuts down by now: whoever reads it elsewhere may claim it at once.
+            await self.log.renew([replace(verdict, lease=0.0)])
+            return
         if callable(self._on_lost) and len(self._running) < self.pace.streams:
             logger.warning("stream %s lost its producer after event %d and is continued here", key, handover.n)
             self.run(key, verdict, handover.head, self._on_lost, None)
@@ -511,11 +534,17 @@ class Generations:
             await asyncio.sleep(min(period, 1.0))
             now = self._following.now()
             due = [each for each in self._running.values() if now - each.generation.stored_at >= period and each.holds]
-            if due:
-                await self._renew(due)
-            if now - swept >= self.pace.lease and self.may_claim():
-                swept = now
-                await self._sweep()
+            try:
+                if due:
+                    await self._renew(due)
+                if now - swept >= self.pace.lease and self.may_claim():
+                    swept = now
+                    for key in await self.log.orphans(_SWEEP):
+                        self.notice_orphan(key)
+            except LogUnavailable as exc:
+                logger.info("leases cannot be looked after now: %s", exc)
+            except Exception:
+                logger.exception("the log failed in a way that it should not")
             for each in list(self._running.values()):
                 self._listen(each, now)
                 if self._is_abandoned(each, now):
@@ -527,13 +556,6 @@ class Generations:
         if patience is None or running.followed.readers or running.generation.cancelled:
             return False
         return now - running.followed.left_at > patience
-
-    async def _sweep(self) -> None:
-        try:
-            for key in await self.log.orphans(_SWEEP):
-                self.notice_orphan(key)
-        except LogUnavailable as exc:
-            logger.info("streams without a producer cannot be looked for: %s", exc)
 
     def _listen(self, running: _Running, now: float) -> None:
         """
@@ -552,21 +574,19 @@ class Generations:
     async def _hear(self, running: _Running) -> None:
         try:
             await self._following.listen(running.followed)
-        except LogUnavailable as exc:
+            # What was said before it was heard.
+            if running.holds:
+                await self._renew([running])
+        except Exception as exc:
+            # Then at the next look.
             running.listening = False
+            if not isinstance(exc, LogUnavailable):
+                logger.exception("the log failed in a way that it should not")
             logger.info("stream %s cannot be listened to now: %s", running.generation.id, exc)
-            return
-        # What was said before it was heard.
-        if running.holds:
-            await self._renew([running])
 
     async def _renew(self, running: list[_Running]) -> None:
         writers = [each.generation.writer for each in running]
-        try:
-            verdicts = await self.log.renew(writers)
-        except LogUnavailable as exc:
-            logger.info("%d leases cannot be renewed now: %s", len(running), exc)
-            return
+        verdicts = await self.log.renew(writers)
         now = self._following.now()
         for each, writer, verdict in zip(running, writers, verdicts, strict=True):
             if each.generation.paused or each.generation.writer is not writer:
@@ -614,6 +634,7 @@ class _Running:
         self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = self.forgotten = False
         self.listening = False
         self.since = 0.0
+        self.said_k = 0
 
     @property
     def patient(self) -> bool:

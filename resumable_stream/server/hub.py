@@ -264,6 +264,7 @@ class Hub:
             lease=self.lease,
             on_control=lambda key, control: self._generations.hear_control(key, control),
             on_orphan=lambda key: self._generations.notice_orphan(key),
+            on_back=lambda: self._generations.log_is_back(),
         )
         self._generations = Generations(log, self._following, self._pace, self._on_lost)
 
@@ -332,7 +333,7 @@ class Hub:
 
         Args:
             timeout: Seconds that generations may still take. Those that run then are released, if `on_lost` can continue them,
-                and otherwise end as `FAILED`, reason `shutdown`.
+                and otherwise end as `FAILED`, reason `shutdown`; they get `cancel_grace` for that, and no more.
             spread: Seconds over which readers are sent away, so that they do not come back in one instant.
         """
         self._generations.closing = True

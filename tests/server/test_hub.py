@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -807,5 +808,26 @@ def test_no_message_stands_in_the_way_of_a_cancel_from_another_process() -> None
             assert await other.cancel("s", "enough")
             _, reader = await read_all(hub, "s")
             assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="enough")
+
+    run(scenario)
+
+
+def test_half_a_character_is_carried_in_json() -> None:
+    """Models that write in tokens cut an emoji in two, and their JSON says so."""
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation) -> None:
+                gen.text("smile \ud83d")
+                gen.text("\ude00 é")
+                with pytest.raises(ValueError):
+                    await gen.send("\ud83d")
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+            text = "".join(json.loads(data)["text"] for data in data_of(body))
+            assert text.encode("utf-16", "surrogatepass").decode("utf-16") == "smile 😀 é"
 
     run(scenario)

@@ -12,7 +12,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
-from resumable_stream.server import Ending, Generation, Hub, MemoryLog
+from resumable_stream.server import Ending, Generation, Hub, HubLimits, MemoryLog
 from resumable_stream.server.log import Gone, Head, Span, SpanRefused, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
@@ -276,6 +276,15 @@ class Scripted(MemoryLog):
 
     async def inbox(self, *args: Any) -> Any:
         return await self._meet("inbox", lambda: MemoryLog.inbox(self, *args))
+
+    async def orphans(self, *args: Any) -> Any:
+        return await self._meet("orphans", lambda: MemoryLog.orphans(self, *args))
+
+    def bells(self) -> Any:
+        bells = super().bells()
+        add = bells.add
+        bells.add = lambda key: self._meet("add", lambda: add(key))  # type: ignore[method-assign]
+        return bells
 
 
 async def away(call: Any) -> Any:
@@ -638,5 +647,260 @@ def test_what_another_process_started_again_is_read_here_from_its_new_log() -> N
             assert (await two.start("s", words(2))).joined
             body, reader = await read_all(two, "s")
             assert data_of(body) == ["word 0", "word 1"] and reader.ending == COMPLETED
+
+    run(scenario)
+
+
+def test_a_log_that_was_away_long_ago_is_given_its_time_again() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        async with Hub(log, flush=0.0, log_timeout=0.1) as hub:
+            log.on["append"] = away
+            await hub.start("first", words(1))
+            _, reader = await read_all(hub, "first")
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="log_unavailable")
+            await asyncio.sleep(0.15)
+            # One blip much later is not the same absence.
+            log.on["append"] = once(away)
+            await hub.start("second", words(3))
+            _, reader = await read_all(hub, "second")
+            assert reader.ending == COMPLETED
+
+    run(scenario)
+
+
+def test_many_large_streams_do_not_starve_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resumable_stream.server.flusher._BATCH_BYTES", 3000)
+
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def slow(call: Any) -> Any:
+            await asyncio.sleep(0.002)
+            return await call()
+
+        log.on["append"] = slow
+        async with Hub(log, flush=0.0, limits=HubLimits(pending_bytes=5000)) as hub:
+
+            async def large() -> AsyncIterator[str]:
+                while True:
+                    yield "x" * 1000
+
+            for n in range(8):
+                await hub.start(f"large {n}".replace(" ", "-"), large())
+            await asyncio.sleep(0.02)
+            await hub.start("small", words(3))
+            body, _ = await asyncio.wait_for(read_all(hub, "small"), 5.0)
+            assert len(data_of(body)) == 3
+
+    run(scenario)
+
+
+def test_a_process_that_was_cut_off_lets_living_producers_come_back_before_it_claims() -> None:
+    async def scenario() -> None:
+        log, cut = MemoryLog(), Scripted()
+        cut._streams, cut._bells = log._streams, log._bells
+        async with Hub(log, flush=0.0, lease=60.0) as one, Hub(cut, poll=0.02, lease=0.5) as two:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                await asyncio.sleep(0.5)
+                await gen.send("two")
+
+            await one.start("s", agent)
+            with await two.reader("s") as reader:
+                await reader.next()
+                cut.on["read"] = away
+                await until(lambda: cut.calls["read"] > 3)
+                # The log was away for everybody: the lease is over, although the producer lives.
+                log._streams["s"].record.until = 0.0
+                cut.on.clear()
+                chunks = [await reader.next(), await reader.next()]
+                assert data_of(chunks[0] or b"") == ["two"] and chunks[1] == b""
+                assert reader.ending == COMPLETED
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("verb", ["read", "renew", "claim", "inbox", "orphans", "add"])
+def test_a_fault_in_the_log_stops_no_task_of_the_hub(verb: str) -> None:
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def broken(call: Any) -> Any:
+            raise RuntimeError("a fault in the log")
+
+        head = Head(content_type="text/event-stream", framing="sse")
+        await log.create("lost", head, lease=0.01)
+        log.on[verb] = once(broken)
+        async with Hub(log, flush=0.0, lease=0.15, poll=0.05) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("ready")
+                for message in await gen.wait_steered():
+                    await gen.send(message.data)
+                await asyncio.sleep(0.5)
+                await gen.send("done")
+
+            await hub.start("s", agent)
+            reading = asyncio.create_task(read_all(hub, "s"))
+            await asyncio.sleep(0.01)
+            await hub.say("s", "turn left")
+            body, reader = await reading
+            assert data_of(body) == ["ready", "turn left", "done"]
+            assert reader.ending == COMPLETED
+            for _ in range(100):
+                try:
+                    _, reader = await read_all(hub, "lost")
+                    break
+                except rs.LogUnavailable:
+                    await asyncio.sleep(0.02)
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
+            assert log.calls[verb] > 1
+
+    run(scenario)
+
+
+def test_a_message_that_comes_while_the_inbox_is_read_is_not_forgotten() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        said = asyncio.Event()
+
+        async def slow(call: Any) -> Any:
+            messages = await call()
+            if not messages:
+                await said.wait()
+            return messages
+
+        log.on["inbox"] = slow
+        async with Hub(log, flush=0.0, lease=60.0) as hub:
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("ready")
+                got = 0
+                while got < 2:
+                    for message in await gen.wait_steered():
+                        got += 1
+                        await gen.send(message.data)
+
+            await hub.start("s", agent)
+            await hub.say("s", "one")
+            await until(lambda: log.calls["inbox"] == 2)
+            await hub.say("s", "two")
+            said.set()
+            body, _ = await asyncio.wait_for(read_all(hub, "s"), 5.0)
+            assert data_of(body) == ["ready", "one", "two"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["drain", "aclose"])
+@pytest.mark.parametrize("trouble", ["log", "producer"])
+def test_a_shutdown_takes_its_time_and_no_more(how: str, trouble: str) -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        hub = Hub(log, flush=0.0, cancel_grace=0.1)
+        await hub.__aenter__()
+        at_last = asyncio.Event()
+
+        async def agent(gen: Generation) -> None:
+            await gen.send("one")
+            while not at_last.is_set():
+                try:
+                    await at_last.wait()
+                except asyncio.CancelledError:
+                    if trouble == "log":
+                        raise
+
+        await hub.start("s", agent)
+        with await hub.reader("s") as reader:
+            await reader.next()
+        if trouble == "log":
+            log.on["append"] = log.on["finish"] = away
+        async with asyncio.timeout(5.0):
+            if how == "drain":
+                await hub.drain(timeout=0.1, spread=0.0)
+            await hub.aclose()
+        at_last.set()
+        await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) == 1
+
+    run(scenario)
+
+
+def test_a_producer_that_swallows_its_cancellation_is_stopped_at_its_next_event() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), flush=0.0, cancel_grace=0.1) as hub:
+            stopped = asyncio.Event()
+
+            async def stubborn() -> AsyncIterator[str]:
+                try:
+                    while True:
+                        try:
+                            yield "tick"
+                            await asyncio.sleep(0.01)
+                        except asyncio.CancelledError:
+                            pass
+                finally:
+                    stopped.set()
+
+            await hub.start("s", stubborn())
+            with await hub.reader("s") as reader:
+                await reader.next()
+            await hub.cancel("s", "bored")
+            _, reader = await asyncio.wait_for(read_all(hub, "s"), 5.0)
+            assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="bored")
+            assert stopped.is_set()
+
+    run(scenario)
+
+
+def test_a_stream_that_is_claimed_during_the_shutdown_is_left_to_others() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        head = Head(content_type="text/event-stream", framing="sse")
+        await log.create("s", head, lease=0.01)
+        claimed, go = asyncio.Event(), asyncio.Event()
+
+        async def late(call: Any) -> Any:
+            answer = await call()
+            claimed.set()
+            await go.wait()
+            return answer
+
+        log.on["claim"] = late
+
+        async def never(gen: Generation) -> None:
+            raise AssertionError("the process shuts down")
+
+        async with Hub(log, lease=60.0, poll=0.02, on_lost=never) as hub:
+            with await hub.reader("s"):
+                await claimed.wait()
+                await hub.drain(timeout=0.0, spread=0.0)
+                go.set()
+                await until(lambda: log._streams["s"].record.until == 0.0)
+            assert not hub._generations
+
+    run(scenario)
+
+
+def test_an_end_that_a_producer_declares_while_it_is_released_is_its_end() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+
+        async def agent(gen: Generation) -> rs.Outcome:
+            await gen.send("all there is")
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+            return rs.Outcome.COMPLETED
+
+        async with Hub(log, on_lost=agent) as hub:
+            await hub.start("s", agent)
+            with await hub.reader("s") as reader:
+                await reader.next()
+            await hub.drain(timeout=0.0, spread=0.0)
+            assert (await hub.state("s")).ending == COMPLETED
 
     run(scenario)
