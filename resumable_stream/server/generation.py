@@ -328,7 +328,9 @@ class Generation:
         self._outbox.urgent = True
         self._touch(self)
         target = self._outbox.n
-        while self._closed is None and (self._outbox.acked < target or (self._marks and self._marks[0][0] <= target)):
+        while self._closed is None and (
+            self._outbox.acked < target or self._outbox.is_resending or (self._marks and self._marks[0][0] <= target)
+        ):
             await self._moved.wait()
 
     async def _room(self) -> None:

@@ -807,6 +807,7 @@ class Hub:
         if mirror is None:
             mirror = Mirror(answer.epoch, answer.head.framing)
         reader = Reader(self.log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
+        reader.ahead = answer if isinstance(answer, Gone) else None
         self._readers[reader] = None
         reader.on_close = self._forget_reader
         if self.draining:

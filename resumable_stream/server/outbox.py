@@ -68,6 +68,11 @@ class Outbox:
         """All that was put in is in the log."""
         return self._flying is None and not self._waiting and not self._again
 
+    @property
+    def is_resending(self) -> bool:
+        """Events that the log had acknowledged, and has lost, are not in it again yet."""
+        return bool(self._again) or (self._flying is not None and self._flying.n <= self.acked)
+
     def due(self) -> float | None:
         """When to call `take()`, on the clock of `take()`; `-inf`: now. `None`: nothing waits."""
         if self.empty:

@@ -35,6 +35,8 @@ class Reader:
         b: Byte position behind the last byte handed out, in the view `"raw"`.
         ending: How the stream ended, once everything was handed out; `None` before.
         gone: Why nothing more can be read, though the stream did not end; `None` otherwise.
+        ahead: The log had gone back behind this reader's place when it began; it waits for at most a lease for the producer to
+            send again what was lost.
         left: The server is shutting down, and asks this reader to come back elsewhere.
         watch: Called each second or so with the time of the event loop, for whoever sends what is read.
     """
@@ -51,6 +53,7 @@ class Reader:
         "_time",
         "_view",
         "_waiter",
+        "ahead",
         "b",
         "ending",
         "gone",
@@ -67,6 +70,7 @@ class Reader:
         self.b = b
         self.ending: Ending | None = None
         self.gone: Gone | Unknown | None = None
+        self.ahead: Gone | None = None
         self.left = False
         self.watch: Callable[[float], None] | None = None
         self._log = log
@@ -141,6 +145,7 @@ class Reader:
         Raises:
             LogUnavailable: What comes next is in the log alone, and it cannot be read.
         """
+        deadline: float | None = None
         while True:
             if self._pages:
                 chunk, self.n = self._pages.popleft()
@@ -158,32 +163,43 @@ class Reader:
                     continue
                 if chunk:
                     return chunk
+            if self.ahead is not None:
+                if mirror.n >= self.n:
+                    self.ahead = None
+                elif mirror.ending is not None or not self._hope(self.ahead):
+                    self.gone = self.ahead
+                    return b""
             if mirror.ending is not None:
                 self.ending = mirror.ending
                 return b""
             if follower.phase is Phase.GONE and not self._hope(follower.gone):
                 self.gone = follower.gone or Unknown()
                 return b""
-            if follower.phase is not Phase.GONE:
+            if follower.phase is not Phase.GONE and self.ahead is None:
                 self._hoping_until = None
             if self.left or not self._open:
                 return b""
-            if timeout is not None and timeout < _PRECISE:
-                if not await self._followed.grown.wait(timeout):
+            if timeout is not None:
+                # Of all waits together: each poll of the log wakes readers, and must not put their heartbeats off.
+                now = self._time()
+                deadline = now + timeout if deadline is None else deadline
+                if now >= deadline:
                     return None
-                continue
+                if timeout < _PRECISE:
+                    await self._followed.grown.wait(deadline - now)
+                    continue
             # No timer, which would cost as much as the rest of a wait: the clock of the process looks, see `tick()`.
-            self._due = math.inf if timeout is None else self._time() + timeout
+            self._due = min(math.inf if deadline is None else deadline, self._hoping_until or math.inf)
             self._waiter = waiter = self._followed.grown.waiter()
             try:
-                if not await waiter:
+                if not await waiter and self._due == deadline:
                     return None
             finally:
                 self._waiter = None
                 self._followed.grown.discard(waiter)
 
     def tick(self, now: float) -> None:
-        """Called each second or so: ends a wait whose timeout is over, and calls `watch`."""
+        """Called each second or so: ends a wait whose time is over, and calls `watch`."""
         if self._waiter is not None and now >= self._due and not self._waiter.done():
             self._waiter.set_result(False)
         if self.watch is not None:

@@ -831,3 +831,79 @@ def test_half_a_character_is_carried_in_json() -> None:
             assert text.encode("utf-16", "surrogatepass").decode("utf-16") == "smile 😀 é"
 
     run(scenario)
+
+
+def test_a_thousand_streams_at_once_and_a_reader_that_never_reads() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as hub:
+            for n in range(1000):
+                await hub.start(str(n), words(20, 0.001))
+            lazy = await hub.reader("0")
+            bodies = await asyncio.gather(*(read_all(hub, str(n)) for n in range(1000)))
+            for body, reader in bodies:
+                assert data_of(body) == [f"word {each}" for each in range(20)]
+                assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+            assert await lazy.next()
+            lazy.close()
+            while hub._generations:
+                await hub._generations.changed.wait()
+        assert len(asyncio.all_tasks()) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_limit_of_an_event_and_of_a_stream(over: int) -> None:
+    size = len(b"data: \n\n")
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), limits=HubLimits(event_bytes=100, stream_bytes=250)) as hub:
+
+            async def event(gen: Generation) -> None:
+                await gen.send("x" * (100 - size + over))
+
+            async def stream(gen: Generation) -> None:
+                await gen.send("x" * (100 - size))
+                await gen.send("x" * (100 - size))
+                await gen.send("x" * (50 - size + over))
+
+            for name, run, held in (("event", event, 100), ("stream", stream, 250)):
+                await hub.start(name, run)
+                _, reader = await read_all(hub, name)
+                state = await hub.state(name)
+                if over:
+                    assert reader.ending.outcome is rs.Outcome.FAILED and reader.ending.reason == "too_long"
+                    assert state.b == (0 if name == "event" else 200)
+                else:
+                    assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED)
+                    assert state.b == held
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_limit_of_what_waits_for_the_log(over: int) -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        class Slow(MemoryLog):
+            async def append(self, batch: Any) -> Any:
+                await gate.wait()
+                return await super().append(batch)
+
+        async with Hub(Slow(), limits=HubLimits(pending_bytes=100)) as hub:
+            sent = asyncio.Event()
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("x" * (100 - len(b"data: \n\n") + over))
+                sent.set()
+
+            await hub.start("s", agent)
+            await asyncio.sleep(0.05)
+            assert sent.is_set() is not bool(over)
+            gate.set()
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.COMPLETED) and sent.is_set()
+
+    run(scenario)

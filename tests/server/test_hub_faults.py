@@ -12,7 +12,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
-from resumable_stream.server import Ending, Generation, Hub, HubLimits, MemoryLog
+from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
 from resumable_stream.server.log import Gone, Head, Span, SpanRefused, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
@@ -902,5 +902,133 @@ def test_an_end_that_a_producer_declares_while_it_is_released_is_its_end() -> No
                 await reader.next()
             await hub.drain(timeout=0.0, spread=0.0)
             assert (await hub.state("s")).ending == COMPLETED
+
+    run(scenario)
+
+
+def shorten(log: MemoryLog, keep: int) -> None:
+    """What a fail-over does that loses the last events of stream `s`."""
+    stream = log._streams["s"]
+    lost = stream.spans[keep:]
+    del stream.spans[keep:]
+    log._grow(stream, -sum(map(_size_of, lost)), spans=True)
+    record = stream.record
+    record.n, record.b, record.c = stream.spans[-1].n, stream.spans[-1].b, keep
+
+
+def test_a_reader_ahead_of_a_log_that_lost_its_end_waits_for_a_lease() -> None:
+    """A process that holds only what the log has now: nobody repairs the log, since its producer is silent."""
+
+    async def scenario() -> None:
+        log = MemoryLog()
+        writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=0.4)
+        assert isinstance(writer, Writer)
+        for n in range(1, 6):
+            await log.append([(writer, Span(n=n, b=11 * n, lengths=(11,), data=b"data: one\n\n"), None)])
+        shorten(log, 2)
+
+        async def keep() -> None:
+            while True:
+                await log.renew([writer])
+                await asyncio.sleep(0.05)
+
+        async with Hub(log, lease=0.4, poll=0.05) as hub:
+            keeping = asyncio.create_task(keep())
+            with await hub.reader("s", Cursor(writer.epoch, 5)) as reader:
+                assert await asyncio.wait_for(reader.next(), 5.0) == b""
+                assert reader.ending is None
+                assert isinstance(reader.gone, Gone) and reader.gone.why == "went_back"
+            keeping.cancel()
+
+    run(scenario)
+
+
+def test_a_reader_ahead_of_a_log_that_lost_its_end_goes_on_when_it_is_repaired() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log, flush=0.0) as one, Hub(log, poll=0.05) as two:
+            go = asyncio.Event()
+
+            async def agent(gen: Generation) -> None:
+                for n in range(5):
+                    await gen.send(str(n))
+                    await gen.flush()
+                await go.wait()
+                await gen.send("last")
+
+            stream = await one.start("s", agent)
+            await until(lambda: log._streams["s"].record.n == 5)
+            shorten(log, 2)
+            with await two.reader("s", Cursor(stream.epoch, 5)) as reader:
+                assert await reader.next(0.1) is None
+                go.set()
+                chunk = await reader.next()
+                assert chunk is not None and data_of(chunk) == ["last"]
+                assert await reader.next() == b"" and reader.ending == COMPLETED
+
+    run(scenario)
+
+
+def test_a_stream_that_is_taken_over_and_loses_its_end_at_once_is_given_up() -> None:
+    """What is lost was in no copy of this process: nobody can write it again, and nobody tries for ever."""
+
+    async def scenario() -> None:
+        log = Scripted()
+        writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=0.01)
+        assert isinstance(writer, Writer)
+        for n in range(1, 6):
+            await log.append([(writer, Span(n=n, b=11 * n, lengths=(11,), data=b"data: one\n\n"), None)])
+
+        async def agent(gen: Generation) -> None:
+            await gen.send("more")
+
+        async def claimed(call: Any) -> Any:
+            answer = await call()
+            shorten(log, 2)
+            return answer
+
+        log.on["claim"] = once(claimed)
+        async with Hub(log, lease=0.2, poll=0.05, on_lost=agent) as hub:
+            await until(lambda: log.calls["claim"] and not hub._generations)
+            assert log.calls["append"] < 20
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("timeout", [0.3, 2.0])
+def test_polls_of_the_log_put_no_heartbeat_off(timeout: float) -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as one, Hub(log, poll=0.05) as two:
+
+            async def silent(gen: Generation) -> None:
+                await gen.send("one")
+                await asyncio.Event().wait()
+
+            await one.start("s", silent)
+            with await two.reader("s") as reader:
+                assert await reader.next()
+                for _ in range(2):
+                    assert await asyncio.wait_for(reader.next(timeout), 8.0) is None
+
+    run(scenario)
+
+
+def test_an_end_that_meets_a_log_without_its_last_events_sends_them_again_once() -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        async with Hub(log, flush=0.0) as hub:
+
+            async def agent(gen: Generation) -> None:
+                for n in range(5):
+                    await gen.send(str(n))
+                    await gen.flush()
+                shorten(log, 2)
+
+            await hub.start("s", agent)
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == list("01234") and reader.ending == COMPLETED
+            assert (await hub.state("s")).n == 5
+            assert log.calls["finish"] == 2
 
     run(scenario)
