@@ -549,7 +549,7 @@ def test_readers_here_go_on_when_another_process_continues_what_this_one_release
                 if n == 9 and gen.resumed_from is None:
                     await asyncio.Event().wait()
 
-        async with Hub(log, lease=0.3, poll=0.1, on_lost=count) as one, Hub(log, lease=0.3, poll=0.1, on_lost=count) as two:
+        async with Hub(log, lease=5.0, poll=0.1, on_lost=count) as one, Hub(log, lease=5.0, poll=0.1, on_lost=count) as two:
             await one.start("s", count)
             reading = asyncio.create_task(read_all(one, "s"))
             await until(lambda: "s" in one._generations and one._generations._running["s"].generation.acked == 10)
@@ -700,7 +700,7 @@ def test_a_process_that_was_cut_off_lets_living_producers_come_back_before_it_cl
     async def scenario() -> None:
         log, cut = MemoryLog(), Scripted()
         cut._streams, cut._bells = log._streams, log._bells
-        async with Hub(log, flush=0.0, lease=60.0) as one, Hub(cut, poll=0.02, lease=0.5) as two:
+        async with Hub(log, flush=0.0, lease=60.0) as one, Hub(cut, poll=0.02, lease=10.0) as two:
 
             async def agent(gen: Generation) -> None:
                 await gen.send("one")
