@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .answering import HubAnswer
     from .events import Event
     from .generation import Generation
     from .hub import Hub, HubLimits, State, Stream
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .texts import SoFar
 
 _HOMES = {
+    ".answering": ("HubAnswer",),
     ".events": ("Event",),
     ".generation": ("Generation",),
     ".hub": ("Hub", "HubLimits", "State", "Stream"),
@@ -39,6 +41,7 @@ __all__ = [
     # generations
     "Hub",
     "HubLimits",
+    "HubAnswer",
     "SyncHub",
     "Generation",
     "Event",
