@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 SDKS = ROOT / "docs" / "sdks"  # run by tests/integration, where these are installed
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent != SDKS)]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SERVERS = sorted((ROOT / "examples" / "servers").glob("*.py"))  # run by tests/integration, likewise
 
 
 class Block(NamedTuple):
@@ -199,7 +200,7 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         servers = {host: stack.enter_context(make()) for host, make in HOSTS.items() if host in text}
         for block in blocks(text):
             if block.language == "python" and (include := _INCLUDE.fullmatch(block.code)):
-                assert ROOT / include[1] in EXAMPLES, "an included program is run by the test below"
+                assert ROOT / include[1] in [*EXAMPLES, *SERVERS], "an included program is run by a test"
             elif block.language == "python":
                 code = block.code
                 for host, server in servers.items():
