@@ -268,6 +268,27 @@ def test_who_leaves_frees_a_reader(way: Way, tmp_path: Path) -> None:
             time.sleep(0.02)
 
 
+def test_two_processes_of_gunicorn_share_a_log_in_a_file(tmp_path: Path) -> None:
+    program = tmp_path / "flask_app.py"
+    source = (EXAMPLES / program.name).read_text()
+    shared = source.replace("import Hub, MemoryLog", "import Hub, SQLiteLog")
+    program.write_text(shared.replace("MemoryLog()", f"SQLiteLog({str(tmp_path / 'streams.db')!r})"))
+    assert program.read_text().count("SQLiteLog(") >= 2
+
+    def command(program: Path, port: int) -> list[str]:
+        return [*gunicorn(program, port), "--workers", "2"]
+
+    reconnects = 0
+    with served(Way("flask_app", "gunicorn", command), program) as proxy:
+        for n in range(12):
+            proxy.cut(100 * n % 700, "rst")
+            url = f"http://127.0.0.1:{proxy.port}/chat"
+            with rs.connect("POST", url, json={"prompt": n}, headers={"Idempotency-Key": f"m{n}"}, retry=RETRY) as stream:
+                assert stream.read_text() == TEXT.format(n)
+            reconnects += stream.stats.reconnects
+    assert reconnects == 12
+
+
 @pytest.mark.parametrize("program", sorted(EXAMPLES.glob("*.py")), ids=lambda program: program.stem)
 def test_a_program_is_short_and_tested(program: Path) -> None:
     assert len(program.read_text().splitlines()) <= 60

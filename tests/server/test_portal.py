@@ -19,7 +19,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
-from resumable_stream.server import Cursor, Generation, Hub, MemoryLog, SQLiteLog, SyncHub
+from resumable_stream.server import Cursor, Generation, Hub, MemoryLog, RedisLog, SQLiteLog, SyncHub
 
 PATIENCE = 30.0
 END = ("end", '{"outcome":"completed"}')
@@ -393,13 +393,23 @@ def test_a_call_from_the_loop_itself_is_refused(portal: SyncHub) -> None:
     assert "await the methods of the hub" in refused.result(PATIENCE)
 
 
-def test_a_log_in_a_file_goes_on_in_the_next_portal(tmp_path: Path) -> None:
-    path = tmp_path / "streams.db"
-    with Hub(SQLiteLog(path)).portal() as portal:
-        stream = portal.start("s", plain_words)
-        assert read(portal.follow("s")) == [*WORDS, END]
-    with Hub(SQLiteLog(path)).portal() as portal:
-        assert read(portal.follow("s", f"{stream.epoch}.1")) == [*WORDS[1:], END]
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_what_a_portal_keeps_goes_on_in_the_next_one(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def portal() -> SyncHub:
+        log = SQLiteLog(tmp_path / "streams.db") if kind == "sqlite" else RedisLog(request.getfixturevalue("redis_server").url)
+        return Hub(log).portal()
+
+    with portal() as first, portal() as second:
+        stream = first.start("s", waits)
+        chunks = second.follow("s")
+        got = b""
+        while b"first" not in got:
+            got += next(chunks)
+        # From another loop, to the producer in the first one.
+        second.say("s", "go on")
+        assert read(chunks)[-1] == END
+    with portal() as third:
+        assert read(third.follow("s", f"{stream.epoch}.1")) == [("message", "go on"), END]
 
 
 def run_python(code: str) -> str:
