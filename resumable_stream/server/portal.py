@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .hub import Hub, Producer, State, Stream
     from .log import Cursor, Head
     from .reading import View
+    from .texts import SoFar
 
 __all__ = ["SyncAnswer", "SyncBody", "SyncHub", "SyncProducer"]
 
@@ -339,6 +340,10 @@ class SyncHub:
     def state(self, id: str, *, owner: str = "") -> State:
         """How a stream stands now. See `Hub.state()`."""
         return self._call(lambda: self._hub.state(id, owner=owner))
+
+    def message(self, id: str, *, owner: str = "") -> SoFar:
+        """The text of a stream so far. See `Hub.message()`."""
+        return self._call(lambda: self._hub.message(id, owner=owner))
 
     def say(self, id: str, data: str, *, mid: str | None = None, kind: str = "message", owner: str = "") -> int:
         """Post a message to the producer of a running stream. See `Hub.say()`."""

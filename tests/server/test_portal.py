@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import json
 import subprocess
 import sys
@@ -150,6 +151,20 @@ def test_closing_an_answer_lets_its_readers_go(portal: SyncHub) -> None:
     answer.close()
     wait_until(lambda: readers(portal) == 0)
     assert portal.state("s").ending is None
+
+
+@pytest.mark.parametrize("verb", ["start", "state", "message", "say", "cancel", "forget", "follow", "answer", "drain"])
+def test_a_verb_takes_what_that_of_the_hub_takes(verb: str) -> None:
+    own, hubs = (inspect.signature(getattr(each, verb)).parameters for each in (SyncHub, Hub))
+    assert [(each.name, each.kind, each.default) for each in own.values()] == [
+        (each.name, each.kind, each.default) for each in hubs.values()
+    ]
+
+
+def test_the_text_so_far_is_one_value(portal: SyncHub) -> None:
+    portal.start("s", fails)
+    read(portal.follow("s"))
+    assert portal.message("s").text == "half"
 
 
 # --- plain generators ---------------------------------------------------------------------------------------------------
