@@ -34,7 +34,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-rules check coverage docs bench compare soak mutants integration integration-litellm wheel-test clean
+.PHONY: help dev demo demo-server test test-rules check coverage docs bench compare soak mutants integration integration-litellm wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ dev: $(STAMP) ## Set up .venv with the package (editable) and every tool
 
 demo: $(STAMP) ## Watch a stream being cut and continued, without network or keys
 	@$(BIN)/resumable-stream demo $(DEMO_ARGS)
+
+demo-server: $(STAMP) ## Watch one generation and three readers, one of them killed, without network or keys
+	@$(BIN)/resumable-stream demo --server $(DEMO_ARGS)
 
 test: $(STAMP) ## Run the tests
 	@$(PYTEST) -n $(PYTEST_JOBS) --dist worksteal $(PYTEST_ARGS)

@@ -16,8 +16,9 @@ __all__ = ["demo"]
 
 
 @click.command()
-@click.option("--fast", is_flag=True, help="The same in a tenth of the time.")
-def demo(fast: bool) -> None:
+@click.option("--fast", is_flag=True, help="The same in less time.")
+@click.option("--server", is_flag=True, help="The story of the server: one generation, three readers.")
+def demo(fast: bool, server: bool) -> None:
     """
     Watch a stream being cut and continued.
 
@@ -25,16 +26,15 @@ def demo(fast: bool) -> None:
     port is closed for 8 seconds. The stream waits, tries again, and goes on at token 1,248; at the end the text that
     was received is compared with the one that was sent.
 
+    With --server, a hub on this machine generates an answer that three readers read: one starts it, one is killed in the
+    middle and comes back, one comes late. Their texts are compared with what was generated.
+
     Needs no network and no key. Exit code 1 if the texts differ.
     """
-    pace = Pace.fast() if fast else Pace()
     console = Console()
+    live = sys.stdout.isatty() and not console.is_dumb_terminal and fits(console)
     try:
-        if sys.stdout.isatty() and not console.is_dumb_terminal and fits(console):
-            with LiveReporter(console) as reporter:
-                identical = Mission(pace, reporter).run()
-        else:
-            identical = Mission(pace, PlainReporter()).run()
+        identical = (_of_the_server if server else _of_the_client)(fast, console if live else None)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -45,3 +45,28 @@ def demo(fast: bool) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     sys.exit(0 if identical else 1)
+
+
+def _of_the_client(fast: bool, console: Console | None) -> bool:
+    pace = Pace.fast() if fast else Pace()
+    if console is None:
+        return Mission(pace, PlainReporter()).run()
+    with LiveReporter(console) as reporter:
+        return Mission(pace, reporter).run()
+
+
+def _of_the_server(fast: bool, console: Console | None) -> bool:
+    try:
+        from .hub_mission import HubMission, HubPace
+        from .hub_shown import HubLiveReporter, HubPlainReporter
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("uvicorn", "starlette"):
+            raise
+        click.echo(f"error: demo --server needs {missing}: pip install 'resumable-stream-sdk[server]'", err=True)
+        sys.exit(1)
+    pace = HubPace.fast() if fast else HubPace()
+    if console is None:
+        return HubMission(pace, HubPlainReporter()).run()
+    with HubLiveReporter(console) as reporter:
+        return HubMission(pace, reporter).run()
