@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+_STORE_VARIABLE = "RESUMABLE_STREAM_STORE"
+"""It may hold a password, and the arguments of a process can be read by everybody on the machine."""
 _SHOWN = 300
 """Characters of a foreign error. 300: a line or two of a terminal, while some messages hold a whole document."""
 
@@ -41,6 +43,8 @@ class Mistake(click.ClickException):
 @click.option(
     "--store",
     metavar="LOG",
+    envvar=_STORE_VARIABLE,
+    show_envvar=True,
     help="Keep the streams here instead: memory:, sqlite:///streams.db, redis://host:6379/0, …",
 )
 @click.option(
@@ -106,14 +110,19 @@ def serve(
         # A worker: who started it has told people everything.
         server = HubServer(hub, app, timeout=timeout, spread=spread, announce=lambda: None, access_log=access_log, quiet=True)
         set_up_logging(several=True)
-        sys.exit(run(server, socket.socket(fileno=listener), socket.socket(fileno=control)))
+        inherited = socket.socket(fileno=listener), socket.socket(fileno=control)
+        for each in inherited:
+            each.set_inheritable(False)
+        sys.exit(run(server, *inherited))
     sock = _listen(host, port)
 
     def announce() -> None:
         _announce(hub, target, app_text, _url(host, sock.getsockname()[1]), host, workers, timeout)
 
     if workers > 1:
-        arguments = _arguments(target, app_text, store, timeout, spread, access_log)
+        arguments = _arguments(target, app_text, timeout, spread, access_log)
+        if store is not None:
+            os.environ[_STORE_VARIABLE] = store
         sys.exit(supervise(arguments, sock, workers, timeout=timeout, announce=announce))
     server = HubServer(hub, app, timeout=timeout, spread=spread, announce=announce, access_log=access_log)
     set_up_logging(several=False)
@@ -223,12 +232,9 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _arguments(
-    target: str, app_text: str | None, store: str | None, timeout: float, spread: float, access_log: bool
-) -> list[str]:
+def _arguments(target: str, app_text: str | None, timeout: float, spread: float, access_log: bool) -> list[str]:
     found = [target, "--drain-timeout", str(timeout), "--spread", str(spread)]
     found += [] if app_text is None else ["--app", app_text]
-    found += [] if store is None else ["--store", store]
     return found if access_log else [*found, "--no-access-log"]
 
 

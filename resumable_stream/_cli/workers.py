@@ -108,6 +108,10 @@ class _Supervisor:
                 key.data.serves = True
             else:
                 self._gone(key.data)
+        for worker in list(self._workers):
+            # Also one whose connection is held open by a process that it has forked.
+            if worker.process.poll() is not None:
+                self._gone(worker)
         self._obey_signals()
         now = time.monotonic()
         if self._until is None:

@@ -286,8 +286,8 @@ class Hub:
 
     @property
     def running(self) -> bool:
-        """It was entered: streams can be started and read."""
-        return self._entered
+        """It was entered and not closed: streams can be started, until it drains, and read."""
+        return self._entered and not self._closed
 
     async def __aenter__(self) -> Self:
         if self._entered:

@@ -18,12 +18,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from click.testing import CliRunner
 
 import resumable_stream as rs
 from resumable_stream._cli.app import app as commands
 from resumable_stream.server import Hub, MemoryLog
+
+from ..redis_server import RedisServer
 
 SERVE = [sys.executable, "-m", "resumable_stream", "serve"]
 PATIENCE = 60.0
@@ -471,6 +474,26 @@ def test_no_reader_loses_an_event_when_an_instance_goes(
     assert "Traceback" not in texts
 
 
+def test_several_instances_share_a_redis(module: Path, redis_server: RedisServer) -> None:
+    with (
+        served("--store", redis_server.url, "--workers", "2", cwd=module) as first,
+        served("--store", redis_server.url, cwd=module) as second,
+    ):
+        start(first.url, "s", events=40, pause=0.05)
+
+        async def read() -> Reader:
+            reader = Reader("s")
+            reading = asyncio.create_task(reader.read(first.url, second.url))
+            await reader.began.wait()
+            assert await asyncio.to_thread(first.end, signal.SIGTERM) == 0
+            await reading
+            return reader
+
+        reader = asyncio.run(asyncio.wait_for(read(), PATIENCE))
+        assert reader.data == [str(n) for n in range(40)]
+        assert reader.outcome == "completed"
+
+
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
@@ -495,6 +518,16 @@ def test_workers_share_the_streams_and_a_dead_one_is_replaced(module: Path) -> N
             except httpx.TransportError:
                 continue  # it was the dead one's connection
         assert server.end(signal.SIGTERM) == 0
+
+
+def test_the_place_of_the_log_is_not_in_the_arguments_of_the_workers(module: Path) -> None:
+    with served("--store", "sqlite:///s3cr3t.db", "--workers", "2", cwd=module) as server:
+        arguments = [child.cmdline() for child in psutil.Process(server.process.pid).children()]
+        assert len(arguments) == 2
+        assert all("--control" in each and "s3cr3t" not in " ".join(each) for each in arguments)
+        start(server.url, "s", events=1, pause=0.0)
+        assert server.end(signal.SIGTERM) == 0
+    assert (module / "s3cr3t.db").exists()
 
 
 def test_workers_end_with_who_started_them(module: Path) -> None:
