@@ -107,7 +107,8 @@ class HubServer(uvicorn.Server):
             return
         if not self.hub.running:
             self.mistake = "the app does not enter the hub when it starts; give it lifespan=hub.lifespan"
-            self.should_exit = True
+            # A moment later: older versions do not shut down in order what is stopped while it starts.
+            asyncio.get_running_loop().call_soon(setattr, self, "should_exit", True)
             return
         self._loop = asyncio.get_running_loop()
         if not self.should_exit:
