@@ -45,6 +45,8 @@ class _Channel:
     heard: bool = False
     missed: bool = False
     """It was heard, and then was not: bells may have been lost."""
+    failed: bool = False
+    """It could not be heard at the last try, or no longer."""
     link: _Link | None = None
 
 
@@ -68,9 +70,9 @@ class Listening:
         self._by_name: dict[bytes, _Channel] = {}
         self._links: dict[str, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # Channels that no connection listens to yet.
-        self._astray: dict[str, _Channel] = {}
-        self._placing: asyncio.Task[None] | None = None
+        # Channels that no connection listens to: the new ones, and those that failed.
+        self._astray: dict[bool, dict[str, _Channel]] = {False: {}, True: {}}
+        self._placing: dict[bool, asyncio.Task[None] | None] = {False: None, True: None}
         self._failures = 0
         self._closed = False
 
@@ -113,7 +115,8 @@ class Listening:
         if channel.listeners:
             return
         del self._channels[stream_id], self._by_name[channel.name]
-        self._astray.pop(stream_id, None)
+        for astray in self._astray.values():
+            astray.pop(stream_id, None)
         if channel.link is not None:
             await channel.link.unsubscribe(channel)
 
@@ -124,37 +127,41 @@ class Listening:
             _fail(channel, LogUnavailable("these bells are closed; make new ones with bells()"))
         self._channels.clear()
         self._by_name.clear()
-        self._astray.clear()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for astray in self._astray.values():
+            astray.clear()
+        # More than once: redis-py may lose a cancellation while it connects.
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.1)
 
     # --- placing
 
     def _place(self, channels: Iterable[_Channel]) -> None:
+        """Find connections for these. Those that are new do not wait for those that failed before."""
         for channel in channels:
             channel.link, channel.heard = None, False
-            self._astray[channel.stream_id] = channel
-        if self._astray and self._placing is None and not self._closed:
-            self._placing = self.spawn(self._place_all())
+            self._astray[channel.failed][channel.stream_id] = channel
+        for failed, astray in self._astray.items():
+            if astray and self._placing[failed] is None and not self._closed:
+                self._placing[failed] = self.spawn(self._place_all(failed))
 
-    async def _place_all(self) -> None:
+    async def _place_all(self, failed: bool) -> None:
+        astray = self._astray[failed]
         try:
-            while self._astray:
-                if self._failures:
+            while astray:
+                if failed:
                     # With a spread, so that the processes do not all come back in one moment.
                     longest = min(_LONGEST_WAIT, 0.05 * 2 ** min(self._failures, 10))
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
-                batch = list(self._astray.values())
-                self._astray.clear()
+                batch = list(astray.values())
+                astray.clear()
                 try:
                     groups = await self._grouped(batch)
-                except LogUnavailable as exc:
-                    self._failures += 1
-                    for channel in batch:
-                        _fail(channel, exc)
-                    self._astray |= {channel.stream_id: channel for channel in batch if self.is_current(channel)}
+                except Exception as exc:  # noqa: BLE001  whatever it is, who waits must learn of it
+                    if not isinstance(exc, LogUnavailable):
+                        self.report(exc)
+                    self.on_lost(None, batch, exc)
                     continue
                 for name, (node, channels) in groups.items():
                     link = self._links.get(name)
@@ -163,18 +170,22 @@ class Listening:
                         self.spawn(link.run())
                     await link.adopt([channel for channel in channels if self.is_current(channel)])
         finally:
-            self._placing = None
+            self._placing[failed] = None
 
     async def _grouped(self, channels: Sequence[_Channel]) -> dict[str, tuple[Any, list[_Channel]]]:
         groups: dict[str, tuple[Any, list[_Channel]]] = {}
         if self.client.cluster:
             # Their slots may have moved. Asking for anything makes the client learn where they are.
             state = self.client.scripts.state
-            await self.client.calls([Call(state, [each.name], [], each.stream_id) for each in channels if each.missed])
+            await self.client.calls([Call(state, [each.name], [], each.stream_id) for each in channels if each.failed])
         for channel in channels:
             node = await self.client.node_of(channel.name)
             groups.setdefault("" if node is None else node.name, (node, []))[1].append(channel)
         return groups
+
+    def report(self, exc: Exception) -> None:
+        """Show what is no fault of the network, but one of ours, which must not look like one."""
+        asyncio.get_running_loop().call_exception_handler({"message": "listening to Redis failed", "exception": exc})
 
     def spawn(self, work: Any) -> asyncio.Task[None]:
         """Run something until it ends, or the bells are closed."""
@@ -192,7 +203,7 @@ class Listening:
     def on_heard(self, channel: _Channel) -> None:
         """A server has said that it is heard."""
         self._failures = 0
-        channel.heard = True
+        channel.heard, channel.failed = True, False
         for waiter in channel.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -214,7 +225,7 @@ class Listening:
         """A server no longer has these streams."""
         current = [channel for channel in channels if self.is_current(channel)]
         for channel in current:
-            channel.missed = True
+            channel.missed = channel.failed = True
         if current:
             self._failures += 1
             self._place(current)
@@ -225,18 +236,24 @@ class Listening:
             if self.is_current(channel):
                 _fail(channel, self.client.unavailable(exc, "the bells cannot be heard"))
 
-    def on_lost(self, link: _Link, channels: Sequence[_Channel], exc: BaseException | None) -> None:
-        """A connection is gone, or could not be made; `None`: it was not wanted any more."""
+    def on_closing(self, link: _Link) -> None:
+        """A connection will take no more streams."""
         if self._links.get(link.name) is link:
             del self._links[link.name]
+
+    def on_lost(self, link: _Link | None, channels: Sequence[_Channel], exc: Exception | None) -> None:
+        """A connection is gone, or could not be made; `None`: it was not wanted any more."""
+        if link is not None:
+            self.on_closing(link)
         current = [channel for channel in channels if self.is_current(channel)]
         if exc is None:
             self._place(current)  # of the last moment
             return
         self._failures += 1
+        error = exc if isinstance(exc, LogUnavailable) else self.client.unavailable(exc, "the bells cannot be heard")
         for channel in current:
-            channel.missed = channel.missed or channel.heard or self.client.cluster
-            _fail(channel, self.client.unavailable(exc, "the bells cannot be heard"))
+            channel.missed, channel.failed = channel.missed or channel.heard, True
+            _fail(channel, error)
         self._place(current)
 
 
@@ -277,7 +294,7 @@ class _Link:
 
     async def run(self) -> None:
         """Connect, listen, and say when it is over."""
-        error: BaseException | None = None
+        error: Exception | None = None
         tasks: list[asyncio.Task[None]] = []
         connection: Any = None
         try:
@@ -290,11 +307,13 @@ class _Link:
             tasks = [asyncio.create_task(work) for work in (self._read(connection), self._watch())]
             await self._subscribe(list(self._channels.values()))
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            error = next((task.exception() for task in done if task.exception() is not None), None)
-        except FAILURES as exc:
+            for task in done:
+                task.result()
+        except Exception as exc:  # noqa: BLE001  likewise
             error = exc
         finally:
             self._connection = None
+            self._owner.on_closing(self)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -304,8 +323,7 @@ class _Link:
                 except FAILURES:
                     pass  # it is gone already
         if error is not None and not isinstance(error, FAILURES):
-            # Not of the network: a fault of ours, which must not look like one.
-            asyncio.get_running_loop().call_exception_handler({"message": "listening to Redis failed", "exception": error})
+            self._owner.report(error)
         self._owner.on_lost(self, list(self._channels.values()), error)
 
     async def _subscribe(self, channels: Sequence[_Channel]) -> None:

@@ -230,6 +230,9 @@ class RedisClient:
 
     async def _trip(self, work: Callable[[], Awaitable[T]], stream_id: str | None = None) -> T:
         """What surrounds every trip: its time, its place, and what its errors become."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         try:
             async with asyncio.timeout(self.timeout), self._free:
                 self.check_open()
@@ -238,7 +241,11 @@ class RedisClient:
                         await self._client.initialize()
                 if not self._known:
                     await self._check_server()
-                return await work()
+                found = await work()
+            if task.cancelling() > cancelled:
+                # `asyncio.wait_for`, with which redis-py sends, loses it on Python 3.11 if it comes just when all is sent.
+                raise asyncio.CancelledError
+            return found
         except FAILURES as exc:
             failure = self._of_a_stream(exc, stream_id) or self._explained(exc)
             cause = self._harmless(exc)

@@ -330,6 +330,35 @@ def test_calls_that_are_cancelled_do_no_harm_to_others(redis_server: RedisServer
     run(scenario())
 
 
+def test_a_cancellation_that_redis_py_loses_is_not_lost(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        log = RedisLog(redis_server.url)
+        writer = await begin(log)
+        await log.read("s")
+        assert isinstance(await log.finish(replace(writer, fence=9), 5, OK), Fenced)
+        execute = log._client._client.execute_command
+
+        async def deaf(*words: Any, **options: Any) -> Any:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                pass
+            return await execute(*words, **options)
+
+        monkeypatch.setattr(log._client._client, "execute_command", deaf)
+        for call in (log.read("s"), log.finish(writer, 5, OK)):
+            task = asyncio.create_task(call)
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        monkeypatch.undo()
+        assert await text(log) == b""
+        await log.aclose()
+
+    run(scenario())
+
+
 # --- replies are lost -------------------------------------------------------------------------------------------------------
 
 
