@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._errors import LogUnavailable
@@ -249,7 +249,7 @@ class RedisClient:
         except FAILURES as exc:
             failure = self._of_a_stream(exc, stream_id) or self._explained(exc)
             cause = self._harmless(exc)
-            if "READONLY" in str(exc):
+            if _is_replica(exc):
                 await self._leave_the_replica()
         # Outside of the handler: else the exception would be carried along, password and all, whatever the cause is.
         raise failure from cause
@@ -376,7 +376,7 @@ class RedisClient:
             return LogUnavailable(
                 f"Redis at {self._where} is full: {said}; give it more memory, or a shorter retention to streams"
             )
-        if "READONLY" in said:
+        if _is_replica(exc):
             return LogUnavailable(f"Redis at {self._where} is a replica and takes no writes, perhaps after a fail-over: {said}")
         return LogUnavailable(f"cannot use Redis at {self._where}: {said}")
 
@@ -413,6 +413,11 @@ class RedisClient:
                     await each.connection_pool.disconnect()
             except FAILURES:
                 pass  # it is as closed as it can be
+
+
+def _is_replica(exc: BaseException) -> bool:
+    # Redis 6.2 puts what happened in a script into a text of its own.
+    return isinstance(exc, ReadOnlyError) or "READONLY" in str(exc)
 
 
 def _parts(calls: Sequence[Call]) -> list[list[Call]]:

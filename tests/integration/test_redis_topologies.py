@@ -331,24 +331,18 @@ def _until(condition: Callable[[], bool]) -> None:
 # --- Sentinel ---------------------------------------------------------------------------------------------------------------
 
 
-class SentinelServer(RedisServer):
-    """A Sentinel that watches one master."""
-
-    def __init__(self, master: RedisServer) -> None:
-        super().__init__()
-        self.config = Path(self.directory) / "sentinel.conf"
-        self.config.write_text(
-            f"sentinel monitor main 127.0.0.1 {master.port} 2\nsentinel down-after-milliseconds main 500\n"
-            "sentinel failover-timeout main 3000\n"
-        )
-
-    def _arguments(self, port: int) -> list[str]:
-        return [str(self.config), "--sentinel", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+def sentinel_of(master: RedisServer, config: Path) -> RedisServer:
+    """A Sentinel that watches one master; it writes what it learns into its configuration."""
+    config.write_text(
+        f"sentinel monitor main 127.0.0.1 {master.port} 2\nsentinel down-after-milliseconds main 500\n"
+        "sentinel failover-timeout main 3000\n"
+    )
+    return RedisServer(config=config)
 
 
 @pytest.mark.parametrize("given", ["url", "client"])
-def test_behind_sentinel_a_fail_over_is_survived(given: str) -> None:
-    async def scenario(master: RedisServer, sentinels: list[SentinelServer]) -> None:
+def test_behind_sentinel_a_fail_over_is_survived(given: str, tmp_path: Path) -> None:
+    async def scenario(master: RedisServer, sentinels: list[RedisServer]) -> None:
         places = [("127.0.0.1", each.port) for each in sentinels]
         sentinel = Sentinel(places)
         client = sentinel.master_for("main")
@@ -388,7 +382,7 @@ def test_behind_sentinel_a_fail_over_is_survived(given: str) -> None:
         started.append(replica)
         with redis.Redis(port=replica.port) as direct:
             _until(lambda: direct.info("replication")["master_link_status"] == "up")  # type: ignore[index]
-        sentinels = [SentinelServer(master) for _ in range(3)]
+        sentinels = [sentinel_of(master, tmp_path / f"{number}.conf") for number in range(3)]
         for each in sentinels:
             started.append(each.start())
         for each in sentinels:

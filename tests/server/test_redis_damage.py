@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -16,7 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 
 from resumable_stream import LogUnavailable, Outcome
-from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span
+from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span, _redis_client
 from resumable_stream.server import log as values
 from resumable_stream.server.log import (
     CANCEL,
@@ -535,7 +537,10 @@ def test_trips_and_commands_are_few(redis_server: RedisServer, direct: Any) -> N
 
 
 def test_a_replica_is_waited_for_and_its_absence_is_said_once(
-    own_redis: RedisServer, caplog: pytest.LogCaptureFixture, replica_of: Callable[[RedisServer], RedisServer]
+    own_redis: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    replica_of: Callable[[RedisServer], RedisServer],
 ) -> None:
     async def scenario() -> None:
         log = RedisLog(own_redis.url, durability="replica")
@@ -547,6 +552,8 @@ def test_a_replica_is_waited_for_and_its_absence_is_said_once(
             with redis.Redis(port=own_redis.port) as direct:
                 while direct.wait(1, 100) < 1:  # noqa: ASYNC110  it waits itself
                     await asyncio.sleep(0)
+                # Long enough for a busy machine.
+                monkeypatch.setattr(_redis_client, "_REPLICA_MS", 3000)
                 calls = direct.info("commandstats")["cmdstat_wait"]["calls"]  # type: ignore[index]
                 for n in range(3, 8):
                     await log.append([(writer, event(n), None)])
@@ -765,6 +772,12 @@ def test_what_is_no_client_is_refused_with_a_hint(redis_server: RedisServer) -> 
                 RedisLog(redis_server.url, **wrong)  # type: ignore[arg-type]
 
     run(scenario())
+
+
+def test_without_redis_py_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['redis'] = None\nfrom resumable_stream.server import MemoryLog, RedisLog"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "ImportError: RedisLog needs redis: pip install 'resumable-stream-sdk[redis]'" in done.stderr
 
 
 def test_places_are_shown_without_what_is_secret() -> None:
