@@ -2,6 +2,7 @@
 Every ``python`` block of the README and the docs runs, from the top of a page to its end, in one namespace.
 
 The hosts that the pages name are served here: `https://api.example.com` in a block becomes the address of a `FlakyServer`.
+An `app` that a block defines is served behind `http://127.0.0.1:8000`, and its first answer is cut.
 A ``text`` block right below a ``python`` block is what that block prints.
 """
 
@@ -24,6 +25,8 @@ import pytest
 
 from resumable_stream.testing import Fault, FlakyServer, Reply, ServerEvent, numbered
 from resumable_stream.testing.server import RecordedRequest
+
+from ..server.serving import Served
 
 ROOT = Path(__file__).parents[2]
 SDKS = ROOT / "docs" / "sdks"  # run by tests/integration, where these are installed
@@ -179,6 +182,32 @@ HOSTS: dict[str, Callable[[], FlakyServer]] = {
 }
 
 
+# --- the apps that the pages define
+
+LOCAL = "http://127.0.0.1:8000"
+"""Where uvicorn serves an app if nobody says otherwise."""
+
+
+class CutOnce:
+    """An ASGI app whose first answer breaks off after its third piece. Nothing that a page prints may show it."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._pieces = itertools.count(1)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def cutting(message: Any) -> None:
+            await send(message)
+            if message.get("more_body") and next(self._pieces) == 3:
+                raise ConnectionAbortedError("cut by the test")
+
+        await self._app(scope, receive, cutting)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No jitter before a prompt reconnect and no back-off worth waiting for; files go to a directory of the test."""
@@ -197,18 +226,20 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, Any] = {"__name__": page.stem}
     printed = ""
     with ExitStack() as stack:
-        servers = {host: stack.enter_context(make()) for host, make in HOSTS.items() if host in text}
+        origins = {host: stack.enter_context(make()).origin for host, make in HOSTS.items() if host in text}
         for block in blocks(text):
             if block.language == "python" and (include := _INCLUDE.fullmatch(block.code)):
                 assert ROOT / include[1] in [*EXAMPLES, *SERVERS], "an included program is run by a test"
             elif block.language == "python":
                 code = block.code
-                for host, server in servers.items():
-                    code = code.replace(host, server.origin)
+                for host, origin in origins.items():
+                    code = code.replace(host, origin)
                 _run(code, page, block.line, namespace)
                 printed = capsys.readouterr().out
-                for host, server in servers.items():
-                    printed = printed.replace(server.origin, host)
+                for host, origin in origins.items():
+                    printed = printed.replace(origin, host)
+                if "app" in namespace and LOCAL in text and LOCAL not in origins:
+                    origins[LOCAL] = stack.enter_context(Served(CutOnce(namespace["app"]))).url
             elif block.language == "text" and block.adjoining:
                 assert _trimmed(printed) == _trimmed(block.code), f"{page.name}:{block.line}"
 
