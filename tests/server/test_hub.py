@@ -233,6 +233,33 @@ def test_messages_are_applied_once_in_the_order_accepted() -> None:
     run(scenario)
 
 
+def test_nobody_sees_an_event_before_the_log_has_it() -> None:
+    gate = asyncio.Event()
+
+    class Slow(MemoryLog):
+        async def append(self, batch: Any) -> Any:
+            await gate.wait()
+            return await super().append(batch)
+
+    async def scenario() -> None:
+        async with Hub(Slow()) as hub:
+            sent = asyncio.Event()
+
+            async def agent(gen: Generation) -> None:
+                await gen.send("one")
+                sent.set()
+
+            await hub.start("s", agent)
+            with await hub.reader("s") as reader:
+                await sent.wait()
+                assert await reader.next(0.05) is None
+                gate.set()
+                chunk = await reader.next()
+                assert chunk and data_of(chunk) == ["one"]
+
+    run(scenario)
+
+
 def test_a_large_producer_waits_for_the_log() -> None:
     class Slow(MemoryLog):
         async def append(self, batch: Any) -> Any:
