@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 GUARANTEES = (DOCS / "guarantees.md").read_text()
+SERVER_GUARANTEES = (DOCS / "server/guarantees.md").read_text()
 
 
 def name_of(page: Path) -> str:
@@ -160,7 +161,25 @@ def test_a_guarantee_says_what_holds_it_and_where_it_ends(number: int) -> None:
     assert f"guarantees.md#g{number}-" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("named", sorted(set(re.findall(r"`((?:\w+/)+test_\w+\.py(?:::\w+)?)`", GUARANTEES))))
+@pytest.mark.parametrize("heading", re.findall(r"^## S\d: .*$", SERVER_GUARANTEES, re.MULTILINE))
+def test_a_guarantee_of_the_server_says_what_holds_it_and_where_it_ends(heading: str) -> None:
+    text = section(SERVER_GUARANTEES, heading)
+    assert "Where it ends:" in text
+    assert "The tests that hold it" in text
+
+
+def test_every_row_of_the_failure_table_names_its_test() -> None:
+    text = section(SERVER_GUARANTEES, "## When something fails")
+    rows = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
+    assert rows == re.findall(r"^(\d+)\. `[\w/]+\.py::\w+`$", text, re.MULTILINE)
+    assert rows == [str(number) for number in range(1, len(rows) + 1)]
+    assert len(rows) > 10
+
+
+NAMED = sorted(set(re.findall(r"`((?:\w+/)+test_\w+\.py(?:::\w+)?)`", GUARANTEES + SERVER_GUARANTEES)))
+
+
+@pytest.mark.parametrize("named", NAMED)
 def test_a_test_that_guarantees_names_exists(named: str) -> None:
     path, _, function = named.partition("::")
     file = ROOT / "tests" / path
