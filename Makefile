@@ -76,7 +76,7 @@ coverage: $(STAMP) ## Measure the core, the framings and the protocols by their 
 docs: $(STAMP) ## Build the documentation into site/
 	@out=$$(NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict 2>&1) || { echo "$$out"; exit 1; }
 
-bench: $(BENCH_STAMP) ## Measure against other clients (own environment)
+bench: $(BENCH_STAMP) ## Measure against other clients and servers (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
 
 # Every byte instead of every event, every row, 20,000 streams with random faults, and the properties with 500 examples each.
@@ -119,7 +119,7 @@ $(STAMP): pyproject.toml
 $(BENCH_STAMP): pyproject.toml benchmarks/requirements.txt
 	$(call make-venv,$(BENCH_VENV))
 	@echo "installing the package and its peers into $(BENCH_VENV) (once)"
-	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2]' --requirement benchmarks/requirements.txt
+	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2,redis,server]' --requirement benchmarks/requirements.txt
 	@touch $@
 
 $(INTEGRATION_STAMP): pyproject.toml tests/integration/requirements.txt

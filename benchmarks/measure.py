@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import geometric_mean, median, quantiles
 from time import process_time
 
-__all__ = ["Measured", "Size", "cpu_seconds", "in_turn", "ratio", "ratios"]
+__all__ = ["Measured", "Size", "Skipped", "cpu_seconds", "in_turn", "ratio", "ratios"]
 
 Sample = Callable[[], float]
 
@@ -31,6 +31,12 @@ class Size:
     """Of a latency."""
     endless: int
     """Of the stream whose memory is watched."""
+    readers: int
+    """Of one stream on a server, and streams of one reader."""
+
+
+class Skipped(Exception):
+    """A row cannot be measured here; the message says what is missing."""
 
 
 @dataclass(frozen=True)
