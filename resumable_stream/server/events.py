@@ -6,17 +6,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any, Final, TypeAlias
 
 from ..framing import NDJSONDecoder, SSEDecoder, VerbatimDecoder
 from ._values import Framing
 
-__all__ = ["Content", "Event", "encode", "split"]
+__all__ = ["Content", "Event", "encode", "encode_text", "split"]
 
 RESERVED: Final = frozenset({"caught-up", "end", "reset", "snapshot"})
 """Names of events that the server sends itself; a reader could not tell an application's from them."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LINE_ENDS: Final = re.compile("\r\n|\n|\r")
+# Compact. Made once: `json.dumps` makes another one for each call with options, which costs as much as the call.
+_to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
             raise TypeError(f"a stream takes text, bytes, a mapping, a list or an Event, got {type(content).__name__}")
         if framing == "raw":
             raise TypeError("a stream of raw bytes takes bytes and text, got JSON")
-        # Compact, and one line in every framing: JSON escapes the line ends within its strings.
-        value, content = content, json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        # One line in every framing: JSON escapes the line ends within its strings.
+        value, content = content, _to_json(content)
         if not content.isascii() and _SURROGATE.search(content):
             # Half of a character, whose other half comes with the next piece of text. UTF-8 cannot carry it, JSON can.
             content = json.dumps(value, separators=(",", ":"))
@@ -88,7 +91,18 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
             return [content.encode()] if content else []
 
 
+def encode_text(framing: Framing, delta: str) -> list[bytes]:
+    """The same as `encode(framing, {"text": delta})`, for a tenth of the time."""
+    if type(delta) is not str or framing == "raw":
+        return encode(framing, {"text": delta})
+    # A string of JSON has no line ends in it, so this is one line.
+    line = f'{{"text":{encode_basestring(delta)}}}'
+    return [f"data: {line}\n\n".encode() if framing == "sse" else f"{line}\n".encode()]
+
+
 def _block(data: str, event: str | None) -> bytes:
+    if event is None and "\n" not in data and "\r" not in data:
+        return f"data: {data}\n\n".encode()
     lines = []
     if event is not None and event != "message":
         if not event or _LINE_ENDS.search(event) or "\0" in event:

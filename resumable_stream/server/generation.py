@@ -21,7 +21,7 @@ from .._errors import LimitReached
 from .._events import Outcome
 from ._signal import Signal
 from ._values import CANCEL, MAX_NOTE_BYTES, Append, Ending, Head, Message, Span, Writer, check_text
-from .events import Content, encode
+from .events import Content, encode, encode_text
 from .outbox import Outbox
 
 __all__ = ["Generation", "GenerationFailed", "Pace"]
@@ -189,7 +189,7 @@ class Generation:
         Raises:
             LimitReached: Far too much is not in the log yet, because the log is away and nothing was awaited.
         """
-        self._put({"text": delta}, None)
+        self._accept(encode_text(self.head.framing, delta))
         if self._outbox.size > _OVERRUN * self._pace.pending_bytes:
             raise LimitReached(
                 f"{self._outbox.size} bytes of stream {self.id!r} wait for the log: await text(), so that it can wait",
