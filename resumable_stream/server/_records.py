@@ -20,6 +20,7 @@ from ._values import MAX_PLACE, Ending, Head, Span
 
 __all__ = [
     "compressed",
+    "compressed_lengths",
     "damaged",
     "decode_lengths",
     "encode_lengths",
@@ -33,6 +34,10 @@ __all__ = [
 VERSION: Final = 1
 MAX_EVENTS: Final = 1 << 24
 """Events of one span. 16 million: more than 64 MiB of stream can hold, and a bound for `9999999*1`."""
+# Bounds, since a damaged entry may claim to be anything: 1 GiB is above any span of a stream of 64 MiB; and of 256 KiB in events
+# of one byte and two bytes in turn, the lengths are less than a megabyte.
+_DATA_BYTES: Final = 1 << 30
+_LENGTHS_BYTES: Final = 16 << 20
 _RUN: Final = re.compile(r"(?:([1-9][0-9]{0,15})\*)?([1-9][0-9]{0,15})", re.ASCII)
 
 
@@ -90,7 +95,18 @@ def compressed(span: Span) -> bytes:
     return zlib.compress(span.data, 6)
 
 
-def stored_span(stream_id: str, *, n: int | str, b: int | str, lengths: str, data: bytes, is_compressed: bool = False) -> Span:
+def compressed_lengths(span: Span) -> bytes:
+    """
+    The lengths of a span for the time after the end.
+
+    As text those of 2,000 events are 7 KB, a quarter of what is left of their answer; compressed they are 2 KB.
+    """
+    return zlib.compress(encode_lengths(span.lengths).encode(), 6)
+
+
+def stored_span(
+    stream_id: str, *, n: int | str, b: int | str, lengths: str | bytes, data: bytes, is_compressed: bool = False
+) -> Span:
     """
     Make a span of what is stored.
 
@@ -98,7 +114,7 @@ def stored_span(stream_id: str, *, n: int | str, b: int | str, lengths: str, dat
         stream_id: For the message.
         n: Number of its last event, also as decimal text.
         b: Byte position after it, also as decimal text.
-        lengths: As `encode_lengths` wrote them.
+        lengths: As `encode_lengths` wrote them; bytes: as `compressed_lengths` did.
         data: As stored.
         is_compressed: `data` is what `compressed` returned.
 
@@ -107,10 +123,12 @@ def stored_span(stream_id: str, *, n: int | str, b: int | str, lengths: str, dat
     """
     try:
         number, position = _whole(n), _whole(b)
+        if isinstance(lengths, bytes):
+            lengths = _decompressed(lengths, _LENGTHS_BYTES).decode()
         if not isinstance(lengths, str) or not isinstance(data, bytes):
             raise TypeError(f"lengths and data are {type(lengths).__name__} and {type(data).__name__}")
         if is_compressed:
-            data = _decompressed(data)
+            data = _decompressed(data, _DATA_BYTES)
         return Span(n=number, b=position, lengths=decode_lengths(lengths, size=len(data)), data=data)
     except (ValueError, TypeError, zlib.error) as exc:
         raise damaged(stream_id, f"the span that ends with event {str(n)[:20]} cannot be read ({exc})") from exc
@@ -126,10 +144,9 @@ def _whole(number: int | str) -> int:
     return number
 
 
-def _decompressed(data: bytes) -> bytes:
-    # A bound, since a damaged entry may claim to be anything: 1 GiB is above any span of a stream of 64 MiB.
+def _decompressed(data: bytes, limit: int) -> bytes:
     reader = zlib.decompressobj()
-    plain = reader.decompress(data, 1 << 30)
+    plain = reader.decompress(data, limit)
     if not reader.eof:
         raise ValueError("the compressed data is cut short, or too large")
     return plain

@@ -30,6 +30,7 @@ from .log import (
     SpanRefused,
     Writer,
     compressed,
+    compressed_lengths,
     damaged,
     decode_lengths,
     encode_lengths,
@@ -94,10 +95,9 @@ def append_words(item: Append) -> list[bytes]:
 
 def span_entry(span: Span, *, small: bool = False) -> Entry:
     """The entry of a span; `small`: compressed, if that makes it smaller."""
-    names = (b"b", b"%d" % span.b, b"l", encode_lengths(span.lengths).encode())
     if small and len(packed := compressed(span)) < len(span.data):
-        return span.n, (*names, b"z", packed)
-    return span.n, (*names, b"d", span.data)
+        return span.n, (b"b", b"%d" % span.b, b"l", compressed_lengths(span), b"z", packed)
+    return span.n, (b"b", b"%d" % span.b, b"l", encode_lengths(span.lengths).encode(), b"d", span.data)
 
 
 def packed_entries(spans: Sequence[Span]) -> list[Entry]:
@@ -261,11 +261,13 @@ def spans_of(stream_id: str, entries: Sequence[Any]) -> Iterator[Span]:
         fields = dict(zip(values[::2], values[1::2], strict=False))
         packed = b"z" in fields
         name, _, rest = bytes(number).partition(b"-")
+        lengths = fields.get(b"l", b"")
         yield stored_span(
             stream_id,
             n=name.decode(errors="replace") if rest == b"0" else bytes(number).decode(errors="replace"),
             b=fields.get(b"b", b"").decode(errors="replace"),
-            lengths=fields.get(b"l", b"").decode(errors="replace"),
+            # Text is read beside compressed data too.
+            lengths=lengths.decode(errors="replace") if lengths[:1].isdigit() else lengths,
             data=fields[b"z"] if packed else fields.get(b"d", b""),
             is_compressed=packed,
         )

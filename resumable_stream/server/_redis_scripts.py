@@ -14,7 +14,7 @@ A stream has four keys with the same tag, so that they lie on one node of a Clus
 `nn` is the event of the note, `tk` how many messages are dealt with, `kc` how many the inbox holds, and `by` names the call that
 made the present writer: a call that is sent again, because its reply was lost, is recognised. `until` is in milliseconds on the
 clock of the server, `keep` is the retention in milliseconds. The record's `z` says that the stream was compacted; that of an
-entry is compressed data.
+entry is compressed data, and beside it `l` is compressed too.
 
 The channel of a stream has the name of its hash. Outside a Cluster a script is also given `rs:run`, a sorted set of the running
 streams by the time when their leases are over.

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -37,6 +36,7 @@ from .log import (
     Record,
     Span,
     compressed,
+    compressed_lengths,
     damaged,
     encode_lengths,
     ending_from_json,
@@ -70,9 +70,6 @@ _SWEEP_SPANS: Final = 1000
 # What a bell for the commits of another process carries at most. 8 of 64 KiB: what is written in 20 ms, and cheaper than a read.
 _CARRIED_SPANS: Final = 8
 _CARRIED_BYTES: Final = 64 << 10
-
-# A bound for what is damaged: of 256 KiB in events of one byte and two bytes in turn, the lengths are less than a megabyte.
-_LENGTHS_BYTES: Final = 16 << 20
 
 # Most free pages that one transaction gives back to the file system. 256: 1 MiB, and 2 ms.
 _GIVE_BACK: Final = 256
@@ -214,7 +211,7 @@ def spans_from(db: sqlite3.Connection, stream_id: str, after: int) -> Generator[
             if z is None:
                 yield stored_span(stream_id, n=n, b=b, lengths=lengths, data=d)
             else:
-                yield stored_span(stream_id, n=n, b=b, lengths=_unpacked(stream_id, n, lengths), data=z, is_compressed=True)
+                yield stored_span(stream_id, n=n, b=b, lengths=lengths, data=z, is_compressed=True)
     finally:
         cursor.close()
 
@@ -229,26 +226,11 @@ def packed(db: sqlite3.Connection, stream_id: str) -> tuple[Row, list[Packed]] |
     found: list[Packed] = []
     for span in join_spans(spans_from(db, stream_id, 0)):
         small = compressed(span)
-        lengths = encode_lengths(span.lengths)
         if len(small) < len(span.data):
-            # The lengths of 2,000 events are 7 KB, a quarter of what is left of their answer.
-            found.append((span.n, span.b, zlib.compress(lengths.encode(), 6), None, small))
+            found.append((span.n, span.b, compressed_lengths(span), None, small))
         else:
-            found.append((span.n, span.b, lengths, span.data, None))
+            found.append((span.n, span.b, encode_lengths(span.lengths), span.data, None))
     return row, found
-
-
-def _unpacked(stream_id: str, n: object, lengths: object) -> str:
-    try:
-        if not isinstance(lengths, bytes):
-            raise TypeError(f"its lengths are {type(lengths).__name__}")
-        reader = zlib.decompressobj()
-        text = reader.decompress(lengths, _LENGTHS_BYTES)
-        if not reader.eof:
-            raise ValueError("its lengths are cut short, or too large")
-        return text.decode()
-    except (TypeError, ValueError, zlib.error) as exc:
-        raise damaged(stream_id, f"the span that ends with event {n!r:.20} cannot be read ({exc})") from exc
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------

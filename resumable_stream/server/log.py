@@ -31,6 +31,7 @@ from typing import Protocol, runtime_checkable
 
 from ._records import (
     compressed,
+    compressed_lengths,
     damaged,
     decode_lengths,
     encode_lengths,
@@ -150,6 +151,7 @@ __all__ = [
     "split_span",
     # the stored form
     "compressed",
+    "compressed_lengths",
     "damaged",
     "decode_lengths",
     "encode_lengths",

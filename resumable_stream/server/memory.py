@@ -48,7 +48,7 @@ from .log import (
     check_seconds,
     check_stream_id,
     compressed,
-    encode_lengths,
+    compressed_lengths,
     epoch_of,
     head_to_json,
     join_spans,
@@ -83,7 +83,7 @@ class _Packed:
 
     n: int
     b: int
-    lengths: str
+    lengths: bytes
     data: bytes = field(repr=False)
 
     def unpacked(self, stream_id: str) -> Span:
@@ -550,6 +550,6 @@ def _spans_from(stream_id: str, spans: list[Span | _Packed], after: int) -> Iter
 def _packed(spans: list[Span]) -> list[Span | _Packed]:
     packed: list[Span | _Packed] = []
     for span in join_spans(spans):
-        small = _Packed(span.n, span.b, encode_lengths(span.lengths), compressed(span))
+        small = _Packed(span.n, span.b, compressed_lengths(span), compressed(span))
         packed.append(small if _size_of(small) < _size_of(span) else span)
     return packed

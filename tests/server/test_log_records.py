@@ -15,6 +15,7 @@ from resumable_stream.server.log import (
     Head,
     Span,
     compressed,
+    compressed_lengths,
     decode_lengths,
     encode_lengths,
     ending_from_json,
@@ -86,6 +87,19 @@ def test_a_span_comes_back_plain_and_compressed() -> None:
     packed = compressed(span)
     assert len(packed) < len(data) / 20
     assert stored_span("s", n=300, b=9000, lengths=encode_lengths(span.lengths), data=packed, is_compressed=True) == span
+    assert stored_span("s", n=300, b=9000, lengths=compressed_lengths(span), data=packed, is_compressed=True) == span
+
+
+def test_the_lengths_of_a_chat_take_a_third_compressed() -> None:
+    chance = random.Random(7)
+    lengths = tuple(chance.randrange(310, 335) for _ in range(2000))
+    span = Span(n=2000, b=sum(lengths), lengths=lengths, data=b"x" * sum(lengths))
+    assert len(compressed_lengths(span)) < len(encode_lengths(lengths)) / 2.5
+
+
+def test_lengths_that_would_unpack_to_more_than_any_span_has_are_refused() -> None:
+    with pytest.raises(LogUnavailable, match="too large"):
+        stored_span("s", n=1, b=1, lengths=zlib.compress(b"1" * (17 << 20)), data=b"x")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +116,11 @@ def test_a_span_comes_back_plain_and_compressed() -> None:
         {"lengths": "2*2"},
         {"lengths": ""},
         {"lengths": None},
+        {"lengths": b""},
+        {"lengths": b"2,3"},
+        {"lengths": zlib.compress(b"2,3")[:-3]},
+        {"lengths": zlib.compress(b"2,4")},
+        {"lengths": zlib.compress(b"\xff")},
         {"data": b"aabb"},
         {"data": "aabbb"},
         {"data": None},
