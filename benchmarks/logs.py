@@ -21,7 +21,9 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,9 +48,8 @@ def chat(tokens: int, *, seed: str) -> Iterator[bytes]:
     The words are as often as words are: the one of rank r in proportion to 1/r.
     """
     rng = random.Random(seed)
-    words = ["".join(rng.choices("etaoinshrdlucmfwyp", k=rng.randrange(1, 9))) for _ in range(4_000)]
-    chosen = rng.choices(words, [1 / rank for rank in range(1, len(words) + 1)], k=tokens)
-    for word in chosen:
+    words, often = _vocabulary()
+    for word in rng.choices(words, cum_weights=often, k=tokens):
         chunk = {
             "id": "chatcmpl-C7yJ2d0sVXlQq3bq1zVbqS7v0TQpA",
             "object": "chat.completion.chunk",
@@ -61,6 +62,13 @@ def chat(tokens: int, *, seed: str) -> Iterator[bytes]:
             "obfuscation": "".join(rng.choices(string.ascii_letters + string.digits, k=rng.randrange(1, 16))),
         }
         yield b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+@lru_cache
+def _vocabulary() -> tuple[list[str], list[float]]:
+    rng = random.Random(4)
+    words = ["".join(rng.choices("etaoinshrdlucmfwyp", k=rng.randrange(1, 9))) for _ in range(4_000)]
+    return words, list(accumulate(1 / rank for rank in range(1, len(words) + 1)))
 
 
 # --- logs
