@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import quote
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -272,7 +273,8 @@ async def _respond(
 
 def facts_of(request: Request) -> Facts:
     """The facts of a request of Starlette's."""
-    return Facts(request.method, dict(request.headers), request.scope["query_string"].decode("latin-1"))
+    # Not `request.headers`, which the request would keep as long as its stream is followed.
+    return Facts(request.method, dict(Headers(scope=request.scope)), request.scope["query_string"].decode("latin-1"))
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------------
