@@ -93,7 +93,7 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
 
 def encode_text(framing: Framing, delta: str) -> list[bytes]:
     """The same as `encode(framing, {"text": delta})`, for a tenth of the time."""
-    if type(delta) is not str or framing == "raw":
+    if type(delta) is not str or framing == "raw" or (not delta.isascii() and _SURROGATE.search(delta)):
         return encode(framing, {"text": delta})
     # A string of JSON has no line ends in it, so this is one line.
     line = f'{{"text":{encode_basestring(delta)}}}'
