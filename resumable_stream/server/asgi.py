@@ -164,25 +164,29 @@ class HubResponse(Response):
             raise ReaderCut(f"a client took no bytes for {self._send_timeout} s and was cut; it can come back with its cursor")
 
     async def _stream(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
+        # One frame between an event and the task: there are as many of these as readers.
         try:
-            await self._send_all(reader, then, send, patience)
+            await send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
+            self.raw_headers = []
+            # The head goes out now: some servers hold it back until the first byte of the body.
+            await send({"type": _BODY, "body": self.body, "more_body": True})
+            patience.sending = False
+            body = Body(reader, then)
+            while not body.over:
+                waiter = body.pause()
+                if waiter is None:
+                    piece = await body.next()
+                else:
+                    piece = body.resume(await waiter)
+                    if not piece:
+                        continue
+                patience.sends += 1
+                patience.sending = True
+                await send({"type": _BODY, "body": piece, "more_body": not body.over})
+                patience.sending = False
         except OSError:
             # Of a send: what newer servers raise when the client has left.
             pass
-
-    async def _send_all(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
-        await send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
-        self.raw_headers = []
-        # The head goes out now: some servers hold it back until the first byte of the body.
-        await send({"type": _BODY, "body": self.body, "more_body": True})
-        patience.sending = False
-        body = Body(reader, then)
-        while not body.over:
-            piece = await body.next()
-            patience.sends += 1
-            patience.sending = True
-            await send({"type": _BODY, "body": piece, "more_body": not body.over})
-            patience.sending = False
 
 
 class _Patience:

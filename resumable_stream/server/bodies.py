@@ -10,6 +10,7 @@ The body that a reader of a stream gets, piece by piece: what it consists of, an
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -87,10 +88,34 @@ class Body:
             chunk, self._replaying = (wire.caught_up() if self._replaying else self._then.heartbeat), False
         elif not chunk:
             return self._end()
-        elif len(chunk) > CHUNK_BYTES:
-            self._rest, self._at = chunk, 0
-            return self._part()
-        return chunk
+        return self._cut(chunk)
+
+    def pause(self) -> asyncio.Future[bool] | None:
+        """
+        What to await before `next()` has a piece, without a coroutine for each wait. Pass what it gave to `resume()`.
+
+        Returns:
+            `None`: `next()` has something to do now.
+        """
+        if self._first or self._rest or self._replaying or self.over:
+            return None
+        return self._reader.pause(self._every)
+
+    def resume(self, woken: bool) -> bytes:
+        """
+        What came after `pause()`.
+
+        Returns:
+            A piece like that of `next()`, and never the last one; `b""`: only `next()` can tell.
+        """
+        chunk = self._reader.resume(woken)
+        return self._then.heartbeat if chunk is None else self._cut(chunk)
+
+    def _cut(self, chunk: bytes) -> bytes:
+        if len(chunk) <= CHUNK_BYTES:
+            return chunk
+        self._rest, self._at = chunk, 0
+        return self._part()
 
     def _part(self) -> bytes:
         end = self._at + CHUNK_BYTES

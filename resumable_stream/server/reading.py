@@ -50,6 +50,7 @@ class Reader:
         "_mirror",
         "_open",
         "_pages",
+        "_silent_until",
         "_time",
         "_view",
         "_waiter",
@@ -84,6 +85,7 @@ class Reader:
         self._hoping_until: float | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self._due = 0.0
+        self._silent_until: float | None = None
         self._time = asyncio.get_running_loop().time
         self.on_close: Callable[[Reader], None] | None = None
         followed.readers += 1
@@ -99,6 +101,9 @@ class Reader:
         """Stop reading. Calling it twice is the same as once."""
         if self._open:
             self._open = False
+            if self._waiter is not None:
+                self._followed.grown.discard(self._waiter)
+                self._waiter = None
             self._followed.readers -= 1
             self._following.readers.discard(self)
             self._followed.left_at = self._following.now()
@@ -145,6 +150,7 @@ class Reader:
         Raises:
             LogUnavailable: What comes next is in the log alone, and it cannot be read.
         """
+        self._silent_until = None
         deadline: float | None = None
         while True:
             if self._pages:
@@ -188,15 +194,75 @@ class Reader:
                 if timeout < _PRECISE:
                     await self._followed.grown.wait(deadline - now)
                     continue
-            # No timer, which would cost as much as the rest of a wait: the clock of the process looks, see `tick()`.
-            self._due = min(math.inf if deadline is None else deadline, self._hoping_until or math.inf)
-            self._waiter = waiter = self._followed.grown.waiter()
+            waiter = self._wait(min(math.inf if deadline is None else deadline, self._hoping_until or math.inf))
             try:
                 if not await waiter and self._due == deadline:
                     return None
             finally:
                 self._waiter = None
                 self._followed.grown.discard(waiter)
+
+    def pause(self, timeout: float | None) -> asyncio.Future[bool] | None:
+        """
+        What to await before `next()` has something, for who sends to so many readers that a coroutine for each wait would count.
+
+        Pass what it gave to `resume()`. Who gives up instead, closes the reader.
+
+        Args:
+            timeout: As for `next()`.
+
+        Returns:
+            `None`: `next()` has something to do now.
+        """
+        mirror, follower = self._mirror, self._followed.follower
+        if (
+            self._pages
+            or follower.mirror is not mirror
+            or ((self.b != mirror.b) if self._view == "raw" else (self.n != mirror.n))
+            or mirror.ending is not None
+            or follower.phase is Phase.GONE
+            or self.ahead is not None
+            or self.left
+            or not self._open
+            or (timeout is not None and timeout < _PRECISE)
+        ):
+            return None
+        self._hoping_until = None
+        if self._silent_until is None:
+            self._silent_until = math.inf if timeout is None else self._time() + timeout
+        return self._wait(self._silent_until)
+
+    def resume(self, woken: bool) -> bytes | None:
+        """
+        What came after `pause()`.
+
+        Args:
+            woken: What the future gave.
+
+        Returns:
+            Like `next()`, but `b""` says that only `next()` can tell.
+        """
+        waiter, self._waiter = self._waiter, None
+        if not woken:
+            self._silent_until = None
+            if waiter is not None:
+                self._followed.grown.discard(waiter)
+            return None
+        mirror = self._mirror
+        # A wake without anything new does not put the timeout off.
+        if self._followed.follower.mirror is not mirror or self._view == "raw" or self.n == mirror.n:
+            return b""
+        self._silent_until = None
+        try:
+            return self._take(mirror)
+        except NotHeld:
+            return b""
+
+    def _wait(self, due: float) -> asyncio.Future[bool]:
+        # No timer, which would cost as much as the rest of a wait: the clock of the process looks, see `tick()`.
+        self._due = due
+        self._waiter = waiter = self._followed.grown.waiter()
+        return waiter
 
     def tick(self, now: float) -> None:
         """Called each second or so: ends a wait whose time is over, and calls `watch`."""
