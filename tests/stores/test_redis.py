@@ -254,16 +254,29 @@ class Proxy:
 
     def _serve(self, downstream: socket.socket) -> None:
         sha = SHAS_OF_SAVE()
+        losing = threading.Event()
+
+        def replies(upstream: socket.socket) -> None:
+            # A reply may come in several pieces, so nobody counts them.
+            with contextlib.suppress(OSError):
+                while (reply := upstream.recv(1 << 20)) and not losing.is_set():
+                    downstream.sendall(reply)
+                downstream.shutdown(socket.SHUT_RDWR)
+
         with downstream, socket.create_connection(("127.0.0.1", self._target)) as upstream, contextlib.suppress(OSError):
+            thread = threading.Thread(target=replies, args=(upstream,), daemon=True)
+            thread.start()
             while data := downstream.recv(1 << 20):
-                upstream.sendall(data)
-                reply = upstream.recv(1 << 20)
                 if sha in data:
                     self.seen += 1
                     if self.lose:
                         self.lose -= 1
-                        return
-                downstream.sendall(reply)
+                        losing.set()
+                upstream.sendall(data)
+            # The reply to what was sent last is still waited for: the save has happened before the connection breaks.
+            with contextlib.suppress(OSError):
+                upstream.shutdown(socket.SHUT_WR)
+            thread.join(10)
 
     def close(self) -> None:
         # Closing alone does not wake the thread that waits in accept().
