@@ -353,7 +353,7 @@ def test_what_does_not_end_in_time_is_stopped_and_says_so(module: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_second_signal_stops_at_once(module: Path, number: int, code: int, workers: int) -> None:
     store = f"sqlite:///{module}/streams.db"
     with served("--store", store, "--drain-timeout", "600", "--workers", str(workers), cwd=module) as server:
@@ -367,6 +367,7 @@ def test_a_second_signal_stops_at_once(module: Path, number: int, code: int, wor
         assert outcome(second.url, "s") == "failed; reason=shutdown"
 
 
+@pytest.mark.soak
 def test_something_that_hangs_does_not_keep_the_process(module: Path) -> None:
     """A thread that never ends: Python itself would wait for it."""
     with (module / "counting.py").open("a") as file:
@@ -432,7 +433,7 @@ class Reader:
     ("readers", "generations", "timeout", "spread", "workers"),
     [
         pytest.param(200, 50, 30.0, 2.0, 1, id="200 readers"),
-        pytest.param(200, 50, 30.0, 2.0, 2, id="200 readers, 2 workers"),
+        pytest.param(200, 50, 30.0, 2.0, 2, id="200 readers, 2 workers", marks=pytest.mark.soak),
         pytest.param(1000, 50, 30.0, 5.0, 1, id="1000 readers", marks=pytest.mark.soak),
     ],
 )
@@ -481,6 +482,7 @@ def test_no_reader_loses_an_event_when_an_instance_goes(
     assert "Traceback" not in texts
 
 
+@pytest.mark.soak
 def test_several_instances_share_a_redis(module: Path, redis_server: RedisServer) -> None:
     with (
         served("--store", redis_server.url, "--workers", "2", cwd=module) as first,
@@ -504,6 +506,7 @@ def test_several_instances_share_a_redis(module: Path, redis_server: RedisServer
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_workers_share_the_streams_and_a_dead_one_is_replaced(module: Path) -> None:
     with served("--store", "sqlite:///streams.db", "--workers", "2", "--drain-timeout", "5", cwd=module) as server:
         start(server.url, "s", events=3, pause=0.0)
@@ -527,6 +530,7 @@ def test_workers_share_the_streams_and_a_dead_one_is_replaced(module: Path) -> N
         assert server.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.soak
 def test_the_place_of_the_log_is_not_in_the_arguments_of_the_workers(module: Path) -> None:
     with served("--store", "sqlite:///s3cr3t.db", "--workers", "2", cwd=module) as server:
         arguments = [child.cmdline() for child in psutil.Process(server.process.pid).children()]
@@ -537,6 +541,7 @@ def test_the_place_of_the_log_is_not_in_the_arguments_of_the_workers(module: Pat
     assert (module / "s3cr3t.db").exists()
 
 
+@pytest.mark.soak
 def test_workers_end_with_who_started_them(module: Path) -> None:
     with served("--store", "sqlite:///streams.db", "--workers", "2", cwd=module) as server:
         server.process.kill()
@@ -546,6 +551,7 @@ def test_workers_end_with_who_started_them(module: Path) -> None:
         assert not server._reader.is_alive()
 
 
+@pytest.mark.soak
 def test_a_worker_that_cannot_start_ends_all(module: Path) -> None:
     (module / "moody.py").write_text(
         "import sys\nfrom counting import hub\nif '--control' in sys.argv:\n    raise RuntimeError('not here')\n"
