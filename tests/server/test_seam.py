@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from resumable_stream import Outcome
+from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Ending, Head, MemoryLog, Span, StreamLog
 from resumable_stream.server.log import Appended, Bells, Done, Writer
 from resumable_stream.server.mirror import Follower, Listen, Phase, Read, Step, Wake
@@ -54,7 +54,14 @@ class Instance:
         for step in steps:
             match step:
                 case Listen():
-                    await self.bells.add("s")
+                    while True:
+                        try:
+                            await self.bells.add("s")
+                        except LogUnavailable:
+                            # The connection was cut just now; a driver tries again.
+                            await asyncio.sleep(0.01)
+                        else:
+                            break
                     await asyncio.sleep(0)
                     await self.do(self.follower.heard())
                 case Read(after):
