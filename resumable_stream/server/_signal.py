@@ -24,8 +24,7 @@ class Signal:
         """Wake all who wait now."""
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(True)
+            _settle(waiter, True)
 
     def waiter(self) -> asyncio.Future[bool]:
         """
@@ -51,15 +50,13 @@ class Signal:
         Returns:
             Whether it came within the timeout.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiters.add(waiter)
+        waiter = self.waiter()
         # Not `wait_for`: some Pythons make a task for it, and a reader waits once for each event.
-        timer = None if timeout is None else loop.call_later(timeout, _settle, waiter, False)
+        timer = None if timeout is None else waiter.get_loop().call_later(timeout, _settle, waiter, False)
         try:
             return await waiter
         finally:
-            self._waiters.discard(waiter)
+            self.discard(waiter)
             if timer is not None:
                 timer.cancel()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ from typing import Any, Final, TypeAlias
 
 from ..framing import NDJSONDecoder, SSEDecoder, VerbatimDecoder
 from ._values import Framing
+from .wire import SURROGATE, event_block, to_json
 
 __all__ = ["Content", "Event", "encode", "encode_text", "split"]
 
 RESERVED: Final = frozenset({"caught-up", "end", "reset", "snapshot"})
 """Names of events that the server sends itself; a reader could not tell an application's from them."""
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
 _LINE_ENDS: Final = re.compile("\r\n|\n|\r")
-# Compact. Made once: `json.dumps` makes another one for each call with options, which costs as much as the call.
-_to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +71,7 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
             raise TypeError(f"a stream takes text, bytes, a mapping, a list or an Event, got {type(content).__name__}")
         if framing == "raw":
             raise TypeError("a stream of raw bytes takes bytes and text, got JSON")
-        # One line in every framing: JSON escapes the line ends within its strings.
-        value, content = content, _to_json(content)
-        if not content.isascii() and _SURROGATE.search(content):
-            # Half of a character, whose other half comes with the next piece of text. UTF-8 cannot carry it, JSON can.
-            content = json.dumps(value, separators=(",", ":"))
+        content = to_json(content)
     if event is not None and framing != "sse":
         raise TypeError(f"only server-sent events have names, and this stream is {framing}")
     match framing:
@@ -93,7 +87,7 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
 
 def encode_text(framing: Framing, delta: str) -> list[bytes]:
     """The same as `encode(framing, {"text": delta})`, for a tenth of the time."""
-    if type(delta) is not str or framing == "raw" or (not delta.isascii() and _SURROGATE.search(delta)):
+    if type(delta) is not str or framing == "raw" or (not delta.isascii() and SURROGATE.search(delta)):
         return encode(framing, {"text": delta})
     # A string of JSON has no line ends in it, so this is one line.
     line = f'{{"text":{encode_basestring(delta)}}}'
@@ -103,15 +97,14 @@ def encode_text(framing: Framing, delta: str) -> list[bytes]:
 def _block(data: str, event: str | None) -> bytes:
     if event is None and "\n" not in data and "\r" not in data:
         return f"data: {data}\n\n".encode()
-    lines = []
-    if event is not None and event != "message":
+    if event == "message":
+        event = None
+    if event is not None:
         if not event or _LINE_ENDS.search(event) or "\0" in event:
             raise ValueError(f"the name of an event is text without line ends, got {event[:80]!r}")
         if event in RESERVED:
             raise ValueError(f"the event name {event!r} is the server's own; choose another")
-        lines.append(f"event: {event}")
-    lines += [f"data: {line}" for line in _LINE_ENDS.split(data)]
-    return ("\n".join(lines) + "\n\n").encode()
+    return event_block(data, event=event)
 
 
 def split(framing: Framing, data: bytes) -> list[bytes]:

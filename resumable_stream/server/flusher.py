@@ -51,7 +51,7 @@ class Flusher:
         on_back: Callable[[], None],
     ) -> None:
         self._log = log
-        self.log_timeout = log_timeout
+        self._log_timeout = log_timeout
         self._on_appended = on_appended
         self._on_refused = on_refused
         self._on_away = on_away
@@ -158,7 +158,7 @@ class Flusher:
         if self._away_since is None:
             self._away_since, self._was_away = loop.time(), True
             logger.warning("the log is away, generations wait for it: %s", trouble)
-        if loop.time() - self._away_since >= self.log_timeout:
+        if loop.time() - self._away_since >= self._log_timeout:
             for generation in list(self._dirty):
                 self.forget(generation)
                 self._on_away(generation)

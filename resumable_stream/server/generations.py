@@ -111,8 +111,8 @@ class Generations:
 
     def start(self) -> None:
         """Begin to send, and to look after leases. Call it in the event loop."""
-        self._spawn(self._flusher.run())
-        self._spawn(self._look_after())
+        self.spawn(self._flusher.run())
+        self.spawn(self._look_after())
 
     async def stop(self) -> None:
         """Stop all that run: they are released if `on_lost` can continue them, and otherwise end as `FAILED`, `shutdown`."""
@@ -141,10 +141,6 @@ class Generations:
             running.forgotten = True
             await self._stop(running, Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
 
-    def spawn(self, work: Any) -> asyncio.Task[Any]:
-        """Run something beside them, until the hub closes."""
-        return self._spawn(work)
-
     # --- producing
 
     def run(self, stream_id: str, writer: Writer, head: Head, run: Producer, request: bytes | None) -> None:
@@ -168,7 +164,7 @@ class Generations:
         self._following.do(followed, followed.follower.own(writer.epoch, head, n=handover.n if handover else 0))
         generation.stored_at = generation.appended_at = self._following.now()
         running = self._running[key] = _Running(key, generation, followed)
-        running.task = self._spawn(self._produce(running, run))
+        running.task = self.spawn(self._produce(running, run))
         if handover is not None and handover.control is not None:
             self.hear_control(key, handover.control)
 
@@ -242,7 +238,7 @@ class Generations:
         """Bring the rest into the log, and then the ending."""
         generation = running.generation
         running.ending = ending
-        tries = 0
+        tries, since = 0, 0.0
         while not running.fenced:
             await generation.stored()
             if running.fenced or running.given_up:
@@ -261,11 +257,11 @@ class Generations:
                     # Nothing is known to be stored, so it is tried again like a log that is away.
                     logger.exception("the log failed in a way that it should not")
                 tries += 1
-                if tries > 1 and self._following.now() - running.since > self._flusher.log_timeout:
+                since = since if tries > 1 else self._following.now()
+                if self._following.now() - since > self.pace.log_timeout:
                     logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
                     self._give_up(generation)
                     return
-                running.since = running.since if tries > 1 else self._following.now()
                 await asyncio.sleep(min(0.1 * 2 ** min(tries, 8), 2.0))
                 continue
             if generation.paused or generation.writer is not writer:
@@ -274,7 +270,7 @@ class Generations:
             match verdict:
                 case Done():
                     self._show_ending(running, ending)
-                    self._spawn(self._compact(running.key))
+                    self.spawn(self._compact(running.key))
                     return
                 case Ended() | Fenced():
                     self._fence(running)
@@ -354,7 +350,7 @@ class Generations:
             self._give_up(running.generation, Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
         elif not running.generation.paused:
             running.generation.paused = True
-            running.mending = self._spawn(self._restore(running))
+            running.mending = self.spawn(self._restore(running))
 
     async def _restore(self, running: _Running) -> None:
         """Write a stream again, under the same epoch if all of it is here."""
@@ -441,11 +437,11 @@ class Generations:
         if control.cancel is not None and not running.generation.cancelled:
             running.forgotten = running.forgotten or control.cancel == FORGOTTEN
             running.generation.ask_to_stop(control.cancel)
-            self._spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
+            self.spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
         running.said_k = max(running.said_k, control.k)
         if control.k > running.generation.heard_k and not running.fetching:
             running.fetching = True
-            self._spawn(self._fetch(running))
+            self.spawn(self._fetch(running))
 
     async def _cancel(self, running: _Running, reason: str) -> None:
         if running.patient:
@@ -488,7 +484,7 @@ class Generations:
 
     def notice_orphan(self, key: str) -> None:
         if key not in self._running and self.may_claim():
-            self._spawn(self._take_over(key))
+            self.spawn(self._take_over(key))
 
     async def _take_over(self, key: str) -> None:
         try:
@@ -549,7 +545,7 @@ class Generations:
                 self._listen(each, now)
                 if self._is_abandoned(each, now):
                     each.generation.ask_to_stop("abandoned")
-                    self._spawn(self._cancel(each, "abandoned"))
+                    self.spawn(self._cancel(each, "abandoned"))
 
     def _is_abandoned(self, running: _Running, now: float) -> bool:
         patience = self.pace.abandon_after
@@ -566,10 +562,10 @@ class Generations:
         quiet = running.holds and now - running.generation.appended_at >= _QUIET
         if quiet and not running.listening:
             running.listening = True
-            self._spawn(self._hear(running))
+            self.spawn(self._hear(running))
         elif running.listening and not quiet and running.holds:
             running.listening = False
-            self._spawn(self._following.unlisten(running.followed))
+            self.spawn(self._following.unlisten(running.followed))
 
     async def _hear(self, running: _Running) -> None:
         try:
@@ -603,11 +599,12 @@ class Generations:
                 case Lost():
                     if not each.generation.is_sending:
                         # What is under way will be told so itself.
-                        self._refused(each.generation, verdict)
+                        self._lost(each)
 
     # --- tasks
 
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """Run something beside the generations, until the hub closes."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
@@ -633,7 +630,6 @@ class _Running:
         self.refused: Ending | None = None
         self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = self.forgotten = False
         self.listening = False
-        self.since = 0.0
         self.said_k = 0
 
     @property

@@ -64,6 +64,7 @@ __all__ = [
     "problem",
     "said",
     "told_to_stop",
+    "to_json",
     "too_large",
     "unavailable",
     # pieces of an event stream
@@ -732,13 +733,22 @@ def problem(status: int, error: str, message: str, **more: Any) -> Answer:
 
 
 def _json(status: int, body: Mapping[str, Any], *headers: tuple[str, str]) -> Answer:
-    return Answer(status, (("Content-Type", "application/json"), _NO_SNIFF, *headers), _dump(body).encode())
+    return Answer(status, (("Content-Type", "application/json"), _NO_SNIFF, *headers), to_json(body).encode())
 
 
-def _dump(value: object) -> str:
-    # Never a line end, so it is one `data:` line. Lone surrogates, which UTF-8 cannot carry, stay escaped.
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text if text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text) else json.dumps(value)
+# Made once: `json.dumps` makes another one for each call with options, which costs as much as the call.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def to_json(value: object) -> str:
+    """
+    Write a value compactly and on one line, since JSON escapes the line ends within its strings.
+
+    Half of a character, whose other half comes with another piece of text, is escaped: UTF-8 cannot carry it, JSON can.
+    """
+    text = _encode(value)
+    return text if text.isascii() or not SURROGATE.search(text) else json.dumps(value, separators=(",", ":"))
 
 
 # --- pieces of an event stream ------------------------------------------------------------------------------------------
@@ -777,7 +787,7 @@ def end_event(epoch: str, n: int, ending: Ending) -> bytes:
         n: Number of the last event of the producer.
         ending: The reason of a failure stands in `error`, any other one beside the outcome.
     """
-    return event_block(_dump(_end_data(ending)), event="end", id=f"{epoch}.{n + 1}")
+    return event_block(to_json(_end_data(ending)), event="end", id=f"{epoch}.{n + 1}")
 
 
 def _end_data(ending: Ending, error: str = "error") -> dict[str, Any]:
@@ -799,7 +809,7 @@ def snapshot_event(cursor: Cursor, data: Mapping[str, Any]) -> bytes:
         cursor: The last event that is in it.
         data: Of a stream `{"text": …}`.
     """
-    return event_block(_dump(data), event="snapshot", id=str(cursor))
+    return event_block(to_json(data), event="snapshot", id=str(cursor))
 
 
 def caught_up() -> bytes:
