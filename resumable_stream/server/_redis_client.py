@@ -25,6 +25,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._errors import LogUnavailable
+from .._scrubbing import Scrubber
 from ._redis_scripts import Script, Scripts
 from .log import damaged
 
@@ -116,7 +117,7 @@ class RedisClient:
             self._client = _checked(url_or_client)
         self.cluster = isinstance(self._client, RedisCluster)
         self._where = _where(self._client)
-        self._secrets = _secrets(self._client)
+        self._scrubber = Scrubber(_secrets(self._client))
         self.scripts = Scripts(cluster=self.cluster)
         self._free = asyncio.Semaphore(concurrency)
         self._known = False
@@ -248,7 +249,7 @@ class RedisClient:
             return found
         except FAILURES as exc:
             failure = self._of_a_stream(exc, stream_id) or self._explained(exc)
-            cause = self._harmless(exc)
+            cause = self._scrubber.harmless(exc)
             if _is_replica(exc):
                 await self._leave_the_replica()
         # Outside of the handler: else the exception would be carried along, password and all, whatever the cause is.
@@ -381,26 +382,7 @@ class RedisClient:
         return LogUnavailable(f"cannot use Redis at {self._where}: {said}")
 
     def _said(self, exc: BaseException) -> str:
-        return self._scrubbed(str(exc) or type(exc).__name__)[:_MOST_SAID]
-
-    def _harmless(self, exc: BaseException) -> BaseException | None:
-        """The exception, if neither it nor what it came from names a secret."""
-        current: BaseException | None = exc
-        for _ in range(20):
-            if current is None:
-                break
-            text = f"{current} {current!r}"
-            if self._scrubbed(text) != text:
-                return None
-            current = current.__cause__ or current.__context__
-        return exc
-
-    def _scrubbed(self, text: str) -> str:
-        # A server that does not know a command repeats it with what was passed to it.
-        text = re.sub(r"(with args beginning with:).*", r"\1 …", text, flags=re.DOTALL)
-        for secret in self._secrets:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "…", text)
-        return text
+        return self._scrubber.scrubbed(str(exc) or type(exc).__name__)[:_MOST_SAID]
 
     async def aclose(self) -> None:
         """Make no trips any more, and close the client if it was made of a URL; one of the caller's stays as it is."""

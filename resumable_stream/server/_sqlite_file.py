@@ -19,13 +19,13 @@ import sqlite3
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from .._errors import LogUnavailable
+from .._forks import close_at_forks
 
 __all__ = ["Handle", "SQLiteFile", "code_of"]
 
@@ -306,7 +306,12 @@ class Handle:
         self._writes = writes
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        _prepare_forks(self)
+        close_at_forks(self)
+
+    def hold_at_fork(self, held: ExitStack) -> None:
+        """See `close_at_forks()`."""
+        held.enter_context(self.lock)
+        self.close()
 
     def connection(self) -> sqlite3.Connection:
         """
@@ -362,35 +367,3 @@ else:
 def code_of(exc: BaseException) -> int:
     """SQLite's result code, less the detail; 0 for other errors."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF
-
-
-# --- forks
-
-_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-_known = threading.RLock()
-_forking: list[ExitStack] = []
-_prepared = False
-
-
-def _prepare_forks(handle: Handle) -> None:
-    global _prepared
-    with _known:
-        _handles.add(handle)
-        if not _prepared and hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-            _prepared = True
-
-
-def _before_fork() -> None:
-    """Wait until no thread is inside SQLite, close all connections, and let nobody in until the fork is over."""
-    held = ExitStack()
-    _forking.append(held)
-    held.enter_context(_known)
-    for handle in list(_handles):
-        held.enter_context(handle.lock)
-        handle.close()
-
-
-def _after_fork() -> None:
-    # The child has only the thread that forked, and that one holds the locks.
-    _forking.pop().close()

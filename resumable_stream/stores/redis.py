@@ -40,6 +40,7 @@ from urllib.parse import unquote, urlsplit
 
 from .._checkpoint import Checkpoint
 from .._errors import StoreError
+from .._scrubbing import Scrubber
 from ._packing import pack, unpack
 from .base import Kept, Listed, check_expires, check_interval, check_key, checkpoint_to_json, superseded
 
@@ -225,14 +226,15 @@ class RedisStore:
         # Makes the client; `None`: it is the caller's.
         self._make: Callable[[], Any] | None = None
         if isinstance(given, str):
-            self._make, self._where, self._secrets = _read_url(given, self.timeout)
+            self._make, self._where, secrets = _read_url(given, self.timeout)
         elif isinstance(given, (redis.Redis, RedisCluster)):
             self._client = given
-            self._where, self._secrets = _where(given), _secrets(given)
+            self._where, secrets = _where(given), _secrets(given)
         else:
             kind = f"{type(given).__module__}.{type(given).__name__}"
             hint = "; pass the sync client: async streams use it in a worker thread" if "asyncio" in kind else ""
             raise TypeError(f"expected the URL of a Redis, a redis.Redis or a redis.RedisCluster, got {kind}{hint}")
+        self._scrubber = Scrubber(secrets)
         self._lock = threading.Lock()
         # Numbers of attempts. Microseconds, so that another store object with the same fence counts on.
         self._attempts = itertools.count(time.time_ns() // 1000)
@@ -500,13 +502,13 @@ class RedisStore:
         try:
             return call(self._connected())
         except (RedisError, RedisClusterException, OSError) as exc:
-            failure, cause = self._explained(exc), self._harmless(exc)
+            failure, cause = self._explained(exc), self._scrubber.harmless(exc)
         # Outside of the handler: else the exception would be carried along, password and all, whatever the cause is.
         raise failure from cause
 
     def _explained(self, exc: Exception) -> StoreError:
         """The error for the caller: what was expected, what was found, what to do."""
-        said = self._scrubbed(str(exc) or type(exc).__name__)
+        said = self._scrubber.scrubbed(str(exc) or type(exc).__name__)
         # What a script met, without the way there.
         said = re.sub(r"^.*@user_script: ?\d+: -?", "", said)[:_MOST_SAID]
         if isinstance(exc, OutOfMemoryError) or said.startswith("OOM"):
@@ -519,22 +521,6 @@ class RedisStore:
                 f"expected a hash and a list, found something else ({said}); pass another prefix="
             )
         return StoreError(f"cannot use Redis at {self._where}: {said}")
-
-    def _harmless(self, exc: BaseException | None) -> BaseException | None:
-        """An exception, if neither it nor what it came from names a secret."""
-        current, seen = exc, 0
-        while current is not None and seen < 20:
-            if self._scrubbed(text := f"{current} {current!r}") != text:
-                return None
-            current, seen = current.__cause__ or current.__context__, seen + 1
-        return exc
-
-    def _scrubbed(self, text: str) -> str:
-        # A server that does not know AUTH or HELLO repeats the command with what was passed to it.
-        text = re.sub(r"(with args beginning with:).*", r"\1 …", text, flags=re.DOTALL)
-        for secret in self._secrets:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "…", text)
-        return text
 
     def _connected(self) -> Any:
         client = self._client
@@ -641,5 +627,9 @@ def _host(client: Any) -> str:
 
 def _secrets(client: Any) -> list[str]:
     """What a client was given to log in with."""
-    kept = client.nodes_manager if isinstance(client, RedisCluster) else client.connection_pool
-    return [str(found) for name in ("password", "username") if (found := kept.connection_kwargs.get(name))]
+    holder = client.nodes_manager if isinstance(client, RedisCluster) else client.connection_pool
+    given = [holder.connection_kwargs]
+    if (manager := getattr(holder, "sentinel_manager", None)) is not None:
+        # Those who know the master may want another password.
+        given.append(manager.sentinel_kwargs)
+    return [str(found) for each in given for name in ("password", "username") if (found := each.get(name))]

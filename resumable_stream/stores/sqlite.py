@@ -39,6 +39,7 @@ from typing import Final, TypeVar
 
 from .._checkpoint import Checkpoint
 from .._errors import StoreError
+from .._forks import close_at_forks, opening
 from ._packing import pack, unpack
 from .base import Kept, Listed, check_expires, check_interval, check_key, checkpoint_to_json, superseded
 from .file import CHECKPOINT_MAGIC, FileStore, Moving
@@ -120,11 +121,6 @@ class _Local(threading.local):
     handle: _Handle | None = None
 
 
-# Locks are taken in this order: `_known`, the registry of a store, the lock of a handle, `_opening`.
-# Creating a file and setting it up is for one thread at a time; see `_create()`.
-_opening = threading.RLock()
-
-
 class SQLiteStore:
     """
     Keep places in one SQLite file, for any number of threads and processes on one machine.
@@ -175,8 +171,9 @@ class SQLiteStore:
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._registry = threading.RLock()
         # At exit too: a connection that is closed in order leaves one file instead of three.
+        # Locks are taken in this order: the registry, the lock of a handle, `opening`.
         weakref.finalize(self, _close_all, self._registry, self._handles)
-        _prepare_forks(self)
+        close_at_forks(self)
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self._path)!r}, keep_events={self.keep_events})"
@@ -288,6 +285,13 @@ class SQLiteStore:
             after = page[-1].key
         if self._old is not None:
             yield from (listed for listed in self._old.places() if listed.key not in seen)
+
+    def hold_at_fork(self, held: ExitStack) -> None:
+        """See `close_at_forks()`."""
+        held.enter_context(self._registry)
+        for handle in list(self._handles):
+            held.enter_context(handle.lock)
+            handle.close()
 
     def close(self) -> None:
         """
@@ -471,7 +475,7 @@ class SQLiteStore:
                     connection.execute("ROLLBACK")
                 return connection
             handle.close()
-        with _opening:
+        with opening:
             self._create()
             # Before it is opened: if it is replaced in between, the next look sees that.
             handle.inode = _inode(self._path)
@@ -601,38 +605,3 @@ def _close_all(registry: threading.RLock, handles: weakref.WeakSet[_Handle]) -> 
         for handle in list(handles):
             with handle.lock:
                 handle.close()
-
-
-# --- forks
-
-_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
-_known = threading.RLock()
-_forking: list[ExitStack] = []
-_prepared = False
-
-
-def _prepare_forks(store: SQLiteStore) -> None:
-    global _prepared
-    with _known:
-        _stores.add(store)
-        if not _prepared and hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-            _prepared = True
-
-
-def _before_fork() -> None:
-    """Wait until no thread is inside SQLite, close all connections, and let nobody in until the fork is over."""
-    held = ExitStack()
-    _forking.append(held)
-    held.enter_context(_known)
-    for store in list(_stores):
-        held.enter_context(store._registry)
-        for handle in list(store._handles):
-            held.enter_context(handle.lock)
-            handle.close()
-    held.enter_context(_opening)
-
-
-def _after_fork() -> None:
-    # The child has only the thread that forked, and that one holds the locks.
-    _forking.pop().close()

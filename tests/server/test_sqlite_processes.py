@@ -610,13 +610,13 @@ def test_a_log_goes_on_on_both_sides_of_a_fork(tmp_path: Path) -> None:
 
 
 CARRIED = """
-    from resumable_stream.server import _sqlite_file
+    from resumable_stream import _forks
 
     async def main():
         log = SQLiteLog(path)
         await log.create("s", HEAD, lease=600.0)
         await log.read("s")
-        handles = list(_sqlite_file._handles)
+        handles = list(_forks._known)
         say(len(handles))
         pid = os.fork()
         if pid == 0:
