@@ -25,7 +25,8 @@ redis = pytest.importorskip("redis", reason="needs redis: pip install 'resumable
 from redis.backoff import NoBackoff  # noqa: E402
 from redis.cluster import key_slot  # noqa: E402
 from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: E402
-from redis.retry import Retry  # noqa: E402
+from redis.retry import Retry
+from redis.sentinel import Sentinel  # noqa: E402
 
 from resumable_stream._errors import StoreError  # noqa: E402
 from resumable_stream._events import StreamEvent  # noqa: E402
@@ -892,3 +893,9 @@ def test_an_event_of_many_megabytes_is_kept(client: Any) -> None:
     event = StreamEvent(data=os.urandom(4_000_000).hex())
     store.save("k", checkpoint_at(1), [event], fence=fence)
     assert [item.data for item in store.replay("k")] == [event.data]
+
+
+def test_the_password_of_a_callers_sentinels_is_a_secret_too() -> None:
+    sentinels = Sentinel([("127.0.0.1", 1)], sentinel_kwargs={"password": "s3cr3t"})  # type: ignore[no-untyped-call]
+    store = RedisStore(sentinels.master_for("main"))  # type: ignore[no-untyped-call]
+    assert store._scrubber.scrubbed("WRONGPASS for s3cr3t") == "WRONGPASS for …"
