@@ -25,7 +25,7 @@ redis = pytest.importorskip("redis", reason="needs redis: pip install 'resumable
 from redis.backoff import NoBackoff  # noqa: E402
 from redis.cluster import key_slot  # noqa: E402
 from redis.exceptions import ConnectionError as RedisConnectionError  # noqa: E402
-from redis.retry import Retry
+from redis.retry import Retry  # noqa: E402
 from redis.sentinel import Sentinel  # noqa: E402
 
 from resumable_stream._errors import StoreError  # noqa: E402
