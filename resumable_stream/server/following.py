@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from .._errors import LogUnavailable
 from ._signal import Signal
+from ._tasks import Tasks
 from .log import Bell, Bells, Control, Gone, StreamLog
 from .mirror import Follower, Listen, Phase, Read, Step, Wake
 from .texts import TextSoFar
@@ -109,7 +110,7 @@ class Following:
         self._on_back = on_back
         self._streams: dict[str, Followed] = {}
         self.readers: set[Reader] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("following a stream failed")
         self._bells: Bells | None = None
 
     def __len__(self) -> int:
@@ -120,29 +121,17 @@ class Following:
     def start(self) -> None:
         """Begin to listen, and to look at the clock. Call it in the event loop."""
         self._bells = self._log.bells()
-        self._spawn(self._hear(self._bells))
-        self._spawn(self._tick())
+        self._tasks.spawn(self._hear(self._bells))
+        self._tasks.spawn(self._tick())
 
     async def aclose(self) -> None:
         """Stop following; readers are woken."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         if self._bells is not None:
             await self._bells.aclose()
         for followed in self._streams.values():
             followed.grown.wake()
         self._streams.clear()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("following a stream failed", exc_info=error)
 
     # --- streams
 
@@ -195,7 +184,7 @@ class Following:
             followed.dropped = True
             followed.follower.drop()
             followed.grown.wake()
-            self._spawn(self._discard(key))
+            self._tasks.spawn(self._discard(key))
 
     def do(self, followed: Followed, steps: list[Step]) -> None:
         """Do what a follower asks for."""
@@ -204,9 +193,9 @@ class Following:
                 case Wake():
                     followed.grown.wake()
                 case Listen():
-                    self._spawn(self._listen(followed))
+                    self._tasks.spawn(self._listen(followed))
                 case Read():
-                    self._spawn(self._read(followed, step))
+                    self._tasks.spawn(self._read(followed, step))
 
     # --- tasks
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TypeAlias
 from .._errors import LimitReached, LogUnavailable
 from .._events import Outcome
 from ._signal import Signal
+from ._tasks import Tasks
 from .events import Content
 from .flusher import Flusher, Refusal
 from .following import Followed, Following
@@ -90,7 +91,8 @@ class Generations:
         self._on_lost = on_lost
         self._following = following
         self._running: dict[str, _Running] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks = Tasks("a task of the hub failed")
+        """What runs beside the generations, until the hub closes."""
         self._claims_from = float("-inf")
         self._flusher = Flusher(
             log,
@@ -111,8 +113,8 @@ class Generations:
 
     def start(self) -> None:
         """Begin to send, and to look after leases. Call it in the event loop."""
-        self.spawn(self._flusher.run())
-        self.spawn(self._look_after())
+        self.tasks.spawn(self._flusher.run())
+        self.tasks.spawn(self._look_after())
 
     async def stop(self) -> None:
         """Stop all that run: they are released if `on_lost` can continue them, and otherwise end as `FAILED`, `shutdown`."""
@@ -127,12 +129,8 @@ class Generations:
         """Stop, and end the tasks that look after them."""
         self.closing = True
         await self.stop()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            # A little longer than what `_outcome_of` waits for a producer.
-            await asyncio.wait(tasks, timeout=self.pace.cancel_grace + 1.0)
+        # A little longer than what `_outcome_of` waits for a producer.
+        await self.tasks.cancel(timeout=self.pace.cancel_grace + 1.0)
 
     async def forget(self, key: str) -> None:
         """Stop one that is about to be deleted, and wait until it has ended, for at most `cancel_grace`."""
@@ -164,7 +162,7 @@ class Generations:
         self._following.do(followed, followed.follower.own(writer.epoch, head, n=handover.n if handover else 0))
         generation.stored_at = generation.appended_at = self._following.now()
         running = self._running[key] = _Running(key, generation, followed)
-        running.task = self.spawn(self._produce(running, run))
+        running.task = self.tasks.spawn(self._produce(running, run))
         if handover is not None and handover.control is not None:
             self.hear_control(key, handover.control)
 
@@ -270,7 +268,7 @@ class Generations:
             match verdict:
                 case Done():
                     self._show_ending(running, ending)
-                    self.spawn(self._compact(running.key))
+                    self.tasks.spawn(self._compact(running.key))
                     return
                 case Ended() | Fenced():
                     self._fence(running)
@@ -350,7 +348,7 @@ class Generations:
             self._give_up(running.generation, Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
         elif not running.generation.paused:
             running.generation.paused = True
-            running.mending = self.spawn(self._restore(running))
+            running.mending = self.tasks.spawn(self._restore(running))
 
     async def _restore(self, running: _Running) -> None:
         """Write a stream again, under the same epoch if all of it is here."""
@@ -437,11 +435,11 @@ class Generations:
         if control.cancel is not None and not running.generation.cancelled:
             running.forgotten = running.forgotten or control.cancel == FORGOTTEN
             running.generation.ask_to_stop(control.cancel)
-            self.spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
+            self.tasks.spawn(self._cancel(running, control.cancel or "cancelled_by_user"))
         running.said_k = max(running.said_k, control.k)
         if control.k > running.generation.heard_k and not running.fetching:
             running.fetching = True
-            self.spawn(self._fetch(running))
+            self.tasks.spawn(self._fetch(running))
 
     async def _cancel(self, running: _Running, reason: str) -> None:
         if running.patient:
@@ -484,7 +482,7 @@ class Generations:
 
     def notice_orphan(self, key: str) -> None:
         if key not in self._running and self.may_claim():
-            self.spawn(self._take_over(key))
+            self.tasks.spawn(self._take_over(key))
 
     async def _take_over(self, key: str) -> None:
         try:
@@ -545,7 +543,7 @@ class Generations:
                 self._listen(each, now)
                 if self._is_abandoned(each, now):
                     each.generation.ask_to_stop("abandoned")
-                    self.spawn(self._cancel(each, "abandoned"))
+                    self.tasks.spawn(self._cancel(each, "abandoned"))
 
     def _is_abandoned(self, running: _Running, now: float) -> bool:
         patience = self.pace.abandon_after
@@ -562,10 +560,10 @@ class Generations:
         quiet = running.holds and now - running.generation.appended_at >= _QUIET
         if quiet and not running.listening:
             running.listening = True
-            self.spawn(self._hear(running))
+            self.tasks.spawn(self._hear(running))
         elif running.listening and not quiet and running.holds:
             running.listening = False
-            self.spawn(self._following.unlisten(running.followed))
+            self.tasks.spawn(self._following.unlisten(running.followed))
 
     async def _hear(self, running: _Running) -> None:
         try:
@@ -600,20 +598,6 @@ class Generations:
                     if not each.generation.is_sending:
                         # What is under way will be told so itself.
                         self._lost(each)
-
-    # --- tasks
-
-    def spawn(self, work: Any) -> asyncio.Task[Any]:
-        """Run something beside the generations, until the hub closes."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of the hub failed", exc_info=error)
 
 
 class _Running:

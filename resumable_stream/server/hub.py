@@ -370,7 +370,7 @@ class Hub:
                 if self._generations.closing and callable(before):
                     before(received, None)
                 else:
-                    loop.call_soon_threadsafe(lambda: self._generations.spawn(work()))
+                    loop.call_soon_threadsafe(lambda: self._generations.tasks.spawn(work()))
 
             signals.signal(number, handle)
 
@@ -479,7 +479,7 @@ class Hub:
                     if writer.handover.n == 0 and writer.handover.whole and not self._is_full:
                         self._generations.run(stream_id, writer, answer.head, run, request)
                         return Stream(stream_id, writer.epoch, joined=False)
-                    self._generations.spawn(self._generations.end_lost(writer))
+                    self._generations.tasks.spawn(self._generations.end_lost(writer))
             followed = self._following.find(key)
             if followed is not None and followed.follower.mirror is not None and followed.follower.mirror.epoch != answer.epoch:
                 # It was deleted and started again elsewhere, and no bell has said so.
