@@ -116,8 +116,8 @@ class RedisServer:
         os.kill(self.pid, signal.SIGCONT)
 
     def command(self, *words: str | int) -> str:
-        """Send a command, and return the first line of the reply, without a client that would retry."""
-        return _command(self.port, *words)
+        """Send a command, and return the first line of the reply, or all of a text, without a client that would retry."""
+        return _command(self.port, *words, whole=True)
 
     def close(self) -> None:
         """Kill it, and remove its files."""

@@ -7,9 +7,10 @@ Whatever goes wrong on the way is `LogUnavailable`. What a URL says about user a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
@@ -46,6 +47,7 @@ _MOST_CALLS: Final = 500
 _MOST_BYTES: Final = 8 << 20
 """Of one pipeline: more is sent in several, so that each is answered well within the time-outs."""
 _REPLICA_MS: Final = 50
+_GRACE: Final = 1.0
 _MOST_SAID: Final = 300
 """Characters of what a server says that go into an error."""
 
@@ -120,6 +122,9 @@ class RedisClient:
         self._scrubber = Scrubber(_secrets(self._client))
         self.scripts = Scripts(cluster=self.cluster)
         self._free = asyncio.Semaphore(concurrency)
+        self._under_way: set[asyncio.Timeout] = set()
+        self._none_under_way = asyncio.Event()
+        self._none_under_way.set()
         self._known = False
         # Several tasks that find the nodes of a Cluster at one time get in each other's way.
         self._finding = asyncio.Lock()
@@ -235,14 +240,14 @@ class RedisClient:
         assert task is not None
         cancelled = task.cancelling()
         try:
-            async with asyncio.timeout(self.timeout), self._free:
-                self.check_open()
-                if self.cluster:
-                    async with self._finding:
-                        await self._client.initialize()
-                if not self._known:
-                    await self._check_server()
-                found = await work()
+            async with asyncio.timeout(self.timeout) as limit, self._free:
+                with self._registered(limit):
+                    if self.cluster:
+                        async with self._finding:
+                            await self._client.initialize()
+                    if not self._known:
+                        await self._check_server()
+                    found = await work()
             if task.cancelling() > cancelled:
                 # `asyncio.wait_for`, with which redis-py sends, loses it on Python 3.11 if it comes just when all is sent.
                 raise asyncio.CancelledError
@@ -254,6 +259,19 @@ class RedisClient:
                 await self._leave_the_replica()
         # Outside of the handler: else the exception would be carried along, password and all, whatever the cause is.
         raise failure from cause
+
+    @contextlib.contextmanager
+    def _registered(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Refuse a trip after `aclose()`; one that is under way then has to end before its connection is closed."""
+        self.check_open()
+        self._under_way.add(limit)
+        self._none_under_way.clear()
+        try:
+            yield
+        finally:
+            self._under_way.discard(limit)
+            if not self._under_way:
+                self._none_under_way.set()
 
     async def _check_server(self) -> None:
         # HELLO, and not INFO: that one is often forbidden.
@@ -369,6 +387,8 @@ class RedisClient:
 
     def _explained(self, exc: BaseException) -> LogUnavailable:
         said = self._said(exc)
+        if isinstance(exc, TimeoutError) and self._closed:
+            return LogUnavailable("this RedisLog was closed before Redis answered; it may have done what was asked")
         if isinstance(exc, TimeoutError) and not str(exc):
             return LogUnavailable(
                 f"Redis at {self._where} did not answer within {self.timeout:g} s; it may have done what was asked"
@@ -385,9 +405,22 @@ class RedisClient:
         return self._scrubber.scrubbed(str(exc) or type(exc).__name__)[:_MOST_SAID]
 
     async def aclose(self) -> None:
-        """Make no trips any more, and close the client if it was made of a URL; one of the caller's stays as it is."""
+        """
+        Make no trips any more, and close the client if it was made of a URL; one of the caller's stays as it is.
+
+        Trips under way have a second to end, and are given up then.
+        """
         self._closed = True
         own, self._own = self._own, []
+        if not own:
+            return
+        # Not under them: redis-py would connect once more, and nobody would close that connection.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none_under_way.wait(), _GRACE)
+        for limit in list(self._under_way):
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
+        await self._none_under_way.wait()
         for each in own:
             try:
                 await (each.aclose() if hasattr(each, "aclose") else each.close())

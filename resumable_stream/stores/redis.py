@@ -360,7 +360,7 @@ class RedisStore:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            client.close()
+            _close(client)
 
     # --- places
 
@@ -529,7 +529,7 @@ class RedisStore:
                 if self._client is None:
                     assert self._make is not None
                     self._client = self._make()
-                    weakref.finalize(self, self._client.close)
+                    weakref.finalize(self, _close, self._client)
                 client = self._client
         return client
 
@@ -603,6 +603,19 @@ def _sentinel(rest: str, options: dict[str, Any]) -> tuple[Callable[[], Any], st
         return Sentinel(addresses, sentinel_kwargs=asked).master_for(name, **master)  # type: ignore[no-untyped-call]
 
     return make, f"{name}/{int(db or 0)} of the sentinel {addresses[0][0]}:{addresses[0][1]}", [each for each in secrets if each]
+
+
+def _close(client: Any) -> None:
+    """Close a client made of a URL, with what it leaves open: the pools of a Cluster's nodes, and those to sentinels."""
+    client.close()
+    if isinstance(client, RedisCluster):
+        nodes = client.get_nodes()  # type: ignore[no-untyped-call]
+        pools = [node.redis_connection.connection_pool for node in nodes if node.redis_connection is not None]
+    else:
+        manager = getattr(client.connection_pool, "sentinel_manager", None)
+        pools = [sentinel.connection_pool for sentinel in getattr(manager, "sentinels", ())]
+    for pool in pools:
+        pool.disconnect()
 
 
 def _where(client: Any) -> str:

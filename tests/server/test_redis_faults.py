@@ -37,6 +37,7 @@ from resumable_stream.server.log import (
 
 from ..redis_server import RedisServer
 from .redis_proxy import RedisProxy
+from .serving import wait_until
 
 HEAD = Head(content_type="text/event-stream", framing="sse", fingerprint="f")
 OK = Ending(outcome=Outcome.COMPLETED)
@@ -328,6 +329,46 @@ def test_calls_that_are_cancelled_do_no_harm_to_others(redis_server: RedisServer
         await log.aclose()
 
     run(scenario())
+
+
+def test_closing_leaves_no_connection_behind(own_redis: RedisServer) -> None:
+    """redis-py opens a connection that is closed under it once more; nobody would close that one."""
+
+    async def scenario() -> None:
+        logs = []
+        for turns in range(60):
+            log = RedisLog(own_redis.url)
+            logs.append(log)  # kept, so that nothing is closed because it is forgotten
+            await log.read("s")
+            reads = [asyncio.create_task(log.read("s")) for _ in range(3)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await log.aclose()
+            for found in await asyncio.gather(*reads, return_exceptions=True):
+                assert isinstance(found, Unknown | LogUnavailable), found
+        # Redis may need a moment to notice; the one that is left asks the question.
+        wait_until(lambda: "connected_clients:1" in own_redis.command("INFO", "clients").splitlines(), "the end of the others")
+
+    run(scenario())
+
+
+def test_closing_gives_up_what_a_server_does_not_answer(own_redis: RedisServer) -> None:
+    async def scenario() -> None:
+        log = RedisLog(own_redis.url)
+        await log.read("s")
+        own_redis.pause()
+        reads = [asyncio.create_task(log.read("s")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(4.0):
+            await log.aclose()
+        for read in reads:
+            with pytest.raises(LogUnavailable, match="closed before Redis answered"):
+                await read
+
+    try:
+        run(scenario())
+    finally:
+        own_redis.go_on()
 
 
 def test_a_cancellation_that_redis_py_loses_is_not_lost(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
