@@ -32,6 +32,9 @@ BELL_BYTES: Final = 64 << 10
 """Bytes of a span that a bell carries along. 64 KiB: larger ones are read from the log by those who want them, once each."""
 
 _COMMON: Final = """
+-- Of the stream that is worked on; the second one of a script has its keys after those of the first.
+local K = KEYS
+
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -51,18 +54,18 @@ local function decimal(number)
 end
 
 local function ring(message)
-  redis.call('@PUBLISH@', KEYS[1], message)
+  redis.call('@PUBLISH@', K[1], message)
 end
 
 -- All keys of a stream die together. Not 0: what is deleted here would be made again by what follows, without its version.
 -- A server whose memory is full refuses what needs more of it, unless the script has written before. Where a stream is ended,
 -- claimed or renewed, this comes first, so that it may still be done then.
 local function expire(ms)
-  for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], math.max(ms, 1)) end
+  for i = 1, 4 do redis.call('PEXPIRE', K[i], math.max(ms, 1)) end
 end
 
 local function expire_like_the_record(key)
-  local left = redis.call('PTTL', KEYS[1])
+  local left = redis.call('PTTL', K[1])
   if left > 0 then redis.call('PEXPIRE', key, left) end
   if left == -1 then redis.call('PERSIST', key) end
 end
@@ -72,7 +75,7 @@ local function drop(...)
 end
 
 local function forget()
-  drop(KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+  drop(K[1], K[2], K[3], K[4])
 end
 
 -- The index lives as long as what was put into it last; the sweep that reads it asks each stream itself.
@@ -93,10 +96,10 @@ local function lease_end(ms)
 end
 
 local function load()
-  local m = redis.call('HMGET', KEYS[1], 'v', 'epoch', 'fence', 'n', 'b', 'c', 'oldest', 'until', 'k', 'keep', 'out',
+  local m = redis.call('HMGET', K[1], 'v', 'epoch', 'fence', 'n', 'b', 'c', 'oldest', 'until', 'k', 'keep', 'out',
     'cancel', 'by')
   if not m[1] then
-    if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
+    if redis.call('EXISTS', K[1]) == 0 then return nil end
     damaged('it has no version')
   end
   if m[1] ~= '1' then error('LATER[' .. m[1] .. ']') end
@@ -116,61 +119,85 @@ end
 
 -- Put pairs of field and value into the record, from one place of ARGV to another.
 local function fields(first, last)
-  for i = first, last, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  for i = first, last, 2 do redis.call('HSET', K[1], ARGV[i], ARGV[i + 1]) end
 end
 
 local function existing(r)
-  return {'THERE', r.epoch, decimal(r.n), redis.call('HGET', KEYS[1], 'head'), r.out}
+  return {'THERE', r.epoch, decimal(r.n), redis.call('HGET', K[1], 'head'), r.out}
+end
+
+-- ARGV from a place on: token, before, start, n, b, lengths, data, lease, taken, e if it is exact and t if it trims; then the
+-- note, if there is one
+local function append(a)
+  local r = load()
+  if not r then return {'LOST'} end
+  if r.token ~= ARGV[a] then return {'FENCED', r.token} end
+  if r.out then return {'ENDED', r.out, decimal(r.n)} end
+  if redis.call('XLEN', K[2]) ~= r.c then return {'LOST'} end
+  local n, flags = tonumber(ARGV[a + 3]), ARGV[a + 9]
+  if ARGV[a + 5] == '' then
+    if r.n ~= n then return {'AT', decimal(r.n)} end
+  elseif r.n == tonumber(ARGV[a + 1]) then
+    if r.b ~= tonumber(ARGV[a + 2]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
+    redis.call('XADD', K[2], ARGV[a + 3] .. '-0', 'b', ARGV[a + 4], 'l', ARGV[a + 5], 'd', ARGV[a + 6])
+    if string.find(flags, 't') then
+      redis.call('XTRIM', K[2], 'MAXLEN', 1)
+      r.c, r.oldest = 0, r.n + 1
+      redis.call('HSET', K[1], 'oldest', decimal(r.oldest))
+    end
+    redis.call('HSET', K[1], 'n', ARGV[a + 3], 'b', ARGV[a + 4], 'c', decimal(r.c + 1))
+    r.n = n
+    if #ARGV[a + 6] <= @BELL_BYTES@ then
+      ring('s ' .. place(r) .. ' ' .. ARGV[a + 4] .. ' ' .. ARGV[a + 5] .. '\\n' .. ARGV[a + 6])
+    else
+      ring('g ' .. place(r))
+    end
+  else
+    if string.find(flags, 'e') then return {'AT', decimal(r.n)} end
+    if r.n == n and r.b ~= tonumber(ARGV[a + 4]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
+    if r.n >= n then return {'OK', decimal(r.n), decimal(r.k), r.cancel} end
+    return {'AT', decimal(r.n)}
+  end
+  if ARGV[a + 8] ~= '' then redis.call('HSET', K[1], 'tk', ARGV[a + 8]) end
+  if ARGV[a + 10] then redis.call('HSET', K[1], 'note', ARGV[a + 10], 'nn', ARGV[a + 3]) end
+  local lease = tonumber(ARGV[a + 7])
+  redis.call('HSET', K[1], 'until', decimal(lease_end(lease)))
+  expire(lease + r.keep)
+  return {'OK', ARGV[a + 3], decimal(r.k), r.cancel}
+end
+
+-- The append to another stream in the same step, if there is one: why it was refused, or nothing.
+local function also(a, first)
+  if not ARGV[a] then return nil end
+  K = {KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]}
+  local found = append(a)
+  K = KEYS
+  if found[1] ~= 'OK' then return {'ALSO', unpack(found)} end
 end
 """
 
 _CREATE: Final = """
--- by, epoch, lease, keep, replaces, id, then fields of the record
+-- KEYS[6] to KEYS[9]: of another stream; by, epoch, lease, keep, replaces, id, how many values are fields of the record, those,
+-- then what is also appended
 local r = load()
 if r and not r.out and r.by == ARGV[1] then return {'OK', r.epoch} end
 if r and not (r.out and r.epoch == ARGV[5]) then return existing(r) end
 if r and r.epoch == ARGV[2] then return {'SAME'} end
+local last = 7 + tonumber(ARGV[7])
+local refused = also(last + 1, 6)
+if refused then return refused end
 forget()
 local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], 'v', 1, 'epoch', ARGV[2], 'fence', 1, 'n', 0, 'b', 0, 'c', 0, 'oldest', 1, 'k', 0, 'kc', 0,
   'until', decimal(now + lease), 'keep', ARGV[4], 'by', ARGV[1])
-fields(7, #ARGV)
+fields(8, last)
 index(KEYS[5], ARGV[6], now + lease, lease + keep)
 expire(lease + keep)
 return {'OK', ARGV[2]}
 """
 
 _APPEND: Final = """
--- token, before, start, n, b, lengths, data, lease, taken, then the note if there is one
-local r = load()
-if not r then return {'LOST'} end
-if r.token ~= ARGV[1] then return {'FENCED', r.token} end
-if r.out then return {'ENDED', r.out, decimal(r.n)} end
-if redis.call('XLEN', KEYS[2]) ~= r.c then return {'LOST'} end
-local n = tonumber(ARGV[4])
-if ARGV[6] == '' then
-  if r.n ~= n then return {'AT', decimal(r.n)} end
-elseif r.n == tonumber(ARGV[2]) then
-  if r.b ~= tonumber(ARGV[3]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
-  redis.call('XADD', KEYS[2], ARGV[4] .. '-0', 'b', ARGV[5], 'l', ARGV[6], 'd', ARGV[7])
-  redis.call('HSET', KEYS[1], 'n', ARGV[4], 'b', ARGV[5], 'c', decimal(r.c + 1))
-  r.n = n
-  if #ARGV[7] <= @BELL_BYTES@ then
-    ring('s ' .. place(r) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6] .. '\\n' .. ARGV[7])
-  else
-    ring('g ' .. place(r))
-  end
-else
-  if r.n == n and r.b ~= tonumber(ARGV[5]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
-  if r.n >= n then return {'OK', decimal(r.n), decimal(r.k), r.cancel} end
-  return {'AT', decimal(r.n)}
-end
-if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'tk', ARGV[9]) end
-if ARGV[10] then redis.call('HSET', KEYS[1], 'note', ARGV[10], 'nn', ARGV[4]) end
-local lease = tonumber(ARGV[8])
-redis.call('HSET', KEYS[1], 'until', decimal(lease_end(lease)))
-expire(lease + r.keep)
-return {'OK', ARGV[4], decimal(r.k), r.cancel}
+return append(1)
 """
 
 _RENEW: Final = """
@@ -187,14 +214,19 @@ return {'OK', decimal(r.k), r.cancel}
 """
 
 _FINISH: Final = """
--- token, n, ending, id
+-- KEYS[6] to KEYS[9]: of another stream; token, n, ending, id, then what is also appended
 local r = load()
 if not r then return {'LOST'} end
 if r.token ~= ARGV[1] then return {'FENCED', r.token} end
-if r.out then return {'ENDED', r.out, decimal(r.n)} end
+if r.out then
+  local again = r.out == ARGV[3] and r.n == tonumber(ARGV[2])
+  return again and also(5, 6) or {'ENDED', r.out, decimal(r.n)}
+end
 if redis.call('XLEN', KEYS[2]) ~= r.c then return {'LOST'} end
 if r.n ~= tonumber(ARGV[2]) then return {'AT', decimal(r.n)} end
 expire(r.keep)
+local refused = also(5, 6)
+if refused then return refused end
 redis.call('HSET', KEYS[1], 'out', ARGV[3], 'until', 0)
 unindex(KEYS[5], ARGV[4])
 ring('e ' .. place(r) .. '\\n' .. ARGV[3])

@@ -52,6 +52,7 @@ from ._values import (
 __all__ = [
     "MAX_INBOX",
     "Record",
+    "check_also",
     "check_batch",
     "check_restore",
     "join_spans",
@@ -172,6 +173,8 @@ class Record:
         """Take what `judge_append` let through. The caller stores the span."""
         span = append.span
         if span is not None:
+            if append.trims:
+                self.c, self.oldest = 0, span.first
             self.n, self.b = span.n, span.b
             self.c += 1
         self.settle(append)
@@ -287,6 +290,8 @@ def judge_append(record: Record | None, entries: int, append: Append) -> Appende
                 stream_id=append.writer.stream_id,
             )
         return None
+    if append.exact:
+        return Behind(record.n)
     if record.n == span.n and record.b != span.b:
         raise SpanRefused(
             f"stream {append.writer.stream_id!r}: event {span.n} is in the log and ends at byte {record.b}; "
@@ -502,6 +507,21 @@ def check_batch(batch: Iterable[Append | tuple[Writer, Span, str | None]]) -> li
             item = Append(*item)
         items.append(item)
     return items
+
+
+def check_also(stream_id: str, also: Append | None) -> None:
+    """
+    Refuse what cannot be appended to another stream in the step of `create` or `finish`.
+
+    Raises:
+        ValueError: It is for the same stream, or may have been stored before by somebody else (`exact` is false).
+    """
+    if also is None:
+        return
+    if also.writer.stream_id == stream_id:
+        raise ValueError(f"what is also appended goes to another stream, got one for {stream_id!r} itself")
+    if not also.exact:
+        raise ValueError("what is also appended must be exact: Append(…, exact=True)")
 
 
 def check_restore(spans: Sequence[Span]) -> None:

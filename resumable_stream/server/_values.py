@@ -18,6 +18,7 @@ from .._events import Outcome
 __all__ = [
     "CANCEL",
     "MAX_PLACE",
+    "AlsoRefused",
     "Append",
     "Appended",
     "Behind",
@@ -485,6 +486,9 @@ class Append:
         note: Replaces the note of the stream; `None` leaves it.
         taken: How many messages of the inbox are dealt with, counted from the first; `None` leaves it.
         n: The last event that note and `taken` belong to, when there is no span; the log must be exactly there.
+        exact: Store the span only if the log ends right before it; anything else is `Behind`. For a log that several append to
+            with one writer: a span that is there already may be somebody else's.
+        trims: What is before the span is dropped in the same step.
     """
 
     writer: Writer
@@ -492,6 +496,8 @@ class Append:
     note: str | None = None
     taken: int | None = None
     n: int | None = None
+    exact: bool = False
+    trims: bool = False
 
     def __post_init__(self) -> None:
         if self.note is not None:
@@ -502,6 +508,8 @@ class Append:
             if self.n is None:
                 raise ValueError("an append without a span needs n, the event that its note belongs to")
             _check_place("n of an append", self.n, 0)
+            if self.exact or self.trims:
+                raise ValueError("an append without a span cannot be exact, and cannot trim")
         elif self.n is not None and self.n != self.span.n:
             raise ValueError(f"an append with a span takes n from it, got n={self.n} with a span that ends at {self.span.n}")
 
@@ -589,6 +597,18 @@ class Behind:
 @dataclass(frozen=True, slots=True)
 class Lost:
     """The log, or some of its spans, is gone; nothing was changed. `restore` it, if you have all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlsoRefused:
+    """
+    The append to another stream that belongs to the same step was refused, so nothing was done.
+
+    Attributes:
+        verdict: What that append was answered.
+    """
+
+    verdict: Fenced | Ended | Behind | Lost
 
 
 @dataclass(frozen=True, slots=True)

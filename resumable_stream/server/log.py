@@ -44,6 +44,7 @@ from ._records import (
 from ._rules import (
     MAX_INBOX,
     Record,
+    check_also,
     check_batch,
     check_restore,
     join_spans,
@@ -62,6 +63,7 @@ from ._rules import (
 from ._values import (
     CANCEL,
     MAX_PLACE,
+    AlsoRefused,
     Append,
     Appended,
     Behind,
@@ -113,6 +115,7 @@ __all__ = [
     "Span",
     "Writer",
     # verdicts
+    "AlsoRefused",
     "Appended",
     "Behind",
     "Done",
@@ -131,6 +134,7 @@ __all__ = [
     "MAX_INBOX",
     "MAX_PLACE",
     "Record",
+    "check_also",
     "check_batch",
     "check_restore",
     "check_seconds",
@@ -216,8 +220,15 @@ class StreamLog(Protocol):
     """
 
     async def create(
-        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
-    ) -> Writer | Existing:
+        self,
+        stream_id: str,
+        head: Head,
+        *,
+        lease: float,
+        request: bytes | None = None,
+        replaces: str | None = None,
+        also: Append | None = None,
+    ) -> Writer | Existing | AlsoRefused:
         """
         Create the stream, or learn that it is there: of any number of callers at one moment, one becomes its writer.
 
@@ -228,9 +239,14 @@ class StreamLog(Protocol):
             request: What the stream answers, for whoever takes it over; kept as it is.
             replaces: The epoch of an ended stream: if that one is there, it is deleted in the same step, and the new stream has
                 another epoch. `None`: a stream that is there is joined, ended or not.
+            also: An append to another stream that belongs to the step: both are done or neither. Not looked at where the stream
+                is there already. A log whose streams lie on several machines may do it just before instead.
 
         Returns:
-            The writer, or the stream that is there, whose head was not changed.
+            The writer; or the stream that is there, whose head was not changed; or why `also` was refused.
+
+        Raises:
+            ValueError: `also` is for the same stream, or not exact.
         """
         ...
 
@@ -258,6 +274,8 @@ class StreamLog(Protocol):
             | the event before the span as its last | stored: `Appended` |
             | the span already | `Appended` |
             | another last event | `Behind` |
+
+            For an `exact` item the last but one row is `Behind` as well.
 
         Raises:
             SpanRefused: The bytes of a span do not continue those of its log (a `ValueError`). Nothing of that span is stored;
@@ -300,11 +318,24 @@ class StreamLog(Protocol):
         """
         ...
 
-    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+    async def finish(
+        self, writer: Writer, n: int, ending: Ending, *, also: Append | None = None
+    ) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
         """
         End the stream after event `n`; it is kept for `head.retention` seconds from now.
 
         The same ending by the same writer again is `Done`; another one is `Ended`, with the first.
+
+        Args:
+            writer: Whose stream it is.
+            n: Number of the last event.
+            ending: How it ended.
+            also: An append to another stream that belongs to the step: both are done or neither. Where the stream has this ending
+                already, `also` is appended alone. A log whose streams lie on several machines may do it just after instead, and
+                answers `AlsoRefused` when the stream has ended and `also` was refused: finish it again.
+
+        Raises:
+            ValueError: `also` is for the same stream, or not exact.
         """
         ...
 

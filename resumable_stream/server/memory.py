@@ -19,6 +19,7 @@ from typing import Final
 
 from .._errors import LogUnavailable
 from .log import (
+    AlsoRefused,
     Append,
     Appended,
     Behind,
@@ -43,6 +44,7 @@ from .log import (
     SpanRefused,
     Unknown,
     Writer,
+    check_also,
     check_batch,
     check_restore,
     check_seconds,
@@ -148,16 +150,26 @@ class MemoryLog:
     # --- writing
 
     async def create(
-        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
-    ) -> Writer | Existing:
+        self,
+        stream_id: str,
+        head: Head,
+        *,
+        lease: float,
+        request: bytes | None = None,
+        replaces: str | None = None,
+        also: Append | None = None,
+    ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
         check_seconds("lease", lease)
+        check_also(stream_id, also)
         stream = self._find(stream_id)
         existing = judge_create(stream.record if stream else None, replaces=replaces)
         if existing is not None:
             return existing
         fixed = _STREAM_BYTES + len(head_to_json(head)) + len(request or b"")
         self._make_room(fixed)
+        if also is not None and not isinstance(verdict := self._append(also), Appended):
+            return AlsoRefused(verdict)
         if stream is not None:
             self._drop(stream_id)
         record = Record.create(head, self._new_epoch(stream), lease=lease, now=self._clock(), request=request)
@@ -191,6 +203,9 @@ class MemoryLog:
         record = stream.record
         if item.note is not None:
             self._grow(stream, len(item.note.encode()) - len((record.note or "").encode()))
+        if item.trims:
+            self._grow(stream, -stream.held, spans=True)
+            stream.spans.clear()
         record.append(item, self._clock())
         if item.span is not None:
             stream.spans.append(item.span)
@@ -235,10 +250,17 @@ class MemoryLog:
         self._trim()
         return fresh
 
-    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+    async def finish(
+        self, writer: Writer, n: int, ending: Ending, *, also: Append | None = None
+    ) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
         """See `StreamLog.finish()`."""
+        check_also(writer.stream_id, also)
         stream = self._find(writer.stream_id)
         verdict = judge_finish(stream.record if stream else None, stream.entries if stream else 0, writer, n, ending)
+        if also is not None and (verdict is None or isinstance(verdict, Done)):
+            appended = self._append(also)
+            if not isinstance(appended, Appended):
+                return AlsoRefused(appended)
         if verdict is not None:
             return verdict
         assert stream is not None

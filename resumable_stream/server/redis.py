@@ -22,6 +22,7 @@ from .._errors import LogUnavailable
 from .log import (
     CANCEL,
     MAX_INBOX,
+    AlsoRefused,
     Append,
     Appended,
     Behind,
@@ -45,6 +46,7 @@ from .log import (
     SpanRefused,
     Unknown,
     Writer,
+    check_also,
     check_batch,
     check_restore,
     check_seconds,
@@ -179,21 +181,42 @@ class RedisLog:
     # --- writing
 
     async def create(
-        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
-    ) -> Writer | Existing:
+        self,
+        stream_id: str,
+        head: Head,
+        *,
+        lease: float,
+        request: bytes | None = None,
+        replaces: str | None = None,
+        also: Append | None = None,
+    ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
         check_stream_id(stream_id)
+        check_also(stream_id, also)
+        fields = head_fields(head, request)
         words = [
             b"%d" % ms_of(check_seconds("lease", lease)),
             b"%d" % ms_of(head.retention),
             (replaces or "").encode(),
             stream_id.encode(),
-            *head_fields(head, request),
+            b"%d" % len(fields),
+            *fields,
         ]
         digest = hashlib.blake2b(b"\0".join((head_to_json(head).encode(), request or b"")), digest_size=16).hexdigest()
-        reply = await self._granted(("create", stream_id, digest), self._scripts.create, stream_id, words)
+        if also is not None and self._client.cluster:
+            # Its keys lie on another node. Before, so that nobody meets a stream that the other one does not know of.
+            there = await self.read(stream_id, None, limit_bytes=0)
+            if isinstance(there, Page) and not (there.ending is not None and there.epoch == replaces):
+                return Existing(there.epoch, there.n, there.head, there.ending)
+            (appended,) = await self.append([also])
+            if not isinstance(appended, Appended):
+                return AlsoRefused(appended)
+            also = None
+        reply = await self._granted(("create", stream_id, digest), self._scripts.create, stream_id, words, also)
         if reply[0] == b"THERE":
             return existing_of(stream_id, reply)
+        if also is not None and reply[0] == b"ALSO":
+            return _also_refused(also, reply)
         self._tell(stream_id, b"for", lease)
         return Writer(stream_id, reply[1].decode(), 1, lease, head.retention)
 
@@ -271,18 +294,32 @@ class RedisLog:
             stream_id=stream_id,
         )
 
-    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+    async def finish(
+        self, writer: Writer, n: int, ending: Ending, *, also: Append | None = None
+    ) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
         """See `StreamLog.finish()`."""
         stream_id = writer.stream_id
+        check_also(stream_id, also)
+        together = None if self._client.cluster else also
         words = [writer.token.encode(), b"%d" % n, ending_to_json(ending).encode(), stream_id.encode()]
-        reply = await self._client.call(self._scripts.finish, self._keys(stream_id), words, stream_id)
+        keys, words = self._with(together, stream_id, words)
+        reply = await self._client.call(self._scripts.finish, keys, words, stream_id)
+        if also is not None and reply[0] == b"ALSO":
+            return _also_refused(also, reply)
         verdict = refusal_of(stream_id, reply)
         if isinstance(verdict, Ended):
             # By the same fence, since another one is refused before.
-            return Done(verdict.n) if verdict == Ended(ending, n) else verdict
-        if verdict is None:
-            self._tell(stream_id, b"gone", 0.0)
-        return verdict or Done(n)
+            if verdict != Ended(ending, n):
+                return verdict
+            verdict = None
+        if verdict is not None:
+            return verdict
+        self._tell(stream_id, b"gone", 0.0)
+        if also is not None and together is None:
+            (appended,) = await self.append([also])
+            if not isinstance(appended, Appended):
+                return AlsoRefused(appended)
+        return Done(n)
 
     async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
         """See `StreamLog.renew()`."""
@@ -325,7 +362,9 @@ class RedisLog:
         self._tell(stream_id, b"for", lease)
         return Writer(stream_id, reply[1].decode(), int(reply[2]), lease, handover.head.retention, handover)
 
-    async def _granted(self, attempt: tuple[str, ...], script: Any, stream_id: str, words: list[bytes]) -> Reply:
+    async def _granted(
+        self, attempt: tuple[str, ...], script: Any, stream_id: str, words: list[bytes], also: Append | None = None
+    ) -> Reply:
         """
         Ask for a stream. If the reply is lost, the same question asked again finds what the first one was granted.
         """
@@ -333,7 +372,8 @@ class RedisLog:
         try:
             while True:
                 epoch = epoch_of(secrets.token_bytes(6)).encode()
-                reply = await self._client.call(script, self._keys(stream_id), [nonce, epoch, *words], stream_id)
+                keys, all_words = self._with(also, stream_id, [nonce, epoch, *words])
+                reply = await self._client.call(script, keys, all_words, stream_id)
                 if reply[0] != b"SAME":  # the epoch of before: one in 2**30
                     return reply
         except BaseException:
@@ -506,6 +546,13 @@ class RedisLog:
         key = self._key(stream_id)
         return [key, key + b":s", key + b":i", key + b":x", *self._index()]
 
+    def _with(self, also: Append | None, stream_id: str, words: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Keys and words of a script that also appends to another stream; of a Cluster it cannot."""
+        keys = self._keys(stream_id)
+        if also is None:
+            return keys, words
+        return [*keys, *self._keys(also.writer.stream_id)[:4]], [*words, *append_words(also)]
+
     def _index(self) -> list[bytes]:
         return [] if self._client.cluster else [self._run]
 
@@ -550,6 +597,12 @@ class RedisLog:
                     return
         finally:
             self._telling = None
+
+
+def _also_refused(also: Append, reply: Reply) -> AlsoRefused:
+    verdict = appended(also, reply[1:])
+    assert not isinstance(verdict, Appended)
+    return AlsoRefused(verdict)
 
 
 def _nonce() -> bytes:

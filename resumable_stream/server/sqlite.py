@@ -30,6 +30,7 @@ from ._sqlite_file import SQLiteFile
 from ._sqlite_rows import Row, Step, load, milliseconds, new_epoch, packed, request_of, spans_from
 from ._sqlite_threads import Engine
 from .log import (
+    AlsoRefused,
     Append,
     Appended,
     Behind,
@@ -54,6 +55,7 @@ from .log import (
     SpanRefused,
     Unknown,
     Writer,
+    check_also,
     check_batch,
     check_restore,
     check_seconds,
@@ -129,17 +131,27 @@ class SQLiteLog:
     # --- writing
 
     async def create(
-        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
-    ) -> Writer | Existing:
+        self,
+        stream_id: str,
+        head: Head,
+        *,
+        lease: float,
+        request: bytes | None = None,
+        replaces: str | None = None,
+        also: Append | None = None,
+    ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
         check_stream_id(stream_id)
         check_seconds("lease", lease)
+        check_also(stream_id, also)
 
-        def create(step: Step) -> Writer | Existing:
+        def create(step: Step) -> Writer | Existing | AlsoRefused:
             row = step.find(stream_id)
             existing = judge_create(row.record if row else None, replaces=replaces)
             if existing is not None:
                 return existing
+            if also is not None and not isinstance(verdict := _append(step, also), Appended):
+                return AlsoRefused(verdict)
             if row is not None:
                 step.drop(stream_id)
             record = Record.create(head, new_epoch(row), lease=lease, now=step.now, request=request)
@@ -216,12 +228,19 @@ class SQLiteLog:
 
         return await self._started().write(restore)
 
-    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+    async def finish(
+        self, writer: Writer, n: int, ending: Ending, *, also: Append | None = None
+    ) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
         """See `StreamLog.finish()`."""
+        check_also(writer.stream_id, also)
 
-        def finish(step: Step) -> Done | Fenced | Ended | Behind | Lost:
+        def finish(step: Step) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
             row = step.find(writer.stream_id)
             verdict = judge_finish(row.record if row else None, row.held if row else 0, writer, n, ending)
+            if also is not None and (verdict is None or isinstance(verdict, Done)):
+                appended = _append(step, also)
+                if not isinstance(appended, Appended):
+                    return AlsoRefused(appended)
             if verdict is not None:
                 return verdict
             assert row is not None
@@ -477,6 +496,8 @@ def _append(step: Step, item: Append) -> Appended | Fenced | Ended | Behind | Lo
         return verdict
     assert row is not None
     if item.span is not None:
+        if item.trims:
+            step.clear_spans(stream_id, row)
         step.add_span(stream_id, row, item.span)
     row.record.append(item, step.now)
     step.change(stream_id)

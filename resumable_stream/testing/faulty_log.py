@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .._errors import LogUnavailable
 from ..server.log import (
+    AlsoRefused,
     Append,
     Appended,
     Behind,
@@ -105,10 +106,19 @@ class FaultyLog:
     # --- the log
 
     async def create(
-        self, stream_id: str, head: Head, *, lease: float, request: bytes | None = None, replaces: str | None = None
-    ) -> Writer | Existing:
+        self,
+        stream_id: str,
+        head: Head,
+        *,
+        lease: float,
+        request: bytes | None = None,
+        replaces: str | None = None,
+        also: Append | None = None,
+    ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
-        return await self._call(lambda: self.log.create(stream_id, head, lease=lease, request=request, replaces=replaces))
+        return await self._call(
+            lambda: self.log.create(stream_id, head, lease=lease, request=request, replaces=replaces, also=also)
+        )
 
     async def append(
         self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
@@ -120,9 +130,11 @@ class FaultyLog:
         """See `StreamLog.restore()`."""
         return await self._call(lambda: self.log.restore(writer, head, epoch, spans, **options))
 
-    async def finish(self, writer: Writer, n: int, ending: Ending) -> Done | Fenced | Ended | Behind | Lost:
+    async def finish(
+        self, writer: Writer, n: int, ending: Ending, *, also: Append | None = None
+    ) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
         """See `StreamLog.finish()`."""
-        return await self._call(lambda: self.log.finish(writer, n, ending))
+        return await self._call(lambda: self.log.finish(writer, n, ending, also=also))
 
     async def read(self, stream_id: str, after: Cursor | None = None, *, limit_bytes: int = 4 << 20) -> Page | Gone | Unknown:
         """See `StreamLog.read()`."""
