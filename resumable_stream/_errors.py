@@ -25,7 +25,8 @@ Everything that can go wrong, as one tree.
     ├── HubDraining                                the server is shutting down and starts nothing
     ├── LimitReached                  .limit       a limit of the server
     ├── ReaderCut                                  the server cuts an answer on purpose, since it is not complete
-    ├── StreamBusy (RuntimeError)                  you read a stream that another thread or task is reading
+    ├── MessageUnknown                .mid         the session has no such message, or it was deleted
+    ├── StreamBusy (RuntimeError)     .active      another thread or task reads the stream, or another stream of the session runs
     └── StreamClosed (RuntimeError)                you used a stream that is closed
         └── StreamConsumed                         you iterated a stream that has ended
 
@@ -52,6 +53,7 @@ __all__ = [
     "KeyReused",
     "LimitReached",
     "LogUnavailable",
+    "MessageUnknown",
     "NotResumable",
     "OriginMismatch",
     "ProtocolViolation",
@@ -357,8 +359,32 @@ class ReaderCut(ResumableStreamError):
     """
 
 
+class MessageUnknown(ResumableStreamError):
+    """
+    The session of a server has no message of this id: there was none, or it was deleted.
+
+    Attributes:
+        mid: The id.
+    """
+
+    def __init__(self, message: str, *, mid: str) -> None:
+        super().__init__(message)
+        self.mid = mid
+
+
 class StreamBusy(ResumableStreamError, RuntimeError):
-    """Another thread or task is reading the stream, which has one consumer. Its read goes on."""
+    """
+    Another thread or task is reading the stream, which has one consumer. Its read goes on.
+
+    On a server: another stream of the session runs, and `if_busy="reject"` lets no second one begin.
+
+    Attributes:
+        active: On a server, the id of the stream that runs; otherwise `None`.
+    """
+
+    def __init__(self, message: str, *, active: str | None = None) -> None:
+        super().__init__(message)
+        self.active = active
 
 
 class StreamClosed(ResumableStreamError, RuntimeError):

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from .log import Bells, Cursor, Ending, Head, Message, Span, StreamLog
     from .memory import MemoryLog
     from .places import log_of
-    from .portal import SyncHub
+    from .portal import SyncHub, SyncSession
     from .redis import RedisLog
+    from .sessions import Session, SessionMessage
     from .sqlite import SQLiteLog
     from .texts import SoFar
 
@@ -30,7 +31,8 @@ _HOMES = {
     ".log": ("Bells", "Cursor", "Ending", "Head", "Message", "Span", "StreamLog"),
     ".memory": ("MemoryLog",),
     ".places": ("log_of",),
-    ".portal": ("SyncHub",),
+    ".portal": ("SyncHub", "SyncSession"),
+    ".sessions": ("Session", "SessionMessage"),
     ".texts": ("SoFar",),
     ".redis": ("RedisLog",),
     ".sqlite": ("SQLiteLog",),
@@ -43,6 +45,9 @@ __all__ = [
     "HubLimits",
     "HubAnswer",
     "SyncHub",
+    "Session",
+    "SessionMessage",
+    "SyncSession",
     "Generation",
     "Event",
     "SoFar",

@@ -157,6 +157,7 @@ def _decompressed(data: bytes, limit: int) -> bytes:
 
 def head_to_json(head: Head) -> str:
     """Write a head as one line of JSON."""
+    seldom = {"public_id": head.public_id, "feed": head.feed}
     return _to_json(
         content_type=head.content_type,
         framing=head.framing,
@@ -166,6 +167,7 @@ def head_to_json(head: Head) -> str:
         fingerprint=head.fingerprint,
         session=head.session,
         retention=head.retention,
+        **{name: value for name, value in seldom.items() if value},
     )
 
 

@@ -126,24 +126,23 @@ local function existing(r)
   return {'THERE', r.epoch, decimal(r.n), redis.call('HGET', K[1], 'head'), r.out}
 end
 
--- ARGV from a place on: token, before, start, n, b, lengths, data, lease, taken, e if it is exact and t if it trims; then the
--- note, if there is one
+-- ARGV from a place on: token, before, start, n, b, lengths, data, lease, taken, e if it is exact, the event before which all is
+-- dropped; then the note, if there is one
 local function append(a)
   local r = load()
   if not r then return {'LOST'} end
   if r.token ~= ARGV[a] then return {'FENCED', r.token} end
   if r.out then return {'ENDED', r.out, decimal(r.n)} end
   if redis.call('XLEN', K[2]) ~= r.c then return {'LOST'} end
-  local n, flags = tonumber(ARGV[a + 3]), ARGV[a + 9]
+  local n, trims = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 10])
   if ARGV[a + 5] == '' then
     if r.n ~= n then return {'AT', decimal(r.n)} end
   elseif r.n == tonumber(ARGV[a + 1]) then
     if r.b ~= tonumber(ARGV[a + 2]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
     redis.call('XADD', K[2], ARGV[a + 3] .. '-0', 'b', ARGV[a + 4], 'l', ARGV[a + 5], 'd', ARGV[a + 6])
-    if string.find(flags, 't') then
-      redis.call('XTRIM', K[2], 'MAXLEN', 1)
-      r.c, r.oldest = 0, r.n + 1
-      redis.call('HSET', K[1], 'oldest', decimal(r.oldest))
+    if trims > r.oldest then
+      r.c, r.oldest = r.c - redis.call('XTRIM', K[2], 'MINID', ARGV[a + 10] .. '-0'), trims
+      redis.call('HSET', K[1], 'oldest', ARGV[a + 10])
     end
     redis.call('HSET', K[1], 'n', ARGV[a + 3], 'b', ARGV[a + 4], 'c', decimal(r.c + 1))
     r.n = n
@@ -153,13 +152,13 @@ local function append(a)
       ring('g ' .. place(r))
     end
   else
-    if string.find(flags, 'e') then return {'AT', decimal(r.n)} end
+    if ARGV[a + 9] == 'e' then return {'AT', decimal(r.n)} end
     if r.n == n and r.b ~= tonumber(ARGV[a + 4]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
     if r.n >= n then return {'OK', decimal(r.n), decimal(r.k), r.cancel} end
     return {'AT', decimal(r.n)}
   end
   if ARGV[a + 8] ~= '' then redis.call('HSET', K[1], 'tk', ARGV[a + 8]) end
-  if ARGV[a + 10] then redis.call('HSET', K[1], 'note', ARGV[a + 10], 'nn', ARGV[a + 3]) end
+  if ARGV[a + 11] then redis.call('HSET', K[1], 'note', ARGV[a + 11], 'nn', ARGV[a + 3]) end
   local lease = tonumber(ARGV[a + 7])
   redis.call('HSET', K[1], 'until', decimal(lease_end(lease)))
   expire(lease + r.keep)

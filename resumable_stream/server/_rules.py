@@ -169,12 +169,12 @@ class Record:
             expires=now + writer.lease + head.retention,
         )
 
-    def append(self, append: Append, now: float) -> None:
-        """Take what `judge_append` let through. The caller stores the span."""
+    def append(self, append: Append, now: float, *, dropped: int = 0) -> None:
+        """Take what `judge_append` let through. The caller stores the span, and has `dropped` so many as `append.trims` says."""
         span = append.span
         if span is not None:
-            if append.trims:
-                self.c, self.oldest = 0, span.first
+            self.c -= dropped
+            self.oldest = max(self.oldest, append.trims)
             self.n, self.b = span.n, span.b
             self.c += 1
         self.settle(append)

@@ -343,6 +343,13 @@ class Step:
         row.held = 0
         self.freed = True
 
+    def drop_spans(self, stream_id: str, row: Row, before: int) -> int:
+        """Delete the spans that end before an event; the caller moves the record. How many they were."""
+        dropped = self.db.execute("DELETE FROM span WHERE stream = ? AND n < ?", (stream_id, before)).rowcount
+        row.held -= dropped
+        self.freed = self.freed or dropped > 0
+        return dropped
+
     def replace_spans(self, stream_id: str, row: Row, spans: Sequence[Packed]) -> None:
         """Store the same events in other rows."""
         self.clear_spans(stream_id, row)

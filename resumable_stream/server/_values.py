@@ -311,6 +311,8 @@ class Head:
         fingerprint: Digest of the request that made the stream (method, path, body; no header); `""`: none was taken.
         session: The conversation that the stream belongs to.
         retention: Seconds that an ended stream is kept. 86400: a day, so that a page opened the next morning still finds it.
+        public_id: The id by which readers name the stream, where the log has another key for it; `""`: the key.
+        feed: It is the feed of a session: it never ends, and every process appends to it.
     """
 
     content_type: str
@@ -321,6 +323,8 @@ class Head:
     fingerprint: str = ""
     session: str | None = None
     retention: float = 86400.0
+    public_id: str = ""
+    feed: bool = False
 
     def __post_init__(self) -> None:
         _check_header("the content type of a head", self.content_type)
@@ -342,6 +346,9 @@ class Head:
         if self.session is not None:
             check_text("the session of a head", self.session, limit=1024)
         check_seconds("the retention of a head", self.retention)
+        check_text("the public id of a head", self.public_id, limit=MAX_ID_CHARS)
+        if type(self.feed) is not bool:
+            raise TypeError(f"feed must be True or False, got {self.feed!r}")
 
 
 def _check_header(what: str, text: str) -> None:
@@ -488,7 +495,7 @@ class Append:
         n: The last event that note and `taken` belong to, when there is no span; the log must be exactly there.
         exact: Store the span only if the log ends right before it; anything else is `Behind`. For a log that several append to
             with one writer: a span that is there already may be somebody else's.
-        trims: What is before the span is dropped in the same step.
+        trims: The events before this one are dropped in the same step, as far as they do not share a span with it. 0: none.
     """
 
     writer: Writer
@@ -497,9 +504,10 @@ class Append:
     taken: int | None = None
     n: int | None = None
     exact: bool = False
-    trims: bool = False
+    trims: int = 0
 
     def __post_init__(self) -> None:
+        _check_place("trims of an append", self.trims, 0)
         if self.note is not None:
             check_text("a note", self.note, limit=MAX_NOTE_BYTES)
         if self.taken is not None:
@@ -510,6 +518,8 @@ class Append:
             _check_place("n of an append", self.n, 0)
             if self.exact or self.trims:
                 raise ValueError("an append without a span cannot be exact, and cannot trim")
+        elif self.trims > self.span.n:
+            raise ValueError(f"an append of events up to {self.span.n} cannot drop those before {self.trims}")
         elif self.n is not None and self.n != self.span.n:
             raise ValueError(f"an append with a span takes n from it, got n={self.n} with a span that ends at {self.span.n}")
 

@@ -20,12 +20,14 @@ from .._errors import (
     LimitReached,
     LogUnavailable,
     ReaderCut,
+    StreamBusy,
     StreamEnded,
     StreamUnknown,
 )
 from . import wire
 from .bodies import Body, pieces
-from .log import Gone, Page, Unknown
+from .log import Cursor, Gone, Page, Unknown
+from .sessions import feed_id_of
 from .wire import Answer, Asked, Facts, Follow
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ __all__ = [
     "HubAnswer",
     "Opened",
     "TooLarge",
+    "answer_to_active",
+    "answer_to_feed",
     "answer_of",
     "answer_to_request",
     "answer_to_trouble",
@@ -227,6 +231,9 @@ async def answer_to_request(
             stream = await hub.start(id, run, owner=owner, **options)
         except TooLarge as exc:
             return wire.too_large(exc.limit), None
+        except StreamBusy as exc:
+            active = exc.active or ""
+            return wire.busy(wire.path_of(active) if path is None else _own_path(path, active, starts=True)), None
         except TROUBLE as exc:
             return answer_to_trouble(exc), None
         id = stream.id
@@ -239,8 +246,85 @@ async def answer_to_request(
     return await _read(hub, asked, id, owner, location)
 
 
-async def _read(hub: Hub, asked: Asked, id: str, owner: str, location: str | None) -> tuple[Answer, Opened]:
-    """Answer a reader, and say how its reader is opened."""
+async def answer_to_feed(
+    hub: Hub, facts: Facts, session: str, *, owner: str | None, location: str | None
+) -> tuple[Answer, Opened | None]:
+    """
+    Answer who wants to follow a session: its feed, which is made if there is none.
+
+    Args:
+        hub: Whose session.
+        facts: Of the request, a GET or a HEAD.
+        session: Its id.
+        owner: Whose it is. `None`: what `authorize` of the hub says.
+        location: Where the feed can be read again.
+    """
+    asked = wire.asked(facts)
+    if isinstance(asked, Answer):
+        return asked, None
+    if owner is None:
+        owner = await owner_of(hub, facts, None, "feed")
+    try:
+        id = feed_id_of(session)
+    except ValueError as exc:
+        return wire.bad_request("the id of the session", "text of 1 to 1024 bytes", str(exc)), None
+    if owner is None:
+        return wire.not_found(), None
+    if hub.draining:
+        return await _read(hub, asked, id, owner, location)
+    try:
+        snapshot, begin, state = await hub.session(session, owner=owner)._standing()
+    except LogUnavailable as exc:
+        return wire.unavailable(_unavailable(exc).reason, random=random.random()), None
+    head_only = facts.method == "HEAD" and asked.after is None
+    if asked.view == "snapshot" and (asked.after is None or (asked.browser and not _holds(state, asked.after))):
+        # An `EventSource` that slept for long sends its old cursor to the URL that asks for a snapshot, and can do nothing else.
+        return await _read(hub, replace(asked, after=None), id, owner, location, replace(state, snapshot=snapshot))
+    if asked.after is None and not head_only:
+        # What was there before has an event that stands for it.
+        asked = replace(asked, after=begin)
+    return await _read(hub, asked, id, owner, location)
+
+
+def _holds(state: wire.Standing, cursor: Cursor) -> bool:
+    return cursor.epoch == state.epoch and state.oldest - 1 <= cursor.n <= state.n
+
+
+async def answer_to_active(
+    hub: Hub, facts: Facts, session: str, *, owner: str | None, location_of: Callable[[str], str]
+) -> tuple[Answer, Opened | None]:
+    """
+    Answer who wants the stream of a session that runs: the youngest one, or 204.
+
+    Args:
+        hub: Whose session.
+        facts: Of the request, a GET or a HEAD.
+        session: Its id.
+        owner: Whose it is. `None`: what `authorize` of the hub says.
+        location_of: Path of a stream, of its id.
+    """
+    if owner is None:
+        owner = await owner_of(hub, facts, None, "feed")
+    if owner is None:
+        return wire.not_found(), None
+    try:
+        active = await hub.active(session, owner=owner)
+    except ValueError as exc:
+        return wire.bad_request("the id of the session", "text of 1 to 1024 bytes", str(exc)), None
+    except LogUnavailable as exc:
+        return wire.unavailable(_unavailable(exc).reason, random=random.random()), None
+    if not active:
+        return wire.nothing_runs(), None
+    asked = wire.asked(facts)
+    if isinstance(asked, Answer):
+        return asked, None
+    return await _read(hub, asked, active[-1], owner, location_of(active[-1]))
+
+
+async def _read(
+    hub: Hub, asked: Asked, id: str, owner: str, location: str | None, state: wire.State | None = None
+) -> tuple[Answer, Opened]:
+    """Answer a reader, and say how its reader is opened. `state` is asked for where it is `None`."""
 
     def answer(state: wire.State) -> Answer:
         return wire.answer_to_reader(
@@ -258,7 +342,7 @@ async def _read(hub: Hub, asked: Asked, id: str, owner: str, location: str | Non
         except (LimitReached, LogUnavailable) as exc:
             return answer(_unavailable(exc))
 
-    found = answer(await _state(hub, asked, id, owner))
+    found = answer(state if state is not None else await _state(hub, asked, id, owner))
     if found.then is not None and not hub.has_room(id, owner=owner):
         # Most frameworks have to be told the status before the reader is opened.
         found = answer(wire.Unavailable("limit_reached"))

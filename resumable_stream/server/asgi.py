@@ -22,7 +22,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -38,6 +38,8 @@ from .answering import (
     TROUBLE,
     Opened,
     TooLarge,
+    answer_to_active,
+    answer_to_feed,
     answer_to_request,
     answer_to_trouble,
     fingerprint_of,
@@ -45,6 +47,7 @@ from .answering import (
     wrong_id,
 )
 from .bodies import CHUNK_BYTES, Body
+from .hub import IfBusy
 from .log import CANCEL
 from .wire import Answer, Facts, Follow
 
@@ -281,6 +284,12 @@ def facts_of(request: Request) -> Facts:
     return Facts(request.method, dict(Headers(scope=request.scope)), request.scope["query_string"].decode("latin-1"))
 
 
+def path_of(request: Request) -> str:
+    """The path of a request of Starlette's, percent-encoded."""
+    # A path that begins with two slashes would be another host.
+    return "/" + quote(request.scope["path"].strip("/"), safe=PATH_SAFE)
+
+
 # --- bodies -------------------------------------------------------------------------------------------------------------
 
 
@@ -342,13 +351,15 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
 
     | request | answer |
     |---|---|
-    | `POST /streams` `{"kind", "input", "session", "supersedes"}` | the stream that is started; the same key joins it |
+    | `POST /streams` `{"kind", "input", "session", "if_busy", "supersedes"}` | the stream that is started, or joined by its key |
     | `GET /streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live |
     | `HEAD /streams/{id}` | how it stands, in headers |
     | `DELETE /streams/{id}` | 204: cancelled and forgotten |
     | `GET /streams/{id}/message` | its text so far, in one piece |
     | `POST /streams/{id}/messages` `{"data", "kind"}` | 202 and the place in the inbox |
     | `POST /streams/{id}/cancel` | 202, or 200 if it has ended |
+    | `GET /sessions/{session}/stream` | the youngest stream of the session that runs, or 204 |
+    | `GET /sessions/{session}/feed` | what happens in the session, see `Hub.session()`; it never ends |
     | `GET /health` | 200, or 503 while the hub shuts down |
 
     A stream is started by a producer that was registered with `hub.kind(name)`; its `gen.request` is the body of the request.
@@ -381,6 +392,8 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
             at("/streams/{id}/message", GET=app.message),
             at("/streams/{id}/messages", POST=app.say),
             at("/streams/{id}/cancel", POST=app.cancel),
+            at("/sessions/{session}/stream", GET=app.active),
+            at("/sessions/{session}/feed", GET=app.feed),
             at("/health", GET=app.health),
         ],
         exception_handlers={404: not_found},
@@ -452,10 +465,19 @@ class _Routes:
         if run is None:
             return wire.bad_request("'kind' in the body", "the name of a kind that the server has registered", str(kind))
         session, supersedes = _text(body, "session"), _text(body, "supersedes", limit=256)
-        for each in (session, supersedes):
+        if_busy, by = _text(body, "if_busy"), _text(body, "by", limit=256)
+        for each in (session, supersedes, if_busy, by):
             if isinstance(each, Answer):
                 return each
-        options = {"request": await _body(self._hub, request), "session": session, "supersedes": supersedes}
+        if if_busy not in (None, *get_args(IfBusy)) or (if_busy not in (None, "parallel") and session is None):
+            return wire.bad_request("'if_busy' in the body", f"{' or '.join(get_args(IfBusy))}, and a session", str(if_busy))
+        options = {
+            "request": await _body(self._hub, request),
+            "session": session,
+            "if_busy": if_busy or "parallel",
+            "by": by or "",
+            "supersedes": supersedes,
+        }
         return await _respond(self._hub, request, run, None, None, None, options)
 
     async def read(self, request: Request) -> Answer | tuple[Answer, Opened | None]:
@@ -535,6 +557,18 @@ class _Routes:
         except TROUBLE as exc:
             return answer_to_trouble(exc)
         return wire.forgotten()
+
+    async def active(self, request: Request) -> tuple[Answer, Opened | None]:
+        """`GET` and `HEAD /sessions/{session}/stream`."""
+        session = request.path_params["session"]
+        return await answer_to_active(
+            self._hub, facts_of(request), session, owner=None, location_of=lambda id: self._path(request, id)
+        )
+
+    async def feed(self, request: Request) -> tuple[Answer, Opened | None]:
+        """`GET` and `HEAD /sessions/{session}/feed`."""
+        session = request.path_params["session"]
+        return await answer_to_feed(self._hub, facts_of(request), session, owner=None, location=path_of(request))
 
     async def health(self, request: Request) -> Answer:
         """`GET /health`: whether this instance takes work."""

@@ -28,6 +28,7 @@ from .flusher import Flusher, Refusal
 from .following import Followed, Following
 from .generation import Generation, GenerationFailed, Pace
 from .log import (
+    AlsoRefused,
     Append,
     Appended,
     Behind,
@@ -45,6 +46,7 @@ from .log import (
     join_spans,
 )
 from .mirror import Listen
+from .sessions import Sessions
 
 __all__ = ["FORGOTTEN", "Generations", "OnLost", "Producer", "check_producer", "close"]
 
@@ -64,6 +66,8 @@ FORGOTTEN: Final = "forgotten"
 """Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
 _QUIET: Final = 1.0
 """Seconds without an event after which a producer is quiet. 1: who presses the stop button waits for no longer than that."""
+_TRIES_WITH_FEED: Final = 10
+"""Tries to end a stream together with the feed of its session, some 15 s. Then it ends alone, and the feed is told later."""
 _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
 
@@ -78,12 +82,14 @@ class Generations:
     Args:
         log: Where their events go.
         following: The mirrors of this process.
+        sessions: The feeds, which are told of every end.
         pace: Times and sizes.
         on_lost: What becomes of a stream whose producer died.
     """
 
-    def __init__(self, log: StreamLog, following: Following, pace: Pace, on_lost: OnLost) -> None:
+    def __init__(self, log: StreamLog, following: Following, sessions: Sessions, pace: Pace, on_lost: OnLost) -> None:
         self.log = log
+        self._sessions = sessions
         self.pace = pace
         self.changed = Signal()
         """Rings when one has come to its end."""
@@ -249,7 +255,9 @@ class Generations:
                 continue
             writer = generation.writer
             try:
-                verdict = await self.log.finish(writer, n, ending)
+                # A feed that cannot be written must not keep the stream from ending.
+                session = generation.head.session if tries < _TRIES_WITH_FEED else None
+                verdict = await self._end(generation.id, writer, n, ending, session, generation.head.owner)
             except Exception as exc:
                 if not isinstance(exc, LogUnavailable):
                     # Nothing is known to be stored, so it is tried again like a log that is away.
@@ -276,6 +284,22 @@ class Generations:
                     self._resend(running, n)
                 case Lost():
                     self._lost(running)
+
+    async def _end(
+        self, stream_id: str, writer: Writer, n: int, ending: Ending, session: str | None, owner: str
+    ) -> Done | Fenced | Ended | Behind | Lost:
+        """Write the ending, and into the feed of the session that the stream has ended."""
+
+        async def finish(also: Append | None) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
+            if also is None:
+                return await self.log.finish(writer, n, ending)
+            return await self.log.finish(writer, n, ending, also=also)
+
+        if session is None:
+            verdict = await finish(None)
+            assert not isinstance(verdict, AlsoRefused)
+            return verdict
+        return await self._sessions.step(session, owner, lambda feed: feed.ended(stream_id, ending), finish)
 
     async def _release(self, running: _Running) -> None:
         """Bring the rest into the log, and let another process take the stream over at once."""
@@ -500,7 +524,7 @@ class Generations:
             return
         if callable(self._on_lost) and len(self._running) < self.pace.streams:
             logger.warning("stream %s lost its producer after event %d and is continued here", key, handover.n)
-            self.run(key, verdict, handover.head, self._on_lost, None)
+            self.run(handover.head.public_id or key, verdict, handover.head, self._on_lost, None)
             return
         logger.warning("stream %s lost its producer after event %d", key, handover.n)
         await self.end_lost(verdict)
@@ -513,8 +537,10 @@ class Generations:
         if handover.control is not None and handover.control.cancel is not None:
             # It was to be stopped anyway.
             outcome, reason = Outcome.CANCELLED, handover.control.cancel or "cancelled_by_user"
+        head = handover.head
+        stream_id = head.public_id or writer.stream_id
         try:
-            await self.log.finish(writer, handover.n, Ending(outcome=outcome, reason=reason))
+            await self._end(stream_id, writer, handover.n, Ending(outcome=outcome, reason=reason), head.session, head.owner)
         except LogUnavailable as exc:
             logger.info("stream %s stays without an end until its lease is over: %s", writer.stream_id, exc)
             return

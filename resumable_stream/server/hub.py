@@ -24,16 +24,28 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
-from .._errors import HistoryGone, HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown
+from .._errors import (
+    HistoryGone,
+    HubDraining,
+    KeyReused,
+    LimitReached,
+    LogUnavailable,
+    StreamBusy,
+    StreamEnded,
+    StreamUnknown,
+)
 from .._events import Outcome
 from . import wire
 from .answering import HubAnswer, answer_of
 from .bodies import Body, pieces
+from .feeds import Feed
 from .following import Following
 from .generation import Pace
 from .generations import FORGOTTEN, Generations, OnLost, Producer, check_producer, close
 from .log import (
     CANCEL,
+    AlsoRefused,
+    Append,
     Control,
     Cursor,
     Ended,
@@ -53,6 +65,7 @@ from .log import (
 )
 from .mirror import Mirror, Phase
 from .reading import Reader, View
+from .sessions import Session, Sessions, is_feed_id
 from .texts import SoFar, TextOf
 from .wire import Facts, Follow
 
@@ -63,12 +76,15 @@ if TYPE_CHECKING:
     from .asgi import HubResponse
     from .portal import SyncHub
 
-__all__ = ["Authorize", "Hub", "HubLimits", "OnLost", "Producer", "State", "Stream"]
+__all__ = ["Authorize", "Hub", "HubLimits", "IfBusy", "OnLost", "Producer", "State", "Stream"]
 
 logger = logging.getLogger("resumable_stream.server")
 
 Authorize: TypeAlias = Callable[[Facts, str | None, str], Awaitable[str | None]]
 """Says whose streams a request may see."""
+
+IfBusy: TypeAlias = Literal["parallel", "reject", "interrupt"]
+"""What a start does while another stream of its session runs."""
 
 _OPEN_TIMEOUT: Final = 10.0
 """Seconds that a reader waits for the log before it is told that it is away."""
@@ -92,6 +108,9 @@ class HubLimits:
         body_bytes: Of a request that is read by the routes of the hub.
         pending_bytes: Of one stream that the log has not acknowledged, before its producer waits.
         mirror_bytes: Of all copies of streams in this process.
+        session_events: Of the feed of one session. Older ones are put into one that stands for them, with at most half as many
+            messages, the newest.
+        session_bytes: Of the feed of one session, likewise.
     """
 
     streams: int = 10_000
@@ -102,6 +121,8 @@ class HubLimits:
     body_bytes: int = 16 << 20
     pending_bytes: int = 1 << 20
     mirror_bytes: int = 256 << 20
+    session_events: int = 10_000
+    session_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -172,6 +193,7 @@ class Hub:
         flush_bytes: So many waiting bytes are sent at once.
         poll: Seconds of silence after which the log of a running stream is read, in case its last bell was lost.
         retention: Seconds that an ended stream is kept; a day.
+        session_retention: Seconds after its last event at which the feed of a session is forgotten; 30 days.
         abandon_after: Seconds without any reader in this process after which a generation is cancelled. `None`: never, since
             somebody who left may come back.
         on_lost: What becomes of a stream whose producer died. `"fail"`: it ends as `FAILED`, reason `producer_lost`.
@@ -204,6 +226,7 @@ class Hub:
         flush_bytes: int = 16384,
         poll: float = 5.0,
         retention: float = 86400.0,
+        session_retention: float = 30 * 86400.0,
         abandon_after: float | None = None,
         on_lost: OnLost = "fail",
         cancel_grace: float = 5.0,
@@ -222,7 +245,7 @@ class Hub:
             ("abandon_after", 0.0 if abandon_after is None else abandon_after),
         ):
             check_seconds(name, seconds)
-        for name, seconds in (("lease", lease), ("poll", poll)):
+        for name, seconds in (("lease", lease), ("poll", poll), ("session_retention", session_retention)):
             if not check_seconds(name, seconds):
                 raise ValueError(f"{name} must be more than 0 seconds")
         if on_lost not in ("fail", "restart_if_empty") and not callable(on_lost):
@@ -230,6 +253,7 @@ class Hub:
         self.lease = lease
         self.limits = limits or HubLimits()
         self.retention = retention
+        self.session_retention = session_retention
         self._on_lost = on_lost
         self.authorize = authorize
         self.heartbeat = heartbeat
@@ -266,7 +290,14 @@ class Hub:
             on_orphan=lambda key: self._generations.notice_orphan(key),
             on_back=lambda: self._generations.log_is_back(),
         )
-        self._generations = Generations(log, self._following, self._pace, self._on_lost)
+        self._sessions = Sessions(
+            log,
+            key_of,
+            retention=self.session_retention,
+            events=self.limits.session_events,
+            bytes=self.limits.session_bytes,
+        )
+        self._generations = Generations(log, self._following, self._sessions, self._pace, self._on_lost)
 
     def __repr__(self) -> str:
         return f"<Hub over {self.log!r}: {len(self._generations)} generations, {len(self._readers)} readers>"
@@ -390,6 +421,8 @@ class Hub:
         request: bytes | None = None,
         owner: str = "",
         session: str | None = None,
+        if_busy: IfBusy = "parallel",
+        by: str = "",
         supersedes: str | None = None,
         head: Head | None = None,
         fingerprint: str | None = None,
@@ -406,7 +439,12 @@ class Hub:
             request: Stored with the stream, for whoever takes it over; and, unless `fingerprint` is given, digested to notice
                 another request under the same id.
             owner: Whose stream it is, see `HubStream`'s server: readers are shown it only as this owner. Each has ids of its own.
-            session: The conversation that it belongs to.
+            session: The conversation that it belongs to. Its feed tells all who follow it that the stream begins, and how it
+                ends.
+            if_busy: What to do while another stream of the session runs. `"parallel"`: start this one beside it. `"reject"`:
+                raise `StreamBusy`. `"interrupt"`: start this one, and cancel the others. Of two calls at one moment the log
+                decides which one came first.
+            by: Who starts it, for those who follow the session.
             supersedes: A stream to be cancelled: the answer to the prompt that was changed.
             head: Content type, framing and the rest. `None`: server-sent events.
             fingerprint: Digest of the request; `""`: not compared.
@@ -415,6 +453,8 @@ class Hub:
 
         Raises:
             KeyReused: The id is that of another request.
+            StreamBusy: Another stream of the session runs, and `if_busy` is `"reject"`. `.active` is its id.
+            ValueError: The id cannot be one.
             HubDraining: The hub is shutting down.
             LimitReached: Too many generations run here.
             LogUnavailable: The log cannot be reached.
@@ -422,8 +462,8 @@ class Hub:
         self._check_running()
         check_producer(run)
         work = self._begin(
-            id, run, request=request, owner=owner, session=session, supersedes=supersedes, head=head, fingerprint=fingerprint,
-            again=again,
+            id, run, request=request, owner=owner, session=session, if_busy=if_busy, by=by, supersedes=supersedes, head=head,
+            fingerprint=fingerprint, again=again,
         )  # fmt: skip
         # Whoever leaves meanwhile leaves the stream running, not one that was created and has no producer.
         starting = asyncio.get_running_loop().create_task(work)
@@ -432,26 +472,34 @@ class Hub:
         return await asyncio.shield(starting)
 
     async def _begin(self, id: str | None, run: Producer, *, owner: str, supersedes: str | None, **options: Any) -> Stream:
+        replaced = [] if supersedes is None else [supersedes]
         try:
-            stream = await self._start(id, run, owner=owner, **options)
+            stream = await self._start(id, run, owner=owner, replaced=replaced, **options)
         except BaseException:
             await close(run)
             raise
         if stream.joined:
             await close(run)
-        if supersedes is not None and supersedes != stream.id:
+        for other in dict.fromkeys(replaced):
             # Last, so that whoever is refused keeps what he had. What is no longer known needs no cancelling.
-            with contextlib.suppress(StreamUnknown):
-                await self.cancel(supersedes, "superseded", owner=owner)
+            if other != stream.id:
+                with contextlib.suppress(StreamUnknown):
+                    await self.cancel(other, "superseded", owner=owner, by=options["by"])
         return stream
 
     async def _start(
-        self, id: str | None, run: Producer, *, request: bytes | None, owner: str, session: str | None, head: Head | None,
-        fingerprint: str | None, again: Literal["failed"] | None,
+        self, id: str | None, run: Producer, *, request: bytes | None, owner: str, session: str | None, if_busy: IfBusy, by: str,
+        replaced: list[str], head: Head | None, fingerprint: str | None, again: Literal["failed"] | None,
     ) -> Stream:  # fmt: skip
+        if if_busy not in get_args(IfBusy):
+            raise ValueError(f"if_busy must be one of {', '.join(get_args(IfBusy))}, got {if_busy!r}")
+        if if_busy != "parallel" and session is None:
+            raise ValueError(f"if_busy={if_busy!r} needs the session that may be busy")
         if again not in (None, "failed"):
             raise ValueError(f"again must be None or 'failed', got {again!r}")
         stream_id = secrets.token_urlsafe(16) if id is None else check_stream_id(id)
+        if is_feed_id(stream_id):
+            raise ValueError(f"a stream cannot have the id {stream_id!r}, which is that of a session's feed; choose another")
         if fingerprint is None:
             fingerprint = "" if request is None else hashlib.blake2b(request, digest_size=16).hexdigest()
         head = replace(
@@ -459,9 +507,19 @@ class Hub:
             owner=owner, fingerprint=fingerprint, session=session,
         )  # fmt: skip
         key = key_of(stream_id, owner)
+        head = replace(head, public_id="" if key == stream_id else stream_id, feed=False)
         replaces = None
+
+        def decide(feed: Feed) -> bytes | None:
+            others = [each for each in feed.streams if each not in (stream_id, *explicit)]
+            if others and if_busy == "reject":
+                raise StreamBusy(f"stream {others[-1]!r} of session {str(session)[:80]!r} is running", active=others[-1])
+            replaced[:] = [*explicit, *(others if if_busy == "interrupt" else ())]
+            return feed.started(stream_id, by=by, supersedes=replaced)
+
+        explicit = list(replaced)
         while True:
-            answer = await self._create(key, head, request, replaces)
+            answer = await self._create(key, head, request, replaces, decide)
             if isinstance(answer, Writer):
                 self._generations.run(stream_id, answer, head, run, request)
                 return Stream(stream_id, answer.epoch, joined=False)
@@ -498,7 +556,9 @@ class Hub:
     def _is_full(self) -> bool:
         return len(self._generations) + self._creating >= self.limits.streams
 
-    async def _create(self, key: str, head: Head, request: bytes | None, replaces: str | None) -> Writer | Existing:
+    async def _create(
+        self, key: str, head: Head, request: bytes | None, replaces: str | None, decide: Callable[[Feed], bytes | None]
+    ) -> Writer | Existing:
         """Create the stream, if there is room for it here; one that is there is joined without."""
         if self._generations.closing:
             raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
@@ -511,14 +571,66 @@ class Hub:
             return Existing(there.epoch, there.n, there.head, there.ending)
         self._creating += 1
         try:
-            answer = await self.log.create(key, head, lease=self.lease, request=request, replaces=replaces)
+            answer = await self._create_in_session(key, head, request, replaces, decide)
         finally:
             self._creating -= 1
         if isinstance(answer, Writer) and self.draining:
             # Taken back, so that another instance can start it. Nobody has seen an event of it.
             await self.log.delete(key)
+            if head.session is not None:
+                id, ending = head.public_id or key, Ending(outcome=Outcome.CANCELLED, reason="shutdown")
+                await self._sessions.append(head.session, head.owner, lambda feed: feed.ended(id, ending))
             raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
         return answer
+
+    async def _create_in_session(
+        self, key: str, head: Head, request: bytes | None, replaces: str | None, decide: Callable[[Feed], bytes | None]
+    ) -> Writer | Existing:
+        """Create the stream, and write into the feed of its session that it begins."""
+
+        async def create(also: Append | None) -> Writer | Existing | AlsoRefused:
+            options = {} if also is None else {"also": also}
+            return await self.log.create(key, head, lease=self.lease, request=request, replaces=replaces, **options)
+
+        if head.session is None:
+            answer = await create(None)
+            assert not isinstance(answer, AlsoRefused)
+            return answer
+        for last in (False, True):
+            try:
+                return await self._sessions.step(head.session, head.owner, decide, create)
+            except StreamBusy:
+                # One that is there is joined, whoever else runs.
+                there = await self.log.read(key, None, limit_bytes=0)
+                if not isinstance(there, Unknown) and there.epoch != replaces:
+                    return Existing(there.epoch, there.n, there.head, there.ending)
+                if last:
+                    raise
+                # The one that runs may be dead.
+                await self._settled(head.session, head.owner)
+        raise AssertionError("unreachable")
+
+    # --- sessions
+
+    def session(self, id: str, *, owner: str = "") -> Session:
+        """
+        A conversation: the streams that run in it, its messages, and the feed that tells all who follow it what happens.
+
+        It is there by being asked for.
+
+        Args:
+            id: Text of 1 to 1024 bytes.
+            owner: Whose it is; each owner has sessions of his own.
+        """
+        return Session(self, self._sessions, id, owner)
+
+    async def active(self, session: str, *, owner: str = "") -> list[str]:
+        """Ids of the streams of a session that run, in the order in which they began."""
+        return await self.session(session, owner=owner).active()
+
+    async def _settled(self, session: str, owner: str) -> Feed:
+        self._check_running()
+        return await self._sessions.settle(session, owner, self._following.now(), self.lease, self._generations.notice_orphan)
 
     def kind(self, name: str) -> Callable[[Producer], Producer]:
         """Register a producer under a name, for `POST /streams`: `hub.kind("chat")(run)`, or as a decorator."""
@@ -646,7 +758,7 @@ class Hub:
             case Unknown():
                 raise unknown(id)
 
-    async def cancel(self, id: str, reason: str = "cancelled_by_user", *, owner: str = "") -> bool:
+    async def cancel(self, id: str, reason: str = "cancelled_by_user", *, owner: str = "", by: str = "") -> bool:
         """
         Ask the producer of a stream to stop, wherever it runs.
 
@@ -654,6 +766,7 @@ class Hub:
             id: The stream.
             reason: Readers get it as the reason of the ending.
             owner: As given to `start()`.
+            by: Who cancels it, for those who follow its session.
 
         Returns:
             Whether it was running. Calling it again is the same as once.
@@ -668,12 +781,17 @@ class Hub:
             key = key_of(id, owner)
             self._generations.hear_control(key, Control(verdict.k, reason))
             # A cancel that is known already is answered alike, whether the stream has ended meanwhile or not.
-            return key in self._generations or (await self.state(id, owner=owner)).ending is None
+            state = await self.state(id, owner=owner)
+            if state.head.session is not None:
+                await self._sessions.append(state.head.session, owner, lambda feed: feed.cancelled(id, by=by))
+            return key in self._generations or state.ending is None
         return False
 
     async def _say(self, id: str, message: Message, owner: str) -> Said | Ended | Full | Unknown:
         self._check_running()
         key = key_of(check_stream_id(id), owner)
+        if is_feed_id(id):
+            return Unknown()  # nobody runs it
         verdict = await self.log.say(key, message)
         if isinstance(verdict, Said) and message.kind != CANCEL:
             self._generations.hear_control(key, Control(verdict.k))
@@ -891,6 +1009,8 @@ class Hub:
         Raises:
             StreamUnknown: There is no such stream.
         """
+        if is_feed_id(check_stream_id(id)):
+            raise unknown(id)
         await self.state(id, owner=owner)
         key = key_of(id, owner)
         with contextlib.suppress(StreamUnknown):

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import secrets
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -203,10 +203,11 @@ class MemoryLog:
         record = stream.record
         if item.note is not None:
             self._grow(stream, len(item.note.encode()) - len((record.note or "").encode()))
-        if item.trims:
-            self._grow(stream, -stream.held, spans=True)
-            stream.spans.clear()
-        record.append(item, self._clock())
+        dropped = bisect_left(stream.spans, item.trims, key=_last_of)
+        if dropped:
+            self._grow(stream, -sum(map(_size_of, stream.spans[:dropped])), spans=True)
+            del stream.spans[:dropped]
+        record.append(item, self._clock(), dropped=dropped)
         if item.span is not None:
             stream.spans.append(item.span)
             self._grow(stream, _size_of(item.span), spans=True)

@@ -31,12 +31,13 @@ from .events import Content
 if TYPE_CHECKING:
     from .answering import HubAnswer
     from .generation import Generation
-    from .hub import Hub, Producer, State, Stream
+    from .hub import Hub, IfBusy, Producer, State, Stream
     from .log import Cursor, Head
     from .reading import View
+    from .sessions import Session, SessionMessage
     from .texts import SoFar
 
-__all__ = ["SyncAnswer", "SyncBody", "SyncHub", "SyncProducer"]
+__all__ = ["SyncAnswer", "SyncBody", "SyncHub", "SyncProducer", "SyncSession"]
 
 logger = logging.getLogger("resumable_stream.server")
 
@@ -250,6 +251,8 @@ class SyncHub:
         request: bytes | None = None,
         owner: str = "",
         session: str | None = None,
+        if_busy: IfBusy = "parallel",
+        by: str = "",
         supersedes: str | None = None,
         head: Head | None = None,
         fingerprint: str | None = None,
@@ -263,7 +266,7 @@ class SyncHub:
             run: What `Hub.start()` takes, which runs in the event loop of the portal; or a plain generator, or a function that is
                 one, which runs in a thread of its own. A plain generator that is cancelled is closed after its next item, since
                 nothing can interrupt it while it waits.
-            request, owner, session, supersedes, head, fingerprint, again: As for `Hub.start()`.
+            request, owner, session, if_busy, by, supersedes, head, fingerprint, again: As for `Hub.start()`.
         """
         producer = self._producer(run)
         return self._call(
@@ -273,6 +276,8 @@ class SyncHub:
                 request=request,
                 owner=owner,
                 session=session,
+                if_busy=if_busy,
+                by=by,
                 supersedes=supersedes,
                 head=head,
                 fingerprint=fingerprint,
@@ -349,18 +354,81 @@ class SyncHub:
         """Post a message to the producer of a running stream. See `Hub.say()`."""
         return self._call(lambda: self._hub.say(id, data, mid=mid, kind=kind, owner=owner))
 
-    def cancel(self, id: str, reason: str = "cancelled_by_user", *, owner: str = "") -> bool:
+    def cancel(self, id: str, reason: str = "cancelled_by_user", *, owner: str = "", by: str = "") -> bool:
         """Ask the producer of a stream to stop. See `Hub.cancel()`."""
-        return self._call(lambda: self._hub.cancel(id, reason, owner=owner))
+        return self._call(lambda: self._hub.cancel(id, reason, owner=owner, by=by))
 
     def forget(self, id: str, *, owner: str = "") -> None:
         """Cancel a stream and delete all that is kept of it. See `Hub.forget()`."""
         self._call(lambda: self._hub.forget(id, owner=owner))
 
+    def session(self, id: str, *, owner: str = "") -> SyncSession:
+        """A conversation. See `Hub.session()`."""
+        return SyncSession(self, self._hub.session(id, owner=owner))
+
+    def active(self, session: str, *, owner: str = "") -> list[str]:
+        """Ids of the streams of a session that run. See `Hub.active()`."""
+        return self._call(lambda: self._hub.active(session, owner=owner))
+
     def _producer(self, run: SyncProducer) -> Any:
         if isinstance(run, Iterator) or inspect.isgeneratorfunction(run):
             return _InThread(self, run)
         return run
+
+
+class SyncSession:
+    """The verbs of a `Session`, as plain calls. `SyncHub.session()` makes it, and it costs nothing."""
+
+    def __init__(self, portal: SyncHub, session: Session) -> None:
+        self._portal = portal
+        self._session = session
+
+    def __repr__(self) -> str:
+        return f"<SyncSession {self._session.id[:80]!r}>"
+
+    def publish(self, event: str, data: Any, *, mid: str | None = None) -> Cursor:
+        """Append an event to the feed. See `Session.publish()`."""
+        return self._portal._call(lambda: self._session.publish(event, data, mid=mid))
+
+    def edit(self, mid: str, data: Any) -> Cursor:
+        """Give a message other data. See `Session.edit()`."""
+        return self._portal._call(lambda: self._session.edit(mid, data))
+
+    def delete(self, mid: str) -> Cursor:
+        """Delete a message. See `Session.delete()`."""
+        return self._portal._call(lambda: self._session.delete(mid))
+
+    def messages(self) -> list[SessionMessage]:
+        """The messages as they are now. See `Session.messages()`."""
+        return self._portal._call(self._session.messages)
+
+    def active(self) -> list[str]:
+        """Ids of the streams that run. See `Session.active()`."""
+        return self._portal._call(self._session.active)
+
+    def snapshot(self) -> tuple[dict[str, Any], Cursor]:
+        """The state as data for JSON. See `Session.snapshot()`."""
+        return self._portal._call(self._session.snapshot)
+
+    def follow(self, after: Cursor | str | None = None) -> SyncBody:
+        """Read the feed as server-sent events. See `Session.follow()`, and `SyncHub.follow()` for the iterator."""
+        return SyncBody(self._portal, self._session._opens(after))
+
+    def answer(
+        self,
+        method: str,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]],
+        query: str | bytes = "",
+        *,
+        path: str | None = None,
+    ) -> SyncAnswer:
+        """Say what a request for the feed is answered. See `Session.answer()`."""
+        pairs = dict(headers)
+        return SyncAnswer(self._portal, self._portal._call(lambda: self._session.answer(method, pairs, query, path=path)))
+
+    def forget(self) -> None:
+        """Delete the feed. See `Session.forget()`."""
+        self._portal._call(self._session.forget)
 
 
 class SyncBody(Iterator[bytes]):

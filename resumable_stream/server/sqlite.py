@@ -495,11 +495,10 @@ def _append(step: Step, item: Append) -> Appended | Fenced | Ended | Behind | Lo
     if verdict is not None:
         return verdict
     assert row is not None
+    dropped = step.drop_spans(stream_id, row, item.trims) if item.trims else 0
     if item.span is not None:
-        if item.trims:
-            step.clear_spans(stream_id, row)
         step.add_span(stream_id, row, item.span)
-    row.record.append(item, step.now)
+    row.record.append(item, step.now, dropped=dropped)
     step.change(stream_id)
     if item.span is not None:
         step.ring(stream_id, row, item.span)

@@ -59,6 +59,7 @@ __all__ = [
     "healthy",
     "inbox_full",
     "key_reused",
+    "nothing_runs",
     "method_not_allowed",
     "not_found",
     "problem",
@@ -294,7 +295,6 @@ class Standing:
         ending: How it ended; `None` while it runs.
         snapshot: What stands for all events up to `n`, as the data of an event `snapshot`: of a stream `{"text": …}`.
             `None`: there is none, so the snapshot view shows the events themselves.
-        feed: It is the feed of a session: its state can be had with `?view=snapshot` where its history is gone.
     """
 
     head: Head
@@ -305,7 +305,6 @@ class Standing:
     oldest_b: int = 0
     ending: Ending | None = None
     snapshot: Mapping[str, Any] | None = None
-    feed: bool = False
 
     @property
     def tail(self) -> Cursor:
@@ -471,9 +470,7 @@ def _answer(
         case Missing() | Unknown():
             return not_found()
         case Gone():
-            return _history_gone(
-                state.why, oldest=_before(state.epoch, state.oldest), tail=Cursor(state.epoch, state.n), feed=False
-            )
+            return _gone(state)
     return _stands(request, state, stream_id, location, random, heartbeat_every)
 
 
@@ -495,7 +492,7 @@ def _stands(
     # Whoever has a place continues there, also where the URL asks for a snapshot: an `EventSource` sends its URL again.
     joining = view == "snapshot" and after is None and state.snapshot is not None
     if not joining and (gone := _why_gone(state, after, request.from_byte)) is not None:
-        return _history_gone(gone, oldest=_before(state.epoch, state.oldest), tail=state.tail, feed=state.feed)
+        return _history_gone(gone, oldest=_before(state.epoch, state.oldest), tail=state.tail, feed=head.feed)
     if state.ending is not None and _has_seen_the_end(state, request, with_ids=with_ids):
         return Answer(204, (*_LIVE, *named, *_tail(state), *closed))
 
@@ -559,7 +556,8 @@ def _before(epoch: str, oldest: int) -> Cursor:
 
 
 def _gone(state: Gone) -> Answer:
-    return _history_gone(state.why, oldest=_before(state.epoch, state.oldest), tail=Cursor(state.epoch, state.n), feed=False)
+    oldest, tail = _before(state.epoch, state.oldest), Cursor(state.epoch, state.n)
+    return _history_gone(state.why, oldest=oldest, tail=tail, feed=state.head.feed)
 
 
 def _history_gone(why: str, *, oldest: Cursor | None, tail: Cursor, feed: bool) -> Answer:
@@ -613,9 +611,7 @@ def answer_to_message(state: State, *, text: str = "", random: float) -> Answer:
             body = {"text": text, "cursor": str(state.tail), "outcome": outcome, "events": state.n}
             return _json(200, body, ("Cache-Control", "no-cache, no-transform"))
         case Gone():
-            return _history_gone(
-                state.why, oldest=_before(state.epoch, state.oldest), tail=Cursor(state.epoch, state.n), feed=False
-            )
+            return _gone(state)
     return not_found()
 
 
@@ -682,6 +678,11 @@ def busy(active_location: str) -> Answer:
     text = "another stream of the session is running; wait for its end, cancel it, or read it"
     answer = problem(409, "session_busy", text, active=active_location)
     return answer.also(("Content-Location", active_location))
+
+
+def nothing_runs() -> Answer:
+    """Answer who asks for the stream of a session that runs when none does: 204."""
+    return Answer(204, (_NO_STORE,))
 
 
 def ended(ending: Ending) -> Answer:

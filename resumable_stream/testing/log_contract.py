@@ -356,22 +356,35 @@ class LogContract:
         assert await self._rest(log, None) == b"".join(event_bytes(n) for n in range(1, 31))
 
     @_scenario
-    async def test_a_span_that_trims_is_the_first_one_left(self, log: StreamLog) -> None:
-        writer = await self._begin(log, last=7)
-        assert await log.append([Append(writer, span_of(9, 9), exact=True, trims=True)]) == [Behind(7)]
-        assert await log.append([Append(writer, span_of(8, 9), exact=True, trims=True)]) == [Appended(9)]
+    async def test_an_append_that_trims_drops_the_front_in_one_step(self, log: StreamLog) -> None:
+        writer = await self._begin(log, last=9)  # spans of three
+        with _raises(ValueError):
+            Append(writer, span_of(10, 10), trims=11)
+        assert await log.append([Append(writer, span_of(11, 11), exact=True, trims=7)]) == [Behind(9)]
+        assert (await self._page(log)).oldest == 1
+        assert await log.append([Append(writer, span_of(10, 11), exact=True, trims=7)]) == [Appended(11)]
         for other in (log, self._another(log)):
-            page = await self._page(other, after=Cursor(writer.epoch, 7))
-            assert (page.oldest, page.n, [span.first for span in page.spans]) == (8, 9, [8])
-            for after in (None, Cursor(writer.epoch, 0), Cursor(writer.epoch, 6)):
+            page = await self._page(other, after=Cursor(writer.epoch, 6))
+            assert (page.oldest, page.n, [span.first for span in page.spans]) == (7, 11, [7, 10])
+            for after in (None, Cursor(writer.epoch, 0), Cursor(writer.epoch, 5)):
                 gone = await other.read("s", after)
                 assert isinstance(gone, Gone)
-                assert (gone.why, gone.oldest, gone.n) == ("trimmed", 8, 9)
-        assert await log.append([(writer, span_of(10, 10), None)]) == [Appended(10)]
-        assert await log.append([Append(writer, span_of(11, 11), trims=True)]) == [Appended(11)]
-        assert await log.finish(writer, 11, COMPLETED) == Done(11)
+                assert (gone.why, gone.oldest, gone.n) == ("trimmed", 7, 11)
+        # What shares a span with it stays where it is, and is not offered.
+        assert await log.append([Append(writer, span_of(12, 12), trims=8)]) == [Appended(12)]
+        assert (await self._page(log, after=Cursor(writer.epoch, 7))).oldest == 8
+        assert isinstance(await log.read("s", Cursor(writer.epoch, 6)), Gone)
+        assert await self._rest(log, Cursor(writer.epoch, 7)) == b"".join(event_bytes(n) for n in range(8, 13))
+        # Nothing comes back, and an append sent again changes nothing.
+        assert await log.append([Append(writer, span_of(12, 12), trims=8)]) == [Appended(12)]
+        assert await log.append([Append(writer, span_of(13, 13), trims=2)]) == [Appended(13)]
+        assert await log.append([Append(writer, span_of(14, 14), trims=14)]) == [Appended(14)]
+        page = await self._page(log, after=Cursor(writer.epoch, 13))
+        assert (page.oldest, [span.first for span in page.spans]) == (14, [14])
+        assert await log.append([(writer, span_of(15, 15), None)]) == [Appended(15)]
+        assert await log.finish(writer, 15, COMPLETED) == Done(15)
         await log.compact("s")
-        assert await self._rest(log, Cursor(writer.epoch, 10)) == event_bytes(11)
+        assert await self._rest(log, Cursor(writer.epoch, 13)) == event_bytes(14) + event_bytes(15)
 
     @_scenario
     async def test_a_stream_is_created_and_another_one_grows_or_neither(self, log: StreamLog) -> None:
@@ -424,7 +437,7 @@ class LogContract:
         await self._hear(bells, lambda bell: bell.id == "feed" and bell.n in (1, None))
         await log.finish(writer, 0, COMPLETED, also=Append(feed, span_of(2, 2), exact=True))
         await self._hear(bells, lambda bell: bell.id == "feed" and bell.n in (2, None))
-        assert await log.append([Append(feed, span_of(3, 3), exact=True, trims=True)]) == [Appended(3)]
+        assert await log.append([Append(feed, span_of(3, 3), exact=True, trims=3)]) == [Appended(3)]
         await self._hear(bells, lambda bell: bell.id == "feed" and (bell.n, bell.oldest) in ((3, 3), (None, None)))
         await bells.aclose()
 

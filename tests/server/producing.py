@@ -1,5 +1,7 @@
 """
-A process that produces one stream, for tests that kill or stop it: `python -m tests.server.producing LOG ID COUNT PAUSE LEASE`.
+A process that produces one stream, for tests that kill or stop it:
+
+    python -m tests.server.producing LOG ID COUNT PAUSE LEASE [SESSION]
 
 It prints `started` once the stream is there, and `done` at the end.
 """
@@ -18,7 +20,7 @@ def log_at(text: str) -> StreamLog:
     return RedisLog(text) if text.startswith("redis:") else SQLiteLog(text)
 
 
-async def main(text: str, id: str, count: int, pause: float, lease: float) -> None:
+async def main(text: str, id: str, count: int, pause: float, lease: float, session: str | None) -> None:
     async def words() -> AsyncIterator[str]:
         for n in range(count):
             yield f"word {n}"
@@ -26,7 +28,7 @@ async def main(text: str, id: str, count: int, pause: float, lease: float) -> No
 
     log = log_at(text)
     async with Hub(log, lease=lease) as hub:
-        await hub.start(id, words())
+        await hub.start(id, words(), session=session)
         print("started", flush=True)
         with await hub.reader(id) as reader:
             while await reader.next():
@@ -36,4 +38,5 @@ async def main(text: str, id: str, count: int, pause: float, lease: float) -> No
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])))
+    place, name, events, between, seconds, *more = sys.argv[1:]
+    asyncio.run(main(place, name, int(events), float(between), float(seconds), more[0] if more else None))

@@ -134,8 +134,8 @@ def test_a_stop_and_a_message_reach_the_instance_that_generates(make: Make) -> N
 
 
 @contextlib.asynccontextmanager
-async def producer(text: str, count: int, pause: float, lease: float) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = [sys.executable, "-m", "tests.server.producing", text, "s", str(count), str(pause), str(lease)]
+async def producer(text: str, count: int, pause: float, lease: float, *session: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = [sys.executable, "-m", "tests.server.producing", text, "s", str(count), str(pause), str(lease), *session]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytest
@@ -311,7 +311,7 @@ def test_what_410_calls_the_oldest_reads_all_that_is_left() -> None:
 
 
 def test_410_of_a_feed_names_the_way_on() -> None:
-    feed = Standing(head=SSE, epoch="k7q2", n=4, b=120, oldest=3, feed=True)
+    feed = Standing(head=replace(SSE, feed=True), epoch="k7q2", n=4, b=120, oldest=3)
     assert body_of(answer(ask(place="k7q2.1"), feed))["snapshot"] == 1
 
 

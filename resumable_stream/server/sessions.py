@@ -1,0 +1,552 @@
+"""
+Sessions: conversations whose tabs, devices and agents all see one order of events.
+
+    session = hub.session("chat_7")
+    await session.publish("message", {"role": "user", "data": "Hi"}, mid="m1")     # the same mid again: once
+    await session.edit("m1", "Hi there")
+    async for chunk in session.follow():                                           # bytes of server-sent events, never ends
+        …
+
+The feed of a session is a stream in the log, see `feeds`. Whoever appends to it, in any process, appends an event that follows
+the state he knows; if the log has moved on, he reads what is new and decides again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from .._errors import LogUnavailable
+from .._events import Outcome
+from . import wire
+from .bodies import Body, pieces
+from .feeds import Feed, SessionMessage, check_event, check_message, snapshot_block
+from .log import (
+    AlsoRefused,
+    Append,
+    Appended,
+    Behind,
+    Cursor,
+    Ended,
+    Ending,
+    Existing,
+    Fenced,
+    Gone,
+    Head,
+    Lost,
+    Page,
+    StreamLog,
+    Unknown,
+    Writer,
+    check_text,
+    epoch_of,
+)
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from .answering import HubAnswer
+    from .asgi import HubResponse
+    from .hub import Hub
+
+__all__ = ["Session", "SessionMessage", "Sessions", "feed_id_of", "is_feed_id"]
+
+_PREFIX: Final = "~session."
+_KEPT: Final = 1000
+"""Sessions whose state this process remembers. 1,000: one that is forgotten is read again, in one trip for most."""
+_TRIES: Final = 100
+"""How often a step is tried while others append. 100: each try that fails is one of theirs that succeeded."""
+
+LOST: Final = Ending(outcome=Outcome.FAILED, reason="producer_lost")
+
+T = TypeVar("T")
+
+
+def feed_id_of(session: str) -> str:
+    """The id of the stream that is the feed of a session. Nobody can start, cancel or forget a stream by such an id."""
+    check_text("the id of a session", session, limit=1024)
+    if not session:
+        raise ValueError("the id of a session is text of 1 to 1024 bytes, got ''")
+    return _PREFIX + hashlib.blake2b(session.encode(), digest_size=20, person=b"rs-session-feed").hexdigest()
+
+
+def is_feed_id(stream_id: str) -> bool:
+    """Whether an id is that of a feed."""
+    return stream_id.startswith(_PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the feed of a session is kept."""
+
+    session: str
+    owner: str
+    key: str
+
+
+class _Known:
+    """What this process knows of one session. `feed` is `None` before it was read."""
+
+    def __init__(self, place: _Place) -> None:
+        self.place = place
+        self.lock = asyncio.Lock()
+        self.feed: Feed | None = None
+        self.fence = 1
+        self.busy = 0
+
+
+class Sessions:
+    """
+    The feeds that this process reads and appends to.
+
+    Args:
+        log: Where they are kept.
+        key_of: The key of a stream in the log, of its id and its owner.
+        retention: Seconds after the last event at which a feed is forgotten.
+        events: Most events of one feed; older ones are put into one that stands for them.
+        bytes: Most bytes of one feed, likewise.
+    """
+
+    def __init__(self, log: StreamLog, key_of: Callable[[str, str], str], *, retention: float, events: int, bytes: int) -> None:
+        self._log = log
+        self._key_of = key_of
+        self._retention = retention
+        self._events = events
+        self._bytes = bytes
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._missing: OrderedDict[str, float] = OrderedDict()
+
+    # --- steps
+
+    async def step(
+        self,
+        session: str,
+        owner: str,
+        decide: Callable[[Feed], bytes | None],
+        act: Callable[[Append | None], Awaitable[T | AlsoRefused]],
+    ) -> T:
+        """
+        Append one event to the feed, together with something else.
+
+        Args:
+            session: Its id.
+            owner: Whose it is.
+            decide: What to append to a feed in this state; `None`: it says so already. It may refuse by an error.
+            act: Does it, given the append, or without one. `AlsoRefused`: the append was refused, and nothing was done.
+
+        Raises:
+            LogUnavailable: The log cannot be reached, or others append without end.
+            Exception: What `decide` and `act` raise.
+        """
+        async with self._held(session, owner) as known:
+            fresh = known.feed is None
+            for _ in range(_TRIES):
+                feed = known.feed
+                if feed is None:
+                    feed, fresh = await self._load(known), True
+                try:
+                    block = decide(feed)
+                except Exception:
+                    if fresh:
+                        raise
+                    await self._catch_up(known)
+                    fresh = True
+                    continue
+                if block is None and not fresh:
+                    # What is known here may be old; whether there is nothing to say is asked of the log.
+                    await self._catch_up(known)
+                    fresh = True
+                    continue
+                span = None if block is None else feed.span(block)
+                found = await act(None if span is None else Append(self._writer(known, feed), span, exact=True))
+                if not isinstance(found, AlsoRefused):
+                    # Where `act` left the append out, the next one is refused and this process reads what is there.
+                    if span is not None and known.feed is feed:
+                        feed.take([span])
+                        await self._trim(known, feed)
+                    return found
+                fresh = True
+                await self._mend(known, found.verdict)
+            raise LogUnavailable(
+                f"the feed of session {session[:80]!r} was appended to by others {_TRIES} times meanwhile",
+                stream_id=known.place.key,
+            )
+
+    async def append(self, session: str, owner: str, decide: Callable[[Feed], bytes | None]) -> Cursor:
+        """
+        Append one event to the feed, unless it says so already.
+
+        Returns:
+            The last event of the feed then.
+        """
+        cursor: Cursor | None = None
+
+        def decided(feed: Feed) -> bytes | None:
+            nonlocal cursor
+            block = decide(feed)
+            cursor = Cursor(feed.epoch, feed.n + (block is not None))
+            return block
+
+        async def act(also: Append | None) -> bool | AlsoRefused:
+            if also is None:
+                return True
+            (verdict,) = await self._log.append([also])
+            return True if isinstance(verdict, Appended) else AlsoRefused(verdict)
+
+        await self.step(session, owner, decided, act)
+        assert cursor is not None
+        return cursor
+
+    async def feed(self, session: str, owner: str) -> Feed:
+        """The state now, asked of the log."""
+        async with self._held(session, owner) as known:
+            if known.feed is None:
+                return await self._load(known)
+            await self._catch_up(known)
+            return known.feed
+
+    async def delete(self, session: str, owner: str) -> None:
+        """Forget the feed of a session; its streams stay."""
+        async with self._held(session, owner) as known:
+            await self._log.delete(known.place.key)
+            known.feed = None
+
+    # --- what is known
+
+    @contextlib.asynccontextmanager
+    async def _held(self, session: str, owner: str) -> AsyncIterator[_Known]:
+        key = self._key_of(feed_id_of(session), owner)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _Known(_Place(session, owner, key))
+        self._known.move_to_end(key)
+        known.busy += 1
+        try:
+            async with known.lock:
+                yield known
+        finally:
+            known.busy -= 1
+            if len(self._known) > _KEPT:
+                for other in [each for each in self._known.values() if not each.busy][: len(self._known) - _KEPT]:
+                    del self._known[other.place.key]
+
+    def _writer(self, known: _Known, feed: Feed) -> Writer:
+        # Nobody claims it: it is forgotten when its lease is over.
+        return Writer(known.place.key, feed.epoch, known.fence, self._retention, 0.0)
+
+    def head(self, session: str, owner: str) -> Head:
+        """The head of a feed."""
+        return Head(content_type="text/event-stream", framing="sse", owner=owner, session=session, retention=0.0, feed=True)
+
+    async def _load(self, known: _Known) -> Feed:
+        """Read the whole feed; make it if there is none."""
+        key = known.place.key
+        while True:
+            found = await self._log.read(key, None)
+            if isinstance(found, Unknown):
+                made = await self._log.create(key, self.head(known.place.session, known.place.owner), lease=self._retention)
+                if isinstance(made, Writer):
+                    known.feed, known.fence = Feed(made.epoch), made.fence
+                    return known.feed
+                continue
+            feed = Feed(found.epoch)
+            if isinstance(found, Gone):
+                # The front was dropped: what is left begins with an event that stands for it.
+                left = await self._log.read(key, Cursor(found.epoch, found.oldest - 1))
+                if not isinstance(left, Page):
+                    continue
+                found = left
+                first_b = found.spans[0].start if found.spans else found.b
+                feed = Feed(found.epoch, found.oldest - 1, first_b)
+            known.feed, known.fence = feed, 1
+            feed.take(found.spans)
+            feed.first = found.oldest
+            if feed.n < found.n:
+                await self._catch_up(known)
+            return known.feed
+
+    async def _catch_up(self, known: _Known) -> None:
+        """Read what others have appended."""
+        feed = known.feed
+        assert feed is not None
+        while True:
+            found = await self._log.read(known.place.key, Cursor(feed.epoch, feed.n))
+            if not isinstance(found, Page):
+                known.feed = None
+                await self._load(known)
+                return
+            feed.take(found.spans)
+            feed.first = found.oldest
+            if feed.n >= found.n:
+                return
+
+    async def _mend(self, known: _Known, verdict: Fenced | Ended | Behind | Lost) -> None:
+        """Learn why an append was refused."""
+        feed = known.feed
+        assert feed is not None
+        match verdict:
+            case Behind(n) if n > feed.n:
+                await self._catch_up(known)
+            case Lost():
+                await self._restore(known, feed)
+            case Fenced(current):
+                epoch, _, fence = current.rpartition(".")
+                if epoch != feed.epoch:
+                    known.feed = None
+                    await self._load(known)
+                known.fence = int(fence)
+            case Behind():
+                # The log went back. What it holds is what all others see.
+                known.feed = None
+                await self._load(known)
+            case Ended(ending):
+                raise LogUnavailable(
+                    f"the feed of session {known.place.session[:80]!r} has ended ({ending.reason}), which it should never; "
+                    "forget() the session",
+                    stream_id=known.place.key,
+                )
+
+    async def _restore(self, known: _Known, feed: Feed) -> None:
+        """The log has lost the feed, or some of it: write its state again, under a new epoch."""
+        head, epoch = self.head(known.place.session, known.place.owner), epoch_of(secrets.token_bytes(8))
+        fresh = Feed(epoch)
+        spans = [fresh.span(snapshot_block(self._snapshot(feed)))]
+        made = await self._log.restore(self._writer(known, feed), head, epoch, spans)
+        if isinstance(made, Existing):
+            known.feed = None
+            await self._load(known)
+            return
+        fresh.take(spans)
+        known.feed, known.fence = fresh, made.fence
+
+    async def _trim(self, known: _Known, feed: Feed) -> None:
+        """
+        Put what is old into one event that stands for it.
+
+        What follows the one before is kept, so that nobody who is a little behind misses anything.
+        """
+        if feed.n - feed.stands < self._events // 2 and feed.b - feed.stands_b <= self._bytes // 2:
+            return
+        span = feed.span(snapshot_block(self._snapshot(feed)))
+        trims = feed.stands
+        try:
+            (verdict,) = await self._log.append([Append(self._writer(known, feed), span, exact=True, trims=trims)])
+        except LogUnavailable:
+            return  # after the next event
+        if isinstance(verdict, Appended):
+            feed.take([span])
+            feed.first = max(feed.first, trims)
+
+    def _snapshot(self, feed: Feed) -> dict[str, Any]:
+        # A quarter: together with what follows it is less than half of the limit.
+        return feed.snapshot(events=self._events // 2, bytes=self._bytes // 4)
+
+    # --- streams of a session
+
+    async def settle(self, session: str, owner: str, now: float, lease: float, notice: Callable[[str], None]) -> Feed:
+        """
+        The state now, in which no stream runs that the log knows to have ended.
+
+        A stream of which the log knows nothing may be just about to be created. It counts as lost a lease later.
+
+        Args:
+            session: Its id.
+            owner: Whose it is.
+            now: The time of this process.
+            lease: Seconds.
+            notice: Told the key of a stream whose producer is dead.
+        """
+        feed = await self.feed(session, owner)
+        for stream_id in list(feed.streams):
+            key = self._key_of(stream_id, owner)
+            found = await self._log.read(key, None, limit_bytes=0)
+            ending: Ending | None = None
+            if isinstance(found, Page):
+                ending = found.ending
+                if ending is None and found.lease_left == 0.0:
+                    notice(key)
+            elif isinstance(found, Unknown):
+                ending = self._lost_since(key, now, lease)
+            if ending is not None:
+                gone = ending
+                await self.append(session, owner, lambda feed, id=stream_id, gone=gone: feed.ended(id, gone))  # type: ignore[misc]
+        return await self.feed(session, owner) if feed.streams else feed
+
+    def _lost_since(self, key: str, now: float, lease: float) -> Ending | None:
+        since = self._missing.setdefault(key, now)
+        if len(self._missing) > _KEPT:
+            self._missing.popitem(last=False)
+        if now - since < lease:
+            return None
+        self._missing.pop(key, None)
+        return LOST
+
+
+class Session:
+    """
+    One session of a hub: `hub.session(id)` makes it, and it costs nothing.
+
+    Attributes:
+        id: Of the session.
+        owner: Whose it is. Each owner has sessions of his own, as with streams.
+    """
+
+    def __init__(self, hub: Hub, sessions: Sessions, id: str, owner: str) -> None:
+        self.id = id
+        self.owner = owner
+        self._hub = hub
+        self._sessions = sessions
+        self._feed_id = feed_id_of(id)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id[:80]!r}>"
+
+    async def publish(self, event: str, data: Any, *, mid: str | None = None) -> Cursor:
+        """
+        Append an event to the feed.
+
+        Args:
+            event: `"message"`, or a name of the application's own.
+            data: Of a message `{"role": "user", "data": …}`; of others any JSON value.
+            mid: Its id: the same again is the same event, as long as the feed remembers it. `None`: a random one.
+
+        Returns:
+            The last event of the feed then.
+
+        Raises:
+            ValueError: The name is the server's own, the data is not that of a message, or the event is larger than 1 MiB.
+            LogUnavailable: The log cannot be reached.
+        """
+        check_event(event)
+        if event == "message":
+            check_message(data)
+        name = secrets.token_urlsafe(12) if mid is None else _checked(mid)
+        return await self._append(lambda feed: feed.published(event, data, name))
+
+    async def edit(self, mid: str, data: Any) -> Cursor:
+        """
+        Give a message other data.
+
+        Raises:
+            MessageUnknown: There is no such message, or it was deleted.
+            ValueError: The event would be larger than 1 MiB.
+            LogUnavailable: The log cannot be reached.
+        """
+        return await self._append(lambda feed: feed.edited(_checked(mid), data))
+
+    async def delete(self, mid: str) -> Cursor:
+        """
+        Delete a message. Calling it again is the same as once.
+
+        Raises:
+            MessageUnknown: There never was one.
+            LogUnavailable: The log cannot be reached.
+        """
+        return await self._append(lambda feed: feed.deleted(_checked(mid)))
+
+    async def messages(self) -> list[SessionMessage]:
+        """The messages as they are now, edits and deletions applied, in the order in which they were said."""
+        self._hub._check_running()
+        return list((await self._sessions.feed(self.id, self.owner)).messages.values())
+
+    async def active(self) -> list[str]:
+        """Ids of the streams that run, in the order in which they began."""
+        return list((await self._hub._settled(self.id, self.owner)).streams)
+
+    async def snapshot(self) -> tuple[dict[str, Any], Cursor]:
+        """
+        The state as data for JSON, and the event after which the feed goes on from there.
+
+        Returns:
+            `{"messages": [{"mid", "role", "data"}], "streams": [{"id", "by"}]}` and the cursor.
+        """
+        feed = await self._hub._settled(self.id, self.owner)
+        return feed.snapshot(), Cursor(feed.epoch, feed.n)
+
+    def follow(self, after: Cursor | str | None = None) -> AsyncGenerator[bytes, None]:
+        """
+        Read the feed as server-sent events: what follows a cursor, then what is live. It never ends by itself.
+
+        Args:
+            after: The last event that the reader has; `None`: from the first one held.
+
+        Returns:
+            As `Hub.follow()`, which also says what the iterator raises.
+        """
+        return pieces(self._opens(after))
+
+    def _opens(self, after: Cursor | str | None) -> Callable[[], Awaitable[Body]]:
+        cursor = after if isinstance(after, Cursor) else Cursor.parse(after) if after else None
+
+        async def opened() -> Body:
+            self._hub._check_running()
+            begin = cursor
+            if begin is None:
+                feed = await self._sessions.feed(self.id, self.owner)
+                begin = Cursor(feed.epoch, feed.first - 1)
+            return await self._hub._opens(self._feed_id, begin, "events", 0, self.owner)()
+
+        return opened
+
+    async def answer(
+        self,
+        method: str,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]],
+        query: str | bytes = "",
+        *,
+        path: str | None = None,
+    ) -> HubAnswer:
+        """
+        Say what a request for the feed is answered, for any framework. See `Hub.answer()`.
+
+        With `?view=snapshot` the first event is the state, `snapshot()`, and the rest follows it. A browser's `EventSource` that
+        slept until its cursor was gone gets it again; anyone else is told 410, and asks for it.
+
+        Args:
+            method: `GET` or `HEAD`.
+            headers: Of the request, by name; the case of names does not count.
+            query: What stands after the `?`, still encoded.
+            path: Of the request, as the client knows it, for `Content-Location`.
+        """
+        from .answering import HubAnswer, answer_to_feed
+
+        facts = wire.Facts(method, dict(headers), query.decode("latin-1") if isinstance(query, bytes) else query)
+        answer, opened = await answer_to_feed(self._hub, facts, self.id, owner=self.owner, location=path)
+        return HubAnswer(answer, opened, head=method == "HEAD")
+
+    async def respond(self, request: Request) -> HubResponse:
+        """Answer a request of Starlette or FastAPI with the feed. See `answer()`; it needs the extra `server`."""
+        from .answering import answer_to_feed
+        from .asgi import HubResponse, facts_of, path_of
+
+        answer, opened = await answer_to_feed(self._hub, facts_of(request), self.id, owner=self.owner, location=path_of(request))
+        return HubResponse(answer, opened, send_timeout=self._hub.send_timeout)
+
+    async def _standing(self) -> tuple[dict[str, Any], Cursor, wire.Standing]:
+        """The state, where the feed begins, and how it stands for who reads it over HTTP."""
+        feed = await self._hub._settled(self.id, self.owner)
+        head = self._sessions.head(self.id, self.owner)
+        state = wire.Standing(head=head, epoch=feed.epoch, n=feed.n, b=feed.b, oldest=feed.first)
+        return feed.snapshot(), Cursor(feed.epoch, feed.first - 1), state
+
+    async def forget(self) -> None:
+        """Delete the feed. Streams of the session are not touched."""
+        self._hub._check_running()
+        await self._sessions.delete(self.id, self.owner)
+
+    async def _append(self, decide: Callable[[Feed], bytes | None]) -> Cursor:
+        self._hub._check_running()
+        return await self._sessions.append(self.id, self.owner, decide)
+
+
+def _checked(mid: str) -> str:
+    check_text("the id of a message", mid, limit=256)
+    if not mid:
+        raise ValueError("the id of a message is text of 1 to 256 bytes, got ''")
+    return mid
