@@ -214,7 +214,7 @@ def existing_of(stream_id: str, reply: Sequence[Any]) -> Existing:
 
 def handover_of(stream_id: str, reply: Sequence[Any]) -> Handover:
     """What a claim hands over."""
-    _, _, _, n, b, k, cancel, kept, head, note, note_n, taken, request = reply
+    _, _, _, n, b, k, cancel, kept, before, head, note, note_n, taken, request = reply
     return Handover(
         head=head_from_json(stream_id, head or b""),
         n=_whole(stream_id, "n", n),
@@ -225,6 +225,7 @@ def handover_of(stream_id: str, reply: Sequence[Any]) -> Handover:
         control=control_of(stream_id, k, cancel),
         request=None if request is None else bytes(request),
         whole=kept == 1,
+        before=_text(stream_id, "epoch", before) if before else None,
     )
 
 

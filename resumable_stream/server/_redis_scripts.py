@@ -6,15 +6,16 @@ checks before it writes anything: an error in the middle of a script does not un
 
 A stream has four keys with the same tag, so that they lie on one node of a Cluster:
 
-    rs:{id}     hash    the record: v epoch fence n b c oldest until keep out head req note nn tk k kc cancel by z
+    rs:{id}     hash    the record: v epoch fence n b c oldest until keep out head req note nn tk k kc cancel by at z
     rs:{id}:s   stream  the spans; the entry of a span is <number of its last event>-0, with b, l, and d or z
     rs:{id}:i   stream  the inbox; the entry of a message is <its place>-0, with m, kind, d
     rs:{id}:x   hash    id of a message → its place
 
 `nn` is the event of the note, `tk` how many messages are dealt with, `kc` how many the inbox holds, and `by` names the call that
 made the present writer: a call that is sent again, because its reply was lost, is recognised. `until` is in milliseconds on the
-clock of the server, `keep` is the retention in milliseconds. The record's `z` says that the stream was compacted; that of an
-entry is compressed data, and beside it `l` is compressed too.
+clock of the server, `keep` is the retention in milliseconds, `at` names the history of the server in which the record was last
+known to be whole. The record's `z` says that the stream was compacted; that of an entry is compressed data, and beside it `l` is
+compressed too.
 
 The channel of a stream has the name of its hash. Outside a Cluster a script is also given `rs:run`, a sorted set of the running
 streams by the time when their leases are over.
@@ -95,9 +96,16 @@ local function lease_end(ms)
   return now + ms
 end
 
+-- Another server that takes over begins another history, and so does this one when it is started again: what it had not got by
+-- then is lost without a trace. It costs a microsecond. Nothing where the user of this connection may not ask.
+local function history()
+  local info = redis.pcall('INFO', 'replication')
+  return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+end
+
 local function load()
   local m = redis.call('HMGET', K[1], 'v', 'epoch', 'fence', 'n', 'b', 'c', 'oldest', 'until', 'k', 'keep', 'out',
-    'cancel', 'by')
+    'cancel', 'by', 'at')
   if not m[1] then
     if redis.call('EXISTS', K[1]) == 0 then return nil end
     damaged('it has no version')
@@ -109,7 +117,7 @@ local function load()
     epoch = m[2], fence = fence, token = m[2] .. '.' .. m[3],
     n = whole('n', m[4]), b = whole('b', m[5]), c = whole('c', m[6]), oldest = whole('oldest', m[7]),
     lease_end = whole('until', m[8]), k = whole('k', m[9]), keep = whole('keep', m[10]),
-    out = m[11], cancel = m[12], by = m[13] or ''
+    out = m[11], cancel = m[12], by = m[13] or '', at = m[14]
   }
 end
 
@@ -159,8 +167,10 @@ local function append(a)
   end
   if ARGV[a + 8] ~= '' then redis.call('HSET', K[1], 'tk', ARGV[a + 8]) end
   if ARGV[a + 11] then redis.call('HSET', K[1], 'note', ARGV[a + 11], 'nn', ARGV[a + 3]) end
-  local lease = tonumber(ARGV[a + 7])
+  local lease, at = tonumber(ARGV[a + 7]), history()
   redis.call('HSET', K[1], 'until', decimal(lease_end(lease)))
+  -- Its writer, who knows best, is where the record is: nothing was lost.
+  if r.at ~= at then redis.call('HSET', K[1], 'at', at) end
   expire(lease + r.keep)
   return {'OK', ARGV[a + 3], decimal(r.k), r.cancel}
 end
@@ -188,7 +198,7 @@ if refused then return refused end
 forget()
 local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], 'v', 1, 'epoch', ARGV[2], 'fence', 1, 'n', 0, 'b', 0, 'c', 0, 'oldest', 1, 'k', 0, 'kc', 0,
-  'until', decimal(now + lease), 'keep', ARGV[4], 'by', ARGV[1])
+  'until', decimal(now + lease), 'keep', ARGV[4], 'by', ARGV[1], 'at', history())
 fields(8, last)
 index(KEYS[5], ARGV[6], now + lease, lease + keep)
 expire(lease + keep)
@@ -233,31 +243,43 @@ return {'OK', decimal(r.n)}
 """
 
 _CLAIM: Final = """
--- by, epoch, lease, id
+-- by, epoch, lease, id, 1 if the new writer will append
 local r = load()
 if not r then return {'UNKNOWN'} end
 if r.out then return {'ENDED', r.out, decimal(r.n)} end
-local kept = r.by ~= ARGV[1] .. '-'
-if kept and r.by ~= ARGV[1] .. '+' then
+-- How it went: '+' with its events, '-' without, and '=' and the epoch of before with its events under a new one.
+local how = string.sub(r.by, 1, #ARGV[1]) == ARGV[1] and string.sub(r.by, #ARGV[1] + 1) or ''
+if how == '' then
   if r.lease_end > now then return {'HELD', decimal(r.lease_end - now)} end
-  kept = redis.call('XLEN', KEYS[2]) == r.c
-  if not kept and r.epoch == ARGV[2] then return {'SAME'} end
+  local at = history()
+  if redis.call('XLEN', KEYS[2]) ~= r.c then
+    how = '-'
+  elseif ARGV[5] == '1' and r.at ~= at then
+    how = '=' .. r.epoch
+  else
+    how = '+'
+  end
+  if how ~= '+' and r.epoch == ARGV[2] then return {'SAME'} end
   local lease = tonumber(ARGV[3])
   expire(lease + r.keep)
   r.fence = r.fence + 1
-  redis.call('HSET', KEYS[1], 'fence', decimal(r.fence), 'until', decimal(now + lease), 'by', ARGV[1] .. (kept and '+' or '-'))
-  if not kept then
-    redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'n', 0, 'b', 0, 'c', 0, 'oldest', 1)
+  redis.call('HSET', KEYS[1], 'fence', decimal(r.fence), 'until', decimal(now + lease), 'by', ARGV[1] .. how)
+  if how == '-' then
+    redis.call('HSET', KEYS[1], 'n', 0, 'b', 0, 'c', 0, 'oldest', 1)
     redis.call('HDEL', KEYS[1], 'note', 'nn')
     redis.call('UNLINK', KEYS[2])
-    r.epoch, r.n, r.b, r.oldest = ARGV[2], 0, 0, 1
+    r.n, r.b, r.oldest = 0, 0, 1
+  end
+  if how ~= '+' then
+    redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'at', at)
+    r.epoch = ARGV[2]
     ring('x ' .. place(r))
   end
   index(KEYS[5], ARGV[4], now + lease, lease + r.keep)
 end
 local more = redis.call('HMGET', KEYS[1], 'head', 'note', 'nn', 'tk', 'req')
-return {'OK', r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.k), r.cancel, kept and 1 or 0,
-  more[1], more[2], more[3], more[4], more[5]}
+return {'OK', r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.k), r.cancel, how ~= '-' and 1 or 0,
+  string.sub(how, 2), more[1], more[2], more[3], more[4], more[5]}
 """
 
 _STAGE: Final = """
@@ -295,7 +317,7 @@ end
 forget()
 local lease, keep = tonumber(ARGV[4]), tonumber(ARGV[5])
 redis.call('HSET', KEYS[1], 'v', 1, 'epoch', ARGV[3], 'c', ARGV[6], 'kc', ARGV[7], 'until', decimal(now + lease), 'keep', ARGV[5],
-  'by', ARGV[1])
+  'by', ARGV[1], 'at', history())
 fields(10, last)
 if count > 0 then redis.call('RENAME', KEYS[5], KEYS[2]) end
 if messages > 0 then redis.call('RENAME', KEYS[6], KEYS[3]) end

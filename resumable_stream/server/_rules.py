@@ -192,20 +192,24 @@ class Record:
         self.until = now + writer.lease if writer.lease else 0.0
         self.expires = now + writer.lease + self.head.retention
 
-    def claim(self, stream_id: str, *, lease: float, now: float, entries: int, epoch: str) -> Writer:
+    def claim(self, stream_id: str, *, lease: float, now: float, entries: int, epoch: str, doubtful: bool = False) -> Writer:
         """
         Hand the stream to a new writer, as `judge_claim` let it.
 
         A log that is whole keeps its epoch, so that readers go on where they are. One that lost spans gets `epoch` and begins
-        again without events; the caller then removes the spans that are left.
+        again without events; the caller then removes the spans that are left. So does one that is `doubtful`, with its events:
+        it may have lost some after them, and the new writer will append others.
         """
         whole = entries == self.c
+        before = self.epoch if whole and doubtful else None
         self.fence += 1
         if not whole:
             self.epoch = epoch
             self.n = self.b = self.c = 0
             self.oldest = 1
             self.note, self.note_n = None, 0
+        elif before is not None:
+            self.epoch = epoch
         self.until = now + lease
         self.expires = now + lease + self.head.retention
         handover = Handover(
@@ -218,6 +222,7 @@ class Record:
             control=self.control,
             request=self.request,
             whole=whole,
+            before=before,
         )
         return Writer(stream_id, self.epoch, self.fence, lease, self.head.retention, handover)
 

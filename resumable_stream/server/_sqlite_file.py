@@ -7,6 +7,10 @@ which nobody can read. It is closed instead, and the file that is there now is o
 *Forks.* SQLite must not be carried across a `fork()`, and a connection that is only left open in the parent does harm in the
 child too: SQLite remembers its locks per process, and the child would believe it held them. So all connections are closed just
 before a fork, and each side opens its own again.
+
+*Doubt.* A machine that lost its power may have lost the last transactions, unless the file is `durable`, and a file from a backup
+lacks all that came after it. Neither can be seen in the tables. So the file remembers the start of the machine and the number of
+the file that it was written as: where another one opens it, the streams that ran are put into `doubt`.
 """
 
 from __future__ import annotations
@@ -80,8 +84,10 @@ CREATE TABLE IF NOT EXISTS inbox (
     PRIMARY KEY (stream, k),
     UNIQUE (stream, mid)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS origin (boot TEXT NOT NULL, file TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS doubt (stream TEXT PRIMARY KEY) WITHOUT ROWID;
 """
-_OURS: Final = {"stream_log", "stream", "span", "request", "inbox"}
+_OURS: Final = {"stream_log", "stream", "span", "request", "inbox", "origin", "doubt"}
 # A store of this package may live in the same file. Any other table belongs to somebody else.
 _NEIGHBOURS: Final = {"place", "kept"}
 
@@ -203,6 +209,26 @@ class SQLiteFile:
             # Two processes may both come here; the second finds what the first made.
             connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
             self._check_version(connection)
+        self._doubt(connection)
+
+    def _doubt(self, connection: sqlite3.Connection) -> None:
+        """Remember which streams ran when the file was last used by another start of the machine, or under another number."""
+        inode = self.inode()
+        origin = _boot(), "" if inode is None else str(inode[1])
+        if connection.execute("SELECT boot, file FROM origin").fetchall() == [origin]:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            known = connection.execute("SELECT boot, file FROM origin").fetchall()
+            # A file that is durable loses nothing when the power fails.
+            if [file for _, file in known] != [origin[1]] or (known != [origin] and not self.durable):
+                connection.execute("INSERT OR IGNORE INTO doubt SELECT id FROM stream WHERE out IS NULL")
+            connection.execute("DELETE FROM origin")
+            connection.execute("INSERT INTO origin (boot, file) VALUES (?, ?)", origin)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
 
     def _check_version(self, connection: sqlite3.Connection) -> None:
         rows = connection.execute("SELECT version FROM stream_log LIMIT 2").fetchall()
@@ -362,6 +388,14 @@ else:
             yield
         finally:
             os.close(fd)
+
+
+def _boot() -> str:
+    """Names this start of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def code_of(exc: BaseException) -> int:

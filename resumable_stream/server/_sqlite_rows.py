@@ -6,6 +6,7 @@ The rows of a log in SQLite, and one transaction over them.
     span(stream, n, b, l, d, z)                           its spans: `d` as written, or `z` and `l` compressed
     request(stream, d)                                    what it answers, apart, so that no append writes it again
     inbox(stream, k, kind, mid, d)                        its messages
+    origin(boot, file), doubt(stream)                     see `SQLiteFile`
 
 A row of `span` has a rowid: without one, each of more than a quarter of a page would take a page of its own.
 
@@ -315,9 +316,23 @@ class Step:
 
     def _delete(self, stream_id: str) -> None:
         # The stream first, so that the trigger finds nothing to count.
-        for table, column in (("stream", "id"), ("span", "stream"), ("request", "stream"), ("inbox", "stream")):
+        for table, column in (
+            ("stream", "id"),
+            ("span", "stream"),
+            ("request", "stream"),
+            ("inbox", "stream"),
+            ("doubt", "stream"),
+        ):
             deleted = self.db.execute(f"DELETE FROM {table} WHERE {column} = ?", (stream_id,)).rowcount  # noqa: S608
             self.freed = self.freed or deleted > 0
+
+    def is_doubtful(self, stream_id: str) -> bool:
+        """Its last events may be lost."""
+        return self.db.execute("SELECT 1 FROM doubt WHERE stream = ?", (stream_id,)).fetchone() is not None
+
+    def settle_doubt(self, stream_id: str) -> None:
+        """It has a new epoch, of which nothing is lost."""
+        self.db.execute("DELETE FROM doubt WHERE stream = ?", (stream_id,))
 
     def add_span(self, stream_id: str, row: Row, span: Span) -> None:
         """

@@ -416,6 +416,8 @@ class Handover:
         request: What `create` was given.
         whole: The log holds all that was appended. False: events were lost. The stream then has a new epoch and no events,
             but readers may have seen some: it is not one that never began.
+        before: The epoch that the events had until now; `None`: they keep it. The log may have lost the events after them, so
+            their numbers begin anew under another epoch.
     """
 
     head: Head
@@ -427,6 +429,7 @@ class Handover:
     control: Control | None
     request: bytes | None = field(repr=False)
     whole: bool = True
+    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,8 @@ class Following:
 
     Attributes:
         readers: All of this process; `tick()` of each is called each second or so.
+        grace: Seconds after the end of a lease in which a stream that is read here has been claimed by this process, or is known
+            to have been by another.
     """
 
     def __init__(
@@ -103,6 +105,8 @@ class Following:
     ) -> None:
         self._log = log
         self._poll = poll
+        # A poll that was sent just before, the next one, and what is late on a busy machine.
+        self.grace = 2 * poll + 1.0
         self.lease = lease
         self._mirror_bytes = mirror_bytes
         self._on_control = on_control

@@ -40,12 +40,13 @@ from .log import (
     Fenced,
     Head,
     Lost,
+    SpanRefused,
     StreamLog,
     Writer,
     epoch_of,
     join_spans,
 )
-from .mirror import Listen
+from .mirror import Listen, Mirror
 from .sessions import Sessions
 
 __all__ = ["FORGOTTEN", "Generations", "OnLost", "Producer", "check_producer", "close"]
@@ -509,27 +510,71 @@ class Generations:
             self.tasks.spawn(self._take_over(key))
 
     async def _take_over(self, key: str) -> None:
+        run = self._on_lost if len(self._running) < self.pace.streams else None
         try:
-            verdict = await self.log.claim(key, lease=self.pace.lease)
+            verdict = await self.log.claim(key, lease=self.pace.lease, go_on=callable(run))
+            if not isinstance(verdict, Writer):
+                return
+            if self.closing:
+                # It shuts down by now: whoever reads it elsewhere may claim it at once.
+                await self.log.renew([replace(verdict, lease=0.0)])
+                return
+            writer = await self._give_back(verdict)
         except LogUnavailable as exc:
             logger.info("stream %s cannot be taken over now: %s", key, exc)
             return
-        if not isinstance(verdict, Writer):
+        if writer is None:
             return
-        handover = verdict.handover
+        handover = writer.handover
         assert handover is not None
-        if self.closing:
-            # It shuts down by now: whoever reads it elsewhere may claim it at once.
-            await self.log.renew([replace(verdict, lease=0.0)])
-            return
-        if callable(self._on_lost) and len(self._running) < self.pace.streams:
+        if callable(run) and not self.is_behind(writer):
             logger.warning("stream %s lost its producer after event %d and is continued here", key, handover.n)
-            self.run(handover.head.public_id or key, verdict, handover.head, self._on_lost, None)
+            self.run(handover.head.public_id or key, writer, handover.head, run, None)
             return
         logger.warning("stream %s lost its producer after event %d", key, handover.n)
-        await self.end_lost(verdict)
+        await self.end_lost(writer)
+
+    def is_behind(self, writer: Writer) -> bool:
+        """
+        The log has lost events of a stream that was just claimed, and this process has them, under the epoch that goes on.
+
+        Their numbers must not be given to other events: readers have seen them.
+        """
+        return self._ahead(writer, writer.epoch) is not None
+
+    def _ahead(self, writer: Writer, *epochs: str | None) -> Mirror | None:
+        followed, handover = self._following.find(writer.stream_id), writer.handover
+        mirror = None if followed is None else followed.follower.mirror
+        return mirror if mirror and handover and mirror.epoch in epochs and mirror.n > handover.n else None
+
+    async def _give_back(self, writer: Writer) -> Writer | None:
+        """
+        Append what the log of a stream that was just claimed has lost, and readers of this process have seen.
+
+        Returns:
+            The writer, with what the log has now in its handover. `None`: another process has the stream meanwhile.
+        """
+        handover = writer.handover
+        assert handover is not None
+        mirror = self._ahead(writer, writer.epoch, handover.before)
+        if mirror is None or mirror.oldest > handover.n + 1:
+            return writer
+        logger.warning(
+            "the log of stream %s lost events %d to %d, which it gets again", writer.stream_id, handover.n + 1, mirror.n
+        )
+        for span in join_spans(mirror.spans(handover.n)):
+            try:
+                (verdict,) = await self.log.append([Append(writer, span)])
+            except SpanRefused:
+                # The log has another history than this process: they are not its events.
+                break
+            if not isinstance(verdict, Appended):
+                return None
+            handover = replace(handover, n=span.n, b=span.b)
+        return replace(writer, handover=handover)
 
     async def end_lost(self, writer: Writer) -> None:
+        """End a stream that was claimed and is not continued."""
         handover = writer.handover
         assert handover is not None
         reason = "producer_lost"

@@ -532,9 +532,10 @@ class Hub:
                 self._following.forget(key)
                 continue
             if answer.ending is None and answer.n == 0 and self._on_lost == "restart_if_empty" and self._generations.may_claim():
-                writer = await self.log.claim(key, lease=self.lease)
+                writer = await self.log.claim(key, lease=self.lease, go_on=True)
                 if isinstance(writer, Writer) and writer.handover is not None:
-                    if writer.handover.n == 0 and writer.handover.whole and not self._is_full:
+                    was_empty = writer.handover.n == 0 and writer.handover.whole and not self._generations.is_behind(writer)
+                    if was_empty and not self._is_full:
                         self._generations.run(stream_id, writer, answer.head, run, request)
                         return Stream(stream_id, writer.epoch, joined=False)
                     self._generations.tasks.spawn(self._generations.end_lost(writer))

@@ -368,12 +368,22 @@ class StreamLog(Protocol):
         """
         ...
 
-    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
         """
         Take over a stream whose lease is over; its writer is fenced from now on.
 
         A log that holds all that was appended keeps its epoch, and readers go on. One that lost spans begins again under a new
         epoch without events (`writer.handover.whole` is false), and readers learn that theirs is gone.
+
+        A log that came back after a fail-over, a power loss or from a backup may have lost its last events without a trace.
+        Readers may have seen them, so their numbers must not be given to other events.
+
+        Args:
+            stream_id: The stream.
+            lease: Seconds, see `Writer.lease`.
+            go_on: The new writer will append events. A log that may have lost its last events then gives those that it holds a
+                new epoch (`writer.handover.before` is the old one), and readers of the old one learn that it is gone. Otherwise
+                the epoch stays, so that its readers get what is left, and the end.
 
         Returns:
             The new writer, with what it goes on from in `.handover`, or why it cannot be.

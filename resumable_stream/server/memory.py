@@ -285,8 +285,8 @@ class MemoryLog:
             verdicts.append(stream.record.control)
         return verdicts
 
-    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
-        """See `StreamLog.claim()`."""
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+        """See `StreamLog.claim()`. What was lost is never in doubt: it goes with the process."""
         check_seconds("lease", lease)
         stream, now = self._find(stream_id), self._clock()
         verdict = judge_claim(stream.record if stream else None, now)

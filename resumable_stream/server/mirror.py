@@ -423,7 +423,7 @@ class Follower:
         head: Of the stream; `None` likewise.
         gone: Why it is `Phase.GONE`. For a log that went back, go on calling `poll()` while its producer may repair it.
         control: How the inbox stands, as far as bells have said.
-        running_until: When the lease of the writer is over, on the log's clock, as of the last page.
+        running_until: When the lease of the writer is over, on the log's clock, as of the last answer.
         lease_left: Seconds of it that were left then.
     """
 
@@ -583,6 +583,12 @@ class Follower:
             # The log lost its tail and ended before it. One event behind, the ending has the number of the event that was lost.
             gone = Gone(answer.oldest, answer.n, "went_back", answer.epoch, answer.head, answer.ending, None, answer.now)
             return self._missing(gone)
+        if _is_other_history(mirror, answer):
+            # It lost its tail without a trace, and somebody went on from there under the same epoch.
+            gone = Gone(
+                answer.oldest, answer.n, "other_epoch", answer.epoch, answer.head, answer.ending, answer.running_until, answer.now
+            )
+            return self._missing(gone)
         before, ended = mirror.n, mirror.ending
         back = self.gone is not None
         self.gone = None
@@ -632,6 +638,9 @@ class Follower:
         self._again = False
         first = self.phase is not Phase.GONE or self.gone != answer
         self.gone = answer
+        if isinstance(answer, Gone) and answer.why == "went_back":
+            self.running_until = answer.running_until
+            self.lease_left = max(0.0, (answer.running_until or 0.0) - answer.now)
         if self.phase not in (Phase.STALE, Phase.LISTENING, Phase.COLD):
             self.phase = Phase.GONE
         return [Wake()] if first else []
@@ -658,6 +667,16 @@ class Follower:
                 f"the log of epoch {mirror.epoch} is damaged: {what} does not continue event {mirror.n} at byte {mirror.b}; "
                 "delete() the stream"
             )
+
+
+def _is_other_history(mirror: Mirror, page: Page) -> bool:
+    """The events of the log are not those of the mirror, although they have the same numbers: their bytes end elsewhere."""
+    if mirror.b is None:
+        return False
+    if page.n == mirror.n:
+        return page.b != mirror.b
+    first = page.spans[0] if page.spans else None
+    return first is not None and first.first <= mirror.n + 1 <= first.n and spans_after(first, mirror.n).start != mirror.b
 
 
 def _rank(bell: Bell) -> tuple[int, int]:

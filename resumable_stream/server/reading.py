@@ -36,7 +36,7 @@ class Reader:
         ending: How the stream ended, once everything was handed out; `None` before.
         gone: Why nothing more can be read, though the stream did not end; `None` otherwise.
         ahead: The log had gone back behind this reader's place when it began; it waits for at most a lease for the producer to
-            send again what was lost.
+            send again what was lost, and then for whoever takes the stream over.
         left: The server is shutting down, and asks this reader to come back elsewhere.
         watch: Called each second or so with the time of the event loop, for whoever sends what is read.
     """
@@ -282,11 +282,15 @@ class Reader:
         return chunk
 
     def _hope(self, gone: Gone | Unknown | None) -> bool:
-        """A log that lost the tail of a running stream, or all of it, is repaired by a producer that lives: within a lease."""
+        """
+        A log that lost the tail of a running stream, or all of it, is repaired by a producer that lives: within a lease.
+
+        After that, this process may claim the stream, and give the log what it has lost.
+        """
         now = self._following.now()
         match gone:
             case Gone(why="went_back", ending=None, running_until=until):
-                left = max(0.0, (until or 0.0) - gone.now)
+                left = max(0.0, (until or 0.0) - gone.now) + self._following.grace
             case Unknown() if not self._followed.dropped:
                 # It ran when it was last seen, since the mirror has no ending.
                 left = self._following.lease

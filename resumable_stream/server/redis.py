@@ -344,11 +344,11 @@ class RedisLog:
             verdicts.append(verdict or control_of(writer.stream_id, reply[1], reply[2]))
         return verdicts
 
-    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
-        """See `StreamLog.claim()`."""
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+        """See `StreamLog.claim()`. Events may be lost since another server took over, or this one was started again."""
         check_stream_id(stream_id)
-        words = [b"%d" % ms_of(check_seconds("lease", lease)), stream_id.encode()]
-        reply = await self._granted(("claim", stream_id), self._scripts.claim, stream_id, words)
+        words = [b"%d" % ms_of(check_seconds("lease", lease)), stream_id.encode(), b"1" if go_on else b"0"]
+        reply = await self._granted(("claim", stream_id, str(go_on)), self._scripts.claim, stream_id, words)
         match reply[0]:
             case b"UNKNOWN":
                 return Unknown()

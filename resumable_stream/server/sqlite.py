@@ -269,8 +269,8 @@ class SQLiteLog:
 
         return await self._started().write(renew) if items else []
 
-    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
-        """See `StreamLog.claim()`."""
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+        """See `StreamLog.claim()`. Events may be lost since the machine was started again, or the file replaced."""
         check_stream_id(stream_id)
         check_seconds("lease", lease)
 
@@ -282,10 +282,14 @@ class SQLiteLog:
             assert row is not None
             record = row.record
             record.request = request_of(step.db, stream_id)
-            writer = record.claim(stream_id, lease=lease, now=step.now, entries=row.held, epoch=new_epoch(row))
+            doubtful = go_on and step.is_doubtful(stream_id)
+            epoch = new_epoch(row)
+            writer = record.claim(stream_id, lease=lease, now=step.now, entries=row.held, epoch=epoch, doubtful=doubtful)
             step.change(stream_id)
             if writer.handover is not None and not writer.handover.whole:
                 step.clear_spans(stream_id, row)
+            if record.epoch == epoch:
+                step.settle_doubt(stream_id)
                 step.ring(stream_id, row, None)
             return writer
 

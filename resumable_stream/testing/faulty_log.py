@@ -148,9 +148,9 @@ class FaultyLog:
         """See `StreamLog.renew()`."""
         return await self._call(lambda: self.log.renew(writers))
 
-    async def claim(self, stream_id: str, *, lease: float) -> Writer | Held | Ended | Unknown:
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
         """See `StreamLog.claim()`."""
-        return await self._call(lambda: self.log.claim(stream_id, lease=lease))
+        return await self._call(lambda: self.log.claim(stream_id, lease=lease, go_on=go_on))
 
     async def say(self, stream_id: str, message: Message) -> Said | Ended | Full | Unknown:
         """See `StreamLog.say()`."""

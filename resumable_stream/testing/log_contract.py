@@ -1093,6 +1093,18 @@ class LogContract:
         assert await log.append([(again, span_of(7, 7), None)]) == [Appended(7)]
 
     @_scenario
+    async def test_whoever_goes_on_with_a_log_that_lost_nothing_keeps_its_epoch(self, log: StreamLog) -> None:
+        writer = await self._begin(log, last=4)
+        for fence in (2, 3, 4):
+            await self._released(log, writer)
+            new, found = await self._claim(self._another(log), go_on=True)
+            assert (new.epoch, new.fence) == (writer.epoch, fence)
+            assert (found.n, found.whole, found.before) == (2 + fence, True, None)
+            assert await log.append([(new, span_of(found.n + 1, found.n + 1), None)]) == [Appended(found.n + 1)]
+            assert await self._rest(log, Cursor(writer.epoch, found.n)) == span_of(found.n + 1, found.n + 1).data
+            writer = new
+
+    @_scenario
     async def test_a_claim_of_lost_spans_begins_another_epoch(self, log: StreamLog) -> None:
         writer = await self._begin(log, last=4)
         await log.append([(writer, span_of(5, 5), "note")])

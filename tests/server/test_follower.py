@@ -437,10 +437,39 @@ def test_a_log_that_contradicts_itself_is_damaged() -> None:
     driver = live((1, 2))
     page = driver.log.read(Cursor(EPOCH, 2))
     assert isinstance(page, Page)
-    wrong = replace(page, n=3, spans=(replace(span_of(3, 3), b=999),))
+    wrong = replace(page, n=4, spans=(span_of(3, 3), replace(span_of(4, 4), b=999)))
     driver.follower.poll()
     with pytest.raises(LogUnavailable, match="damaged"):
         driver.follower.read(wrong)
+
+
+@pytest.mark.parametrize("seen", range(2, 6))
+@pytest.mark.parametrize("now", range(2, 6))
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_history_that_was_written_anew_is_gone_for_who_has_read_the_old_one(seen: int, now: int, ended: bool) -> None:
+    """
+    The log lost all but its first event, and somebody else wrote others in their place, under the same epoch.
+
+    No log of this package does so, but one of the caller may. The mirror must not splice the two: readers would get the first
+    history up to a number and the second one after it. They are told that theirs is gone, and read the other one from its start.
+    """
+    driver = live((1, 1), *((n, n) for n in range(2, seen + 1)))
+    old = b"".join(span_of(n, n).data for n in range(1, seen + 1))
+    log = driver.log
+    del log.spans[1:]
+    log.record.n, log.record.b, log.record.c = 1, log.spans[0].b, 1
+    for n in range(2, now + 1):
+        data = b"data: another %d\n\n" % n
+        log.append(Span(n=n, b=log.record.b + len(data), lengths=(len(data),), data=data))
+    if ended:
+        log.finish()
+    log.bells.clear()
+    driver.do(driver.follower.poll())
+    driver.settle()
+    mirror = driver.follower.mirror
+    assert mirror is not None and mirror.ending is None
+    assert mirror.after(0) == (old, seen)
+    assert driver.follower.phase is Phase.GONE
 
 
 # --- with a producer in this process

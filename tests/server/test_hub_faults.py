@@ -588,6 +588,178 @@ def test_a_reader_one_event_ahead_of_a_log_that_ended_is_told_that_it_is_gone() 
     run(scenario)
 
 
+class Forgetful(MemoryLog):
+    """
+    A log that loses its tail without a trace.
+
+    Args:
+        knows: It knows that it may have, as after a fail-over. A log of the caller's may not.
+    """
+
+    def __init__(self, *, knows: bool) -> None:
+        super().__init__()
+        self.knows = knows
+
+    def lose(self, key: str, keep: int) -> None:
+        stream = self._streams[key]
+        lost = stream.spans[keep:]
+        del stream.spans[keep:]
+        self._grow(stream, -sum(map(_size_of, lost)), spans=True)
+        record = stream.record
+        record.n, record.b, record.c = keep, record.b - sum(len(span.data) for span in lost), keep
+
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Any:
+        stream = self._streams.get(stream_id)
+        if not (self.knows and go_on and stream) or stream.record.until > self._clock():
+            return await super().claim(stream_id, lease=lease, go_on=go_on)
+        writer = stream.record.claim(
+            stream_id, lease=lease, now=self._clock(), entries=stream.entries, epoch=self._new_epoch(stream), doubtful=True
+        )
+        self._ring(stream_id, stream.record, None)
+        return writer
+
+
+async def five_events(log: MemoryLog, *, lease: float = 0.3) -> Writer:
+    """A stream whose producer has written `one 1` to `one 5`, and is dead by now."""
+    writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=lease)
+    assert isinstance(writer, Writer)
+    for n in range(1, 6):
+        data = b"data: one %d\n\n" % n
+        await log.append([(writer, Span(n=n, b=n * len(data), lengths=(len(data),), data=data), None)])
+    return writer
+
+
+@pytest.mark.parametrize("kept", range(6))
+@pytest.mark.parametrize("seen", range(6))
+@pytest.mark.parametrize("knows", [True, False])
+@pytest.mark.parametrize("on_lost", ["continue", "fail"])
+def test_events_that_a_dead_producer_and_its_log_lost_are_never_replaced_under_their_numbers(
+    kept: int, seen: int, knows: bool, on_lost: str
+) -> None:
+    """
+    The producer died, the log came back with `kept` of its 5 events, and a reader of the process that takes over has `seen` some.
+
+    What any reader has been given stays what it is. If this process has the lost events, the log gets them again: they were
+    acknowledged, and are the only copy. A log that knows that it may have lost more than this process has seen begins another
+    epoch, and whoever is ahead is told so. What no process has seen, and no log remembers, cannot be known by anybody.
+    """
+
+    async def scenario() -> None:
+        log = Forgetful(knows=knows)
+        writer = await five_events(log)
+        log.lose("s", max(seen, kept))
+
+        async def another(gen: Generation) -> None:
+            assert gen.resumed_from == max(seen, kept)
+            for n in range(gen.n + 1, 9):
+                await gen.send(f"two {n}")
+
+        async with Hub(log, lease=0.3, poll=0.05, on_lost=another if on_lost == "continue" else "fail") as hub:
+            with await hub.reader("s") as reader:
+                body = b""
+                while reader.n < seen:
+                    body += await reader.next() or b""
+                log.lose("s", min(kept, len(log._streams["s"].spans)))
+                while chunk := await reader.next():
+                    body += chunk
+            old = [f"one {n}" for n in range(1, max(seen, kept) + 1)]
+            late, again = await read_all(hub, "s")
+            if on_lost == "fail":
+                assert data_of(late) == data_of(body) == old
+                assert reader.ending == again.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
+                return
+            whole = [*old, *(f"two {n}" for n in range(len(old) + 1, 9))]
+            assert data_of(late) == whole
+            assert again.ending == COMPLETED
+            assert (again.cursor.epoch != writer.epoch) == knows
+            if knows:
+                assert isinstance(reader.gone, Gone) and reader.gone.why == "other_epoch"
+                assert data_of(body) == old[: len(data_of(body))]
+                for n in range(10):
+                    with pytest.raises(rs.HistoryGone):
+                        await hub.reader("s", Cursor(writer.epoch, n))
+            else:
+                assert data_of(body) == whole and reader.ending == COMPLETED
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("on_lost", ["continue", "restart_if_empty"])
+def test_a_log_that_is_behind_its_readers_and_cannot_be_mended_ends_honestly(on_lost: str) -> None:
+    """
+    This process has shown events that it no longer holds, and the log has lost them, and all before them.
+
+    Nobody can write them again, and other events under their numbers would be taken for what follows them. So the stream fails,
+    and whoever is ahead is told that it is gone.
+    """
+
+    async def scenario() -> None:
+        log = Forgetful(knows=False)
+        writer = await five_events(log)
+        ran = []
+
+        async def another(gen: Generation) -> None:
+            ran.append(gen.resumed_from)
+
+        lost: Any = another if on_lost == "continue" else on_lost
+        async with Hub(log, lease=0.3, poll=60.0, on_lost=lost) as hub:
+            with await hub.reader("s") as reader:
+                while reader.n < 5:
+                    await reader.next()
+                mirror = hub._following.get("s").follower.mirror
+                assert mirror is not None
+                mirror.trim(0)
+                log.lose("s", 0)
+                await until(lambda: log._streams["s"].record.until < log._clock())
+                if on_lost == "continue":
+                    hub._generations.notice_orphan("s")
+                else:
+                    assert (await hub.start("s", another)).joined
+                await until(lambda: log._streams["s"].record.ending is not None)
+                hub._following.do(hub._following.get("s"), hub._following.get("s").follower.poll())
+                assert await reader.next() == b""
+                assert isinstance(reader.gone, Gone) and reader.gone.why == "went_back"
+            assert not ran
+            assert log._streams["s"].record.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
+            with pytest.raises(rs.HistoryGone):
+                await hub.reader("s", Cursor(writer.epoch, 5))
+
+    run(scenario)
+
+
+def test_a_takeover_that_is_taken_over_gives_nothing_back() -> None:
+    """The log gets lost events again under the token of the claim, so somebody who has claimed meanwhile is left alone."""
+
+    async def scenario() -> None:
+        log = Forgetful(knows=False)
+        await five_events(log)
+
+        async def another(gen: Generation) -> None:
+            raise AssertionError("the stream is somebody else's")
+
+        async with Hub(log, lease=0.3, poll=60.0, on_lost=another) as hub:
+            with await hub.reader("s") as reader:
+                while reader.n < 5:
+                    await reader.next()
+                log.lose("s", 2)
+                log._streams["s"].record.until = 0.0
+                claim, other = log.claim, []
+
+                async def twice(*args: Any, **more: Any) -> Any:
+                    verdict = await claim(*args, **more)
+                    log._streams["s"].record.until = 0.0
+                    other.append(await claim("s", lease=60.0))
+                    return verdict
+
+                log.claim = twice  # type: ignore[method-assign]
+                await hub._generations._take_over("s")
+                assert not hub._generations
+                record = log._streams["s"].record
+                assert (record.token, record.n, record.ending) == (other[0].token, 2, None)
+
+    run(scenario)
+
+
 def test_a_fenced_producer_that_lingers_does_not_take_its_successor_along() -> None:
     async def scenario() -> None:
         log = MemoryLog()

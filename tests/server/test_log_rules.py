@@ -205,6 +205,29 @@ def test_a_claim_of_a_whole_log_keeps_its_epoch() -> None:
     assert (found.taken, found.control, found.request, found.whole) == (2, Control(3), b"{}", True)
 
 
+def test_a_claim_of_a_doubtful_log_keeps_its_events_and_not_its_epoch() -> None:
+    """
+    A log that may have lost its last events without a trace cannot say to which of its readers it is behind.
+
+    What the new writer appends would have numbers that some have seen with other events, so the numbers get another epoch. The
+    events that are left are good, and have been paid for.
+    """
+    stored = record(note="n", note_n=8, taken=2, k=3, request=b"{}")
+    writer = stored.claim("s", lease=5.0, now=60.0, entries=2, epoch="zzzz", doubtful=True)
+    assert (writer.token, stored.token) == ("zzzz.2", "zzzz.2")
+    assert (stored.n, stored.b, stored.c, stored.oldest, stored.note, stored.note_n) == (10, 100, 2, 1, "n", 8)
+    found = writer.handover
+    assert found is not None
+    assert (found.n, found.b, found.note, found.note_n, found.whole, found.before) == (10, 100, "n", 8, True, "k7q2")
+    for n in range(12):
+        answer = judge_read(stored, 2, Cursor("k7q2", n), now=60.0)
+        assert isinstance(answer, Gone) and answer.why == "other_epoch"
+    # What is known to be lost is gone, and not in doubt.
+    lost = record()
+    gone = lost.claim("s", lease=5.0, now=60.0, entries=1, epoch="zzzz", doubtful=True).handover
+    assert gone is not None and (gone.n, gone.whole, gone.before) == (0, False, None)
+
+
 def test_a_claim_of_a_log_that_lost_spans_begins_again_under_another_epoch() -> None:
     stored = record(note="n", note_n=8, taken=2, k=3, oldest=3)
     writer = stored.claim("s", lease=5.0, now=60.0, entries=1, epoch="zzzz")

@@ -645,11 +645,16 @@ def test_a_server_that_is_too_old_or_of_another_kind_is_refused_clearly(hello: b
     run(scenario())
 
 
-def test_a_user_with_few_rights_is_enough(own_redis: RedisServer) -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_user_with_few_rights_is_enough(own_redis: RedisServer, asks: bool) -> None:
+    """Also one that may not ask the server for its history; then a fail-over is not noticed, see the page on logs."""
+
     async def scenario() -> None:
         login = ["on", ">pass", "~app:*", "resetchannels", "&app:*", "-@all"]
         inside = "+time +hmget +hget +hset +hdel +exists +hexists +hlen +unlink +xadd +xlen +xrange +pexpire +pttl +publish"
         inside += " +zadd +zrem +zrangebyscore +rename"
+        if asks:
+            inside += " +info"
         outside = "+evalsha +eval +subscribe +unsubscribe +ping"
         assert own_redis.command("ACL", "SETUSER", "app", *login, *inside.split(), *outside.split()) == "+OK"
         log = RedisLog(f"redis://app:pass@127.0.0.1:{own_redis.port}", prefix="app:")
@@ -659,7 +664,13 @@ def test_a_user_with_few_rights_is_enough(own_redis: RedisServer) -> None:
         await log.say("s", Message(id="m"))
         assert (await anext(bells)).item == Control(1)
         assert await log.orphans() == []
-        assert await log.finish(writer, 3, OK) == Done(3)
+        await log.renew([replace(writer, lease=0.0)])
+        again = await log.claim("s", lease=15.0, go_on=True)
+        assert isinstance(again, Writer) and again.epoch == writer.epoch
+        with redis.Redis(port=own_redis.port) as direct:
+            history = direct.hget("app:{s}", "at")
+            assert history == (direct.info("replication")["master_replid"].encode() if asks else b"")
+        assert await log.finish(again, 3, OK) == Done(3)
         await log.compact("s")
         await log.delete("s")
         await log.aclose()

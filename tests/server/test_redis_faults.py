@@ -287,6 +287,123 @@ def test_a_promoted_replica_without_the_last_ten_spans(own_redis: RedisServer, p
         replica.close()
 
 
+@pytest.mark.parametrize("lost", [0, 1, 10])
+@pytest.mark.parametrize("primary", ["the replica", "the old one again"])
+@pytest.mark.parametrize("reply", ["comes", "is lost"])
+def test_whoever_goes_on_after_a_fail_over_gives_no_number_twice(
+    own_redis: RedisServer, lost: int, primary: str, reply: str
+) -> None:
+    """
+    A primary that took over cannot know what it did not get: `lost` events that some reader has seen, or none.
+
+    The new producer writes other events after what is left. Under the same epoch a reader that has seen all would skip as many of
+    them as were lost, and never know. So they get another epoch, and every cursor of the old one is told that it is gone: 410,
+    after which a reader begins anew. The events that are left stay, with their note, since they are paid for.
+
+    Nobody can tell `lost == 0` from the others, so that takeover costs its readers a new start too.
+    """
+
+    async def scenario(replica: RedisServer) -> None:
+        async with RedisProxy(own_redis.port) as proxy:
+            log = RedisLog(proxy.url)
+            writer = await begin(log, last=19, lease=0.3)
+            assert await log.append([(writer, span(20), "note")]) == [Appended(20)]
+            await _replicated(own_redis)
+            assert replica.command("REPLICAOF", "NO", "ONE") == "+OK"
+            if lost:
+                await go_on(log, writer, 21, 20 + lost)
+            if primary == "the replica":
+                own_redis.kill()
+                proxy.target = replica.port
+                proxy.cut()
+            else:
+                # It was demoted, got what the other one has, and is promoted again.
+                assert own_redis.command("REPLICAOF", "127.0.0.1", replica.port) == "+OK"
+                while "master_link_status:up" not in own_redis.command("INFO", "replication"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                assert own_redis.command("REPLICAOF", "NO", "ONE") == "+OK"
+            await until(lambda: log.read("s"))
+            bells = log.bells()
+            await bells.add("s")
+            while not isinstance(page := await log.read("s", limit_bytes=0), Page) or page.lease_left:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            if reply == "is lost":
+                proxy.lose_replies(1)
+            new = await log.claim("s", lease=600.0, go_on=True)
+            assert isinstance(new, Writer)
+            assert proxy.lost == (reply == "is lost")
+            found = new.handover
+            assert found is not None
+            assert new.epoch != writer.epoch
+            assert (found.n, found.note, found.note_n, found.whole, found.before) == (20, "note", 20, True, writer.epoch)
+            assert (await heard(bells, lambda bell: bell.epoch == new.epoch)).n == 20
+            await go_on(log, new, 21, 40)
+            for n in range(42):
+                gone = await log.read("s", Cursor(writer.epoch, n))
+                assert isinstance(gone, Gone) and (gone.why, gone.epoch) == ("other_epoch", new.epoch)
+            assert await text(log) == whole(40)
+            assert await log.append([(writer, span(21), None)]) == [Fenced(new.token)]
+            # It is known to be whole again: the next takeover keeps its epoch.
+            (verdict,) = await log.renew([replace(new, lease=0.0)])
+            assert verdict is None
+            again = await log.claim("s", lease=600.0, go_on=True)
+            assert isinstance(again, Writer)
+            assert (again.epoch, again.handover and again.handover.before) == (new.epoch, None)
+            await log.aclose()
+
+    assert own_redis.command("CONFIG", "SET", "repl-diskless-sync-delay", 0) == "+OK"
+    replica = RedisServer("--replicaof", "127.0.0.1", str(own_redis.port), "--repl-diskless-sync-delay", "0").start()
+    try:
+        run(scenario(replica))
+    finally:
+        replica.close()
+
+
+@pytest.mark.parametrize("producer", ["alive", "dead"])
+def test_a_server_that_was_started_again_is_trusted_once_its_writer_has_written(kept_redis: RedisServer, producer: str) -> None:
+    """
+    An append-only file of each second, or a snapshot, lacks the last events after a restart, and nothing in it says so.
+
+    A living producer that appends knows where the log must be, so from then on it is whole, and a takeover keeps the epoch.
+    """
+
+    async def scenario() -> None:
+        log = RedisLog(kept_redis.url)
+        writer = await begin(log, last=20)
+        kept_redis.restart()
+        await until(lambda: log.read("s"))
+        n = 20
+        if producer == "alive":
+            n = 21
+            await go_on(log, writer, 21, 21)
+        assert await log.renew([replace(writer, lease=0.0)]) == [None]
+        new = await log.claim("s", lease=600.0, go_on=True)
+        assert isinstance(new, Writer) and new.handover is not None
+        assert (new.handover.n, new.handover.before) == (n, None if producer == "alive" else writer.epoch)
+        assert (new.epoch == writer.epoch) == (producer == "alive")
+        await log.aclose()
+
+    run(scenario())
+
+
+def test_whoever_ends_a_stream_after_a_fail_over_leaves_its_readers_what_is_there(kept_redis: RedisServer) -> None:
+    """Nothing is written, so no number comes twice: readers that are not ahead get the rest and an honest end, and no 410."""
+
+    async def scenario() -> None:
+        log = RedisLog(kept_redis.url)
+        writer = await begin(log, last=20, lease=0.3)
+        kept_redis.restart()
+        await until(lambda: log.read("s"))
+        claimed = await claim(log)
+        assert (claimed.epoch, claimed.handover and claimed.handover.before) == (writer.epoch, None)
+        assert await log.finish(claimed, 20, LOST) == Done(20)
+        for n in range(21):
+            assert await text(log, after=Cursor(writer.epoch, n)) == whole(20)[len(whole(n)) :]
+        await log.aclose()
+
+    run(scenario())
+
+
 def test_a_server_that_does_not_answer_is_unavailable_and_then_goes_on(own_redis: RedisServer) -> None:
     async def scenario() -> None:
         log = RedisLog(own_redis.url, socket_timeout=0.1, timeout=5.0)

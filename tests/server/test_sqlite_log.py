@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -27,6 +28,7 @@ import pytest
 
 from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Cursor, Ending, Head, Message, Span, SQLiteLog, StreamLog
+from resumable_stream.server import _sqlite_file as files
 from resumable_stream.server import _sqlite_rows as rows
 from resumable_stream.server import _sqlite_threads as threads
 from resumable_stream.server.log import (
@@ -311,6 +313,69 @@ def test_a_file_deleted_in_use_is_a_lost_log_that_its_writer_restores(tmp_path: 
     with caplog.at_level(logging.WARNING, "resumable_stream.server"):
         run(scenario(("",)))
         run(scenario(("", "-wal", "-shm")))
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("what", ["nothing", "machine started again", "from a backup", "moved to another machine"])
+def test_whoever_goes_on_with_a_file_that_may_lack_events_gives_no_number_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, durable: bool
+) -> None:
+    """
+    A machine that lost its power may have lost the last transactions, and a copy lacks all that came after it.
+
+    The events that are appended then have numbers that some reader may have seen with other events, so they get another epoch.
+    A file that is durable loses nothing with the power, and keeps its epoch; a copy is a copy in any case.
+    """
+    path = tmp_path / "streams.db"
+    boots = ["first", "second"]
+    monkeypatch.setattr(files, "_boot", lambda: boots[0])
+
+    async def scenario() -> None:
+        log = SQLiteLog(path, durable=durable)
+        writer = await create(log, last=5)
+        ended = await create(log, "ended", last=2)
+        assert await log.finish(ended, 2, OK) == Done(2)
+        assert await log.renew([replace(writer, lease=0.0)]) == [None]
+        await log.aclose()
+        if what in ("from a backup", "moved to another machine"):
+            copy = tmp_path / "copy"
+            shutil.copyfile(path, copy)
+            os.replace(copy, path)
+        if what in ("machine started again", "moved to another machine"):
+            boots.pop(0)
+        doubtful = what in ("from a backup", "moved to another machine") or (what == "machine started again" and not durable)
+        for _ in range(3):
+            # However often the file is opened, and by however many.
+            log, other = SQLiteLog(path, durable=durable), SQLiteLog(path, durable=durable)
+            await text_of(other)
+            # Whoever only ends it changes no number.
+            found = await log.claim("s", lease=0.0)
+            assert isinstance(found, Writer) and found.epoch == writer.epoch
+            await log.aclose()
+            await other.aclose()
+        log = SQLiteLog(path, durable=durable)
+        new = await log.claim("s", lease=0.0, go_on=True)
+        assert isinstance(new, Writer) and new.handover is not None
+        assert (new.handover.n, new.handover.whole) == (5, True)
+        assert new.handover.before == (writer.epoch if doubtful else None)
+        assert (new.epoch != writer.epoch) == doubtful
+        span = span_of(6, 9)
+        assert await log.append([(new, span, None)]) == [Appended(9)]
+        assert await text_of(log) == span_of(1, 9).data
+        for n in range(11):
+            answer = await log.read("s", Cursor(writer.epoch, n))
+            if doubtful:
+                assert isinstance(answer, Gone) and answer.why == "other_epoch"
+            else:
+                assert isinstance(answer, Page) == (n < 10)
+        # What had ended is as it was, and the next takeover has nothing to doubt.
+        assert isinstance(await log.read("ended", Cursor(ended.epoch, 2)), Page)
+        last = await log.claim("s", lease=0.0, go_on=True)
+        assert isinstance(last, Writer) and last.epoch == new.epoch
+        assert count(path, "doubt") == 0
+        await log.aclose()
+
+    run(scenario())
 
 
 @posix
