@@ -93,6 +93,7 @@ class Flusher:
                         size += 0 if item.span is None else len(item.span.data)
             if not batch:
                 continue
+            began = loop.time()
             try:
                 verdicts = await self._log.append([item for _, item in batch])
             except LogUnavailable as exc:
@@ -102,7 +103,7 @@ class Flusher:
                     self.forget(damaged[0])
                     self._on_away(damaged[0])
                     continue
-                await self._away(exc, delay)
+                await self._away(exc, delay, began)
                 delay = min(2 * delay, _LAST_RETRY)
                 continue
             except SpanRefused as exc:
@@ -114,7 +115,7 @@ class Flusher:
             except Exception as exc:
                 # A fault in the log itself. Nothing is known to be stored, so it is tried again like a log that is away.
                 logger.exception("the log failed in a way that it should not")
-                await self._away(LogUnavailable(f"append() raised {type(exc).__name__}"), delay)
+                await self._away(LogUnavailable(f"append() raised {type(exc).__name__}"), delay, began)
                 delay = min(2 * delay, _LAST_RETRY)
                 continue
             delay = _FIRST_RETRY
@@ -153,10 +154,11 @@ class Flusher:
                 return
             await self._wake.wait(wait)
 
-    async def _away(self, trouble: LogUnavailable, delay: float) -> None:
+    async def _away(self, trouble: LogUnavailable, delay: float, began: float) -> None:
         loop = asyncio.get_running_loop()
         if self._away_since is None:
-            self._away_since, self._was_away = loop.time(), True
+            # Since it was asked: a log that hangs takes its time to say nothing.
+            self._away_since, self._was_away = began, True
             logger.warning("the log is away, generations wait for it: %s", trouble)
         if loop.time() - self._away_since >= self._log_timeout:
             for generation in list(self._dirty):

@@ -255,6 +255,7 @@ class Generations:
                 await asyncio.wait([running.mending])
                 continue
             writer = generation.writer
+            began = self._following.now()
             try:
                 # A feed that cannot be written must not keep the stream from ending.
                 session = generation.head.session if tries < _TRIES_WITH_FEED else None
@@ -264,7 +265,7 @@ class Generations:
                     # Nothing is known to be stored, so it is tried again like a log that is away.
                     logger.exception("the log failed in a way that it should not")
                 tries += 1
-                since = since if tries > 1 else self._following.now()
+                since = since if tries > 1 else began
                 if self._following.now() - since > self.pace.log_timeout:
                     logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
                     self._give_up(generation)

@@ -36,6 +36,7 @@ from .._errors import (
 )
 from .._events import Outcome
 from . import wire
+from ._bounded import bounded
 from .answering import HubAnswer, answer_of
 from .bodies import Body, pieces
 from .feeds import Feed
@@ -202,6 +203,9 @@ class Hub:
         cancel_grace: Seconds between `gen.cancelled` and the cancellation of the producer's task. An async generator cannot look
             at `gen.cancelled`, so it is cancelled at once.
         log_timeout: Seconds that the log may be away before generations that wait for it are given up.
+        call_timeout: Seconds that one call of the log may take; then it counts as away, and the call is made again. 30: the logs
+            of this package give up by themselves before that, so it is for a log of yours or a disk that hangs, and it fits
+            into `log_timeout` twice.
         limits: See `HubLimits`.
         text_of: Text of an event for `message()`: a callable of a `StreamEvent` (→ text or `None`), or a protocol, such as
             `OpenAIChat()`, which knows the text in its events. `None`: the value of `text`
@@ -231,6 +235,7 @@ class Hub:
         on_lost: OnLost = "fail",
         cancel_grace: float = 5.0,
         log_timeout: float = 60.0,
+        call_timeout: float = 30.0,
         limits: HubLimits | None = None,
         text_of: TextOf | ResumeProtocol | None = None,
         authorize: Authorize | None = None,
@@ -245,7 +250,8 @@ class Hub:
             ("abandon_after", 0.0 if abandon_after is None else abandon_after),
         ):
             check_seconds(name, seconds)
-        for name, seconds in (("lease", lease), ("poll", poll), ("session_retention", session_retention)):
+        positive = (("lease", lease), ("poll", poll), ("call_timeout", call_timeout), ("session_retention", session_retention))
+        for name, seconds in positive:
             if not check_seconds(name, seconds):
                 raise ValueError(f"{name} must be more than 0 seconds")
         if on_lost not in ("fail", "restart_if_empty") and not callable(on_lost):
@@ -265,6 +271,7 @@ class Hub:
         self._starting: set[asyncio.Task[Stream]] = set()
         self._text_of = text_of
         self._poll = poll
+        self._call_timeout = call_timeout
         self._pace = Pace(
             lease=lease,
             flush=flush,
@@ -281,6 +288,7 @@ class Hub:
 
     def _keep_in(self, log: StreamLog) -> None:
         self.log = log
+        self._log = log = bounded(log, self._call_timeout)
         self._following = Following(
             log,
             poll=self._poll,
@@ -532,7 +540,7 @@ class Hub:
                 self._following.forget(key)
                 continue
             if answer.ending is None and answer.n == 0 and self._on_lost == "restart_if_empty" and self._generations.may_claim():
-                writer = await self.log.claim(key, lease=self.lease, go_on=True)
+                writer = await self._log.claim(key, lease=self.lease, go_on=True)
                 if isinstance(writer, Writer) and writer.handover is not None:
                     was_empty = writer.handover.n == 0 and writer.handover.whole and not self._generations.is_behind(writer)
                     if was_empty and not self._is_full:
@@ -564,7 +572,7 @@ class Hub:
         if self._generations.closing:
             raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
         if self._is_full:
-            there = Unknown() if replaces is not None else await self.log.read(key, None, limit_bytes=0)
+            there = Unknown() if replaces is not None else await self._log.read(key, None, limit_bytes=0)
             if isinstance(there, Unknown):
                 raise LimitReached(
                     f"{len(self._generations)} generations run here already (HubLimits.streams)", limit=self.limits.streams
@@ -577,7 +585,7 @@ class Hub:
             self._creating -= 1
         if isinstance(answer, Writer) and self.draining:
             # Taken back, so that another instance can start it. Nobody has seen an event of it.
-            await self.log.delete(key)
+            await self._log.delete(key)
             if head.session is not None:
                 id, ending = head.public_id or key, Ending(outcome=Outcome.CANCELLED, reason="shutdown")
                 await self._sessions.append(head.session, head.owner, lambda feed: feed.ended(id, ending))
@@ -591,7 +599,7 @@ class Hub:
 
         async def create(also: Append | None) -> Writer | Existing | AlsoRefused:
             options = {} if also is None else {"also": also}
-            return await self.log.create(key, head, lease=self.lease, request=request, replaces=replaces, **options)
+            return await self._log.create(key, head, lease=self.lease, request=request, replaces=replaces, **options)
 
         if head.session is None:
             answer = await create(None)
@@ -602,7 +610,7 @@ class Hub:
                 return await self._sessions.step(head.session, head.owner, decide, create)
             except StreamBusy:
                 # One that is there is joined, whoever else runs.
-                there = await self.log.read(key, None, limit_bytes=0)
+                there = await self._log.read(key, None, limit_bytes=0)
                 if not isinstance(there, Unknown) and there.epoch != replaces:
                     return Existing(there.epoch, there.n, there.head, there.ending)
                 if last:
@@ -793,7 +801,7 @@ class Hub:
         key = key_of(check_stream_id(id), owner)
         if is_feed_id(id):
             return Unknown()  # nobody runs it
-        verdict = await self.log.say(key, message)
+        verdict = await self._log.say(key, message)
         if isinstance(verdict, Said) and message.kind != CANCEL:
             self._generations.hear_control(key, Control(verdict.k))
         return verdict
@@ -815,7 +823,7 @@ class Hub:
             StreamUnknown: There is no such stream.
             LogUnavailable: The log cannot be reached.
         """
-        answer = await self.log.read(key_of(check_stream_id(id), owner), None, limit_bytes=0)
+        answer = await self._log.read(key_of(check_stream_id(id), owner), None, limit_bytes=0)
         if isinstance(answer, Page) and answer.head.owner == owner:
             return State(
                 id=id, head=answer.head, epoch=answer.epoch, oldest=answer.oldest, n=answer.n, b=answer.b, ending=answer.ending
@@ -873,7 +881,7 @@ class Hub:
                     b=mirror.b or 0,
                     ending=mirror.ending,
                 )
-        answer = await self.log.read(key, after, limit_bytes=1)
+        answer = await self._log.read(key, after, limit_bytes=1)
         if isinstance(answer, Unknown):
             if follower.phase is Phase.GONE and not followed.readers:
                 self._following.forget(key)
@@ -925,7 +933,7 @@ class Hub:
         mirror = followed.follower.mirror
         if mirror is None:
             mirror = Mirror(answer.epoch, answer.head.framing)
-        reader = Reader(self.log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
+        reader = Reader(self._log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
         reader.ahead = answer if isinstance(answer, Gone) else None
         self._readers[reader] = None
         reader.on_close = self._forget_reader
@@ -1020,7 +1028,7 @@ class Hub:
             await self._generations.forget(key)
         else:
             await self._wait_for_end(key)
-        await self.log.delete(key)
+        await self._log.delete(key)
         self._following.forget(key)
 
     async def _wait_for_end(self, key: str) -> None:
@@ -1032,7 +1040,7 @@ class Hub:
         pace, delay = self._generations.pace, 0.01
         deadline = self._following.now() + pace.cancel_grace + pace.lease / 2
         while self._following.now() < deadline:
-            page = await self.log.read(key, None, limit_bytes=0)
+            page = await self._log.read(key, None, limit_bytes=0)
             if not isinstance(page, Page) or page.ending is not None or page.lease_left == 0.0:
                 return
             await asyncio.sleep(delay)

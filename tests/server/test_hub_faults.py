@@ -13,7 +13,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
-from resumable_stream.server.log import Gone, Head, Span, SpanRefused, Writer
+from resumable_stream.server.log import Control, Gone, Head, Message, Span, SpanRefused, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
@@ -964,6 +964,133 @@ def test_a_message_that_comes_while_the_inbox_is_read_is_not_forgotten() -> None
             assert data_of(body) == ["ready", "one", "two"]
 
     run(scenario)
+
+
+def hangs(how: str, at: int, late: list[asyncio.Task[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """
+    The call number `at` never returns.
+
+    Args:
+        how: `"never"`: nothing is done. `"done"`: it was done, and only the reply hangs. `"late"`: it is done after the caller
+            has given up, cancelled or not, as by a thread that hung on a disk.
+        at: From 1.
+        late: Takes the calls that are done late.
+    """
+    count = 0
+
+    async def meet(call: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count != at:
+            return await call()
+        if how == "done":
+            await call()
+
+        async def later() -> Any:
+            await asyncio.sleep(0.2)
+            return await call()
+
+        if how == "late":
+            late.append(asyncio.get_running_loop().create_task(later()))
+        await asyncio.Event().wait()
+        return None
+
+    return meet
+
+
+@pytest.mark.parametrize("verb", ["append", "finish", "renew", "read", "inbox", "restore", "add"])
+@pytest.mark.parametrize("how", ["never", "done", "late"])
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_call_of_the_log_that_never_returns_is_made_again(verb: str, how: str, at: int) -> None:
+    """
+    A log that hangs is a log that is away: what was sent is kept, and sent again after `call_timeout`.
+
+    A call that is done late, after others of the same stream, changes nothing: a span that the log is past is known, and what
+    comes under the token of before is refused. So every event is there once, whichever call hangs and whatever becomes of it.
+    """
+
+    async def scenario() -> None:
+        log, late = Scripted(), list[asyncio.Task[Any]]()
+        log.on[verb] = hangs(how, at, late)
+        async with Hub(log, flush=0.0, lease=0.15, poll=0.05, call_timeout=0.05) as hub, Hub(log, poll=0.05) as other:
+
+            async def agent(gen: Generation) -> None:
+                for n in range(8):
+                    await gen.send(f"word {n}")
+                    await gen.flush()
+                    if n == 3:
+                        for message in await gen.wait_steered(2.0):
+                            await gen.send(message.data)
+                    if n == 5:
+                        # The log loses the stream, which is written again.
+                        await log.delete("s")
+                    await asyncio.sleep(0.02)
+
+            await hub.start("s", agent)
+            reading = asyncio.create_task(read_all(hub, "s"))
+            await until(lambda: "s" in hub._generations and hub._generations._running["s"].generation.acked >= 4)
+            await log.say("s", Message(id="1", data="turn left"))
+            hub._generations.hear_control("s", Control(1))
+            body, reader = await reading
+            await asyncio.gather(*late)
+            expected = [*(f"word {n}" for n in range(4)), "turn left", *(f"word {n}" for n in range(4, 8))]
+            assert data_of(body) == expected and reader.ending == COMPLETED
+            # What a process finds that has seen nothing of all this.
+            log.on.clear()
+            body, reader = await read_all(other, "s")
+            assert data_of(body) == expected and reader.ending == COMPLETED
+
+    run(scenario)
+
+
+def test_a_log_that_hangs_for_good_ends_the_stream_here_and_says_why() -> None:
+    """The time counts from when the log was asked: it is away for `log_timeout`, and not for one hung call longer."""
+
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def hang(call: Any) -> Any:
+            await asyncio.Event().wait()
+
+        log.on["append"] = hang
+        async with Hub(log, log_timeout=0.3, call_timeout=0.2) as hub:
+            await hub.start("s", words(10_000, 0.001))
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="log_unavailable")
+            assert log.calls["append"] == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["never", "done", "late"])
+def test_a_start_that_hangs_in_the_log_is_refused_in_time(how: str) -> None:
+    """Whoever starts gets `LogUnavailable`, runs nothing, and may ask again; it runs once, also if it was done after all."""
+
+    async def scenario() -> None:
+        log, late, ran = Scripted(), list[asyncio.Task[Any]](), []
+        log.on["create"] = hangs(how, 1, late)
+
+        async def agent(gen: Generation) -> None:
+            ran.append(gen.id)
+            await gen.send("one")
+
+        async with Hub(log, lease=0.3, poll=0.05, call_timeout=0.05) as hub:
+            with pytest.raises(rs.LogUnavailable, match=r"create\(\) within 0.05 s"):
+                await hub.start("s", agent)
+            await asyncio.gather(*late)
+            assert not ran and not hub._generations
+            await hub.start("s", agent)
+            _, reader = await read_all(hub, "s")
+            assert reader.ending is not None and len(ran) <= 1
+            assert (reader.ending == COMPLETED) == bool(ran)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_call_takes_a_time_that_makes_sense(seconds: float) -> None:
+    with pytest.raises(ValueError, match="call_timeout"):
+        Hub(MemoryLog(), call_timeout=seconds)
 
 
 @pytest.mark.parametrize("how", ["drain", "aclose"])
