@@ -189,14 +189,20 @@ _CREATE: Final = """
 -- KEYS[6] to KEYS[9]: of another stream; by, epoch, lease, keep, replaces, id, how many values are fields of the record, those,
 -- then what is also appended
 local r = load()
-if r and not r.out and r.by == ARGV[1] then return {'OK', r.epoch} end
+local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
+if r and not r.out and (r.by == ARGV[1] or (r.epoch == ARGV[2] and r.fence == 1 and r.n == 0)) then
+  -- An earlier try of the same caller.
+  expire(lease + keep)
+  redis.call('HSET', KEYS[1], 'until', decimal(now + lease))
+  index(KEYS[5], ARGV[6], now + lease, lease + keep)
+  return {'OK', r.epoch}
+end
 if r and not (r.out and r.epoch == ARGV[5]) then return existing(r) end
 if r and r.epoch == ARGV[2] then return {'SAME'} end
 local last = 7 + tonumber(ARGV[7])
 local refused = also(last + 1, 6)
 if refused then return refused end
 forget()
-local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], 'v', 1, 'epoch', ARGV[2], 'fence', 1, 'n', 0, 'b', 0, 'c', 0, 'oldest', 1, 'k', 0, 'kc', 0,
   'until', decimal(now + lease), 'keep', ARGV[4], 'by', ARGV[1], 'at', history())
 fields(8, last)

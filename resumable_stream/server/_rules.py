@@ -192,6 +192,10 @@ class Record:
         self.until = now + writer.lease if writer.lease else 0.0
         self.expires = now + writer.lease + self.head.retention
 
+    def is_of(self, epoch: str | None) -> bool:
+        """It was made by an earlier try of the caller who chose this epoch, and nobody else has had it, or written to it."""
+        return self.epoch == epoch and self.fence == 1 and self.n == 0 and self.ending is None
+
     def claim(self, stream_id: str, *, lease: float, now: float, entries: int, epoch: str, doubtful: bool = False) -> Writer:
         """
         Hand the stream to a new writer, as `judge_claim` let it.

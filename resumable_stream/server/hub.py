@@ -20,6 +20,7 @@ import logging
 import random
 import secrets
 import signal as signals
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
@@ -63,6 +64,7 @@ from .log import (
     Writer,
     check_seconds,
     check_stream_id,
+    epoch_of,
 )
 from .mirror import Mirror, Phase
 from .reading import Reader, View
@@ -89,6 +91,8 @@ IfBusy: TypeAlias = Literal["parallel", "reject", "interrupt"]
 
 _OPEN_TIMEOUT: Final = 10.0
 """Seconds that a reader waits for the log before it is told that it is away."""
+_MOST_ASKED: Final = 1000
+"""Starts without an answer that are remembered. 1,000: some seconds of a busy process whose log is away."""
 _LOOKS: Final = 5
 """Tries to open a reader of a stream that is deleted and created again meanwhile."""
 _CANCEL_ID: Final = "\x1fcancel"
@@ -268,6 +272,8 @@ class Hub:
         self._kinds: dict[str, Producer] = {}
         self._entered = self._closed = False
         self._creating = 0
+        self._asked: OrderedDict[tuple[str, Head, bytes], tuple[str, float]] = OrderedDict()
+        """Streams that were asked for, and the log did not say whether it made them: the epoch, and until when it counts."""
         self._starting: set[asyncio.Task[Stream]] = set()
         self._text_of = text_of
         self._poll = poll
@@ -578,9 +584,20 @@ class Hub:
                     f"{len(self._generations)} generations run here already (HubLimits.streams)", limit=self.limits.streams
                 )
             return Existing(there.epoch, there.n, there.head, there.ending)
+        asked = key, head, hashlib.blake2b(request or b"", digest_size=16).digest()
+        now = self._following.now()
+        epoch, until = self._asked.pop(asked, ("", now))
+        if until <= now:
+            epoch, until = epoch_of(secrets.token_bytes(8)), now + self.lease
         self._creating += 1
         try:
-            answer = await self._create_in_session(key, head, request, replaces, decide)
+            answer = await self._create_in_session(key, head, request, replaces, epoch, decide)
+        except BaseException:
+            # Maybe it was done all the same. Nobody else can have the stream before the lease is over that it got then.
+            self._asked[asked] = epoch, until
+            if len(self._asked) > _MOST_ASKED:
+                self._asked.popitem(last=False)
+            raise
         finally:
             self._creating -= 1
         if isinstance(answer, Writer) and self.draining:
@@ -593,13 +610,19 @@ class Hub:
         return answer
 
     async def _create_in_session(
-        self, key: str, head: Head, request: bytes | None, replaces: str | None, decide: Callable[[Feed], bytes | None]
+        self,
+        key: str,
+        head: Head,
+        request: bytes | None,
+        replaces: str | None,
+        epoch: str,
+        decide: Callable[[Feed], bytes | None],
     ) -> Writer | Existing:
         """Create the stream, and write into the feed of its session that it begins."""
 
         async def create(also: Append | None) -> Writer | Existing | AlsoRefused:
             options = {} if also is None else {"also": also}
-            return await self._log.create(key, head, lease=self.lease, request=request, replaces=replaces, **options)
+            return await self._log.create(key, head, lease=self.lease, request=request, replaces=replaces, epoch=epoch, **options)
 
         if head.session is None:
             answer = await create(None)

@@ -228,6 +228,7 @@ class StreamLog(Protocol):
         request: bytes | None = None,
         replaces: str | None = None,
         also: Append | None = None,
+        epoch: str | None = None,
     ) -> Writer | Existing | AlsoRefused:
         """
         Create the stream, or learn that it is there: of any number of callers at one moment, one becomes its writer.
@@ -241,6 +242,10 @@ class StreamLog(Protocol):
                 another epoch. `None`: a stream that is there is joined, ended or not.
             also: An append to another stream that belongs to the step: both are done or neither. Not looked at where the stream
                 is there already. A log whose streams lie on several machines may do it just before instead.
+            epoch: Of the new stream, chosen at random by the caller. The same call again with the same epoch, because the first
+                got no reply, returns the writer that the first one made, with a fresh lease, as long as it has appended nothing
+                and nobody has claimed the stream. Do not use one again later than a lease after the first call: events may
+                have been written under it. `None`: the log chooses one.
 
         Returns:
             The writer; or the stream that is there, whose head was not changed; or why `also` was refused.

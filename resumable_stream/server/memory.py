@@ -158,11 +158,16 @@ class MemoryLog:
         request: bytes | None = None,
         replaces: str | None = None,
         also: Append | None = None,
+        epoch: str | None = None,
     ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
         check_seconds("lease", lease)
         check_also(stream_id, also)
+        mine = None if epoch is None else Writer(stream_id, epoch, 1, lease, head.retention)
         stream = self._find(stream_id)
+        if mine is not None and stream is not None and stream.record.is_of(epoch):
+            stream.record.renew(mine, self._clock())
+            return mine
         existing = judge_create(stream.record if stream else None, replaces=replaces)
         if existing is not None:
             return existing
@@ -172,7 +177,9 @@ class MemoryLog:
             return AlsoRefused(verdict)
         if stream is not None:
             self._drop(stream_id)
-        record = Record.create(head, self._new_epoch(stream), lease=lease, now=self._clock(), request=request)
+        if epoch is None or (stream is not None and stream.record.epoch == epoch):
+            epoch = self._new_epoch(stream)
+        record = Record.create(head, epoch, lease=lease, now=self._clock(), request=request)
         self._put(stream_id, _Stream(record), fixed)
         return Writer(stream_id, record.epoch, record.fence, lease, head.retention)
 

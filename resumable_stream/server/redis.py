@@ -189,6 +189,7 @@ class RedisLog:
         request: bytes | None = None,
         replaces: str | None = None,
         also: Append | None = None,
+        epoch: str | None = None,
     ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
         check_stream_id(stream_id)
@@ -203,16 +204,18 @@ class RedisLog:
             *fields,
         ]
         digest = hashlib.blake2b(b"\0".join((head_to_json(head).encode(), request or b"")), digest_size=16).hexdigest()
+        if epoch is not None:
+            Cursor(epoch, 0)  # which checks it
         if also is not None and self._client.cluster:
             # Its keys lie on another node. Before, so that nobody meets a stream that the other one does not know of.
             there = await self.read(stream_id, None, limit_bytes=0)
-            if isinstance(there, Page) and not (there.ending is not None and there.epoch == replaces):
+            if isinstance(there, Page) and there.epoch != epoch and not (there.ending is not None and there.epoch == replaces):
                 return Existing(there.epoch, there.n, there.head, there.ending)
             (appended,) = await self.append([also])
             if not isinstance(appended, Appended):
                 return AlsoRefused(appended)
             also = None
-        reply = await self._granted(("create", stream_id, digest), self._scripts.create, stream_id, words, also)
+        reply = await self._granted(("create", stream_id, digest), self._scripts.create, stream_id, words, epoch, also)
         if reply[0] == b"THERE":
             return existing_of(stream_id, reply)
         if also is not None and reply[0] == b"ALSO":
@@ -363,7 +366,13 @@ class RedisLog:
         return Writer(stream_id, reply[1].decode(), int(reply[2]), lease, handover.head.retention, handover)
 
     async def _granted(
-        self, attempt: tuple[str, ...], script: Any, stream_id: str, words: list[bytes], also: Append | None = None
+        self,
+        attempt: tuple[str, ...],
+        script: Any,
+        stream_id: str,
+        words: list[bytes],
+        epoch: str | None = None,
+        also: Append | None = None,
     ) -> Reply:
         """
         Ask for a stream. If the reply is lost, the same question asked again finds what the first one was granted.
@@ -371,11 +380,12 @@ class RedisLog:
         nonce = self._attempts.pop(attempt, None) or _nonce()
         try:
             while True:
-                epoch = epoch_of(secrets.token_bytes(6)).encode()
-                keys, all_words = self._with(also, stream_id, [nonce, epoch, *words])
+                chosen = epoch or epoch_of(secrets.token_bytes(6))
+                keys, all_words = self._with(also, stream_id, [nonce, chosen.encode(), *words])
                 reply = await self._client.call(script, keys, all_words, stream_id)
                 if reply[0] != b"SAME":  # the epoch of before: one in 2**30
                     return reply
+                epoch = None
         except BaseException:
             self._remember(attempt, nonce)
             raise

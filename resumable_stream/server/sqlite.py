@@ -139,14 +139,20 @@ class SQLiteLog:
         request: bytes | None = None,
         replaces: str | None = None,
         also: Append | None = None,
+        epoch: str | None = None,
     ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
         check_stream_id(stream_id)
         check_seconds("lease", lease)
         check_also(stream_id, also)
+        mine = None if epoch is None else Writer(stream_id, epoch, 1, lease, head.retention)
 
         def create(step: Step) -> Writer | Existing | AlsoRefused:
             row = step.find(stream_id)
+            if mine is not None and row is not None and row.record.is_of(epoch):
+                row.record.renew(mine, step.now)
+                step.change(stream_id)
+                return mine
             existing = judge_create(row.record if row else None, replaces=replaces)
             if existing is not None:
                 return existing
@@ -154,7 +160,8 @@ class SQLiteLog:
                 return AlsoRefused(verdict)
             if row is not None:
                 step.drop(stream_id)
-            record = Record.create(head, new_epoch(row), lease=lease, now=step.now, request=request)
+            fresh = new_epoch(row) if epoch is None or (row is not None and row.record.epoch == epoch) else epoch
+            record = Record.create(head, fresh, lease=lease, now=step.now, request=request)
             step.put(stream_id, record)
             return Writer(stream_id, record.epoch, record.fence, lease, head.retention)
 

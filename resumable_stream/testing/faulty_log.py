@@ -114,10 +114,12 @@ class FaultyLog:
         request: bytes | None = None,
         replaces: str | None = None,
         also: Append | None = None,
+        epoch: str | None = None,
     ) -> Writer | Existing | AlsoRefused:
         """See `StreamLog.create()`."""
+        options: dict[str, Any] = {} if also is None else {"also": also}
         return await self._call(
-            lambda: self.log.create(stream_id, head, lease=lease, request=request, replaces=replaces, also=also)
+            lambda: self.log.create(stream_id, head, lease=lease, request=request, replaces=replaces, epoch=epoch, **options)
         )
 
     async def append(

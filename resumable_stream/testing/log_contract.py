@@ -276,6 +276,44 @@ class LogContract:
         assert await log.append([(writer, span_of(1, 1), None)]) == [Appended(1)]
 
     @_scenario
+    async def test_whoever_creates_again_with_the_same_epoch_is_the_same(self, log: StreamLog) -> None:
+        """The first call got no reply. The stream is its caller's at once, with a whole lease, and nobody else's."""
+        first = await log.create("s", HEAD, lease=0.3, request=b"1", epoch="abcdefgh")
+        assert isinstance(first, Writer)
+        assert (first.token, first.lease) == ("abcdefgh.1", 0.3)
+        for again in range(3):
+            mine = await self._another(log).create("s", HEAD, lease=600.0, request=b"1", epoch="abcdefgh")
+            assert mine == first and isinstance(mine, Writer) and mine.lease == 600.0
+            for other in (None, "bcdefghi"):
+                found = await log.create("s", HEAD, lease=600.0, epoch=other)
+                assert isinstance(found, Existing) and found.epoch == "abcdefgh"
+            held = await log.claim("s", lease=1.0)
+            assert isinstance(held, Held) and held.seconds > 500.0, again
+        assert await log.append([(first, span_of(1, 1), None)]) == [Appended(1)]
+        # It had its reply: whoever asks now is somebody else.
+        assert isinstance(await log.create("s", HEAD, lease=600.0, epoch="abcdefgh"), Existing)
+        await log.finish(first, 1, FAILED)
+        assert isinstance(await log.create("s", HEAD, lease=600.0, epoch="abcdefgh"), Existing)
+        # What takes the place of a stream has another epoch in any case.
+        new = await log.create("s", HEAD, lease=600.0, replaces="abcdefgh", epoch="abcdefgh")
+        assert isinstance(new, Writer) and new.epoch != "abcdefgh"
+        try:
+            await log.create("t", HEAD, lease=600.0, epoch="no epoch")
+        except ValueError:
+            assert await log.read("t") == Unknown()
+        else:
+            raise AssertionError("'no epoch' is none, and was taken for one")
+
+    @_scenario
+    async def test_a_stream_that_was_claimed_is_no_longer_that_of_who_created_it(self, log: StreamLog) -> None:
+        first = await log.create("s", HEAD, lease=600.0, epoch="abcdefgh")
+        assert isinstance(first, Writer)
+        await self._released(log, first)
+        claimed, _ = await self._claim(log)
+        assert isinstance(await log.create("s", HEAD, lease=600.0, epoch="abcdefgh"), Existing)
+        assert await log.append([(claimed, span_of(1, 1), None)]) == [Appended(1)]
+
+    @_scenario
     async def test_any_id_is_a_stream_of_its_own(self, log: StreamLog) -> None:
         for number, stream_id in enumerate(ODD_IDS, 1):
             await self._begin(log, stream_id, last=number)

@@ -1087,6 +1087,98 @@ def test_a_start_that_hangs_in_the_log_is_refused_in_time(how: str) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("lost", range(4))
+@pytest.mark.parametrize("meanwhile", ["nobody", "another request", "another process", "the same again"])
+def test_whoever_starts_again_after_a_lost_reply_has_the_stream_at_once(lost: int, meanwhile: str) -> None:
+    """
+    The log has made the stream, and did not get to say so: nobody runs it, and nobody else may for a whole lease.
+
+    The process that asked asks again with the epoch that it chose the first time, so the log knows it. Others join, and wait for
+    the events. If it asked late, or for something else, it is one of the others.
+    """
+
+    async def scenario() -> None:
+        log, ran = Scripted(), []
+        left = lost
+
+        async def lossy(call: Any) -> Any:
+            nonlocal left
+            answer = await call()
+            left -= 1
+            if left >= 0:
+                raise rs.LogUnavailable("the reply got lost")
+            return answer
+
+        log.on["create"] = lossy
+
+        async def agent(gen: Generation) -> None:
+            ran.append(gen.id)
+            await gen.send("one")
+
+        async with Hub(log) as hub, Hub(log) as other:
+            for _ in range(lost):
+                with pytest.raises(rs.LogUnavailable):
+                    await hub.start("s", agent, request=b"1")
+            if lost and meanwhile == "another request":
+                with pytest.raises(rs.KeyReused):
+                    await hub.start("s", agent, request=b"2")
+            elif lost and meanwhile == "another process":
+                assert (await other.start("s", agent, request=b"1")).joined
+            starts = 5 if meanwhile == "the same again" else 1
+            began = asyncio.get_running_loop().time()
+            streams = await asyncio.gather(*(hub.start("s", agent, request=b"1") for _ in range(starts)))
+            assert [stream.joined for stream in streams].count(False) == 1
+            for each in (hub, other):
+                body, reader = await read_all(each, "s")
+                assert data_of(body) == ["one"] and reader.ending == COMPLETED
+            assert asyncio.get_running_loop().time() - began < hub.lease
+            assert ran == ["s"] and not hub._asked
+
+    run(scenario)
+
+
+def test_a_start_that_is_asked_again_after_a_lease_is_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then somebody may have claimed the stream and written to it, and it may be gone: its epoch must not be used again."""
+
+    async def scenario() -> None:
+        log = Scripted()
+        log.on["create"] = once(reply_lost)
+
+        async def agent(gen: Generation) -> None:
+            await gen.send("one")
+
+        async with Hub(log, lease=60.0) as hub:
+            with pytest.raises(rs.LogUnavailable):
+                await hub.start("s", agent)
+            epoch = log._streams["s"].record.epoch
+            await log.delete("s")
+            now = hub._following.now()
+            monkeypatch.setattr(hub._following, "now", lambda: now + 60.0)
+            stream = await hub.start("s", agent)
+            assert not stream.joined and stream.epoch != epoch
+
+    run(scenario)
+
+
+def test_starts_that_got_no_answer_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        log = Scripted()
+        log.on["create"] = away
+
+        async def agent(gen: Generation) -> None:
+            await gen.send("one")
+
+        async with Hub(log) as hub:
+            for n in range(20):
+                with pytest.raises(rs.LogUnavailable):
+                    await hub.start(f"s{n}", agent, request=b"x" * 100_000)
+            assert [key for key, _, _ in hub._asked] == [f"s{n}" for n in range(13, 20)]
+            assert all(len(digest) == 16 for _, _, digest in hub._asked)
+
+    monkeypatch.setattr("resumable_stream.server.hub._MOST_ASKED", 7)
+    run(scenario)
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_call_takes_a_time_that_makes_sense(seconds: float) -> None:
     with pytest.raises(ValueError, match="call_timeout"):

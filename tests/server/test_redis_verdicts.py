@@ -258,8 +258,13 @@ class Case:
 
     async def create(self, log: RedisLog) -> tuple[object, object]:
         replaces = self.chance.choice((None, *EPOCHS))
+        epoch = self.chance.choice((None, *EPOCHS))
         expected: object = judge_create(self.record, replaces=replaces)
-        found = await log.create("s", HEAD, lease=500.0, request=b"new", replaces=replaces)
+        found = await log.create("s", HEAD, lease=500.0, request=b"new", replaces=replaces, epoch=epoch)
+        if self.record is not None and self.record.is_of(epoch):
+            assert isinstance(found, Writer)
+            self.moved(found)
+            return found, Writer("s", self.record.epoch, 1)
         if expected is None:
             assert isinstance(found, Writer)
             assert self.record is None or found.epoch != self.record.epoch
