@@ -45,9 +45,23 @@ class Followed:
         dropped: Nothing drives it any more.
         text: The epoch, and its text so far, once somebody has asked for it.
         trouble: Why the log could not be read or heard last; `None` since it could.
+        read_at: When the log was last asked for it, and has answered.
     """
 
-    __slots__ = ("delay", "dropped", "follower", "grown", "heard_at", "key", "left_at", "owned", "readers", "text", "trouble")
+    __slots__ = (
+        "delay",
+        "dropped",
+        "follower",
+        "grown",
+        "heard_at",
+        "key",
+        "left_at",
+        "owned",
+        "read_at",
+        "readers",
+        "text",
+        "trouble",
+    )
 
     def __init__(self, key: str, now: float) -> None:
         self.key = key
@@ -59,6 +73,7 @@ class Followed:
         self.trouble: LogUnavailable | None = None
         self.delay = _FIRST_RETRY
         self.heard_at = self.left_at = now
+        self.read_at = float("-inf")
 
     @property
     def settled(self) -> bool:
@@ -165,6 +180,24 @@ class Following:
             if not await followed.grown.wait(max(0.0, deadline - self.now())):
                 raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
 
+    async def confirm(self, followed: Followed, *, timeout: float) -> None:
+        """
+        Make sure that the log has, or had a poll ago, a stream of which everything is here.
+
+        Nothing else would ask: it does not grow any more. One question serves all readers that come within a poll.
+
+        Raises:
+            LogUnavailable: It cannot be read, or took longer than the timeout.
+        """
+        began = self.now()
+        while followed.follower.phase is Phase.ENDED and followed.read_at <= began - self._poll:
+            followed.trouble = None  # of an earlier time
+            self.do(followed, followed.follower.confirm())
+            if not await followed.grown.wait(max(0.0, began + timeout - self.now())):
+                raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
+            if followed.trouble is not None:
+                raise followed.trouble
+
     async def listen(self, followed: Followed) -> None:
         """
         Hear the bells of a stream whose producer is here, for what others say to it.
@@ -217,6 +250,7 @@ class Following:
 
     async def _read(self, followed: Followed, step: Read) -> None:
         while True:
+            asked = self.now()
             try:
                 answer = await self._log.read(followed.key, step.after)
                 steps = followed.follower.read(answer)
@@ -237,6 +271,7 @@ class Following:
                 self._on_back()
             followed.trouble, followed.delay = None, _FIRST_RETRY
             followed.heard_at = self.now()
+            followed.read_at = asked
             self.do(followed, steps)
             followed.grown.wake()
             follower = followed.follower

@@ -196,7 +196,8 @@ class Hub:
         flush: Seconds between two spans of one stream. The first event after a silence waits for nothing. 0.025: at 20 tokens a
             second nothing waits, and at 100 nobody waits longer than that.
         flush_bytes: So many waiting bytes are sent at once.
-        poll: Seconds of silence after which the log of a running stream is read, in case its last bell was lost.
+        poll: Seconds of silence after which the log of a running stream is read, in case its last bell was lost; and after which
+            a stream that has ended is asked for again when somebody comes to read it, in case it was deleted meanwhile.
         retention: Seconds that an ended stream is kept; a day.
         session_retention: Seconds after its last event at which the feed of a session is forgotten; 30 days.
         abandon_after: Seconds without any reader in this process after which a generation is cancelled. `None`: never, since
@@ -889,6 +890,7 @@ class Hub:
         if followed is None or not followed.settled:
             followed = self._following.get(key)
             await self._following.settle(followed, timeout=_OPEN_TIMEOUT)
+        await self._following.confirm(followed, timeout=_OPEN_TIMEOUT)
         follower, mirror = followed.follower, followed.follower.mirror
         if follower.phase is not Phase.GONE and mirror is not None and follower.head is not None:
             if follower.head.owner != owner:

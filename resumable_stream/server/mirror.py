@@ -554,6 +554,10 @@ class Follower:
         """It has been silent for a while: the only way to notice that the last bell was lost. It also brings the lease."""
         return self._read() if self.phase in (Phase.LIVE, Phase.GONE) and not self._owned else []
 
+    def confirm(self) -> list[Step]:
+        """Ask whether the log still has what has ended: it may have been deleted, and its bell lost."""
+        return self._read() if self.phase is Phase.ENDED else []
+
     def unread(self) -> list[Step]:
         """The read failed. Call `poll()` or `retry()` when it is worth another try."""
         self._reading = False

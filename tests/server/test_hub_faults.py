@@ -13,7 +13,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
-from resumable_stream.server.log import Control, Gone, Head, Message, Span, SpanRefused, Writer
+from resumable_stream.server.log import Control, Gone, Head, Message, Span, SpanRefused, Unknown, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
@@ -1083,6 +1083,92 @@ def test_a_start_that_hangs_in_the_log_is_refused_in_time(how: str) -> None:
             _, reader = await read_all(hub, "s")
             assert reader.ending is not None and len(ran) <= 1
             assert (reader.ending == COMPLETED) == bool(ran)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("what", ["deleted", "expired", "started again", "started again and ended"])
+@pytest.mark.parametrize("how", ["follow", "message", "look", "answer"])
+def test_a_stream_that_was_deleted_is_served_for_a_poll_at_most_although_no_bell_says_so(what: str, how: str) -> None:
+    """
+    This process has all of a stream that has ended, and somebody comes to read it each moment, so the copy stays.
+
+    Another process deletes it. Bells are hints, so the bell of that may be lost, and nothing else would ever ask the log: the
+    answer that somebody wanted forgotten would be served as long as it is asked for. Whoever comes later than a poll after the
+    last look gets what the log has. One look serves all who come within a poll.
+    """
+    poll = 0.3
+
+    async def scenario() -> None:
+        log = Scripted()
+        bells = FaultyLog(log, lose=1.0, double=0.0, swap=0.0)
+        async with Hub(log) as one, Hub(bells, poll=poll) as two:
+            old = await one.start("s", words(3))
+            await read_all(one, "s")
+            body, _ = await read_all(two, "s")
+            assert len(data_of(body)) == 3
+            before, began = log.calls["read"], asyncio.get_running_loop().time()
+            for _ in range(50):
+                assert (await read_all(two, "s"))[0] == body
+            assert log.calls["read"] - before <= 2 + (asyncio.get_running_loop().time() - began) / poll
+            if what == "expired":
+                log._streams["s"].record.expires = 0.0
+            else:
+                await one.forget("s")
+            epoch = None
+            if what.startswith("started again"):
+                epoch = (await one.start("s", words(5, 0.0 if "ended" in what else 0.5))).epoch
+                if "ended" in what:
+                    await read_all(one, "s")
+            gone = asyncio.get_running_loop().time()
+
+            async def ask() -> str | None:
+                """The epoch of what is served."""
+                try:
+                    match how:
+                        case "follow":
+                            with await two.reader("s") as reader:
+                                return reader.cursor.epoch
+                        case "message":
+                            return (await two.message("s")).cursor.epoch
+                        case "look":
+                            page = await two.look("s")
+                            return None if isinstance(page, Unknown) else page.epoch
+                        case _:
+                            tail = (await two.answer("HEAD", {}, id="s", path="/s")).header("stream-tail")
+                            return None if tail is None else Cursor.parse(tail).epoch
+                except rs.StreamUnknown:
+                    return None
+
+            while (asyncio.get_running_loop().time() - gone) < poll:
+                assert await ask() in (old.epoch, epoch)
+                await asyncio.sleep(0.02)
+            assert await ask() == epoch
+
+    run(scenario)
+
+
+def test_a_log_that_is_away_does_not_say_that_a_stream_is_still_there() -> None:
+    """Within a poll it is not asked; then whoever comes is told that the log is away, and served again when it is back."""
+
+    async def scenario() -> None:
+        log = Scripted()
+        async with Hub(log) as one, Hub(log, poll=0.1) as two:
+            await one.start("s", words(3))
+            await read_all(one, "s")
+            await read_all(two, "s")
+            log.on["read"] = away
+
+            async def read_on() -> None:
+                while True:
+                    await read_all(two, "s")
+                    await asyncio.sleep(0.01)
+
+            with pytest.raises(rs.LogUnavailable):
+                await read_on()
+            log.on.clear()
+            body, _ = await read_all(two, "s")
+            assert len(data_of(body)) == 3
 
     run(scenario)
 
