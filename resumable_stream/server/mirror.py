@@ -601,6 +601,9 @@ class Follower:
             self._sure(mirror.apply(span), f"the span of events {span.first} to {span.n}", mirror)
         if answer.ending is not None and mirror.n >= answer.n:
             self._sure(mirror.apply(answer.ending, n=answer.n), f"the ending after event {answer.n}", mirror)
+        if mirror.b is None and mirror.n == answer.n:
+            # Nothing is held, and readers that count bytes must know that they miss some.
+            mirror.b = answer.b
         steps: list[Step] = [Wake()] if mirror.n > before or mirror.ending is not ended or back else []
         if mirror.n < answer.n and answer.spans:
             # The page was full.

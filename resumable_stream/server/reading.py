@@ -20,6 +20,8 @@ View: TypeAlias = Literal["events", "verbatim", "raw"]
 
 _PRECISE: Final = 2.0
 """Seconds; a shorter wait has a timer of its own, a longer one may take a second more."""
+_LOOK: Final = 1.0
+"""Seconds after which the log is read again where it has lost what a reader needs. 1: a lease is 15."""
 _PAGE: Final = 1 << 20
 """Bytes that are read from the log at once for a reader that lags behind the mirror."""
 
@@ -164,8 +166,24 @@ class Reader:
                 try:
                     chunk = self._take(mirror)
                 except NotHeld:
-                    if not await self._page():
+                    behind = await self._page()
+                    if behind is None:
+                        if self._pages:
+                            continue
                         return b""
+                    if not self._hope(behind):
+                        self.gone = behind
+                        return b""
+                    if self.left or not self._open:
+                        return b""
+                    wait = _LOOK
+                    if timeout is not None:
+                        now = self._time()
+                        deadline = now + timeout if deadline is None else deadline
+                        if now >= deadline:
+                            return None
+                        wait = min(wait, deadline - now)
+                    await self._followed.grown.wait(wait)
                     continue
                 if chunk:
                     return chunk
@@ -309,33 +327,49 @@ class Reader:
         self._mirror = mirror
         return True
 
-    async def _page(self) -> bool:
-        """This reader is behind the mirror: read the log."""
-        if self._view == "raw":
-            answer = await self._log.read(self._followed.key, Cursor(self._mirror.epoch, 0), limit_bytes=_PAGE)
-            return await self._page_of_bytes(answer)
-        answer = await self._log.read(self._followed.key, self.cursor, limit_bytes=_PAGE)
-        if not isinstance(answer, Page):
-            self.gone = answer
-            return False
-        ids = self._view == "events"
-        framing = self._mirror.framing
-        self._pages = self._pages or deque()
-        self._pages.extend((with_ids(span, answer.epoch, framing) if ids else span.data, span.n) for span in answer.spans)
-        return bool(self._pages)
+    async def _page(self) -> Gone | None:
+        """
+        This reader is behind the mirror: read the log.
 
-    async def _page_of_bytes(self, answer: Page | Gone | Unknown) -> bool:
-        # A log is read by events; what this reader has is skipped.
-        while isinstance(answer, Page):
-            for span in answer.spans:
-                if span.b > self.b:
-                    chunk = span.data[self.b - span.start :] if span.start < self.b else span.data
-                    self.b = span.b
-                    self._pages = deque([(chunk, span.n)])
-                    return True
-            if not answer.spans:
-                return False
-            after = Cursor(answer.epoch, answer.spans[-1].n)
-            answer = await self._log.read(self._followed.key, after, limit_bytes=_PAGE)
+        Returns:
+            `None`: there are pages, or it is over, see `ending` and `gone`. Otherwise the log, which is running, has lost what
+            follows this reader's place, although this process had it once.
+        """
+        raw = self._view == "raw"
+        after = Cursor(self._mirror.epoch, 0) if raw else self.cursor
+        answer = await self._log.read(self._followed.key, after, limit_bytes=_PAGE)
+        if raw:
+            # A log is read by events; what this reader has is skipped.
+            while isinstance(answer, Page) and answer.spans and answer.spans[-1].b <= self.b:
+                after = Cursor(answer.epoch, answer.spans[-1].n)
+                answer = await self._log.read(self._followed.key, after, limit_bytes=_PAGE)
+        if isinstance(answer, Page) and answer.spans:
+            self._hoping_until = None
+            self._pages = self._pages or deque()
+            if raw:
+                span = next(span for span in answer.spans if span.b > self.b)
+                self._pages.append((span.data[self.b - span.start :] if span.start < self.b else span.data, span.n))
+                self.b = span.b
+            else:
+                ids, framing = self._view == "events", self._mirror.framing
+                self._pages.extend((with_ids(span, answer.epoch, framing) if ids else span.data, span.n) for span in answer.spans)
+            return None
+        if isinstance(answer, Page):
+            if answer.ending is not None and not (raw and answer.b < self.b):
+                # It ended where this reader is, whatever this process had seen before.
+                self.ending = answer.ending
+                return None
+            answer = Gone(
+                answer.oldest,
+                answer.n,
+                "went_back",
+                answer.epoch,
+                answer.head,
+                answer.ending,
+                answer.running_until,
+                answer.now,
+            )
+        if isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None:
+            return answer
         self.gone = answer
-        return False
+        return None

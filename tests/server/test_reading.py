@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from resumable_stream.server import Generation, Hub, MemoryLog
-from resumable_stream.server.reading import Reader
+import pytest
+
+from resumable_stream import LogUnavailable, Outcome
+from resumable_stream.server import Cursor, Ending, Generation, Head, Hub, Span
+from resumable_stream.server.log import Gone, Writer
+from resumable_stream.server.memory import MemoryLog, _size_of
+from resumable_stream.server.reading import Reader, View
+
+FAILED = Ending(outcome=Outcome.FAILED, reason="producer_lost")
+COMPLETED = Ending(outcome=Outcome.COMPLETED)
 
 
 def run(scenario: Callable[[Hub, Reader], Awaitable[None]]) -> None:
@@ -183,3 +192,151 @@ def test_a_pause_that_is_given_up_leaves_nothing_once_the_reader_is_closed() -> 
         assert reader.pause(1000.0) is None
 
     run(scenario)
+
+
+# --- a reader that is behind what its process holds, and ahead of, or at, what the log has left
+
+LENGTH = len(b"data: 1\n\n")
+
+
+class Shrinking(MemoryLog):
+    """A log that counts its reads, and loses its tail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.claims = True
+
+    async def read(self, *args: Any, **more: Any) -> Any:
+        self.reads += 1
+        return await super().read(*args, **more)
+
+    async def claim(self, *args: Any, **more: Any) -> Any:
+        if not self.claims:
+            raise LogUnavailable("nothing can be claimed now")
+        return await super().claim(*args, **more)
+
+    def lose(self, keep: int) -> None:
+        stream = self._streams["s"]
+        lost = stream.spans[keep:]
+        del stream.spans[keep:]
+        self._grow(stream, -sum(map(_size_of, lost)), spans=True)
+        stream.record.n, stream.record.b, stream.record.c = keep, keep * LENGTH, keep
+
+
+def numbered(n: int) -> Span:
+    return Span(n=n, b=n * LENGTH, lengths=(LENGTH,), data=b"data: %d\n\n" % n)
+
+
+async def begun_at(log: Shrinking, hub: Hub, view: View, place: int, *, lease: float) -> tuple[Writer, Reader]:
+    """A reader behind five events, of which this process holds none any more."""
+    writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=lease)
+    assert isinstance(writer, Writer)
+    for n in range(1, 6):
+        await log.append([(writer, numbered(n), None)])
+    after = None if view == "raw" else Cursor(writer.epoch, place)
+    reader = await hub.reader("s", after, view=view, from_byte=place * LENGTH)
+    mirror = hub._following.get("s").follower.mirror
+    assert mirror is not None and mirror.n == 5
+    mirror.trim(0)
+    return writer, reader
+
+
+async def rest_of(reader: Reader, timeout: float | None) -> list[int]:
+    """The numbers of the events up to the end, or the first silence."""
+    found = b""
+    while chunk := await reader.next(timeout):
+        found += chunk
+    return [int(line[6:]) for line in found.splitlines() if line.startswith(b"data: ")]
+
+
+@pytest.mark.parametrize("view", ["events", "verbatim", "raw"])
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("kept", range(6))
+@pytest.mark.parametrize("then", ["nothing", "mended", "ended", "taken over"])
+def test_a_log_that_ends_before_what_this_process_has_seen_ends_no_reader_silently(
+    view: View, place: int, kept: int, then: str
+) -> None:
+    """
+    A fail-over left `kept` of five events; the process has seen all of them, holds none, and its reader is at `place`.
+
+    The reader gets what is left. Then, as long as the stream runs, its producer may write the rest again, so the reader waits,
+    and asks neither at full speed nor never. When the stream has ended it learns how, or, if it is ahead, that its place is gone.
+
+    A reader exactly where the log ended was let go without an end or a reason: a body of bytes was cut "since the server is
+    shutting down", and an EventSource came back at once, again and again.
+    """
+
+    async def scenario() -> None:
+        log = Shrinking()
+        async with asyncio.timeout(60), Hub(log, poll=60.0, lease=60.0) as hub:
+            writer, reader = await begun_at(log, hub, view, place, lease=600.0)
+            with reader:
+                log.lose(kept)
+                before = log.reads
+                assert await rest_of(reader, 0.05) == list(range(place + 1, kept + 1))
+                assert reader.gone is None and reader.ending is None
+                if kept < 5:
+                    assert log.reads - before < 12
+                if then == "nothing":
+                    return
+                reading = asyncio.create_task(rest_of(reader, None))
+                await asyncio.sleep(0)
+                if then == "mended":
+                    for n in range(kept + 1, 6):
+                        await log.append([(writer, numbered(n), None)])
+                    await log.finish(writer, 5, COMPLETED)
+                    assert await reading == list(range(max(place, kept) + 1, 6))
+                    assert (reader.ending, reader.gone) == (COMPLETED, None)
+                    return
+                if then == "ended":
+                    await log.finish(writer, kept, FAILED)
+                else:
+                    log._streams["s"].record.until = 0.0
+                    await hub._generations._take_over("s")
+                assert await reading == []
+                # One event ahead is, in a log that ended, the place behind the ending; a position in bytes says more.
+                ahead = place > kept if view == "raw" else place > kept + 1
+                if ahead:
+                    assert isinstance(reader.gone, Gone) and reader.gone.why == "went_back" and reader.ending is None
+                else:
+                    assert (reader.ending, reader.gone) == (FAILED, None)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("view", ["events", "verbatim", "raw"])
+@pytest.mark.parametrize("kept", range(5))
+def test_a_reader_whose_next_events_nobody_writes_again_is_told_so_in_time(view: View, kept: int) -> None:
+    """Nobody can claim the stream, so it never ends: after the lease, and the time that a claim takes, they are gone."""
+
+    async def scenario() -> None:
+        log = Shrinking()
+        log.claims = False
+        async with asyncio.timeout(60), Hub(log, poll=0.05, lease=0.2) as hub:
+            _, reader = await begun_at(log, hub, view, 2, lease=0.2)
+            with reader:
+                log.lose(kept)
+                assert await rest_of(reader, None) == list(range(3, kept + 1))
+                assert isinstance(reader.gone, Gone) and reader.gone.why == "went_back" and reader.ending is None
+
+    asyncio.run(scenario())
+
+
+def test_bytes_that_a_full_log_let_go_of_are_missed_by_who_counts_them() -> None:
+    """The front of the stream is gone, up to its last byte, and then it ends well: who was in the middle misses some."""
+
+    async def scenario() -> None:
+        log = Shrinking()
+        async with asyncio.timeout(60), Hub(log, poll=0.05) as hub:
+            writer, reader = await begun_at(log, hub, "raw", 2, lease=600.0)
+            with reader:
+                stream = log._streams["s"]
+                log._trim_front(stream, stream.held)
+                # Somebody else comes, and this process has to look anew.
+                hub._following.get("s").follower.mirror = None
+                await log.finish(writer, 5, COMPLETED)
+                assert await reader.next() == b""
+                assert isinstance(reader.gone, Gone) and reader.gone.why == "trimmed" and reader.ending is None
+
+    asyncio.run(scenario())
