@@ -807,6 +807,17 @@ class Hub:
         Raises:
             StreamUnknown: There is no such stream.
         """
+        self._check_running()
+        if is_feed_id(check_stream_id(id)):
+            raise unknown(id)
+        session = (await self.state(id, owner=owner)).head.session
+        if session is not None:
+            # First: the stream may have ended before there is another chance, and then nobody would learn why.
+            try:
+                await self._sessions.append(session, owner, lambda feed: feed.cancelled(id, by=by))
+            except LogUnavailable as exc:
+                # A feed that is away or damaged must not keep anybody from stopping a stream.
+                logger.warning("the feed of session %s is not told that stream %s is cancelled: %s", session[:80], id, exc)
         verdict = await self._say(id, Message(id=_CANCEL_ID, data=reason, kind=CANCEL), owner)
         if isinstance(verdict, Unknown):
             raise unknown(id)
@@ -814,10 +825,7 @@ class Hub:
             key = key_of(id, owner)
             self._generations.hear_control(key, Control(verdict.k, reason))
             # A cancel that is known already is answered alike, whether the stream has ended meanwhile or not.
-            state = await self.state(id, owner=owner)
-            if state.head.session is not None:
-                await self._sessions.append(state.head.session, owner, lambda feed: feed.cancelled(id, by=by))
-            return key in self._generations or state.ending is None
+            return key in self._generations or (await self.state(id, owner=owner)).ending is None
         return False
 
     async def _say(self, id: str, message: Message, owner: str) -> Said | Ended | Full | Unknown:
