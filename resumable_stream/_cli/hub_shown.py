@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from types import TracebackType
 
-from ._extra import Console, Group, Live, Panel, RenderableType, Text, click
+from ._extra import Console, Group, Panel, RenderableType, Text, click
 from .hub_mission import HubMission, Lane, Note
-from .live import FRAMES_PER_SECOND, MAX_WIDTH
+from .live import MAX_WIDTH, Frames
 
 __all__ = ["HubLiveReporter", "HubPlainReporter", "draw_hub"]
 
@@ -19,34 +18,14 @@ _OTHER_LINES = 15
 _NAME, _COUNT, _STATE = 14, 7, 24
 
 
-class HubLiveReporter:
-    """Draws the mission while it is in a `with` block; the last frame stays."""
+class HubLiveReporter(Frames[HubMission]):
+    """The demo of the server half."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._mission: HubMission | None = None
-        self._live = Live(console=console, get_renderable=self._frame, refresh_per_second=FRAMES_PER_SECOND)
-
-    def __enter__(self) -> HubLiveReporter:
-        self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        self._live.stop()
-
-    def _frame(self) -> RenderableType:
-        if self._mission is None:
-            return Text(" starting", style="dim")
-        return draw_hub(self._mission, width=self._console.width, height=self._console.height)
-
-    def started(self, mission: HubMission) -> None:
-        self._mission = mission
+        super().__init__(console, draw_hub, " starting")
 
     def noted(self, mission: HubMission, note: Note) -> None:
         pass  # the next frame shows it
-
-    def ended(self, mission: HubMission) -> None:
-        pass
 
 
 def draw_hub(mission: HubMission, *, width: int, height: int) -> RenderableType:

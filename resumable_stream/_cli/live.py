@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import textwrap
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 from ._extra import Console, Group, Live, Panel, RenderableType, Table, Text
 from .mission import Entry, Mission
 
-__all__ = ["LiveReporter", "draw", "fits"]
+__all__ = ["Frames", "LiveReporter", "draw", "fits"]
 
 FRAMES_PER_SECOND = 12
 # Below this the frame cannot be drawn without wrapping: plain lines then.
@@ -41,15 +43,25 @@ def fits(console: Console) -> bool:
     return console.width >= MIN_WIDTH and console.height >= MIN_HEIGHT and console.encoding.startswith("utf")
 
 
-class LiveReporter:
-    """Draws the mission while it is in a `with` block; the last frame stays."""
+AnyMission = TypeVar("AnyMission")
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._mission: Mission | None = None
+
+class Frames(Generic[AnyMission]):
+    """
+    Draws a mission while it is in a `with` block; the last frame stays.
+
+    Args:
+        console: Where to.
+        draw: Makes a frame of the mission, for the console's `width=` and `height=`.
+        before: Shown until the mission has started.
+    """
+
+    def __init__(self, console: Console, draw: Callable[..., RenderableType], before: str) -> None:
+        self._console, self._draw, self._before = console, draw, before
+        self._mission: AnyMission | None = None
         self._live = Live(console=console, get_renderable=self._frame, refresh_per_second=FRAMES_PER_SECOND)
 
-    def __enter__(self) -> LiveReporter:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
@@ -58,19 +70,26 @@ class LiveReporter:
 
     def _frame(self) -> RenderableType:
         if self._mission is None:
-            return Text(" connecting", style="dim")
-        return draw(self._mission, width=self._console.width, height=self._console.height)
+            return Text(self._before, style="dim")
+        return self._draw(self._mission, width=self._console.width, height=self._console.height)
 
-    def started(self, mission: Mission) -> None:
+    def started(self, mission: AnyMission) -> None:
         self._mission = mission
+
+    def ended(self, mission: AnyMission) -> None:
+        pass  # the last frame shows it
+
+
+class LiveReporter(Frames[Mission]):
+    """The demo of the client half."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, draw, " connecting")
 
     def logged(self, mission: Mission, entry: Entry) -> None:
         pass  # the next frame shows it
 
     def received(self, mission: Mission) -> None:
-        pass
-
-    def ended(self, mission: Mission) -> None:
         pass
 
 

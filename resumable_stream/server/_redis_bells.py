@@ -17,6 +17,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from .._errors import LogUnavailable
+from ._bell_queue import BellQueue
 from ._redis_client import FAILURES, Call, RedisClient
 from ._redis_entries import bell_of
 from .log import Bell, check_stream_id
@@ -25,9 +26,6 @@ __all__ = ["Listening", "RedisBells"]
 
 PING_SECONDS: Final = 10.0
 """Silence after which a server is asked whether it is there. 10: much less than the minutes that TCP takes to notice."""
-_MOST_WAITING: Final = 10_000
-"""Bells that wait for a slow listener. 10,000: some seconds of a busy server; what they carry lies in the log anyway."""
-_MOST_WAITING_BYTES: Final = 16 << 20
 _TOGETHER: Final = 500
 """Streams of one SUBSCRIBE."""
 _LONGEST_WAIT: Final = 2.0
@@ -430,9 +428,7 @@ class RedisBells:
         self._listening = listening
         self._registry = registry
         self._ids: set[str] = set()
-        self._waiting: deque[tuple[Bell, int]] = deque()
-        self._bytes = 0
-        self._rung = asyncio.Event()
+        self._queue = BellQueue()
         self._closed = False
 
     async def add(self, stream_id: str) -> None:
@@ -456,14 +452,7 @@ class RedisBells:
         return self
 
     async def __anext__(self) -> Bell:
-        while not self._waiting:
-            if self._closed:
-                raise StopAsyncIteration
-            self._rung.clear()
-            await self._rung.wait()
-        bell, size = self._waiting.popleft()
-        self._bytes -= size
-        return bell
+        return await self._queue.get()
 
     async def aclose(self) -> None:
         """See `Bells.aclose()`."""
@@ -471,22 +460,11 @@ class RedisBells:
             return
         self._closed = True
         self._registry.discard(self)
-        self._waiting.clear()
-        self._rung.set()
+        self._queue.close()
         for stream_id in list(self._ids):
             await self._listening.discard(self, stream_id)
         self._ids.clear()
 
     def ring(self, bell: Bell, size: int) -> None:
         """Take a bell of `size` bytes."""
-        if self._closed:
-            return
-        self._bytes += size
-        if len(self._waiting) >= max(_MOST_WAITING, 2 * len(self._ids)) or self._bytes > _MOST_WAITING_BYTES:
-            # One bell for each stream says as much as all of them.
-            streams = dict.fromkeys(waiting.id for waiting, _ in (*self._waiting, (bell, size)))
-            self._waiting = deque((Bell(id=stream_id), 0) for stream_id in streams)
-            self._bytes = 0
-        else:
-            self._waiting.append((bell, size))
-        self._rung.set()
+        self._queue.put(bell, size, streams=len(self._ids))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import Final
 
 from .._errors import LogUnavailable
+from ._backoff import Backoff
 from ._signal import Signal
 from .generation import Generation
 from .log import Append, Appended, Behind, Ended, Fenced, Lost, SpanRefused, StreamLog
@@ -22,8 +22,6 @@ Refusal = Fenced | Ended | Behind | Lost | SpanRefused
 
 _BATCH_BYTES: Final = 4 << 20
 """Most bytes of a trip, unless one span is larger. 4 MiB: some 40 ms of a local Redis, so the other streams wait no longer."""
-_FIRST_RETRY: Final = 0.1
-_LAST_RETRY: Final = 2.0
 
 
 class Flusher:
@@ -58,6 +56,7 @@ class Flusher:
         self._on_back = on_back
         self._dirty: dict[Generation, None] = {}
         self._wake = Signal()
+        self._backoff = Backoff()
         self._away_since: float | None = None
         self._was_away = False
 
@@ -76,7 +75,6 @@ class Flusher:
     async def run(self) -> None:
         """Do so for ever."""
         loop = asyncio.get_running_loop()
-        delay = _FIRST_RETRY
         while True:
             await self._due(loop)
             batch, size = [], 0
@@ -103,8 +101,7 @@ class Flusher:
                     self.forget(damaged[0])
                     self._on_away(damaged[0])
                     continue
-                await self._away(exc, delay, began)
-                delay = min(2 * delay, _LAST_RETRY)
+                await self._away(exc, began)
                 continue
             except SpanRefused as exc:
                 # The others of the batch are sent again, and known if they were stored.
@@ -115,10 +112,9 @@ class Flusher:
             except Exception as exc:
                 # A fault in the log itself. Nothing is known to be stored, so it is tried again like a log that is away.
                 logger.exception("the log failed in a way that it should not")
-                await self._away(LogUnavailable(f"append() raised {type(exc).__name__}"), delay, began)
-                delay = min(2 * delay, _LAST_RETRY)
+                await self._away(LogUnavailable(f"append() raised {type(exc).__name__}"), began)
                 continue
-            delay = _FIRST_RETRY
+            self._backoff.reset()
             self._away_since = None
             if self._was_away:
                 logger.info("the log is back")
@@ -154,7 +150,7 @@ class Flusher:
                 return
             await self._wake.wait(wait)
 
-    async def _away(self, trouble: LogUnavailable, delay: float, began: float) -> None:
+    async def _away(self, trouble: LogUnavailable, began: float) -> None:
         loop = asyncio.get_running_loop()
         if self._away_since is None:
             # Since it was asked: a log that hangs takes its time to say nothing.
@@ -166,4 +162,4 @@ class Flusher:
                 self._on_away(generation)
             # Nobody asks any more, so nobody would notice that it is back: what comes later waits anew.
             self._away_since = None
-        await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        await self._backoff.wait()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from .._errors import LogUnavailable
+from ._backoff import Backoff
 from ._signal import Signal
 from ._tasks import Tasks
 from .log import Bell, Bells, Control, Gone, StreamLog
@@ -27,9 +27,6 @@ logger = logging.getLogger("resumable_stream.server")
 
 _IDLE: Final = 30.0
 """Seconds that a mirror without readers is kept. 30: a page that is loaded anew finds it."""
-_FIRST_RETRY: Final = 0.1
-_LAST_RETRY: Final = 2.0
-"""Seconds between two tries while the log is away, doubling: a fail-over takes seconds, and a fleet must not hammer it."""
 
 
 class Followed:
@@ -49,7 +46,7 @@ class Followed:
     """
 
     __slots__ = (
-        "delay",
+        "backoff",
         "dropped",
         "follower",
         "grown",
@@ -71,7 +68,7 @@ class Followed:
         self.owned = self.dropped = False
         self.text: tuple[str, TextSoFar] | None = None
         self.trouble: LogUnavailable | None = None
-        self.delay = _FIRST_RETRY
+        self.backoff = Backoff()
         self.heard_at = self.left_at = now
         self.read_at = float("-inf")
 
@@ -269,7 +266,8 @@ class Following:
                 return
             if followed.trouble is not None:
                 self._on_back()
-            followed.trouble, followed.delay = None, _FIRST_RETRY
+            followed.trouble = None
+            followed.backoff.reset()
             followed.heard_at = self.now()
             followed.read_at = asked
             self.do(followed, steps)
@@ -282,9 +280,7 @@ class Following:
     async def _wait_out(self, followed: Followed, trouble: LogUnavailable) -> None:
         followed.trouble = trouble
         followed.grown.wake()
-        # Jitter, so that the mirrors of a process do not come back in one instant.
-        await asyncio.sleep(followed.delay * random.uniform(0.5, 1.0))
-        followed.delay = min(2 * followed.delay, _LAST_RETRY)
+        await followed.backoff.wait()
 
     async def _discard(self, key: str) -> None:
         assert self._bells is not None

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from .._errors import LimitReached, LogUnavailable
 from .._events import Outcome
+from ._backoff import Backoff
 from ._signal import Signal
 from ._tasks import Tasks
 from .events import Content
@@ -243,7 +244,7 @@ class Generations:
         """Bring the rest into the log, and then the ending."""
         generation = running.generation
         running.ending = ending
-        tries, since = 0, 0.0
+        backoff, since = Backoff(), float("inf")
         while not running.fenced:
             await generation.stored()
             if running.fenced or running.given_up:
@@ -264,13 +265,12 @@ class Generations:
                 if not isinstance(exc, LogUnavailable):
                     # Nothing is known to be stored, so it is tried again like a log that is away.
                     logger.exception("the log failed in a way that it should not")
-                tries += 1
-                since = since if tries > 1 else began
+                since = min(since, began)
                 if self._following.now() - since > self.pace.log_timeout:
                     logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
                     self._give_up(generation)
                     return
-                await asyncio.sleep(min(0.1 * 2 ** min(tries, 8), 2.0))
+                await backoff.wait()
                 continue
             if generation.paused or generation.writer is not writer:
                 # The stream was written again meanwhile: what the log says to the old writer is no news.
@@ -386,7 +386,7 @@ class Generations:
         whole = mirror.oldest == 1
         spans = mirror.spans(mirror.oldest - 1)
         epoch = generation.epoch if whole else epoch_of(secrets.token_bytes(8))
-        since, delay, in_doubt = self._following.now(), 0.1, False
+        since, backoff, in_doubt = self._following.now(), Backoff(), False
         while self._running.get(running.key) is running and not running.given_up:
             try:
                 answer = await self.log.restore(
@@ -405,8 +405,7 @@ class Generations:
                     logger.warning("stream %s was lost by the log, and cannot be written again: %s", generation.id, exc)
                     self._give_up(generation)
                     return
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 2.0)
+                await backoff.wait()
                 continue
             except Exception:
                 logger.exception("the log failed in a way that it should not")
@@ -483,7 +482,7 @@ class Generations:
 
     async def _fetch(self, running: _Running) -> None:
         """Read the inbox on behalf of a producer here."""
-        delay = 0.1
+        backoff = Backoff()
         try:
             while self._running.get(running.key) is running:
                 said_k = running.said_k
@@ -492,8 +491,7 @@ class Generations:
                 except Exception as exc:
                     if not isinstance(exc, LogUnavailable):
                         logger.exception("the log failed in a way that it should not")
-                    await asyncio.sleep(delay)
-                    delay = min(2 * delay, 2.0)
+                    await backoff.wait()
                     continue
                 if not messages and running.said_k == said_k:
                     return

@@ -37,6 +37,7 @@ from .._errors import (
 )
 from .._events import Outcome
 from . import wire
+from ._backoff import Backoff
 from ._bounded import bounded
 from .answering import HubAnswer, answer_of
 from .bodies import Body, pieces
@@ -1070,14 +1071,13 @@ class Hub:
 
         It hears of a cancel at once, or at its next renewal, and is then given `cancel_grace`.
         """
-        pace, delay = self._generations.pace, 0.01
+        pace, backoff = self._generations.pace, Backoff(0.01, 0.5)
         deadline = self._following.now() + pace.cancel_grace + pace.lease / 2
         while self._following.now() < deadline:
             page = await self._log.read(key, None, limit_bytes=0)
             if not isinstance(page, Page) or page.ending is not None or page.lease_left == 0.0:
                 return
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, 0.5)
+            await backoff.wait()
 
 
 def key_of(stream_id: str, owner: str) -> str:

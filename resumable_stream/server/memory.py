@@ -11,13 +11,14 @@ import heapq
 import secrets
 import time
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
 
 from .._errors import LogUnavailable
+from ._bell_queue import BellQueue
 from .log import (
     AlsoRefused,
     Append,
@@ -72,8 +73,6 @@ __all__ = ["MemoryBells", "MemoryLog"]
 _STREAM_BYTES: Final = 1500
 _SPAN_BYTES: Final = 250
 _MESSAGE_BYTES: Final = 400
-_MAX_WAITING: Final = 10_000
-"""Bells that wait for a slow listener. 10,000: some seconds of a busy server; what they carry lies in the log anyway."""
 _INBOX_PAGE: Final = 1000
 _IN_A_THREAD: Final = 64 << 10
 """Bytes from which compressing (10 ms a megabyte) would be felt by the other tasks of the loop."""
@@ -509,8 +508,7 @@ class MemoryBells:
     def __init__(self, registry: set[MemoryBells]) -> None:
         self._registry = registry
         self._ids: set[str] = set()
-        self._waiting: deque[Bell] = deque()
-        self._rung = asyncio.Event()
+        self._queue = BellQueue()
         self._closed = False
 
     def __contains__(self, stream_id: object) -> bool:
@@ -531,28 +529,17 @@ class MemoryBells:
         return self
 
     async def __anext__(self) -> Bell:
-        while not self._waiting:
-            if self._closed:
-                raise StopAsyncIteration
-            self._rung.clear()
-            await self._rung.wait()
-        return self._waiting.popleft()
+        return await self._queue.get()
 
     async def aclose(self) -> None:
         """See `Bells.aclose()`."""
         self._closed = True
         self._registry.discard(self)
         self._ids.clear()
-        self._waiting.clear()
-        self._rung.set()
+        self._queue.close()
 
     def _ring(self, bell: Bell) -> None:
-        if len(self._waiting) >= max(_MAX_WAITING, 2 * len(self._ids)):
-            # One bell for each stream says as much as all of them.
-            streams = dict.fromkeys(waiting.id for waiting in self._waiting)
-            self._waiting = deque(Bell(id=stream_id) for stream_id in streams)
-        self._waiting.append(bell)
-        self._rung.set()
+        self._queue.put(bell, streams=len(self._ids))
 
 
 def _size_of(span: Span | _Packed) -> int:

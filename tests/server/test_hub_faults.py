@@ -74,8 +74,8 @@ class Moody(MemoryLog):
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable_stream.server.flusher._FIRST_RETRY", 0.001)
-    monkeypatch.setattr("resumable_stream.server.flusher._LAST_RETRY", 0.002)
+    monkeypatch.setattr("resumable_stream.server._backoff.FIRST_RETRY", 0.001)
+    monkeypatch.setattr("resumable_stream.server._backoff.LAST_RETRY", 0.002)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,8 +11,8 @@ import pytest
 
 from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Cursor, Ending, Head, MemoryLog, Message, Span
+from resumable_stream.server._bell_queue import MOST_WAITING
 from resumable_stream.server.log import Append, Appended, Bell, Done, Existing, Gone, Page, Said, SpanRefused, Unknown, Writer
-from resumable_stream.server.memory import _MAX_WAITING
 
 HEAD = Head(content_type="text/event-stream", framing="sse", retention=1000.0)
 OK = Ending(outcome=Outcome.COMPLETED)
@@ -327,12 +327,12 @@ def test_bells_that_pile_up_become_one_for_each_stream() -> None:
         writers = [await create(log, stream_id) for stream_id in ("a", "b")]
         for writer in writers:
             await bells.add(writer.stream_id)
-        for n in range(1, _MAX_WAITING // 2 + 1):
+        for n in range(1, MOST_WAITING // 2 + 1):
             await log.append([(writer, event(n, 1), None) for writer in writers])
-        await log.append([(writers[0], event(_MAX_WAITING // 2 + 1, 1), None)])
+        await log.append([(writers[0], event(MOST_WAITING // 2 + 1, 1), None)])
         heard = [await anext(bells) for _ in range(3)]
         assert heard[:2] == [Bell(id="a"), Bell(id="b")]
-        assert heard[2].item == event(_MAX_WAITING // 2 + 1, 1)
+        assert heard[2].item == event(MOST_WAITING // 2 + 1, 1)
 
     run(scenario())
 

@@ -433,7 +433,7 @@ def test_a_listener_that_is_too_slow_gets_one_bell_for_each_stream(
         for n in range(1, 26):
             await log.append([(writer, event(n, size), None) for writer in writers])
         await heard(marks, lambda bell: bell.n == 25)
-        waiting = [bells._waiting[place][0] for place in range(len(bells._waiting))]
+        waiting = [bell for bell, _ in bells._queue._waiting]
         assert len(waiting) <= 20
         assert sum(len(bell.item.data) for bell in waiting if isinstance(bell.item, Span)) <= most_bytes
         rung = [await anext(bells) for _ in waiting]
@@ -442,8 +442,8 @@ def test_a_listener_that_is_too_slow_gets_one_bell_for_each_stream(
         assert rung[-1].item is None or rung[-1].n == 25
         await log.aclose()
 
-    monkeypatch.setattr(implementation, "_MOST_WAITING", count)
-    monkeypatch.setattr(implementation, "_MOST_WAITING_BYTES", most_bytes)
+    monkeypatch.setattr("resumable_stream.server._bell_queue.MOST_WAITING", count)
+    monkeypatch.setattr("resumable_stream.server._bell_queue.MOST_WAITING_BYTES", most_bytes)
     run(scenario())
 
 
