@@ -523,7 +523,7 @@ class _Routes:
         if "data" not in body:
             return wire.bad_request("'data' in the body", "text, or any JSON value", "nothing")
         data = body["data"]
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        text = data if isinstance(data, str) else wire.to_json(data)
         id, owner = allowed
         try:
             return wire.said(await self._hub.say(id, text, mid=asked.key, kind=kind or "message", owner=owner))

@@ -475,6 +475,30 @@ def test_messages_are_accepted_once(serve: Any) -> None:
     assert kit.told == ["left", '{"turn":"right"}']
 
 
+def test_a_message_of_any_json_is_told_as_it_was_said(serve: Any) -> None:
+    """
+    The producer gets JSON that says the same, on one line and in UTF-8, as everything else that this server writes.
+
+    Half of a character, which JavaScript makes by cutting a string, is a value of JSON and not of UTF-8: it stays escaped.
+    Only as a text of its own it cannot be told, since nothing there is escaped.
+    """
+    kit, client = serve()
+    begin(client, "chat")
+    values = [
+        None, True, 0, -1.5, 10**20, [], {}, [1, [2, {"a": None}]], {"é": "ü\u2028\r\n\t\"\\"}, {"a": "\U0001f600"}, ["\ud83d"],
+        {"\ude00": "x\ud800y"}, {"é": "\ud83d"},
+    ]  # fmt: skip
+    for n, value in enumerate(values):
+        got = client.post("/streams/msg_42/messages", content=json.dumps({"data": value}), headers={"Idempotency-Key": f"m{n}"})
+        assert (got.status_code, got.json()) == (202, {"position": n + 1}), value
+    wait_until(lambda: len(kit.told) == len(values), "all messages")
+    assert [json.loads(text) for text in kit.told] == values
+    assert all("\n" not in text and text.encode() and ", " not in text and ": " not in text for text in kit.told)
+    assert kit.told[8] == '{"é":"ü\u2028\\r\\n\\t\\"\\\\"}'
+    client.post("/streams/msg_42/cancel")
+    finish(kit, client)
+
+
 @pytest.mark.parametrize(
     ("body", "part"),
     [
