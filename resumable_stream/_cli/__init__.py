@@ -5,6 +5,7 @@ The command line: `resumable-stream`, or `python -m resumable_stream`.
     demo.py     mission.py reads a story from server.py; live.py or plain.py shows it
                 with --server: hub_mission.py serves an answer and reads it three times, hub_shown.py shows it
     serve.py    serves a hub; serving.py is uvicorn that drains, workers.py several processes of it
+    chat.py     serves the chat of examples/fastapi_chat, likewise
     tail.py     reads any endpoint; output.py writes the events, notes.py what happens to the connection
     kept.py     list, show and forget what a store keeps; places.py opens what --store names
 

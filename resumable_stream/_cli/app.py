@@ -6,6 +6,7 @@ import logging
 
 from .. import __version__
 from ._extra import click
+from .chat import chat
 from .demo import demo
 from .kept import forget, list_, show
 from .serve import serve
@@ -24,6 +25,7 @@ def app() -> None:
 
 app.add_command(demo)
 app.add_command(serve)
+app.add_command(chat)
 app.add_command(tail)
 app.add_command(list_)
 app.add_command(show)

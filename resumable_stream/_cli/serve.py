@@ -17,9 +17,9 @@ from .output import visible
 if TYPE_CHECKING:
     from ..server import Hub, StreamLog
 
-__all__ = ["serve"]
+__all__ = ["STORE_VARIABLE", "Mistake", "listen", "log_at", "serve", "url_of"]
 
-_STORE_VARIABLE = "RESUMABLE_STREAM_STORE"
+STORE_VARIABLE = "RESUMABLE_STREAM_STORE"
 """It may hold a password, and the arguments of a process can be read by everybody on the machine."""
 _SHOWN = 300
 """Characters of a foreign error. 300: a line or two of a terminal, while some messages hold a whole document."""
@@ -43,7 +43,7 @@ class Mistake(click.ClickException):
 @click.option(
     "--store",
     metavar="LOG",
-    envvar=_STORE_VARIABLE,
+    envvar=STORE_VARIABLE,
     show_envvar=True,
     help="Keep the streams here instead: memory:, sqlite:///streams.db, redis://host:6379/0, …",
 )
@@ -93,7 +93,7 @@ def serve(
     hub = _hub_at(target)
     app = None if app_text is None else _app_at(app_text)
     if store is not None:
-        hub.use_log(_log_at(store))
+        hub.use_log(log_at(store))
     if workers > 1:
         _check_shared(hub, workers)
     try:
@@ -114,15 +114,15 @@ def serve(
         for each in inherited:
             each.set_inheritable(False)
         sys.exit(run(server, *inherited))
-    sock = _listen(host, port)
+    sock = listen(host, port)
 
     def announce() -> None:
-        _announce(hub, target, app_text, _url(host, sock.getsockname()[1]), host, workers, timeout)
+        _announce(hub, target, app_text, url_of(host, sock.getsockname()[1]), host, workers, timeout)
 
     if workers > 1:
         arguments = _arguments(target, app_text, timeout, spread, access_log)
         if store is not None:
-            os.environ[_STORE_VARIABLE] = store
+            os.environ[STORE_VARIABLE] = store
         sys.exit(supervise(arguments, sock, workers, timeout=timeout, announce=announce))
     server = HubServer(hub, app, timeout=timeout, spread=spread, announce=announce, access_log=access_log)
     set_up_logging(several=False)
@@ -192,7 +192,7 @@ def _others(module: Any) -> str:
     return f"; it has the hub {', '.join(map(repr, names))}" if names else ""
 
 
-def _log_at(text: str) -> StreamLog:
+def log_at(text: str) -> StreamLog:
     from ..server import log_of
 
     try:
@@ -217,7 +217,7 @@ def _check_shared(hub: Hub, workers: int) -> None:
 # --- the socket, and what is said about it ------------------------------------------------------------------------------
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -228,7 +228,7 @@ def _listen(host: str, port: int) -> socket.socket:
         sys.exit(1)
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -1,0 +1,141 @@
+"""
+`resumable-stream chat`: the chat of `examples/fastapi_chat`, served from the folder that a wheel brings.
+
+The example is what people read and copy, so it is the one place where this app is written; here it is only loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+from urllib.parse import urlsplit
+
+from ._extra import click
+from .serve import STORE_VARIABLE, Mistake, listen, log_at, url_of
+
+__all__ = ["chat", "folder", "load"]
+
+_KEY: Final = "OPENAI_API_KEY"
+
+
+@click.command(short_help="Serve a chat: to try it, and to copy it.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: phones can reach it.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option(
+    "--store",
+    metavar="LOG",
+    envvar=STORE_VARIABLE,
+    show_envvar=True,
+    default="sqlite:///chat.db",
+    show_default=True,
+    help="Where conversations are kept: sqlite:///chat.db, memory:, redis://host:6379/0, …",
+)
+@click.option("--upstream", metavar="URL", help="Base URL of an API that is compatible with OpenAI's: http://127.0.0.1:11434/v1")
+@click.option("--model", metavar="NAME", help="Its model. Without --upstream: a model of OpenAI.")
+@click.option(
+    "--drain-timeout",
+    "timeout",
+    type=click.FloatRange(0, 3600),
+    default=25.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that answers may still take after SIGTERM or Ctrl-C.",
+)
+def chat(host: str, port: int, store: str, upstream: str | None, model: str | None, timeout: float) -> None:
+    """
+    Serve a chat that goes on where it was: reload it, open it twice, take it to your phone, restart the server.
+
+    Without --model its answers are always the same words. With it they are a model's, and the key is taken from the environment
+    variable OPENAI_API_KEY; a server of your own may need none.
+
+    It needs: pip install 'resumable-stream-sdk[chat]'. The app is examples/fastapi_chat in the sources, made to be copied.
+
+    Exit codes: 0 drained, 1 it could not start, 2 the command is wrong, 130 and 143 stopped at once.
+    """
+    _check(upstream, model)
+    log = log_at(store)
+    try:
+        app = load()
+        from .serving import HubServer, serve, set_up_logging
+
+        answer = app.words if model is None else app.model(model, upstream)
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("fastapi", "openai", "segno", "starlette", "uvicorn", "pydantic"):
+            raise
+        click.echo(f"error: chat needs {missing}: pip install 'resumable-stream-sdk[chat]'", err=True)
+        sys.exit(1)
+    from ..server import Hub
+
+    hub = Hub(log)
+    sock = listen(host, port)
+    url = url_of(host, sock.getsockname()[1])
+
+    def announce() -> None:
+        for line in _announcement(url, store, model, upstream, timeout):
+            try:
+                click.echo(line)
+            except OSError:
+                return  # nobody reads it, and the server serves all the same
+
+    server = HubServer(hub, app.chat_app(hub, answer), timeout=timeout, spread=2.0, announce=announce, access_log=False)
+    set_up_logging(several=False)
+    sys.exit(serve(server, sock))
+
+
+def _check(upstream: str | None, model: str | None) -> None:
+    if upstream is not None:
+        place = urlsplit(upstream)
+        if place.scheme not in ("http", "https") or not place.hostname:
+            raise Mistake("--upstream: expected a URL such as http://127.0.0.1:11434/v1")
+        if place.username is not None or place.password is not None or place.query:
+            raise Mistake(f"--upstream: a URL with a secret can be read by everybody on this machine; put the key into {_KEY}")
+        if model is None:
+            raise Mistake("--upstream needs --model: the name of the model to ask")
+    elif model is not None and not os.environ.get(_KEY):
+        raise Mistake(f"--model {model} is one of OpenAI, which needs a key in the variable {_KEY}; or name an --upstream")
+
+
+def _announcement(url: str, store: str, model: str | None, upstream: str | None, timeout: float) -> list[str]:
+    near = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+    who = "always the same words; --model asks a model" if model is None else f"{model} at {upstream or 'OpenAI'}"
+    where = (
+        "in the memory of this process" if store == "memory:" else f"in {store}" if store.startswith("sqlite:") else "in Redis"
+    )
+    lines = [
+        f"serving a chat on {url}",
+        f"open {near}; each conversation has an address of its own, and whoever knows it can read and write there",
+        f"answers: {who}",
+        f"kept {where}",
+        f"Ctrl-C drains, {timeout:g} s at most; once more stops at once",
+    ]
+    if model is not None and near != url:
+        lines.insert(2, "everybody who reaches this address can ask the model, at your cost")
+    return lines
+
+
+def folder() -> Path:
+    """Where the app and its page are: in the wheel beside this module, in the sources among the examples."""
+    shipped = Path(__file__).with_name("fastapi_chat")
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "examples" / "fastapi_chat"
+
+
+def load() -> ModuleType:
+    """The module `app.py` of the folder, under a name that nobody else has."""
+    name = "resumable_stream._cli.fastapi_chat_app"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, folder() / "app.py")
+        assert spec is not None and spec.loader is not None
+        # Before it is run: FastAPI looks the annotations of its routes up there.
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(folder()))
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
