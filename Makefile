@@ -34,7 +34,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-server test test-rules check coverage docs bench compare soak mutants integration integration-litellm wheel-test clean
+.PHONY: help dev demo demo-server test test-rules check coverage docs bench compare soak mutants integration integration-litellm chromium wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -93,8 +93,17 @@ mutants: $(STAMP) ## Break the package on purpose, and see that the tests notice
 compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and with us (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
 
-integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm ## Run the tests against foreign servers and SDKs (own environments)
-	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration
+integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm chromium ## Run the tests against foreign servers and SDKs and in a browser (own environments)
+	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration tests/browser
+
+# A browser for tests/browser, from Debian. Where it cannot be installed, those tests are skipped and say why.
+chromium:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	if [ -z "$$CHROMIUM" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing chromium from Debian (once)"; \
+		{ timeout 120 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y --no-install-recommends chromium; } \
+			</dev/null >/dev/null 2>&1 || echo "chromium could not be installed: tests/browser will be skipped"; \
+	fi
 
 # It cannot be installed beside the others. PYTEST_ARGS may choose none of its tests, which pytest calls a failure (5).
 integration-litellm: $(LITELLM_STAMP)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import cached_property
 from typing import Any
 
 from fastapi import Request, Response
@@ -25,11 +26,15 @@ class Sessions:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        path = f"{hub.log._file.path}-feed" if isinstance(hub.log, SQLiteLog) else ":memory:"
-        self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self.db.execute("CREATE TABLE IF NOT EXISTS feed (sid, n, event, data, PRIMARY KEY (sid, n))")
         self.grown = asyncio.Condition()
         self.tasks: set[asyncio.Task[None]] = set()
+
+    @cached_property
+    def db(self) -> sqlite3.Connection:
+        path = f"{self.hub.log._file.path}-feed" if isinstance(self.hub.log, SQLiteLog) else ":memory:"
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        db.execute("CREATE TABLE IF NOT EXISTS feed (sid, n, event, data, PRIMARY KEY (sid, n))")
+        return db
 
     def __call__(self, sid: str) -> Session:
         return Session(self, sid)

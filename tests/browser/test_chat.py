@@ -1,0 +1,345 @@
+"""The chat in a real browser: what its user does to it, and what the network and the server do to its user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from resumable_stream._cli.chat import folder
+
+from .conftest import PATIENCE, Chat, text_of, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+AWAY = 8.0
+"""Seconds without a network: longer than any retry of the page, shorter than anybody's patience."""
+QUIET = 3.0
+"""Seconds in which an `EventSource` that was not closed would have asked again several times."""
+
+
+@contextmanager
+def reading_along(url: str) -> Iterator[list[str]]:
+    """`reader.py` in a process of its own; what it has printed."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    reader = subprocess.Popen([sys.executable, str(folder() / "reader.py"), url], stdout=subprocess.PIPE, text=True, env=environ)
+    pieces: list[str] = []
+    assert reader.stdout is not None
+    out = reader.stdout
+
+    def read() -> None:
+        while piece := out.read(1):
+            pieces.append(piece)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield pieces
+    finally:
+        reader.kill()
+        reader.wait(PATIENCE)
+        thread.join(PATIENCE)
+        out.close()
+
+
+def test_an_answer_grows_and_ends(chat: Chat) -> None:
+    tab = chat.open()
+    tab.wait(state="ready")
+    tab.ask("Hello")
+    chat.allow(7)
+    tab.wait(state="live", answer=text_of(7))
+    chat.allow(200)
+    tab.wait(state="done", answer=text_of(200))
+    assert tab.questions == ["Hello"] and chat.starts == ["Hello"]
+
+
+def test_a_reload_in_mid_answer_goes_on_from_its_place(chat: Chat) -> None:
+    tab = chat.open()
+    tab.ask("Hello")
+    chat.allow(50)
+    tab.wait(answer=text_of(50))
+    tab.page.reload()
+    tab.wait(state="live", answer=text_of(50))
+    chat.allow(120)
+    tab.wait(state="live", answer=text_of(120))
+    tab.page.reload()
+    chat.allow(200)
+    tab.wait(state="done", answer=text_of(200))
+    tab.page.reload()
+    tab.wait(state="done", answer=text_of(200))
+    assert tab.questions == ["Hello"] and chat.starts == ["Hello"]
+
+
+def test_a_second_tab_and_a_second_device_follow(chat: Chat) -> None:
+    first = chat.open()
+    second = chat.tab(first.page.context, first.url)
+    phone = chat.open(first.url, viewport={"width": 390, "height": 800})
+    phone.wait(state="ready")
+    first.ask("Hello")
+    chat.allow(30)
+    for tab in (first, second, phone):
+        tab.wait(state="live", answer=text_of(30))
+    chat.allow(200)
+    for tab in (first, second, phone):
+        tab.wait(state="done", answer=text_of(200))
+    phone.ask("And from the phone?")
+    for tab in (first, second, phone):
+        tab.wait(state="done", answer=text_of(200), count=2)
+        assert tab.questions == ["Hello", "And from the phone?"]
+    assert chat.starts == ["Hello", "And from the phone?"]
+
+
+def test_stop_in_the_second_tab_stops_both(chat: Chat) -> None:
+    first = chat.open()
+    first.ask("Hello")
+    chat.allow(30)
+    first.wait(answer=text_of(30))
+    second = chat.open(first.url)
+    second.wait(state="live", answer=text_of(30))
+    second.page.click("#stop")
+    for tab in (first, second):
+        tab.wait(state="stopped", answer=text_of(30))
+        assert tab.notes == ["Stopped."]
+        assert not tab.page.locator("#stop").is_visible()
+    chat.allow(200)
+    first.ask("Again")
+    for tab in (first, second):
+        tab.wait(state="done", answer=text_of(200), count=2)
+        assert tab.answers[0] == text_of(30)
+
+
+def test_a_message_that_is_changed_in_mid_answer_supersedes_it(chat: Chat) -> None:
+    first = chat.open()
+    first.ask("Hello")
+    chat.allow(30)
+    first.wait(answer=text_of(30))
+    second = chat.open(first.url)
+    second.wait(answer=text_of(30))
+    old = first.answer_id
+    chat.allow(20)
+    first.page.click(".change")
+    assert first.page.input_value("#prompt") == "Hello"
+    first.ask("Good bye")
+    for tab in (first, second):
+        tab.wait(state="live", answer=text_of(20), count=1)
+        assert tab.questions == ["Good bye"] and tab.answer_id != old
+    chat.allow(200)
+    for tab in (first, second):
+        tab.wait(state="done", answer=text_of(200), count=1)
+    assert chat.starts == ["Hello", "Good bye"]
+    first.page.reload()
+    first.wait(state="done", answer=text_of(200), count=1)
+
+
+def test_a_message_may_be_left_as_it_was(chat: Chat) -> None:
+    chat.allow(200)
+    tab = chat.open()
+    tab.ask("Hello")
+    tab.wait(state="done")
+    tab.page.click(".change")
+    tab.page.click("#keep")
+    assert tab.page.input_value("#prompt") == "" and not tab.page.locator("#changing").is_visible()
+    tab.ask("Another")
+    tab.wait(state="done", count=2)
+    assert tab.questions == ["Hello", "Another"]
+
+
+def test_without_a_network_for_a_while_nothing_is_lost(chat: Chat) -> None:
+    first = chat.open()
+    first.ask("Hello")
+    chat.allow(30)
+    first.wait(answer=text_of(30))
+    second = chat.open(first.url)
+    second.wait(answer=text_of(30))
+    chat.network.cut()
+    chat.allow(150)
+    for tab in (first, second):
+        tab.wait(state="reconnecting", answer=text_of(30))
+    time.sleep(AWAY)
+    assert first.state == second.state == "reconnecting" and chat.network.refused >= 4
+    chat.network.mend()
+    for tab in (first, second):
+        tab.wait(state="live", answer=text_of(150))
+    chat.allow(200)
+    for tab in (first, second):
+        tab.wait(state="done", answer=text_of(200))
+    assert chat.starts == ["Hello"]
+
+
+def test_a_device_that_is_offline_says_so_and_asks_for_the_rest(chat: Chat) -> None:
+    tab = chat.open()
+    tab.ask("Hello")
+    chat.allow(30)
+    tab.wait(state="live", answer=text_of(30))
+    tab.page.context.set_offline(True)
+    tab.wait(state="reconnecting")
+    chat.allow(60)
+    tab.page.context.set_offline(False)
+    tab.wait(state="live", answer=text_of(60))
+    # A connection that was only thought to be lost has been replaced: nothing comes twice.
+    chat.allow(200)
+    tab.wait(state="done", answer=text_of(200))
+    last = chat.network.asked_for(f"/streams/{tab.answer_id}")[-1]
+    assert "?after=" in last.path
+
+
+def test_a_drain_and_another_server_over_the_same_file(chat: Chat) -> None:
+    first = chat.open()
+    first.ask("Hello")
+    chat.allow(30)
+    first.wait(answer=text_of(30))
+    second = chat.open(first.url)
+    second.wait(answer=text_of(30))
+    chat.server.drain()
+    before = len(chat.network.asked)
+    for tab in (first, second):
+        tab.wait(state="reconnecting", answer=text_of(30))
+    # Both ask again while it drains: an EventSource would give up at a 503.
+    path = f"/streams/{first.answer_id}"
+    until(lambda: len([each for each in chat.network.asked[before:] if each.path.startswith(path)]) >= 2, "both tabs")
+    assert first.state == second.state == "reconnecting"
+    chat.allow(200)
+    assert chat.server.wait() == 0
+    chat.restart()
+    for tab in (first, second):
+        tab.wait(state="done", answer=text_of(200))
+    assert chat.starts == ["Hello"]
+    # The feed is alive too: what begins now is seen in both.
+    second.ask("Still there?")
+    for tab in (first, second):
+        tab.wait(state="done", answer=text_of(200), count=2)
+        assert tab.questions == ["Hello", "Still there?"]
+
+
+def test_a_server_that_is_killed_ends_its_answer_as_failed(chat: Chat) -> None:
+    tab = chat.open()
+    tab.ask("Hello")
+    chat.allow(30)
+    tab.wait(answer=text_of(30))
+    chat.server.process.kill()
+    tab.wait(state="reconnecting", answer=text_of(30))
+    chat.restart()
+    # After the lease.
+    tab.wait(state="failed", answer=text_of(30))
+    assert "producer_lost" in tab.notes[0]
+
+
+def test_a_proxy_without_its_server_ends_no_page(chat: Chat) -> None:
+    """An EventSource gives up for good at a 502."""
+    tab = chat.open()
+    tab.ask("Hello")
+    chat.allow(30)
+    tab.wait(answer=text_of(30))
+    chat.network.is_bad = True
+    chat.network.hang_up()
+    tab.wait(state="reconnecting", answer=text_of(30))
+    until(lambda: chat.network.refused >= 4, "requests that get a 502")
+    chat.network.is_bad = False
+    chat.allow(200)
+    tab.wait(state="done", answer=text_of(200))
+    tab.ask("Still there?")
+    tab.wait(state="done", answer=text_of(200), count=2)
+
+
+def test_a_message_whose_receipt_is_lost_is_answered_once(chat: Chat) -> None:
+    tab = chat.open()
+    tab.wait(state="ready")
+    chat.allow(200)
+    chat.network.loses = "POST"
+    tab.ask("Hello")
+    tab.wait(state="done", answer=text_of(200), count=1)
+    until(lambda: not tab.page.input_value("#prompt"), "the receipt")
+    assert chat.starts == ["Hello"] and tab.questions == ["Hello"]
+    assert [each.method for each in chat.network.asked_for("/c/")].count("POST") == 2
+
+
+def test_after_the_end_nothing_more_is_asked_for(chat: Chat) -> None:
+    tab = chat.open()
+    chat.allow(200)
+    tab.ask("Hello")
+    tab.wait(state="done", answer=text_of(200))
+    before = len(chat.network.asked)
+    # Also not when the network is lost: there is nothing to reconnect.
+    time.sleep(QUIET)
+    chat.network.hang_up()
+    time.sleep(QUIET)
+    later = chat.network.asked[before:]
+    assert [each for each in later if each.path.startswith("/streams/")] == []
+    # The feed of the conversation goes on.
+    assert {each.path.partition("?")[0] for each in later} == {f"/sessions/{tab.sid}/feed"}
+
+
+def test_an_answer_that_fails_says_so_and_keeps_what_there_is(chat: Chat) -> None:
+    tab = chat.open()
+    chat.allow(200)
+    tab.ask("break")
+    tab.wait(state="failed", answer=text_of(5))
+    assert tab.notes == ["Failed: RuntimeError."]
+    tab.page.reload()
+    tab.wait(state="failed", answer=text_of(5))
+    tab.ask("Hello")
+    tab.wait(state="done", answer=text_of(200), count=2)
+
+
+def test_markup_is_shown_and_not_obeyed(chat: Chat) -> None:
+    tab = chat.open()
+    chat.allow(200)
+    text = '<img src="/x" onerror="document.title=1"><script>document.title=2</script> &amp;'
+    tab.ask(text)
+    tab.wait(state="done")
+    assert tab.questions == [text]
+    assert tab.page.title() == "done · Chat" and chat.network.asked_for("/x") == []
+
+
+def test_everything_at_once(chat: Chat) -> None:
+    """Reload, a second tab, a program that reads along, no network for a while, a drain, another server, and a stop."""
+    first = chat.open()
+    first.ask("Hello")
+    chat.allow(20)
+    first.wait(state="live", answer=text_of(20))
+    with reading_along(first.url) as printed:
+        second = chat.open(first.url, viewport={"width": 390, "height": 800})
+        second.wait(answer=text_of(20))
+        first.page.reload()
+        chat.allow(40)
+        first.wait(answer=text_of(40))
+        until(lambda: text_of(40) in "".join(printed), "the program")
+
+        chat.network.cut()
+        chat.allow(60)
+        time.sleep(AWAY)
+        chat.network.mend()
+        for tab in (first, second):
+            tab.wait(state="live", answer=text_of(60))
+        until(lambda: text_of(60) in "".join(printed), "the program, back again")
+
+        # While it drains, browsers are told to come back, and are not turned away.
+        chat.server.drain()
+        for tab in (first, second):
+            tab.wait(state="reconnecting", answer=text_of(60))
+        chat.allow(200)
+        assert chat.server.wait() == 0
+        chat.restart()
+        for tab in (first, second):
+            tab.wait(state="done", answer=text_of(200))
+        until(lambda: f"{text_of(200)}\n[completed]" in "".join(printed), "the program, at the end")
+        assert "".join(printed).count("word-0 ") == 1 and chat.starts == ["Hello"]
+
+        chat.allow(15)
+        first.ask("And another")
+        for tab in (first, second):
+            tab.wait(state="live", answer=text_of(15), count=2)
+        second.page.click("#stop")
+        for tab in (first, second):
+            tab.wait(state="stopped", answer=text_of(15), count=2)
+        until(lambda: f"{text_of(15)}\n[cancelled]" in "".join(printed), "the program, stopped")
+    assert chat.starts == ["Hello", "And another"]
+    before = len(chat.network.asked)
+    time.sleep(QUIET)
+    assert [each for each in chat.network.asked[before:] if each.path.startswith("/streams/")] == []
