@@ -13,7 +13,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = "cli,httpx2,notebook,otel,redis,server"
+EXTRAS = "chat,cli,httpx2,notebook,otel,redis,server"
 
 SMOKE = """
 import importlib, importlib.metadata, importlib.resources, pkgutil, sys
@@ -24,6 +24,7 @@ with_extras = sys.argv[1] == "extras"
 [home] = resumable_stream.__path__
 assert home.startswith(sys.prefix), home
 assert importlib.resources.files("resumable_stream").joinpath("py.typed").is_file(), "py.typed is not in the wheel"
+assert importlib.resources.files("resumable_stream").joinpath("_cli/fastapi_chat/static/index.html").is_file(), "no page"
 assert not {"httpx2", "redis", "starlette", "click", "IPython"} & set(sys.modules), "importing the package loads an extra"
 
 def importable(name):
@@ -34,6 +35,8 @@ def importable(name):
         if getattr(exc, "name", None) == "pytest" and name.startswith("resumable_stream.testing"):
             return
         assert not with_extras, f"{name}: {exc}"
+        if name.rpartition(".")[2].startswith("_"):
+            return  # whoever imports it speaks for it
         assert "resumable-stream-sdk[" in str(exc), f"{name}: the error does not name the extra to install: {exc}"
 
 seen = 0
@@ -59,6 +62,26 @@ print(f"{version} {sys.argv[1]}: {seen} modules")
 """
 
 
+# What the command serves comes from the wheel: the sources cannot be seen here.
+CHAT = """
+import re, subprocess, sys, urllib.request
+
+command = [sys.argv[1], "chat", "--port", "0", "--store", "memory:"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    try:
+        url = re.fullmatch("serving a chat on (http://[^ ]+)", server.stdout.readline().strip())[1]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=60) as page:
+            text, place = page.read().decode(), page.url
+        assert place.startswith(url + "/c/") and "<title>Chat</title>" in text, place
+        for link in re.findall(r'(?:src|href)="(/static/[^"]+)"', text):
+            assert opener.open(url + link, timeout=60).status == 200
+    finally:
+        server.terminate()
+assert server.returncode == 0, server.returncode
+"""
+
+
 def run(*command: str | Path, cwd: Path | None = None) -> None:
     subprocess.run([str(part) for part in command], cwd=cwd, check=True)
 
@@ -80,6 +103,7 @@ def main() -> None:
             run(python, "-I", "-W", "error::ImportWarning", "-c", SMOKE, kind, cwd=away)
             if kind == "extras":
                 run(python.with_name("resumable-stream"), "--help", cwd=away)
+                run(python, "-I", "-c", CHAT, python.with_name("resumable-stream"), cwd=away)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import httpx
-import uvicorn
 
 import resumable_stream as rs
 
 from ..server import Generation, Hub, MemoryLog
 from ..server.asgi import create_app
+from ._uvicorn import uvicorn
 from .story import digest, tokens
 
 __all__ = ["TOTAL", "HubMission", "HubPace", "HubReporter", "Lane", "Note"]

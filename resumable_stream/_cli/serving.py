@@ -20,11 +20,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-import uvicorn
-
 from .._errors import ReaderCut
 from ..server import Hub
 from ..server.asgi import create_app
+from ._uvicorn import uvicorn
 from .output import visible
 
 __all__ = ["HubServer", "say", "serve", "set_up_logging"]

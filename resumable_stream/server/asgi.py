@@ -25,11 +25,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 from urllib.parse import quote
 
-from starlette.applications import Starlette
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
+try:
+    from starlette.applications import Starlette
+    from starlette.datastructures import Headers
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ImportError as error:
+    missing = (error.name or "starlette").partition(".")[0]
+    raise ImportError(
+        f"resumable_stream.server.asgi needs {missing}: pip install 'resumable-stream-sdk[server]'", name=missing
+    ) from None
 
 from .._errors import HistoryGone, LimitReached, ReaderCut
 from . import wire
