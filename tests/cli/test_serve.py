@@ -28,7 +28,8 @@ from resumable_stream.server import Hub, MemoryLog
 
 from ..redis_server import RedisServer
 
-SERVE = [sys.executable, "-m", "resumable_stream", "serve"]
+COMMAND = [sys.executable, "-m", "resumable_stream"]
+SERVE = [*COMMAND, "serve"]
 PATIENCE = 60.0
 
 MODULE = """
@@ -75,16 +76,23 @@ def module(tmp_path: Path) -> Path:
 class Served:
     """A running command: its output is read all the time, so that it never waits for us."""
 
-    def __init__(self, *arguments: str, cwd: Path, patient: bool = True) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        patient: bool = True,
+        command: str = "serve",
+        announcement: str = r"^serving .* on (http://\S+?)(?:,|$)",
+    ) -> None:
         environment = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": os.pathsep.join(sys.path)}
         environment["PATIENT"] = "yes" if patient else ""
         self.process = subprocess.Popen(
-            [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=environment
+            [*COMMAND, command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=environment
         )
         self.lines: deque[str] = deque()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self.wait_for(r"^serving .* on (http://\S+?)(?:,|$)")
+        self.url = self.wait_for(announcement)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -112,6 +120,13 @@ class Served:
         self._reader.join(PATIENCE)
         return code
 
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGTERM, signal.SIGTERM)
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
 
 @contextmanager
 def served(*arguments: str, cwd: Path, patient: bool = True) -> Iterator[Served]:
@@ -119,11 +134,7 @@ def served(*arguments: str, cwd: Path, patient: bool = True) -> Iterator[Served]
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.end(signal.SIGTERM, signal.SIGTERM)
-        server._reader.join(PATIENCE)
-        assert server.process.stdout is not None
-        server.process.stdout.close()
+        server.close()
 
 
 def start(url: str, id: str, *, events: int, pause: float, gate: Path | None = None) -> None:

@@ -33,6 +33,7 @@ SDKS = ROOT / "docs" / "sdks"  # run by tests/integration, where these are insta
 PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent != SDKS)]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SERVERS = sorted((ROOT / "examples" / "servers").glob("*.py"))  # run by tests/integration, likewise
+CHAT = [ROOT / "examples" / "fastapi_chat" / "app.py"]  # run by tests/examples and tests/browser
 
 
 class Block(NamedTuple):
@@ -229,7 +230,7 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         origins = {host: stack.enter_context(make()).origin for host, make in HOSTS.items() if host in text}
         for block in blocks(text):
             if block.language == "python" and (include := _INCLUDE.fullmatch(block.code)):
-                assert ROOT / include[1] in [*EXAMPLES, *SERVERS], "an included program is run by a test"
+                assert ROOT / include[1] in [*EXAMPLES, *SERVERS, *CHAT], "an included program is run by a test"
             elif block.language == "python":
                 code = block.code
                 for host, origin in origins.items():
