@@ -109,7 +109,7 @@ def serve(
     if listener is not None and control is not None:
         # A worker: who started it has told people everything.
         server = HubServer(hub, app, timeout=timeout, spread=spread, announce=lambda: None, access_log=access_log, quiet=True)
-        set_up_logging(several=True)
+        set_up_logging(several=True, access_log=access_log)
         inherited = socket.socket(fileno=listener), socket.socket(fileno=control)
         for each in inherited:
             each.set_inheritable(False)
@@ -125,7 +125,7 @@ def serve(
             os.environ[STORE_VARIABLE] = store
         sys.exit(supervise(arguments, sock, workers, timeout=timeout, announce=announce))
     server = HubServer(hub, app, timeout=timeout, spread=spread, announce=announce, access_log=access_log)
-    set_up_logging(several=False)
+    set_up_logging(several=False, access_log=access_log)
     sys.exit(run(server, sock))
 
 

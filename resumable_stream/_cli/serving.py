@@ -246,7 +246,7 @@ def _allow_many_files() -> None:
 # --- what is logged -----------------------------------------------------------------------------------------------------
 
 
-def set_up_logging(*, several: bool) -> None:
+def set_up_logging(*, several: bool, access_log: bool = True) -> None:
     """Write to standard error what uvicorn and the hub log. Call it after the `HubServer` was made."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"%(asctime)s {'[%(process)d] ' if several else ''}%(message)s", "%H:%M:%S"))
@@ -254,8 +254,10 @@ def set_up_logging(*, several: bool) -> None:
     access.setLevel(logging.INFO)
     access.addFilter(_without_secrets)
     errors.addFilter(_without_wanted_cuts)
-    for each in (access, errors):
+    # A logger of requests that has a handler is used, whatever the server was told.
+    for each in (access, errors) if access_log else (errors,):
         each.addHandler(handler)
+    for each in (access, errors):
         each.propagate = False
     if not logging.getLogger().handlers:
         # Otherwise the module has set up logging as it wants it.

@@ -317,6 +317,15 @@ def test_the_access_log_holds_no_secret(module: Path) -> None:
         assert "s3cr3t" not in server.text and long not in server.text
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_there_may_be_no_access_log(module: Path, workers: int) -> None:
+    store = f"sqlite:///{module}/streams.db"
+    with served("--no-access-log", "--workers", str(workers), "--store", store, cwd=module) as server:
+        start(server.url, "s", events=1, pause=0)
+        assert server.end(signal.SIGTERM) == 0
+        assert "POST" not in server.text and "draining" in server.text
+
+
 def test_a_body_that_is_cut_on_purpose_is_no_traceback_in_the_log(module: Path) -> None:
     with served("--drain-timeout", "0", cwd=module) as server:
         start(server.url, "s", events=1_000_000, pause=0.01)
