@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import os
 import secrets
 import signal
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,7 +32,7 @@ from fastapi.staticfiles import StaticFiles
 from feed import Sessions
 from pydantic import BaseModel, Field
 
-from resumable_stream import StreamUnknown
+from resumable_stream import HistoryGone, StreamUnknown
 from resumable_stream.server import Hub, log_of
 from resumable_stream.server.asgi import create_app
 
@@ -42,6 +44,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 PAUSE = 0.05
+MEMORY = 50  # messages that the model is told of
 LESSON = (
     "This answer is written word by word, in a task that belongs to no connection, and every word is in a log before "
     "anybody sees it. Reload the page now, and it goes on from here. Open the same address in a second tab, and both show "
@@ -162,13 +165,13 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
     async def history(sid: str, *, until: str) -> list[dict[str, str]]:
         """What was said before a message. The text of an answer is in its stream, and nowhere else."""
         found: list[dict[str, str]] = []
-        for message in await sessions(sid).messages():
-            if message["mid"] == until:
-                break
+        said = await sessions(sid).messages()
+        before = itertools.takewhile(lambda message: message["mid"] != until, said)
+        for message in deque(before, maxlen=MEMORY):
             found.append({"role": "user", "content": message["data"]["text"]})
             try:
                 text = (await hub.message(message["data"]["answer"])).text
-            except StreamUnknown:
+            except (StreamUnknown, HistoryGone):
                 continue
             found.append({"role": "assistant", "content": text})
         return found

@@ -26,7 +26,6 @@ class Sessions:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.grown = asyncio.Condition()
         self.tasks: set[asyncio.Task[None]] = set()
 
     @cached_property
@@ -63,11 +62,8 @@ class Sessions:
             while not self.hub.draining:
                 for seen, event, data in session.rows(seen):  # noqa: B020
                     yield event_block(data, event=event, id=f"feed.{seen}").decode()
-                try:
-                    async with self.grown:
-                        await asyncio.wait_for(self.grown.wait(), 0.25)
-                except TimeoutError:
-                    yield ":\n\n"
+                await asyncio.sleep(0.05)
+                yield ":\n\n"
 
         return StreamingResponse(body(), 200, live, "text/event-stream")
 
@@ -93,8 +89,6 @@ class Session:
     async def _append(self, event: str, data: dict[str, Any]) -> None:
         row = (self.sid, self.n + 1, event, json.dumps(data))
         self.sessions.db.execute("INSERT INTO feed VALUES (?, ?, ?, ?)", row)
-        async with self.sessions.grown:
-            self.sessions.grown.notify_all()
 
     async def publish(self, event: str, data: dict[str, Any], mid: str | None = None) -> None:
         if not self._have(event, mid=mid):

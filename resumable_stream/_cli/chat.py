@@ -83,7 +83,7 @@ def chat(host: str, port: int, store: str, upstream: str | None, model: str | No
                 return  # nobody reads it, and the server serves all the same
 
     server = HubServer(hub, app.chat_app(hub, answer), timeout=timeout, spread=2.0, announce=announce, access_log=False)
-    set_up_logging(several=False)
+    set_up_logging(several=False, access_log=False)
     sys.exit(serve(server, sock))
 
 

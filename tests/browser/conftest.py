@@ -194,6 +194,16 @@ class Tab:
         """Of the last answer."""
         return self.page.locator("article").last.get_attribute("data-answer") or ""
 
+    def show(self, visibility: str) -> None:
+        """What the page is told when its user goes to another tab, or comes back: a headless browser shows all of them."""
+        self.page.evaluate(
+            """(state) => {
+                Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+                document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            visibility,
+        )
+
     def ask(self, text: str) -> None:
         self.page.fill("#prompt", text)
         self.page.click("#send")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from ..integration.proxy import Listener, hang_up, reset
 
 _REQUEST = re.compile(rb"^(GET|HEAD|POST|DELETE) (\S+) HTTP/1\.1\r$", re.MULTILINE)
-_STATUS = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
+_STREAM = re.compile(rb"^content-type: text/event-stream", re.MULTILINE)
+_STREAM_END = b"0\r\n\r\n"
 _BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -31,7 +32,7 @@ class Network(Listener):
 
     Attributes:
         asked: The requests that came through, in their order.
-        statuses: How they were answered; in their order where there was one at a time.
+        streams: How many event streams are open.
         is_cut: Connections are reset, also those that come.
         is_bad: A proxy is there, and its server is not: 502.
         loses: The answer to the next request with this method is lost, after the server has got the request.
@@ -40,8 +41,7 @@ class Network(Listener):
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self.asked: list[Asked] = []
-        self.statuses: list[int] = []
-        self.refused = 0
+        self.refused = self.streams = 0
         self.is_cut = self.is_bad = False
         self.loses: str | None = None
         self._open: set[tuple[socket.socket, socket.socket]] = set()
@@ -126,10 +126,22 @@ class Network(Listener):
             server.shutdown(socket.SHUT_RDWR)
 
     def _down(self, client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
+        streaming = False
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 20):
                 if lost.is_set():
                     reset(client)
-                    return
-                self.statuses += [int(status) for status in _STATUS.findall(data)]
+                    break
+                if _STREAM.search(data):
+                    streaming = True
+                    self._count(1)
                 client.sendall(data)
+                if streaming and data.endswith(_STREAM_END):
+                    streaming = False
+                    self._count(-1)
+        if streaming:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self.streams += more

@@ -14,7 +14,7 @@ import pytest
 
 from resumable_stream._cli.chat import folder
 
-from .conftest import PATIENCE, Chat, text_of, until
+from .conftest import PATIENCE, Chat, Tab, text_of, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -343,3 +343,92 @@ def test_everything_at_once(chat: Chat) -> None:
     before = len(chat.network.asked)
     time.sleep(QUIET)
     assert [each for each in chat.network.asked[before:] if each.path.startswith("/streams/")] == []
+
+
+def test_a_hidden_tab_lets_go_of_its_connections_and_catches_up(chat: Chat) -> None:
+    """A browser has six connections for all tabs of a host: with three tabs that held two each, nobody could press Stop."""
+    tab = chat.open()
+    tab.ask("Hello")
+    chat.allow(30)
+    tab.wait(state="live", answer=text_of(30))
+    assert chat.network.streams == 2
+    tab.show("hidden")
+    until(lambda: chat.network.streams == 0, "the end of both connections")
+    chat.allow(60)
+    tab.show("visible")
+    tab.wait(state="live", answer=text_of(60))
+    assert f"/streams/{tab.answer_id}?after=" in chat.network.asked_for("/streams/")[-1].path
+    chat.allow(200)
+    tab.wait(state="done", answer=text_of(200))
+
+
+LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_the_page_can_be_read(chat: Chat, width: int, scheme: str) -> None:
+    tab = chat.open(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    chat.allow(200)
+    tab.ask("A long word: " + "x" * 300)
+    tab.wait(state="done")
+    tab.page.click("#share")
+    tab.page.click(".change")
+    keep_picture(tab, f"{width}-{scheme}")
+    # Nothing sticks out at the side.
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+    poor = {name: ratio for name, ratio in contrasts(tab).items() if ratio < 4.5}
+    assert poor == {}
+    # Large enough for a thumb, and in view.
+    for name in ("#send", "#prompt", "#copy"):
+        box = tab.page.locator(name).bounding_box()
+        assert box is not None and box["height"] >= 32 and box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_the_address_can_be_copied(chat: Chat) -> None:
+    tab = chat.open(permissions=["clipboard-read", "clipboard-write"])
+    assert not tab.page.locator("#sharing").is_visible()
+    tab.page.click("#share")
+    assert tab.page.input_value("#address") == tab.url
+    assert len(tab.sid) == 22
+    tab.page.click("#copy")
+    until(lambda: tab.page.locator("#copy").inner_text() == "Copied", "the copy")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == tab.url
+    tab.page.click("#new")
+    tab.wait(state="ready", count=0)
+    assert len(tab.sid) == 22 and tab.url not in tab.page.evaluate("navigator.clipboard.readText()")
+
+
+def keep_picture(tab: Tab, name: str) -> None:
+    """For people who want to look at it: set PICTURES to a directory."""
+    if folder_of_pictures := os.environ.get("PICTURES"):
+        tab.page.screenshot(path=f"{folder_of_pictures}/chat-{name}.png")
+
+
+def contrasts(tab: Tab) -> dict[str, float]:
+    """The contrast of each text with what is behind it, as WCAG 2.2 computes it."""
+    found = tab.page.evaluate(
+        """() => {
+            const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+            const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+                .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+                .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+            const behind = (element) => {
+                for (let each = element; each; each = each.parentElement) {
+                    const found = colour(getComputedStyle(each).backgroundColor);
+                    if (found.length === 3 || found[3] > 0) return found;
+                }
+                return [255, 255, 255];
+            };
+            const all = [...document.querySelectorAll("body *")].filter((element) =>
+                element.checkVisibility() && !element.disabled &&
+                (["TEXTAREA", "INPUT"].includes(element.tagName) ||
+                 [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())));
+            return all.map((element) => {
+                const [a, b] = [colour(getComputedStyle(element).color), behind(element)].map(light);
+                const name = `${element.tagName} ${element.id} ${element.parentElement.className}`;
+                return [name, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+            });
+        }"""
+    )
+    assert len(found) >= 10
+    return dict(found)

@@ -59,7 +59,8 @@ def test_a_conversation_outlives_the_server(tmp_path: Path) -> None:
     with served(cwd=tmp_path) as second:
         assert read(second).startswith("You asked: Hello\n\nThis answer is written word by word")
         assert second.end(signal.SIGINT) == 0
-        assert ANSWER not in first.text + second.text and URL not in first.text + second.text
+        # No line for a request: it would hold the address of a conversation.
+        assert not re.search("GET|POST", first.text + second.text)
 
 
 def test_a_model_answers_and_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

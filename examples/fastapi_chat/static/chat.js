@@ -112,7 +112,8 @@ followSession(sid, {
     showState();
   },
   connection(live) {
-    isLive = live || isLive === null ? live || null : false;
+    // Before it was live for the first time, it is connecting and not reconnecting.
+    if (live || isLive !== null) isLive = live;
     showState();
   },
 });
@@ -214,12 +215,14 @@ $("keep").addEventListener("click", () => begin(null));
 
 $("share").addEventListener("click", () => {
   const opens = $("sharing").hidden;
+  const followsEnd = isAtEnd();
   $("sharing").hidden = !opens;
   $("share").setAttribute("aria-expanded", opens);
   $("address").value = location.href;
   $("local").hidden = !["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
   $("qr").hidden = !$("local").hidden;
   if (opens && $("local").hidden) $("qr").src = `/c/${sid}/qr.svg`;
+  if (followsEnd) scrollTo(0, document.body.scrollHeight);
 });
 $("copy").addEventListener("click", async () => {
   try {

@@ -9,6 +9,8 @@
 const WAITS = [500, 1000, 2000, 4000, 8000, 15000];
 // A server that shuts down accepts a browser, tells it when to come back, and closes.
 const SETTLED = 300;
+// A glance at another tab costs no connection.
+const HIDDEN = 5000;
 
 /**
  * @param {string} url
@@ -20,7 +22,7 @@ const SETTLED = 300;
  * }} handlers
  */
 export function followStream(url, { events, last, connection = () => {}, gone = () => {} }) {
-  let source, place, waiting, settling;
+  let source, place, waiting, settling, sleeping;
   let failures = 0;
   let isLive = null;
   let isOver = false;
@@ -78,34 +80,40 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
     }, WAITS[Math.min(failures++, WAITS.length - 1)]);
   }
 
-  /** The device was asleep or offline: its connection may be dead, and an EventSource does not notice. */
+  /** Ask from our place: the device was asleep or offline, and an EventSource does not notice that its connection is dead. */
   function wake() {
     if (document.visibilityState === "visible" && navigator.onLine) open();
+  }
+
+  /** Let go of the connection: a browser has six for all tabs of a host, and nobody looks at this one. */
+  function sleep() {
+    clearTimeout(waiting);
+    clearTimeout(settling);
+    source.close();
+  }
+
+  function seen() {
+    clearTimeout(sleeping);
+    if (document.visibilityState === "hidden") sleeping = setTimeout(sleep, HIDDEN);
+    else wake();
   }
 
   function offline() {
     tell(false);
   }
 
+  function restored(event) {
+    if (event.persisted) wake();
+  }
+
   function close() {
     isOver = true;
-    clearTimeout(waiting);
-    clearTimeout(settling);
-    source.close();
+    clearTimeout(sleeping);
+    sleep();
     removeEventListener("online", wake);
     removeEventListener("offline", offline);
     removeEventListener("pageshow", restored);
     document.removeEventListener("visibilitychange", seen);
-  }
-
-  let hiddenAt = 0;
-  function seen() {
-    if (document.visibilityState === "hidden") hiddenAt = Date.now();
-    else if (Date.now() - hiddenAt > 30000) wake();
-  }
-
-  function restored(event) {
-    if (event.persisted) wake();
   }
 
   addEventListener("online", wake);
@@ -113,5 +121,7 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
   addEventListener("pageshow", restored);
   document.addEventListener("visibilitychange", seen);
   open();
+  // It may have been opened behind another tab.
+  if (document.visibilityState === "hidden") seen();
   return { close };
 }
