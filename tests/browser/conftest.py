@@ -23,7 +23,7 @@ from .network import Network
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("CHAT_PATIENCE", "60"))
 HERE = Path(__file__).parent
 FLAGS = [
     "--no-sandbox",

@@ -35,7 +35,7 @@ class Network(Listener):
         streams: How many event streams are open.
         is_cut: Connections are reset, also those that come.
         is_bad: A proxy is there, and its server is not: 502.
-        loses: The answer to the next request with this method is lost, after the server has got the request.
+        loses: The answer to the next request with this method is lost, after the server has got the request: 502.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -130,7 +130,8 @@ class Network(Listener):
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 20):
                 if lost.is_set():
-                    reset(client)
+                    # A reset would not do: after one, Chromium sends the request again by itself.
+                    client.sendall(_BAD_GATEWAY)
                     break
                 if _STREAM.search(data):
                     streaming = True

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
 from resumable_stream._cli.chat import folder
@@ -133,6 +134,8 @@ def test_a_message_that_is_changed_in_mid_answer_supersedes_it(chat: Chat) -> No
     for tab in (first, second):
         tab.wait(state="done", answer=text_of(200), count=1)
     assert chat.starts == ["Hello", "Good bye"]
+    superseded = httpx.head(f"{chat.network.url}/streams/{old}", timeout=PATIENCE, trust_env=False)
+    assert superseded.headers["stream-outcome"] == "cancelled; reason=superseded"
     first.page.reload()
     first.wait(state="done", answer=text_of(200), count=1)
 
