@@ -68,8 +68,6 @@ FORGOTTEN: Final = "forgotten"
 """Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
 _QUIET: Final = 1.0
 """Seconds without an event after which a producer is quiet. 1: who presses the stop button waits for no longer than that."""
-_TRIES_WITH_FEED: Final = 10
-"""Tries to end a stream together with the feed of its session, some 15 s. Then it ends alone, and the feed is told later."""
 _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
 
@@ -258,8 +256,8 @@ class Generations:
             writer = generation.writer
             began = self._following.now()
             try:
-                # A feed that cannot be written must not keep the stream from ending.
-                session = generation.head.session if tries < _TRIES_WITH_FEED else None
+                # A feed that cannot be written must not keep the stream from ending. Whoever follows the session next mends it.
+                session = generation.head.session if began - since < self.pace.log_timeout / 2 else None
                 verdict = await self._end(generation.id, writer, n, ending, session, generation.head.owner)
             except Exception as exc:
                 if not isinstance(exc, LogUnavailable):
