@@ -19,7 +19,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from types import SimpleNamespace, TracebackType
 from typing import Any, Literal
 
@@ -244,9 +244,9 @@ def _context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-@pytest.fixture(params=[f"{driver}-{family}" for driver in DRIVERS for family in FAMILIES])
+@pytest.fixture
 def row(request: pytest.FixtureRequest) -> Row:
-    """Each of the six rows in turn, three of them in `make soak` alone. An `async def` test that takes it runs in that row."""
+    """Each of the six rows in turn, most of them in `make soak` alone. An `async def` test that takes it runs in that row."""
     driver, family = request.param.split("-")
     made = Row(driver, family)
     if request.node.get_closest_marker("soak"):
@@ -254,26 +254,54 @@ def row(request: pytest.FixtureRequest) -> Row:
     return made
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """
-    Run a test of all six rows in three of them: each driver, over one family or the other. The other three are for `make soak`.
+    Keep the tests themselves out of every search for garbage, to the end: they are millions of objects in each process.
 
-    By turns of the test's name sync and trio get one family and asyncio the other, so that every row is tried by many tests.
+    Neither this nor `spotless` undoes it at the end of the session, where pytest and the interpreter look ten times more.
     """
-    rows: dict[str, list[tuple[pytest.Item, str]]] = {}
-    for item in items:
-        row = getattr(item, "callspec", None) and item.callspec.params.get("row")  # type: ignore[attr-defined]
-        if isinstance(row, str):
-            rows.setdefault(f"{item.path}::{item.originalname}", []).append((item, row))  # type: ignore[attr-defined]
-    for name, found in rows.items():
-        if len({row for _, row in found}) < len(DRIVERS) * len(FAMILIES):
-            continue  # it names its own
-        turn = zlib.crc32(name.rpartition("::")[2].encode()) % 2
-        for item, row in found:
-            driver, family = row.split("-")
-            if family != FAMILIES[(turn + (driver == "asyncio")) % 2]:
-                item.add_marker(pytest.mark.soak)
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """
+    Give a test that takes `row` its rows, and one that takes `where` its places.
+
+    Those that are for `make soak` are not even made where they would only be left out: they are a third of all.
+    """
+    named = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])}
+    for name, found in (("row", _rows(metafunc)), ("where", {"events": True, "bytes": False})):
+        if name in metafunc.fixturenames and name not in named:
+            left_out = "not soak" in metafunc.config.option.markexpr
+            params = [pytest.param(one, marks=() if quick else pytest.mark.soak) for one, quick in found.items()]
+            metafunc.parametrize(name, [param for param in params if not (left_out and param.marks)], indirect=True)
+
+
+def _names(given: str | list[str] | tuple[str, ...]) -> list[str]:
+    return given.replace(",", " ").split() if isinstance(given, str) else list(given)
+
+
+def _rows(metafunc: pytest.Metafunc) -> dict[str, bool]:
+    """
+    All six rows. True are two of them: sync over one family, and one of the two loops over the other.
+
+    Which two, goes by the test's name, so that every row is tried by many tests. Where the loops differ, in how they cancel,
+    a test is marked `each_loop`, and there are three.
+    """
+    turn = zlib.crc32(metafunc.definition.originalname.encode())
+    loop = DRIVERS[1 + turn // 2 % 2]
+    drivers = DRIVERS if metafunc.definition.get_closest_marker("each_loop") else ("sync", loop)
+    return {
+        f"{driver}-{family}": driver in drivers and family == FAMILIES[(turn + (driver == loop)) % 2]
+        for driver in DRIVERS
+        for family in FAMILIES
+    }
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -286,7 +314,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["events", pytest.param("bytes", marks=pytest.mark.soak)])
+@pytest.fixture
 def where(request: pytest.FixtureRequest) -> Where:
     """Where to cut a body: around each of its events, and in `make soak` at every byte. A test that takes it runs as both."""
     return around_each_event if request.param == "events" else at_every_byte
@@ -302,15 +330,8 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resumable_stream._api.random", SimpleNamespace(random=lambda: 0.0))
 
 
-@pytest.fixture(scope="session")
-def thawed() -> Iterator[None]:
-    """Undo `gc.freeze()` at the end of the session: what is frozen is not seen as a referrer, which others look for."""
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture
-def spotless(thawed: None) -> Iterator[None]:
+def spotless() -> Iterator[None]:
     """
     Fail a test that leaves a thread, or something whose finaliser complains (an open socket, a suspended async generator).
 
