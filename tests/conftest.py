@@ -320,14 +320,16 @@ def where(request: pytest.FixtureRequest) -> Where:
     return around_each_event if request.param == "events" else at_every_byte
 
 
-@pytest.fixture
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def prompt() -> Iterator[None]:
     """
     Take the jitter out of the reconnect after progress: it waits uniform(0, 0.25) s, an eighth of a second for each of 500 cuts.
 
     The name in `_api` is replaced, not `random.random` itself: that is nobody's business here.
     """
-    monkeypatch.setattr("resumable_stream._api.random", SimpleNamespace(random=lambda: 0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resumable_stream._api.random", SimpleNamespace(random=lambda: 0.0))
+        yield
 
 
 @pytest.fixture

@@ -68,6 +68,8 @@ FORGOTTEN: Final = "forgotten"
 """Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
 _QUIET: Final = 1.0
 """Seconds without an event after which a producer is quiet. 1: who presses the stop button waits for no longer than that."""
+_LOOK: Final = 1.0
+"""Seconds between two looks at the generations here, at most. 1: so late a producer may be found to be quiet, or abandoned."""
 _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
 
@@ -593,7 +595,7 @@ class Generations:
         swept = self._following.now()
         period = self.pace.lease / 3
         while True:
-            await asyncio.sleep(min(period, 1.0))
+            await asyncio.sleep(min(period, _LOOK))
             now = self._following.now()
             due = [each for each in self._running.values() if now - each.generation.stored_at >= period and each.holds]
             try:

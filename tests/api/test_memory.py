@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Scripted = Callable[..., ScriptedClient]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 MIB = 1024 * 1024
 # By half of them the window is full. One lasting reference for each of the others would be 280 KiB.
 COUNT = 10_000

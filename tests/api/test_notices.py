@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 ALL = [str(n) for n in range(1, 13)]
 QUICK = rs.RetryPolicy(attempts=4, wait=lambda state: 0.0)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://api.example.com/v1/stream"
 ALL = [str(n) for n in range(1, 13)]
 CUT = Fault.cut(after_events=5)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 CLEAN = Fault.cut(after_events=3, how="clean")
 
 

@@ -20,8 +20,6 @@ from resumable_stream.protocols import Consume, LastEventID
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ServerEvent, numbered
 from resumable_stream.testing.faults import How
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 QUICK = rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)
 # Making one costs 17 ms.
 _CONTEXT = ssl.create_default_context()

@@ -24,8 +24,6 @@ import resumable_stream as rs
 from resumable_stream.compat import httpx_sse as compat
 from resumable_stream.testing import Fault, ServerEvent, numbered
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 EXAMPLES = re.findall(r"```python\n(.*?)```", str(importlib.metadata.metadata("httpx-sse").get_payload()), re.DOTALL)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = pytest.mark.usefixtures("prompt", "spotless")
+pytestmark = pytest.mark.usefixtures("spotless")
 
 ALL = [str(n) for n in range(1, 13)]
 SSE = {"content-type": "text/event-stream"}

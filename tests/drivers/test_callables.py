@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.timeout(10)]
+pytestmark = [pytest.mark.timeout(10)]
 
 URL = "https://api.example.com/answers"
 NOTE = "the place is in the stream's `checkpoint`"

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 ALL = [str(n) for n in range(1, 13)]
 CUT = Fault.cut(after_events=5)
 

@@ -21,7 +21,7 @@ from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, 
 from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt", "spotless")
+pytestmark = pytest.mark.usefixtures("spotless")
 
 ALL = [str(n) for n in range(1, 13)]
 LATE = 10.0

@@ -16,8 +16,6 @@ from resumable_stream.testing.faults import How
 
 from ..conftest import Row
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 
 def _transcript() -> bytes:
     """40 events of every shape that moves, keeps or lacks an id, in all line ends; [DONE] is the last."""

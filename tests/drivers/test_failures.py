@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://example.com/s"
 ALL = [str(n) for n in range(1, 13)]
 WHOLE = Reply(body=[b"id: 1\ndata: 1\n\n", b"id: 2\ndata: [DONE]\n\n"])

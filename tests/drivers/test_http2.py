@@ -24,7 +24,7 @@ from resumable_stream.testing import numbered
 if TYPE_CHECKING:
     from tests.conftest import Row
 
-pytestmark = pytest.mark.usefixtures("prompt", "spotless")
+pytestmark = pytest.mark.usefixtures("spotless")
 
 ALL = [str(n) for n in range(1, 13)]
 How = Literal["reset", "lost", "goaway", "silence", "clean"]

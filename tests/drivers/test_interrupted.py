@@ -29,7 +29,7 @@ from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.usefixtures("prompt"), pytest.mark.each_loop]
+pytestmark = [pytest.mark.each_loop]
 
 ALL = [str(n) for n in range(1, 13)]
 WANTED = [(event.id, event.data) for event in numbered(12)]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.each_loop]
+pytestmark = [pytest.mark.usefixtures("spotless"), pytest.mark.each_loop]
 
 ALL = [str(n) for n in range(1, 13)]
 SILENT = Fault.cut(after_events=5, how="silence")

@@ -25,7 +25,7 @@ from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply,
 from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("prompt", "spotless"), pytest.mark.each_loop, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("spotless"), pytest.mark.each_loop, pytest.mark.timeout(60)]
 
 ALL = [str(n) for n in range(1, 13)]
 SILENT = Fault.cut(after_events=5, how="silence")

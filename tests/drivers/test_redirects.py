@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt")
-
 ALL = [str(n) for n in range(1, 13)]
 CUT = Fault.cut(after_events=5)
 SECRETS = ("s3cret-header", "s3cret-cookie", "s3cret-query", "s3cret-client", "s3cret-jar", "s3cret-auth")

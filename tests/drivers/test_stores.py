@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.redis_server import RedisServer
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt", "spotless")
+pytestmark = pytest.mark.usefixtures("spotless")
 
 ALL = [str(n) for n in range(1, 13)]
 SILENT = Fault.cut(after_events=5, how="silence")

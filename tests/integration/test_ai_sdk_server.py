@@ -21,7 +21,7 @@ from resumable_stream.protocols.resumable_stream_npm import ResumableStreamNPM
 from .node_server import NodeServer, node_server, redis_binary
 from .proxy import sample
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 Driver = Literal["sync", "asyncio"]
 

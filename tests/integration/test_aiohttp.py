@@ -22,7 +22,7 @@ from resumable_stream.transports.httpx import AsyncResumableTransport
 
 httpx_aiohttp = pytest.importorskip("httpx_aiohttp")
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt", "spotless")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("spotless")]
 
 LOG = [*numbered(8), ServerEvent(id="9", data="[DONE]")]
 ALL = [str(n) for n in range(1, 10)]

@@ -18,7 +18,7 @@ from resumable_stream.protocols.durable_streams import DurableStreams
 from .node_server import NodeServer, node_server
 from .proxy import sample
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 Driver = Literal["sync", "asyncio"]
 

@@ -29,7 +29,7 @@ from .test_langgraph_server import AT_ONCE, Server, in_order, server
 
 __all__ = ["server"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300), pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CHUNKS = 2000
 # Four chunks in 5 ms or a little more.

@@ -35,7 +35,7 @@ pytest.importorskip("langgraph_api")
 pytest.importorskip("langgraph_cli")
 
 # The first test waits for the server too.
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90), pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 
 End = Literal["fin", "rst"]
 

@@ -23,7 +23,6 @@ pytest.importorskip("uvicorn")
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.usefixtures("prompt"),
     pytest.mark.filterwarnings("ignore:The logging capability is deprecated"),
 ]
 

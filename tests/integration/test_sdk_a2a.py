@@ -28,7 +28,7 @@ types: Any = pytest.importorskip("a2a.types", reason="needs a2a-sdk 1")
 applications: Any = pytest.importorskip("starlette.applications")
 pytest.importorskip("uvicorn")
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 Door = Literal["JSONRPC", "HTTP+JSON", "v0.3"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 anthropic = pytest.importorskip("anthropic", minversion="2")
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 # The SDK takes clients of httpx2 alone.
 ROWS = ["sync-httpx2", "asyncio-httpx2", "trio-httpx2"]

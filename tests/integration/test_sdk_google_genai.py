@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 genai = pytest.importorskip("google.genai", minversion="3")
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 # The SDK's async half runs on asyncio alone; without its extra for httpx it uses httpx2.
 NAMES = ["sync-httpx2", "asyncio-httpx2"]

@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     litellm = pytest.importorskip("litellm")
 
 # Its logging warns of usage that it made itself, and leaves tasks behind.
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 NAMES = ["sync-httpx", "asyncio-httpx"]
 BOTH = rows(*NAMES)

@@ -29,7 +29,6 @@ from .test_mcp_server import Events  # noqa: E402
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.usefixtures("prompt"),
     pytest.mark.filterwarnings("ignore:The logging capability is deprecated"),
 ]
 

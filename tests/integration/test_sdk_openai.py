@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 openai = pytest.importorskip("openai", minversion="3")
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 # The SDK takes clients of httpx2, and the older ones of httpx.
 ROWS = ["sync-httpx2", "asyncio-httpx2", "trio-httpx2", "sync-httpx"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pydantic_ai = pytest.importorskip("pydantic_ai", minversion="2")
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 # Its models are async alone; `run_stream_sync()` runs them on a loop of its own.
 NAMES = ["asyncio-httpx2"]

@@ -24,7 +24,7 @@ from resumable_stream.protocols import HubStream, LastEventID
 
 from .proxy import CuttingProxy
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "servers"
 TEXT = "You said: {}. I have thought about it for a while, and I agree with every word of it. "

@@ -15,7 +15,7 @@ from resumable_stream.protocols.workflow import WorkflowRun
 from .node_server import NodeServer, node_server
 from .proxy import sample
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prompt")]
+pytestmark = [pytest.mark.integration]
 
 Driver = Literal["sync", "asyncio"]
 

@@ -651,7 +651,7 @@ def served(flaky_server: Callable[..., FlakyServer], position: int, how: How, *,
 
 @pytest.mark.parametrize("driver", ["sync-httpx", "asyncio-httpx2"])
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
-def test_the_state_is_exact_over_sockets(driver: Any, how: How, flaky_server: Callable[..., FlakyServer], prompt: None) -> None:
+def test_the_state_is_exact_over_sockets(driver: Any, how: How, flaky_server: Callable[..., FlakyServer]) -> None:
     row = Row(*driver.split("-"))
 
     async def scenario() -> None:
@@ -666,7 +666,7 @@ def test_the_state_is_exact_over_sockets(driver: Any, how: How, flaky_server: Ca
     row.run(scenario)
 
 
-def test_plain_text_cannot_tell_of_a_reset(flaky_server: Callable[..., FlakyServer], prompt: None) -> None:
+def test_plain_text_cannot_tell_of_a_reset(flaky_server: Callable[..., FlakyServer]) -> None:
     server = served(flaky_server, 700, "rst")
     with rs.connect("POST", server.url, json=PARAMS, protocol=A2A()) as stream, pytest.raises(StreamReset):
         list(stream.iter_text())

@@ -85,7 +85,7 @@ def test_resumes_may_be_cut_too() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     positions = range(1, len(b"".join(LOG)), 307)
     for at in positions:
         with FlakyServer(LOG, [Fault.cut(after_bytes=at, how=how)], cursor_param="lastEvent", hold_open=True) as server:
@@ -108,7 +108,7 @@ def test_a_token_that_ran_out_is_no_end() -> None:
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_a_new_token_is_asked_for(row: Row, prompt: None) -> None:
+async def test_a_new_token_is_asked_for(row: Row) -> None:
     tokens = iter(["old", "new"])
 
     def guard(request: RecordedRequest) -> WebReply | None:
@@ -372,7 +372,7 @@ def test_a_reset_before_what_was_forgotten_lets_all_be_remembered_again() -> Non
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_an_update_over_sockets(row: Row, prompt: None) -> None:
+async def test_an_update_over_sockets(row: Row) -> None:
     log = [ev(event.data, own_id(at), "message") for at, event in enumerate([*HELLO, acted(2, UPDATE, "Bye")])]
     with FlakyServer(log, [Fault.cut(after_events=2)], cursor_param="lastEvent", hold_open=True) as server:
         async with row.connect("GET", server.url, params={"channels": "c", "v": "1.2"}, protocol=AblySSE()) as stream:

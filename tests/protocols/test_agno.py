@@ -122,7 +122,7 @@ def test_a_run_that_is_over_and_held_whole_but_for_its_end_is_given_up() -> None
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     def route(request: RecordedRequest) -> WebReply | None:
         form = dict(parse_qsl(request.body.decode()))
         assert (form["session_id"], form["message"]) == ("s1", "hï & ho")
@@ -360,19 +360,19 @@ async def bodies(row: Row, content: Any, headers: dict[str, str]) -> list[Record
         (b"", b"last_event_index=0"),
     ],
 )
-async def test_a_field_is_merged_into_a_form_as_it_stands(row: Row, content: Any, merged: bytes, prompt: None) -> None:
+async def test_a_field_is_merged_into_a_form_as_it_stands(row: Row, content: Any, merged: bytes) -> None:
     first, second = await bodies(row, content, {"Content-Type": FORM})
     assert first.body == (content.encode() if isinstance(content, str) else content)
     assert (second.body, second.headers["content-type"]) == (merged, FORM)
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
-async def test_a_length_of_the_callers_is_of_the_first_body_alone(row: Row, prompt: None) -> None:
+async def test_a_length_of_the_callers_is_of_the_first_body_alone(row: Row) -> None:
     first, second = await bodies(row, b"message=hi", {"Content-Type": FORM, "Content-Length": "10"})
     assert (first.headers["content-length"], second.headers["content-length"]) == ("10", "29")
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
-async def test_a_form_that_is_no_fields_is_refused(row: Row, prompt: None) -> None:
+async def test_a_form_that_is_no_fields_is_refused(row: Row) -> None:
     with pytest.raises(TypeError, match="pass the body as data="):
         await bodies(row, MULTIPART, {"Content-Type": "multipart/form-data; boundary=B"})

@@ -103,7 +103,7 @@ def test_many_cuts_in_one_answer() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     positions = range(1, FINISHED_AT - 1, 97)
     schedule = [fault for at in positions for fault in (Fault.cut(after_bytes=at, how=how), None)]
     with FlakyServer(WIRE, schedule, headers=HEADERS, ignore_cursor=True) as server:
@@ -115,7 +115,7 @@ async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_204_over_sockets(row: Row, prompt: None) -> None:
+async def test_204_over_sockets(row: Row) -> None:
     def gone(request: RecordedRequest) -> WebReply | None:
         return WebReply(status=204) if request.method == "GET" else None
 
@@ -297,7 +297,7 @@ AGENT = [
 
 
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_a_step_that_is_tried_again_takes_its_text_back(row: Row, prompt: None) -> None:
+async def test_a_step_that_is_tried_again_takes_its_text_back(row: Row) -> None:
     """`WorkflowAgent` of `@ai-sdk/workflow` writes `reset-step` before each attempt at a step."""
     with FlakyServer([*map(wire, AGENT), ev("[DONE]")], headers=HEADERS, ignore_cursor=True) as server:
         async with row.connect("POST", server.url, json=BODY) as stream:
@@ -313,7 +313,7 @@ async def test_a_step_that_is_tried_again_takes_its_text_back(row: Row, prompt: 
 
 @pytest.mark.parametrize("route", ["replays", "counts"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_another_process_knows_where_the_step_began(row: Row, route: str, prompt: None) -> None:
+async def test_another_process_knows_where_the_step_began(row: Row, route: str) -> None:
     """What it was told of the step elsewhere is void too, and what finished steps said is not."""
     protocol = AISDKStream if route == "replays" else WorkflowRun
     headers = HEADERS if route == "replays" else {**HEADERS, "x-workflow-run-id": "wrun_1"}

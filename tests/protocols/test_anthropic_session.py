@@ -320,7 +320,6 @@ def test_what_it_promises() -> None:
 # --- real sockets ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("prompt")
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 async def test_over_a_socket_every_event_arrives_once(row: Row, flaky_server: Callable[..., FlakyServer], how: Any) -> None:
     def history(request: RecordedRequest) -> Whole | None:

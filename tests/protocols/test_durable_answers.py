@@ -172,7 +172,7 @@ def test_bytes_come_as_base64(cut: str, live: Any) -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("live", ["", "&live=long-poll"], ids=["catch-up", "long-poll"])
-async def test_over_sockets(row: Row, how: Any, live: str, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any, live: str) -> None:
     log = Server(steps=(5, 4, 3), late=True)
     whole = json.dumps(MESSAGES[:5], ensure_ascii=False).encode()
     schedule = [Fault.cut(after_bytes=at, how=how) for at in range(1, len(whole), 17)]

@@ -551,7 +551,6 @@ def api(flaky_server: Callable[..., FlakyServer]) -> Callable[..., FlakyServer]:
     return make
 
 
-@pytest.mark.usefixtures("prompt")
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 async def test_over_a_socket_every_event_arrives_once(row: Row, api: Callable[..., FlakyServer], how: Any) -> None:
     # The first answer has the id; each of the others is cut a little later than the one before brought us.
@@ -565,7 +564,6 @@ async def test_over_a_socket_every_event_arrives_once(row: Row, api: Callable[..
     assert [request.method for request in server.requests].count("POST") == 1
 
 
-@pytest.mark.usefixtures("prompt")
 async def test_over_a_socket_a_token_resumes_and_the_text_is_whole(row: Row, api: Callable[..., FlakyServer]) -> None:
     server = api([Fault.cut(after_bytes=ENDS[6], how="rst")])
     answer = row.connect("POST", server.url, json=BODY, protocol=GeminiInteractions())

@@ -152,7 +152,7 @@ def test_resumes_may_be_cut_too() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx2"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     positions = range(0, sum(map(len, LOG)), 37)
     schedule = [Fault.cut(after_bytes=at, how=how) for at in positions]
     auth = {"authorization": "Bearer s3cret"}
@@ -433,7 +433,7 @@ def test_another_process_asks_with_the_same_key() -> None:
 
 @pytest.mark.parametrize("own", [None, "mine", "callable"])
 @pytest.mark.parametrize("row", ["sync-httpx", "sync-httpx2", "asyncio-httpx", "trio-httpx2"], indirect=True)
-async def test_a_lost_answer_over_sockets(row: Row, own: str | None, prompt: None) -> None:
+async def test_a_lost_answer_over_sockets(row: Row, own: str | None) -> None:
     given: Any = {"idempotency-key": "mine"}
     headers = {None: None, "mine": given, "callable": lambda: given}[own]
     schedule = [Fault.no_answer(), Fault.no_answer(how="rst"), Fault.cut(after_events=2)]

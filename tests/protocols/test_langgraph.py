@@ -524,7 +524,7 @@ def served(flaky_server: Callable[..., FlakyServer], schedule: Iterable[Any] = (
 
 @pytest.mark.parametrize("driver", ["sync-httpx", "asyncio-httpx2"])
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
-def test_a_run_arrives_whole_over_sockets(driver: str, how: Any, flaky_server: Callable[..., FlakyServer], prompt: None) -> None:
+def test_a_run_arrives_whole_over_sockets(driver: str, how: Any, flaky_server: Callable[..., FlakyServer]) -> None:
     from tests.conftest import Row
 
     row = Row(*driver.split("-"))  # type: ignore[arg-type]
@@ -547,7 +547,7 @@ def rs_cut(position: int, how: Any) -> Any:
     return Fault.cut(after_bytes=position, how=how)
 
 
-def test_a_run_is_cancelled_at_its_own_address(flaky_server: Callable[..., FlakyServer], prompt: None) -> None:
+def test_a_run_is_cancelled_at_its_own_address(flaky_server: Callable[..., FlakyServer]) -> None:
     server = served(flaky_server)
     with rs.connect("POST", server.url, json=BODY, protocol=LangGraphRun()) as stream:
         next(iter(stream))
@@ -557,7 +557,7 @@ def test_a_run_is_cancelled_at_its_own_address(flaky_server: Callable[..., Flaky
     assert cancelled.query == {"wait": "0", "action": "interrupt"}
 
 
-def test_a_token_continues_a_run_in_another_process(flaky_server: Callable[..., FlakyServer], prompt: None) -> None:
+def test_a_token_continues_a_run_in_another_process(flaky_server: Callable[..., FlakyServer]) -> None:
     server = served(flaky_server)
     headers = {"x-api-key": "secret-key"}
     with rs.connect("POST", server.url, json=BODY, headers=headers, protocol=LangGraphRun()) as stream:

@@ -91,7 +91,7 @@ def test_another_process_goes_on_from_the_same_byte() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx", "trio-httpx2"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     def route(request: RecordedRequest) -> WebReply | None:
         if not request.path.endswith("/v1/stream"):
             return None

@@ -368,9 +368,7 @@ def test_the_text_is_that_of_the_result() -> None:
 
 @pytest.mark.parametrize("driver", ["sync-httpx", "trio-httpx2"])
 @pytest.mark.parametrize("batch", [False, True])
-def test_the_response_to_another_request_is_no_text(
-    driver: str, batch: bool, flaky_server: Callable[..., FlakyServer], prompt: None
-) -> None:
+def test_the_response_to_another_request_is_no_text(driver: str, batch: bool, flaky_server: Callable[..., FlakyServer]) -> None:
     """
     A response belongs to the request whose id it has (JSON-RPC 2.0, section 5), so only ours is the answer.
 
@@ -537,9 +535,7 @@ def served(flaky_server: Callable[..., FlakyServer], schedule: Iterable[Any] = (
 
 @pytest.mark.parametrize("driver", ["sync-httpx", "asyncio-httpx2"])
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
-def test_an_answer_arrives_whole_over_sockets(
-    driver: Any, how: Any, flaky_server: Callable[..., FlakyServer], prompt: None
-) -> None:
+def test_an_answer_arrives_whole_over_sockets(driver: Any, how: Any, flaky_server: Callable[..., FlakyServer]) -> None:
     row = Row(*driver.split("-"))
 
     async def scenario() -> None:
@@ -554,9 +550,7 @@ def test_an_answer_arrives_whole_over_sockets(
     row.run(scenario)
 
 
-def test_a_token_continues_the_answer_with_the_session_given_again(
-    flaky_server: Callable[..., FlakyServer], prompt: None
-) -> None:
+def test_a_token_continues_the_answer_with_the_session_given_again(flaky_server: Callable[..., FlakyServer]) -> None:
     server = served(flaky_server)
     with rs.connect("POST", server.url, json=CALL, protocol=MCPStreamableHTTP()) as stream:
         events = [next(stream) for _ in range(6)]
@@ -573,7 +567,7 @@ CANCELLED = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32800, "message": "Re
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another process"])
 async def test_cancel_tells_the_server_in_the_session(
-    row: Row, elsewhere: bool, flaky_server: Callable[..., FlakyServer], prompt: None
+    row: Row, elsewhere: bool, flaky_server: Callable[..., FlakyServer]
 ) -> None:
     """MCP 2025-11-25, "Cancellation"; mcp 2.3 answers a request that was cancelled with the code -32800."""
 

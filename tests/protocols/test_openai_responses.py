@@ -807,7 +807,6 @@ def api(flaky_server: Callable[..., FlakyServer]) -> Callable[..., FlakyServer]:
     return make
 
 
-@pytest.mark.usefixtures("prompt")
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 async def test_over_sockets_every_event_arrives_once(row: Row, api: Callable[..., FlakyServer], how: Any) -> None:
     schedule = [Fault.cut(after_bytes=FIRST + 11, how=how), *(Fault.cut(after_bytes=n, how=how) for n in (0, 3, 140, 290, 97))]
@@ -818,7 +817,6 @@ async def test_over_sockets_every_event_arrives_once(row: Row, api: Callable[...
     assert (opened.stats.connections, opened.stream_id) == (len(schedule) + 1, ID)
 
 
-@pytest.mark.usefixtures("prompt")
 async def test_over_sockets_text_cancel_and_token(row: Row, api: Callable[..., FlakyServer]) -> None:
     server = api(Fault.cut(after_bytes=FIRST + 600))
     async with row.connect("POST", server.url, json=BODY, protocol=OpenAIResponses()) as opened:
@@ -842,7 +840,6 @@ async def test_over_sockets_text_cancel_and_token(row: Row, api: Callable[..., F
     assert payloads(rest) == LOG[7:]
 
 
-@pytest.mark.usefixtures("prompt")
 async def test_over_sockets_the_stored_result_resets_the_text(row: Row, api: Callable[..., FlakyServer]) -> None:
     faults = [Fault.cut(after_bytes=1000), Fault.status(400, body=OLD)]
     server = api(*faults, core=Responses())

@@ -66,7 +66,7 @@ def test_replays_may_be_cut_too() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     body = b"".join(block.raw for block in BLOCKS)
     positions = range(1, len(body) - 8, 23)
     schedule = [fault for at in positions for fault in (Fault.cut(after_bytes=at, how=how), None)]

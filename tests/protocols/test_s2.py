@@ -101,7 +101,7 @@ def test_resumes_may_be_cut_too() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     def resume(request: RecordedRequest) -> WebReply | None:
         if request.last_event_id is None:
             return None

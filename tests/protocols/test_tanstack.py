@@ -109,7 +109,7 @@ def test_resumes_may_be_cut_too(form: str) -> None:
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("form", TYPES)
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, form: Any, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, form: Any, how: Any) -> None:
     blocks = log(form)
 
     def resume(request: RecordedRequest) -> WebReply | None:

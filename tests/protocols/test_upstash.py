@@ -95,7 +95,7 @@ def bodies(result: Any) -> list[Any]:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     def resume(request: RecordedRequest) -> WebReply | None:
         ack = dict(parse_qsl(urlsplit(request.url).query)).get("last_ack_chat")
         if ack is None:

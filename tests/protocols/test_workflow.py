@@ -94,7 +94,7 @@ def test_a_body_that_is_done_before_the_finish_has_run_out_of_time() -> None:
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 @pytest.mark.parametrize("row", ["sync-httpx", "asyncio-httpx"], indirect=True)
-async def test_over_sockets(row: Row, how: Any, prompt: None) -> None:
+async def test_over_sockets(row: Row, how: Any) -> None:
     def resume(request: RecordedRequest) -> WebReply | None:
         if request.method == "POST":
             return None

@@ -13,8 +13,23 @@ from urllib.parse import urlsplit
 
 import httpx
 import uvicorn
+import uvicorn.server
 
 PATIENCE = 30.0
+
+
+class _Asyncio:
+    """What uvicorn takes for asyncio: it looks each 0.1 s whether to go on, and takes two such looks to stop."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.01))
+
+
+uvicorn.server.asyncio = _Asyncio()  # type: ignore[attr-defined]
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:

@@ -23,8 +23,6 @@ EVENTS = 30
 AT_ONCE = rs.RetryPolicy(attempts=1000, wait=lambda state: 0.0, max_server_wait=0.0)
 HEAD_BYTES = 700
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 
 class CuttingProxy:
     """Forwards each connection to the next instance; the first one is cut after so many bytes of the answer."""

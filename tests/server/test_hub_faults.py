@@ -1472,8 +1472,10 @@ def test_a_stream_that_is_taken_over_and_loses_its_end_at_once_is_given_up() -> 
     run(scenario)
 
 
-@pytest.mark.parametrize("timeout", [0.3, 2.0])
-def test_polls_of_the_log_put_no_heartbeat_off(timeout: float) -> None:
+@pytest.mark.parametrize("precise", [2.0, 0.2], ids=["a timer of its own", "a shared one"])
+def test_polls_of_the_log_put_no_heartbeat_off(precise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resumable_stream.server.reading._PRECISE", precise)
+
     async def scenario() -> None:
         log = MemoryLog()
         async with Hub(log) as one, Hub(log, poll=0.05) as two:
@@ -1486,7 +1488,7 @@ def test_polls_of_the_log_put_no_heartbeat_off(timeout: float) -> None:
             with await two.reader("s") as reader:
                 assert await reader.next()
                 for _ in range(2):
-                    assert await asyncio.wait_for(reader.next(timeout), 8.0) is None
+                    assert await asyncio.wait_for(reader.next(0.3), 6.0) is None
 
     run(scenario)
 

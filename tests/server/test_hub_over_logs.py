@@ -49,6 +49,13 @@ def shared(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "streams.db")
 
 
+@pytest.fixture
+def soon_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer is listened to after a tenth of a second without an event, not after one to two seconds."""
+    monkeypatch.setattr("resumable_stream.server.generations._QUIET", 0.1)
+    monkeypatch.setattr("resumable_stream.server.generations._LOOK", 0.05)
+
+
 @contextlib.asynccontextmanager
 async def hub_over(log: StreamLog, **options: Any) -> AsyncIterator[Hub]:
     try:
@@ -113,7 +120,7 @@ def test_of_many_tabs_at_many_instances_one_generates(make: Make) -> None:
 
 def test_a_stop_and_a_message_reach_the_instance_that_generates(make: Make) -> None:
     async def scenario() -> None:
-        async with hub_over(make(), lease=1.5) as one, hub_over(make(), lease=1.5) as two:
+        async with hub_over(make(), lease=0.6) as one, hub_over(make(), lease=0.6) as two:
 
             async def agent(gen: Generation) -> None:
                 while not gen.cancelled:
@@ -225,6 +232,7 @@ def test_a_redis_that_dies_under_a_living_producer_loses_nothing(how: str) -> No
         server.close()
 
 
+@pytest.mark.usefixtures("soon_quiet")
 def test_a_producer_that_is_quiet_hears_at_once_what_is_said_at_another_instance(make: Make) -> None:
     """The lease is so long that no renewal brings the news within this test."""
 

@@ -409,7 +409,12 @@ def test_a_call_from_the_loop_itself_is_refused(portal: SyncHub) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-def test_what_a_portal_keeps_goes_on_in_the_next_one(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_what_a_portal_keeps_goes_on_in_the_next_one(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resumable_stream.server.generations._QUIET", 0.1)
+    monkeypatch.setattr("resumable_stream.server.generations._LOOK", 0.05)
+
     def portal() -> SyncHub:
         log = SQLiteLog(tmp_path / "streams.db") if kind == "sqlite" else RedisLog(request.getfixturevalue("redis_server").url)
         return Hub(log).portal()

@@ -14,8 +14,6 @@ from resumable_stream.protocols import AISDKStream, LastEventID
 
 from .conftest import Reply, Rig
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://api.example.com/v1/chat/completions"
 ASK = {"model": "m", "messages": [], "stream": True}
 HALF = [b'data: {"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}\n\n']

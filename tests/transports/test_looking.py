@@ -21,8 +21,6 @@ from tests.cutting import Where
 
 from .conftest import CUTS, SSE, Reply, Rig, cut
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://api.example.com/feed"
 
 

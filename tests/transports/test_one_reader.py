@@ -14,7 +14,6 @@ from .conftest import Rig
 from .test_polling import head
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt")
 
 
 @pytest.mark.parametrize("pace", [None, 0.0], ids=["at once", "calm"])

@@ -14,7 +14,6 @@ from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, 
 from .conftest import Rig
 
 Start = Callable[..., FlakyServer]
-pytestmark = pytest.mark.usefixtures("prompt")
 NO_MERCY = rs.RetryPolicy(attempts=1, wait=lambda state: 60.0)
 
 

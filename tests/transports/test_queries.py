@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from .conftest import Reply, Rig, cut
-
-pytestmark = pytest.mark.usefixtures("prompt")
 
 RUN = "https://api.example.com/threads/7f1c0000-0000-4000-8000-000000000001/runs/7f1c0000-0000-4000-8000-000000000002"
 EVENTS = [b'event: custom\r\ndata: {"n":%d}\r\nid: 176360000000%d-0\r\n\r\n' % (n, n) for n in range(1, 6)]

@@ -11,8 +11,6 @@ import resumable_stream as rs
 
 from .conftest import CUTS, Reply, Rig, cut
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://agent.example.com/rpc"
 START = {"jsonrpc": "2.0", "id": "c-1", "method": "SendStreamingMessage", "params": {"message": {}}}
 

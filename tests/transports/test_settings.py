@@ -22,8 +22,6 @@ from resumable_stream.testing import Fault, FlakyServer
 
 from .conftest import SSE, Reply, Rig
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://api.example.com/feed"
 EVENTS = [b"id: 1\nevent: a\ndata: one\n\n", b"id: 2\ndata: two\ndata: lines\n\n", b"data: [DONE]\n\n"]
 WHOLE = b"".join(EVENTS)

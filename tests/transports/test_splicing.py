@@ -15,8 +15,6 @@ from tests.cutting import Where
 
 from .conftest import CUTS, Reply, Rig, cut
 
-pytestmark = pytest.mark.usefixtures("prompt")
-
 URL = "https://api.example.com/stream"
 
 # Comments in front, names, an id without an event, no id of its own, twice the same, two lines, and what ends it.
@@ -91,7 +89,7 @@ async def test_cut_again_and_again(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
-async def test_over_sockets(rig: Rig, how: Any, prompt: None) -> None:
+async def test_over_sockets(rig: Rig, how: Any) -> None:
     frames = [f"id: {n}\ndata: token {n}\n\n" for n in range(1, 31)] + ["data: [DONE]\n\n"]
     whole = "".join(frames).encode()
     client = rig.client()

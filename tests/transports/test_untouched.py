@@ -147,7 +147,7 @@ async def test_mounted_for_one_host_only(rig: Rig) -> None:
     assert rs.stream_of(outside) is None
 
 
-async def test_many_streams_on_one_client(rig: Rig, prompt: None) -> None:
+async def test_many_streams_on_one_client(rig: Rig) -> None:
     frames = [[f"id: {n}\ndata: {name} {n}\n\n" for n in range(1, 41)] + ["data: [DONE]\n\n"] for name in "abcd"]
     client = rig.client()
     servers = [
