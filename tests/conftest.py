@@ -40,7 +40,7 @@ DRIVERS: tuple[Literal["sync", "asyncio", "trio"], ...] = ("sync", "asyncio", "t
 FAMILIES: tuple[Literal["httpx", "httpx2"], ...] = ("httpx", "httpx2")
 # Properties: few examples on every run, many in `make soak`. A busy machine is slow, which is not the property's fault.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-settings.register_profile("quick", patient, max_examples=25)
+settings.register_profile("quick", patient, max_examples=15)
 settings.register_profile("soak", patient, max_examples=500)
 settings.load_profile("quick")
 # A scenario that hangs fails after this many seconds, well before pytest's own timeout kills the run.

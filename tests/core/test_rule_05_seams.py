@@ -63,17 +63,25 @@ def test_a_cut_before_the_first_event_does_not_repeat_the_replay() -> None:
     assert result.stream.machine.stats.duplicates == 2
 
 
-@pytest.mark.parametrize("how", ["whole", "event", "byte"])
-@pytest.mark.parametrize("name", ["e{}", "{}", "seq"])
+RUNS = [
+    *((before, again) for before in range(2, 9) for again in range(2, before + 1)),
+    (15, 2),
+    (40, 2),
+    (40, 1),
+    (40, 40),
+    (90, 70),
+]
+HOWS = ("whole", "event", "byte")
+
+
 @pytest.mark.parametrize(
-    ("before", "again"),
+    ("before", "again", "name", "how"),
     [
-        *((before, again) for before in range(2, 9) for again in range(2, before + 1)),
-        (15, 2),
-        (40, 2),
-        (40, 1),
-        (40, 40),
-        (90, 70),
+        # The ways to arrive take turns; all of them in `make soak`.
+        pytest.param(*lengths, name, how, marks=() if how == HOWS[(turn + other) % 3] else pytest.mark.soak)
+        for turn, lengths in enumerate(RUNS)
+        for other, name in enumerate(["e{}", "{}", "seq"])
+        for how in HOWS
     ],
 )
 def test_a_run_told_again_on_the_first_answer_is_delivered_once(before: int, again: int, name: str, how: str) -> None:
