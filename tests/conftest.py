@@ -147,7 +147,7 @@ class Row:
 
     def client(self, **options: Any) -> Any:
         """A new client of this row; closed at the end of the run."""
-        return self.keep(self.client_class(**{"trust_env": False, "verify": _context(), **options}))
+        return self.keep(self.client_class(**{"trust_env": False, **options}))
 
     @property
     def client_class(self) -> Any:
@@ -238,10 +238,14 @@ def drive(coroutine: Any) -> Any:
 QUICK = rs.RetryPolicy(attempts=1000, wait=lambda state: 0.0)
 
 
-@functools.cache
-def _context() -> ssl.SSLContext:
-    # Making one costs 17 ms, and nearly every test needs a client.
-    return ssl.create_default_context()
+@pytest.fixture(scope="session", autouse=True)
+def one_context() -> Iterator[None]:
+    """Make the context for TLS that a client has by default once: it costs 17 ms, and nearly every test needs a client."""
+    with pytest.MonkeyPatch.context() as patch:
+        # httpx makes one, and httpx2 loads more into what is made.
+        for module, name in ((ssl, "create_default_context"), (importlib.import_module("httpcore2"), "default_ssl_context")):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
+        yield
 
 
 @pytest.fixture

@@ -36,5 +36,17 @@ def around_each_event(body: bytes | Sequence[bytes]) -> list[int]:
     return sorted(positions)
 
 
+def in_turn(where: Where, index: int, turn: int) -> bool:
+    """
+    Whether a way to cut is tried at a place: two ways that follow one another share the places, those within events too.
+
+    Args:
+        where: All ways are tried at every byte.
+        index: Which of the places it is.
+        turn: Which of the ways it is.
+    """
+    return where is at_every_byte or (index + index // 2 + turn) % 2 == 0
+
+
 def at_every_byte(body: bytes | Sequence[bytes]) -> list[int]:
     return list(range((len(body) if isinstance(body, bytes) else sum(map(len, body))) + 1))

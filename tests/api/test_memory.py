@@ -70,7 +70,9 @@ async def growth(row: Row, scripted_client: Scripted, shape: str, **options: Any
 
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
-@pytest.mark.parametrize("shape", ["ids", "opaque", "one id", "no ids"])
+@pytest.mark.parametrize(
+    "shape", ["ids", pytest.param("opaque", marks=pytest.mark.soak), pytest.param("one id", marks=pytest.mark.soak), "no ids"]
+)
 async def test_tens_of_thousands_of_events_leave_memory_flat(row: Row, scripted_client: Scripted, shape: str) -> None:
     assert await growth(row, scripted_client, shape) < FLAT
 
@@ -103,10 +105,10 @@ async def test_a_place_saved_now_and_then_holds_no_events(row: Row, scripted_cli
 
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)
-async def test_a_reader_that_never_commits_is_bounded_too(row: Row, scripted_client: Scripted) -> None:
+@pytest.mark.parametrize("shape", [pytest.param("ids", marks=pytest.mark.soak), "one id"])
+async def test_a_reader_that_never_commits_is_bounded_too(row: Row, scripted_client: Scripted, shape: str) -> None:
     limits = rs.Limits(window=500)
-    assert await growth(row, scripted_client, "ids", commit="manual", limits=limits) < FLAT
-    assert await growth(row, scripted_client, "one id", commit="manual", limits=limits) < FLAT
+    assert await growth(row, scripted_client, shape, commit="manual", limits=limits) < FLAT
 
 
 @pytest.mark.parametrize("row", ["sync-httpx"], indirect=True)

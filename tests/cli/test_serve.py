@@ -372,7 +372,7 @@ def test_what_does_not_end_in_time_is_stopped_and_says_so(module: Path) -> None:
         assert outcome(second.url, "s") == "failed; reason=shutdown"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_second_signal_stops_at_once(module: Path, number: int, code: int, workers: int) -> None:
     store = f"sqlite:///{module}/streams.db"
@@ -452,7 +452,8 @@ class Reader:
 @pytest.mark.parametrize(
     ("readers", "generations", "timeout", "spread", "workers"),
     [
-        pytest.param(200, 50, 30.0, 2.0, 1, id="200 readers"),
+        pytest.param(40, 10, 30.0, 1.0, 1, id="40 readers"),
+        pytest.param(200, 50, 30.0, 2.0, 1, id="200 readers", marks=pytest.mark.soak),
         pytest.param(200, 50, 30.0, 2.0, 2, id="200 readers, 2 workers", marks=pytest.mark.soak),
         pytest.param(1000, 50, 30.0, 5.0, 1, id="1000 readers", marks=pytest.mark.soak),
     ],

@@ -97,11 +97,12 @@ def test_interrupted_and_started_again_every_event_is_written_once(
 ) -> None:
     server = flaky_server([*numbered(60), DONE], [Fault.cut(after_events=10)], pace=0.01)
     place = tmp_path / "answer.place"
-    process = start(server.url, "--store", place)
-    assert process.stdout is not None
-    read = [process.stdout.readline() for _ in range(20)]
-    process.send_signal(number)
-    rest, err = process.communicate(timeout=60)
+    with start(server.url, "--store", place) as process:
+        assert process.stdout is not None and process.stderr is not None
+        read = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(number)
+        # Not `communicate()`, which knows nothing of what `readline()` has read beyond the line.
+        rest, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == 128 + number
     assert f"the place is kept in {place}: the same command goes on there" in err
     assert "Traceback" not in err
