@@ -29,10 +29,9 @@ from fastapi import FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from feed import Sessions
 from pydantic import BaseModel, Field
 
-from resumable_stream import HistoryGone, StreamUnknown
+from resumable_stream import HistoryGone, MessageUnknown, StreamUnknown
 from resumable_stream.server import Hub, log_of
 from resumable_stream.server.asgi import create_app
 
@@ -114,7 +113,6 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
         answer: Makes an answer.
         drain_on: Signals at which the hub drains first, and the server stops then.
     """
-    sessions = Sessions(hub)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -143,15 +141,18 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
     async def ask(request: Request, sid: SessionId, prompt: Prompt, key: Key) -> Response:
         if hub.draining:
             raise HTTPException(503, "the server is shutting down", {"Retry-After": "2"})
-        session = sessions(sid)
+        session = hub.session(sid)
         messages = await history(sid, until=prompt.mid)
         data = {"text": prompt.text, "answer": key}
         # Before the answer begins, so that nobody sees an answer to nothing. A request that is sent again changes nothing.
         if prompt.supersedes is None:
             await session.publish("message", {"role": "user", "data": data}, mid=prompt.mid)
         else:
-            await session.edit(prompt.mid, data)
-        response = await hub.respond(
+            try:
+                await session.edit(prompt.mid, data)
+            except MessageUnknown:
+                raise HTTPException(404, "there is no such message") from None
+        return await hub.respond(
             request,
             answer([*messages, {"role": "user", "content": prompt.text}]),
             id=key,
@@ -159,26 +160,23 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
             supersedes=prompt.supersedes,
             location=f"/streams/{key}",
         )
-        await session.began(key, prompt.supersedes)
-        return response
 
     async def history(sid: str, *, until: str) -> list[dict[str, str]]:
         """What was said before a message. The text of an answer is in its stream, and nowhere else."""
         found: list[dict[str, str]] = []
-        said = await sessions(sid).messages()
-        before = itertools.takewhile(lambda message: message["mid"] != until, said)
+        said = await hub.session(sid).messages()
+        before = itertools.takewhile(lambda message: message.mid != until, said)
         for message in deque(before, maxlen=MEMORY):
-            found.append({"role": "user", "content": message["data"]["text"]})
+            found.append({"role": "user", "content": message.data["text"]})
             try:
-                text = (await hub.message(message["data"]["answer"])).text
+                text = (await hub.message(message.data["answer"])).text
             except (StreamUnknown, HistoryGone):
                 continue
             found.append({"role": "assistant", "content": text})
         return found
 
-    app.add_api_route("/sessions/{sid}/feed", sessions.read, methods=["GET", "HEAD"])
     app.mount("/static", StaticFiles(directory=STATIC))
-    app.mount("/", create_app(hub))  # GET /streams/{id}, POST /streams/{id}/cancel, …
+    app.mount("/", create_app(hub))  # GET /sessions/{sid}/feed, GET /streams/{id}, …
     return app
 
 

@@ -132,7 +132,6 @@ def load() -> ModuleType:
         assert spec is not None and spec.loader is not None
         # Before it is run: FastAPI looks the annotations of its routes up there.
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        sys.path.insert(0, str(folder()))
         try:
             spec.loader.exec_module(module)
         except BaseException:

@@ -126,7 +126,7 @@ def test_a_message_is_in_the_feed_before_its_answer(client: httpx.Client, model:
     model.gate.open()
     assert feed(client, ends(1)) == [
         ("message", {"mid": "message-1", "role": "user", "data": {"text": "one", "answer": "answer-to-message-1"}}),
-        ("started", {"id": "answer-to-message-1", "by": ""}),
+        ("started", {"id": "answer-to-message-1"}),
         ("ended", {"id": "answer-to-message-1", "outcome": "completed"}),
     ]
     with rs.connect("GET", f"{client.base_url}/streams/answer-to-message-1") as stream:
@@ -148,7 +148,7 @@ def test_a_changed_message_supersedes_its_answer(client: httpx.Client, model: Mo
     model.gate.open()
     found = feed(client, ends(2))
     assert ("edited", {"mid": "message-1", "data": {"text": "two", "answer": "answer-to-message-2"}}) in found
-    assert ("started", {"id": "answer-to-message-2", "by": "", "supersedes": "answer-to-message-1"}) in found
+    assert ("started", {"id": "answer-to-message-2", "supersedes": ["answer-to-message-1"]}) in found
     assert ("ended", {"id": "answer-to-message-1", "outcome": "cancelled", "reason": "superseded"}) in found
     assert [asked[-1]["content"] for asked in model.asked] == ["one", "two"]
     assert len(model.asked[1]) == 1  # the message before it was changed is not in the history
@@ -165,6 +165,11 @@ def test_the_model_is_told_what_was_said_before(client: httpx.Client, model: Mod
         {"role": "assistant", "content": "To one: yes."},
         {"role": "user", "content": "two"},
     ]
+
+
+def test_a_message_that_is_not_there_cannot_be_changed(client: httpx.Client, model: Model) -> None:
+    assert ask(client, "two", "answer-to-message-2", supersedes="answer-to-message-1").status_code == 404
+    assert model.asked == []
 
 
 @pytest.mark.parametrize(
@@ -191,10 +196,10 @@ def test_the_longest_message_is_taken(client: httpx.Client, model: Model) -> Non
 def test_stopping_is_for_everybody(client: httpx.Client, model: Model) -> None:
     ask(client, "one", "answer-to-message-1")
     assert client.post("/streams/answer-to-message-1/cancel").status_code == 202
-    assert feed(client, ends(1))[-1] == (
-        "ended",
-        {"id": "answer-to-message-1", "outcome": "cancelled", "reason": "cancelled_by_user"},
-    )
+    assert feed(client, ends(1))[-2:] == [
+        ("cancelled", {"id": "answer-to-message-1"}),
+        ("ended", {"id": "answer-to-message-1", "outcome": "cancelled", "reason": "cancelled_by_user"}),
+    ]
 
 
 # --- the answers
@@ -271,5 +276,5 @@ def test_a_program_reads_along(model: Model) -> None:
 def test_the_readme_names_every_file() -> None:
     text = (folder() / "README.md").read_text()
     names = [path.name for path in [*folder().iterdir(), *(folder() / "static").iterdir()] if path.is_file()]
-    assert [name for name in names if name not in text and name not in ("README.md", "icon.svg", "feed.py")] == []
+    assert [name for name in names if name not in text and name not in ("README.md", "icon.svg")] == []
     assert Path(folder(), "app.py").read_text().count("hub.respond(") == 1

@@ -62,17 +62,18 @@ export function followSession(sid, view) {
 
   const feed = followStream(`/sessions/${sid}/feed`, {
     events: {
-      snapshot: ({ messages, active }) => {
+      // The first event, and now and then one that stands for what is old.
+      snapshot: ({ messages, streams }) => {
         view.messages(messages);
         // What runs comes first, since a browser has few connections.
-        active.forEach(({ id }) => read(id));
+        streams.forEach(({ id }) => read(id));
         messages.forEach(({ data }) => data.answer && read(data.answer));
       },
       message: view.message,
       edited: ({ mid, data }) => view.edited(mid, data),
       deleted: ({ mid }) => view.deleted(mid),
-      started: ({ id, supersedes }) => {
-        if (answers.get(supersedes)?.stream) finish(supersedes, "cancelled", "superseded");
+      started: ({ id, supersedes = [] }) => {
+        for (const old of supersedes) if (answers.get(old)?.stream) finish(old, "cancelled", "superseded");
         // A message names its answer a moment before that begins.
         if (answers.get(id)?.state === "gone") answers.delete(id);
         read(id);
