@@ -357,7 +357,7 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
 
     | request | answer |
     |---|---|
-    | `POST /streams` `{"kind", "input", "session", "if_busy", "supersedes"}` | the stream that is started, or joined by its key |
+    | `POST /streams` `{"kind", "input", "session", "if_busy", "by", "supersedes"}` | the stream that is started, or joined |
     | `GET /streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live |
     | `HEAD /streams/{id}` | how it stands, in headers |
     | `DELETE /streams/{id}` | 204: cancelled and forgotten |

@@ -85,7 +85,10 @@ __all__ = ["Authorize", "Hub", "HubLimits", "IfBusy", "OnLost", "Producer", "Sta
 logger = logging.getLogger("resumable_stream.server")
 
 Authorize: TypeAlias = Callable[[Facts, str | None, str], Awaitable[str | None]]
-"""Says whose streams a request may see."""
+"""
+Says whose streams a request may see: of its facts, the id of the stream, or `None`, and the action, one of `"create"`, `"read"`,
+`"say"`, `"cancel"`, `"forget"` and `"feed"` (to follow a session, or to ask for its stream). `None`: nobody's.
+"""
 
 IfBusy: TypeAlias = Literal["parallel", "reject", "interrupt"]
 """What a start does while another stream of its session runs."""
@@ -217,8 +220,9 @@ class Hub:
             `OpenAIChat()`, which knows the text in its events. `None`: the value of `text`
             in the JSON of events without a name, as `gen.text()` writes it.
         authorize: Whose streams a request may see, asked for every request: an async callable of its `Facts`, the id of the
-            stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"` or
-            `"forget"`). It returns the owner, or `None` to refuse. `None`: streams have no owners; who knows an id may read it.
+            stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"`, `"forget"`,
+            or `"feed"`, of a session). It returns the owner, or `None` to refuse. `None`: streams have no owners; who knows an
+            id may read it.
         heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close what is silent for 30 to 60.
             `None`: none.
         send_timeout: Seconds that a client may take no bytes before it is cut. 60: it sleeps, and comes back with its cursor.
