@@ -33,6 +33,7 @@ from .log import (
     Appended,
     Behind,
     Cursor,
+    Done,
     Ended,
     Ending,
     Existing,
@@ -41,6 +42,7 @@ from .log import (
     Head,
     Lost,
     Page,
+    SpanRefused,
     StreamLog,
     Unknown,
     Writer,
@@ -62,6 +64,11 @@ _KEPT: Final = 1000
 """Sessions whose state this process remembers. 1,000: one that is forgotten is read again, in one trip for most."""
 _TRIES: Final = 100
 """How often a step is tried while others append. 100: each try that fails is one of theirs that succeeded."""
+
+_TRIES_TO_TRIM: Final = 3
+"""How often it is tried before one event. 3: a feed that is busy elsewhere is trimmed there, and before the next event here."""
+_DONE: Final = (Appended, Done, Writer)
+"""What is answered when an append was done, too."""
 
 LOST: Final = Ending(outcome=Outcome.FAILED, reason="producer_lost")
 
@@ -145,6 +152,8 @@ class Sessions:
             Exception: What `decide` and `act` raise.
         """
         async with self._held(session, owner) as known:
+            # Before, since a stream that was just created must not wait for it.
+            await self._trim(known)
             fresh = known.feed is None
             for _ in range(_TRIES):
                 feed = known.feed
@@ -164,12 +173,16 @@ class Sessions:
                     fresh = True
                     continue
                 span = None if block is None else feed.span(block)
-                found = await act(None if span is None else Append(self._writer(known, feed), span, exact=True))
+                try:
+                    found = await act(None if span is None else Append(self._writer(known, feed), span, exact=True))
+                except SpanRefused:
+                    # The log went back, and others went on from there.
+                    known.feed = None
+                    continue
                 if not isinstance(found, AlsoRefused):
-                    # Where `act` left the append out, the next one is refused and this process reads what is there.
-                    if span is not None and known.feed is feed:
+                    # A stream that was joined, or could not be finished, has left the append out.
+                    if span is not None and known.feed is feed and isinstance(found, _DONE):
                         feed.take([span])
-                        await self._trim(known, feed)
                     return found
                 fresh = True
                 await self._mend(known, found.verdict)
@@ -193,11 +206,11 @@ class Sessions:
             cursor = Cursor(feed.epoch, feed.n + (block is not None))
             return block
 
-        async def act(also: Append | None) -> bool | AlsoRefused:
+        async def act(also: Append | None) -> Appended | AlsoRefused | None:
             if also is None:
-                return True
+                return None
             (verdict,) = await self._log.append([also])
-            return True if isinstance(verdict, Appended) else AlsoRefused(verdict)
+            return verdict if isinstance(verdict, Appended) else AlsoRefused(verdict)
 
         await self.step(session, owner, decided, act)
         assert cursor is not None
@@ -325,23 +338,29 @@ class Sessions:
         fresh.take(spans)
         known.feed, known.fence = fresh, made.fence
 
-    async def _trim(self, known: _Known, feed: Feed) -> None:
+    async def _trim(self, known: _Known) -> None:
         """
         Put what is old into one event that stands for it.
 
         What follows the one before is kept, so that nobody who is a little behind misses anything.
         """
-        if feed.n - feed.stands < self._events // 2 and feed.b - feed.stands_b <= self._bytes // 2:
-            return
-        span = feed.span(snapshot_block(self._snapshot(feed)))
-        trims = feed.stands
-        try:
-            (verdict,) = await self._log.append([Append(self._writer(known, feed), span, exact=True, trims=trims)])
-        except LogUnavailable:
-            return  # after the next event
-        if isinstance(verdict, Appended):
-            feed.take([span])
-            feed.first = max(feed.first, trims)
+        for _ in range(_TRIES_TO_TRIM):
+            feed = known.feed
+            if feed is None or (
+                feed.n - feed.stands < max(1, self._events // 2 - 1) and feed.b - feed.stands_b <= self._bytes // 2
+            ):
+                return
+            span = feed.span(snapshot_block(self._snapshot(feed)))
+            trims = feed.stands
+            try:
+                (verdict,) = await self._log.append([Append(self._writer(known, feed), span, exact=True, trims=trims)])
+                if isinstance(verdict, Appended):
+                    feed.take([span])
+                    feed.first = max(feed.first, trims)
+                    return
+                await self._mend(known, verdict)
+            except (LogUnavailable, SpanRefused):
+                return  # The event itself meets the same, and it is tried again before the next one.
 
     def _snapshot(self, feed: Feed) -> dict[str, Any]:
         # A quarter: together with what follows it is less than half of the limit.

@@ -1,0 +1,95 @@
+"""What goes wrong around a session: whatever is retried, joined, lost or deleted, its feed says what is true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import resumable_stream as rs
+from resumable_stream.framing import SSEDecoder
+from resumable_stream.server import Hub, HubLimits, MemoryLog
+from resumable_stream.server.log import Append, Ending, Page
+
+from .test_hub import read_all, run, words
+from .test_sessions import Seen, feed_id_key, names, waits
+
+
+async def stored(hub: Hub, session: str = "chat") -> Seen:
+    """The events of a feed as the log holds them."""
+    page = await hub.log.read(feed_id_key(hub, session))
+    assert isinstance(page, Page), page
+    events = [event for span in page.spans for event in SSEDecoder().feed(span.data)]
+    return [(event.event, json.loads(event.data)) for event in events]
+
+
+async def ended(hub: Hub, id: str) -> Ending:
+    while (ending := (await hub.state(id)).ending) is None:  # noqa: ASYNC110  there is nothing to wait for
+        await asyncio.sleep(0.005)
+    return ending
+
+
+def test_who_joins_a_stream_that_has_ended_adds_nothing_to_the_feed() -> None:
+    """The page was loaded anew, and sent its prompt again; meanwhile others go on elsewhere."""
+
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as one, Hub(log) as two:
+            await one.start("a", words(1), session="chat")
+            await read_all(one, "a")
+            for other in ("b", "longer"):
+                assert (await one.start("a", words(1), session="chat")).joined
+                await two.start(other, waits, session="chat")
+                assert await one.active("chat") == await two.active("chat")
+                await one.session("chat").publish("note", 1, mid=other)
+            assert names(await stored(one)) == ["started a", "ended a", "started b", "note b", "started longer", "note longer"]
+
+    run(scenario)
+
+
+def test_a_log_that_went_back_and_was_gone_on_with_by_others_is_read_again() -> None:
+    """As after a fail-over of Redis: as many events as are known here, and other ones."""
+
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as one, Hub(log) as two:
+            await one.session("chat").publish("note", 1, mid="a")
+            before = [*log._streams[feed_id_key(one)].spans]
+            await one.session("chat").publish("note", 2, mid="b")
+            stream = log._streams[feed_id_key(one)]
+            stream.spans, stream.record.n, stream.record.b, stream.record.c = before, 1, before[0].b, 1
+            await two.session("chat").publish("note", 3, mid="longer")
+            await one.session("chat").publish("note", 4, mid="c")
+            assert names(await stored(one)) == ["note a", "note longer", "note c"]
+
+    run(scenario)
+
+
+def test_a_stream_that_was_begun_does_not_wait_until_its_feed_is_trimmed() -> None:
+    """Nobody renews its lease meanwhile. What is old is put away before, and if that fails, before the next event."""
+
+    async def scenario() -> None:
+        log = _HungWhereItTrims()
+        async with Hub(log, limits=HubLimits(session_events=4)) as hub:
+            for n in range(3):
+                await hub.session("chat").publish("note", n)
+            log.seen = []
+            await hub.start("a", waits, session="chat")
+            assert log.seen == ["trim", "create"]
+
+    run(scenario)
+
+
+class _HungWhereItTrims(MemoryLog):
+    seen: list[str] | None = None
+
+    async def create(self, *args: Any, **options: Any) -> Any:
+        if self.seen is not None:
+            self.seen.append("create")
+        return await super().create(*args, **options)
+
+    async def append(self, batch: Any) -> Any:
+        if self.seen is not None and any(isinstance(item, Append) and item.trims for item in batch):
+            self.seen.append("trim")
+            raise rs.LogUnavailable("hung")
+        return await super().append(batch)
