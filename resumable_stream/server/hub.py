@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import random
 import secrets
@@ -65,6 +66,7 @@ from .log import (
     Writer,
     check_seconds,
     check_stream_id,
+    check_text,
     epoch_of,
 )
 from .mirror import Mirror, Phase
@@ -518,6 +520,9 @@ class Hub:
         if again not in (None, "failed"):
             raise ValueError(f"again must be None or 'failed', got {again!r}")
         stream_id = secrets.token_urlsafe(16) if id is None else check_stream_id(id)
+        check_text("by", by, limit=256)
+        for other in replaced:
+            check_stream_id(other)
         if is_feed_id(stream_id):
             raise ValueError(f"a stream cannot have the id {stream_id!r}, which is that of a session's feed; choose another")
         if fingerprint is None:
@@ -534,7 +539,11 @@ class Hub:
             others = [each for each in feed.streams if each not in (stream_id, *explicit)]
             if others and if_busy == "reject":
                 raise StreamBusy(f"stream {others[-1]!r} of session {str(session)[:80]!r} is running", active=others[-1])
-            replaced[:] = [*explicit, *(others if if_busy == "interrupt" else ())]
+            replaced[:] = explicit
+            if if_busy == "interrupt":
+                # One that runs already interrupts what was there before it, and nothing that came later.
+                earlier = itertools.takewhile(lambda each: each != stream_id, feed.streams)
+                replaced.extend(each for each in earlier if each not in explicit)
             return feed.started(stream_id, by=by, supersedes=replaced)
 
         explicit = list(replaced)
@@ -543,6 +552,9 @@ class Hub:
             if isinstance(answer, Writer):
                 self._generations.run(stream_id, answer, head, run, request)
                 return Stream(stream_id, answer.epoch, joined=False)
+            if answer.ending is not None:
+                # Joined, or started anew in the next round: it interrupts nothing as it is.
+                replaced[:] = explicit
             if answer.head.owner != owner or (answer.head.fingerprint and fingerprint and answer.head.fingerprint != fingerprint):
                 raise KeyReused(
                     f"stream {stream_id!r} answers another request; choose another id for this one", stream_id=stream_id

@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Hub, HubLimits, MemoryLog
@@ -93,3 +95,53 @@ class _HungWhereItTrims(MemoryLog):
             self.seen.append("trim")
             raise rs.LogUnavailable("hung")
         return await super().append(batch)
+
+
+def test_a_prompt_that_is_sent_again_interrupts_nothing_that_came_after_it() -> None:
+    """A tab that was cut sends its prompt again; the answer that the other tab is reading goes on."""
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            for id in ("a", "b", "c"):
+                await hub.start(id, waits, session="chat", if_busy="interrupt" if id != "b" else "parallel")
+                if id == "a":
+                    await hub.cancel("a")
+                    await ended(hub, "a")
+            # `b` ran when `c` began.
+            assert (await ended(hub, "b")).reason == "superseded"
+            await hub.start("d", waits, session="chat")
+            for id in ("a", "b", "c"):
+                assert (await hub.start(id, waits, session="chat", if_busy="interrupt")).joined
+            assert await hub.active("chat") == ["c", "d"]
+            assert not any(name == "cancelled" and data["id"] in "cd" for name, data in await stored(hub))
+
+    run(scenario)
+
+
+def test_a_start_that_could_not_cancel_the_others_cancels_them_when_it_is_sent_again() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as hub:
+            await hub.start("a", waits, session="chat")
+            say, log.say = log.say, None  # type: ignore[assignment, method-assign]
+            with pytest.raises(TypeError):
+                await hub.start("b", waits, session="chat", if_busy="interrupt")
+            log.say = say  # type: ignore[method-assign]
+            assert (await hub.start("b", waits, session="chat", if_busy="interrupt")).joined
+            assert (await ended(hub, "a")).reason == "superseded"
+            assert await hub.active("chat") == ["b"]
+
+    run(scenario)
+
+
+def test_a_start_with_a_wrong_name_starts_nothing() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            for wrong in ({"supersedes": "no id"}, {"supersedes": ""}, {"by": "x" * 257}, {"by": "\ud800"}):
+                with pytest.raises(ValueError):
+                    await hub.start("a", waits, session="chat", **wrong)  # type: ignore[arg-type]
+            assert await hub.active("chat") == []
+            with pytest.raises(rs.StreamUnknown):
+                await hub.state("a")
+
+    run(scenario)

@@ -15,6 +15,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import HubLimits, SQLiteLog
+from resumable_stream.server.sessions import feed_id_of
 from resumable_stream.server.wire import Facts
 
 from .serving import wait_until
@@ -230,3 +231,27 @@ def test_our_client_reads_a_feed_wherever_it_is_cut(serve: Any, step: int) -> No
                 length = length or proxy.sent
 
     asyncio.run(scenario())
+
+
+def test_what_cannot_be_started_is_refused(serve: Any) -> None:  # noqa: F811
+    _, client = serve()
+    assert begin_in(client, feed_id_of("chat")).status_code == 400
+    for wrong in ({"session": "\ud800"}, {"by": "\ud800"}, {"supersedes": "no id"}, {"supersedes": "\ud800"}):
+        body = json.dumps({"kind": "slow", "session": "chat", **wrong})
+        bad = client.post("/streams", content=body, headers={"Prefer": "respond-async"})
+        assert bad.status_code == 400 and next(iter(wrong)) in bad.text
+    assert client.get("/sessions/chat/stream").status_code == 204
+
+
+def test_a_session_may_have_any_name(serve: Any) -> None:  # noqa: F811
+    kit, client = serve()
+    for name, path in (
+        ("a/b", "a%2Fb"),
+        ("feed", "feed"),
+        ("/", "%2F"),
+        ("Zürich?", "Z%C3%BCrich%3F"),
+        ("é" * 512, "%C3%A9" * 512),
+    ):
+        say(kit, 5, session=name)
+        assert follow(client, f"/sessions/{path}/feed", 1)[0][1]["data"] == 5
+        assert client.get(f"/sessions/{path}/stream").status_code == 204
