@@ -27,7 +27,7 @@ from .._errors import (
 from . import wire
 from .bodies import Body, pieces
 from .log import Cursor, Gone, Page, Unknown
-from .sessions import feed_id_of
+from .sessions import feed_id_of, is_feed_id
 from .wire import Answer, Asked, Facts, Follow
 
 if TYPE_CHECKING:
@@ -220,6 +220,8 @@ async def answer_to_request(
     if id is not None and (wrong := wrong_id(id)) is not None:
         # What cannot be an id is unknown to who reads, and refused to who starts.
         return (wire.not_found() if run is None else wrong), None
+    if run is not None and id is not None and is_feed_id(id):
+        return wire.bad_request("the id of the stream", "another one, since this is that of the feed of a session", id), None
     if owner is None:
         owner = await owner_of(hub, facts, id, "read" if run is None else "create")
         if owner is None:

@@ -341,8 +341,11 @@ async def _json_body(hub: Hub, request: Request) -> dict[str, Any] | Answer:
 
 def _text(body: Mapping[str, Any], name: str, *, limit: int = 1024) -> str | Answer | None:
     value = body.get(name)
-    if value is None or (isinstance(value, str) and 0 < len(value.encode(errors="replace")) <= limit):
-        return value
+    try:
+        if value is None or (isinstance(value, str) and 0 < len(value.encode()) <= limit):
+            return value
+    except UnicodeEncodeError:
+        pass  # half of a character, which JSON can carry and nothing that is stored
     return wire.bad_request(f"{name!r} in the body", f"text of 1 to {limit} bytes, or nothing", str(value))
 
 
@@ -398,8 +401,8 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
             at("/streams/{id}/message", GET=app.message),
             at("/streams/{id}/messages", POST=app.say),
             at("/streams/{id}/cancel", POST=app.cancel),
-            at("/sessions/{session}/stream", GET=app.active),
-            at("/sessions/{session}/feed", GET=app.feed),
+            at("/sessions/{session:path}/stream", GET=app.active),
+            at("/sessions/{session:path}/feed", GET=app.feed),
             at("/health", GET=app.health),
         ],
         exception_handlers={404: not_found},
@@ -477,6 +480,8 @@ class _Routes:
                 return each
         if if_busy not in (None, *get_args(IfBusy)) or (if_busy not in (None, "parallel") and session is None):
             return wire.bad_request("'if_busy' in the body", f"{' or '.join(get_args(IfBusy))}, and a session", str(if_busy))
+        if isinstance(supersedes, str) and wrong_id(supersedes) is not None:
+            return wire.bad_request("'supersedes' in the body", "the id of a stream", supersedes)
         options = {
             "request": await _body(self._hub, request),
             "session": session,
