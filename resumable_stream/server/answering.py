@@ -235,6 +235,8 @@ async def answer_to_request(
             return wire.too_large(exc.limit), None
         except StreamBusy as exc:
             active = exc.active or ""
+            if location is not None and id is not None and location.endswith(f"/{id}"):
+                return wire.busy(location.removesuffix(id) + active), None
             return wire.busy(wire.path_of(active) if path is None else _own_path(path, active, starts=True)), None
         except TROUBLE as exc:
             return answer_to_trouble(exc), None

@@ -12,7 +12,7 @@ in their order; what may be appended depends on the state after the last one, an
 | `message` | `{"mid", "role", "data"}` |
 | `edited` | `{"mid", "data"}` |
 | `deleted` | `{"mid"}` |
-| `snapshot` | `{"messages": […], "streams": […]}`: stands for all events before it |
+| `snapshot` | `{"messages": […], "streams": […], "mids": […]}`: stands for all events before it; `mids` are other known ids |
 | any other | `{"mid", "data"}`: the application's own |
 
 It does no I/O.
@@ -157,7 +157,9 @@ class Feed:
         streams = [(_text_of(each, "id"), each) for each in _mappings(data, "streams")]
         self.messages = {mid: _message_of(mid, each) for mid, each in messages if mid}
         self.streams = {id: _stream_of(id, each) for id, each in streams if id}
-        self.mids = dict.fromkeys(self.messages, n)
+        known = data.get("mids")
+        mids = [mid for mid in known if isinstance(mid, str)] if isinstance(known, list) else []
+        self.mids = dict.fromkeys([*mids, *self.messages], n)
 
     # --- what to append
 
@@ -239,6 +241,26 @@ class Feed:
                     messages = messages[place + 1 :]
                     break
         return {"messages": messages, "streams": [stream.to_dict() for stream in self.streams.values()]}
+
+    def standing(self, *, events: int, bytes: int) -> dict[str, Any]:
+        """
+        What is put into the feed to stand for all events so far: the snapshot, and ids that are not to be said again.
+
+        Args:
+            events: At most so many messages, the newest, and at most so many ids of what is not among them: of deleted messages,
+                and of events of the application's own.
+            bytes: At most so many bytes of each.
+        """
+        snapshot = self.snapshot(events=events, bytes=bytes)
+        shown = {message["mid"] for message in snapshot["messages"]}
+        mids: list[str] = []
+        for mid in reversed(self.mids):
+            bytes -= len(mid.encode()) + 3
+            if bytes < 0 or len(mids) == events:
+                break
+            if mid not in shown:
+                mids.append(mid)
+        return {**snapshot, "mids": mids[::-1]}
 
     def span(self, block: bytes) -> Span:
         """The span of one event that follows the last one."""

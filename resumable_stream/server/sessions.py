@@ -364,7 +364,7 @@ class Sessions:
 
     def _snapshot(self, feed: Feed) -> dict[str, Any]:
         # A quarter: together with what follows it is less than half of the limit.
-        return feed.snapshot(events=self._events // 2, bytes=self._bytes // 4)
+        return feed.standing(events=self._events // 2, bytes=self._bytes // 4)
 
     # --- streams of a session
 

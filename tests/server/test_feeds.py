@@ -101,6 +101,23 @@ def test_a_snapshot_keeps_the_newest_messages_that_fit() -> None:
         assert "".join(each["mid"] for each in feed.snapshot(bytes=room)["messages"]) == kept
 
 
+def test_ids_that_were_used_are_known_beyond_a_snapshot() -> None:
+    """A deleted message must not come back when its sender sends it again, nor an own event be said twice."""
+    feed = Feed("k7q2")
+    said(feed, "gone")
+    add(feed, feed.deleted("gone"))
+    add(feed, feed.published("note", 1, "own"))
+    said(feed, "here")
+    add(feed, snapshot_block(feed.standing(events=5, bytes=1000)))
+    late = Feed("k7q2", feed.n - 1, feed.stands_b)
+    late.take([late.span(snapshot_block(feed.standing(events=5, bytes=1000)))])
+    for each in (feed, late):
+        assert said(each, "gone") is None and each.published("note", 1, "own") is None and said(each, "here") is None
+        assert each.deleted("gone") is None
+    assert feed.standing(events=1, bytes=1000)["mids"] == ["own"]
+    assert feed.standing(events=5, bytes=8) == {"messages": [], "streams": [], "mids": ["here"]}
+
+
 def test_two_devices_end_in_the_same_state_whatever_the_order() -> None:
     """An edit and a deletion meet: who comes second decides on the state after the first."""
     for order in itertools.permutations(["edit", "edit", "delete"]):
