@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -238,8 +239,8 @@ def test_an_app_that_does_not_enter_the_hub_is_not_served(module: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_exit_code_1(module: Path) -> None:
-    with served(cwd=module) as server:
-        port = str(urlsplit(server.url).port)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
         done = subprocess.run(
             [*SERVE, "counting:hub", "--port", port],
             capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=module,

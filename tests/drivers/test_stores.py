@@ -365,11 +365,11 @@ async def test_the_place_is_saved_before_a_read_that_blocks(row: Row, flaky_serv
     # Slower than ten a second, so that no event comes too soon after a save.
     server = flaky_server(numbered(12), [SILENT], pace=0.12)
     store = CountingStore(save_interval=100.0)
-    stream = row.connect("GET", server.url, store=store, key="k", timeouts=rs.Timeouts(idle=5.0))
+    stream = row.connect("GET", server.url, store=store, key="k", timeouts=rs.Timeouts(idle=60.0))
     seen = []
 
     async def look() -> None:
-        await row.until(lambda: store.saved and store.saved[-1] == 5, 4.0)
+        await row.until(lambda: store.saved and store.saved[-1] == 5)
         await stream.aclose()
 
     async with row.beside(look):

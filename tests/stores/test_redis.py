@@ -405,14 +405,15 @@ def program(code: str, *args: object) -> list[str]:
 
 
 @posix
+@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("victim", ["writer", "server"])
-def test_killed_at_any_moment_at_most_the_save_under_way_is_lost(victim: str) -> None:
+def test_killed_at_any_moment_at_most_the_save_under_way_is_lost(victim: str, times: int) -> None:
     from tests.redis_server import RedisServer
 
     server = RedisServer(persistent=True).start()
     try:
         last = 0
-        for number in range(5):
+        for number in range(times):
             process = subprocess.Popen(program(WRITES, server.url), stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
             for _ in range(2 + number * 7):

@@ -93,7 +93,7 @@ async def test_over_sockets(rig: Rig, how: Any) -> None:
     frames = [f"id: {n}\ndata: token {n}\n\n" for n in range(1, 31)] + ["data: [DONE]\n\n"]
     whole = "".join(frames).encode()
     client = rig.client()
-    for at in range(0, len(whole), 41):
+    for at in range(0, len(whole), 83):
         with FlakyServer(frames, [Fault.cut(after_bytes=at, how=how), Fault.cut(after_bytes=100, how=how)]) as flaky:
             response, chunks = await rig.read(client, "GET", flaky.url)
             assert b"".join(chunks) == whole, f"{how} at {at}"
