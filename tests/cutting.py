@@ -40,6 +40,8 @@ def in_turn(where: Where, index: int, turn: int) -> bool:
     """
     Whether a way to cut is tried at a place: two ways that follow one another share the places, those within events too.
 
+    So every place is cut, in half of the ways; `make soak` leaves none out.
+
     Args:
         where: All ways are tried at every byte.
         index: Which of the places it is.
