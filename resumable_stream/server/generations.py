@@ -70,6 +70,11 @@ _QUIET: Final = 1.0
 """Seconds without an event after which a producer is quiet. 1: who presses the stop button waits for no longer than that."""
 _LOOK: Final = 1.0
 """Seconds between two looks at the generations here, at most. 1: so late a producer may be found to be quiet, or abandoned."""
+_FEED_PATIENCE: Final = 15.0
+"""
+Most seconds to try to end a stream together with the feed of its session, and no more than half of `log_timeout`. Then it ends
+alone, and the feed is told by whoever asks next what runs in the session.
+"""
 _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
 
@@ -258,15 +263,16 @@ class Generations:
             writer = generation.writer
             began = self._following.now()
             try:
-                # A feed that cannot be written must not keep the stream from ending. Whoever follows the session next mends it.
-                session = generation.head.session if began - since < self.pace.log_timeout / 2 else None
+                # A feed that cannot be written must not keep the stream from ending.
+                patience = min(_FEED_PATIENCE, self.pace.log_timeout / 2)
+                session = generation.head.session if began - since < patience else None
                 verdict = await self._end(generation.id, writer, n, ending, session, generation.head.owner)
             except Exception as exc:
                 if not isinstance(exc, LogUnavailable):
                     # Nothing is known to be stored, so it is tried again like a log that is away.
                     logger.exception("the log failed in a way that it should not")
                 since = min(since, began)
-                if self._following.now() - since > self.pace.log_timeout:
+                if session is None and self._following.now() - since > self.pace.log_timeout:
                     logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
                     self._give_up(generation)
                     return
@@ -583,8 +589,15 @@ class Generations:
             outcome, reason = Outcome.CANCELLED, handover.control.cancel or "cancelled_by_user"
         head = handover.head
         stream_id = head.public_id or writer.stream_id
+        ending = Ending(outcome=outcome, reason=reason)
         try:
-            await self._end(stream_id, writer, handover.n, Ending(outcome=outcome, reason=reason), head.session, head.owner)
+            try:
+                await self._end(stream_id, writer, handover.n, ending, head.session, head.owner)
+            except LogUnavailable:
+                if head.session is None:
+                    raise
+                # Maybe it is the feed alone that cannot be written.
+                await self._end(stream_id, writer, handover.n, ending, None, head.owner)
         except LogUnavailable as exc:
             logger.info("stream %s stays without an end until its lease is over: %s", writer.stream_id, exc)
             return

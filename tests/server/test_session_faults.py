@@ -145,3 +145,47 @@ def test_a_start_with_a_wrong_name_starts_nothing() -> None:
                 await hub.state("a")
 
     run(scenario)
+
+
+class _FeedAway(MemoryLog):
+    """A log whose feeds cannot be written, as if their node of a Cluster were down."""
+
+    away = False
+
+    async def finish(self, *args: Any, also: Any = None, **options: Any) -> Any:
+        if self.away and also is not None:
+            raise rs.LogUnavailable("the node of the feed is down")
+        return await super().finish(*args, also=also, **options)
+
+
+@pytest.mark.parametrize("log_timeout", [0.5, 60.0])
+def test_a_stream_ends_though_the_feed_of_its_session_is_away(log_timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resumable_stream.server.generations._TRIES_WITH_FEED", 3 if log_timeout > 1 else 10)
+
+    async def scenario() -> None:
+        log = _FeedAway()
+        async with Hub(log, log_timeout=log_timeout, lease=60.0) as hub:
+            await hub.start("a", words(1), session="chat")
+            log.away = True
+            assert (await read_all(hub, "a"))[1] == Ending(outcome=rs.Outcome.COMPLETED)
+            assert (await ended(hub, "a")).outcome is rs.Outcome.COMPLETED
+            log.away = False
+            # Who asks next tells the feed.
+            assert await hub.active("chat") == []
+            assert (await stored(hub))[-1] == ("ended", {"id": "a", "outcome": "completed"})
+
+    run(scenario)
+
+
+def test_a_stream_without_a_producer_ends_though_the_feed_of_its_session_is_away() -> None:
+    async def scenario() -> None:
+        log = _FeedAway()
+        async with Hub(log, lease=0.3) as one:
+            await one.start("a", waits, session="chat")
+            log.away = True
+            (running,) = one._generations._running.values()
+            running.release = True  # it no longer renews its lease, as after a crash
+            async with Hub(log, lease=0.3) as two:
+                assert (await ended(two, "a")).reason == "producer_lost"
+
+    run(scenario)
