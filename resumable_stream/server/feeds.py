@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .._errors import MessageUnknown
@@ -71,11 +71,13 @@ class ActiveStream:
         id: As readers name it.
         by: Who started it; `""`: nobody was named.
         cancelled: Somebody asked its producer to stop.
+        n: Number of the event that says so first, as far as it is known: one that was started again has another.
     """
 
     id: str
     by: str = ""
     cancelled: bool = False
+    n: int = field(default=0, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in a snapshot."""
@@ -137,7 +139,7 @@ class Feed:
             case "snapshot":
                 self._replace(data, n)
             case "started" if stream_id:
-                self.streams.setdefault(stream_id, _stream_of(stream_id, data))
+                self.streams.setdefault(stream_id, _stream_of(stream_id, data, n))
             case "cancelled" if stream_id in self.streams:
                 self.streams[stream_id] = replace(self.streams[stream_id], cancelled=True)
             case "ended":
@@ -155,11 +157,14 @@ class Feed:
     def _replace(self, data: Mapping[str, Any], n: int) -> None:
         messages = [(_text_of(each, "mid"), each) for each in _mappings(data, "messages")]
         streams = [(_text_of(each, "id"), each) for each in _mappings(data, "streams")]
+        known = {id: stream.n for id, stream in self.streams.items()}
         self.messages = {mid: _message_of(mid, each) for mid, each in messages if mid}
-        self.streams = {id: _stream_of(id, each) for id, each in streams if id}
-        known = data.get("mids")
-        mids = [mid for mid in known if isinstance(mid, str)] if isinstance(known, list) else []
-        self.mids = dict.fromkeys([*mids, *self.messages], n)
+        self.streams = {id: _stream_of(id, each, known.get(id, n)) for id, each in streams if id}
+        # What follows the snapshot before is still held, and what is published again is still the same.
+        held = {mid: first for mid, first in self.mids.items() if first > self.stands}
+        more = data.get("mids")
+        mids = [mid for mid in more if isinstance(mid, str)] if isinstance(more, list) else []
+        self.mids = {**dict.fromkeys([*mids, *self.messages], n), **held}
 
     # --- what to append
 
@@ -205,7 +210,8 @@ class Feed:
         known = self.messages.get(mid)
         if known is None:
             raise MessageUnknown(f"the session has no message {mid[:80]!r}, or it was deleted", mid=mid)
-        if known.edited and known.data == data:
+        # As JSON: to Python, 1, 1.0 and True are the same.
+        if known.edited and to_json(known.data) == to_json(data):
             return None
         return _block("edited", {"mid": mid, "data": data})
 
@@ -300,7 +306,14 @@ def snapshot_block(data: Mapping[str, Any]) -> bytes:
 
 
 def _block(event: str, data: Mapping[str, Any]) -> bytes:
-    block = event_block(to_json(data), event=event)
+    try:
+        text = to_json(data)
+        if "NaN" in text or "Infinity" in text:
+            # Python writes these numbers, and no browser reads them.
+            json.dumps(data, allow_nan=False)
+    except RecursionError:
+        raise ValueError(f"the data of an event of a session is nested too deeply ({event!r})") from None
+    block = event_block(text, event=event)
     if len(block) > MAX_EVENT_BYTES:
         raise ValueError(f"an event of a session may have at most {MAX_EVENT_BYTES} bytes, this {event!r} has {len(block)}")
     return block
@@ -309,7 +322,7 @@ def _block(event: str, data: Mapping[str, Any]) -> bytes:
 def _data_of(text: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -328,5 +341,5 @@ def _message_of(mid: str, data: Mapping[str, Any]) -> SessionMessage:
     return SessionMessage(mid, _text_of(data, "role"), data.get("data"), edited=data.get("edited") is True)
 
 
-def _stream_of(stream_id: str, data: Mapping[str, Any]) -> ActiveStream:
-    return ActiveStream(stream_id, _text_of(data, "by"), cancelled=data.get("cancelled") is True)
+def _stream_of(stream_id: str, data: Mapping[str, Any], n: int) -> ActiveStream:
+    return ActiveStream(stream_id, _text_of(data, "by"), cancelled=data.get("cancelled") is True, n=n)

@@ -20,13 +20,14 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .._errors import LogUnavailable
 from .._events import Outcome
 from . import wire
 from .bodies import Body, pieces
-from .feeds import Feed, SessionMessage, check_event, check_message, snapshot_block
+from .feeds import ActiveStream, Feed, SessionMessage, check_event, check_message, snapshot_block
 from .log import (
     AlsoRefused,
     Append,
@@ -382,19 +383,19 @@ class Sessions:
             notice: Told the key of a stream whose producer is dead.
         """
         feed = await self.feed(session, owner)
-        for stream_id in list(feed.streams):
+        for stream_id, stream in list(feed.streams.items()):
             key = self._key_of(stream_id, owner)
             found = await self._log.read(key, None, limit_bytes=0)
             ending: Ending | None = None
             if isinstance(found, Page):
+                self._missing.pop(key, None)
                 ending = found.ending
                 if ending is None and found.lease_left == 0.0:
                     notice(key)
             elif isinstance(found, Unknown):
                 ending = self._lost_since(key, now, lease)
             if ending is not None:
-                gone = ending
-                await self.append(session, owner, lambda feed, id=stream_id, gone=gone: feed.ended(id, gone))  # type: ignore[misc]
+                await self.append(session, owner, partial(_ended, stream, ending))
         return await self.feed(session, owner) if feed.streams else feed
 
     def _lost_since(self, key: str, now: float, lease: float) -> Ending | None:
@@ -562,6 +563,12 @@ class Session:
     async def _append(self, decide: Callable[[Feed], bytes | None]) -> Cursor:
         self._hub._check_running()
         return await self._sessions.append(self.id, self.owner, decide)
+
+
+def _ended(stream: ActiveStream, ending: Ending, feed: Feed) -> bytes | None:
+    now = feed.streams.get(stream.id)
+    # It may have been started again meanwhile.
+    return feed.ended(stream.id, ending) if now is not None and now.n == stream.n else None
 
 
 def _checked(mid: str) -> str:

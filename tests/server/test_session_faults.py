@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
-from resumable_stream.server import Hub, HubLimits, MemoryLog
-from resumable_stream.server.log import Append, Ending, Page
+from resumable_stream.server import Head, Hub, HubLimits, MemoryLog, SessionMessage
+from resumable_stream.server.log import Append, Appended, Ending, Page, Writer
 
 from .test_hub import read_all, run, words
 from .test_sessions import Seen, feed_id_key, names, waits
@@ -167,7 +168,7 @@ def test_a_stream_ends_though_the_feed_of_its_session_is_away(log_timeout: float
         async with Hub(log, log_timeout=log_timeout, lease=60.0) as hub:
             await hub.start("a", words(1), session="chat")
             log.away = True
-            assert (await read_all(hub, "a"))[1] == Ending(outcome=rs.Outcome.COMPLETED)
+            assert (await read_all(hub, "a"))[1].ending == Ending(outcome=rs.Outcome.COMPLETED)
             assert (await ended(hub, "a")).outcome is rs.Outcome.COMPLETED
             log.away = False
             # Who asks next tells the feed.
@@ -187,5 +188,122 @@ def test_a_stream_without_a_producer_ends_though_the_feed_of_its_session_is_away
             running.release = True  # it no longer renews its lease, as after a crash
             async with Hub(log, lease=0.3) as two:
                 assert (await ended(two, "a")).reason == "producer_lost"
+
+    run(scenario)
+
+
+def test_a_stream_that_is_started_again_is_not_taken_for_the_one_that_ended() -> None:
+    """While somebody asks what runs, the stream ends as failed, and another process starts it anew."""
+
+    async def scenario() -> None:
+        log = _Slow()
+        async with Hub(log) as one, Hub(log) as two:
+
+            async def fails() -> AsyncIterator[str]:
+                yield "one"
+                await go.wait()
+                raise rs.ResumableStreamError("no")
+
+            go = asyncio.Event()
+            await one.start("a", fails, session="chat")
+
+            async def again() -> None:
+                log.between = None
+                go.set()
+                await ended(one, "a")
+                page = await log.read("a", limit_bytes=0)
+                await two.start("a", waits, session="chat", again="failed")
+                log.instead = page
+
+            log.between = again
+            assert await one.active("chat") == ["a"]
+            assert names(await stored(one)) == ["started a", "ended a", "started a"]
+
+    run(scenario)
+
+
+class _Slow(MemoryLog):
+    between: Callable[[], Awaitable[None]] | None = None
+    instead: Any = None
+
+    async def read(self, stream_id: str, *args: Any, **options: Any) -> Any:
+        if stream_id == "a" and self.between is not None:
+            await self.between()
+            found, self.instead = self.instead, None
+            return found
+        return await super().read(stream_id, *args, **options)
+
+
+def test_a_stream_that_is_away_once_is_not_lost_for_ever() -> None:
+    """The time for which nothing is known of it counts anew."""
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), lease=10.0) as hub:
+            sessions = hub._sessions
+            await sessions.append("chat", "", lambda feed: feed.started("a"))
+            assert "a" in (await sessions.settle("chat", "", 0.0, 10.0, print)).streams
+            head = Head(content_type="text/event-stream", framing="sse", session="chat")
+            assert isinstance(await hub.log.create("a", head, lease=10.0), Writer)
+            assert "a" in (await sessions.settle("chat", "", 5.0, 10.0, print)).streams
+            await hub.log.delete("a")
+            assert "a" in (await sessions.settle("chat", "", 12.0, 10.0, print)).streams
+            assert "a" not in (await sessions.settle("chat", "", 23.0, 10.0, print)).streams
+
+    run(scenario)
+
+
+def test_what_is_published_again_after_the_feed_was_trimmed_is_the_same() -> None:
+    """A reply was lost, and the event before it filled the feed."""
+
+    async def scenario() -> None:
+        log, limits = _Recording(), HubLimits(session_events=20)
+        async with Hub(log, limits=limits) as one, Hub(log, limits=limits) as two:
+            for n in range(40):
+                event, data = ("note", n) if n % 3 else ("message", {"role": "user", "data": n})
+                await one.session("chat").publish(event, data, mid=f"m{n}")
+                if not n % 3:
+                    await one.session("chat").delete(f"m{n}")
+                for hub in (one, two):
+                    await hub.session("chat").publish("note", 0, mid=f"m{max(0, n - 3)}")
+        seen = names(log.seen)
+        assert seen.count("snapshot None") > 3
+        assert sorted(each for each in seen if each[0] in "nm") == sorted(
+            f"{'note' if n % 3 else 'message'} m{n}" for n in range(40)
+        )
+
+    run(scenario)
+
+
+class _Recording(MemoryLog):
+    """Remembers what was appended, trimmed or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Seen = []
+
+    def _append(self, item: Append) -> Any:
+        verdict = super()._append(item)
+        if isinstance(verdict, Appended) and item.span is not None:
+            self.seen += [(event.event, json.loads(event.data)) for event in SSEDecoder().feed(item.span.data)]
+        return verdict
+
+
+def test_data_that_a_browser_cannot_read_is_refused() -> None:
+    async def scenario() -> None:
+        deep: Any = 1
+        for _ in range(100_000):
+            deep = [deep]
+        async with Hub(MemoryLog()) as hub:
+            session = hub.session("chat")
+            for wrong in (float("nan"), [float("inf")], deep):
+                with pytest.raises(ValueError):
+                    await session.publish("message", {"role": "user", "data": wrong}, mid="m")
+            await session.publish("message", {"role": "user\n", "data": "NaN \ud800 Infinity"}, mid="m\n\0")
+            assert await session.messages() == [SessionMessage("m\n\0", "user\n", "NaN \ud800 Infinity")]
+            for data in (1, True, 1.0, {"a": 1}, {"a": True}):
+                n = (await session.edit("m\n\0", data)).n
+                assert (await session.edit("m\n\0", data)).n == n
+                (message,) = await session.messages()
+                assert repr(message.data) == repr(data)
 
     run(scenario)
