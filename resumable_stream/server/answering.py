@@ -378,7 +378,7 @@ async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
     match found:
         case Unknown():
             return missing
-        case Gone(why="went_back", ending=None, running_until=until) if until and asked.after is not None:
+        case Gone(why="went_back", ending=None, running_until=until) if until and asked.after is not None and not found.head.feed:
             # Its producer lives, and will repair the log: the reader waits for it.
             return wire.Standing(head=found.head, epoch=found.epoch, n=asked.after.n, b=0, oldest=found.oldest)
         case Gone():

@@ -970,7 +970,7 @@ class Hub:
                 break
         else:
             raise LogUnavailable(f"stream {id!r} was deleted and created again {_LOOKS} times meanwhile", stream_id=key)
-        hopeful = isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None
+        hopeful = isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None and not answer.head.feed
         if isinstance(answer, Gone) and not (hopeful and answer.running_until):
             raise _gone(id, after, answer)
         if len(self._readers) >= self.limits.readers:
@@ -1070,7 +1070,7 @@ class Hub:
         """
         if is_feed_id(check_stream_id(id)):
             raise unknown(id)
-        await self.state(id, owner=owner)
+        state = await self.state(id, owner=owner)
         key = key_of(id, owner)
         with contextlib.suppress(StreamUnknown):
             await self.cancel(id, FORGOTTEN, owner=owner)
@@ -1078,6 +1078,14 @@ class Hub:
             await self._generations.forget(key)
         else:
             await self._wait_for_end(key)
+        if (session := state.head.session) is not None:
+            # Where its producer is dead, or does not stop, nobody else says so. Before it may be started again.
+            ending = state.ending or Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN)
+            try:
+                await self._sessions.append(session, owner, lambda feed: feed.ended(id, ending))
+            except LogUnavailable as exc:
+                # Who asks what runs in the session tells it a lease later.
+                logger.warning("the feed of session %s is not told that stream %s is forgotten: %s", session[:80], id, exc)
         await self._log.delete(key)
         self._following.forget(key)
 

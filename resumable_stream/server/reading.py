@@ -303,11 +303,12 @@ class Reader:
         """
         A log that lost the tail of a running stream, or all of it, is repaired by a producer that lives: within a lease.
 
-        After that, this process may claim the stream, and give the log what it has lost.
+        After that, this process may claim the stream, and give the log what it has lost. A feed has no producer: what its log
+        holds is what counts.
         """
         now = self._following.now()
         match gone:
-            case Gone(why="went_back", ending=None, running_until=until):
+            case Gone(why="went_back", ending=None, running_until=until) if not gone.head.feed:
                 left = max(0.0, (until or 0.0) - gone.now) + self._following.grace
             case Unknown() if not self._followed.dropped:
                 # It ran when it was last seen, since the mirror has no ending.

@@ -68,6 +68,8 @@ _TRIES: Final = 100
 
 _TRIES_TO_TRIM: Final = 3
 """How often it is tried before one event. 3: a feed that is busy elsewhere is trimmed there, and before the next event here."""
+_TRIES_TO_FORGET: Final = 10
+"""How often a feed is deleted that others write again at the same moment. 10: each of them knows better after one try."""
 _DONE: Final = (Appended, Done, Writer)
 """What is answered when an append was done, too."""
 
@@ -223,13 +225,22 @@ class Sessions:
             if known.feed is None:
                 return await self._load(known)
             await self._catch_up(known)
+            assert known.feed is not None
             return known.feed
 
     async def delete(self, session: str, owner: str) -> None:
         """Forget the feed of a session; its streams stay."""
         async with self._held(session, owner) as known:
-            await self._log.delete(known.place.key)
-            known.feed = None
+            key = known.place.key
+            for _ in range(_TRIES_TO_FORGET):
+                known.feed = None
+                await self._log.delete(key)
+                # Made anew at once: other processes remember it, and write what the log has lost again.
+                made = await self._log.create(key, self.head(session, owner), lease=self._retention)
+                if isinstance(made, Writer):
+                    known.feed, known.fence = Feed(made.epoch), made.fence
+                    return
+            raise LogUnavailable(f"the feed of session {session[:80]!r} was written again by others meanwhile", stream_id=key)
 
     # --- what is known
 
@@ -291,6 +302,9 @@ class Sessions:
         assert feed is not None
         while True:
             found = await self._log.read(known.place.key, Cursor(feed.epoch, feed.n))
+            if isinstance(found, Unknown):
+                await self._restore(known, feed)
+                return
             if not isinstance(found, Page):
                 known.feed = None
                 await self._load(known)
@@ -556,7 +570,11 @@ class Session:
         return feed.snapshot(), Cursor(feed.epoch, feed.first - 1), state
 
     async def forget(self) -> None:
-        """Delete the feed. Streams of the session are not touched."""
+        """
+        Delete the feed, and what this and other processes remember of it. Streams of the session are not touched.
+
+        An empty feed stays in its place, for `session_retention` as any other.
+        """
         self._hub._check_running()
         await self._sessions.delete(self.id, self.owner)
 

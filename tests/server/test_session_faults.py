@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Head, Hub, HubLimits, MemoryLog, SessionMessage
 from resumable_stream.server.log import Append, Appended, Ending, Page, Writer
 
+from .producing import log_at
 from .test_hub import read_all, run, words
+from .test_hub_over_logs import Make, hub_over, make  # noqa: F401  a fixture
 from .test_sessions import Seen, feed_id_key, names, waits
 
 
@@ -161,7 +164,7 @@ class _FeedAway(MemoryLog):
 
 @pytest.mark.parametrize("log_timeout", [0.5, 60.0])
 def test_a_stream_ends_though_the_feed_of_its_session_is_away(log_timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resumable_stream.server.generations._TRIES_WITH_FEED", 3 if log_timeout > 1 else 10)
+    monkeypatch.setattr("resumable_stream.server.generations._FEED_PATIENCE", 0.5)
 
     async def scenario() -> None:
         log = _FeedAway()
@@ -307,3 +310,79 @@ def test_data_that_a_browser_cannot_read_is_refused() -> None:
                 assert repr(message.data) == repr(data)
 
     run(scenario)
+
+
+def test_a_session_that_is_forgotten_is_not_brought_back_by_others(make: Make) -> None:  # noqa: F811
+    async def scenario() -> None:
+        async with hub_over(make()) as one, hub_over(make()) as two:
+            for hub in (one, two):
+                await hub.session("chat").publish("message", {"role": "user", "data": "secret"}, mid="m")
+                assert len(await hub.session("chat").messages()) == 1
+            await one.session("chat").forget()
+            await two.session("chat").publish("note", 1, mid="n")
+            assert await one.session("chat").messages() == await two.session("chat").messages() == []
+            assert names(await stored(one)) == ["note n"]
+            with pytest.raises(rs.MessageUnknown):
+                await two.session("chat").edit("m", 1)
+
+    run(scenario)
+
+
+def test_a_feed_that_was_lost_is_there_for_who_reads_it_first(own_redis: Any) -> None:
+    """A look at the session must not make an empty one of it."""
+
+    async def scenario() -> None:
+        async with hub_over(log_at(own_redis.url)) as one, hub_over(log_at(own_redis.url)) as two:
+            for hub in (one, two):
+                await hub.session("chat").publish("message", {"role": "user", "data": 1}, mid="m")
+            own_redis.command("FLUSHALL")
+            for hub in (one, two):
+                assert await hub.session("chat").messages() == [SessionMessage("m", "user", 1)]
+
+    run(scenario)
+
+
+def test_a_stream_without_a_producer_that_is_forgotten_has_ended_for_its_session() -> None:
+    async def scenario() -> None:
+        async with Hub(MemoryLog(clock=lambda: now), lease=10.0) as hub:
+            now = 0.0
+            head = Head(content_type="text/event-stream", framing="sse", session="chat")
+            create = partial(hub.log.create, "a", head, lease=10.0)
+            await hub._sessions.step("chat", "", lambda feed: feed.started("a"), lambda also: create(also=also))
+            now = 10.5
+            await hub.forget("a")
+            assert (await stored(hub))[-1] == ("ended", {"id": "a", "outcome": "cancelled", "reason": "forgotten"})
+            assert await hub.active("chat") == []
+
+    run(scenario)
+
+
+def test_who_follows_a_feed_whose_log_went_back_is_told_so() -> None:
+    """No producer will send the lost events again: the follower asks for the state, and does not wait for 30 days."""
+
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log, poll=0.05) as one, Hub(log, poll=0.05) as two:
+            session = one.session("chat")
+            await session.publish("note", 1)
+            before = [*log._streams[feed_id_key(one)].spans]
+            last = await session.publish("note", 2)
+            live = two.session("chat").follow(last)
+            waiting = asyncio.create_task(_all_of(live))
+            while not two._readers:  # noqa: ASYNC110  there is nothing to wait for
+                await asyncio.sleep(0.01)
+            stream = log._streams[feed_id_key(one)]
+            stream.spans, stream.record.n, stream.record.b, stream.record.c = before, 1, before[0].b, 1
+            await asyncio.wait_for(waiting, 20)
+            for hub in (one, two):
+                with pytest.raises(rs.HistoryGone) as raised:
+                    await asyncio.wait_for(_all_of(hub.session("chat").follow(last)), 20)
+                assert raised.value.gone.why == "went_back"
+                answer = await hub.session("chat").answer("GET", {"Last-Event-ID": str(last)})
+                assert answer.status == 410
+
+    run(scenario)
+
+
+async def _all_of(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
