@@ -261,7 +261,7 @@ def row(request: pytest.FixtureRequest) -> Row:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """
-    Keep the tests themselves out of every search for garbage, to the end: they are millions of objects in each process.
+    Keep the tests themselves out of every search for garbage, to the end: they are half a million objects in each process.
 
     Neither this nor `spotless` undoes it at the end of the session, where pytest and the interpreter look ten times more.
     """
