@@ -112,8 +112,9 @@ class MemoryLog:
     """
     Keep streams in memory.
 
-    When `max_bytes` is reached, streams that have ended are forgotten, the one that ended first at first; then the largest
-    running ones lose their front, and readers before it learn that it is gone. A running stream is never dropped.
+    When `max_bytes` is reached, streams that have ended and the feeds of sessions are forgotten, those that ended, or were
+    written to, the longest ago at first; then the largest running streams lose their front, and readers before it learn that it
+    is gone. A running stream is never dropped.
     If the heads, requests, notes and messages of the running streams alone take all the room, `create` and `say` raise
     `LogUnavailable`.
 
@@ -132,7 +133,8 @@ class MemoryLog:
         self.max_bytes = max_bytes
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
-        self._ended: OrderedDict[str, None] = OrderedDict()  # in the order in which they ended
+        # Those that may be dropped: streams in the order in which they ended, and feeds as they were written to.
+        self._spare: OrderedDict[str, None] = OrderedDict()
         self._size = 0
         # When to look whether a stream has expired; one entry a stream, pushed again with the new time if it has not.
         self._expiries: list[tuple[float, str]] = []
@@ -174,7 +176,8 @@ class MemoryLog:
         self._make_room(fixed)
         if also is not None and not isinstance(verdict := self._append(also), Appended):
             return AlsoRefused(verdict)
-        if stream is not None:
+        if stream_id in self._streams:
+            # It may have made room already.
             self._drop(stream_id)
         if epoch is None or (stream is not None and stream.record.epoch == epoch):
             epoch = self._new_epoch(stream)
@@ -217,6 +220,8 @@ class MemoryLog:
         if item.span is not None:
             stream.spans.append(item.span)
             self._grow(stream, _size_of(item.span), spans=True)
+            if record.head.feed:
+                self._spare.move_to_end(stream_id)
             self._ring(stream_id, record, item.span)
         return Appended(record.n, record.control)
 
@@ -272,7 +277,7 @@ class MemoryLog:
             return verdict
         assert stream is not None
         stream.record.finish(ending, self._clock())
-        self._ended[writer.stream_id] = None
+        self._spare[writer.stream_id] = None
         self._ring(writer.stream_id, stream.record, ending)
         self._trim()
         return Done(stream.record.n)
@@ -413,6 +418,9 @@ class MemoryLog:
 
     def _put(self, stream_id: str, stream: _Stream, size: int) -> None:
         self._streams[stream_id] = stream
+        if stream.record.head.feed:
+            # They run for a month, and would fill the memory with nothing to be dropped.
+            self._spare[stream_id] = None
         self._grow(stream, size)
         heapq.heappush(self._expiries, (stream.record.expires, stream_id))
         if len(self._expiries) > 1000 + 2 * len(self._streams):
@@ -422,7 +430,7 @@ class MemoryLog:
 
     def _drop(self, stream_id: str) -> None:
         stream = self._streams.pop(stream_id)
-        self._ended.pop(stream_id, None)
+        self._spare.pop(stream_id, None)
         self._size -= stream.size
 
     def _grow(self, stream: _Stream, size: int, *, spans: bool = False) -> None:
@@ -456,8 +464,8 @@ class MemoryLog:
     def _trim(self, extra: int = 0) -> None:
         if self._size + extra <= self.max_bytes:
             return
-        while self._ended and self._size + extra > self.max_bytes:
-            stream_id = next(iter(self._ended))
+        while self._spare and self._size + extra > self.max_bytes:
+            stream_id = next(iter(self._spare))
             self._drop(stream_id)
             self._ring(stream_id, None, None)
         if self._size + extra <= self.max_bytes:

@@ -13,7 +13,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Head, Hub, HubLimits, MemoryLog, SessionMessage
-from resumable_stream.server.log import Append, Appended, Ending, Page, Writer
+from resumable_stream.server.log import Append, Appended, Ending, Page, Unknown, Writer
 
 from .producing import log_at
 from .test_hub import read_all, run, words
@@ -386,3 +386,55 @@ def test_who_follows_a_feed_whose_log_went_back_is_told_so() -> None:
 
 async def _all_of(chunks: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in chunks])
+
+
+def test_sessions_do_not_fill_a_log_in_memory_for_a_month() -> None:
+    """The feeds of those that nobody has written to for the longest are dropped; who remembers one writes it again."""
+
+    async def scenario() -> None:
+        log = MemoryLog(max_bytes=200_000)
+        async with Hub(log) as hub:
+            for n in range(300):
+                await hub.start(f"s{n}", words(1), session=f"chat{n}")
+                await ended(hub, f"s{n}")
+                await hub.session("kept").publish("message", {"role": "user", "data": n}, mid="m")
+                await hub.session("kept").edit("m", n)
+            assert log.size <= 200_000
+            # Written to all the time, it was never dropped.
+            assert (await stored(hub, "kept"))[0][0] == "message"
+            assert isinstance(await log.read(feed_id_key(hub, "chat3")), Unknown)
+            await hub.session("chat3").publish("note", 1, mid="n")
+            assert names(await stored(hub, "chat3")) == ["snapshot None", "note n"]
+
+    run(scenario)
+
+
+def test_a_start_makes_room_that_its_own_feed_had() -> None:
+    async def scenario() -> None:
+        log = MemoryLog(max_bytes=60_000)
+        async with Hub(log) as hub:
+            for session, size in (("chat", 15_000), ("other", 35_000)):
+                await hub.session(session).publish("message", {"role": "user", "data": "x" * size}, mid="m")
+            await hub.start("a", waits, session="chat", request=b"y" * 10_000)
+            assert await hub.active("chat") == ["a"]
+            await hub.cancel("a")
+            await ended(hub, "a")
+            assert names(await stored(hub)) == ["snapshot None", "started a", "cancelled a", "ended a"]
+
+    run(scenario)
+
+
+def test_a_failed_stream_makes_room_for_itself() -> None:
+    async def scenario() -> None:
+        log = MemoryLog(max_bytes=20_000)
+
+        async def fails() -> AsyncIterator[str]:
+            yield "x"
+            raise rs.ResumableStreamError("no")
+
+        async with Hub(log) as hub:
+            await hub.start("a", fails, request=b"y" * 12_000)
+            await ended(hub, "a")
+            assert not (await hub.start("a", waits, request=b"y" * 12_000, again="failed")).joined
+
+    run(scenario)
