@@ -100,6 +100,7 @@ async def heard(bells: Any, fits: Callable[[Bell], bool]) -> Bell:
 
 class TestCluster(LogContract):
     lease = 15.0
+    one_step = False
 
     @pytest.fixture(autouse=True)
     def _nodes(self, cluster: RedisCluster) -> Iterator[None]:
