@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +20,12 @@ import redis
 from redis.asyncio import RedisCluster as AsyncCluster
 from redis.asyncio.sentinel import Sentinel
 
-from resumable_stream import LogUnavailable, Outcome
-from resumable_stream.server import Cursor, Ending, Head, Message, RedisLog, Span, StreamLog
+from resumable_stream import LogUnavailable, Outcome, StreamBusy, StreamUnknown
+from resumable_stream.framing import SSEDecoder
+from resumable_stream.server import Cursor, Ending, Head, Hub, Message, RedisLog, Span, Stream, StreamLog
+from resumable_stream.server.hub import key_of
 from resumable_stream.server.log import Appended, Behind, Bell, Control, Done, Gone, Lost, Page, Writer
+from resumable_stream.server.sessions import feed_id_of
 from resumable_stream.testing.log_contract import LogContract
 from tests.redis_server import RedisCluster, RedisServer
 from tests.server.test_redis_log import PASS_TIME
@@ -130,6 +137,160 @@ class TestCluster(LogContract):
     async def lose_spans(self, log: StreamLog, stream_id: str) -> bool:
         assert self.direct.delete(f"rs:{{{stream_id}}}:s") == 1
         return True
+
+
+# --- sessions over nodes that share no step ------------------------------------------------------------------------------
+
+
+async def waits() -> AsyncIterator[str]:
+    yield "one"
+    await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def hub_on(cluster: RedisCluster, **options: Any) -> AsyncIterator[Hub]:
+    log = RedisLog(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}", prefix="sessions:")
+    try:
+        async with Hub(log, **options) as hub:
+            yield hub
+    finally:
+        await log.aclose()
+
+
+async def told(hub: Hub, session: str) -> list[str]:
+    """The events of a feed, as the log holds them."""
+    page = await hub.log.read(key_of(feed_id_of(session), ""))
+    assert isinstance(page, Page)
+    events = [event for span in page.spans for event in SSEDecoder().feed(span.data)]
+    return [f"{event.event} {json.loads(event.data)['id']}" for event in events]
+
+
+@pytest.mark.parametrize("if_busy", ["parallel", "reject", "interrupt"])
+def test_two_tabs_post_at_once_over_a_cluster(cluster: RedisCluster, if_busy: Any) -> None:
+    async def scenario() -> None:
+        async with hub_on(cluster) as one, hub_on(cluster) as two:
+            for turn in range(8):
+                session, ids = f"{if_busy}{turn}", [f"{if_busy}-{turn}-{name}" for name in "ab"]
+                tabs = [hub.start(id, waits, session=session, if_busy=if_busy) for hub, id in zip((one, two), ids, strict=True)]
+                found = await asyncio.gather(*tabs, return_exceptions=True)
+                refused = [each for each in found if isinstance(each, StreamBusy)]
+                assert len(refused) == (if_busy == "reject")
+                assert all(isinstance(each, Stream | StreamBusy) for each in found)
+                while len(await two.active(session)) != (2 if if_busy == "parallel" else 1):  # noqa: ASYNC110  there is nothing to wait for
+                    await asyncio.sleep(0.02)
+                for id in ids:
+                    with contextlib.suppress(StreamUnknown):
+                        await two.cancel(id)
+                while await one.active(session):  # noqa: ASYNC110  there is nothing to wait for
+                    await asyncio.sleep(0.02)
+                seen = await told(one, session)
+                begun = sorted(each.partition(" ")[2] for each in seen if each.startswith("started"))
+                assert begun == sorted(each.partition(" ")[2] for each in seen if each.startswith("ended"))
+                assert len(begun) == len(set(begun)) == 2 - len(refused)
+
+    run(scenario())
+
+
+DYING = """
+import asyncio, os, signal, sys
+from resumable_stream.server import Hub, RedisLog
+from resumable_stream.server.log import check_batch
+
+class Dying(RedisLog):
+    # Killed between the steps of two nodes: the feed was told and the stream was not made, or the other way round.
+    async def _granted(self, attempt, *args, **options):
+        if sys.argv[2] == "create" and attempt[1] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super()._granted(attempt, *args, **options)
+
+    async def append(self, batch):
+        if any(item.span is not None and b"event: ended" in item.span.data for item in check_batch(batch)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().append(batch)
+
+async def words():
+    yield "one"
+
+async def main():
+    async with Hub(Dying(sys.argv[1], prefix="sessions:"), lease=1.0) as hub:
+        await hub.start("killed", words, session=sys.argv[2])
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("step", ["create", "finish"])
+def test_a_process_that_is_killed_between_two_nodes_leaves_a_session_that_heals(cluster: RedisCluster, step: str) -> None:
+    async def scenario() -> None:
+        url = f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}"
+        async with hub_on(cluster, lease=1.0) as hub:
+            with contextlib.suppress(StreamUnknown):
+                await hub.forget("killed")
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", DYING, url, step)
+            assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+            assert await told(hub, step) == ["started killed"]
+            there = await hub.log.read("killed", None, limit_bytes=0)
+            if step == "finish":
+                assert isinstance(there, Page) and there.ending == OK
+                assert await hub.active(step) == []
+                assert await told(hub, step) == ["started killed", "ended killed"]
+            else:
+                assert not isinstance(there, Page)
+                # Who sends the prompt again starts it, and nobody is told twice.
+                assert not (await hub.start("killed", waits, session=step, if_busy="reject")).joined
+                assert await told(hub, step) == ["started killed"]
+                await hub.forget("killed")
+                assert await told(hub, step) == ["started killed", "cancelled killed", "ended killed"]
+                # And where nobody does, the session is free a lease later.
+                await hub._sessions.append(step, "", lambda feed: feed.started("killed"))
+                while await hub.active(step):  # noqa: ASYNC110  there is nothing to wait for
+                    await asyncio.sleep(0.05)
+                assert (await told(hub, step))[-2:] == ["started killed", "ended killed"]
+
+    run(scenario())
+
+
+def test_a_stream_ends_while_the_node_of_its_feed_is_down() -> None:
+    """And the feed learns of it from whoever asks when the node is back."""
+
+    async def scenario(cluster: RedisCluster) -> None:
+        with redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port) as direct:
+            key = f"sessions:{{{key_of(feed_id_of('chat'), '')}}}"
+            feed_port = direct.get_node_from_key(key).port
+            id = next(f"s{n}" for n in range(100) if direct.get_node_from_key(f"sessions:{{s{n}}}").port != feed_port)
+        log = RedisLog(
+            "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes),
+            prefix="sessions:", timeout=3.0, socket_timeout=1.0,
+        )  # fmt: skip
+        go = asyncio.Event()
+
+        async def words() -> AsyncIterator[str]:
+            yield "one"
+            await go.wait()
+
+        async with Hub(log, lease=15.0, log_timeout=8.0) as hub:
+            await hub.start(id, words, session="chat")
+            (node,) = [node for node in cluster.nodes if node.port == feed_port]
+            node.pause()
+            go.set()
+            while (await persistently(lambda: hub.state(id))).ending != OK:  # noqa: ASYNC110  there is nothing to wait for
+                await asyncio.sleep(0.1)
+            node.go_on()
+            while await persistently(lambda: hub.active("chat")):  # noqa: ASYNC110  there is nothing to wait for
+                await asyncio.sleep(0.1)
+            assert await persistently(lambda: told(hub, "chat")) == [f"started {id}", f"ended {id}"]
+        await log.aclose()
+
+    started = RedisCluster()
+    for node in started.nodes:
+        node._options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "60000")
+    try:
+        run(scenario(started.start()))
+    finally:
+        for node in started.nodes:
+            node.go_on()
+        started.close()
 
 
 def test_streams_lie_on_all_nodes_and_one_connection_hears_each_node(cluster: RedisCluster) -> None:
