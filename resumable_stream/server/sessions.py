@@ -305,9 +305,12 @@ class Sessions:
             if isinstance(found, Unknown):
                 await self._restore(known, feed)
                 return
-            if not isinstance(found, Page):
-                known.feed = None
-                await self._load(known)
+            if isinstance(found, Gone):
+                if found.why == "went_back":
+                    await self._begin_again(known, feed)
+                else:
+                    known.feed = None
+                    await self._load(known)
                 return
             feed.take(found.spans)
             feed.first = found.oldest
@@ -330,15 +333,25 @@ class Sessions:
                     await self._load(known)
                 known.fence = int(fence)
             case Behind():
-                # The log went back. What it holds is what all others see.
-                known.feed = None
-                await self._load(known)
+                await self._begin_again(known, feed)
             case Ended(ending):
                 raise LogUnavailable(
                     f"the feed of session {known.place.session[:80]!r} has ended ({ending.reason}), which it should never; "
                     "forget() the session",
                     stream_id=known.place.key,
                 )
+
+    async def _begin_again(self, known: _Known, feed: Feed) -> None:
+        """The log went back. Others have seen what it lost, so the numbers of that must not be given to other events."""
+        found = await self._log.read(known.place.key, None, limit_bytes=0)
+        if not isinstance(found, Unknown):
+            if found.epoch != feed.epoch or found.n >= feed.n:
+                # Another process was faster.
+                known.feed = None
+                await self._load(known)
+                return
+            await self._log.delete(known.place.key)
+        await self._restore(known, feed)
 
     async def _restore(self, known: _Known, feed: Feed) -> None:
         """The log has lost the feed, or some of it: write its state again, under a new epoch."""

@@ -71,6 +71,28 @@ def test_a_log_that_went_back_and_was_gone_on_with_by_others_is_read_again() -> 
     run(scenario)
 
 
+def test_what_a_feed_had_said_keeps_its_number_when_its_log_goes_back() -> None:
+    """Who has seen an event that is lost must not take another one with its number for it: the feed has another epoch then."""
+
+    async def scenario() -> None:
+        log = MemoryLog()
+        async with Hub(log) as one, Hub(log) as two:
+            await one.session("chat").publish("message", {"role": "user", "data": 1}, mid="a")
+            before = [*log._streams[feed_id_key(one)].spans]
+            seen = await one.session("chat").publish("message", {"role": "user", "data": 2}, mid="b")
+            assert len(await two.session("chat").messages()) == 2
+            stream = log._streams[feed_id_key(one)]
+            stream.spans, stream.record.n, stream.record.b, stream.record.c = before, 1, before[0].b, 1
+            message = {"role": "user", "data": 3}
+            again = [(hub, f"c{n}") for n in (1, 2) for hub in (one, two)]
+            after = await asyncio.gather(*(hub.session("chat").publish("message", message, mid=mid) for hub, mid in again))
+            assert {cursor.epoch for cursor in after} != {seen.epoch} and len({cursor.epoch for cursor in after}) == 1
+            for hub in (one, two):
+                assert {message.mid for message in await hub.session("chat").messages()} == {"a", "b", "c1", "c2"}
+
+    run(scenario)
+
+
 def test_a_stream_that_was_begun_does_not_wait_until_its_feed_is_trimmed() -> None:
     """Nobody renews its lease meanwhile. What is old is put away before, and if that fails, before the next event."""
 
@@ -377,7 +399,8 @@ def test_who_follows_a_feed_whose_log_went_back_is_told_so() -> None:
             for hub in (one, two):
                 with pytest.raises(rs.HistoryGone) as raised:
                     await asyncio.wait_for(_all_of(hub.session("chat").follow(last)), 20)
-                assert raised.value.gone.why == "went_back"
+                # Whoever asks for the session first writes again what the log has lost, under another epoch.
+                assert raised.value.gone.why == ("went_back" if hub is one else "other_epoch")
                 answer = await hub.session("chat").answer("GET", {"Last-Event-ID": str(last)})
                 assert answer.status == 410
 
