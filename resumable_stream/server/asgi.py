@@ -229,6 +229,7 @@ class _Patience:
 async def respond(
     hub: Hub,
     request: Request,
+    /,
     run: Producer | None = None,
     *,
     id: str | None = None,
@@ -253,7 +254,8 @@ async def respond(
         location: Path at which the stream can be read again, for `Content-Location`. `None`: the path of a GET; of a POST, that
             path, a slash and the id.
         extra: Headers that are sent with whatever is answered.
-        options: As for `Hub.start`. Without `fingerprint` the method, the path and the body of the request are digested.
+        options: As for `Hub.start`, such as `request=await request.body()`, which is stored for whoever takes the stream over.
+            Without `fingerprint` the method, the path and the body of the request are digested.
 
     Raises:
         ValueError: There is neither `run` nor `id`.

@@ -710,7 +710,7 @@ class Hub:
 
         return SyncHub(self, close_log=close_log)
 
-    async def respond(self, request: Request, run: Producer | None = None, **options: Any) -> HubResponse:
+    async def respond(self, request: Request, /, run: Producer | None = None, **options: Any) -> HubResponse:
         """
         Answer a request of Starlette or FastAPI: start or join a stream and follow it, or follow one that is there.
 

@@ -269,6 +269,21 @@ def test_neither_producer_nor_id_is_a_mistake() -> None:
     run(scenario)
 
 
+def test_a_request_can_be_stored_for_whoever_takes_the_stream_over() -> None:
+    async def scenario(hub: Hub) -> None:
+        stored = []
+
+        async def keeps(gen: Generation) -> None:
+            stored.append(gen.request)
+
+        await Client(method="POST").serve(hub, run=keeps, request=b'{"goal": "tea"}')
+        async for _ in hub.follow("s"):
+            pass
+        assert stored == [b'{"goal": "tea"}']
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     ("path", "location"), [("//evil.example.com/chat", "/evil.example.com/chat/s"), ("/a b/ü/", "/a%20b/%C3%BC/s")]
 )
