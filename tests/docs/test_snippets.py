@@ -34,6 +34,7 @@ PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SERVERS = sorted((ROOT / "examples" / "servers").glob("*.py"))  # run by tests/integration, likewise
 CHAT = [ROOT / "examples" / "fastapi_chat" / "app.py"]  # run by tests/examples and tests/browser
+AGENT = sorted((ROOT / "examples" / "agent_backend").glob("*.py"))  # run by tests/examples
 
 
 class Block(NamedTuple):
@@ -230,7 +231,7 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         origins = {host: stack.enter_context(make()).origin for host, make in HOSTS.items() if host in text}
         for block in blocks(text):
             if block.language == "python" and (include := _INCLUDE.fullmatch(block.code)):
-                assert ROOT / include[1] in [*EXAMPLES, *SERVERS, *CHAT], "an included program is run by a test"
+                assert ROOT / include[1] in [*EXAMPLES, *SERVERS, *CHAT, *AGENT], "an included program is run by a test"
             elif block.language == "python":
                 code = block.code
                 for host, origin in origins.items():
