@@ -34,7 +34,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-server test test-rules check coverage docs bench compare soak mutants integration integration-litellm chromium wheel-test clean
+.PHONY: help dev demo demo-server test test-rules check coverage docs bench capacity compare soak mutants integration integration-litellm chromium wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ docs: $(STAMP) ## Build the documentation into site/
 
 bench: $(BENCH_STAMP) ## Measure against other clients and servers (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+capacity: $(BENCH_STAMP) ## Measure what one server carries, and write docs/server/capacity.md
+	@$(BENCH_VENV)/bin/python benchmarks/capacity.py --measure --write
 
 # Every byte instead of every event, every row, 20,000 streams with random faults, and the properties with 500 examples each.
 soak: $(STAMP) ## Run the tests that take minutes; SEED=N repeats one random stream

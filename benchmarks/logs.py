@@ -21,6 +21,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import accumulate
@@ -32,7 +33,7 @@ from measure import Measured, Skipped
 
 from resumable_stream.server import Generation, Hub, MemoryLog, RedisLog, SQLiteLog
 
-__all__ = ["appended", "chat", "kept", "trips", "whole"]
+__all__ = ["Appending", "Streams", "appended", "appending", "chat", "kept", "redis", "trips", "whole"]
 
 PER_SECOND = 100
 """Events of one stream."""
@@ -146,28 +147,30 @@ def available() -> list[str]:
 
 
 class _Counted:
-    """A log that counts its appends."""
+    """A log that counts its appends, and the spans in them."""
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self.trips = 0
+        self.trips = self.spans = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
     async def append(self, batch: Sequence[Any]) -> Any:
         self.trips += 1
+        self.spans += len(batch)
         return await self._log.append(batch)
 
 
-class _Streams:
-    """Producers that send when the clock says so."""
+class Streams:
+    """Producers that send when the clock says so, each so many events a second."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, per_second: int = PER_SECOND) -> None:
         self.generations: list[Generation] = []
         self.begun = asyncio.Event()
         self.ended = asyncio.Event()
         self._number = number
+        self._per_second = per_second
 
     async def produce(self, generation: Generation) -> None:
         self.generations.append(generation)
@@ -176,11 +179,11 @@ class _Streams:
         await self.ended.wait()
 
     async def run(self, seconds: float) -> int:
-        """Send an event in every stream, `PER_SECOND` times a second. Returns how many were sent."""
+        """Send an event in every stream, so many times a second. Returns how many were sent."""
         loop = asyncio.get_running_loop()
-        begun, rounds = loop.time(), int(seconds * PER_SECOND)
+        begun, rounds = loop.time(), int(seconds * self._per_second)
         for number in range(rounds):
-            await asyncio.sleep(max(0.0, begun + number / PER_SECOND - loop.time()))
+            await asyncio.sleep(max(0.0, begun + number / self._per_second - loop.time()))
             for generation in self.generations:
                 generation.text(f" tok{number:06d}")
         for generation in self.generations:
@@ -188,23 +191,32 @@ class _Streams:
         return rounds * len(self.generations)
 
 
-async def _append(name: str, streams: int, seconds: float) -> tuple[float, float]:
-    """Trips and CPU seconds for an event."""
+@dataclass(frozen=True)
+class Appending:
+    """What an event takes: trips, spans, CPU seconds of this process."""
+
+    trips: float
+    spans: float
+    cpu: float
+
+
+async def appending(name: str, streams: int, seconds: float, per_second: int = PER_SECOND) -> Appending:
+    """Append to one of the logs for so long."""
     async with opened(name) as (log, _):
         counted = _Counted(log)
-        producers = _Streams(streams)
+        producers = Streams(streams, per_second)
         async with Hub(counted) as hub:
             for number in range(streams):
                 await hub.start(f"stream-{number}", producers.produce)
             await producers.begun.wait()
-            await producers.run(0.1)  # imports, scripts, connections
-            counted.trips = 0
+            await producers.run(10 / per_second)  # imports, scripts, connections
+            counted.trips = counted.spans = 0
             begun = time.process_time()
             events = await producers.run(seconds)
             cpu = time.process_time() - begun
-            trips = counted.trips
+            trips, spans = counted.trips, counted.spans
             producers.ended.set()
-    return trips / events, cpu / events
+    return Appending(trips / events, spans / events, cpu / events)
 
 
 def trips(seconds: float) -> Measured:
@@ -212,9 +224,9 @@ def trips(seconds: float) -> Measured:
     parts = {}
     for name in available():
         for streams in (1, STREAMS):
-            found, cpu = asyncio.run(_append(name, streams, seconds))
-            parts[f"{name}, streams: {streams}, trips per event"] = found
-            parts[f"{name}, streams: {streams}, CPU µs per event"] = cpu * 1e6
+            found = asyncio.run(appending(name, streams, seconds))
+            parts[f"{name}, streams: {streams}, trips per event"] = found.trips
+            parts[f"{name}, streams: {streams}, CPU µs per event"] = found.cpu * 1e6
     values = [value for part, value in parts.items() if part.endswith(f"{STREAMS}, trips per event")]
     return Measured(max(values), min(values), max(values), parts)
 
@@ -224,7 +236,7 @@ def appended(seconds: float, rounds: int) -> Measured:
     redis_binary()
     ours, theirs = [], []
     for _ in range(rounds):
-        ours.append(asyncio.run(_append("RedisLog", STREAMS, seconds))[1])
+        ours.append(asyncio.run(appending("RedisLog", STREAMS, seconds)).cpu)
         theirs.append(asyncio.run(_xadd(int(seconds * PER_SECOND))))
     found = sorted(a / b for a, b in zip(ours, theirs, strict=True))
     parts = {"CPU µs per event": median(ours) * 1e6, "CPU µs per XADD": median(theirs) * 1e6}

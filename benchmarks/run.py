@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 import below
+import capacity
 import decode
 import end_to_end
 import growth
@@ -404,6 +405,8 @@ def main() -> int:
         other = {} if options.quick or options.rows else information(bench)
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     save(options.json or RESULTS / f"{stamp}.json", chosen, found, other)
+    for line in capacity.outdated({name: result.parts for name, result in found.items()}):
+        print(f"docs/server/capacity.md may be out of date, run `make capacity`: {line}")
     missed = [row.name for row in chosen if row.name in found and row.verdict(found[row.name].value).isupper()]
     print(f"{time.monotonic() - begun:.0f} s; below the floor: {', '.join(missed) or 'none'}")
     return 1 if missed and not options.no_fail else 0

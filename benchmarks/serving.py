@@ -24,7 +24,7 @@ from typing import Any
 
 from measure import Measured, in_turn, ratio, ratios
 
-__all__ = ["bare_fanout", "fanout", "idle", "replay", "streams"]
+__all__ = ["IDLE", "TICKS", "Readers", "Server", "bare_fanout", "fanout", "idle", "live", "replay", "served", "streams"]
 
 TICKS = 40
 SPAN = 4
@@ -142,7 +142,7 @@ def allow(readers: int) -> None:
 _opened = 0
 
 
-def _live(server: Server, kind: str, *, readers: int, many: bool, span: int, ticks: int) -> float:
+def live(server: Server, kind: str, *, readers: int, many: bool, span: int, ticks: int) -> float:
     """CPU seconds of the server for an event and reader. Every reader must get every event, in order."""
     global _opened
     _opened += 1
@@ -171,7 +171,7 @@ def _live(server: Server, kind: str, *, readers: int, many: bool, span: int, tic
 @lru_cache
 def _fanout(readers: int, rounds: int) -> dict[str, list[float]]:
     with served() as server:
-        one = partial(_live, server, readers=readers, many=False, span=1, ticks=TICKS)
+        one = partial(live, server, readers=readers, many=False, span=1, ticks=TICKS)
         return in_turn({kind: partial(one, kind) for kind in ("hub", "bare", "sse-starlette")}, rounds)
 
 
@@ -197,7 +197,7 @@ def bare_fanout(readers: int, rounds: int) -> Measured:
 def streams(readers: int, rounds: int) -> Measured:
     """Many streams of one reader, as a multiple of a bare ASGI app."""
     with served() as server:
-        one = partial(_live, server, readers=readers, many=True, span=SPAN, ticks=TICKS // SPAN)
+        one = partial(live, server, readers=readers, many=True, span=SPAN, ticks=TICKS // SPAN)
         return _against(in_turn({kind: partial(one, kind) for kind in ("hub", "bare")}, rounds), "bare")
 
 
@@ -242,7 +242,7 @@ def idle(readers: int) -> Measured:
     parts = {}
     for kind in ("hub", "bare"):
         with served() as server:
-            _live(server, kind, readers=20, many=False, span=1, ticks=TICKS)
+            live(server, kind, readers=20, many=False, span=1, ticks=TICKS)
             server.tell("open", kind=kind, ids=["idle"])
             before = server.tell("usage")["memory"]
             with Readers(server.port, [f"/{kind}/idle"] * readers) as group:
