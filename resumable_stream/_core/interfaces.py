@@ -74,7 +74,8 @@ class Request:
     Attributes:
         method: HTTP method.
         url: Absolute URL, or one relative to the first request's.
-        headers: Set over the caller's; `None` removes one. An `Idempotency-Key` gives way to one of the caller's own.
+        headers: Set over the caller's; `None` removes one. An `Idempotency-Key` and a `Stream-Heartbeat` give way to the caller's
+            own.
         params: Set in the query over what is there; `None` removes one.
         json: Keys set in the caller's JSON body, if `repeat` sends that once more; otherwise they are a body of its own.
         form: Fields set in the caller's form (`data=`), likewise.
@@ -480,6 +481,13 @@ class ResumeProtocol:
     """Every answer starts at the first event: resuming drops as many as were delivered, and compares them."""
     counted: bool = False
     """The place is how many events were delivered (`StreamState.offset`), so a stream without a cursor can be resumed."""
+    resumes_settled: bool = False
+    """
+    What follows an event that settled the outcome (usage, `[DONE]`) is asked for as well, once, where the connection was cut
+    before it. Otherwise any close is the end then.
+    """
+    heartbeat: bytes = b""
+    """What the server sends into a silence because we asked it to. Whoever reads the bytes did not, so he is not given it."""
     in_parts: bool = False
     """Its text belongs to messages that may be replaced one by one: see `part()`."""
     identifies_by_event: bool = True
@@ -736,6 +744,10 @@ class ResumeProtocol:
     def on_clean_close(self, state: StreamState) -> Verdict:
         """The body ended as it should, and no event ended the stream."""
         return Finished(Outcome.ENDED)
+
+    def on_unproven(self, state: StreamState) -> Verdict:
+        """The sender says that it is done, and nothing proves it (`Unproven`). By default that is as good as a clean close."""
+        return self.on_clean_close(state)
 
     def why_not(self, state: StreamState) -> str:
         """

@@ -696,7 +696,7 @@ class Ledger:
             return CAREFUL
         if self._contiguous:
             return NUMBERED if self._number is not None and cursor is not None else CAREFUL
-        if self._placed:
+        if self._placed and not (protocol.counted and cursor is None and not self._promised):
             return CAREFUL
         if cursor is None:
             return PLAIN

@@ -718,6 +718,10 @@ class Machine:
             self._consume(found, head, now)
             return
         self._todo.append(act.Disconnect())
+        if self._settled is not None and self.protocol is not None and self.protocol.resumes_settled:
+            # Only what may have followed the outcome was asked for.
+            self._finish(self._settled)
+            return
         refused = head.status in (401, 403) and isinstance(found, verdict.Reject)
         if refused and not self._refreshed and (self.state.resuming or self.settings.refreshable):
             # Credentials run out while a long answer is read: the client's auth, or a callable `headers`, may bring new ones.
@@ -825,7 +829,8 @@ class Machine:
             return decoder
         start = int(ledger.cursor or 0) if protocol.measured else 0
         carried = self._decoder.carry() if hasattr(self._decoder, "carry") else b""
-        return VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=self._connections > 0)
+        spliced = self._connections > 0
+        return VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=spliced, beat=protocol.heartbeat)
 
     def _set_clocks(self) -> None:
         assert self._ledger is not None and self.protocol is not None
@@ -1225,7 +1230,7 @@ class Machine:
             return
         self._todo.append(act.Disconnect())
         self._sync_state()
-        self._apply_close(protocol.on_clean_close(self.state), now)
+        self._apply_close(protocol.on_unproven(self.state), now)
 
     def _on_refusal(self, lost: verdict.Lost, now: float) -> None:
         self._todo.append(act.Disconnect())
@@ -1256,7 +1261,7 @@ class Machine:
     def _on_clean_close(self, now: float) -> None:
         protocol = self.protocol
         assert protocol is not None
-        if self._settled is not None:
+        if self._settled is not None and not (self._inside and self._wants_more(now)):
             self._on_end(self._settled, now)
         elif self._inside:
             self._cut(now, self._unusable or "closed inside an event", None)
@@ -1368,10 +1373,15 @@ class Machine:
     def _cut(self, now: float, reason: str, error: BaseException | None, *, neutral: bool = False, inside: bool = False) -> None:
         if self._reading:
             self._todo.append(act.Disconnect())
-        if self._settled is not None:
+        if self._settled is not None and not self._wants_more(now):
             self._finish(self._settled)
         else:
             self._go_on(now, reason, error, neutral=neutral, inside=inside)
+
+    def _wants_more(self, now: float) -> bool:
+        """The outcome is settled; what may follow that (usage, `[DONE]`) can be asked for, and has to be."""
+        wants = self.protocol is not None and self.protocol.resumes_settled
+        return wants and self.resumable() and not self._clocks.expired(now)
 
     def _go_on(
         self,

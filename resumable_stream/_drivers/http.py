@@ -30,6 +30,8 @@ _FAMILIES: Final = ("httpx", "httpx2")
 CALL_ARGUMENTS: Final = ("content", "data", "files", "json", "params", "headers", "cookies", "auth", "extensions")
 # Describe a body; of no use, or harmful, on a request without one.
 _BODY_HEADERS: Final = ("content-type", "content-length", "content-encoding", "transfer-encoding")
+# Of a protocol's headers, those that give way to one of the caller's own.
+_YIELDING: Final = ("Idempotency-Key", "Stream-Heartbeat")
 _FORM: Final = "application/x-www-form-urlencoded"
 
 # Seconds; a clock that is off. 30 years.
@@ -173,9 +175,9 @@ class Family:
                 headers[name] = value
         built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
         ours = request.headers
-        if "Idempotency-Key" in built.headers and ours.get("Idempotency-Key") is not None:
-            # A callable's, which is known only now.
-            ours = {name: value for name, value in ours.items() if name != "Idempotency-Key"}
+        if any(name in built.headers and ours.get(name) is not None for name in _YIELDING):
+            # A callable's are known only now.
+            ours = {name: ours[name] for name in ours if name not in _YIELDING or ours[name] is None or name not in built.headers}
         built.headers = self.module.Headers(_with(built.headers, ours))
         url = built.url
         if request.repeat != "all" or call.merge:

@@ -33,14 +33,23 @@ class VerbatimDecoder:
         start: Position of the first byte in the whole body.
         carried: What `carry()` of the decoder of the connection before said; see `take_carried()`.
         spliced: Bytes of an earlier connection stand before these.
+        beat: A block without an event that belongs to nobody's bytes; empty: there is none.
     """
 
-    __slots__ = ("_carried", "_decoder", "_edge", "_end", "_held", "_open", "_owed", "_spliced", "_sse", "_supplied")
+    __slots__ = ("_beat", "_carried", "_decoder", "_edge", "_end", "_held", "_open", "_owed", "_spliced", "_sse", "_supplied")
 
     def __init__(
-        self, decoder: Any, *, framing: Literal["sse", "ndjson"], start: int = 0, carried: bytes = b"", spliced: bool = False
+        self,
+        decoder: Any,
+        *,
+        framing: Literal["sse", "ndjson"],
+        start: int = 0,
+        carried: bytes = b"",
+        spliced: bool = False,
+        beat: bytes = b"",
     ) -> None:
         self._decoder = decoder
+        self._beat = beat
         self._sse = framing == "sse"
         self._end = start
         # What belongs to no item yet; of it, so much in front will not be sent again: its id has moved the cursor.
@@ -174,6 +183,9 @@ class VerbatimDecoder:
         """A block without an event is over: a comment, or an id alone, which will not be sent again."""
         held = self._held
         held += piece
+        if self._beat and held[self._open :] == self._beat:
+            del held[self._open :]
+            return
         if len(held) - self._owed > _LOOSE_BYTES:
             # As much as stands in front of it; and the block too, if it is too long by itself.
             if len(held) - self._open > _LOOSE_BYTES:

@@ -53,6 +53,7 @@ from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .relayed import Relayed
 from .replay import ReplayFromZero
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
@@ -70,6 +71,7 @@ __all__ = [
     "NDJSON",
     # our own server
     "HubStream",
+    "Relayed",
     # providers
     "OpenAIResponses",
     "OpenAIChat",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from .._core.interfaces import Head, ResumeProtocol, StreamState
 from .a2a import A2A
 from .ably import AblySSE
@@ -22,6 +25,7 @@ from .ndjson import NDJSON
 from .ollama import OllamaNDJSON
 from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
+from .relayed import Relayed, can_relay, relayed
 from .resumable_stream_npm import ResumableStreamNPM
 from .s2 import S2
 from .tanstack import TanStackAI, TanStackAINDJSON
@@ -63,6 +67,7 @@ _CANDIDATES: tuple[type[ResumeProtocol], ...] = (
 )
 # From here on the content type is all that is asked for.
 _PLAIN = LastEventID
+_RELAYED: Final = re.compile(r"Relayed\((\w+)\)", re.ASCII)
 
 
 def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
@@ -70,14 +75,15 @@ def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
     Choose by the request and the head of its response.
 
     Returns:
-        A protocol with its default options, or `None` when the answer is no stream (a page, a JSON document).
+        A protocol with its default options, within `Relayed` where the answer came through a relay; or `None` when it is no
+        stream (a page, a JSON document).
     """
     for candidate in _CANDIDATES:
         if candidate is _PLAIN and (found := claimed(request, head)) is not None:
             return found
         protocol = candidate.for_request(request)
         if protocol.matches(request, head):
-            return protocol
+            return relayed(protocol, request, head)
     return None
 
 
@@ -89,10 +95,13 @@ def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
     for candidate in _CANDIDATES:
         protocol = candidate.for_request(request)
         if protocol.claims(request, head):
-            return protocol
+            return relayed(protocol, request, head)
     return None
 
 
 def named(name: str) -> ResumeProtocol | None:
     """The protocol with default options that a checkpoint's `protocol` names, or `None` for one of your own."""
+    if (within := _RELAYED.fullmatch(name)) is not None:
+        inner = named(within[1])
+        return Relayed(inner) if inner is not None and can_relay(inner) else None
     return next((candidate() for candidate in _CANDIDATES if candidate.__name__ == name), None)

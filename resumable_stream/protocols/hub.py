@@ -54,11 +54,11 @@ _FEED: Final = re.compile(r".*/sessions/[^/]+/feed/?")
 # About the connection, so without a place in the log.
 _CONTROL: Final = frozenset({"caught-up"})
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
-_REASON: Final = re.compile(r';\s*reason\s*=\s*"?([^";]*)')
+REASON: Final = re.compile(r';\s*reason\s*=\s*"?([^";]*)')
 # In a query they choose where an answer begins, or how it is written. A reader that comes back has a place of its own.
 _WHERE: Final[dict[str, str | None]] = dict.fromkeys(("after", "view"))
 # Headers that belong to the request that starts a stream.
-_STARTING: Final[dict[str, str | None]] = dict.fromkeys(("Idempotency-Key", "Prefer"))
+STARTING: Final[dict[str, str | None]] = dict.fromkeys(("Idempotency-Key", "Prefer"))
 # Of what a server says, for messages.
 _SHOWN: Final = 200
 
@@ -188,13 +188,13 @@ class HubStream(ResumeProtocol):
             return None
         outcome = payload_of(event).get("outcome")
         # Without an outcome it is an event of the application's, whatever its name.
-        return _outcome(outcome) if isinstance(outcome, str) else None
+        return outcome_of(outcome) if isinstance(outcome, str) else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled:
         body = payload_of(event)
         error = object_of(body.get("error"))
         said = (body.get("reason"), error.get("reason"), error.get("message"))
-        _note_reason(state, ": ".join(each for each in said if isinstance(each, str) and each))
+        note_reason(state, ": ".join(each for each in said if isinstance(each, str) and each))
         return end
 
     def deltas(self, event: Any) -> Sequence[Delta]:
@@ -212,16 +212,16 @@ class HubStream(ResumeProtocol):
     # -- going on
 
     def why_not(self, state: StreamState) -> str:
-        return "" if self._home(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
+        return "" if home_of(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
 
     def why_ended(self, state: StreamState) -> str:
         return state.extra.get("reason", "")
 
     def resume_request(self, state: StreamState) -> Request | None:
-        home = self._home(state)
+        home = home_of(state)
         if home is None:
             return None
-        headers, params = dict(_STARTING), {}
+        headers, params = dict(STARTING), {}
         if state.cursor is not None:
             headers["Last-Event-ID"] = state.cursor
             params = dict(_WHERE)
@@ -235,9 +235,9 @@ class HubStream(ResumeProtocol):
             case 204:
                 # It is the answer to a cursor behind the end, so nothing is missing, whatever else the head says.
                 told = headers.get("stream-outcome", "")
-                if (reason := _REASON.search(told)) is not None:
-                    _note_reason(state, reason[1].strip())
-                return Finished(_outcome(told.partition(";")[0].strip()), verified=True)
+                if (reason := REASON.search(told)) is not None:
+                    note_reason(state, reason[1].strip())
+                return Finished(outcome_of(told.partition(";")[0].strip()), verified=True)
             case 404:
                 text = (
                     f"the server answered 404: it has no stream {_named(state)}, or the stream is not yours. It may have been "
@@ -245,7 +245,7 @@ class HubStream(ResumeProtocol):
                 )
                 return Lost(text) if state.resuming else Reject(text)
             case 409:
-                return Reject(_conflict(headers, body))
+                return Reject(conflict(headers, body))
             case 410:
                 said = object_of(parsed(body))
                 if said.get("error") == "history_gone":
@@ -264,8 +264,8 @@ class HubStream(ResumeProtocol):
         return Resume()
 
     def snapshot_request(self, state: StreamState) -> Request | None:
-        home = self._home(state)
-        return None if self._feed or home is None else _beside(home, "message", "GET", own=home == state.url)
+        home = home_of(state)
+        return None if self._feed or home is None else beside(home, "message", "GET", own=home == state.url)
 
     def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
         body = object_of(parsed(answer.body))
@@ -275,35 +275,36 @@ class HubStream(ResumeProtocol):
         event = StreamEvent(
             "snapshot", json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")), id=cursor, own_id=cursor
         )
-        return Snapshot([event], reset=state.offset > 0, outcome=_outcome(outcome) if isinstance(outcome, str) else None)
+        return Snapshot([event], reset=state.offset > 0, outcome=outcome_of(outcome) if isinstance(outcome, str) else None)
 
     def cancel_request(self, state: StreamState) -> Request | None:
-        home = self._home(state)
-        return None if self._feed or home is None else _beside(home, "cancel", "POST", own=home == state.url)
-
-    def _home(self, state: StreamState) -> str | None:
-        """Where the stream is read again: what the answer named; of a GET, its own URL if that is the same place."""
-        if state.location is None:
-            return state.url if state.safe else None
-        location = urljoin(state.url, state.location)
-        same = state.safe and unquote(urlsplit(location).path) == unquote(urlsplit(state.url).path)
-        return state.url if same else location
+        home = home_of(state)
+        return None if self._feed or home is None else beside(home, "cancel", "POST", own=home == state.url)
 
 
-def _beside(home: str, verb: str, method: str, *, own: bool) -> Request:
+def home_of(state: StreamState) -> str | None:
+    """Where a stream is read again: what the answer named; of a GET, its own URL if that is the same place."""
+    if state.location is None:
+        return state.url if state.safe else None
+    location = urljoin(state.url, state.location)
+    same = state.safe and unquote(urlsplit(location).path) == unquote(urlsplit(state.url).path)
+    return state.url if same else location
+
+
+def beside(home: str, verb: str, method: str, *, own: bool) -> Request:
     """A request for what stands below a stream. `own`: that is at the caller's own URL, whose query may grant access."""
     parts = urlsplit(home)
     url = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{verb}"))
-    headers, params = {**_STARTING, "Last-Event-ID": None}, {**_WHERE, "control": None}
+    headers, params = {**STARTING, "Last-Event-ID": None}, {**_WHERE, "control": None}
     return Request(method=method, url=url, headers=headers, params=params, repeat="query" if own else None)
 
 
-def _outcome(value: str) -> Outcome:
+def outcome_of(value: str) -> Outcome:
     """An outcome that only a later version knows is an end all the same."""
     return _OUTCOMES.get(value, Outcome.ENDED)
 
 
-def _note_reason(state: StreamState, reason: str) -> None:
+def note_reason(state: StreamState, reason: str) -> None:
     """Why it ended, for people. It is kept in checkpoints, so it is bounded."""
     if reason:
         state.extra["reason"] = reason[:_SHOWN]
@@ -319,9 +320,25 @@ def _named(state: StreamState) -> str:
 
 
 def _gone(said: dict[str, Any], state: StreamState) -> str:
-    """Why the log no longer has what follows our place, in a sentence."""
-    why, oldest, tail = (str(said.get(name) or "")[:_SHOWN] for name in ("why", "oldest", "tail"))
-    place = f"what follows {state.cursor!r}" if state.cursor is not None else "the beginning"
+    """Why the log no longer has what follows our place, and what can be had instead."""
+    if said.get("snapshot"):
+        way = "params={'view': 'snapshot'} begins with its state"
+    else:
+        way = "on_lost='snapshot' takes the text that the server has stored"
+    return f"{gone(said, state.cursor, _named(state))}; {way}"
+
+
+def gone(said: dict[str, Any], cursor: str | None, name: str) -> str:
+    """
+    Why a log no longer has what follows a place, in a sentence.
+
+    Args:
+        said: The body of the 410.
+        cursor: Our place; `None`: the beginning.
+        name: Of the stream.
+    """
+    why, oldest, tail = (str(said.get(each) or "")[:_SHOWN] for each in ("why", "oldest", "tail"))
+    place = f"what follows {cursor!r}" if cursor is not None else "the beginning"
     match why:
         case "trimmed":
             what = f"its log was trimmed: it begins at {oldest}"
@@ -331,14 +348,10 @@ def _gone(said: dict[str, Any], state: StreamState) -> str:
             what = f"its log has lost its end: it reaches no further than {tail}"
         case _:
             what = f"it says {why!r}"
-    if said.get("snapshot"):
-        way = "params={'view': 'snapshot'} begins with its state"
-    else:
-        way = "on_lost='snapshot' takes the text that the server has stored"
-    return f"the server no longer holds {place} of stream {_named(state)} ({why or 'history_gone'}): {what}; {way}"
+    return f"the server no longer holds {place} of stream {name} ({why or 'history_gone'}): {what}"
 
 
-def _conflict(headers: Mapping[str, str], body: bytes) -> str:
+def conflict(headers: Mapping[str, str], body: bytes) -> str:
     """Two things are 409 to a request that starts a stream: its key is taken by another request, or its session is busy."""
     said = object_of(parsed(body))
     kind = str(said.get("error") or "")

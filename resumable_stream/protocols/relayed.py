@@ -1,0 +1,340 @@
+"""
+A provider's stream that comes through a relay, or another server of our kind. Its bytes are the provider's, its log outlives them.
+
+    POST /v1/chat/completions                       →  200, Content-Location: /.streams/q3k, Stream-Epoch: k7q2
+                                                       data: {"id":"chatcmpl-1", …}    the provider's own events, without ids
+    GET  /.streams/q3k?view=verbatim&after=k7q2.2   →  what follows event 2 of the log `k7q2`, byte for byte, then what is live
+    GET  …&after=k7q2.4                             →  204, Stream-Outcome: completed
+
+Nothing in the events says where they stand, so the place is their number, which both sides count alike: an event is what the
+framing delivers. So each event of the wire has to be one event here, and none may be left out.
+
+What the events mean (text, end, errors) is known by the provider's protocol, which this one wraps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, urlsplit
+
+from .._core.interfaces import (
+    KEY,
+    Answer,
+    Document,
+    Finished,
+    Head,
+    Interrupted,
+    Lost,
+    Position,
+    Promises,
+    Reject,
+    Request,
+    Resume,
+    ResumeProtocol,
+    Retry,
+    Settled,
+    Snapshot,
+    StreamState,
+    Unproven,
+    Verdict,
+    alarm_of,
+    quiet_of,
+)
+from .._core.origins import origin_of, same_origin
+from .._errors import ResumableStreamError, UpstreamError
+from .._events import Delta, Gap, Item, Outcome
+from ._json import object_of, parsed
+from .hub import REASON, STARTING, HubStream, beside, conflict, gone, home_of, note_reason, outcome_of
+
+__all__ = ["Relayed", "can_relay", "relayed"]
+
+EPOCH: Final = "stream_epoch"
+"""In `StreamState.extra`: which log our count is of."""
+BASE: Final = "stream_base"
+"""In `StreamState.extra`: events of the log in front of the first one that was asked for."""
+# Seconds. Proxies close what is silent for 30 to 60.
+_HEARTBEAT: Final = "15"
+_EPOCH: Final = re.compile(r"[^.\s]{1,64}", re.ASCII)
+_AFTER: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,15})", re.ASCII)
+# Of the wire's queries: where an answer begins, and how it is written.
+_WHERE: Final[dict[str, str | None]] = dict.fromkeys(("after", "view", "from", "control"))
+# Gemini takes its API key in the query too, and a relay serves a stream only to who shows the same key.
+_API_KEY: Final = "key"
+
+
+class Relayed(ResumeProtocol):
+    """
+    A provider's stream through a relay: `Relayed(OpenAIChat())` reads what `OpenAIChat()` reads, and survives any cut.
+
+    It is chosen by itself around the protocol that was found, where the answer has the header `Stream-Epoch` and a
+    `Content-Location` on the same origin. It resumes there, from the number of events that were delivered.
+
+    Named by the caller (`protocol=Relayed(OpenAIChat())`), a POST carries a random `Idempotency-Key`, unless the caller chose
+    one: if its answer gets lost, head and all, it is sent again with the same key, and the relay joins it to the answer that is
+    being made, which is paid once. It also asks for a heartbeat each 15 seconds, so that silence is told from a dead connection.
+
+    Events, text, errors and the end are those of the inner protocol. The relay knows more than the events: after a cut it
+    answers 204 if nothing is missing, with the outcome in the head. An answer whose own upstream was cut raises
+    `StreamInterrupted` then, as it would without a relay. A log that is gone, or another one now, is `CursorExpired`.
+
+    `cancel()` stops the answer at the relay. With `on_lost="snapshot"` the provider's stored result is asked for, through the
+    relay, where the inner protocol knows one.
+
+    Args:
+        inner: The provider's protocol. One that takes events of the wire apart, or reads bytes, cannot be counted.
+
+    >>> from resumable_stream.protocols import OpenAIChat
+    >>> Relayed(OpenAIChat())
+    <Relayed(OpenAIChat): resumable, has_end>
+    """
+
+    counted = True
+    joins = True
+    resumes_settled = True
+    sequence = None
+
+    def __init__(self, inner: ResumeProtocol) -> None:
+        if isinstance(inner, type):
+            raise TypeError(f"inner must be an instance: pass Relayed({inner.__name__}()), not the class {inner.__name__}")
+        if not isinstance(inner, ResumeProtocol):
+            raise TypeError(f"inner must be an instance from resumable_stream.protocols, or of a subclass, got {inner!r}")
+        if not can_relay(inner):
+            raise ValueError(
+                f"{inner.name} does not deliver each event of the wire as one event, so its place cannot be counted: "
+                "pass it as it is, without Relayed"
+            )
+        self.inner = inner
+        self.framing = inner.framing  # type: ignore[misc]  # of the class elsewhere; here each instance reads as its inner one
+        self.accept = inner.accept  # type: ignore[misc]  # likewise
+        self.content_types = inner.content_types  # type: ignore[misc]  # likewise
+        self.heartbeat = _BEATS[inner.framing]
+        self.keeps = inner.keeps | {EPOCH, BASE, KEY, "reason"}
+        self.alarm = alarm_of(inner)
+        self.endless = inner.endless
+        self.in_parts = inner.in_parts
+        self.steps = inner.steps
+        self.resets_itself = inner.resets_itself
+        self.json_names = inner.json_names
+        self.identifies_by_event = inner.identifies_by_event and type(inner).identify is not ResumeProtocol.identify
+        self._quiet = quiet_of(inner)
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__}({self.inner.name})"
+
+    @property
+    def options(self) -> str:
+        return self.inner.options
+
+    @property
+    def promises(self) -> Promises:
+        # The relay says when it is over, and goes on when we leave.
+        return Promises(resumable=True, numbered=False, has_end=not self.endless)
+
+    # -- starting
+
+    def for_request(self, request: StreamState) -> Self:  # type: ignore[override]  # there is none without its inner protocol
+        return type(self)(self.inner.for_request(request))
+
+    def matches(self, request: StreamState, head: Head) -> bool:
+        return self.inner.matches(request, head)
+
+    def claims(self, request: StreamState, head: Head) -> bool:
+        return self.inner.claims(request, head)
+
+    def first_request(self, state: StreamState) -> Request:
+        first = self.inner.first_request(state)
+        return replace(first, headers={**first.headers, "Stream-Heartbeat": _HEARTBEAT})
+
+    def identify(self, state: StreamState, source: Head | Item) -> None:
+        if not isinstance(source, Head):
+            self.inner.identify(state, source)
+            return
+        if state.resuming:
+            return
+        self.inner.identify(state, source)
+        state.location = None
+        epoch, location = source.headers.get("stream-epoch", ""), source.headers.get("content-location")
+        if not location or _EPOCH.fullmatch(epoch) is None:
+            return
+        state.location = location
+        state.extra[EPOCH] = epoch
+        # A GET of the log itself may have begun behind its start.
+        asked = _AFTER.fullmatch(parse_qs(urlsplit(state.url).query).get("after", [""])[-1]) if state.safe else None
+        if asked is not None and int(asked[2]):
+            state.extra[BASE] = str(int(asked[2]))
+
+    # -- reading
+
+    def position(self, event: Any) -> Position:
+        return Position(None)
+
+    def place(self, events: Sequence[Any]) -> None:
+        # An id or number of the provider's own would let a repeat of the provider's be dropped, and the count would be another.
+        for event in events:
+            event.sequence = event.own_id = None
+            event.moves = False
+
+    def end(self, event: Any) -> Outcome | Settled | Unproven | None:
+        return self.inner.end(event)
+
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        return self.inner.end_in(state, event, end)
+
+    def has_content(self, event: Any) -> bool:
+        return self.inner.has_content(event)
+
+    def error(self, event: Any) -> UpstreamError | None:
+        return self.inner.error(event)
+
+    def gap(self, event: Any) -> Gap | None:
+        # It is an event of the log like any other: asked again, the log would say the same.
+        return None
+
+    def deltas(self, event: Any) -> Iterable[Delta]:
+        return self.inner.deltas(event)
+
+    def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
+        return self.inner.deltas_in(state, event)
+
+    def reads_json(self, event: Any) -> bool:
+        return self.inner.reads_json(event)
+
+    def part(self, event: Any) -> tuple[str, bool] | None:
+        return self.inner.part(event)
+
+    def step(self, event: Any) -> Any:
+        return self.inner.step(event)
+
+    def fingerprint(self, event: Any) -> str:
+        return self.inner.fingerprint(event)
+
+    def quiet(self, event: bytes) -> bool:
+        return self._quiet is not None and self._quiet(event)
+
+    def tells_reset(self, event: Any) -> bool:
+        return self.inner.tells_reset(event)
+
+    def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
+        return self.inner.on_document(body, state)
+
+    # -- going on
+
+    def why_not(self, state: StreamState) -> str:
+        if self._home(state) is not None:
+            return ""
+        return "the answer named no Stream-Epoch and Content-Location, so it came through no relay that could send the rest"
+
+    def why_ended(self, state: StreamState) -> str:
+        return state.extra.get("reason", "") or self.inner.why_ended(state)
+
+    def resume_request(self, state: StreamState) -> Request | None:
+        home = self._home(state)
+        if home is None:
+            return None
+        # A `Last-Event-ID` of the caller's would be heeded in place of the count.
+        headers = {**STARTING, "Last-Event-ID": None, "Stream-Heartbeat": _HEARTBEAT}
+        params = {**_api_key(state), **_WHERE, "view": "verbatim", "after": self._cursor(state)}
+        return Request(method="GET", url=home, headers=headers, params=params, repeat="all" if home == state.url else None)
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if status == 204 and (state.resuming or "stream-outcome" in headers):
+            return self._on_end(headers, state)
+        said = object_of(parsed(body)) if status in (409, 410) else {}
+        if said.get("error") == "history_gone":
+            return Lost(gone(said, self._cursor(state) if EPOCH in state.extra else None, _named(state)))
+        if not state.resuming:
+            if said.get("error") == "key_reused":
+                return Reject(conflict(headers, body))
+            return self.inner.on_status(status, headers, body, state)
+        if status == 404:
+            return Lost(
+                f"the relay answered 404: it has no stream {_named(state)}, or the stream is not yours. It may have been kept "
+                "for its time and be gone, or these credentials may not be those that it was started with"
+            )
+        if status < 300 and (epoch := headers.get("stream-epoch")) != (ours := state.extra.get(EPOCH)):
+            seen = f"the log {epoch!r}" if epoch else "no Stream-Epoch"
+            return Lost(f"the answer to the resume is of another stream: expected the log {ours!r}, received {seen}")
+        return None
+
+    def _on_end(self, headers: Mapping[str, str], state: StreamState) -> Verdict:
+        """Nothing follows our place. A verbatim body cannot say how that came about, so the head does."""
+        told = headers.get("stream-outcome", "")
+        if not told:
+            return Retry("the relay answered 204 without Stream-Outcome, so whether the answer is whole is not known")
+        outcome = outcome_of(told.partition(";")[0].strip())
+        reason = found[1].strip() if (found := REASON.search(told)) is not None else ""
+        note_reason(state, reason)
+        unproven = outcome is Outcome.ENDED and self.inner.promises.has_end
+        if unproven or outcome in (Outcome.FAILED, Outcome.CANCELLED):
+            # Whoever reads bytes would take a clean end for a whole answer.
+            seen = "closed before the end" if unproven else f"it ended as {outcome.value}"
+            return Interrupted(f"{seen}: {reason}" if reason else seen)
+        return Finished(outcome, verified=True)
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        if self._home(state) is None:
+            return self.inner.on_clean_close(state)
+        # Where no event says that it is the last one, asking is a matter of routine: 204 says it.
+        return Resume(routine=not self.inner.promises.has_end)
+
+    def on_unproven(self, state: StreamState) -> Verdict:
+        # It stands in the log too, and would come again.
+        return Interrupted("closed before the end")
+
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        return self.inner.on_verified(answer, state)
+
+    def snapshot_request(self, state: StreamState) -> Request | None:
+        return self.inner.snapshot_request(state)
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
+        return self.inner.on_snapshot(answer, state)
+
+    def cancel_request(self, state: StreamState) -> Request | None:
+        home = self._home(state)
+        if home is None:
+            return self.inner.cancel_request(state)
+        request = beside(home, "cancel", "POST", own=home == state.url)
+        return replace(request, params={**request.params, **_api_key(state)})
+
+    def _home(self, state: StreamState) -> str | None:
+        return home_of(state) if EPOCH in state.extra else None
+
+    def _cursor(self, state: StreamState) -> str:
+        base = state.extra.get(BASE, "0")
+        return f"{state.extra.get(EPOCH, '')}.{(int(base) if base.isdecimal() else 0) + state.offset}"
+
+
+_BEATS: Final[Mapping[str, bytes]] = {"sse": b":\n\n", "ndjson": b"\n"}
+
+
+def can_relay(protocol: ResumeProtocol) -> bool:
+    """Does it deliver each event of the wire as one event, so that a relay and we count alike?"""
+    own = protocol.framing in _BEATS and not isinstance(protocol, Relayed | HubStream)
+    return own and type(protocol).unpack is ResumeProtocol.unpack
+
+
+def relayed(protocol: ResumeProtocol, request: StreamState, head: Head) -> ResumeProtocol:
+    """What was found by detection, wrapped where its answer came through a relay that can send the rest."""
+    location = head.headers.get("content-location")
+    if not location or _EPOCH.fullmatch(head.headers.get("stream-epoch", "")) is None or not can_relay(protocol):
+        return protocol
+    try:
+        # Credentials go with the request for the rest, so a header that names another origin is as good as none.
+        same_origin(location, base=head.url, origin=origin_of(request.url))
+    except ResumableStreamError:
+        return protocol
+    return Relayed(protocol)
+
+
+def _api_key(state: StreamState) -> dict[str, str]:
+    key = parse_qs(urlsplit(state.url).query).get(_API_KEY)
+    return {_API_KEY: key[-1]} if key else {}
+
+
+def _named(state: StreamState) -> str:
+    return repr(urlsplit(state.location or state.url).path.rpartition("/")[2])
