@@ -483,8 +483,8 @@ class ResumeProtocol:
     """The place is how many events were delivered (`StreamState.offset`), so a stream without a cursor can be resumed."""
     resumes_settled: bool = False
     """
-    What follows an event that settled the outcome (usage, `[DONE]`) is asked for as well, once, where the connection was cut
-    before it. Otherwise any close is the end then.
+    What follows an event that settled the outcome (usage, `[DONE]`) is asked for as well where the connection was cut before
+    it, up to three times. Otherwise any close is the end then.
     """
     heartbeat: bytes = b""
     """What the server sends into a silence because we asked it to. Whoever reads the bytes did not, so he is not given it."""

@@ -83,6 +83,8 @@ BELIEVED: Final = 3
 # So many answers in a row that say how things stand, and no more, and close within 5 s: a slow run behind a hasty proxy, or two
 # servers that disagree. Then they are failed attempts.
 RESTATED: Final = 20
+# So many failed attempts to read what may follow a settled outcome. It is worth a second and a third one, but no long wait.
+BEHIND: Final = 3
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
 # Why a connection is over that the network did not end.
@@ -173,6 +175,7 @@ class Machine:
         self._ending: Outcome | None = None  # what the latest event says of the end, until it was taken
         self._settled: Outcome | None = None
         self._settled_at = 0  # events up to the one that settled it
+        self._failed_behind = 0  # attempts to read what follows it
         self._unsettled: Marks = ()  # of events that are held back
         # An outcome was settled, and a piece of the answer followed: what the events say since then, which proves nothing alone.
         self._disproved = False
@@ -718,7 +721,8 @@ class Machine:
             self._consume(found, head, now)
             return
         self._todo.append(act.Disconnect())
-        if self._settled is not None and self.protocol is not None and self.protocol.resumes_settled:
+        behind = self._settled is not None and self.protocol is not None and self.protocol.resumes_settled
+        if behind and self._settled is not None and not isinstance(found, verdict.Retry):
             # Only what may have followed the outcome was asked for.
             self._finish(self._settled)
             return
@@ -1491,9 +1495,14 @@ class Machine:
             failed: What failed, in words, if that was not a connection of the stream: that has its notice already.
         """
         if self._settled is not None:
+            self._failed_behind += 1
+            if self._failed_behind >= BEHIND or not self._wants_more(now):
+                self._finish(self._settled)
+                return
+        wait = self._budget.failed(now, error)
+        if wait is None and self._settled is not None:
             self._finish(self._settled)
             return
-        wait = self._budget.failed(now, error)
         if wait is None:
             count = self._budget.attempts
             seen = f"{type(error).__name__}: {error}" if error is not None else reason

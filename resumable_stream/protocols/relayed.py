@@ -1,5 +1,5 @@
 """
-A provider's stream that comes through a relay, or another server of our kind. Its bytes are the provider's, its log outlives them.
+A provider's stream through a relay, or another server of our kind: its bytes are the provider's, and its log is the relay's.
 
     POST /v1/chat/completions                       →  200, Content-Location: /.streams/q3k, Stream-Epoch: k7q2
                                                        data: {"id":"chatcmpl-1", …}    the provider's own events, without ids

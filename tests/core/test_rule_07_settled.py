@@ -21,12 +21,14 @@ from resumable_stream.protocols import (
     LlamaCpp,
     OpenAIChat,
     Position,
+    Relayed,
     Request,
     ResumeProtocol,
     Settled,
     StreamState,
     WorkflowRun,
 )
+from resumable_stream.protocols.relayed import can_relay
 
 from ..cutting import Where
 from .simulation import CUTS, Reply, Sent, Stream, Wait, cut_body, ev, policy, run, script
@@ -354,9 +356,12 @@ def test_the_alarm_of_every_protocol_covers_what_it_judges() -> None:
     made = [getattr(protocols, name) for name in protocols.__all__]
     kinds = [kind for kind in made if isinstance(kind, type) and issubclass(kind, ResumeProtocol)]
     for kind in kinds:
-        if kind in (CursorProtocol, LlamaCpp, ResumeProtocol):
+        if kind in (CursorProtocol, LlamaCpp, ResumeProtocol, Relayed):
             continue
         protocol = kind()
         assert alarm_of(protocol) is protocol.alarm, kind
         quiet = protocol.alarm is None and kind.quiet is not ResumeProtocol.quiet
         assert (quiet_of(protocol) is not None) is quiet, kind
+        if can_relay(protocol):
+            assert alarm_of(Relayed(protocol)) == protocol.alarm, kind
+            assert (quiet_of(Relayed(protocol)) is not None) is (protocol.alarm is None), kind

@@ -36,6 +36,7 @@ from . import test_mcp as mcp
 from . import test_ollama as ollama
 from . import test_openai_chat as openai_chat
 from . import test_openai_responses as openai_responses
+from . import test_relayed as relayed
 from . import test_resumable_stream_npm as npm
 from . import test_s2 as s2
 from . import test_tanstack as tanstack
@@ -143,6 +144,31 @@ def plain(protocol: Any, *blocks: bytes, **server: Any) -> Scenario:
         return Stream(EventServer(made, cuts=[cut], chunk=size, rest=None, tail=21, **server), protocol=protocol)
 
     return Scenario(blocks=blocks, stream=stream, whole=rows_of(made), read=lambda result: result.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelayedScenario(Scenario):
+    """What follows a settled outcome is fetched too; only a clean close right behind an event is believed there."""
+
+    def expected(self, position: int, kind: str) -> tuple[Any, Outcome | None, bool]:
+        blocks = self.arrived(position, kind)
+        if self.settled is not None and blocks >= self.settled and self.between(position, kind):
+            return self.whole[: sum(map(self.events, self.blocks[:blocks]))], self.outcome, False
+        return self.whole, self.outcome, False
+
+
+def relayed_answer(provider: relayed.Provider, settled: int | None, *, named: bool) -> Scenario:
+    """`named`: by the caller, so that the first request has a key."""
+    begin = provider.named if named else provider.stream
+    return RelayedScenario(
+        # The relay's heartbeat comes behind the first block, if it was asked for.
+        blocks=[provider.blocks[0], *([relayed.BEATS[provider.kind]] if named else []), *provider.blocks[1:]],
+        stream=lambda cut, size: begin(provider.relay(cuts=[cut], chunk=size)),
+        whole=provider.data,
+        settled=None if settled is None else len(provider.blocks) + named - settled,
+        events=lambda block: int(relayed.is_event(block)),
+        holds=lambda result: result.stream.machine.stats.duplicates == 0,
+    )
 
 
 # --- state instead of events ----------------------------------------------------------------------------------------
@@ -451,6 +477,11 @@ def workflow_run() -> Scenario:
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
+# A provider, and how many of its last blocks follow the one that settles the outcome.
+RELAYED: list[tuple[relayed.Provider, int | None]] = [
+    *((relayed.CHAT, 2), (relayed.MESSAGES, 1), (relayed.GEMINI, 0), (relayed.OLLAMA, None)),
+    *((relayed.RESPONSES, None), (relayed.UNKNOWN, None), (relayed.JSON_LINES, None)),
+]
 A2A_MISSED = [("rest", 0), ("rest", 3), ("1.0", 1), ("0.3", 0), ("0.3", 2)]
 HISTORIES = [(0, 0), (2, 0), (0, 3), (1, 2), (4, 1)]
 
@@ -523,6 +554,11 @@ SCENARIOS: dict[str, Scenario] = {
     "OpenAIResponses": openai_response(),
     "OpenAIResponses-live": openai_live(store=True),
     "OpenAIResponses-live, not stored": openai_live(store=False),
+    **{
+        f"Relayed-{provider.name}{', named' if named else ''}": relayed_answer(provider, settled, named=named)
+        for provider, settled in RELAYED
+        for named in (False, True)
+    },
     "ResumableStreamNPM": Scenario(
         blocks=[block.raw for block in npm.BLOCKS],
         stream=lambda cut, size: npm.get(npm.Route(cuts=[cut], size=size)),

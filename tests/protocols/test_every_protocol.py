@@ -14,8 +14,9 @@ from resumable_stream._core.interfaces import Answer, Head, ResumeProtocol, Stre
 from resumable_stream._errors import OriginMismatch, ProtocolViolation, ResumableStreamError, StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._text import TextReader
-from resumable_stream.protocols import CursorProtocol, GeminiGenerate, MCPStreamableHTTP, detect
+from resumable_stream.protocols import CursorProtocol, GeminiGenerate, MCPStreamableHTTP, Relayed, detect
 from resumable_stream.protocols._detect import _CANDIDATES
+from resumable_stream.protocols.relayed import can_relay
 
 from ..core.simulation import Reply, Sent, Stream, ev, play, run, script
 
@@ -57,7 +58,24 @@ def payloads() -> list[str]:
 
 
 PAYLOADS = payloads()
-each_protocol = pytest.mark.parametrize("cls", _CANDIDATES, ids=lambda cls: cls.__name__)
+
+
+def through_a_relay(cls: type[ResumeProtocol]) -> Callable[[], ResumeProtocol]:
+    """What makes the protocol within `Relayed`."""
+
+    def make() -> ResumeProtocol:
+        return Relayed(cls())
+
+    make.__name__ = cls.__name__
+    return make
+
+
+RELAYED = [through_a_relay(cls) for cls in _CANDIDATES if can_relay(cls())]
+each_protocol = pytest.mark.parametrize(
+    "cls",
+    [*_CANDIDATES, *RELAYED],
+    ids=[*(cls.__name__ for cls in _CANDIDATES), *(f"Relayed-{make.__name__}" for make in RELAYED)],
+)
 
 
 # Each payload under one name, by turns; under every name in `make soak`.
