@@ -510,12 +510,15 @@ class ResumeProtocol:
     steps: bool = False
     """`step()` has work to do: parts of an answer may be taken back by the server."""
 
+    first_headers: Mapping[str, str] = {}
+    """Headers of the request that starts a stream, unless the caller sets them."""
     joins: bool = False
     """
     The server joins a request that comes again with the same `Idempotency-Key` to the stream that the first one started.
 
     A request that is not safe then carries a random key, unless the caller chose one, so that it is sent again where its answer
-    got lost. Only where `protocol=` names it, since detection comes after the first answer. The key is in `StreamState.extra` as
+    got lost. Only where `protocol=` names it, since detection comes after the first answer; below an SDK also only where
+    `claims()` knows the request. The key is in `StreamState.extra` as
     `"idempotency_key"`: with that name in `keeps`, another process that has to send the request again sends the same.
     """
 

@@ -510,9 +510,10 @@ class Machine:
             self._connect(planned[0], resuming=planned[1])
 
     def _first_request(self) -> Request:
-        request = (self.protocol or ResumeProtocol()).first_request(self.state)
-        key = self.state.extra.get(KEY)
-        return request if key is None else replace(request, headers={**request.headers, "Idempotency-Key": key})
+        protocol = self.protocol or ResumeProtocol()
+        request, key = protocol.first_request(self.state), self.state.extra.get(KEY)
+        headers = {**request.headers, **protocol.first_headers, **({} if key is None else {"Idempotency-Key": key})}
+        return replace(request, headers=headers) if headers else request
 
     def _choose_key(self) -> None:
         """

@@ -95,6 +95,7 @@ class Relayed(ResumeProtocol):
     joins = True
     resumes_settled = True
     sequence = None
+    first_headers: Mapping[str, str] = {"Stream-Heartbeat": _HEARTBEAT}
 
     def __init__(self, inner: ResumeProtocol) -> None:
         if isinstance(inner, type):
@@ -146,8 +147,7 @@ class Relayed(ResumeProtocol):
         return self.inner.claims(request, head)
 
     def first_request(self, state: StreamState) -> Request:
-        first = self.inner.first_request(state)
-        return replace(first, headers={**first.headers, "Stream-Heartbeat": _HEARTBEAT})
+        return self.inner.first_request(state)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):

@@ -9,11 +9,14 @@ from operator import length_hint
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
+import anyio
+
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.worker import in_thread
 from .._errors import ResumableStreamError
 from .._twins import twin
 from ._splice import Configured, Port, Skimming, Splicer, Wire
+from ._start import Start
 
 __all__ = ["AsyncSplicedBody", "AsyncSplicingTransport"]
 
@@ -142,15 +145,15 @@ class AsyncSplicingTransport(Configured):
     async def handle_async_request(self, request: Any) -> Any:
         splicer = self._splicer
         splicer.check(request)
-        request = splicer.prepare(request)
+        request, start = splicer.prepare(request)
         try:
-            return await self._handle(splicer, request)
+            return await self._handle(splicer, request, start)
         except ResumableStreamError as error:
             if isinstance(error, self._library.RequestError):
                 raise
             raise twin(error, self._library, request) from error.__cause__
 
-    async def _handle(self, splicer: Splicer, request: Any) -> Any:
+    async def _handle(self, splicer: Splicer, request: Any, start: Start | None) -> Any:
         port = AsyncPort(splicer.library, request, self._next, splicer.refresh)
         fence = None
         if (key := splicer.key_of(request)) is not None:
@@ -162,7 +165,7 @@ class AsyncSplicingTransport(Configured):
                     _, fence = await in_thread(partial(splicer.store.open, key))
                     stream.adopt(fence, iter(await in_thread(partial(splicer.store.replay, key))))
                     return await self._response(splicer, None, stream, port)
-        response = await self._next.handle_async_request(request)
+        response = await (self._next.handle_async_request(request) if start is None else self._start(port, request, start))
         # As the client does when it has it.
         response.request = request
         try:
@@ -178,6 +181,24 @@ class AsyncSplicingTransport(Configured):
         except BaseException:
             await response.aclose()
             raise
+
+    async def _start(self, port: AsyncPort, request: Any, start: Start) -> Any:
+        """Send a request until it is answered."""
+        send = self._next.handle_async_request
+        while True:
+            try:
+                response = await send(request)
+                wait = start.wait_for(response)
+                if wait is None:
+                    return response
+                await response.aclose()
+            except Exception as failure:
+                wait = start.wait_after(failure)
+                if wait is None:
+                    raise
+            await anyio.sleep(wait)
+            # With fresh credentials, as before each reconnect.
+            send = port.send
 
     async def _response(self, splicer: Splicer, first: Any, stream: AsyncSplicedStream, port: Port) -> Any:
         await stream.open()

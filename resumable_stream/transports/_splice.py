@@ -41,6 +41,7 @@ from ..protocols import OpenAIResponses, detect
 from ..protocols._detect import claimed
 from ..protocols.ndjson import NDJSON_TYPES
 from ..stores import Store
+from ._start import Start, with_key
 
 __all__ = ["EXTENSION", "Configured", "Port", "Skimming", "Splicer", "Wire"]
 
@@ -285,8 +286,32 @@ class Splicer:
                 f"this transport is for {ours}, the client is of {theirs}: take it from resumable_stream.transports.{theirs}"
             )
 
-    def prepare(self, request: Any) -> Any:
-        """The request to send: the SDK's, or one that asks for a background response in its place."""
+    def prepare(self, request: Any) -> tuple[Any, Start | None]:
+        """
+        The request to send: the SDK's, one that asks for a background response in its place, or one with a key.
+
+        Returns:
+            The request; and, if its answer may get lost and be asked for again, who knows when.
+        """
+        if (joins := self._joined(request)) is None:
+            return self._upgraded(request), None
+        settings = self._options.settings(idempotent=True, refreshable=False, single_use=False, elsewhere=False)
+        label = f"{request.method} {request.url.path}"
+        return joins, Start(settings, label=label, observer=self._options.observer)
+
+    def _joined(self, request: Any) -> Any | None:
+        """The request with a key, where a named protocol knows it and its server joins one that comes again."""
+        if self._protocols is None or request.method != "POST":
+            return None
+        port = Port(self.library, request)
+        state, head = port.state(), Head(0, {}, str(request.url))
+        named = [self._protocols(request)] if callable(self._protocols) else self._protocols
+        asked = next((each for each in _checked(filter(None, named)) if each.joins and each.claims(state, head)), None)
+        if asked is None or port.content is None:
+            return None
+        return with_key(self.library, request, port.content, asked.first_headers)
+
+    def _upgraded(self, request: Any) -> Any:
         if self._upgrade is None or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):
             return request
         port = Port(self.library, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import length_hint
 from threading import get_ident
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
@@ -16,6 +16,7 @@ from .._drivers.sync import ResumableStream
 from .._errors import ResumableStreamError
 from .._twins import twin
 from ._splice import Configured, Port, Skimming, Splicer, Wire
+from ._start import Start
 
 __all__ = ["SplicedBody", "SplicingTransport"]
 
@@ -176,15 +177,15 @@ class SplicingTransport(Configured):
     def handle_request(self, request: Any) -> Any:
         splicer = self._splicer
         splicer.check(request)
-        request = splicer.prepare(request)
+        request, start = splicer.prepare(request)
         try:
-            return self._handle(splicer, request)
+            return self._handle(splicer, request, start)
         except ResumableStreamError as error:
             if isinstance(error, self._library.RequestError):
                 raise
             raise twin(error, self._library, request) from error.__cause__
 
-    def _handle(self, splicer: Splicer, request: Any) -> Any:
+    def _handle(self, splicer: Splicer, request: Any, start: Start | None) -> Any:
         port = SyncPort(splicer.library, request, self._next, splicer.refresh)
         fence = None
         if (key := splicer.key_of(request)) is not None:
@@ -196,7 +197,7 @@ class SplicingTransport(Configured):
                     _, fence = splicer.store.open(key)
                     stream.adopt(fence, iter(splicer.store.replay(key)))
                     return self._response(splicer, None, stream, port)
-        response = self._next.handle_request(request)
+        response = self._next.handle_request(request) if start is None else self._start(port, request, start)
         # As the client does when it has it.
         response.request = request
         try:
@@ -212,6 +213,24 @@ class SplicingTransport(Configured):
         except BaseException:
             response.close()
             raise
+
+    def _start(self, port: SyncPort, request: Any, start: Start) -> Any:
+        """Send a request until it is answered."""
+        send = self._next.handle_request
+        while True:
+            try:
+                response = send(request)
+                wait = start.wait_for(response)
+                if wait is None:
+                    return response
+                response.close()
+            except Exception as failure:
+                wait = start.wait_after(failure)
+                if wait is None:
+                    raise
+            sleep(wait)
+            # With fresh credentials, as before each reconnect.
+            send = port.send
 
     def _response(self, splicer: Splicer, first: Any, stream: SplicedStream, port: Port) -> Any:
         stream.open()
