@@ -215,6 +215,10 @@ class VerbatimDecoder:
         items: list[Any] = list(self._decoder.eof())
         if items:
             self._mark(items[0], b"")
+            if not self._sse:
+                # A line without its end. If another connection goes on, it must not go on in this line.
+                self._held += b"\n"
+                self._owed = 1
         return items
 
 

@@ -190,3 +190,32 @@ def test_an_event_without_its_blank_line_is_handed_out_as_a_whole_block(start: s
         (event.id, event.data) for event in items
     ]
     assert not reader.partial and items[-1].data == "x"
+
+
+@pytest.mark.parametrize(("framing", "beat"), [("sse", b":\n\n"), ("ndjson", b"\n")])
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_heartbeat_is_nobodys_bytes(framing: str, beat: bytes, size: int) -> None:
+    """What we asked the server for is not what our reader asked for; its own comments stay."""
+    if framing == "sse":
+        blocks = [b": of the provider\n\n", b"data: a\n\n", b"::\n\n", b"data: b\n\n", b"id: 7\n\n", b"data: c\n\n"]
+    else:
+        blocks = [b'{"a":1}\n', b'{"b":1}\n', b"7\n"]
+    body = beat + beat.join(blocks)
+    decoder: VerbatimDecoder = VerbatimDecoder(
+        SSEDecoder() if framing == "sse" else NDJSONDecoder(),
+        framing=framing,  # type: ignore[arg-type]
+        beat=beat,
+    )
+    items = [item for at in range(0, len(body), size) for item in decoder.feed(body[at : at + size])]
+    assert b"".join(item.wire or b"" for item in items) == b"".join(blocks)
+    assert len(items) == 3
+
+
+@pytest.mark.parametrize(("end", "led"), [(b"", b"\n"), (b"\n", b"")])
+def test_what_follows_a_line_without_its_end_begins_another_line(end: bytes, led: bytes) -> None:
+    first = VerbatimDecoder(NDJSONDecoder(), framing="ndjson")
+    items = [*first.feed(b'{"a":1}' + end), *first.eof()]
+    again = VerbatimDecoder(NDJSONDecoder(), framing="ndjson", carried=first.carry(), spliced=True)
+    more = again.feed(b'{"b":1}\n')
+    wire = b"".join(item.wire for item in items) + again.take_carried() + b"".join(item.wire for item in more)
+    assert (first.carry(), wire) == (led, b'{"a":1}\n{"b":1}\n')

@@ -171,7 +171,7 @@ PROVIDERS = [
     Provider(OpenAIChat(), openai.URL, openai.BODY, openai.FRAMES),
     Provider(AnthropicMessages(), anthropic.URL, anthropic.BODY, anthropic.FRAMES),
     Provider(GeminiGenerate(), gemini.URL, gemini.BODY, gemini.FRAMES),
-    Provider(OllamaNDJSON(), ollama.URL, ollama.BODY, ollama.CHAT, LINES),
+    Provider(OllamaNDJSON(), ollama.URL, {**ollama.BODY, "stream": True}, ollama.CHAT, LINES),
     Provider(OpenAIResponses(), responses.URL, responses.LIVE_BODY, [responses.sse(event, "x") for event in responses.LIVE]),
     # Of nobody known, with and without its own last event.
     Provider(LastEventID(), "https://api.example.com/generate", {"prompt": "Hi"}, [*words("a", "a", "b"), ev("[DONE]")]),
