@@ -60,7 +60,7 @@ _HEARTBEAT: Final = "15"
 _EPOCH: Final = re.compile(r"[^.\s]{1,64}", re.ASCII)
 _AFTER: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,15})", re.ASCII)
 # Of the wire's queries: where an answer begins, and how it is written.
-_WHERE: Final[dict[str, str | None]] = dict.fromkeys(("after", "view", "from", "control"))
+_WHERE: Final[dict[str, str | None]] = dict.fromkeys(("view", "after", "from", "control"))
 # Gemini takes its API key in the query too, and a relay serves a stream only to who shows the same key.
 _API_KEY: Final = "key"
 

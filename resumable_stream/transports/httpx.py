@@ -29,7 +29,7 @@ class ResumableTransport(SplicingTransport, httpx.BaseTransport):
 
     Streams (`text/event-stream`, JSON lines) are spliced: whole events only, their bytes as they came, across reconnects.
     Everything else passes through untouched, and so does any response that is an error; before a stream has begun nothing
-    is tried again here, that is the SDK's.
+    is tried again here, that is the SDK's. (But for a named protocol whose server joins a repeated start, as `Relayed` does.)
 
     A cut that cannot be resumed raises what httpx raises there, also after a clean close without the protocol's end.
     The exception is ours too: `resumable_stream.error_of()` finds it behind the SDK's, with its checkpoint.
