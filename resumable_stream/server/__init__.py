@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .places import log_of
     from .portal import SyncHub, SyncSession
     from .redis import RedisLog
+    from .relay import Relay
     from .sessions import Session, SessionMessage
     from .sqlite import SQLiteLog
     from .texts import SoFar
@@ -35,6 +36,7 @@ _HOMES = {
     ".sessions": ("Session", "SessionMessage"),
     ".texts": ("SoFar",),
     ".redis": ("RedisLog",),
+    ".relay": ("Relay",),
     ".sqlite": ("SQLiteLog",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -53,6 +55,8 @@ __all__ = [
     "SoFar",
     "State",
     "Stream",
+    # other people's streams
+    "Relay",
     # logs
     "StreamLog",
     "Bells",

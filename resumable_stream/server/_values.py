@@ -275,8 +275,9 @@ class Ending:
 
     Attributes:
         outcome: As in the client half.
-        reason: Why, in one word: `producer_lost`, `upstream_cut`, `upstream_error`, `cancelled_by_user`, `abandoned`,
-            `too_long`, `log_unavailable`, `shutdown`, or the application's own; at most 256 bytes.
+        reason: Why, in one word: `producer_lost`, `upstream_cut`, `upstream_error`, `upstream_reported` (its last events say so),
+            `cancelled_by_user`, `abandoned`, `too_long`, `log_unavailable`, `shutdown`, or the application's own; at most 256
+            bytes.
         error: For people; without secrets; at most 8 KiB.
     """
 

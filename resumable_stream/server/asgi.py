@@ -451,12 +451,13 @@ class _Resource:
 class _Routes:
     """What each route does."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, *, streams: str = "/streams") -> None:
         self._hub = hub
+        self._streams = streams
 
     def _path(self, request: Request, id: str) -> str:
         root = quote(request.scope.get("root_path", "").strip("/"), safe=PATH_SAFE)
-        return wire.path_of(id, prefix=f"/{root}/streams/" if root else "/streams/")
+        return wire.path_of(id, prefix=f"/{root}{self._streams}/" if root else f"{self._streams}/")
 
     async def _allowed(self, request: Request, action: str) -> tuple[str, str] | Answer:
         """The id in the path, and whose streams the request may see."""

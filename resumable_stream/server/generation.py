@@ -206,6 +206,20 @@ class Generation:
         """
         return await self.send(data)
 
+    async def pass_on(self, events: Sequence[bytes]) -> int:
+        """
+        Send events that were cut already, as they are: nothing looks into them.
+
+        Args:
+            events: Each is one event with its last line end, as `framing` cuts them.
+
+        Returns:
+            The number of the last event.
+        """
+        number = self._accept(events)
+        await self._room()
+        return number
+
     async def reset(self) -> int:
         """
         Take back all text so far: appends the event `reset`, after which the producer starts over.

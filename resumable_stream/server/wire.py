@@ -94,6 +94,8 @@ COME_BACK_MS: Final = (5000, 15000)
 """Bounds of `retry:` where a browser cannot be served: an `EventSource` asks at this pace until it is."""
 RETRY_AFTER: Final = (1, 5)
 """Bounds of `Retry-After`, in seconds. Shorter than for browsers, since such clients back off by themselves."""
+REPORTED: Final = "upstream_reported"
+"""Why a stream failed whose last events say so themselves: whoever reads its bytes knows, so they need not be cut."""
 HEARTBEATS: Final = (1.0, 300.0)
 """Bounds of a heartbeat that a client asks for, in seconds: no more work than an event each, and below the usual idle limits."""
 
@@ -584,11 +586,12 @@ def closing(view: View, *, epoch: str, n: int, ending: Ending | None) -> Closing
 
     Returns:
         In the views with ids a clean end, after `event: end` if the stream has ended. A verbatim body ends cleanly only if the
-            stream was completed, or stopped where its producer says so.
+            stream was completed, or stopped where its producer says so, or if its own events say that it failed (`REPORTED`).
     """
     if view in ("events", "snapshot"):
         return Closing(b"" if ending is None else end_event(epoch, n, ending), True)
-    return Closing(b"", ending is not None and ending.outcome not in (Outcome.FAILED, Outcome.CANCELLED))
+    whole = ending is not None and (ending.outcome not in (Outcome.FAILED, Outcome.CANCELLED) or ending.reason == REPORTED)
+    return Closing(b"", whole)
 
 
 def answer_to_message(state: State, *, text: str = "", random: float) -> Answer:

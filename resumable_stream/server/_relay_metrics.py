@@ -1,0 +1,110 @@
+"""
+What a relay counts, as the text that Prometheus reads.
+
+The format is a line a number (text format 0.0.4), so there is no library for it here: `prometheus_client` keeps its numbers in a
+registry of the whole process, which an application that mounts a relay has for itself, and it would be one more thing to install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from .._errors import LogUnavailable
+from .log import Append, StreamLog, Writer
+
+__all__ = ["CONTENT_TYPE", "Metrics", "counted"]
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_HELP: Final = {
+    "relay_requests_total": "Requests that an upstream was asked for, or would have been, by what became of them.",
+    "relay_streams_total": "Streams of upstreams that have ended, by how.",
+    "relay_upstream_bytes_total": "Bytes of streams that upstreams have sent.",
+    "relay_log_calls_total": "Calls of the log.",
+    "relay_log_failures_total": "Calls of the log that it did not answer.",
+    "relay_log_bytes_total": "Bytes of events that were appended to the log, repeats among them.",
+    "relay_takeovers_total": "Streams whose producer was lost and which this process has taken over, to end them.",
+    "relay_streams_running": "Streams of upstreams that are being read now.",
+    "relay_readers": "Readers of streams now.",
+    "relay_passing": "Answers that are passing through now without being kept.",
+}
+_VERBS: Final = frozenset(
+    {"create", "append", "restore", "finish", "read", "renew", "claim", "say", "inbox", "compact", "delete", "orphans"}
+)
+
+
+class Metrics:
+    """
+    Numbers of one process.
+
+    Args:
+        gauges: What is true now, by name.
+    """
+
+    def __init__(self, gauges: Mapping[str, Callable[[], int]]) -> None:
+        self._gauges = gauges
+        self._counters: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Add to a counter. Labels have few values, and none of a request's own."""
+        key = name, tuple(sorted(labels.items()))
+        self._counters[key] = self._counters.get(key, 0) + amount
+
+    def text(self) -> str:
+        """All numbers, in Prometheus' text format."""
+        lines = []
+        for name, explanation in _HELP.items():
+            lines += [f"# HELP {name} {explanation}", f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}"]
+            if name in self._gauges:
+                lines.append(f"{name} {self._gauges[name]()}")
+            for (counter, labels), value in sorted(self._counters.items()):
+                if counter == name:
+                    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+                    lines.append(f"{name}{{{told}}} {value}" if told else f"{name} {value}")
+        return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def counted(log: StreamLog, metrics: Metrics) -> StreamLog:
+    """A log whose calls are counted; it is the same log in everything else."""
+    return cast(StreamLog, _Counted(log, metrics))
+
+
+class _Counted:
+    def __init__(self, log: StreamLog, metrics: Metrics) -> None:
+        self._log = log
+        self._metrics = metrics
+
+    def __repr__(self) -> str:
+        return repr(self._log)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._log, name)
+        if name not in _VERBS:
+            return found
+
+        async def call(*args: Any, **options: Any) -> Any:
+            self._metrics.count("relay_log_calls_total", verb=name)
+            if name == "append":
+                sizes = (_size(each) for each in args[0])
+                self._metrics.count("relay_log_bytes_total", sum(sizes))
+            try:
+                answer = await found(*args, **options)
+            except LogUnavailable:
+                self._metrics.count("relay_log_failures_total", verb=name)
+                raise
+            if name == "claim" and isinstance(answer, Writer):
+                self._metrics.count("relay_takeovers_total")
+            return answer
+
+        setattr(self, name, call)
+        return call
+
+
+def _size(item: Any) -> int:
+    span = item.span if isinstance(item, Append) else item[1]
+    return 0 if span is None else len(span.data)

@@ -1,0 +1,275 @@
+"""
+The body of an upstream as it is read: bytes in, whole events out, and in the end how it ended. No sockets, no clock.
+
+    reading = UpstreamReading(framing, protocol)
+    for data in body:
+        events = reading.feed(data)          # each as it was sent; what is not complete yet is held
+    events, ending = reading.close(clean=…)
+
+*An event is kept when it is whole.* Half of one at a cut is not.
+
+*The end is what the provider's protocol says it is.* A body that closed without the marker of its protocol was cut, however
+cleanly it closed. Where the protocol has no marker, a clean close is the end, and the outcome is `ENDED`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .._events import Outcome
+from ..framing import NDJSONDecoder, SSEDecoder, VerbatimDecoder
+from ..protocols import (
+    NDJSON,
+    AnthropicMessages,
+    GeminiGenerate,
+    LastEventID,
+    OllamaNDJSON,
+    OpenAIChat,
+    OpenAIResponses,
+    ResumeProtocol,
+    Settled,
+    StreamState,
+    Unproven,
+)
+from ..protocols import Head as ResponseHead
+from ._values import Ending, Framing
+from .wire import REPORTED
+
+__all__ = ["UpstreamReading", "protocol_of", "text_in"]
+
+_KNOWN: Final = (OpenAIResponses, OpenAIChat, AnthropicMessages, GeminiGenerate, OllamaNDJSON)
+_TAIL: Final = 64
+_CUT: Final = Ending(outcome=Outcome.FAILED, reason="upstream_cut")
+
+
+def protocol_of(method: str, url: str, body: Any, head: ResponseHead, framing: Framing) -> ResumeProtocol | None:
+    """
+    The protocol that an upstream speaks.
+
+    Args:
+        method: Of the request.
+        url: Of the request; nothing but its path is looked at.
+        body: The JSON of the request, if it has some.
+        head: Of the answer.
+        framing: Of the answer.
+
+    Returns:
+        `None`: raw bytes, of which nothing is known but where they end.
+    """
+    if framing == "raw":
+        return None
+    request = StreamState(method, url, body)
+    for known in _KNOWN:
+        protocol = known.for_request(request)
+        if protocol.framing == framing and protocol.matches(request, head):
+            return protocol
+    return LastEventID() if framing == "sse" else NDJSON()
+
+
+class UpstreamReading:
+    """
+    Reads one body.
+
+    Args:
+        framing: How it falls into events.
+        protocol: What it means; `None`: nothing is known.
+        array: Raw bytes that are one JSON array, so that it is known whether it was closed.
+        event_bytes: Most bytes of an event.
+
+    Attributes:
+        over: An event said that it was the last. What follows is kept all the same, and nobody needs to wait for it.
+    """
+
+    def __init__(
+        self,
+        framing: Framing,
+        protocol: ResumeProtocol | None = None,
+        *,
+        array: bool = False,
+        event_bytes: int = 16 << 20,
+    ) -> None:
+        self.over = False
+        self._protocol = protocol
+        self._array = array
+        self._tail = b""
+        self._size = 0
+        self._framing = framing
+        self._decoder: VerbatimDecoder | None = None
+        if framing != "raw":
+            inner: Any = NDJSONDecoder(line_bytes=event_bytes)
+            if framing == "sse":
+                inner = SSEDecoder(event_bytes=event_bytes, line_bytes=event_bytes)
+            self._decoder = VerbatimDecoder(inner, framing=framing)
+        self._state = StreamState("POST", "")
+        self._alarm = protocol.alarm if protocol is not None else None
+        self._end: Outcome | None = None
+        self._settled: Outcome | None = None
+        self._disproved = False
+        self._claimed: Outcome | None = None
+        self._reported = False
+        self._error = self._half = False
+
+    @property
+    def broken(self) -> bool:
+        """An event is too large, so nothing more can be read."""
+        return self._decoder is not None and self._decoder.error is not None
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """
+        Read what came.
+
+        Returns:
+            The events that it completed, as they were sent, with the comments in front of them.
+        """
+        if self._decoder is None:
+            self._tail = (self._tail + data[-_TAIL:])[-_TAIL:]
+            self._size += len(data)
+            return [data] if data else []
+        if self._is_quiet(data):
+            self._decoder.pass_over(len(data))
+            return [data]
+        return self._read(self._decoder.feed(data))
+
+    def close(self, *, clean: bool) -> tuple[list[bytes], Ending]:
+        """
+        The body is over.
+
+        Args:
+            clean: It was ended as HTTP ends a body; otherwise the connection broke.
+
+        Returns:
+            The last events, and how the stream ended.
+        """
+        last: list[bytes] = []
+        if self._decoder is None:
+            cut = not clean or (self._array and self._size > 0 and not self._tail.rstrip().endswith(b"]"))
+            return last, _CUT if cut else Ending(outcome=Outcome.COMPLETED if self._array else Outcome.ENDED)
+        if self._decoder.error is not None:
+            return last, Ending(outcome=Outcome.FAILED, reason="too_long", error="an event of the upstream is too large")
+        if clean:
+            last = self._last(self._decoder)
+        return last, self._ending(clean)
+
+    # --- what a body means
+
+    def _is_quiet(self, data: bytes) -> bool:
+        """One whole event of which the protocol knows at a glance that it ends nothing: as live answers come."""
+        protocol, decoder = self._protocol, self._decoder
+        assert decoder is not None and protocol is not None
+        return (
+            data.startswith(b"data: {")
+            and data.endswith(b"\n\n")
+            and data.count(b"\n") == 2
+            and b"\r" not in data
+            and self._settled is None
+            and not self._disproved
+            and decoder.idle
+            and not decoder.partial
+            and decoder.error is None
+            and protocol.quiet(data)
+        )
+
+    def _read(self, items: list[Any]) -> list[bytes]:
+        for item in items:
+            self._judge(item)
+        return [item.wire for item in items]
+
+    def _judge(self, item: Any) -> None:
+        protocol, state = self._protocol, self._state
+        assert protocol is not None
+        if self.over:
+            return
+        mark: Settled | None = None
+        confirmed = False
+        if self._alarm is None or item.event in self._alarm.names or item.data[:7] in self._alarm.heads:
+            if protocol.error(item) is not None:
+                self._error = self.over = True
+                return
+            end = protocol.end(item)
+            if isinstance(end, Unproven):
+                confirmed = True
+            elif end is not None:
+                end = protocol.end_in(state, item, end)
+                if isinstance(end, Settled):
+                    mark = end
+                elif end is not None:
+                    self._end, self.over = end, True
+                    return
+        if self._settled is not None or mark is not None or confirmed or self._disproved:
+            self._settle(item, mark, confirmed)
+
+    def _settle(self, item: Any, mark: Settled | None, confirmed: bool) -> None:
+        """As the client half has it: a piece of the answer that follows an outcome disproves it."""
+        protocol = self._protocol
+        assert protocol is not None
+        if confirmed:
+            # The marker proves nothing by itself, and confirms what was claimed before.
+            mark = Settled(self._claimed) if self._settled is None and self._claimed is not None else None
+            if mark is None:
+                return
+        doubted = self._disproved or self._settled not in (None, Outcome.ENDED)
+        if not confirmed and doubted and (mark is None or mark.outcome is not None) and protocol.has_content(item):
+            self._disproved, self._settled = True, None
+            self._claimed = mark.outcome if mark is not None else None
+        elif mark is not None and (self._settled is None or mark.outcome is not Outcome.ENDED):
+            self._disproved, self._claimed = False, None
+            self._settled = mark.outcome
+
+    def _last(self, decoder: VerbatimDecoder) -> list[bytes]:
+        """What only the end of the body completes: an event or a line that lacks its last line end."""
+        if self._framing == "ndjson":
+            items = decoder.eof()
+            self._read(items)
+            return [item.wire if item.wire.endswith(b"\n") else item.wire + b"\n" for item in items]
+        self._half = decoder.partial
+        found = self._read(decoder.unfinished())
+        # Without its blank line it may be half an event, unless it is what ends the stream.
+        whole = self.over or self._settled is not None
+        self._half = self._half and not whole
+        return found if whole else []
+
+    def _ending(self, clean: bool) -> Ending:
+        assert self._protocol is not None and self._decoder is not None
+        if self._error:
+            return Ending(outcome=Outcome.FAILED, reason=REPORTED)
+        outcome = self._end
+        if self._settled is not None and outcome in (None, Outcome.COMPLETED):
+            outcome = self._settled
+        if outcome is None:
+            half = self._half or (self._framing == "ndjson" and self._decoder.partial)
+            if not clean or half or self._protocol.promises.has_end:
+                return _CUT
+            outcome = Outcome.ENDED
+        failed = outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        return Ending(outcome=outcome, reason=REPORTED if failed else None)
+
+
+# --- the text of a stream of unknown kind -------------------------------------------------------------------------------
+
+_TEXTS: Final = (OpenAIChat(), AnthropicMessages(), OpenAIResponses(), GeminiGenerate(), OllamaNDJSON())
+
+
+def text_in(event: Any) -> str | None:
+    """The visible text in an event of any of the providers that a relay knows; for `GET …/message`."""
+    try:
+        body = event.json()
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
+    kind = str(body.get("type", ""))
+    if "choices" in body:
+        protocol: ResumeProtocol = _TEXTS[0]
+    elif kind.startswith("content_block"):
+        protocol = _TEXTS[1]
+    elif kind.startswith("response."):
+        protocol = _TEXTS[2]
+    elif "candidates" in body:
+        protocol = _TEXTS[3]
+    elif "done" in body:
+        protocol = _TEXTS[4]
+    else:
+        return None
+    # Of several answers to one prompt the first: together they would be no text.
+    several = "choices" in body or "candidates" in body
+    return "".join(each.text for each in protocol.deltas(event) if each.kind == "text" and not (several and each.index)) or None

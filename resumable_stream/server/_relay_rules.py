@@ -1,0 +1,370 @@
+"""
+What a relay decides, as functions of values: no sockets, no clock, no framework.
+
+    whose        principal_of()       a keyed hash of the API key: the key itself is kept nowhere
+    which        key_id()             the id of the stream that an `Idempotency-Key` stands for
+    where to     Upstreams.find()     one of the upstreams that were configured, and nothing that a request could name
+    what passes  headers_up(), headers_down(), headers_kept()
+    what stays   framing_of()         streams are kept, and everything else passes through
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..protocols import Head as ResponseHead
+from ..protocols.ndjson import NDJSON_TYPES
+from ._values import Framing
+from .wire import Facts
+
+__all__ = [
+    "CREDENTIALS",
+    "Upstreams",
+    "asks_for_stream",
+    "claim_owner",
+    "fingerprint_of",
+    "framing_of",
+    "headers_down",
+    "headers_kept",
+    "headers_up",
+    "json_of",
+    "key_id",
+    "principal_of",
+    "repeated_credential",
+    "target_of",
+]
+
+CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+"""Headers that hold an API key: most providers; Anthropic; Azure; Google."""
+_KEY_PARAMETERS: Final = ("key", "api_key", "api-key", "access_token")
+"""Query parameters that hold one. The first is Google's."""
+
+# RFC 9110 section 7.6.1, and what older proxies send.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# The length and the host are those of the relay's own request. Cookies are the relay's origin's, or would become so. The address
+# of a client is no business of the upstream. What begins with `stream-` is between the client and the relay.
+_NOT_UP: Final = _HOP_BY_HOP | {
+    "accept-encoding",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "last-event-id",
+    "stream-heartbeat",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+}
+_NOT_DOWN: Final = _HOP_BY_HOP | {"alt-svc", "set-cookie", "set-cookie2", "strict-transport-security"}
+# Of the head of a stream, these are kept with it; a name that ends in "-" is the beginning of one.
+_KEPT: Final = (
+    "anthropic-",
+    "openai-",
+    "ratelimit-",
+    "request-id",
+    "retry-after",
+    "x-ratelimit-",
+    "x-request-id",
+)
+_MOST_KEPT: Final = 50
+_DIGEST: Final = 20
+"""Bytes of a digest that becomes an id or an owner. 20: 160 bits, and an id of 40 characters."""
+_RAW_TYPES: Final = ("application/vnd.amazon.eventstream",)
+_GEMINI: Final = ":streamGenerateContent"
+_STREAMING_PATHS: Final = (_GEMINI, "/converse-stream", "/invoke-with-response-stream")
+_OLLAMA_PATHS: Final = ("/api/chat", "/api/generate")
+_MOUNT: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+", re.ASCII)
+_OWN: Final = ("/.streams", "/.health", "/.metrics")
+_JSON_BYTES: Final = 64 << 20
+
+
+# --- whose ------------------------------------------------------------------------------------------------------------
+
+
+def principal_of(secret: bytes, facts: Facts) -> str:
+    """
+    Whose request it is: a keyed hash of the API keys in it, wherever they stand.
+
+    A key counts the same in every place, so a stream that was started with `?key=` can be read with a header. A request with
+    two keys is another principal than one with either. All requests without a key are one principal.
+
+    Args:
+        secret: Of the relay. Without it nobody can tell which key a principal was made of.
+        facts: Of the request.
+
+    Returns:
+        40 hexadecimal digits.
+    """
+    found = {_bare(value) for name in CREDENTIALS if (value := facts.headers.get(name))}
+    found |= {value for name, value in parse_qsl(facts.query) if name in _KEY_PARAMETERS}
+    return _digest(secret, "principal", *sorted(found - {""}))
+
+
+def _bare(value: str) -> str:
+    scheme, _, rest = value.strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else value.strip()
+
+
+def repeated_credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """A header with a key that stands in a request more than once: nobody knows which of them the upstream takes."""
+    names = [name.decode("latin-1").lower() for name, _ in headers]
+    return next((name for name in CREDENTIALS if names.count(name) > 1), None)
+
+
+def claim_owner(principal: str) -> str:
+    """Who owns what the relay notes of a key before the upstream has answered: not a principal, so no client can read it."""
+    return f"{principal}/claim"
+
+
+def key_id(secret: bytes, principal: str, path: str, key: str) -> str:
+    """
+    The id of the stream that an `Idempotency-Key` stands for: the same in every relay over one log, and guessed by nobody.
+
+    Args:
+        secret: Of the relay.
+        principal: Whose key it is, so two clients' keys never meet.
+        path: Of the request.
+        key: As sent.
+    """
+    return _digest(secret, "stream", principal, path, key)
+
+
+def fingerprint_of(secret: bytes, method: str, path: str, query: str, body: bytes) -> str:
+    """
+    What tells one request from another under the same key.
+
+    It is keyed: a plain digest of a short prompt could be guessed from. The parameters that hold an API key are left out.
+    """
+    told = [f"{name}={value}" for name, value in parse_qsl(query, keep_blank_values=True) if name not in _KEY_PARAMETERS]
+    return _digest(secret, "request", method, path, "&".join(told), hashlib.sha256(body).hexdigest())
+
+
+def _digest(secret: bytes, what: str, *parts: str) -> str:
+    found = hmac.new(secret, digestmod=hashlib.sha256)
+    for part in (what, *parts):
+        encoded = part.encode("utf-8", "surrogateescape")
+        found.update(len(encoded).to_bytes(8, "big") + encoded)
+    return found.digest()[:_DIGEST].hex()
+
+
+# --- where to ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upstreams:
+    """
+    The upstreams of a relay, by the path under which they are mounted; `""`: all paths.
+
+    Attributes:
+        by_mount: URLs without a slash at the end.
+    """
+
+    by_mount: Mapping[str, str]
+
+    @classmethod
+    def of(cls, given: str | Mapping[str, str]) -> Upstreams:
+        """
+        Check what a relay was given.
+
+        Raises:
+            ValueError: No upstream, a URL with more than scheme, host and path, or a mount that is no path or is the relay's own.
+        """
+        pairs = {"": given} if isinstance(given, str) else dict(given)
+        if not pairs:
+            raise ValueError("a relay needs an upstream, such as 'https://api.openai.com'")
+        found = {}
+        for mount, url in pairs.items():
+            mount = mount.rstrip("/")
+            if mount and _MOUNT.fullmatch(mount) is None:
+                raise ValueError(f"an upstream is mounted at a path such as '/openai', got {mount!r}")
+            if mount.startswith(_OWN):
+                raise ValueError(f"no upstream can be mounted at {mount!r}, which is the relay's own")
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(
+                    f"an upstream is a URL such as 'https://api.openai.com', got one for {mount or '/'!r} without that"
+                )
+            if parts.username is not None or parts.query or parts.fragment:
+                # It is not shown, since it may hold a key.
+                raise ValueError(f"the URL of the upstream at {mount or '/'!r} may have a host and a path, and nothing else")
+            found[mount] = url.rstrip("/")
+        return cls(found)
+
+    def find(self, path: str) -> tuple[str, str, str] | None:
+        """
+        The upstream of a path.
+
+        Returns:
+            Where it is mounted, its URL, and the rest of the path; `None`: there is none.
+        """
+        for mount in sorted(self.by_mount, key=len, reverse=True):
+            if path.startswith(f"{mount}/") or path == mount:
+                return mount, self.by_mount[mount], path[len(mount) :]
+        return None
+
+
+def target_of(upstream: str, path: str, query: str) -> str | None:
+    """
+    The URL to ask.
+
+    Args:
+        upstream: As configured.
+        path: Of the request, below the mount, still percent-encoded.
+        query: Likewise.
+
+    Returns:
+        `None`: the path leaves the upstream (`..`, also in disguise), or could be taken for something else than a path.
+    """
+    if path and not path.startswith("/"):
+        return None
+    decoded = unquote(path)
+    if any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or any(ord(each) < 33 for each in path + query):
+        return None
+    return f"{upstream}{path}" + (f"?{query}" if query else "")
+
+
+# --- what passes ------------------------------------------------------------------------------------------------------
+
+
+def headers_up(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """
+    The headers of a request that the upstream gets; keys among them, which pass through and are not looked at.
+
+    `Accept-Encoding: identity` is added: a compressed stream has no borders between its events.
+    """
+    pairs = [(name.decode("latin-1"), _decoded(value)) for name, value in headers]
+    dropped = _NOT_UP | _named_by_connection(pairs)
+    return [(name, value) for name, value in pairs if name.lower() not in dropped] + [("Accept-Encoding", "identity")]
+
+
+def headers_down(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that passes through, as ASGI servers take them."""
+    pairs = [(name.lower(), value) for name, value in headers]
+    dropped = _NOT_DOWN | _named_by_connection((name.decode("latin-1"), _decoded(value)) for name, value in pairs)
+    return [(name, value) for name, value in pairs if name.decode("latin-1") not in dropped]
+
+
+def headers_kept(headers: Iterable[tuple[str, str]], allow: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """
+    The headers of a stream that are kept with it, so that whoever reads it later gets them too.
+
+    Args:
+        headers: Of the upstream's answer.
+        allow: More names than the usual ones, in lower case; one that ends in `-` is the beginning of names.
+    """
+    found = []
+    for name, value in headers:
+        lower = name.lower()
+        known = any(lower == each or (each.endswith("-") and lower.startswith(each)) for each in (*_KEPT, *allow))
+        printable = len(value) <= 1024 and value.isprintable()
+        if known and printable and lower not in _NOT_DOWN:
+            found.append((lower, value))
+    return tuple(found[:_MOST_KEPT])
+
+
+def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> frozenset[str]:
+    lists = [value for name, value in pairs if name.lower() == "connection"]
+    return frozenset(each.strip().lower() for value in lists for each in value.split(","))
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+# --- what stays -------------------------------------------------------------------------------------------------------
+
+
+def framing_of(method: str, path: str, head: ResponseHead) -> Framing | None:
+    """
+    How the body of an answer falls into events; `None`: it is not a stream that is kept, and passes through.
+
+    Only what answers a request that changes something is kept: a GET can be asked again, and is mostly a feed that has no end.
+    A compressed body is not looked into.
+
+    Args:
+        method: Of the request.
+        path: Of the request, decoded.
+        head: Of the answer.
+    """
+    if method in ("GET", "HEAD", "OPTIONS") or not 200 <= head.status < 300 or head.status in (204, 205):
+        return None
+    if head.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        return None
+    kind = head.content_type
+    if kind == "text/event-stream":
+        return "sse"
+    if kind in NDJSON_TYPES:
+        return "ndjson"
+    if kind in _RAW_TYPES or (kind == "application/json" and path.endswith(_GEMINI)):
+        return "raw"
+    return None
+
+
+def asks_for_stream(path: str, headers: Mapping[str, str], body: Any) -> bool:
+    """
+    The answer to this request may be a stream.
+
+    Args:
+        path: Of the request, decoded.
+        headers: Of the request, names in lower case.
+        body: Its JSON; `None`: it has none that could be read.
+    """
+    if "text/event-stream" in headers.get("accept", "") or path.endswith(_STREAMING_PATHS):
+        return True
+    if not isinstance(body, dict):
+        return body is None
+    # Ollama streams unless it is told not to.
+    return body.get("stream") is True or (path.endswith(_OLLAMA_PATHS) and body.get("stream") is not False)
+
+
+def json_of(headers: Mapping[str, str], body: bytes) -> Any:
+    """The JSON of a body; `None`: it is something else."""
+    if len(body) > _JSON_BYTES or "multipart/" in headers.get("content-type", ""):
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def known_names(names: Sequence[str]) -> tuple[str, ...]:
+    """
+    Check names of headers that are to be kept.
+
+    Raises:
+        TypeError: One text instead of several.
+        ValueError: One that grants access, or is about a connection.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"allow takes a list of names of headers, got the text {names!r}")
+    lower = tuple(name.lower() for name in names)
+    for name in lower:
+        if name in _NOT_DOWN or name in CREDENTIALS:
+            raise ValueError(f"the header {name!r} cannot be kept: everybody who may read a stream would get it")
+    return lower

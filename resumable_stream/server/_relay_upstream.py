@@ -1,0 +1,230 @@
+"""
+The upstream's side of a relay: a request is sent once, and its answer is passed on, or read into a generation.
+
+Only this module imports aiohttp (extra `relay`). Of the clients that are well kept it takes the least time for each token.
+
+No error of aiohttp is logged, or is the cause of one of ours: its text may hold a URL, and a URL may hold a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+try:
+    import aiohttp
+    from yarl import URL
+except ImportError as error:
+    missing = (error.name or "aiohttp").partition(".")[0]
+    raise ImportError(
+        f"resumable_stream.server.Relay needs {missing}: pip install 'resumable-stream-sdk[relay]'", name=missing
+    ) from None
+
+from .._errors import ReaderCut
+from .._events import Outcome
+from ._relay_rules import headers_down
+from ._values import Ending
+from .generation import GenerationFailed
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from ._relay_metrics import Metrics
+    from ._relay_reading import UpstreamReading
+    from .generation import Generation
+
+__all__ = ["Client", "Passed", "Trouble", "left", "pump"]
+
+_LINGER: Final = 5.0
+"""Seconds in which an upstream may close a body whose last event has come. 5: what follows is a line feed, or nothing."""
+_KEEP_ALIVE: Final = 3.0
+"""
+Seconds that a connection is kept for the next request. 3: less than any usual server keeps it. One that is closed by the server
+while a request is under way costs that request, since a POST is not sent again.
+"""
+_BROKEN: Final = (aiohttp.ClientError, OSError)
+"""What a connection that breaks raises; timeouts are among them."""
+_SKIP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+
+class Trouble(Exception):
+    """
+    An upstream gave no answer. Not an error of this package: it is answered with 502 or 504.
+
+    Attributes:
+        sent: It may have got the request, so it may do the work, and be paid for it.
+        timeout: It was waited for long enough.
+    """
+
+    def __init__(self, *, sent: bool, timeout: bool) -> None:
+        super().__init__(sent, timeout)
+        self.sent = sent
+        self.timeout = timeout
+
+
+class Client:
+    """
+    Connections to upstreams. Make it in the event loop, and close it.
+
+    Args:
+        connect: Seconds to connect in.
+        idle: Seconds that an upstream may send nothing.
+    """
+
+    def __init__(self, *, connect: float, idle: float) -> None:
+        self._session = aiohttp.ClientSession(
+            # How many there may be is the relay's limit, not one that would make requests wait.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_SKIP,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=idle),
+            trust_env=False,
+        )
+
+    async def open(self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> aiohttp.ClientResponse:
+        """
+        Send a request, and wait for the head of its answer. Redirects are not followed: they would take the key elsewhere.
+
+        Raises:
+            Trouble: There was no answer.
+        """
+        try:
+            return await self._session.request(
+                method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as exc:
+            raise Trouble(sent=False, timeout=isinstance(exc, TimeoutError)) from None
+        except (*_BROKEN, ValueError) as exc:
+            raise Trouble(sent=True, timeout=isinstance(exc, TimeoutError)) from None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+
+# --- an answer that passes through ------------------------------------------------------------------------------------
+
+
+async def left(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class Passed:
+    """
+    An answer that passes through as it comes, as an ASGI app. A client that leaves closes the upstream, as with any proxy.
+
+    Args:
+        response: Of the upstream.
+        send_timeout: Seconds that the client may take no bytes.
+        extra: More headers.
+        metrics: Told when it begins and ends.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, send_timeout: float, extra: Sequence[tuple[bytes, bytes]], passing: set[object]
+    ) -> None:
+        self._response = response
+        self._send_timeout = send_timeout
+        self._extra = tuple(extra)
+        self._passing = passing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = self._response
+        self._passing.add(self)
+        leaving = asyncio.get_running_loop().create_task(left(receive))
+        leaving.add_done_callback(lambda _: response.close())
+        try:
+            headers = [*headers_down(response.raw_headers), *self._extra]
+            await self._send(send, {"type": "http.response.start", "status": response.status, "headers": headers})
+            while data := await self._read(leaving):
+                await self._send(send, {"type": "http.response.body", "body": data, "more_body": True})
+            if not leaving.done():
+                await self._send(send, {"type": "http.response.body", "body": b""})
+        except OSError:
+            # Of a send: what newer servers raise when the client has left.
+            pass
+        finally:
+            self._passing.discard(self)
+            leaving.cancel()
+            response.close()
+
+    async def _read(self, leaving: asyncio.Task[None]) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except _BROKEN:
+            if leaving.done():
+                return b""
+            raise ReaderCut("the upstream broke off the body, so it is cut here too") from None
+
+    async def _send(self, send: Send, message: dict[str, Any]) -> None:
+        scope = asyncio.timeout(self._send_timeout)
+        try:
+            async with scope:
+                await send(message)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise ReaderCut(f"a client took no bytes for {self._send_timeout:g} s and was cut") from None
+
+
+# --- a stream that is kept --------------------------------------------------------------------------------------------
+
+
+async def pump(
+    gen: Generation, *, response: aiohttp.ClientResponse, reading: UpstreamReading, metrics: Metrics, mount: str
+) -> Ending:
+    """
+    Read the body of an upstream into a generation, until it ends, breaks, or somebody cancels it.
+
+    Args:
+        gen: Where its events go.
+        response: Of the upstream; it is closed.
+        reading: Cuts its body into events.
+        metrics: Told of bytes, and of the end.
+        mount: For them.
+    """
+    watching = asyncio.get_running_loop().create_task(_close_when_cancelled(gen, response))
+    ending = Ending(outcome=Outcome.FAILED, reason="shutdown")
+    try:
+        clean = False
+        while not reading.broken:
+            try:
+                async with asyncio.timeout(_LINGER if reading.over else None):
+                    data = await response.content.readany()
+            except _BROKEN:
+                break
+            if not data:
+                clean = True
+                break
+            metrics.count("relay_upstream_bytes_total", len(data), upstream=mount)
+            if events := reading.feed(data):
+                await gen.pass_on(events)
+        if gen.cancelled:
+            ending = Ending(outcome=Outcome.CANCELLED, reason=(gen.cancel_reason or "cancelled_by_user")[:256])
+            return ending
+        events, ending = reading.close(clean=clean)
+        if events:
+            await gen.pass_on(events)
+        return ending
+    finally:
+        watching.cancel()
+        response.close()
+        metrics.count("relay_streams_total", upstream=mount, outcome=ending.outcome.value, reason=_word(ending.reason))
+
+
+async def _close_when_cancelled(gen: Generation, response: aiohttp.ClientResponse) -> None:
+    with contextlib.suppress(GenerationFailed):
+        while not gen.cancelled:
+            await gen.wait_steered()
+        # Nothing else makes a provider stop that has no call for it.
+        response.close()
+
+
+def _word(reason: str | None) -> str:
+    # A reason of who cancels it may be anything, and labels have few values.
+    return reason if reason in ("upstream_cut", "upstream_reported", "too_long", "abandoned", "shutdown") else ""

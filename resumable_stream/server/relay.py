@@ -1,0 +1,668 @@
+"""
+A relay in front of any API that streams: its streams become resumable for clients that change nothing but the base URL.
+
+    app = Relay("https://api.openai.com", log=SQLiteLog("streams.db"))        # an ASGI app
+
+    client ── POST /v1/chat/completions ──▶ relay ── the same ──▶ upstream
+           ◀── its bytes, first reader ───┤   ◀── events ──────┘
+                                          ▼
+                                    generation ──▶ log
+    client ── GET /.streams/{id}?view=verbatim&after=… ──▶ the rest, then what is live
+
+A stream becomes a generation, and the answer to the request that started it is its first reader, so a client that leaves stops
+nothing. Everything else passes through.
+
+What a relay decides is in `_relay_rules`, what a body means in `_relay_reading`, and what is sent upstream in `_relay_upstream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .._errors import KeyReused, LogUnavailable, ResumableStreamError, StreamUnknown
+from .._events import Outcome
+from ..protocols import Head as ResponseHead
+from . import wire
+from ._relay_metrics import CONTENT_TYPE, Metrics, counted
+from ._relay_reading import UpstreamReading, protocol_of, text_in
+from ._relay_rules import (
+    Upstreams,
+    asks_for_stream,
+    claim_owner,
+    fingerprint_of,
+    framing_of,
+    headers_kept,
+    headers_up,
+    json_of,
+    key_id,
+    known_names,
+    principal_of,
+    repeated_credential,
+    target_of,
+)
+from ._relay_upstream import Client, Passed, Trouble, left, pump
+from .answering import PATH_SAFE, TROUBLE, TooLarge, answer_to_request, answer_to_trouble
+from .asgi import HubResponse, _Resource, _Routes
+from .hub import Hub, HubLimits
+from .log import Ending, Existing, Head, StreamLog, check_seconds
+from .memory import MemoryLog
+from .wire import Answer, Facts
+
+if TYPE_CHECKING:
+    import aiohttp
+    from starlette.types import Receive, Scope, Send
+
+    from .generation import Generation
+
+__all__ = ["Relay"]
+
+logger = logging.getLogger("resumable_stream.server")
+T = TypeVar("T")
+ASGIResponse: TypeAlias = "HubResponse | Passed"
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_SECRET_ID: Final = "relay-secret"  # noqa: S105
+_FOREVER: Final = 100 * 365 * 86400.0
+_ROUNDS: Final = 8
+"""How often a request with a key looks again at what became of the first with that key."""
+# Why a request with a key may be sent again: the upstream did not get it, or answered it with something that is not a stream.
+_AGAIN: Final = ("not_sent", "not_a_stream")
+_CLAIM: Final = Ending(outcome=Outcome.COMPLETED)
+
+
+class _ClientLeft(Exception):
+    """The client has left before there was an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for an upstream."""
+
+    method: str
+    path: str
+    url: str
+    mount: str
+    location: str
+    facts: Facts = field(repr=False)
+    headers: list[tuple[str, str]] = field(repr=False)
+    body: bytes = field(repr=False)
+    json: Any = field(repr=False)
+    principal: str = ""
+
+    def fingerprint(self, secret: bytes) -> str:
+        return fingerprint_of(secret, self.method, self.path, self.facts.query, self.body)
+
+
+class Relay:
+    """
+    An ASGI app that stands between clients and an API, and keeps the streams that come back.
+
+    A client changes its base URL, and nothing else. A body that is a stream (`text/event-stream`, JSON lines, Amazon's
+    `application/vnd.amazon.eventstream`, Gemini's JSON array) is kept in the log while it is passed on, byte for byte; its head
+    says where it can be read again: `Content-Location: /.streams/{id}`, `Stream-Id` and `Stream-Epoch`. Other answers pass
+    through, and so do the streams of a GET, which can be asked again.
+
+    | request | answer |
+    |---|---|
+    | `GET /.streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live; `?view=verbatim`: as it came |
+    | `HEAD /.streams/{id}` | how it stands, in headers |
+    | `GET /.streams/{id}/message` | its text so far, in one piece |
+    | `POST /.streams/{id}/cancel` | the connection to the upstream is closed; 202, or 200 if the stream has ended |
+    | `DELETE /.streams/{id}` | 204: cancelled and forgotten |
+    | `GET /.health` | 200, or 503 while it shuts down |
+    | `GET /.metrics` | numbers of this process, for Prometheus |
+
+    *Whose a stream is.* Who shows the API key that started a stream may read and cancel it, and nobody else: 404. The key is
+    passed on, and kept nowhere; what is kept is a hash of it that only this relay can make.
+
+    *Leaving is not stopping.* A client that leaves does not stop the upstream; `cancel` does, and `abandon_after` may.
+
+    *Sent once.* Of several POSTs with one `Idempotency-Key`, of one API key, one reaches the upstream; the others get its stream
+    from the start, at any relay over the same log. With another body it is 409.
+
+    *An honest end.* A body that the upstream broke off, or closed before the end that its protocol knows, is broken off too.
+
+    Run it with `resumable-stream relay`, which drains at SIGTERM, or with any ASGI server. Mounted in another app, that app needs
+    `lifespan=relay.lifespan`.
+
+    Args:
+        upstream: The URL of the API, without what clients put behind their base URL: `https://api.openai.com`. Several: a mapping
+            from mounts to URLs, such as `{"/openai": "https://api.openai.com"}`; a client's base URL then ends in the mount.
+        log: Where streams are kept. `None`: a `MemoryLog`, gone with the process.
+        secret: Of which hashes are made, at least 16 bytes, the same in all relays over one log. `None`: it is made once, and
+            kept in the log; who can read the log can then check whether a key that he knows has started a stream.
+        allow: Names of the upstream's headers that are kept with a stream beside the usual ones (request ids, rate limits,
+            `openai-*`, `anthropic-*`); one that ends in `-` is the beginning of names.
+        retention: Seconds that a stream is kept after its end; a day.
+        abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, since a client may come back.
+        idle: Seconds that an upstream may send nothing before it counts as cut. 600: what the SDKs of the providers wait.
+        connect: Seconds to connect to it in.
+        body_bytes: Most bytes of a request. 64 MiB: images and files in a prompt.
+        cors: Origins whose pages may read streams, see `create_app`.
+        metrics: Serve `/.metrics`. It names the mounts, and nothing of any request.
+        limits: See `HubLimits`.
+        lease, flush, heartbeat, send_timeout: As for `Hub`.
+
+    Attributes:
+        hub: Runs the generations; `hub.drain()` shuts down without losing anything.
+
+    Raises:
+        ValueError: A URL, a mount or a number that makes no sense.
+        ImportError: aiohttp or starlette is missing: the extra `relay` has both.
+    """
+
+    def __init__(
+        self,
+        upstream: str | Mapping[str, str],
+        log: StreamLog | None = None,
+        *,
+        secret: bytes | None = None,
+        allow: Sequence[str] = (),
+        retention: float = 86400.0,
+        abandon_after: float | None = None,
+        idle: float = 600.0,
+        connect: float = 10.0,
+        body_bytes: int = 64 << 20,
+        cors: Sequence[str] = (),
+        metrics: bool = True,
+        limits: HubLimits | None = None,
+        lease: float = 15.0,
+        flush: float = 0.025,
+        heartbeat: float | None = 15.0,
+        send_timeout: float = 60.0,
+    ) -> None:
+        for name, seconds in (("idle", idle), ("connect", connect)):
+            if not check_seconds(name, seconds):
+                raise ValueError(f"{name} must be more than 0 seconds")
+        if type(body_bytes) is not int or body_bytes < 1:
+            raise ValueError(f"body_bytes must be a positive whole number, got {body_bytes!r}")
+        if secret is not None and (not isinstance(secret, bytes) or len(secret) < 16):
+            raise ValueError("secret must be at least 16 bytes, such as secrets.token_bytes(32)")
+        self._upstreams = Upstreams.of(upstream)
+        self._allow = known_names(allow)
+        self._idle, self._connect = idle, connect
+        self._body_bytes = body_bytes
+        self._origins = wire.check_origins(cors)
+        self._passing: set[object] = set()
+        gauges = {
+            "relay_streams_running": lambda: len(self.hub._generations),
+            "relay_readers": lambda: len(self.hub._readers),
+            "relay_passing": lambda: len(self._passing),
+        }
+        self._metrics = Metrics(gauges)
+        self.hub: Hub
+        self._given_secret = secret
+        self._secret: bytes | None = secret
+        self._asking = asyncio.Lock()
+        self._client: Client | None = None
+        self.hub = Hub(
+            counted(log or MemoryLog(), self._metrics),
+            lease=lease,
+            flush=flush,
+            retention=retention,
+            abandon_after=abandon_after,
+            limits=limits,
+            heartbeat=heartbeat,
+            send_timeout=send_timeout,
+            authorize=self._authorize,
+            text_of=text_in,
+        )
+        self._own = self._own_routes(with_metrics=metrics)
+
+    def __repr__(self) -> str:
+        return f"<Relay to {', '.join(self._upstreams.by_mount.values())} over {self.hub.log!r}>"
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        self._client = Client(connect=self._connect, idle=self._idle)
+        await self.hub.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop at once, as `Hub.aclose()` does; call `hub.drain()` first to give streams time. The log is not closed."""
+        await self.hub.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """For `Starlette(lifespan=relay.lifespan)`, where the relay is mounted in another app."""
+        async with self:
+            yield
+
+    # --- ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as an ASGI app."""
+        if scope["type"] == "lifespan":
+            await self._own(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        path = _below_root(scope)
+        if path.startswith(("/.streams/", "/.health", "/.metrics")) or path == "/.streams":
+            await self._own(scope, receive, send)
+            return
+        # In two steps, so that nothing of the request is held while its stream is followed.
+        response = await self._answer(scope, receive)
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> ASGIResponse | None:
+        """The response; `None` if the client has left."""
+        origin = Facts("", _headers(scope)).headers.get("origin")
+        extra = wire.cors_headers(origin, self._origins)
+        try:
+            found = await self._answer_to(scope, receive, extra)
+        except _ClientLeft:
+            self._metrics.count("relay_requests_total", result="left")
+            return None
+        if not isinstance(found, Answer):
+            return found
+        self._metrics.count("relay_requests_total", result="refused")
+        return HubResponse(found, send_timeout=self.hub.send_timeout, extra=extra)
+
+    async def _answer_to(self, scope: Scope, receive: Receive, extra: Sequence[tuple[str, str]]) -> ASGIResponse | Answer:
+        if self.hub.draining:
+            return wire.unavailable("draining", random=random.random())
+        try:
+            secret = await self._get_secret()
+        except LogUnavailable:
+            return wire.unavailable("log_unavailable", random=random.random())
+        asked = await self._read_request(scope, receive, secret)
+        if isinstance(asked, Answer):
+            return asked
+        ours = ("idempotency-key", "stream-heartbeat") if asked.method == "POST" else ()
+        heeded = {name: value for name in ours if (value := asked.facts.headers.get(name))}
+        view = wire.asked(Facts(asked.method, heeded, "view=verbatim"))
+        if isinstance(view, Answer):
+            return view
+        if view.key is None or not asks_for_stream(asked.path, asked.facts.headers, asked.json):
+            return await self._send_once(asked, receive, extra, heeded)
+        return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)
+
+    async def _read_request(self, scope: Scope, receive: Receive, secret: bytes) -> _Asked | Answer:
+        method, path = scope["method"], _below_root(scope)
+        if method not in _METHODS:
+            return wire.method_not_allowed(*_METHODS)
+        found = self._upstreams.find(path)
+        if found is None:
+            mounts = ", ".join(self._upstreams.by_mount)
+            return wire.problem(404, "not_found", f"no upstream is mounted here; there are {mounts}")
+        mount, upstream, rest = found
+        if (name := repeated_credential(scope["headers"])) is not None:
+            return wire.bad_request(f"header {name!r}", "it once", "it several times")
+        query = scope["query_string"].decode("latin-1")
+        raw = _raw_below_root(scope)
+        # A mount in disguise (`%6f` for `o`) would be cut off in the wrong place.
+        url = target_of(upstream, raw[len(mount) :], query) if raw.startswith(mount) else None
+        if url is None:
+            return wire.bad_request("the path", "one without '.' and '..'", rest)
+        facts = Facts(method, _headers(scope), query)
+        try:
+            body = await _body(receive, self._body_bytes, self.hub.send_timeout)
+        except TooLarge as exc:
+            return wire.too_large(exc.limit)
+        except TimeoutError:
+            return wire.problem(408, "request_timeout", "the body of the request did not arrive in time")
+        return _Asked(
+            method, rest, url, mount or "/", _location(scope), facts, headers_up(scope["headers"]), body,
+            json_of(facts.headers, body), principal_of(secret, facts),
+        )  # fmt: skip
+
+    # --- a request that is sent once for each time that it comes
+
+    async def _send_once(
+        self, asked: _Asked, receive: Receive, extra: Sequence[tuple[str, str]], heeded: Mapping[str, str]
+    ) -> ASGIResponse | Answer:
+        try:
+            # Nobody can come back to it before there is a head: a client that leaves closes it.
+            response = await _while_there(receive, self._open(asked))
+        except Trouble as trouble:
+            return self._no_answer(asked, trouble)
+        id = await self._keep(asked, response, None, "")
+        if id is None:
+            return self._passed(asked, response, extra)
+        return await self._first_reader(asked, id, extra, heeded)
+
+    async def _open(self, asked: _Asked) -> aiohttp.ClientResponse:
+        assert self._client is not None, "the relay is entered"
+        return await self._client.open(asked.method, asked.url, asked.headers, asked.body)
+
+    async def _keep(self, asked: _Asked, response: aiohttp.ClientResponse, id: str | None, fingerprint: str) -> str | None:
+        """Make a stream of an answer; `None`: it is not one, or cannot be kept now, and has to be passed on."""
+        head = ResponseHead(response.status, {name.lower(): value for name, value in response.headers.items()}, "")
+        framing = framing_of(asked.method, asked.path, head)
+        if framing is None:
+            return None
+        protocol = protocol_of(asked.method, f"https://upstream{asked.path}", asked.json, head, framing)
+        reading = UpstreamReading(
+            framing, protocol, array=head.content_type == "application/json", event_bytes=self.hub.limits.event_bytes
+        )
+        run = functools.partial(pump, response=response, reading=reading, metrics=self._metrics, mount=asked.mount)
+        try:
+            kept = Head(
+                content_type=response.headers["Content-Type"],
+                framing=framing,
+                status=response.status,
+                headers=headers_kept(response.headers.items(), self._allow),
+                retention=self.hub.retention,
+            )
+            stream = await self.hub.start(id, run, owner=asked.principal, head=kept, fingerprint=fingerprint)
+        except (ResumableStreamError, ValueError) as exc:
+            # It is being paid for, so it is delivered, though nobody can come back to it.
+            logger.warning("a stream of the upstream at %s is not kept: %s", asked.mount, type(exc).__name__)
+            return None
+        except BaseException:
+            response.close()
+            raise
+        if stream.joined:
+            response.close()
+        return stream.id
+
+    async def _first_reader(
+        self, asked: _Asked, id: str, extra: Sequence[tuple[str, str]], heeded: Mapping[str, str], *, result: str = "stream"
+    ) -> HubResponse:
+        """The answer to who started a stream, or comes again with its key."""
+        answer, opened = await answer_to_request(
+            self.hub,
+            Facts("POST", heeded, "view=verbatim"),
+            None,
+            id=id,
+            owner=asked.principal,
+            location=f"{asked.location}/.streams/{id}",
+            path=None,
+            fingerprint=_nothing,
+            options={},
+        )
+        self._metrics.count("relay_requests_total", result=result, upstream=asked.mount)
+        return HubResponse(answer, opened, send_timeout=self.hub.send_timeout, extra=extra)
+
+    def _passed(self, asked: _Asked, response: aiohttp.ClientResponse, extra: Sequence[tuple[str, str]]) -> Passed:
+        self._metrics.count("relay_requests_total", result="passed", upstream=asked.mount)
+        return Passed(response, send_timeout=self.hub.send_timeout, extra=wire.encode_headers(extra), passing=self._passing)
+
+    def _no_answer(self, asked: _Asked, trouble: Trouble) -> Answer:
+        self._metrics.count("relay_requests_total", result="no_answer", upstream=asked.mount)
+        if trouble.timeout:
+            return wire.problem(504, "upstream_timeout", "the upstream did not answer in time", sent=trouble.sent)
+        if trouble.sent:
+            return wire.problem(502, "upstream_error", "the upstream closed the connection without an answer", sent=True)
+        return wire.problem(502, "upstream_unreachable", "the upstream cannot be reached", sent=False)
+
+    # --- a request with a key, that is sent once however often it comes
+
+    async def _send_or_join(
+        self,
+        asked: _Asked,
+        receive: Receive,
+        extra: Sequence[tuple[str, str]],
+        heeded: Mapping[str, str],
+        key: str,
+        secret: bytes,
+    ) -> ASGIResponse | Answer:
+        """
+        Of all requests with a key, one is sent. Which one, the log decides: it holds a claim, a stream without events that one
+        of them creates. Its producer sends the request, and creates the stream of the answer when its head is known.
+        """
+        id = key_id(secret, asked.principal, f"{asked.mount}{asked.path}", key)
+        fingerprint = asked.fingerprint(secret)
+        owner = claim_owner(asked.principal)
+        again = False
+        try:
+            for _ in range(_ROUNDS):
+                if await self._is_there(id, asked.principal, fingerprint):
+                    return await self._first_reader(asked, id, extra, heeded, result="joined" if again is False else "stream")
+                handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None] = asyncio.get_running_loop().create_future()
+                claim = await self.hub.start(
+                    id,
+                    functools.partial(self._claimed, asked=asked, id=id, fingerprint=fingerprint, handed=handed),
+                    owner=owner,
+                    head=Head(content_type="application/octet-stream", framing="raw", retention=self.hub.retention),
+                    fingerprint=fingerprint,
+                    again="failed" if again else None,
+                )
+                if not claim.joined:
+                    response = await self._handed(handed, receive)
+                    if response is None:
+                        return await self._first_reader(asked, id, extra, heeded)
+                    if isinstance(response, Trouble):
+                        return self._no_answer(asked, response)
+                    return self._passed(asked, response, extra)
+                ending = claim.ending or await _while_there(receive, self._end_of(id, owner))
+                again = ending is not None and ending.reason in _AGAIN
+                if ending is not None and not again and not await self._is_there(id, asked.principal, fingerprint):
+                    return _unknown_answer(ending)
+        except StreamUnknown:
+            pass
+        except TROUBLE as exc:
+            return answer_to_trouble(exc)
+        return wire.unavailable("busy", random=random.random())
+
+    async def _is_there(self, id: str, owner: str, fingerprint: str) -> bool:
+        try:
+            state = await self.hub.state(id, owner=owner)
+        except StreamUnknown:
+            return False
+        if state.head.fingerprint != fingerprint:
+            raise KeyReused("this key is that of another request", stream_id=id)
+        return True
+
+    async def _handed(
+        self, handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None], receive: Receive
+    ) -> aiohttp.ClientResponse | Trouble | None:
+        try:
+            return await _while_there(receive, asyncio.shield(handed))
+        finally:
+            # Whoever left takes no answer: the claim then closes one that is not a stream.
+            handed.cancel()
+
+    async def _claimed(
+        self,
+        gen: Generation,
+        *,
+        asked: _Asked,
+        id: str,
+        fingerprint: str,
+        handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None],
+    ) -> Ending:
+        """The producer of a claim: send the request, and make a stream of the answer, whoever waits for it."""
+
+        def hand(what: aiohttp.ClientResponse | Trouble | None) -> None:
+            if not handed.done():
+                handed.set_result(what)
+            elif what is not None and not isinstance(what, Trouble):
+                what.close()
+
+        try:
+            response = await self._open(asked)
+        except Trouble as trouble:
+            hand(trouble)
+            return Ending(outcome=Outcome.FAILED, reason="upstream_error" if trouble.sent else "not_sent")
+        except BaseException:
+            hand(Trouble(sent=True, timeout=False))
+            raise
+        head = ResponseHead(response.status, {name.lower(): value for name, value in response.headers.items()}, "")
+        is_stream = framing_of(asked.method, asked.path, head) is not None
+        kept = await self._keep(asked, response, id, fingerprint)
+        hand(response if kept is None else None)
+        if kept is not None:
+            return _CLAIM
+        return Ending(outcome=Outcome.FAILED, reason="not_kept" if is_stream else "not_a_stream")
+
+    async def _end_of(self, id: str, owner: str) -> Ending | None:
+        """How the claim of another request ended; `None`: it is not known, and has to be looked at again."""
+        with await self.hub.reader(id, view="raw", owner=owner) as reader:
+            while await reader.next():
+                pass
+            return reader.ending
+
+    # --- its own routes
+
+    async def _authorize(self, facts: Facts, id: str | None, action: str) -> str | None:
+        return principal_of(await self._get_secret(), facts)
+
+    def _own_routes(self, *, with_metrics: bool) -> Starlette:
+        routes = _Routes(self.hub, streams="/.streams")
+
+        def at(path: str, **handlers: Callable[[Request], Awaitable[Any]]) -> Route:
+            guarded = {method: _guarded(handler) for method, handler in handlers.items()}
+            return Route(path, _Resource(self.hub, guarded, self._origins))
+
+        async def not_found(request: Request, exc: Exception) -> Response:
+            return HubResponse(wire.not_found(), extra=wire.cors_headers(request.headers.get("origin"), self._origins))
+
+        async def metrics(request: Request) -> Response:
+            return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+        return Starlette(
+            routes=[
+                at("/.streams/{id}", GET=routes.read, DELETE=routes.forget),
+                at("/.streams/{id}/message", GET=routes.message),
+                at("/.streams/{id}/cancel", POST=routes.cancel),
+                at("/.health", GET=routes.health),
+                *([Route("/.metrics", metrics)] if with_metrics else []),
+            ],
+            exception_handlers={404: not_found},
+            lifespan=self.lifespan,
+        )
+
+    # --- the secret
+
+    async def _get_secret(self) -> bytes:
+        """The secret of this relay, or of its log, where it is made by whichever relay asks first."""
+        if self._secret is None:
+            async with self._asking:
+                if self._secret is None:
+                    self._secret = await _secret_of(self.hub.log, self.hub.lease)
+        return self._secret
+
+
+async def _secret_of(log: StreamLog, lease: float) -> bytes:
+    made = secrets.token_urlsafe(32)
+    # In the head, since that is there with the stream, in one step.
+    head = Head(content_type="application/octet-stream", framing="raw", fingerprint=made, retention=_FOREVER)
+    answer = await log.create(_SECRET_ID, head, lease=lease)
+    if isinstance(answer, Existing):
+        return answer.head.fingerprint.encode()
+    if not hasattr(answer, "token"):
+        raise LogUnavailable("the log did not say whether it keeps the secret of the relay", stream_id=_SECRET_ID)
+    await log.finish(answer, 0, _CLAIM)  # type: ignore[arg-type]  # a writer
+    return made.encode()
+
+
+def _unknown_answer(ending: Ending) -> Answer:
+    """The answer to a key whose first request may have been paid for, and whose stream is not here."""
+    if ending.outcome is Outcome.COMPLETED:
+        return wire.problem(
+            410, "answer_gone", "the stream of this Idempotency-Key is no longer kept; use a new key to ask again"
+        )
+    text = "the first request with this Idempotency-Key was sent, and its answer is lost; use a new key to ask again"
+    return wire.problem(502, "answer_lost", text, reason=ending.reason)
+
+
+def _guarded(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Any]]:
+    """A handler that may meet a log that is away before it knows whose request it is."""
+
+    async def guarded(request: Request) -> Any:
+        if repeated_credential(request.scope["headers"]) is not None:
+            return wire.not_found()
+        try:
+            return await handler(request)
+        except LogUnavailable:
+            return wire.unavailable("log_unavailable", random=random.random())
+
+    return guarded
+
+
+# --- ASGI, and what it lacks ------------------------------------------------------------------------------------------
+
+
+async def _while_there(receive: Receive, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
+    """
+    Wait for something as long as the client is there.
+
+    Raises:
+        _ClientLeft: It is not; the work was cancelled.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(left(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise _ClientLeft
+    finally:
+        for each in (working, leaving):
+            if not each.done():
+                each.cancel()
+                # What it opened is closed before anybody goes on.
+                await asyncio.wait({each})
+
+
+async def _body(receive: Receive, limit: int, timeout: float) -> bytes:
+    pieces, size, more = [], 0, True
+    while more:
+        async with asyncio.timeout(timeout):
+            message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientLeft
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise TooLarge(limit)
+        pieces.append(piece)
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _root(scope: Scope) -> str:
+    return str(scope.get("root_path", "")).rstrip("/")
+
+
+def _below_root(scope: Scope) -> str:
+    path: str = scope["path"]
+    root = _root(scope)
+    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+
+
+def _raw_below_root(scope: Scope) -> str:
+    """The path as it was sent, below where the app is mounted."""
+    raw = scope.get("raw_path")
+    if raw is None:
+        return quote(_below_root(scope), safe=PATH_SAFE)
+    path: str = raw.partition(b"?")[0].decode("latin-1")
+    root = quote(_root(scope), safe=PATH_SAFE)
+    return path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+
+
+def _location(scope: Scope) -> str:
+    root = quote(_root(scope).strip("/"), safe=PATH_SAFE)
+    return f"/{root}" if root else ""
+
+
+async def _nothing() -> str:
+    return ""
