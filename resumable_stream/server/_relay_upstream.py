@@ -105,6 +105,16 @@ class Client:
         await self._session.close()
 
 
+def _arrived(response: aiohttp.ClientResponse) -> bytes:
+    """
+    What had arrived before a body broke, and was not read.
+
+    aiohttp raises the break before it hands that out, and has no public way to it: a burst of events just before a reset would
+    be lost. Where a later version names its buffer otherwise, they are.
+    """
+    return b"".join(getattr(response.content, "_buffer", ()))
+
+
 # --- an answer that passes through ------------------------------------------------------------------------------------
 
 
@@ -141,10 +151,13 @@ class Passed:
         try:
             headers = [*headers_down(response.raw_headers), *self._extra]
             await self._send(send, {"type": "http.response.start", "status": response.status, "headers": headers})
-            while data := await self._read(leaving):
-                await self._send(send, {"type": "http.response.body", "body": data, "more_body": True})
-            if not leaving.done():
-                await self._send(send, {"type": "http.response.body", "body": b""})
+            while not leaving.done():
+                data, broken = await self._read()
+                await self._send(send, {"type": "http.response.body", "body": data, "more_body": bool(data) or broken})
+                if broken and not leaving.done():
+                    raise ReaderCut("the upstream broke off the body, so it is cut here too")
+                if not data:
+                    return
         except OSError:
             # Of a send: what newer servers raise when the client has left.
             pass
@@ -153,13 +166,11 @@ class Passed:
             leaving.cancel()
             response.close()
 
-    async def _read(self, leaving: asyncio.Task[None]) -> bytes:
+    async def _read(self) -> tuple[bytes, bool]:
         try:
-            return await self._response.content.readany()
+            return await self._response.content.readany(), False
         except _BROKEN:
-            if leaving.done():
-                return b""
-            raise ReaderCut("the upstream broke off the body, so it is cut here too") from None
+            return _arrived(self._response), True
 
     async def _send(self, send: Send, message: dict[str, Any]) -> None:
         scope = asyncio.timeout(self._send_timeout)
@@ -191,18 +202,16 @@ async def pump(
     watching = asyncio.get_running_loop().create_task(_close_when_cancelled(gen, response))
     ending = Ending(outcome=Outcome.FAILED, reason="shutdown")
     try:
-        clean = False
-        while not reading.broken:
+        clean = broken = False
+        while not (clean or broken or reading.broken):
             try:
                 async with asyncio.timeout(_LINGER if reading.over else None):
                     data = await response.content.readany()
+                clean = not data
             except _BROKEN:
-                break
-            if not data:
-                clean = True
-                break
+                data, broken = _arrived(response), True
             metrics.count("relay_upstream_bytes_total", len(data), upstream=mount)
-            if events := reading.feed(data):
+            if not gen.cancelled and (events := reading.feed(data)):
                 await gen.pass_on(events)
         if gen.cancelled:
             ending = Ending(outcome=Outcome.CANCELLED, reason=(gen.cancel_reason or "cancelled_by_user")[:256])

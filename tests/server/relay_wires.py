@@ -1,4 +1,4 @@
-"""What four providers send, and what their clients ask; the payloads are invented, the shapes are those of their API references."""
+"""What four providers send, and what their clients ask. The payloads are invented, the shapes are those of the API references."""
 
 from __future__ import annotations
 
