@@ -157,7 +157,7 @@ def _decompressed(data: bytes, limit: int) -> bytes:
 
 def head_to_json(head: Head) -> str:
     """Write a head as one line of JSON."""
-    seldom = {"public_id": head.public_id, "feed": head.feed}
+    seldom = {"public_id": head.public_id, "feed": head.feed, "written": head.written}
     return _to_json(
         content_type=head.content_type,
         framing=head.framing,

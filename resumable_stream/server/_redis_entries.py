@@ -237,7 +237,7 @@ def record_of(stream_id: str, reply: Sequence[Any]) -> tuple[Record, float, int,
         The record, as far as readers need it; the time on the clock of the server, in seconds; how many entries the stream has;
         and the entries that were read, for `spans_of`.
     """
-    _, now, epoch, fence, n, b, c, oldest, until, out, head, _, entries, found = reply
+    _, now, epoch, fence, n, b, c, oldest, until, out, head, _, entries, found, note = reply
     record = Record(
         head=head_from_json(stream_id, head or b""),
         epoch=_text(stream_id, "epoch", epoch),
@@ -248,6 +248,7 @@ def record_of(stream_id: str, reply: Sequence[Any]) -> tuple[Record, float, int,
         oldest=_whole(stream_id, "oldest", oldest),
         until=_whole(stream_id, "until", until) / 1000,
         ending=None if out is None else ending_from_json(stream_id, out),
+        note=None if note is None else _text(stream_id, "note", note),
     )
     return record, int(now) / 1000, int(entries), list(found)
 

@@ -403,8 +403,10 @@ if limit > 0 and first <= r.n and first >= r.oldest and entries > 0 and (ARGV[1]
     if #part == 0 then break end
   end
 end
+-- A note may be large, and those who read events have no use for it.
+local note = limit <= 0 and redis.call('HGET', KEYS[1], 'note')
 return {'OK', decimal(now), r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.c), decimal(r.oldest),
-  decimal(r.lease_end), r.out, head, z, entries, found}
+  decimal(r.lease_end), r.out, head, z, entries, found, note}
 """
 
 _COMPACT: Final = """

@@ -476,6 +476,7 @@ def page_of(
         ending=record.ending,
         running_until=record.until if record.ending is None else None,
         now=now,
+        note=None if limit_bytes else record.note,
     )
 
 

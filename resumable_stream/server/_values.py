@@ -314,6 +314,7 @@ class Head:
         retention: Seconds that an ended stream is kept. 86400: a day, so that a page opened the next morning still finds it.
         public_id: The id by which readers name the stream, where the log has another key for it; `""`: the key.
         feed: It is the feed of a session: it never ends, and every process appends to it.
+        written: Clients append to it over HTTP, through every process. Nobody holds it; when its lease is over, it is forgotten.
     """
 
     content_type: str
@@ -326,6 +327,7 @@ class Head:
     retention: float = 86400.0
     public_id: str = ""
     feed: bool = False
+    written: bool = False
 
     def __post_init__(self) -> None:
         _check_header("the content type of a head", self.content_type)
@@ -348,8 +350,9 @@ class Head:
             check_text("the session of a head", self.session, limit=1024)
         check_seconds("the retention of a head", self.retention)
         check_text("the public id of a head", self.public_id, limit=MAX_ID_CHARS)
-        if type(self.feed) is not bool:
-            raise TypeError(f"feed must be True or False, got {self.feed!r}")
+        for name, value in (("feed", self.feed), ("written", self.written)):
+            if type(value) is not bool:
+                raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def _check_header(what: str, text: str) -> None:
@@ -712,6 +715,7 @@ class Page:
         ending: How the stream ended, as event n + 1; `None` while it runs.
         running_until: When the lease of its writer is over, in seconds on the log's clock; 0.0: released. `None` when ended.
         now: The log's clock when it was read.
+        note: The note stored last, in a page that was asked for with `limit_bytes=0`; `None`: none, or it was not asked for.
     """
 
     head: Head
@@ -723,6 +727,7 @@ class Page:
     ending: Ending | None = None
     running_until: float | None = None
     now: float = 0.0
+    note: str | None = field(default=None, repr=False)
 
     @property
     def lease_left(self) -> float:

@@ -353,7 +353,7 @@ class StreamLog(Protocol):
             after: The last event that the reader has; a cursor at n + 1 of an ended stream has seen the ending too.
                 `None`: from the first event; `Gone` if that is no longer there, never a hole that nobody mentions.
             limit_bytes: Most bytes of events in the page, but at least one event. 4 MiB: one trip for nearly every answer.
-                0: no events, only how the stream stands; without a cursor this is never `Gone`.
+                0: no events, only how the stream stands, and its note; without a cursor this is never `Gone`.
         """
         ...
 

@@ -708,6 +708,27 @@ class LogContract:
         assert (state.spans, state.n, state.epoch) == ((), 20, writer.epoch)
 
     @_scenario
+    async def test_how_a_stream_stands_includes_its_note(self, log: StreamLog) -> None:
+        writer = await self._begin(log, last=3)
+        assert (await self._page(log, limit_bytes=0)).note is None
+        await log.append([Append(writer, span_of(4, 4), note="Ü")])
+        for reader in (log, self._another(log)):
+            state = await self._page(reader, limit_bytes=0)
+            assert (state.note, state.n) == ("Ü", 4)
+            # Who reads events has no use for it.
+            assert (await self._page(reader)).note is None
+        await log.append([Append(writer, None, note="later", n=4)])
+        await log.finish(writer, 4, COMPLETED)
+        await log.compact("s")
+        assert (await self._page(self._another(log), limit_bytes=0)).note == "later"
+        fresh = Writer("t", "abcdefg", 1)
+        made = await log.restore(fresh, HEAD, "abcdefg", [span_of(1, 2)], note="first")
+        assert made == Writer("t", "abcdefg", 2)
+        found = await log.read("t", None, limit_bytes=0)
+        assert isinstance(found, Page)
+        assert (found.note, found.n) == ("first", 2)
+
+    @_scenario
     async def test_what_a_reader_is_told_about_its_cursor(self, log: StreamLog) -> None:
         writer = await self._begin(log, last=4)
         other = replace(writer, epoch="abcdefg" if writer.epoch != "abcdefg" else "bcdefgh")
