@@ -13,12 +13,10 @@ the state he knows; if the log has moved on, he reads what is new and decides ag
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -34,7 +32,6 @@ from .log import (
     Appended,
     Behind,
     Cursor,
-    Done,
     Ended,
     Ending,
     Existing,
@@ -50,6 +47,7 @@ from .log import (
     check_text,
     epoch_of,
 )
+from .shared import Known, SharedStreams
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -62,16 +60,11 @@ __all__ = ["Session", "SessionMessage", "Sessions", "feed_id_of", "is_feed_id"]
 
 _PREFIX: Final = "~session."
 _KEPT: Final = 1000
-"""Sessions whose state this process remembers. 1,000: one that is forgotten is read again, in one trip for most."""
-_TRIES: Final = 100
-"""How often a step is tried while others append. 100: each try that fails is one of theirs that succeeded."""
-
+"""Streams of which the log knows nothing, whose time this process remembers."""
 _TRIES_TO_TRIM: Final = 3
 """How often it is tried before one event. 3: a feed that is busy elsewhere is trimmed there, and before the next event here."""
 _TRIES_TO_FORGET: Final = 10
 """How often a feed is deleted that others write again at the same moment. 10: each of them knows better after one try."""
-_DONE: Final = (Appended, Done, Writer)
-"""What is answered when an append was done, too."""
 
 LOST: Final = Ending(outcome=Outcome.FAILED, reason="producer_lost")
 
@@ -100,18 +93,10 @@ class _Place:
     key: str
 
 
-class _Known:
-    """What this process knows of one session. `feed` is `None` before it was read."""
-
-    def __init__(self, place: _Place) -> None:
-        self.place = place
-        self.lock = asyncio.Lock()
-        self.feed: Feed | None = None
-        self.fence = 1
-        self.busy = 0
+_Known = Known[_Place, Feed]
 
 
-class Sessions:
+class Sessions(SharedStreams[_Place, Feed]):
     """
     The feeds that this process reads and appends to.
 
@@ -124,12 +109,11 @@ class Sessions:
     """
 
     def __init__(self, log: StreamLog, key_of: Callable[[str, str], str], *, retention: float, events: int, bytes: int) -> None:
-        self._log = log
+        super().__init__(log)
         self._key_of = key_of
         self._retention = retention
         self._events = events
         self._bytes = bytes
-        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._missing: OrderedDict[str, float] = OrderedDict()
 
     # --- steps
@@ -154,45 +138,15 @@ class Sessions:
             LogUnavailable: The log cannot be reached, or others append without end.
             Exception: What `decide` and `act` raise.
         """
-        async with self._held(session, owner) as known:
+        async with self._held(self._place(session, owner)) as known:
             # Before, since a stream that was just created must not wait for it.
             await self._trim(known)
-            fresh = known.feed is None
-            for _ in range(_TRIES):
-                feed = known.feed
-                if feed is None:
-                    feed, fresh = await self._load(known), True
-                try:
-                    block = decide(feed)
-                except Exception:
-                    if fresh:
-                        raise
-                    await self._catch_up(known)
-                    fresh = True
-                    continue
-                if block is None and not fresh:
-                    # What is known here may be old; whether there is nothing to say is asked of the log.
-                    await self._catch_up(known)
-                    fresh = True
-                    continue
-                span = None if block is None else feed.span(block)
-                try:
-                    found = await act(None if span is None else Append(self._writer(known, feed), span, exact=True))
-                except SpanRefused:
-                    # The log went back, and others went on from there.
-                    known.feed = None
-                    continue
-                if not isinstance(found, AlsoRefused):
-                    # A stream that was joined, or could not be finished, has left the append out.
-                    if span is not None and known.feed is feed and isinstance(found, _DONE):
-                        feed.take([span])
-                    return found
-                fresh = True
-                await self._mend(known, found.verdict)
-            raise LogUnavailable(
-                f"the feed of session {session[:80]!r} was appended to by others {_TRIES} times meanwhile",
-                stream_id=known.place.key,
-            )
+
+            def decided(feed: Feed) -> Append | None:
+                block = decide(feed)
+                return None if block is None else Append(self._writer(known, feed), feed.span(block), exact=True)
+
+            return await self._step(known, decided, act)
 
     async def append(self, session: str, owner: str, decide: Callable[[Feed], bytes | None]) -> Cursor:
         """
@@ -209,57 +163,41 @@ class Sessions:
             cursor = Cursor(feed.epoch, feed.n + (block is not None))
             return block
 
-        async def act(also: Append | None) -> Appended | AlsoRefused | None:
-            if also is None:
-                return None
-            (verdict,) = await self._log.append([also])
-            return verdict if isinstance(verdict, Appended) else AlsoRefused(verdict)
-
-        await self.step(session, owner, decided, act)
+        await self.step(session, owner, decided, self._append)
         assert cursor is not None
         return cursor
 
     async def feed(self, session: str, owner: str) -> Feed:
         """The state now, asked of the log."""
-        async with self._held(session, owner) as known:
-            if known.feed is None:
+        async with self._held(self._place(session, owner)) as known:
+            if known.state is None:
                 return await self._load(known)
             await self._catch_up(known)
-            assert known.feed is not None
-            return known.feed
+            assert known.state is not None
+            return known.state
 
     async def delete(self, session: str, owner: str) -> None:
         """Forget the feed of a session; its streams stay."""
-        async with self._held(session, owner) as known:
+        async with self._held(self._place(session, owner)) as known:
             key = known.place.key
             for _ in range(_TRIES_TO_FORGET):
-                known.feed = None
+                known.state = None
                 await self._log.delete(key)
                 # Made anew at once: other processes remember it, and write what the log has lost again.
                 made = await self._log.create(key, self.head(session, owner), lease=self._retention)
                 if isinstance(made, Writer):
-                    known.feed, known.fence = Feed(made.epoch), made.fence
+                    known.state, known.fence = Feed(made.epoch), made.fence
                     return
             raise LogUnavailable(f"the feed of session {session[:80]!r} was written again by others meanwhile", stream_id=key)
 
     # --- what is known
 
-    @contextlib.asynccontextmanager
-    async def _held(self, session: str, owner: str) -> AsyncIterator[_Known]:
-        key = self._key_of(feed_id_of(session), owner)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = _Known(_Place(session, owner, key))
-        self._known.move_to_end(key)
-        known.busy += 1
-        try:
-            async with known.lock:
-                yield known
-        finally:
-            known.busy -= 1
-            if len(self._known) > _KEPT:
-                for other in [each for each in self._known.values() if not each.busy][: len(self._known) - _KEPT]:
-                    del self._known[other.place.key]
+    def _place(self, session: str, owner: str) -> _Place:
+        return _Place(session, owner, self._key_of(feed_id_of(session), owner))
+
+    def _took(self, known: _Known, append: Append) -> None:
+        assert known.state is not None and append.span is not None
+        known.state.take([append.span])
 
     def _writer(self, known: _Known, feed: Feed) -> Writer:
         # Nobody claims it: it is forgotten when its lease is over.
@@ -277,8 +215,8 @@ class Sessions:
             if isinstance(found, Unknown):
                 made = await self._log.create(key, self.head(known.place.session, known.place.owner), lease=self._retention)
                 if isinstance(made, Writer):
-                    known.feed, known.fence = Feed(made.epoch), made.fence
-                    return known.feed
+                    known.state, known.fence = Feed(made.epoch), made.fence
+                    return known.state
                 continue
             feed = Feed(found.epoch)
             if isinstance(found, Gone):
@@ -289,16 +227,16 @@ class Sessions:
                 found = left
                 first_b = found.spans[0].start if found.spans else found.b
                 feed = Feed(found.epoch, found.oldest - 1, first_b)
-            known.feed, known.fence = feed, 1
+            known.state, known.fence = feed, 1
             feed.take(found.spans)
             feed.first = found.oldest
             if feed.n < found.n:
                 await self._catch_up(known)
-            return known.feed
+            return known.state
 
     async def _catch_up(self, known: _Known) -> None:
         """Read what others have appended."""
-        feed = known.feed
+        feed = known.state
         assert feed is not None
         while True:
             found = await self._log.read(known.place.key, Cursor(feed.epoch, feed.n))
@@ -309,7 +247,7 @@ class Sessions:
                 if found.why == "went_back":
                     await self._begin_again(known, feed)
                 else:
-                    known.feed = None
+                    known.state = None
                     await self._load(known)
                 return
             feed.take(found.spans)
@@ -319,7 +257,7 @@ class Sessions:
 
     async def _mend(self, known: _Known, verdict: Fenced | Ended | Behind | Lost) -> None:
         """Learn why an append was refused."""
-        feed = known.feed
+        feed = known.state
         assert feed is not None
         match verdict:
             case Behind(n) if n > feed.n:
@@ -329,7 +267,7 @@ class Sessions:
             case Fenced(current):
                 epoch, _, fence = current.rpartition(".")
                 if epoch != feed.epoch:
-                    known.feed = None
+                    known.state = None
                     await self._load(known)
                 known.fence = int(fence)
             case Behind():
@@ -347,7 +285,7 @@ class Sessions:
         if not isinstance(found, Unknown):
             if found.epoch != feed.epoch or found.n >= feed.n:
                 # Another process was faster.
-                known.feed = None
+                known.state = None
                 await self._load(known)
                 return
             await self._log.delete(known.place.key)
@@ -360,11 +298,11 @@ class Sessions:
         spans = [fresh.span(snapshot_block(self._snapshot(feed)))]
         made = await self._log.restore(self._writer(known, feed), head, epoch, spans)
         if isinstance(made, Existing):
-            known.feed = None
+            known.state = None
             await self._load(known)
             return
         fresh.take(spans)
-        known.feed, known.fence = fresh, made.fence
+        known.state, known.fence = fresh, made.fence
 
     async def _trim(self, known: _Known) -> None:
         """
@@ -373,7 +311,7 @@ class Sessions:
         What follows the one before is kept, so that nobody who is a little behind misses anything.
         """
         for _ in range(_TRIES_TO_TRIM):
-            feed = known.feed
+            feed = known.state
             if feed is None or (
                 feed.n - feed.stands < max(1, self._events // 2 - 1) and feed.b - feed.stands_b <= self._bytes // 2
             ):
