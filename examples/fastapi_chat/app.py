@@ -19,7 +19,7 @@ import secrets
 import signal
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +27,12 @@ import segno
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Request, Response
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
 from resumable_stream import HistoryGone, MessageUnknown, StreamUnknown
-from resumable_stream.server import Hub, log_of
+from resumable_stream.server import Hub, SessionMessage, log_of
 from resumable_stream.server.asgi import create_app
 
 STATIC = Path(__file__).with_name("static")
@@ -92,15 +92,22 @@ def model(name: str, base_url: str | None = None) -> Answer:
 # --- the app
 
 _ID = r"^[A-Za-z0-9_-]{16,64}$"  # at least 96 bits: an id that somebody made up is refused
+_MID = r"^[A-Za-z0-9_-]{8,64}$"
 SessionId = Annotated[str, InPath(pattern=_ID)]
+MessageId = Annotated[str, InPath(pattern=_MID)]
 Key = Annotated[str, Header(alias="Idempotency-Key", pattern=_ID)]
 
 
-class Prompt(BaseModel):
-    """What the page posts."""
+class Correction(BaseModel):
+    """Other words for a message whose answer stays."""
 
     text: str = Field(min_length=1, max_length=32_000)
-    mid: str = Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")  # of the message; a changed one keeps its own
+
+
+class Prompt(Correction):
+    """What the page posts."""
+
+    mid: str = Field(pattern=_MID)  # of the message; a changed one keeps its own
     supersedes: str | None = None  # the answer to the message before it was changed
 
 
@@ -122,6 +129,10 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
+
+    @app.exception_handler(MessageUnknown)
+    async def unknown(request: Request, exc: Exception) -> Response:
+        return JSONResponse({"detail": "there is no such message"}, 404)
 
     @app.get("/")
     async def new() -> Response:
@@ -148,10 +159,7 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
         if prompt.supersedes is None:
             await session.publish("message", {"role": "user", "data": data}, mid=prompt.mid)
         else:
-            try:
-                await session.edit(prompt.mid, data)
-            except MessageUnknown:
-                raise HTTPException(404, "there is no such message") from None
+            await session.edit(prompt.mid, data)
         return await hub.respond(
             request,
             answer([*messages, {"role": "user", "content": prompt.text}]),
@@ -161,15 +169,34 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
             location=f"/streams/{key}",
         )
 
+    @app.put("/c/{sid}/messages/{mid}", status_code=204)
+    async def correct(sid: SessionId, mid: MessageId, correction: Correction) -> None:
+        old = await message(sid, mid)
+        if old is None:
+            raise MessageUnknown("there is no such message", mid=mid)
+        await hub.session(sid).edit(mid, {**old.data, "text": correction.text})
+
+    @app.delete("/c/{sid}/messages/{mid}", status_code=204)
+    async def delete(sid: SessionId, mid: MessageId) -> None:
+        old = await message(sid, mid)
+        if old is not None:
+            # First, so that a request that is sent again, since this one was lost half-way, still finds which answer it is.
+            with suppress(StreamUnknown):
+                await hub.cancel(old.data["answer"], "deleted")
+        await hub.session(sid).delete(mid)
+
+    async def message(sid: str, mid: str) -> SessionMessage | None:
+        return next((each for each in await hub.session(sid).messages() if each.mid == mid), None)
+
     async def history(sid: str, *, until: str) -> list[dict[str, str]]:
         """What was said before a message. The text of an answer is in its stream, and nowhere else."""
         found: list[dict[str, str]] = []
         said = await hub.session(sid).messages()
-        before = itertools.takewhile(lambda message: message.mid != until, said)
-        for message in deque(before, maxlen=MEMORY):
-            found.append({"role": "user", "content": message.data["text"]})
+        before = itertools.takewhile(lambda each: each.mid != until, said)
+        for each in deque(before, maxlen=MEMORY):
+            found.append({"role": "user", "content": each.data["text"]})
             try:
-                text = (await hub.message(message.data["answer"])).text
+                text = (await hub.message(each.data["answer"])).text
             except (StreamUnknown, HistoryGone):
                 continue
             found.append({"role": "assistant", "content": text})

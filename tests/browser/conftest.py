@@ -116,6 +116,12 @@ class Chat:
         self.problems: list[str] = []
         self.server = Server(home)
         self.network = Network(self.server.port)
+        self._networks = [self.network]
+
+    def another_network(self) -> Network:
+        """One that can be cut while the first one works."""
+        self._networks.append(Network(self.server.port))
+        return self._networks[-1]
 
     def allow(self, words: int) -> None:
         """How many words the model may write."""
@@ -134,9 +140,11 @@ class Chat:
         self.server = Server(self.home)
         self.network.upstream = self.server.port
 
-    def open(self, url: str | None = None, **options: Any) -> Tab:
-        """Open a page as another device: with cookies and storage of its own."""
+    def open(self, url: str | None = None, *, watch: str | None = None, **options: Any) -> Tab:
+        """Open a page as another device: with cookies and storage of its own. `watch` is a script that runs before the page's."""
         context = self._browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        if watch is not None:
+            context.add_init_script(watch)
         self._contexts.append(context)
         return self.tab(context, url)
 
@@ -148,13 +156,14 @@ class Chat:
         return Tab(page)
 
     def _look_at(self, request: Any) -> None:
-        if not request.url.startswith(f"{self.network.url}/"):
+        if not any(request.url.startswith(f"{each.url}/") for each in self._networks):
             self.problems.append(f"asked elsewhere: {request.url}")
 
     def close(self) -> None:
         for context in self._contexts:
             context.close()
-        self.network.close()
+        for network in self._networks:
+            network.close()
         self.server.close()
 
 
@@ -184,6 +193,12 @@ class Tab:
     @property
     def answers(self) -> list[str]:
         return [each or "" for each in self.page.locator(".answer p").all_text_contents()]
+
+    @property
+    def shown(self) -> list[list[str]]:
+        """All that it has shown, if a script keeps that."""
+        shown: list[list[str]] = self.page.evaluate("window.shown")
+        return shown
 
     @property
     def notes(self) -> list[str]:

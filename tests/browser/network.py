@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..integration.proxy import Listener, hang_up, reset
 
-_REQUEST = re.compile(rb"^(GET|HEAD|POST|DELETE) (\S+) HTTP/1\.1\r$", re.MULTILINE)
+_REQUEST = re.compile(rb"^(GET|HEAD|POST|PUT|DELETE) (\S+) HTTP/1\.1\r$", re.MULTILINE)
 _STREAM = re.compile(rb"^content-type: text/event-stream", re.MULTILINE)
 _STREAM_END = b"0\r\n\r\n"
 _BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+import resumable_stream as rs
 from resumable_stream._cli.chat import folder
 
 from .conftest import PATIENCE, Chat, Tab, text_of, until
@@ -151,6 +154,81 @@ def test_a_message_may_be_left_as_it_was(chat: Chat) -> None:
     tab.ask("Another")
     tab.wait(state="done", count=2)
     assert tab.questions == ["Hello", "Another"]
+
+
+def press_until_focused(tab: Tab, selector: str, key: str = "Shift+Tab") -> None:
+    """Go there with the keyboard alone."""
+    there = tab.page.locator(selector).first
+    for _ in range(20):
+        if there.evaluate("(element) => element === document.activeElement"):
+            # It can be seen by now.
+            assert float(there.evaluate("(element) => getComputedStyle(element.parentElement).opacity")) == 1.0
+            return
+        tab.page.keyboard.press(key)
+    raise AssertionError(f"{selector} cannot be reached")
+
+
+def test_an_earlier_message_is_changed_and_deleted_with_the_keyboard(chat: Chat) -> None:
+    chat.allow(200)
+    first = chat.open()
+    for count, text in enumerate(["One", "Two", "Three"], 1):
+        first.ask(text)
+        first.wait(state="done", count=count)
+    second = chat.open(first.url)
+    second.wait(count=3)
+    first.page.focus("#prompt")
+    press_until_focused(first, "article .change")
+    first.page.keyboard.press("Enter")
+    assert "Its answer stays" in first.page.locator("#changing").inner_text()
+    first.page.keyboard.press("Control+A")
+    first.page.keyboard.type("First")
+    first.page.keyboard.press("Enter")
+    for tab in (first, second):
+        until(lambda tab=tab: tab.questions == ["First", "Two", "Three"], "the change")
+        assert tab.answers == [text_of(200)] * 3
+    assert chat.starts == ["One", "Two", "Three"]
+    until(lambda: not first.page.locator("#changing").is_visible(), "the receipt")
+
+    press_until_focused(first, "article .delete")
+    first.page.keyboard.press("Enter")
+    # It asks, and takes a step away for a no.
+    assert first.page.locator(".delete").first.inner_text() == "Delete it and its answer?"
+    first.page.keyboard.press("Tab")
+    assert first.page.locator(".delete").first.inner_text() == "Delete"
+    press_until_focused(first, "article .delete")
+    first.page.keyboard.press("Enter")
+    first.page.keyboard.press("Enter")
+    for tab in (first, second):
+        until(lambda tab=tab: tab.questions == ["Two", "Three"], "the deletion")
+    until(lambda: first.page.evaluate("document.activeElement.id") == "prompt", "the focus")
+    first.page.reload()
+    first.wait(state="done", count=2)
+    assert first.questions == ["Two", "Three"]
+
+
+def test_deleting_a_message_stops_its_answer(chat: Chat) -> None:
+    first = chat.open()
+    first.ask("Hello")
+    chat.allow(30)
+    first.wait(answer=text_of(30))
+    answer = first.answer_id
+    second = chat.open(first.url)
+    second.wait(answer=text_of(30))
+    # Somebody is changing what is deleted elsewhere: his words stay, and become a new message.
+    second.page.click(".change")
+    second.page.fill("#prompt", "Hello again")
+    for _ in range(2):
+        first.page.click(".delete")
+    for tab in (first, second):
+        tab.wait(state="ready", count=0)
+    head = httpx.head(f"{chat.network.url}/streams/{answer}", timeout=PATIENCE, trust_env=False)
+    assert head.headers["stream-outcome"] == "cancelled; reason=deleted"
+    assert not second.page.locator("#changing").is_visible() and second.page.input_value("#prompt") == "Hello again"
+    chat.allow(200)
+    second.page.click("#send")
+    for tab in (first, second):
+        tab.wait(state="done", answer=text_of(200), count=1)
+        assert tab.questions == ["Hello again"]
 
 
 def test_without_a_network_for_a_while_nothing_is_lost(chat: Chat) -> None:
@@ -365,6 +443,133 @@ def test_a_hidden_tab_lets_go_of_its_connections_and_catches_up(chat: Chat) -> N
     tab.wait(state="done", answer=text_of(200))
 
 
+# Records what the page shows, whenever that changes: a handler of an event changes it in one go.
+WATCHES = """
+    window.shown = [];
+    addEventListener("DOMContentLoaded", () => {
+        const look = () => {
+            const texts = [...document.querySelectorAll(".question p")].map((each) => each.textContent);
+            if (JSON.stringify(texts) !== JSON.stringify(window.shown.at(-1) ?? [])) window.shown.push(texts);
+        };
+        const all = { subtree: true, childList: true, characterData: true };
+        new MutationObserver(look).observe(document.getElementById("chat"), all);
+    });
+"""
+# A user in a hurry, who says, changes and deletes by the buttons of the page, his own messages and those of others.
+ACTS = """async ([name, count]) => {
+    let seed = name.charCodeAt(0);
+    const chance = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
+    const $ = (id) => document.getElementById(id);
+    const until = async (isTrue) => {
+        while (!isTrue()) await new Promise((resolve) => setTimeout(resolve, 5));
+    };
+    const pick = (all) => all[Math.floor(chance() * all.length)];
+    const write = (text) => {
+        $("prompt").value = text;
+        $("prompt").dispatchEvent(new Event("input"));
+        $("send").click();
+        return until(() => !$("prompt").value || !$("trouble").hidden);
+    };
+    window.acted = 0;
+    window.refused = 0;
+    for (let n = 0; n < count; n++) {
+        const turns = [...document.querySelectorAll("article")];
+        const what = n < 3 || turns.length < 3 ? 0 : chance();
+        if (what < 0.4) {
+            await write(`${name} says ${n}`);
+        } else if (what < 0.7) {
+            pick(turns).querySelector(".change").click();
+            await write(`${name} changes ${n}`);
+        } else {
+            const button = pick(turns).querySelector(".delete");
+            button.click();
+            button.click();
+            await until(() => !button.isConnected || (!button.disabled && !$("trouble").hidden));
+        }
+        if (!$("trouble").hidden) {
+            window.refused++;
+            $("trouble").hidden = true;
+            $("keep").click();
+        }
+        window.acted++;
+    }
+}"""
+STEPS = 25
+
+
+class Following:
+    """A program that follows the feed of a conversation, and knows after each event which messages there are."""
+
+    def __init__(self, url: str) -> None:
+        self.states: list[list[str]] = []
+        self.events: list[str] = []
+        self._feed = rs.connect("GET", url)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Following:
+        self._feed.open()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._feed.close()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def _follow(self) -> None:
+        texts: dict[str, str] = {}
+        with contextlib.suppress(rs.StreamClosed):
+            for event in self._feed:
+                data = json.loads(event.data)
+                match event.event:
+                    case "message" | "edited":
+                        texts[data["mid"]] = data["data"]["text"]
+                    case "deleted":
+                        del texts[data["mid"]]
+                    case _:
+                        continue
+                self.events.append(event.event)
+                self.states.append(list(texts.values()))
+
+
+def test_three_tabs_and_a_program_see_the_same_messages_in_the_same_order_while_two_tabs_write(chat: Chat) -> None:
+    chat.allow(200)
+    far = chat.another_network()
+    first = chat.open(watch=WATCHES)
+    path = first.url.removeprefix(chat.network.url)
+    second = chat.open(first.url, watch=WATCHES)
+    third = chat.open(f"{far.url}{path}", watch=WATCHES)
+    for tab in (first, second, third):
+        tab.wait(state="ready")
+    with Following(f"{chat.network.url}/sessions/{first.sid}/feed") as program:
+        for tab, name in ((first, "ann"), (second, "bob")):
+            tab.page.evaluate(f"(given) => {{ ({ACTS})(given).catch((error) => window.failed = String(error)) }}", [name, STEPS])
+        until(lambda: min(acted(first), acted(second)) >= 5, "five steps of each")
+        far.cut()
+        third.wait(state="reconnecting")
+        missing = len(third.shown)
+        until(lambda: min(acted(first), acted(second)) >= 15, "ten more")
+        # It does not know of them, and shows what it knew.
+        assert len(third.shown) == missing < len(program.states)
+        far.mend()
+        until(lambda: min(acted(first), acted(second)) == STEPS, "the last")
+        until(lambda: first.questions == second.questions == third.questions == program.states[-1], "the same in all four")
+        # Not only at the end: each tab has shown each state that the program went through, in this order.
+        assert first.shown == second.shown == third.shown == program.states
+        assert set(program.events) == {"message", "edited", "deleted"}
+        # Who comes later sees the same.
+        late = chat.open(first.url)
+        late.wait(count=len(program.states[-1]))
+        assert late.questions == program.states[-1]
+
+
+def acted(tab: Tab) -> int:
+    """How much its user has done."""
+    done, failed = tab.page.evaluate("[window.acted, window.failed ?? null]")
+    assert failed is None
+    return int(done)
+
+
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 
 
@@ -372,10 +577,14 @@ LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark"
 def test_the_page_can_be_read(chat: Chat, width: int, scheme: str) -> None:
     tab = chat.open(viewport={"width": width, "height": 800}, color_scheme=scheme)
     chat.allow(200)
+    tab.ask("Hello")
+    tab.wait(state="done", count=1)
     tab.ask("A long word: " + "x" * 300)
-    tab.wait(state="done")
+    tab.wait(state="done", count=2)
     tab.page.click("#share")
-    tab.page.click(".change")
+    tab.page.locator(".change").first.click()
+    # A click takes the page to it, and the pointer stays there.
+    tab.page.locator(".delete").last.click()
     keep_picture(tab, f"{width}-{scheme}")
     # Nothing sticks out at the side.
     assert tab.page.evaluate("document.documentElement.scrollWidth") == width

@@ -193,6 +193,41 @@ def test_the_longest_message_is_taken(client: httpx.Client, model: Model) -> Non
     assert ask(client, "x" * 32_000, "answer-to-message-1").status_code == 202
 
 
+def test_an_earlier_message_is_changed_and_its_answer_stays(client: httpx.Client, model: Model) -> None:
+    model.gate.open()
+    ask(client, "one", "answer-to-message-1")
+    feed(client, ends(1))
+    assert client.put(f"{URL}/messages/message-1", json={"text": "first"}).status_code == 204
+    ask(client, "two", "answer-to-message-2", mid="message-2")
+    found = feed(client, ends(2))
+    assert ("edited", {"mid": "message-1", "data": {"text": "first", "answer": "answer-to-message-1"}}) in found
+    assert [message["content"] for message in model.asked[1]] == ["first", "To one: yes.", "two"]
+
+
+def test_a_message_is_deleted_with_its_answer(client: httpx.Client, model: Model) -> None:
+    ask(client, "one", "answer-to-message-1")
+    # Its receipt may get lost: it is sent again, and nothing more happens.
+    for _ in range(2):
+        assert client.delete(f"{URL}/messages/message-1").status_code == 204
+    model.gate.open()
+    ask(client, "two", "answer-to-message-2", mid="message-2")
+    found = feed(client, ends(2))
+    assert [data for name, data in found if name == "deleted"] == [{"mid": "message-1"}]
+    assert ("ended", {"id": "answer-to-message-1", "outcome": "cancelled", "reason": "deleted"}) in found
+    assert model.asked[1] == [{"role": "user", "content": "two"}]
+    # It stays deleted: a change that comes too late is refused, and its POST that is sent again brings nothing back.
+    assert client.put(f"{URL}/messages/message-1", json={"text": "first"}).status_code == 404
+    assert ask(client, "one", "answer-to-message-1").status_code == 202
+    assert [name for name, _ in feed(client, ends(2))].count("message") == 2
+
+
+def test_a_message_that_never_was_is_neither_changed_nor_deleted(client: httpx.Client) -> None:
+    assert client.put(f"{URL}/messages/message-1", json={"text": "first"}).status_code == 404
+    assert client.delete(f"{URL}/messages/message-1").status_code == 404
+    assert client.put(f"{URL}/messages/message-1", json={"text": ""}).status_code == 422
+    assert client.delete(f"{URL}/messages/bad").status_code == 422
+
+
 def test_stopping_is_for_everybody(client: httpx.Client, model: Model) -> None:
     ask(client, "one", "answer-to-message-1")
     assert client.post("/streams/answer-to-message-1/cancel").status_code == 202

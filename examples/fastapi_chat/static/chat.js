@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const turns = new Map(); // by the id of the message: {mid, text, answer, element}
 const answers = new Map(); // by id: {text, state, reason}
 let isLive = null;
-let changing = null; // the turn whose message is being changed
+let changing = null; // {turn, again}: the message that is being changed, and whether it is answered again
 let sending = false;
 
 const NOTES = {
@@ -47,8 +47,9 @@ function showState() {
   $("empty").hidden = turns.size > 0 || isLive === null;
   $("stop").hidden = !active();
   $("stop").disabled = running?.state === "stopping";
-  for (const turn of turns.values()) turn.element.querySelector(".change").hidden = turn !== last || sending;
+  for (const turn of turns.values()) turn.element.querySelector(".change").disabled = sending;
   $("changing").hidden = !changing;
+  if (changing) $("changing").firstElementChild.textContent = CHANGES[changing.again];
   $("send").disabled = sending || !$("prompt").value.trim();
 }
 
@@ -64,6 +65,11 @@ const NAMES = {
   gone: "done",
 };
 
+const CHANGES = {
+  true: "Changing your message. It is answered again.",
+  false: "Changing an earlier message. Its answer stays.",
+};
+
 /** The answer that runs. */
 function active() {
   return [...turns.values()].map((turn) => turn.answer).findLast((id) => ["live", "stopping"].includes(answers.get(id)?.state));
@@ -77,6 +83,8 @@ function add({ mid, data }) {
   if (!turns.has(mid)) {
     const element = $("turn").content.firstElementChild.cloneNode(true);
     element.querySelector(".change").onclick = () => begin(turns.get(mid));
+    element.querySelector(".delete").onclick = () => discard(turns.get(mid));
+    element.querySelector(".delete").onblur = (event) => ask(event.target, false);
     $("chat").append(element);
     turns.set(mid, { mid, element });
   }
@@ -94,6 +102,8 @@ function edit(mid, data) {
 function remove(mid) {
   turns.get(mid)?.element.remove();
   turns.delete(mid);
+  // What was typed is not lost: it is a new message now.
+  if (changing?.turn.mid === mid) changing = null;
   showState();
 }
 
@@ -130,13 +140,13 @@ function trouble(text) {
   $("trouble").hidden = !text;
 }
 
-/** Send it until it is known to have arrived. The key makes it safe: the same key again starts nothing. */
-async function post(url, { key, body } = {}) {
+/** Send it until it is known to have arrived. That is safe: the same key again starts nothing, and the rest may be done twice. */
+async function request(method, url, { key, body } = {}) {
   for (let tries = 0; ; tries++) {
     let status = 0;
     try {
       const response = await fetch(url, {
-        method: "POST",
+        method,
         headers: { "Content-Type": "application/json", Prefer: "respond-async", ...(key && { "Idempotency-Key": key }) },
         body: JSON.stringify(body),
       });
@@ -145,7 +155,7 @@ async function post(url, { key, body } = {}) {
     } catch {
       // Nobody answers.
     }
-    if (status && status < 500) throw new Error(status === 404 ? "It has ended already." : `The server refused it (${status}).`);
+    if (status && status < 500) throw new Error(status === 404 ? "It is no longer there." : `The server refused it (${status}).`);
     if (tries === 12) throw new Error("The server does not answer.");
     trouble("The server does not answer. Trying again …");
     await new Promise((resolve) => setTimeout(resolve, Math.min(500 * 2 ** tries, 5000)));
@@ -153,7 +163,7 @@ async function post(url, { key, body } = {}) {
 }
 
 function begin(turn) {
-  changing = turn;
+  changing = turn && { turn, again: turn === [...turns.values()].at(-1) };
   $("prompt").value = turn ? turn.text : "";
   $("prompt").focus();
   grow();
@@ -163,13 +173,17 @@ function begin(turn) {
 async function send() {
   const text = $("prompt").value.trim();
   if (!text || sending) return;
-  const body = { text, mid: changing?.mid ?? randomId(), supersedes: changing?.answer };
+  const { turn, again } = changing ?? { again: true };
   sending = true;
   showState();
   try {
-    await post(`/c/${sid}`, { key: randomId(), body });
+    if (again) {
+      await request("POST", `/c/${sid}`, { key: randomId(), body: { text, mid: turn?.mid ?? randomId(), supersedes: turn?.answer } });
+      scrollTo(0, document.body.scrollHeight);
+    } else {
+      await request("PUT", `/c/${sid}/messages/${turn.mid}`, { body: { text } });
+    }
     begin(null);
-    scrollTo(0, document.body.scrollHeight);
   } catch (error) {
     trouble(`Not sent. ${error.message}`);
   }
@@ -182,10 +196,30 @@ async function stop() {
   if (!id) return;
   $("stop").disabled = true;
   try {
-    await post(`/streams/${id}/cancel`);
+    await request("POST", `/streams/${id}/cancel`);
   } catch (error) {
     trouble(`Not stopped. ${error.message}`);
     $("stop").disabled = false;
+  }
+}
+
+/** Whether to delete it is asked by the button itself. */
+function ask(button, asks) {
+  button.classList.toggle("asks", asks);
+  button.textContent = asks ? "Delete it and its answer?" : "Delete";
+}
+
+async function discard(turn) {
+  const button = turn.element.querySelector(".delete");
+  if (!button.classList.contains("asks")) return ask(button, true);
+  ask(button, false);
+  button.disabled = true;
+  try {
+    await request("DELETE", `/c/${sid}/messages/${turn.mid}`);
+    $("prompt").focus();
+  } catch (error) {
+    trouble(`Not deleted. ${error.message}`);
+    button.disabled = false;
   }
 }
 
