@@ -234,14 +234,15 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 assert ROOT / include[1] in [*EXAMPLES, *SERVERS, *CHAT, *AGENT], "an included program is run by a test"
             elif block.language == "python":
                 code = block.code
+                # The last one that the page defined, when it is first asked.
+                if LOCAL in code and "app" in namespace and LOCAL not in origins:
+                    origins[LOCAL] = stack.enter_context(Served(CutOnce(namespace["app"]))).url
                 for host, origin in origins.items():
                     code = code.replace(host, origin)
                 _run(code, page, block.line, namespace)
                 printed = capsys.readouterr().out
                 for host, origin in origins.items():
                     printed = printed.replace(origin, host)
-                if "app" in namespace and LOCAL in text and LOCAL not in origins:
-                    origins[LOCAL] = stack.enter_context(Served(CutOnce(namespace["app"]))).url
             elif block.language == "text" and block.adjoining:
                 assert _trimmed(printed) == _trimmed(block.code), f"{page.name}:{block.line}"
 
