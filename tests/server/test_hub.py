@@ -409,6 +409,31 @@ def test_a_reader_that_comes_while_it_shuts_down_is_sent_away_too() -> None:
     run(scenario)
 
 
+def test_sending_many_readers_away_takes_no_longer_than_the_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sleep takes longer than it should, on a busy machine much longer."""
+    sleep = asyncio.sleep
+
+    async def sleep_long(seconds: float) -> None:
+        await sleep(seconds + 0.05 if seconds else 0)
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+            await hub.start("long", words(100_000, 0.0))
+            readers = [await hub.reader("long") for _ in range(400)]
+            monkeypatch.setattr("resumable_stream.server.hub.asyncio.sleep", sleep_long)
+            began = asyncio.get_running_loop().time()
+            await hub.drain(timeout=0.0, spread=0.4)
+            took = asyncio.get_running_loop().time() - began
+            monkeypatch.undo()
+            assert all(reader.left for reader in readers)
+            # 400 sleeps that are too long by 0.05 s each would be 20 s.
+            assert 0.3 < took < 10
+            for reader in readers:
+                reader.close()
+
+    run(scenario)
+
+
 def test_a_failed_stream_is_started_again_only_when_asked_to() -> None:
     async def scenario() -> None:
         async with Hub(MemoryLog()) as hub:
