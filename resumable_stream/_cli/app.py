@@ -9,6 +9,7 @@ from ._extra import click
 from .chat import chat
 from .demo import demo
 from .kept import forget, list_, show
+from .relay import relay
 from .serve import serve
 from .tail import tail
 
@@ -25,6 +26,7 @@ def app() -> None:
 
 app.add_command(demo)
 app.add_command(serve)
+app.add_command(relay)
 app.add_command(chat)
 app.add_command(tail)
 app.add_command(list_)

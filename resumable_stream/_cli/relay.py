@@ -1,0 +1,194 @@
+"""`resumable-stream relay --upstream URL`: any API that streams, made resumable by changing the base URL."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from ._extra import click
+from .serve import STORE_VARIABLE, Mistake, listen, log_at, url_of
+
+if TYPE_CHECKING:
+    from ..server import Relay, StreamLog
+
+__all__ = ["relay"]
+
+SECRET_VARIABLE = "RESUMABLE_STREAM_SECRET"  # noqa: S105
+_NUMBERS = ("retention", "abandon_after", "idle", "connect", "lease")
+_KEYS = ("store", "host", "port", "upstreams", "allow", "cors", "metrics", "body_bytes", *_NUMBERS)
+_HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
+
+
+@click.command(short_help="Make the streams of any API resumable.")
+@click.option(
+    "--upstream",
+    "upstreams",
+    metavar="[MOUNT=]URL",
+    multiple=True,
+    help="The API, such as https://api.openai.com; several: /openai=https://api.openai.com, each under a path of its own.",
+)
+@click.option(
+    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Settings, a TOML file."
+)
+@click.option(
+    "--store",
+    metavar="LOG",
+    envvar=STORE_VARIABLE,
+    show_envvar=True,
+    help=f"Where streams are kept: {_STORE} (the default), sqlite:///streams.db, redis://host:6379/0, …",
+)
+@click.option("--host", help=f"Address to listen on; 0.0.0.0 and :: are all of them.  [default: {_HOST}]")
+@click.option("--port", type=click.IntRange(0, 65535), help=f"0: any that is free.  [default: {_PORT}]")
+@click.option(
+    "--drain-timeout",
+    "timeout",
+    type=click.FloatRange(0, 3600),
+    default=25.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that streams may still take after SIGTERM or Ctrl-C.",
+)
+@click.option(
+    "--spread",
+    type=click.FloatRange(0, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds over which readers are sent away then.",
+)
+@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
+def relay(
+    upstreams: tuple[str, ...],
+    config_path: Path | None,
+    store: str | None,
+    host: str | None,
+    port: int | None,
+    timeout: float,
+    spread: float,
+    access_log: bool,
+) -> None:
+    """
+    Stand between clients and an API, and keep the streams that come back.
+
+    Clients change their base URL to that of the relay, and nothing else. A stream that was cut is read on at the address that its
+    Content-Location names, by whoever shows the same API key. The key is passed on, and kept nowhere.
+
+    A configuration file has the same names, and those of Relay:
+
+    \b
+        store = "redis://localhost:6379/0"
+        port = 8787
+        [upstreams]
+        "/openai" = "https://api.openai.com"
+        "/anthropic" = "https://api.anthropic.com"
+
+    RESUMABLE_STREAM_SECRET, of at least 16 characters, is what hashes of keys are made with; without it the store keeps one.
+
+    SIGTERM or Ctrl-C drains, as for serve. Exit codes: 0 drained, 1 it could not start, 2 the command is wrong.
+    """
+    settings = {} if config_path is None else _read(config_path)
+    named = _upstreams(upstreams) if upstreams else settings.pop("upstreams", None)
+    settings.pop("upstreams", None)
+    if not named:
+        raise Mistake("name the API with --upstream, such as --upstream https://api.openai.com, or in a file with --config")
+    store = store or settings.pop("store", _STORE)
+    host = host or settings.pop("host", _HOST)
+    port = settings.pop("port", _PORT) if port is None else port
+    for name in ("store", "host", "port"):
+        settings.pop(name, None)
+    try:
+        from ..server import Relay
+        from .serving import HubServer, set_up_logging
+        from .serving import serve as run
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("uvicorn", "starlette", "aiohttp", "yarl"):
+            raise
+        click.echo(f"error: relay needs {missing}: pip install 'resumable-stream-sdk[cli,relay]'", err=True)
+        sys.exit(1)
+    log = log_at(store)
+    secret = os.environ.get(SECRET_VARIABLE)
+    try:
+        made = Relay(named, log, secret=None if secret is None else secret.encode(), **settings)
+    except (ValueError, TypeError) as error:
+        raise Mistake(str(error)) from None
+    sock = listen(host, port)
+    announce = _announcing(made, log, named, url_of(host, sock.getsockname()[1]), timeout)
+    server = HubServer(made.hub, made, timeout=timeout, spread=spread, announce=announce, access_log=access_log)
+    set_up_logging(several=False, access_log=access_log)
+    sys.exit(run(server, sock))
+
+
+def _upstreams(texts: tuple[str, ...]) -> str | dict[str, str]:
+    if len(texts) == 1 and not texts[0].startswith("/"):
+        return texts[0]
+    found = {}
+    for text in texts:
+        mount, equals, url = text.partition("=")
+        if not equals or not mount.startswith("/"):
+            raise Mistake(f"of several upstreams each has a path: --upstream /openai=https://api.openai.com, got {text[:80]!r}")
+        if mount in found:
+            raise Mistake(f"two upstreams are mounted at {mount!r}")
+        found[mount] = url
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            settings = tomllib.load(file)
+    except OSError as error:
+        raise Mistake(f"--config: {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Mistake(f"--config: {path} is not TOML: {error}") from None
+    for name, value in settings.items():
+        if name not in _KEYS:
+            raise Mistake(f"--config: {path} has {name!r}, which is none of {', '.join(_KEYS)}")
+        if not _fits(name, value):
+            # Not the value: a store may hold a password.
+            raise Mistake(f"--config: {path} has {name!r} with a value of another kind ({type(value).__name__})")
+    return settings
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in ("store", "host"):
+        return isinstance(value, str) and value != ""
+    if name == "upstreams":
+        return isinstance(value, dict) and all(isinstance(url, str) for url in value.values())
+    if name in ("allow", "cors"):
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if name == "metrics":
+        return isinstance(value, bool)
+    if name == "port":
+        return type(value) is int and 0 <= value <= 65535
+    return type(value) is int or (name in _NUMBERS and type(value) is float)
+
+
+def _announcing(made: Relay, log: StreamLog, named: str | Mapping[str, str], url: str, timeout: float) -> Callable[[], None]:
+    """Says where it is, and how to try it."""
+    from ..server import MemoryLog
+
+    def announce() -> None:
+        near = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+        mounts = {"": named} if isinstance(named, str) else named
+        lines = [f"relaying {', '.join(mounts.values())} on {url}", f"log: {type(log).__name__}"]
+        if isinstance(log, MemoryLog):
+            lines[-1] += ", gone when this process ends; --store sqlite:///streams.db keeps the streams"
+        lines.append(f"Ctrl-C drains, {timeout:g} s at most; once more stops at once")
+        lines += [f"base URL: {near}{mount} in place of {upstream}" for mount, upstream in mounts.items()]
+        lines += [
+            "a stream says in Content-Location where it is read again, with the same key:",
+            f'    curl -N {quote(f"{near}/.streams/<id>?view=verbatim")} -H "Authorization: Bearer $KEY"',
+        ]
+        try:
+            for line in lines:
+                click.echo(line)
+        except OSError:
+            pass  # nobody reads it, and the server serves all the same
+
+    return announce
