@@ -40,7 +40,7 @@ PURE = {
 # Of the server half: what decides about logs, mirrors and answers. (`server` itself loads nothing until a name is used.)
 PURE_SERVER = (
     *("server.log", "server._values", "server._rules", "server._records", "server.mirror", "server.wire"),
-    *("server._redis_scripts", "server._redis_entries"),
+    *("server._redis_scripts", "server._redis_entries", "server._durable"),
     *("server._relay_rules", "server._relay_reading"),
 )
 OPTIONAL = {

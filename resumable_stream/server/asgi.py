@@ -88,6 +88,7 @@ class HubResponse(Response):
         opened: Opens the reader, or says why it cannot be; `None`: the body of the answer is whole.
         send_timeout: Seconds that the server may block a send, give or take two.
         extra: Further headers, which are sent with another answer too, if the reader cannot be opened.
+        body: Makes the body of what is read.
     """
 
     def __init__(
@@ -97,9 +98,11 @@ class HubResponse(Response):
         *,
         send_timeout: float = 60.0,
         extra: Sequence[tuple[str, str]] = (),
+        body: Callable[[Reader, Follow], Body] = Body,
     ) -> None:
         super().__init__(None, answer.status)
         self._opened = opened
+        self._body_of = body
         self._send_timeout = send_timeout
         self._extra = tuple(extra)
         self._use(answer)
@@ -180,7 +183,7 @@ class HubResponse(Response):
             # The head goes out now: some servers hold it back until the first byte of the body.
             await send({"type": _BODY, "body": self.body, "more_body": True})
             patience.sending = False
-            body = Body(reader, then)
+            body = self._body_of(reader, then)
             while not body.over:
                 waiter = body.pause()
                 if waiter is None:
@@ -301,7 +304,7 @@ def path_of(request: Request) -> str:
 # --- bodies -------------------------------------------------------------------------------------------------------------
 
 
-async def _body(hub: Hub, request: Request) -> bytes:
+async def body_of(hub: Hub, request: Request) -> bytes:
     """The body of a request, within the hub's limit."""
     limit = hub.limits.body_bytes
     if hasattr(request, "_body"):
@@ -323,7 +326,7 @@ async def _body(hub: Hub, request: Request) -> bytes:
 async def _fingerprint(hub: Hub, request: Request) -> str:
     """What tells one request from another under the same id: method, path and body, and no header, which may be a secret."""
     try:
-        body = await _body(hub, request)
+        body = await body_of(hub, request)
     except RuntimeError:
         # The application has read it piece by piece: it is gone, and nothing is compared.
         return ""
@@ -331,7 +334,7 @@ async def _fingerprint(hub: Hub, request: Request) -> str:
 
 
 async def _json_body(hub: Hub, request: Request) -> dict[str, Any] | Answer:
-    body = await _body(hub, request)
+    body = await body_of(hub, request)
     try:
         value = json.loads(body)
     except ValueError as exc:
@@ -486,7 +489,7 @@ class _Routes:
         if isinstance(supersedes, str) and wrong_id(supersedes) is not None:
             return wire.bad_request("'supersedes' in the body", "the id of a stream", supersedes)
         options = {
-            "request": await _body(self._hub, request),
+            "request": await body_of(self._hub, request),
             "session": session,
             "if_busy": if_busy or "parallel",
             "by": by or "",

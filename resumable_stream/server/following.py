@@ -195,6 +195,26 @@ class Following:
             if followed.trouble is not None:
                 raise followed.trouble
 
+    async def reach(self, followed: Followed, n: int, *, ended: bool, timeout: float) -> None:
+        """
+        Wait until what is here goes to event `n`, and to the ending if it has `ended`: the log has them, and bells may be late.
+
+        It ends without that where the log has something else by now.
+
+        Raises:
+            LogUnavailable: The log cannot be read, or took longer than the timeout.
+        """
+        deadline = self.now() + timeout
+        while (mirror := followed.follower.mirror) is not None and (mirror.n < n or (ended and mirror.ending is None)):
+            if followed.is_over or followed.dropped:
+                return
+            followed.trouble = None
+            self.do(followed, followed.follower.poll())
+            if not await followed.grown.wait(max(0.0, deadline - self.now())):
+                raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
+            if followed.trouble is not None:
+                raise followed.trouble
+
     async def listen(self, followed: Followed) -> None:
         """
         Hear the bells of a stream whose producer is here, for what others say to it.

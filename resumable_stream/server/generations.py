@@ -325,6 +325,10 @@ class Generations:
         followed = running.followed
         self._following.do(followed, followed.follower.finished(ending, running.generation.acked))
 
+    def compact_soon(self, key: str) -> None:
+        """Store a stream that has ended in fewer entries; nobody waits for it."""
+        self.tasks.spawn(self._compact(key))
+
     async def _compact(self, key: str) -> None:
         try:
             await self.log.compact(key)
@@ -519,6 +523,10 @@ class Generations:
         try:
             verdict = await self.log.claim(key, lease=self.pace.lease, go_on=callable(run))
             if not isinstance(verdict, Writer):
+                return
+            if verdict.handover is not None and verdict.handover.head.written:
+                # Its time is over. It was claimed so that nobody appends to it meanwhile.
+                await self.log.delete(key)
                 return
             if self.closing:
                 # It shuts down by now: whoever reads it elsewhere may claim it at once.

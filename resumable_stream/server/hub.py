@@ -43,7 +43,7 @@ from ._bounded import bounded
 from .answering import HubAnswer, answer_of
 from .bodies import Body, pieces
 from .feeds import Feed
-from .following import Following
+from .following import Followed, Following
 from .generation import Pace
 from .generations import FORGOTTEN, Generations, OnLost, Producer, check_producer, close
 from .log import (
@@ -74,6 +74,7 @@ from .reading import Reader, View
 from .sessions import Session, Sessions, is_feed_id
 from .texts import SoFar, TextOf
 from .wire import Facts, Follow
+from .written import Written
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -89,7 +90,8 @@ logger = logging.getLogger("resumable_stream.server")
 Authorize: TypeAlias = Callable[[Facts, str | None, str], Awaitable[str | None]]
 """
 Says whose streams a request may see: of its facts, the id of the stream, or `None`, and the action, one of `"create"`, `"read"`,
-`"say"`, `"cancel"`, `"forget"` and `"feed"` (to follow a session, or to ask for its stream). `None`: nobody's.
+`"say"`, `"cancel"`, `"forget"`, `"append"` (to a stream that clients write) and `"feed"` (to follow a session, or to ask for its
+stream). `None`: nobody's.
 """
 
 IfBusy: TypeAlias = Literal["parallel", "reject", "interrupt"]
@@ -223,8 +225,8 @@ class Hub:
             in the JSON of events without a name, as `gen.text()` writes it.
         authorize: Whose streams a request may see, asked for every request: an async callable of its `Facts`, the id of the
             stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"`, `"forget"`,
-            or `"feed"`, of a session). It returns the owner, or `None` to refuse. `None`: streams have no owners; who knows an
-            id may read it.
+            `"append"`, or `"feed"`, of a session). It returns the owner, or `None` to refuse. `None`: streams have no owners; who
+            knows an id may read it.
         heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close what is silent for 30 to 60.
             `None`: none.
         send_timeout: Seconds that a client may take no bytes before it is cut. 60: it sleeps, and comes back with its cursor.
@@ -320,6 +322,13 @@ class Hub:
             bytes=self.limits.session_bytes,
         )
         self._generations = Generations(log, self._following, self._sessions, self._pace, self._on_lost)
+        self._written = Written(
+            log,
+            key_of,
+            compact=self._generations.compact_soon,
+            stream_bytes=self.limits.stream_bytes,
+            event_bytes=self.limits.event_bytes,
+        )
 
     def __repr__(self) -> str:
         return f"<Hub over {self.log!r}: {len(self._generations)} generations, {len(self._readers)} readers>"
@@ -559,7 +568,8 @@ class Hub:
             if answer.ending is not None:
                 # Joined, or started anew in the next round: it interrupts nothing as it is.
                 replaced[:] = explicit
-            if answer.head.owner != owner or (answer.head.fingerprint and fingerprint and answer.head.fingerprint != fingerprint):
+            is_other = bool(answer.head.fingerprint and fingerprint and answer.head.fingerprint != fingerprint)
+            if answer.head.owner != owner or answer.head.written or is_other:
                 raise KeyReused(
                     f"stream {stream_id!r} answers another request; choose another id for this one", stream_id=stream_id
                 )
@@ -831,7 +841,11 @@ class Hub:
         self._check_running()
         if is_feed_id(check_stream_id(id)):
             raise unknown(id)
-        session = (await self.state(id, owner=owner)).head.session
+        head = (await self.state(id, owner=owner)).head
+        if head.written:
+            # It has no producer that could be asked.
+            return await self._written.end(id, owner, Ending(outcome=Outcome.CANCELLED, reason=reason))
+        session = head.session
         if session is not None:
             # First: the stream may have ended before there is another chance, and then nobody would learn why.
             try:
@@ -1062,6 +1076,10 @@ class Hub:
 
         return opened
 
+    def _followed(self, id: str, owner: str) -> Followed:
+        """A stream, followed from now on."""
+        return self._following.get(key_of(id, owner))
+
     def _forget_reader(self, reader: Reader) -> None:
         self._readers.pop(reader, None)
 
@@ -1076,6 +1094,10 @@ class Hub:
             raise unknown(id)
         state = await self.state(id, owner=owner)
         key = key_of(id, owner)
+        if state.head.written:
+            await self._written.delete(id, owner)
+            self._following.forget(key)
+            return
         with contextlib.suppress(StreamUnknown):
             await self.cancel(id, FORGOTTEN, owner=owner)
         if key in self._generations:

@@ -123,6 +123,11 @@ class Reader:
         return self._mirror.framing
 
     @property
+    def caught_up(self) -> bool:
+        """It has handed out all that this process has of the stream."""
+        return not self._pages and (self.b == self._mirror.b if self._view == "raw" else self.n == self._mirror.n)
+
+    @property
     def seen_the_end(self) -> bool:
         """Its place is after the end of the stream, so it has had everything, the ending too."""
         return self._mirror.ending is not None and self.n > self._mirror.n

@@ -954,13 +954,14 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
     return tuple(origins)
 
 
-def cors_headers(origin: str | None, allowed: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def cors_headers(origin: str | None, allowed: Sequence[str], *, exposed: str = _EXPOSED) -> tuple[tuple[str, str], ...]:
     """
     What allows a page of another origin to read an answer.
 
     Args:
         origin: The request's `Origin`.
         allowed: As checked by `check_origins`; empty: no origin is, and the answer says nothing of it.
+        exposed: Headers that it may read.
 
     Returns:
         `Vary: Origin` wherever the answer depends on it, so that a cache does not hand it to another origin.
@@ -968,18 +969,18 @@ def cors_headers(origin: str | None, allowed: Sequence[str]) -> tuple[tuple[str,
     if not allowed:
         return ()
     if "*" in allowed:
-        return (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", _EXPOSED))
+        return (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", exposed))
     vary = ("Vary", "Origin")
     if origin is None or origin not in allowed:
         return (vary,)
-    return (("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", _EXPOSED), vary)
+    return (("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", exposed), vary)
 
 
-def preflight(facts: Facts, allowed: Sequence[str]) -> Answer:
+def preflight(facts: Facts, allowed: Sequence[str], *, methods: str = _METHODS, headers: str = _ALLOWED) -> Answer:
     """Answer an OPTIONS request: 204, and, to a page whose origin is allowed, which methods and headers it may use."""
-    headers = cors_headers(facts.headers.get("origin"), allowed)
-    if any(name == "Access-Control-Allow-Origin" for name, _ in headers):
+    cors = cors_headers(facts.headers.get("origin"), allowed)
+    if any(name == "Access-Control-Allow-Origin" for name, _ in cors):
         # Ten minutes: a preflight costs a round trip before each reconnect.
-        told = (("Access-Control-Allow-Methods", _METHODS), ("Access-Control-Allow-Headers", _ALLOWED))
-        headers = (*headers, *told, ("Access-Control-Max-Age", "600"))
-    return Answer(204, (("Allow", f"{_METHODS}, OPTIONS"), _NO_SNIFF, *headers))
+        told = (("Access-Control-Allow-Methods", methods), ("Access-Control-Allow-Headers", headers))
+        cors = (*cors, *told, ("Access-Control-Max-Age", "600"))
+    return Answer(204, (("Allow", f"{methods}, OPTIONS"), _NO_SNIFF, *cors))
