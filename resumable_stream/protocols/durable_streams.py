@@ -43,6 +43,7 @@ Live = Literal["sse", "long-poll"]
 
 _MODES: Final = ("sse", "long-poll", None)
 _NEXT: Final = "stream-next-offset"
+_OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 # Characters of the hint for caches; the protocol's own is a number of some eight digits.
 _COLLAPSE: Final = 1024
 # Messages of one answer or batch. Each is an event of some 500 bytes, however short, so these are 50 MB.
@@ -67,7 +68,8 @@ class DurableStreams(ResumeProtocol):
     Over SSE, `control` events within what comes again, or text in other pieces, are `ReplayDiverged`, never a doubled piece.
     A character that lies in two answers is delivered with the second: until then the cursor carries the bytes of the first.
 
-    *The end.* `Stream-Closed` (`streamClosed`) is `COMPLETED`. A catch-up read that reaches the tail of an open stream is
+    *The end.* `Stream-Closed` (`streamClosed`) is `COMPLETED`, unless `Stream-Outcome` (`streamOutcome`), which the server of
+    this package sends, says otherwise. A catch-up read that reaches the tail of an open stream is
     `ENDED`, and its token reads on from there. Everything else is routine: being up to date, an SSE connection that is closed
     each minute, a poll that found nothing.
 
@@ -210,8 +212,8 @@ class DurableStreams(ResumeProtocol):
         return fingerprint("control", f"{control.get('streamNextOffset')} {control.get('streamClosed') is True}")
 
     def end(self, event: Any) -> Outcome | None:
-        closed = event.event == "control" and payload_of(event).get("streamClosed") is True
-        return Outcome.COMPLETED if closed else None
+        control = payload_of(event) if event.event == "control" else {}
+        return _outcome(control.get("streamOutcome")) if control.get("streamClosed") is True else None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         text: Any = None
@@ -239,7 +241,7 @@ class DurableStreams(ResumeProtocol):
             return Lost("the stream no longer holds this offset, or was deleted")
         if self._mode(state) == "sse":
             closed = status == 204 and headers.get("stream-closed", "").lower() == "true"
-            return Finished(Outcome.COMPLETED) if closed else None
+            return Finished(_outcome(headers.get("stream-outcome"))) if closed else None
         if status == 200 and _NEXT not in headers:
             return Reject("the answer names no Stream-Next-Offset, so it is none of a durable stream")
         return Consume(whole=True) if status in (200, 204) else None
@@ -249,7 +251,7 @@ class DurableStreams(ResumeProtocol):
         if mode == "sse" or head is None:
             return Resume()
         if _says(head, "stream-closed"):
-            return Finished(Outcome.COMPLETED)
+            return Finished(_outcome(head.headers.get("stream-outcome")))
         if mode is None and _says(head, "stream-up-to-date"):
             # A cache may hold the last piece from before the stream was closed, or went on (RFC 9111: it adds an Age). Ask at the
             # tail that it names, unless this was the answer from there.
@@ -264,6 +266,12 @@ def _query(url: str) -> dict[str, str]:
 
 def _says(head: Head, name: str) -> bool:
     return head.headers.get(name, "").strip().lower() == "true"
+
+
+def _outcome(told: Any) -> Outcome:
+    """How a closed stream ended. The protocol does not say; our server does, `failed; reason=producer_lost` for one."""
+    word = told.partition(";")[0].strip().lower() if isinstance(told, str) else ""
+    return Outcome(word) if word in _OUTCOMES else Outcome.COMPLETED
 
 
 def _remember(state: StreamState, collapse: Any) -> None:

@@ -208,6 +208,11 @@ def test_a_stream_that_failed_is_closed_and_says_so(serve: Any) -> None:
     assert (got.text, got.headers["stream-closed"]) == ("half", "true")
     assert got.headers["stream-outcome"].startswith("failed")
     assert json.loads(list(sse(kit.client, "/s", offset="-1"))[-1][1])["streamOutcome"].startswith("failed")
+    for params in ({"live": "sse"}, {"live": "long-poll"}, {}):
+        protocol = DurableStreams(json=False, live=params.get("live"))  # type: ignore[arg-type]
+        with rs.connect("GET", f"{kit.served.url}/s", params={"offset": "-1", **params}, protocol=protocol) as stream:
+            assert content_of("text", list(stream)) == "half"
+        assert stream.outcome is rs.Outcome.FAILED, params
 
 
 def test_what_an_offset_must_be(serve: Any) -> None:
