@@ -97,6 +97,7 @@ class Report:
     of_instance: Counter[tuple[int, int]] = field(default_factory=Counter)
     redis: Counter[tuple[int, int]] = field(default_factory=Counter)
     busy: Counter[tuple[int, int]] = field(default_factory=Counter)
+    named: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)
     claims: int = 0
     claims_before: int = 0
@@ -113,8 +114,10 @@ class Report:
         self.tenths[math.floor(since * 10)] += times
         self.of_instance[instance, math.floor(since)] += times
 
-    def commands(self, shard: int, now: float, times: int, work: float) -> None:
+    def commands(self, shard: int, now: float, name: str, times: int) -> None:
         second = math.floor(now - self.plan.begin)
+        work = times * COSTS[name] * 1e-6
+        self.named[name, shard, second] += times
         self.redis[shard, second] += times
         self.busy[shard, second] += work
 
@@ -140,7 +143,9 @@ class Report:
             AssertionError: One was not.
         """
         assert not self.wrong, f"{len(self.wrong)} of what readers got is wrong, for example {self.wrong[0]!r}"
-        assert self.exact + self.lost == self.plan.readers, f"{self.exact} + {self.lost} of {self.plan.readers} readers came to an end"
+        assert self.exact + self.lost == self.plan.readers, (
+            f"{self.exact} + {self.lost} of {self.plan.readers} readers came to an end"
+        )
 
     @property
     def figures(self) -> dict[str, float]:

@@ -90,7 +90,7 @@ class Shard:
         arrives = _now() + self.plan.latency / 2
         work = times * COSTS[name] * 1e-6
         self.busy_until = max(arrives, self.busy_until) + work
-        self.report.commands(self.number, self.busy_until, times, work)
+        self.report.commands(self.number, self.busy_until, name, times)
         await _until(self.busy_until + self.plan.latency / 2)
 
 
