@@ -274,6 +274,9 @@ class Following:
             except Exception as exc:  # noqa: BLE001
                 followed.follower.unread()
                 await self._wait_out(followed, _trouble(followed.key, exc))
+                if followed.read_at > asked:
+                    # A bell has led to a read meanwhile. When a log comes back, one read of each stream is enough for it.
+                    return
                 retry = followed.follower.retry() if self._streams.get(followed.key) is followed else []
                 if len(retry) == 1 and isinstance(retry[0], Read):
                     step = retry[0]

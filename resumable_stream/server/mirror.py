@@ -564,8 +564,8 @@ class Follower:
         return []
 
     def retry(self) -> list[Step]:
-        """Read again after `unread()`."""
-        return self._read() if self.phase in (Phase.HYDRATING, Phase.LIVE, Phase.GONE) else []
+        """Read again after `unread()`, unless another read has begun since then: that one sees as much."""
+        return self._read() if self.phase in (Phase.HYDRATING, Phase.LIVE, Phase.GONE) and not self._reading else []
 
     def read(self, answer: Page | Gone | Unknown) -> list[Step]:
         """

@@ -347,6 +347,25 @@ def test_a_read_that_fails_is_tried_again() -> None:
     driver.finished()
 
 
+def test_a_read_that_fails_is_not_tried_again_beside_another() -> None:
+    driver = Driver(grown((1, 2)))
+    driver.begin()
+    driver.settle()
+    driver.do(driver.follower.poll())
+    driver.reads.clear()
+    driver.follower.unread()
+    (read,) = driver.follower.bell(Bell(id="s"))
+    assert isinstance(read, Read)
+    # That one began after the failure, and nothing has to be read once more when it has been answered.
+    assert driver.follower.retry() == []
+    driver.log.append(span_of(3, 3))
+    driver.do([read])
+    driver.settle()
+    assert driver.follower.phase is Phase.LIVE
+    assert driver.follower.retry() != []
+    driver.finished()
+
+
 def test_the_inbox_rings_too() -> None:
     driver = live((1, 2))
     driver.hear(Bell(id="s", item=Control(3, "stop"), epoch=EPOCH, n=2))
