@@ -1,12 +1,13 @@
 """
 A large fleet as a model: every reader, every mirror and every command of Redis is an event on a heap, and hubs are not run.
 
-A cohort is all readers of one stream on one instance: they share a mirror, so they are alike as long as they stay. Between two things
-that happen to a cohort nothing has to be simulated, since its place is a matter of arithmetic: streams have an event each `interval`.
+A cohort is all readers of one stream on one instance. They share a mirror, so they are alike as long as they stay. Between two
+things that happen to a cohort nothing has to be simulated: streams have an event each `interval`, so its place is arithmetic.
 
-What decides is the package's own: the waits of readers (`RetryPolicy`, `Budget.PROMPT`), `wire.retry_line` and its bounds, the
-back-off towards a log that is away, leases, polls and sweeps. For one stream in `SAMPLE` the whole path is real: a `Record` with the
-judgements of the log, a `Follower` with its `Mirror` for each cohort, with one bell in fifty lost, and readers that look at each event.
+What decides is the package's own: the waits of readers (`RetryPolicy`, `Budget.PROMPT`), `wire.retry_line` and its bounds, and the
+back-off towards a log that is away. Leases, polls and sweeps have the defaults of `Hub`. For one stream in `SAMPLE` the whole
+path is real: a `Record` with the judgements of the log, a `Follower` with its `Mirror` for each cohort, with one bell in fifty
+lost, and readers that look at each event.
 """
 
 from __future__ import annotations
@@ -305,8 +306,7 @@ class Model:
         cohort.readers.append(reader)
         self.place[reader] = cohort
         self.here[cohort.instance] += 1
-        low, high = _bounds(self.here[cohort.instance])
-        self.retry[reader] = _seconds(wire.retry_line(self.rng.random(), (low, high)))
+        self.retry[reader] = _seconds(wire.retry_line(self.rng.random(), wire.retry_bounds(self.here[cohort.instance])))
         if (real := self.real.get(stream)) is not None:
             self.sync(stream)
             real.attach(reader, cohort.instance, self.n[reader])
@@ -476,11 +476,6 @@ def _seconds(line: bytes) -> float:
     return int(line[7:]) / 1000
 
 
-def _bounds(readers: int) -> tuple[int, int]:
-    """Of `retry:`, as an instance with so many readers gives it."""
-    return wire.RETRY_MS
-
-
 # --- what happens -------------------------------------------------------------------------------------------------------
 
 
@@ -493,8 +488,7 @@ def _deploy(model: Model) -> float:
         model.add_instance()
         readers = [reader for cohort in model.of_instance(instance) for reader in cohort.readers]
         for index, reader in enumerate(readers):
-            # Each is a sleep of its own, and a loop sleeps for whole milliseconds.
-            model.at(model.now + index * max(plan.drain_spread / len(readers), 0.001), model.leave, reader)
+            model.at(model.now + index * plan.drain_spread / len(readers), model.leave, reader)
 
     def stop(instance: int) -> None:
         model.alive[instance] = False

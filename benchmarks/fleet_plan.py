@@ -71,8 +71,8 @@ def client_wait(browser: bool, retry: float, retry_after: float, attempt: int, r
     """
     Seconds before a reader asks again.
 
-    An `EventSource` waits for the last `retry:`, whatever it failed with. The client half takes that as a floor, comes back promptly
-    after an event, and then backs off.
+    An `EventSource` waits for the last `retry:`, whatever it failed with. The client half takes that as a floor, comes back
+    promptly after an event, and then backs off.
 
     Args:
         attempt: Connections without an event since the last event; 0: this is the first reconnect.

@@ -1,9 +1,9 @@
 """
 A small fleet of real hubs, in one process and on a virtual clock: what the model of `fleet.py` is held against.
 
-Everything above the log is the package itself: `Hub`, its mirrors, leases, retries and answers. Below it, each shard of Redis is a
-`MemoryLog` behind a queue: commands take their time one after the other, connections are refused while it is away, and bells are
-lost and asked for again as `RedisLog` does it. Readers are `EventSource` objects and clients of the client half.
+Everything above the log is the package itself: `Hub`, its mirrors, leases, retries and answers. Below it, each shard of Redis is
+a `MemoryLog` behind a queue: commands take their time one after the other, connections are refused while it is away, and bells
+are lost and asked for again as `RedisLog` does it. Readers wait as an `EventSource` or as the client half.
 
 Time is the loop's own: when nothing is left to do, it jumps to the next timer. Like epoll, it rounds waits up to a millisecond.
 """
@@ -16,7 +16,7 @@ import random
 import selectors
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,6 @@ from fleet_plan import COSTS, Plan, Report, client_wait
 from resumable_stream import LogUnavailable
 from resumable_stream.server import Hub, MemoryLog
 from resumable_stream.server.log import Bell
-from resumable_stream.server.mirror import Phase
 
 __all__ = ["VirtualLoop", "run_real"]
 

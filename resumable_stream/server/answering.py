@@ -332,7 +332,13 @@ async def _read(
 
     def answer(state: wire.State) -> Answer:
         return wire.answer_to_reader(
-            asked, state, stream_id=id, location=location, random=random.random(), heartbeat_every=hub.heartbeat
+            asked,
+            state,
+            stream_id=id,
+            location=location,
+            random=random.random(),
+            heartbeat_every=hub.heartbeat,
+            readers=hub.readers,
         )
 
     async def opened(then: Follow) -> Reader | Answer:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import random
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -106,7 +107,7 @@ class Generations:
         self._running: dict[str, _Running] = {}
         self.tasks = Tasks("a task of the hub failed")
         """What runs beside the generations, until the hub closes."""
-        self._claims_from = float("-inf")
+        self._claims_from = self._sweeps_from = float("-inf")
         self._flusher = Flusher(
             log,
             log_timeout=pace.log_timeout,
@@ -460,6 +461,7 @@ class Generations:
         """Claim nothing for a lease."""
         # Who was cut off from the log himself knows nothing of the others' leases: he gives them one to come back.
         self._claims_from = self._following.now() + self.pace.lease
+        self._sweeps_from = max(self._sweeps_from, self._claims_from + self.pace.lease * random.uniform(0.0, 0.5))
 
     # --- the inbox
 
@@ -613,8 +615,8 @@ class Generations:
 
     async def _look_after(self) -> None:
         """Renew leases, find streams without a producer, cancel what nobody reads, hear what is said to quiet producers."""
-        swept = self._following.now()
         period = self.pace.lease / 3
+        self._put_sweep_off()
         while True:
             await asyncio.sleep(min(period, _LOOK))
             now = self._following.now()
@@ -622,8 +624,8 @@ class Generations:
             try:
                 if due:
                     await self._renew(due)
-                if now - swept >= self.pace.lease and self.may_claim():
-                    swept = now
+                if now >= self._sweeps_from and self.may_claim():
+                    self._put_sweep_off()
                     for key in await self.log.orphans(_SWEEP):
                         self.notice_orphan(key)
             except LogUnavailable as exc:
@@ -635,6 +637,11 @@ class Generations:
                 if self._is_abandoned(each, now):
                     each.generation.ask_to_stop("abandoned")
                     self.tasks.spawn(self._cancel(each, "abandoned"))
+
+    def _put_sweep_off(self) -> None:
+        # Each process at a time of its own. Those that were started at once, or have the log back at once, would all find, and
+        # claim, the same hundred streams: the others would wait for the next sweep, and so on.
+        self._sweeps_from = self._following.now() + self.pace.lease * random.uniform(1.0, 1.5)
 
     def _is_abandoned(self, running: _Running, now: float) -> bool:
         patience = self.pace.abandon_after

@@ -875,6 +875,11 @@ class Hub:
 
     # --- reading
 
+    @property
+    def readers(self) -> int:
+        """How many read here now."""
+        return len(self._readers)
+
     def has_room(self, id: str, *, owner: str = "") -> bool:
         """Another reader of this stream is within the limits of this process."""
         followed = self._following.find(key_of(check_stream_id(id), owner))
@@ -1069,7 +1074,7 @@ class Hub:
                 return Body(reader, Follow(view=view, after=reader.cursor))
             heartbeat = b"" if self.heartbeat is None else wire.heartbeat("sse")
             then = Follow(view=view, after=reader.cursor, heartbeat=heartbeat, every=self.heartbeat)
-            body = Body(reader, then, first=wire.retry_line(random.random()))
+            body = Body(reader, then, first=wire.retry_line(random.random(), wire.retry_bounds(self.readers)))
             if reader.seen_the_end:
                 body.close()
             return body

@@ -142,7 +142,13 @@ class Reader:
     def leave(self) -> None:
         """Let `next()` return what is there, and then nothing more: the server is shutting down."""
         self.left = True
-        self._followed.grown.wake()
+        if self._waiter is None:
+            self._followed.grown.wake()
+        else:
+            # Not the others: thousands of readers of one stream would each be woken thousands of times.
+            self._followed.grown.discard(self._waiter)
+            if not self._waiter.done():
+                self._waiter.set_result(True)
 
     async def next(self, timeout: float | None = None) -> bytes | None:
         """

@@ -73,6 +73,7 @@ __all__ = [
     "end_event",
     "event_block",
     "heartbeat",
+    "retry_bounds",
     "retry_line",
     "snapshot_event",
     # headers
@@ -90,6 +91,8 @@ View: TypeAlias = Literal["events", "verbatim", "snapshot", "raw"]
 
 RETRY_MS: Final = (500, 1000)
 """Bounds of `retry:`. Half a second is not felt, and the other half spreads the readers of a server that went away."""
+MOST_RETRY_MS: Final = 5000
+"""Upper bound of `retry:` where very many read from one server: about what browsers wait by themselves (3 to 5 s)."""
 COME_BACK_MS: Final = (5000, 15000)
 """Bounds of `retry:` where a browser cannot be served: an `EventSource` asks at this pace until it is."""
 RETRY_AFTER: Final = (1, 5)
@@ -423,6 +426,7 @@ def answer_to_reader(
     location: str | None = None,
     random: float,
     heartbeat_every: float | None = 15.0,
+    readers: int = 0,
 ) -> Answer:
     """
     Answer a GET or HEAD of a stream, or a POST that has started or joined one.
@@ -450,16 +454,23 @@ def answer_to_reader(
         random: From 0 up to but not including 1; it spreads the reconnects of many readers.
         heartbeat_every: Seconds of silence before a heartbeat, in the views with ids. 15: proxies close what is silent for 30 to
             60. `None`: none.
+        readers: How many read from this server; see `retry_bounds`.
 
     Returns:
         The answer. The body of one to a HEAD is empty.
     """
-    answer = _answer(request, state, stream_id, location, random, heartbeat_every)
+    answer = _answer(request, state, stream_id, location, random, heartbeat_every, readers)
     return replace(answer, body=b"", then=None) if request.method == "HEAD" else answer
 
 
 def _answer(
-    request: Asked, state: State, stream_id: str, location: str | None, random: float, heartbeat_every: float | None
+    request: Asked,
+    state: State,
+    stream_id: str,
+    location: str | None,
+    random: float,
+    heartbeat_every: float | None,
+    readers: int,
 ) -> Answer:
     match state:
         case Unavailable():
@@ -473,11 +484,17 @@ def _answer(
             return not_found()
         case Gone():
             return _gone(state)
-    return _stands(request, state, stream_id, location, random, heartbeat_every)
+    return _stands(request, state, stream_id, location, random, heartbeat_every, readers)
 
 
 def _stands(
-    request: Asked, state: Standing, stream_id: str, location: str | None, random: float, heartbeat_every: float | None
+    request: Asked,
+    state: Standing,
+    stream_id: str,
+    location: str | None,
+    random: float,
+    heartbeat_every: float | None,
+    readers: int,
 ) -> Answer:
     head, after = state.head, request.after
     view: View = request.view or ("verbatim" if head.framing == "raw" else "events")
@@ -500,7 +517,7 @@ def _stands(
 
     begin = state.tail if joining else Cursor(state.epoch, 0 if after is None else after.n)
     if with_ids:
-        body = retry_line(random)
+        body = retry_line(random, retry_bounds(readers))
         if joining:
             assert state.snapshot is not None
             body += snapshot_event(state.tail, state.snapshot)
@@ -828,6 +845,20 @@ def heartbeat(framing: Framing) -> bytes:
     Raw bytes have nothing of the kind, so there it is empty.
     """
     return {"sse": b":\n\n", "ndjson": b"\n", "raw": b""}[framing]
+
+
+def retry_bounds(readers: int) -> tuple[int, int]:
+    """
+    Bounds of `retry:` for a server that has so many readers: wider, the more come back at once when it goes away.
+
+    Where nobody else notices, it may go away in one instant. Up to 1,000 readers come within half a second; beyond that there are
+    2,000 a second, about as many as the servers that are left can open, and from 9,000 readers on the wait stays at most 5 s.
+
+    >>> retry_bounds(100), retry_bounds(5000), retry_bounds(20_000)
+    ((500, 1000), (500, 3000), (500, 5000))
+    """
+    low, high = RETRY_MS
+    return low, min(max(high, low + readers // 2), MOST_RETRY_MS)
 
 
 def retry_line(random: float, bounds: tuple[int, int] = RETRY_MS) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1509,5 +1510,25 @@ def test_an_end_that_meets_a_log_without_its_last_events_sends_them_again_once()
             assert data_of(body) == list("01234") and reader.ending == COMPLETED
             assert (await hub.state("s")).n == 5
             assert log.calls["finish"] == 2
+
+    run(scenario)
+
+
+def test_processes_that_start_or_recover_together_do_not_sweep_together() -> None:
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            hubs = [await stack.enter_async_context(Hub(MemoryLog(), lease=15.0)) for _ in range(50)]
+            await asyncio.sleep(0)  # their tasks begin
+            for back in (False, True):
+                now = asyncio.get_running_loop().time()
+                if back:
+                    for hub in hubs:
+                        hub._generations._sweeps_from = now
+                        hub._generations.log_is_back()
+                sweeps = sorted(hub._generations._sweeps_from - now for hub in hubs)
+                # Not before a lease, in which those who were cut off may come back.
+                assert sweeps[0] >= 14.0
+                assert sweeps[-1] <= 22.5
+                assert sweeps[-1] - sweeps[0] > 3.0
 
     run(scenario)

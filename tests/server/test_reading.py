@@ -340,3 +340,51 @@ def test_bytes_that_a_full_log_let_go_of_are_missed_by_who_counts_them() -> None
                 assert isinstance(reader.gone, Gone) and reader.gone.why == "trimmed" and reader.ending is None
 
     asyncio.run(scenario())
+
+
+def test_a_reader_that_is_sent_away_does_not_wake_the_others() -> None:
+    async def scenario(hub: Hub, reader: Reader) -> None:
+        with await hub.reader("s") as other:
+            assert b"first" in (await other.next() or b"")
+            leaving, staying = await begun(reader, 1000.0), await begun(other, 1000.0)
+            stays = other._waiter
+            reader.leave()
+            assert await leaving == b""
+            assert other._waiter is stays and stays is not None and not stays.done()
+            assert reader._followed.grown._waiters == {stays}
+            other.leave()
+            assert await staying == b""
+
+    run(scenario)
+
+
+def test_readers_are_sent_away_within_the_spread_however_many_they_are() -> None:
+    """A sleep takes a millisecond at least, so one for each of 2,000 readers would take 2 s."""
+
+    class Leaving:
+        def __init__(self) -> None:
+            self.left_at = -1.0
+
+        def leave(self) -> None:
+            self.left_at = asyncio.get_running_loop().time()
+
+    async def scenario(hub: Hub, reader: Reader) -> None:
+        loop = asyncio.get_running_loop()
+        readers: Any = [Leaving() for _ in range(2000)]
+        slept = 0
+
+        async def sleep(seconds: float, sleep: Any = asyncio.sleep) -> None:
+            nonlocal slept
+            slept += 1
+            await sleep(seconds)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("resumable_stream.server.hub.asyncio.sleep", sleep)
+            began = loop.time()
+            await hub._send_away(readers, 0.2)
+        # By the clock: the n-th does not leave before its time, and there are no more sleeps than milliseconds.
+        for index, each in enumerate(readers):
+            assert each.left_at >= began + 0.2 * index / 2000 - 1e-6
+        assert slept <= 205
+
+    run(scenario)

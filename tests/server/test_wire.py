@@ -15,6 +15,8 @@ from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Head
 from resumable_stream.server.log import Gone, Unknown
 from resumable_stream.server.wire import (
+    MOST_RETRY_MS,
+    RETRY_MS,
     Answer,
     Asked,
     Closing,
@@ -51,6 +53,7 @@ from resumable_stream.server.wire import (
     outcome_header,
     path_of,
     preflight,
+    retry_bounds,
     retry_line,
     said,
     snapshot_event,
@@ -683,3 +686,16 @@ def test_what_no_browser_sends_is_no_origin(wrong: str) -> None:
 def test_one_text_is_no_list_of_origins() -> None:
     with pytest.raises(TypeError, match="list of origins"):
         check_origins(ORIGIN)
+
+
+def test_readers_of_a_large_server_are_asked_to_come_back_over_a_longer_time() -> None:
+    assert retry_bounds(0) == retry_bounds(1000) == RETRY_MS
+    assert retry_bounds(4000) == (500, 2500)
+    assert retry_bounds(10**6) == (500, MOST_RETRY_MS)
+    request = asked(Facts("GET", {}, ""))
+    assert isinstance(request, Asked)
+    head = Head(content_type="text/event-stream", framing="sse")
+    standing = Standing(head=head, epoch="k7q2", n=0, b=0)
+    for readers, last in ((0, 999), (4000, 2499)):
+        answer = answer_to_reader(request, standing, stream_id="s", random=0.9999, readers=readers)
+        assert answer.body == b"retry: %d\n\n" % last
