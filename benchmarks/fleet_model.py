@@ -4,7 +4,7 @@ A large fleet as a model: every reader, every mirror and every command of Redis 
 A cohort is all readers of one stream on one instance. They share a mirror, so they are alike as long as they stay. Between two
 things that happen to a cohort nothing has to be simulated: streams have an event each `interval`, so its place is arithmetic.
 
-What decides is the package's own: the waits of readers (`RetryPolicy`, `Budget.PROMPT`), `wire.retry_line` and its bounds, and the
+What decides is the package's own: the waits of readers (`RetryPolicy`, `Budget.PROMPT`), `wire.retry_line` with its bounds, the
 back-off towards a log that is away. Leases, polls and sweeps have the defaults of `Hub`. For one stream in `SAMPLE` the whole
 path is real: a `Record` with the judgements of the log, a `Follower` with its `Mirror` for each cohort, with one bell in fifty
 lost, and readers that look at each event.
@@ -12,6 +12,7 @@ lost, and readers that look at each event.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import random
 from collections.abc import Callable
@@ -156,6 +157,8 @@ class Model:
         self.heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.seq = 0
         # Instances.
+        self.cohorts: list[dict[int, Cohort]] = []
+        """Of each instance, by stream."""
         self.alive: list[bool] = []
         self.reachable: list[bool] = []
         self.open_until: list[float] = []
@@ -177,7 +180,6 @@ class Model:
         self.stopped: dict[int, tuple[int, float]] = {}
         """Streams that do not grow: the last event in the log, and since when."""
         self.lost: set[int] = set()
-        self.cohorts: dict[int, Cohort] = {}
         self.of_stream: list[list[Cohort]] = [[] for _ in range(plan.streams)]
         self.real = {number: Real(number, self.rng) for number in range(0, plan.streams, SAMPLE)}
         # Readers.
@@ -191,6 +193,7 @@ class Model:
         self.longest = [plan.interval] * plan.readers
 
     def add_instance(self) -> int:
+        self.cohorts.append({})
         self.alive.append(True)
         self.reachable.append(True)
         self.open_until.append(0.0)
@@ -367,8 +370,7 @@ class Model:
         if not self.alive[instance] or instance not in self.routed_set:
             self.come_back(reader)
             return
-        key = stream * 1000 + instance
-        cohort = self.cohorts.get(key)
+        cohort = self.cohorts[instance].get(stream)
         if cohort is not None and not cohort.readers and not cohort.waiting and self.now - cohort.empty_since > IDLE:
             self.forget(cohort)
             cohort = None
@@ -376,7 +378,7 @@ class Model:
             if not self.serves(instance, stream):
                 self.refuse(reader)
                 return
-            cohort = self.cohorts[key] = Cohort(stream, instance)
+            cohort = self.cohorts[instance][stream] = Cohort(stream, instance)
             self.of_stream[stream].append(cohort)
             shard = self.shard_of(stream)
             self.command(shard, "subscribe")
@@ -396,7 +398,7 @@ class Model:
             self.come_back(reader, float(answer.header("Retry-After") or 0))
 
     def forget(self, cohort: Cohort) -> None:
-        del self.cohorts[cohort.stream * 1000 + cohort.instance]
+        del self.cohorts[cohort.instance][cohort.stream]
         self.of_stream[cohort.stream].remove(cohort)
         if (real := self.real.get(cohort.stream)) is not None:
             real.followers.pop(cohort.instance, None)
@@ -421,8 +423,7 @@ class Model:
         self._routed_size = -1
 
     def of_instance(self, *instances: int) -> list[Cohort]:
-        wanted = set(instances)
-        return [cohort for cohort in self.cohorts.values() if cohort.instance in wanted]
+        return [cohort for instance in instances for cohort in self.cohorts[instance].values()]
 
     def cut(self, *instances: int) -> None:
         """Everybody who is connected there is cut, in one instant."""
@@ -479,7 +480,7 @@ def _seconds(line: bytes) -> float:
 # --- what happens -------------------------------------------------------------------------------------------------------
 
 
-def _deploy(model: Model) -> float:
+def _deploy(model: Model) -> None:
     plan = model.plan
     begun = plan.begin
 
@@ -506,10 +507,9 @@ def _deploy(model: Model) -> float:
             model.at(begun, drain, instance)
             model.at(begun + plan.drain_timeout, stop, instance)
         begun += plan.drain_timeout + 1.0
-    return begun + 30.0
 
 
-def _shard(model: Model) -> float:
+def _shard(model: Model) -> None:
     plan, lost = model.plan, 0
     begin, back = plan.begin, plan.begin + plan.outage
     of_shard = [stream for stream in range(plan.streams) if model.shard_of(stream) == lost]
@@ -542,8 +542,8 @@ def _shard(model: Model) -> float:
     by_instance: list[list[Cohort]] = [[] for _ in range(plan.instances)]
 
     def gather() -> None:
-        for cohort in model.cohorts.values():
-            by_instance[cohort.instance].append(cohort)
+        for instance in range(plan.instances):
+            by_instance[instance] = model.of_instance(instance)
 
     def return_() -> None:
         model.up[lost] = True
@@ -553,6 +553,14 @@ def _shard(model: Model) -> float:
             model.claims_from[instance] = back + LEASE
             model.at(model.back(since=begin, until=back), write, instance)
             model.at(model.back(0.1, since=begin, until=back), hear, instance)
+            for cohort in by_instance[instance]:
+                if model.shard_of(cohort.stream) == lost and cohort.readers:
+                    model.at(model.back(since=begin + POLL, until=back), retry, cohort)
+
+    def retry(cohort: Cohort) -> None:
+        # Each mirror for itself, unless a bell has led to a read before.
+        if not cohort.live and cohort.instance not in heard:
+            model.command(lost, "read")
 
     def write(instance: int) -> None:
         for stream in range(plan.streams):
@@ -610,10 +618,9 @@ def _shard(model: Model) -> float:
         model.at(begin + plan.outage / 3, kill)
         model.at(back + LEASE, tell)
     model.at(back, return_)
-    return back + 60.0
 
 
-def _region(model: Model) -> float:
+def _region(model: Model) -> None:
     plan = model.plan
     cut = list(range(plan.instances // 3))
     back = plan.begin + 2 * plan.outage
@@ -640,7 +647,6 @@ def _region(model: Model) -> float:
     model.at(plan.begin, lose)
     model.at(plan.begin + plan.probe, model.unroute, *cut)
     model.at(back, return_)
-    return back + 30.0
 
 
 _HAPPENS: Final = {"deploy": _deploy, "shard": _shard, "shard+kill": _shard, "region": _region}
@@ -648,18 +654,27 @@ _HAPPENS: Final = {"deploy": _deploy, "shard": _shard, "shard+kill": _shard, "re
 
 def run_model(plan: Plan) -> Report:
     """Run a scenario as a model."""
+    # Millions of small objects, and no cycles.
+    gc.disable()
+    try:
+        return _run(plan)
+    finally:
+        gc.enable()
+
+
+def _run(plan: Plan) -> Report:
     model = Model(plan)
     for reader in range(plan.readers):
         stream, instance = reader % plan.streams, model.rng.choice(model.routed)
-        key = stream * 1000 + instance
-        cohort = model.cohorts.get(key)
+        cohort = model.cohorts[instance].get(stream)
         if cohort is None:
-            cohort = model.cohorts[key] = Cohort(stream, instance)
+            cohort = model.cohorts[instance][stream] = Cohort(stream, instance)
             model.of_stream[stream].append(cohort)
             model.live(cohort)
         model.attach(reader, cohort)
     appends = plan.streams / plan.shards / plan.interval
-    end = _HAPPENS[plan.scenario](model)
+    _HAPPENS[plan.scenario](model)
+    end = plan.lasts
     model.run(end)
     report = model.report
     for stream, real in model.real.items():

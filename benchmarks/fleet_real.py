@@ -425,6 +425,8 @@ async def _run(plan: Plan) -> Report:
     fleet = RealFleet(plan)
     for _ in range(plan.instances):
         await fleet.add()
+        # Not all in step: each looks at its clock once a second.
+        await asyncio.sleep(random.random() / plan.instances)
     names = [f"s{number}" for number in range(plan.streams)]
     for number, name in enumerate(names):
         await fleet.places[number % plan.instances].hub.start(name, fleet.produce)
