@@ -15,7 +15,7 @@ from resumable_stream.testing.faulty_log import FaultyLog
 
 HEAD = Head(content_type="text/event-stream", framing="sse")
 OK = Ending(outcome=Outcome.COMPLETED)
-EVENTS, INSTANCES, READERS = 1000, 8, 100
+INSTANCES = 8
 
 
 class Instance:
@@ -85,8 +85,7 @@ class Instance:
             await changed.wait()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_every_reader_gets_every_event_once(seed: int) -> None:
+def _play(*, seed: int, events: int, readers: int) -> None:
     async def scenario() -> None:
         chance = random.Random(seed)
         memory = MemoryLog()
@@ -94,30 +93,41 @@ def test_every_reader_gets_every_event_once(seed: int) -> None:
         writer = await memory.create("s", HEAD, lease=600.0)
         assert isinstance(writer, Writer)
         instances = [Instance(log) for _ in range(INSTANCES)]
-        starts = sorted(chance.randrange(EVENTS - 10) for _ in range(READERS))
+        starts = sorted(chance.randrange(events - 10) for _ in range(readers))
         async with asyncio.timeout(100), asyncio.TaskGroup() as group:
-            readers: list[asyncio.Task[list[bytes]]] = []
+            reading: list[asyncio.Task[list[bytes]]] = []
             running: set[Instance] = set()
             n = b = 0
-            while n < EVENTS:
+            while n < events:
                 while starts and starts[0] <= n:
                     starts.pop(0)
                     instance = chance.choice(instances)
                     if instance not in running:
                         running.add(instance)
                         group.create_task(instance.run())
-                    readers.append(group.create_task(instance.read()))
-                events = [b"data: %d\n\n" % number for number in range(n + 1, min(EVENTS, n + chance.choice((1, 1, 2, 5))) + 1)]
-                data = b"".join(events)
-                n, b = n + len(events), b + len(data)
-                span = Span(n=n, b=b, lengths=tuple(map(len, events)), data=data)
+                    reading.append(group.create_task(instance.read()))
+                some = [b"data: %d\n\n" % number for number in range(n + 1, min(events, n + chance.choice((1, 1, 2, 5))) + 1)]
+                data = b"".join(some)
+                n, b = n + len(some), b + len(data)
+                span = Span(n=n, b=b, lengths=tuple(map(len, some)), data=data)
                 assert await memory.append([(writer, span, None)]) == [Appended(n)]
                 await asyncio.sleep(0)
-            assert await memory.finish(writer, n, OK) == Done(EVENTS)
-        expected = [b"data: %d" % number for number in range(1, EVENTS + 1)]
-        assert len(readers) == READERS
-        assert [reader.result() == expected for reader in readers] == [True] * READERS
+            assert await memory.finish(writer, n, OK) == Done(events)
+        expected = [b"data: %d" % number for number in range(1, events + 1)]
+        assert len(reading) == readers
+        assert [task.result() == expected for task in reading] == [True] * readers
         assert min(log.faults["lost"], log.faults["doubled"], log.faults["swapped"]) > 100
-        assert all(instance.follower.mirror is not None and instance.follower.mirror.n == EVENTS for instance in running)
+        assert all(instance.follower.mirror is not None and instance.follower.mirror.n == events for instance in running)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_reader_gets_every_event_once(seed: int) -> None:
+    _play(seed=seed, events=1000, readers=100)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10, 25))
+def test_many_readers_get_every_event_of_a_long_stream_once(seed: int) -> None:
+    _play(seed=seed, events=2000, readers=200)
