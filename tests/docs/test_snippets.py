@@ -166,6 +166,13 @@ def _slow() -> FlakyServer:
     return FlakyServer(log, itertools.repeat(Fault.heartbeats(after_events=3, count=2, interval=0.25)))
 
 
+def _llm() -> FlakyServer:
+    """An answer as OpenAI's Chat Completions stream it."""
+    steps: list[tuple[dict[str, str], str | None]] = [*(({"content": word}, None) for word in WORDS), ({}, "stop")]
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} for delta, reason in steps]
+    return FlakyServer([*(ServerEvent(data=json.dumps(chunk)) for chunk in chunks), ServerEvent(data="[DONE]")])
+
+
 HOSTS: dict[str, Callable[[], FlakyServer]] = {
     "https://api.example.com": _api,
     "https://chat.example.com": _chat,
@@ -174,6 +181,7 @@ HOSTS: dict[str, Callable[[], FlakyServer]] = {
     "https://app.example.com": _app,
     "https://feed.example.com": _feed,
     "https://files.example.com": _files,
+    "https://llm.example.com": _llm,
     "https://logs.example.com": _log,
     "https://ollama.example.com": _lines,
     "https://guarded.example.com": _guarded,

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from resumable_stream import LogUnavailable
 from resumable_stream.server import MemoryLog, Relay
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply
 
@@ -490,3 +491,55 @@ def test_geminis_array_is_kept_as_bytes() -> None:
                 assert outcome(client, location, GEMINI.credentials()) == ending
                 with contextlib.suppress(httpx.RemoteProtocolError):
                     assert client.get(f"{location}?from=10", headers=GEMINI.credentials()).content == body[10:]
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+class Away(MemoryLog):
+    """A log that can be away."""
+
+    away = False
+
+    async def create(self, *args: Any, **options: Any) -> Any:
+        if self.away:
+            raise LogUnavailable("away")
+        return await super().create(*args, **options)
+
+
+def test_a_stream_that_cannot_be_kept_is_delivered_all_the_same_and_one_with_a_key_is_not_begun() -> None:
+    log = Away()
+    with OPENAI.server() as upstream, relayed(upstream, log) as served, served.client() as client:
+        log.away = True
+        answer = post(client, OPENAI)
+        # Before the relay knows whose streams are whose, it asks for nothing.
+        assert (answer.status_code, answer.json()["reason"]) == (503, "log_unavailable")
+        log.away = False
+        assert post(client, OPENAI).headers["stream-id"]
+        log.away = True
+        answer = post(client, OPENAI)
+        assert (answer.status_code, answer.content) == (200, OPENAI.transcript)
+        assert "stream-id" not in answer.headers
+        assert post(client, OPENAI, **{"idempotency-key": "k1"}).status_code == 503
+        assert len(upstream.requests) == 2
+        log.away = False
+        assert post(client, OPENAI, **{"idempotency-key": "k1"}).content == OPENAI.transcript
+
+
+def test_relays_with_one_secret_know_each_others_clients_and_with_another_they_do_not() -> None:
+    # A MemoryLog is not bound to a loop, so three relays can share it one after the other.
+    log = MemoryLog()
+    with OPENAI.server() as upstream:
+        with relayed(upstream, log, secret=b"0123456789abcdef") as served, served.client() as client:
+            location = post(client, OPENAI).headers["content-location"]
+        for secret, status in ((b"0123456789abcdef", 200), (b"another secret!!", 404), (None, 404)):
+            with relayed(upstream, log, secret=secret) as served, served.client() as client:
+                assert client.get(f"{location}?view=verbatim", headers=OPENAI.credentials()).status_code == status
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"idle": 0.0}, {"connect": -1.0}, {"body_bytes": 0}, {"secret": b"short"}, {"allow": ["cookie2", "set-cookie"]}]
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Relay("https://a.example", **wrong)
