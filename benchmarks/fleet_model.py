@@ -28,7 +28,7 @@ from resumable_stream.server.mirror import Follower, Listen, Read
 
 __all__ = ["SAMPLE", "run_model"]
 
-SAMPLE: Final = 100
+SAMPLE: Final = 400
 LEASE, POLL, IDLE, TICK = 15.0, 5.0, 30.0, 1.0
 _HEAD: Final = Head(content_type="text/event-stream", framing="sse")
 
