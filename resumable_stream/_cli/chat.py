@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ._extra import click
+from .options import drain_timeout
 from .serve import STORE_VARIABLE, Mistake, listen, log_at, url_of
 
 __all__ = ["chat", "folder", "load"]
@@ -36,15 +37,7 @@ _KEY: Final = "OPENAI_API_KEY"
 )
 @click.option("--upstream", metavar="URL", help="Base URL of an API that is compatible with OpenAI's: http://127.0.0.1:11434/v1")
 @click.option("--model", metavar="NAME", help="Its model. Without --upstream: a model of OpenAI.")
-@click.option(
-    "--drain-timeout",
-    "timeout",
-    type=click.FloatRange(0, 3600),
-    default=25.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds that answers may still take after SIGTERM or Ctrl-C.",
-)
+@drain_timeout("answers")
 def chat(host: str, port: int, store: str, upstream: str | None, model: str | None, timeout: float) -> None:
     """
     Serve a chat that goes on where it was: reload it, open it twice, take it to your phone, restart the server.

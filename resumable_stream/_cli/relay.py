@@ -11,6 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ._extra import click
+from .options import drain_timeout, spread_option
 from .serve import STORE_VARIABLE, Mistake, listen, log_at, url_of
 
 if TYPE_CHECKING:
@@ -44,23 +45,8 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 )
 @click.option("--host", help=f"Address to listen on; 0.0.0.0 and :: are all of them.  [default: {_HOST}]")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"0: any that is free.  [default: {_PORT}]")
-@click.option(
-    "--drain-timeout",
-    "timeout",
-    type=click.FloatRange(0, 3600),
-    default=25.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds that streams may still take after SIGTERM or Ctrl-C.",
-)
-@click.option(
-    "--spread",
-    type=click.FloatRange(0, 3600),
-    default=5.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds over which readers are sent away then.",
-)
+@drain_timeout("streams")
+@spread_option
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
 def relay(
     upstreams: tuple[str, ...],

@@ -12,6 +12,7 @@ from shlex import quote
 from typing import IO, TYPE_CHECKING, Any
 
 from ._extra import click
+from .options import drain_timeout, spread_option
 from .output import visible
 
 if TYPE_CHECKING:
@@ -47,23 +48,8 @@ class Mistake(click.ClickException):
     show_envvar=True,
     help="Keep the streams here instead: memory:, sqlite:///streams.db, redis://host:6379/0, …",
 )
-@click.option(
-    "--drain-timeout",
-    "timeout",
-    type=click.FloatRange(0, 3600),
-    default=25.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds that generations may still take after SIGTERM or Ctrl-C.",
-)
-@click.option(
-    "--spread",
-    type=click.FloatRange(0, 3600),
-    default=5.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds over which readers are sent away then.",
-)
+@drain_timeout("generations")
+@spread_option
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request.")
 @click.option("--listener", type=int, hidden=True)
 @click.option("--control", type=int, hidden=True)
