@@ -19,7 +19,7 @@ SCENARIOS: Final = ("deploy", "shard", "shard+kill", "region")
 COSTS: Final = defaultdict(
     lambda: 40.0, {"append": 60.0, "read": 25.0, "subscribe": 10.0, "renew": 20.0, "orphans": 10.0, "restore": 200.0}
 )
-"""Microseconds of a shard for one command; measured with `RedisLog`, an append with the bells that it rings for ten listeners."""
+"""Microseconds of a shard for one command: assumed, and rounded up from the scripts alone. An append rings for ten listeners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
