@@ -84,10 +84,10 @@ def svg(reports: dict[str, Report]) -> str:
         busiest = {second: max(report.redis[shard, second] for shard in range(report.plan.shards)) for second in seconds}
         parts.append(f'<text x="{left}" y="{top - 10}" font-weight="bold">{_TITLES[scenario]}</text>')
         for color, values in (("#c2410c", report.reconnects), ("#1d4ed8", busiest)):
-            most = max((values[second] for second in seconds), default=0) or 1
+            most = max((values[second] for second in seconds), default=0)
             step = (width - left - 20) / len(seconds)
             points = " ".join(
-                f"{left + index * step:.1f},{top + height - values[second] / most * height:.1f}"
+                f"{left + index * step:.1f},{top + height - values[second] / max(most, 1) * height:.1f}"
                 for index, second in enumerate(seconds)
             )
             parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"/>')
