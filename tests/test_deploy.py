@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_the_path_that_is_probed_is_one_of_the_relay() -> None:
                 return [before.status_code, (await client.get(path)).status_code]
 
     assert asyncio.run(ask()) == [200, 503]
+
+
+def test_what_is_installed_is_there_to_install() -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    (name, extras), *more = re.findall(r'pip install [^"]*"([\w-]+)\[([\w,]+)\]"', CONTAINERFILE)
+    assert not more
+    assert name == project["name"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
 def test_the_ports_are_one() -> None:
