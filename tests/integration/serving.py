@@ -18,7 +18,8 @@ def serving(app: Any) -> Iterator[CuttingProxy]:
     """Run an ASGI app behind a `CuttingProxy`, on a thread of its own."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="on", timeout_graceful_shutdown=1)
+    # Not uvloop, which some package here brings along: it complains of connections that clients have not closed yet.
+    config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="on", timeout_graceful_shutdown=1, loop="asyncio")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -33,6 +34,20 @@ def serving(app: Any) -> Iterator[CuttingProxy]:
             proxy.close()
             server.should_exit = True
             thread.join(5)
+
+
+def closing(app: Any, log: Any) -> Any:
+    """The app, which closes a log when it ends: in its own event loop, where the connections of the log are."""
+
+    async def closed(scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "lifespan.shutdown.complete":
+                await log.aclose()
+            await send(message)
+
+        await app(scope, receive, sent if scope["type"] == "lifespan" else send)
+
+    return closed
 
 
 async def settle(proxy: CuttingProxy) -> None:

@@ -22,7 +22,7 @@ from resumable_stream.server.log import Head
 
 from .node_server import HERE, node
 from .proxy import CuttingProxy, sample
-from .serving import serving
+from .serving import closing, serving
 
 pytestmark = [pytest.mark.integration]
 
@@ -63,7 +63,7 @@ def test_the_conformance_suite_passes(log: StreamLog, tmp_path: Path) -> None:
     excluded = "|".join(EXCLUDED)
     report = tmp_path / "report.json"
     app = durable_streams(Hub(log), write=True, long_poll=LONG_POLL, cors=["*"])
-    with serving(app) as proxy:
+    with serving(closing(app, log)) as proxy:
         command = [
             *(node(), "node_modules/vitest/vitest.mjs", "run", "durable_streams_conformance.test.mjs"),
             *("--reporter=json", f"--outputFile={report}", "--testNamePattern", f"^(?!({excluded}) )"),
