@@ -14,7 +14,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
-from resumable_stream.server.log import Control, Gone, Head, Message, Span, SpanRefused, Unknown, Writer
+from resumable_stream.server.log import Bell, Control, Gone, Head, Message, Span, SpanRefused, Unknown, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
@@ -1530,5 +1530,31 @@ def test_processes_that_start_or_recover_together_do_not_sweep_together() -> Non
                 assert sweeps[0] >= 14.0
                 assert sweeps[-1] <= 22.5
                 assert sweeps[-1] - sweeps[0] > 3.0
+
+    run(scenario)
+
+
+def test_a_stream_that_a_bell_has_led_to_is_not_read_again_by_the_one_that_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        waited = asyncio.Event()
+        monkeypatch.setattr("resumable_stream.server.following.Backoff.wait", lambda self: waited.wait())
+        log = Scripted()
+        await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=60.0)
+        async with Hub(log, poll=60.0) as hub:
+            following = hub._following
+            with await hub.reader("s"):
+                followed = following.find("s")
+                assert followed is not None
+                # Two tasks hear bells and look at the clock; nothing is read, and nobody backs off.
+                await until(lambda: len(following._tasks._tasks) == 2)
+                log.on["read"] = once(away)
+                following.do(followed, followed.follower.poll())
+                await until(lambda: followed.trouble is not None)
+                before = log.calls["read"]
+                following._ring(Bell(id="s"))
+                await until(lambda: followed.trouble is None)
+                waited.set()
+                await until(lambda: len(following._tasks._tasks) == 2)
+                assert log.calls["read"] == before + 1
 
     run(scenario)
