@@ -52,7 +52,7 @@ class Upstream:
         self.upto: int | None = None
         self.calls = 0
         self.gate: Gate | None = None
-        self.hub = Hub(MemoryLog(), authorize=self.owner, heartbeat=1.0)
+        self.hub = Hub(MemoryLog(), authorize=self.owner, heartbeat=1.0, cancel_grace=0.2)
 
     async def owner(self, facts: Any, id: str | None, action: str) -> str | None:
         """Only who shows the same key reads an answer."""

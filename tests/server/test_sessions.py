@@ -18,7 +18,9 @@ from resumable_stream.server.sessions import feed_id_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
 from .test_hub import read_all, run, words
-from .test_hub_over_logs import Make, hub_over, make, producer, shared, text  # noqa: F401  fixtures
+from .test_hub_over_logs import Make, hub_over, make, producer, shared, soon_quiet, text  # noqa: F401  fixtures
+
+pytestmark = pytest.mark.usefixtures("soon_quiet")
 
 Seen = list[tuple[str, Any]]
 T = TypeVar("T")
