@@ -34,7 +34,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --no-header -q
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-server test test-rules check coverage docs bench capacity compare soak mutants integration integration-litellm chromium wheel-test clean
+.PHONY: help dev demo demo-server test test-rules check coverage docs bench capacity compare soak mutants integration integration-litellm chromium redis-server wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,17 +96,24 @@ mutants: $(STAMP) ## Break the package on purpose, and see that the tests notice
 compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and with us (own environment)
 	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
 
-integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm chromium ## Run the tests against foreign servers and SDKs and in a browser (own environments)
+integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm chromium redis-server ## Run the tests against foreign servers and SDKs and in a browser (own environments)
 	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration tests/browser
 
-# A browser for tests/browser, from Debian. Where it cannot be installed, those tests are skipped and say why.
+# Programs from Debian: a browser for tests/browser, and a Redis that can be a Cluster. Where one cannot be installed, its tests
+# are skipped and say why. RUNLEVEL=1: the server is not started, only installed.
+INSTALL = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $@ from Debian (once)"; \
+		{ timeout 120 apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+			timeout 600 apt-get install -y --no-install-recommends $@; } </dev/null >/dev/null 2>&1 \
+			|| echo "$@ could not be installed: the tests that need it will be skipped"; \
+	fi
+
 chromium:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
-	if [ -z "$$CHROMIUM" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing chromium from Debian (once)"; \
-		{ timeout 120 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y --no-install-recommends chromium; } \
-			</dev/null >/dev/null 2>&1 || echo "chromium could not be installed: tests/browser will be skipped"; \
-	fi
+	[ -n "$$CHROMIUM" ] || $(INSTALL)
+
+redis-server:
+	@command -v redis-server >/dev/null || [ -n "$$REDIS_SERVER" ] || $(INSTALL)
 
 # It cannot be installed beside the others. PYTEST_ARGS may choose none of its tests, which pytest calls a failure (5).
 integration-litellm: $(LITELLM_STAMP)
