@@ -637,7 +637,7 @@ class Hub:
             await self._log.delete(key)
             if head.session is not None:
                 id, ending = head.public_id or key, Ending(outcome=Outcome.CANCELLED, reason="shutdown")
-                await self._sessions.append(head.session, head.owner, lambda feed: feed.ended(id, ending))
+                await self._tell_feed(head.session, head.owner, lambda feed: feed.ended(id, ending))
             raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
         return answer
 
@@ -691,6 +691,18 @@ class Hub:
     async def active(self, session: str, *, owner: str = "") -> list[str]:
         """Ids of the streams of a session that run, in the order in which they began."""
         return await self.session(session, owner=owner).active()
+
+    async def _tell_feed(self, session: str, owner: str, decide: Callable[[Feed], bytes | None]) -> None:
+        """
+        Write something into the feed of a session, unless it cannot be written.
+
+        A feed that is away or damaged must not keep anybody from stopping or forgetting a stream. Whoever asks next what runs in
+        the session tells it of an end.
+        """
+        try:
+            await self._sessions.append(session, owner, decide)
+        except LogUnavailable as exc:
+            logger.warning("the feed of session %s was not told of a change: %s", session[:80], exc)
 
     async def _settled(self, session: str, owner: str) -> Feed:
         self._check_running()
@@ -848,11 +860,7 @@ class Hub:
         session = head.session
         if session is not None:
             # First: the stream may have ended before there is another chance, and then nobody would learn why.
-            try:
-                await self._sessions.append(session, owner, lambda feed: feed.cancelled(id, by=by))
-            except LogUnavailable as exc:
-                # A feed that is away or damaged must not keep anybody from stopping a stream.
-                logger.warning("the feed of session %s is not told that stream %s is cancelled: %s", session[:80], id, exc)
+            await self._tell_feed(session, owner, lambda feed: feed.cancelled(id, by=by))
         verdict = await self._say(id, Message(id=_CANCEL_ID, data=reason, kind=CANCEL), owner)
         if isinstance(verdict, Unknown):
             raise unknown(id)
@@ -1112,11 +1120,7 @@ class Hub:
         if (session := state.head.session) is not None:
             # Where its producer is dead, or does not stop, nobody else says so. Before it may be started again.
             ending = state.ending or Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN)
-            try:
-                await self._sessions.append(session, owner, lambda feed: feed.ended(id, ending))
-            except LogUnavailable as exc:
-                # Who asks what runs in the session tells it a lease later.
-                logger.warning("the feed of session %s is not told that stream %s is forgotten: %s", session[:80], id, exc)
+            await self._tell_feed(session, owner, lambda feed: feed.ended(id, ending))
         await self._log.delete(key)
         self._following.forget(key)
 

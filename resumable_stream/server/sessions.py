@@ -247,8 +247,7 @@ class Sessions(SharedStreams[_Place, Feed]):
                 if found.why == "went_back":
                     await self._begin_again(known, feed)
                 else:
-                    known.state = None
-                    await self._load(known)
+                    await self._reload(known)
                 return
             feed.take(found.spans)
             feed.first = found.oldest
@@ -267,8 +266,7 @@ class Sessions(SharedStreams[_Place, Feed]):
             case Fenced(current):
                 epoch, _, fence = current.rpartition(".")
                 if epoch != feed.epoch:
-                    known.state = None
-                    await self._load(known)
+                    await self._reload(known)
                 known.fence = int(fence)
             case Behind():
                 await self._begin_again(known, feed)
@@ -285,8 +283,7 @@ class Sessions(SharedStreams[_Place, Feed]):
         if not isinstance(found, Unknown):
             if found.epoch != feed.epoch or found.n >= feed.n:
                 # Another process was faster.
-                known.state = None
-                await self._load(known)
+                await self._reload(known)
                 return
             await self._log.delete(known.place.key)
         await self._restore(known, feed)
@@ -298,8 +295,7 @@ class Sessions(SharedStreams[_Place, Feed]):
         spans = [fresh.span(snapshot_block(self._snapshot(feed)))]
         made = await self._log.restore(self._writer(known, feed), head, epoch, spans)
         if isinstance(made, Existing):
-            known.state = None
-            await self._load(known)
+            await self._reload(known)
             return
         fresh.take(spans)
         known.state, known.fence = fresh, made.fence

@@ -92,6 +92,11 @@ class SharedStreams(abc.ABC, Generic[P, S]):
     async def _load(self, known: Known[P, S]) -> S:
         """Read how the stream stands, or make it, and keep that in `known`."""
 
+    async def _reload(self, known: Known[P, S]) -> S:
+        """What was known is of no use: read it anew."""
+        known.state = None
+        return await self._load(known)
+
     @abc.abstractmethod
     async def _catch_up(self, known: Known[P, S]) -> None:
         """Learn what others have appended."""
