@@ -45,6 +45,7 @@ __all__ = [
     "answer_of",
     "answer_to_request",
     "answer_to_trouble",
+    "facts_from",
     "fingerprint_of",
     "owner_of",
     "wrong_id",
@@ -149,6 +150,11 @@ async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
         yield body
 
 
+def facts_from(method: str, headers: Mapping[str, str] | Iterable[tuple[str, str]], query: str | bytes) -> Facts:
+    """The facts of a request of any framework's."""
+    return Facts(method, dict(headers), query.decode("latin-1") if isinstance(query, bytes) else query)
+
+
 async def answer_of(
     hub: Hub,
     method: str,
@@ -164,7 +170,7 @@ async def answer_of(
     options: dict[str, Any],
 ) -> HubAnswer:
     """What `Hub.answer()` does, see there."""
-    facts = Facts(method, dict(headers), query.decode("latin-1") if isinstance(query, bytes) else query)
+    facts = facts_from(method, headers, query)
 
     async def fingerprint() -> str:
         return "" if body is None else fingerprint_of(facts.method, path or "", body)
@@ -277,16 +283,16 @@ async def answer_to_feed(
     if hub.draining:
         return await _read(hub, asked, id, owner, location)
     try:
-        snapshot, begin, state = await hub.session(session, owner=owner)._standing()
+        feed, state = await hub.session(session, owner=owner)._standing()
     except LogUnavailable as exc:
         return wire.unavailable(_unavailable(exc).reason, random=random.random()), None
     head_only = facts.method == "HEAD" and asked.after is None
     if asked.view == "snapshot" and (asked.after is None or (asked.browser and not _holds(state, asked.after))):
         # An `EventSource` that slept for long sends its old cursor to the URL that asks for a snapshot, and can do nothing else.
-        return await _read(hub, replace(asked, after=None), id, owner, location, replace(state, snapshot=snapshot))
+        return await _read(hub, replace(asked, after=None), id, owner, location, replace(state, snapshot=feed.snapshot()))
     if asked.after is None and not head_only:
         # What was there before has an event that stands for it.
-        asked = replace(asked, after=begin)
+        asked = replace(asked, after=Cursor(state.epoch, state.oldest - 1))
     return await _read(hub, asked, id, owner, location)
 
 

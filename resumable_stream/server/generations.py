@@ -285,7 +285,7 @@ class Generations:
             match verdict:
                 case Done():
                     self._show_ending(running, ending)
-                    self.tasks.spawn(self._compact(running.key))
+                    self.compact_soon(running.key)
                     return
                 case Ended() | Fenced():
                     self._fence(running)

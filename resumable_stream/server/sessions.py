@@ -343,7 +343,7 @@ class Sessions(SharedStreams[_Place, Feed]):
             lease: Seconds.
             notice: Told the key of a stream whose producer is dead.
         """
-        feed = await self.feed(session, owner)
+        feed, changed = await self.feed(session, owner), False
         for stream_id, stream in list(feed.streams.items()):
             key = self._key_of(stream_id, owner)
             found = await self._log.read(key, None, limit_bytes=0)
@@ -357,7 +357,8 @@ class Sessions(SharedStreams[_Place, Feed]):
                 ending = self._lost_since(key, now, lease)
             if ending is not None:
                 await self.append(session, owner, partial(_ended, stream, ending))
-        return await self.feed(session, owner) if feed.streams else feed
+                changed = True
+        return await self.feed(session, owner) if changed else feed
 
     def _lost_since(self, key: str, now: float, lease: float) -> Ending | None:
         since = self._missing.setdefault(key, now)
@@ -495,9 +496,9 @@ class Session:
             query: What stands after the `?`, still encoded.
             path: Of the request, as the client knows it, for `Content-Location`.
         """
-        from .answering import HubAnswer, answer_to_feed
+        from .answering import HubAnswer, answer_to_feed, facts_from
 
-        facts = wire.Facts(method, dict(headers), query.decode("latin-1") if isinstance(query, bytes) else query)
+        facts = facts_from(method, headers, query)
         answer, opened = await answer_to_feed(self._hub, facts, self.id, owner=self.owner, location=path)
         return HubAnswer(answer, opened, head=method == "HEAD")
 
@@ -509,12 +510,11 @@ class Session:
         answer, opened = await answer_to_feed(self._hub, facts_of(request), self.id, owner=self.owner, location=path_of(request))
         return HubResponse(answer, opened, send_timeout=self._hub.send_timeout)
 
-    async def _standing(self) -> tuple[dict[str, Any], Cursor, wire.Standing]:
-        """The state, where the feed begins, and how it stands for who reads it over HTTP."""
+    async def _standing(self) -> tuple[Feed, wire.Standing]:
+        """The state, and how the feed stands for who reads it over HTTP."""
         feed = await self._hub._settled(self.id, self.owner)
         head = self._sessions.head(self.id, self.owner)
-        state = wire.Standing(head=head, epoch=feed.epoch, n=feed.n, b=feed.b, oldest=feed.first)
-        return feed.snapshot(), Cursor(feed.epoch, feed.first - 1), state
+        return feed, wire.Standing(head=head, epoch=feed.epoch, n=feed.n, b=feed.b, oldest=feed.first)
 
     async def forget(self) -> None:
         """
