@@ -36,6 +36,7 @@ __all__ = [
     "headers_up",
     "json_of",
     "key_id",
+    "known_names",
     "principal_of",
     "repeated_credential",
     "target_of",

@@ -132,7 +132,7 @@ class Passed:
         response: Of the upstream.
         send_timeout: Seconds that the client may take no bytes.
         extra: More headers.
-        metrics: Told when it begins and ends.
+        passing: Holds this answer while it is being passed on.
     """
 
     def __init__(

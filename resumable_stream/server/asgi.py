@@ -12,8 +12,8 @@ Streams of a hub over HTTP, for Starlette and FastAPI: a response that follows a
 
     app.mount("/", create_app(hub))           # or all of it: POST /streams, GET /streams/{id}, …
 
-What is answered is decided in `wire`, `answering` and `bodies`; here it is sent. Only this module imports starlette (extra
-`server`).
+What is answered is decided in `wire`, `answering` and `bodies`; here it is sent. It needs
+starlette (extra `server`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 from urllib.parse import quote
 
-try:
-    from starlette.applications import Starlette
-    from starlette.datastructures import Headers
-    from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import Response
-    from starlette.routing import Route
-except ImportError as error:
-    missing = (error.name or "starlette").partition(".")[0]
-    raise ImportError(
-        f"resumable_stream.server.asgi needs {missing}: pip install 'resumable-stream-sdk[server]'", name=missing
-    ) from None
-
 from .._errors import HistoryGone, LimitReached, ReaderCut
 from . import wire
+from ._starlette import ClientDisconnect, Headers, Request, Response, Route, Starlette
 from .answering import (
     PATH_SAFE,
     TROUBLE,

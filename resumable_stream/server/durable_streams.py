@@ -42,19 +42,13 @@ from ._durable import (
     sse_headers,
     ttl_of,
 )
+from ._starlette import ClientDisconnect, Request, Route, Starlette
 from .answering import Opened, TooLarge, owner_of
 from .asgi import HubResponse, facts_of, path_of
 from .asgi import body_of as read_body
 from .bodies import Body
 from .log import Cursor, Ending, Gone, Page, Unknown, check_stream_id
 from .wire import Answer, Follow
-
-try:
-    from starlette.applications import Starlette
-    from starlette.requests import ClientDisconnect, Request
-    from starlette.routing import Route
-except ImportError:  # pragma: no cover
-    raise  # `.asgi` has said what is missing
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

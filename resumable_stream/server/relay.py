@@ -28,11 +28,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
 from .._errors import KeyReused, LogUnavailable, ResumableStreamError, StreamUnknown
 from .._events import Outcome
 from ..protocols import Head as ResponseHead
@@ -55,10 +50,11 @@ from ._relay_rules import (
     target_of,
 )
 from ._relay_upstream import Client, Passed, Trouble, left, pump
+from ._starlette import Request, Response, Route, Starlette
 from .answering import PATH_SAFE, TROUBLE, TooLarge, answer_to_request, answer_to_trouble
 from .asgi import HubResponse, _Resource, _Routes
 from .hub import Hub, HubLimits
-from .log import Ending, Existing, Head, StreamLog, check_seconds
+from .log import Ending, Existing, Head, StreamLog, Writer, check_seconds
 from .memory import MemoryLog
 from .wire import Answer, Facts
 
@@ -350,7 +346,7 @@ class Relay:
 
     async def _keep(self, asked: _Asked, response: aiohttp.ClientResponse, id: str | None, fingerprint: str) -> str | None:
         """Make a stream of an answer; `None`: it is not one, or cannot be kept now, and has to be passed on."""
-        head = ResponseHead(response.status, {name.lower(): value for name, value in response.headers.items()}, "")
+        head = _head_of(response)
         framing = framing_of(asked.method, asked.path, head)
         if framing is None:
             return None
@@ -431,7 +427,7 @@ class Relay:
         try:
             for _ in range(_ROUNDS):
                 if await self._is_there(id, asked.principal, fingerprint):
-                    return await self._first_reader(asked, id, extra, heeded, result="joined" if again is False else "stream")
+                    return await self._first_reader(asked, id, extra, heeded, result="stream" if again else "joined")
                 handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None] = asyncio.get_running_loop().create_future()
                 claim = await self.hub.start(
                     id,
@@ -501,8 +497,7 @@ class Relay:
         except BaseException:
             hand(Trouble(sent=True, timeout=False))
             raise
-        head = ResponseHead(response.status, {name.lower(): value for name, value in response.headers.items()}, "")
-        is_stream = framing_of(asked.method, asked.path, head) is not None
+        is_stream = framing_of(asked.method, asked.path, _head_of(response)) is not None
         kept = await self._keep(asked, response, id, fingerprint)
         hand(response if kept is None else None)
         if kept is not None:
@@ -553,7 +548,7 @@ class Relay:
         if self._secret is None:
             async with self._asking:
                 if self._secret is None:
-                    self._secret = await _secret_of(self.hub.log, self.hub.lease)
+                    self._secret = await _secret_of(self.hub._log, self.hub.lease)
         return self._secret
 
 
@@ -564,9 +559,8 @@ async def _secret_of(log: StreamLog, lease: float) -> bytes:
     answer = await log.create(_SECRET_ID, head, lease=lease)
     if isinstance(answer, Existing):
         return answer.head.fingerprint.encode()
-    if not hasattr(answer, "token"):
-        raise LogUnavailable("the log did not say whether it keeps the secret of the relay", stream_id=_SECRET_ID)
-    await log.finish(answer, 0, _CLAIM)  # type: ignore[arg-type]  # a writer
+    assert isinstance(answer, Writer), "nothing else was to be appended"
+    await log.finish(answer, 0, _CLAIM)
     return made.encode()
 
 
@@ -633,6 +627,10 @@ async def _body(receive: Receive, limit: int, timeout: float) -> bytes:
         pieces.append(piece)
         more = message.get("more_body", False)
     return b"".join(pieces)
+
+
+def _head_of(response: aiohttp.ClientResponse) -> ResponseHead:
+    return ResponseHead(response.status, {name.lower(): value for name, value in response.headers.items()}, "")
 
 
 def _headers(scope: Scope) -> dict[str, str]:
