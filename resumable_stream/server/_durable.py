@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from .._events import Outcome
-from .log import MAX_PLACE, Ending, Framing, Head, Span, check_text
+from .log import MAX_PLACE, Ending, Framing, Head, Page, Span, check_text
 from .wire import Answer, Facts, outcome_header, to_json
 
 __all__ = [
@@ -157,6 +157,11 @@ class Shown:
     b: int
     oldest: int = 1
     ending: Ending | None = None
+
+    @classmethod
+    def of(cls, page: Page) -> Shown:
+        """What the log says."""
+        return cls(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
 
     @property
     def is_json(self) -> bool:

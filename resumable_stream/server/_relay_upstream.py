@@ -26,6 +26,7 @@ from .._errors import ReaderCut
 from .._events import Outcome
 from ._relay_rules import headers_down
 from ._values import Ending
+from .asgi import left
 from .generation import GenerationFailed
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ._relay_reading import UpstreamReading
     from .generation import Generation
 
-__all__ = ["Client", "Passed", "Trouble", "left", "pump"]
+__all__ = ["Client", "Passed", "Trouble", "pump"]
 
 _LINGER: Final = 5.0
 """Seconds in which an upstream may close a body whose last event has come. 5: what follows is a line feed, or nothing."""
@@ -116,12 +117,6 @@ def _arrived(response: aiohttp.ClientResponse) -> bytes:
 
 
 # --- an answer that passes through ------------------------------------------------------------------------------------
-
-
-async def left(receive: Receive) -> None:
-    """Return when the client has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class Passed:

@@ -21,8 +21,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, get_args
 from urllib.parse import quote
 
 from .._errors import HistoryGone, LimitReached, ReaderCut
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from .reading import Reader
 
 __all__ = ["CHUNK_BYTES", "HubResponse", "create_app", "respond"]
+
+T = TypeVar("T")
 
 _START: Final = "http.response.start"
 _BODY: Final = "http.response.body"
@@ -284,6 +286,34 @@ def facts_of(request: Request) -> Facts:
     return Facts(request.method, dict(Headers(scope=request.scope)), request.scope["query_string"].decode("latin-1"))
 
 
+async def left(receive: Receive) -> None:
+    """Return when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_there(receive: Receive, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
+    """
+    Wait for something as long as the client is there.
+
+    Raises:
+        ClientDisconnect: It is not; the work was cancelled.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(left(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for each in (working, leaving):
+            if not each.done():
+                each.cancel()
+                # What it opened is closed before anybody goes on.
+                await asyncio.wait({each})
+
+
 def path_of(request: Request) -> str:
     """The path of a request of Starlette's, percent-encoded."""
     # A path that begins with two slashes would be another host.
@@ -380,28 +410,43 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
         ValueError: An origin that no browser sends.
     """
     app = _Routes(hub)
-    origins = wire.check_origins(cors)
+    paths: dict[str, dict[str, Handler]] = {
+        "/streams": {"POST": app.start},
+        "/streams/{id}": {"GET": app.read, "DELETE": app.forget},
+        "/streams/{id}/message": {"GET": app.message},
+        "/streams/{id}/messages": {"POST": app.say},
+        "/streams/{id}/cancel": {"POST": app.cancel},
+        "/sessions/{session:path}/stream": {"GET": app.active},
+        "/sessions/{session:path}/feed": {"GET": app.feed},
+        "/health": {"GET": app.health},
+    }
+    return app_of(hub, paths, wire.check_origins(cors), lifespan=hub.lifespan if lifespan else None)
 
-    def at(path: str, **handlers: Handler) -> Route:
-        return Route(path, _Resource(hub, handlers, origins))
+
+def app_of(
+    hub: Hub,
+    paths: Mapping[str, Mapping[str, Handler]],
+    origins: Sequence[str],
+    *,
+    more: Sequence[Route] = (),
+    lifespan: Callable[[Any], Any] | None,
+) -> Starlette:
+    """
+    Make an app of handlers.
+
+    Args:
+        hub: Whose streams.
+        paths: Handlers by method, by path.
+        origins: Those whose pages may use it, checked.
+        more: Routes that answer by themselves.
+        lifespan: What it enters when it starts; `None`: nothing.
+    """
 
     async def not_found(request: Request, exc: Exception) -> Response:
         return HubResponse(wire.not_found(), extra=wire.cors_headers(request.headers.get("origin"), origins))
 
-    return Starlette(
-        routes=[
-            at("/streams", POST=app.start),
-            at("/streams/{id}", GET=app.read, DELETE=app.forget),
-            at("/streams/{id}/message", GET=app.message),
-            at("/streams/{id}/messages", POST=app.say),
-            at("/streams/{id}/cancel", POST=app.cancel),
-            at("/sessions/{session:path}/stream", GET=app.active),
-            at("/sessions/{session:path}/feed", GET=app.feed),
-            at("/health", GET=app.health),
-        ],
-        exception_handlers={404: not_found},
-        lifespan=hub.lifespan if lifespan else None,
-    )
+    routes = [Route(path, _Resource(hub, handlers, origins)) for path, handlers in paths.items()]
+    return Starlette(routes=[*routes, *more], exception_handlers={404: not_found}, lifespan=lifespan)
 
 
 class _Resource:

@@ -18,8 +18,8 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._errors import HistoryGone, LimitReached, LogUnavailable, StreamUnknown
 from . import wire
@@ -44,10 +44,10 @@ from ._durable import (
 )
 from ._starlette import ClientDisconnect, Request, Route, Starlette
 from .answering import Opened, TooLarge, owner_of
-from .asgi import HubResponse, facts_of, path_of
+from .asgi import HubResponse, facts_of, path_of, while_there
 from .asgi import body_of as read_body
 from .bodies import Body
-from .log import Cursor, Ending, Gone, Page, Unknown, check_stream_id
+from .log import Cursor, Ending, Gone, Unknown, check_stream_id
 from .wire import Answer, Follow
 
 if TYPE_CHECKING:
@@ -162,14 +162,12 @@ class _DurableStreams:
             found = _not_found()
         except (LogUnavailable, LimitReached):
             found = _unavailable()
-        if found is None:
-            return None
         answer, opened, body = (found, None, Body) if isinstance(found, Answer) else found
         # Some answers are those of the other routes, and have said it.
         extra = () if request.method == "OPTIONS" else tuple(each for each in extra if answer.header(each[0]) is None)
         return HubResponse(answer, opened, send_timeout=self._hub.send_timeout, extra=extra, body=body)
 
-    async def _handle(self, request: Request) -> Answer | tuple[Answer, Opened, Callable[[Reader, Follow], Body]] | None:
+    async def _handle(self, request: Request) -> Answer | tuple[Answer, Opened, Callable[[Reader, Follow], Body]]:
         facts, path, method = facts_of(request), request.path_params["path"], request.method
         if method == "OPTIONS":
             return wire.preflight(facts, self._origins, methods=self._methods, headers=ALLOWED)
@@ -216,7 +214,7 @@ class _DurableStreams:
 
     async def _read(
         self, request: Request, id: str, owner: str
-    ) -> Answer | tuple[Answer, Opened, Callable[[Reader, Follow], Body]] | None:
+    ) -> Answer | tuple[Answer, Opened, Callable[[Reader, Follow], Body]]:
         """GET."""
         hub, wanted = self._hub, asked(facts_of(request))
         if isinstance(wanted, Answer):
@@ -258,7 +256,7 @@ class _DurableStreams:
             return _gone(exc.gone)
         with reader:
             work = self._collect(reader, shown, wanted, start, id, owner)
-            return await (work if wanted.live is None else _while_there(request.receive, work))
+            return await (work if wanted.live is None else while_there(request.receive, work))
 
     async def _look(self, id: str, owner: str) -> Shown | Answer:
         """
@@ -278,7 +276,7 @@ class _DurableStreams:
             if isinstance(page, Gone):
                 continue
             if not page.head.written:
-                return _shown(page)
+                return Shown.of(page)
             followed = hub._followed(id, owner)
             try:
                 shown = await hub._written.look(id, owner, touch=True)
@@ -456,10 +454,6 @@ def reader_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _shown(page: Page) -> Shown:
-    return Shown(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
-
-
 def _start(shown: Shown, wanted: Asked) -> int | Answer:
     """The first byte that is wanted."""
     if wanted.now:
@@ -505,20 +499,3 @@ def _gone(gone: Gone) -> Answer:
 
 def _unavailable() -> Answer:
     return wire.unavailable("log_unavailable", random=random.random())
-
-
-async def _while_there(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """Do something that takes long while the client waits for it; `None`: it has left."""
-
-    async def left() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(left())
-    try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.wait([working, leaving])

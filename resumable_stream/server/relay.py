@@ -23,7 +23,7 @@ import functools
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -49,10 +49,10 @@ from ._relay_rules import (
     repeated_credential,
     target_of,
 )
-from ._relay_upstream import Client, Passed, Trouble, left, pump
-from ._starlette import Request, Response, Route, Starlette
+from ._relay_upstream import Client, Passed, Trouble, pump
+from ._starlette import ClientDisconnect, Request, Response, Route, Starlette
 from .answering import PATH_SAFE, TROUBLE, TooLarge, answer_to_request, answer_to_trouble
-from .asgi import HubResponse, _Resource, _Routes
+from .asgi import Handler, HubResponse, _Routes, app_of, while_there
 from .hub import Hub, HubLimits
 from .log import Ending, Existing, Head, StreamLog, Writer, check_seconds
 from .memory import MemoryLog
@@ -78,10 +78,6 @@ _ROUNDS: Final = 8
 # Why a request with a key may be sent again: the upstream did not get it, or answered it with something that is not a stream.
 _AGAIN: Final = ("not_sent", "not_a_stream")
 _CLAIM: Final = Ending(outcome=Outcome.COMPLETED)
-
-
-class _ClientLeft(Exception):
-    """The client has left before there was an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +265,7 @@ class Relay:
         extra = wire.cors_headers(origin, self._origins)
         try:
             found = await self._answer_to(scope, receive, extra)
-        except _ClientLeft:
+        except ClientDisconnect:
             self._metrics.count("relay_requests_total", result="left")
             return None
         if not isinstance(found, Answer):
@@ -332,7 +328,7 @@ class Relay:
     ) -> ASGIResponse | Answer:
         try:
             # Nobody can come back to it before there is a head: a client that leaves closes it.
-            response = await _while_there(receive, self._open(asked))
+            response = await while_there(receive, self._open(asked))
         except Trouble as trouble:
             return self._no_answer(asked, trouble)
         id = await self._keep(asked, response, None, "")
@@ -444,7 +440,7 @@ class Relay:
                     if isinstance(response, Trouble):
                         return self._no_answer(asked, response)
                     return self._passed(asked, response, extra)
-                ending = claim.ending or await _while_there(receive, self._end_of(id, owner))
+                ending = claim.ending or await while_there(receive, self._end_of(id, owner))
                 again = ending is not None and ending.reason in _AGAIN
                 if ending is not None and not again and not await self._is_there(id, asked.principal, fingerprint):
                     return _unknown_answer(ending)
@@ -467,7 +463,7 @@ class Relay:
         self, handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None], receive: Receive
     ) -> aiohttp.ClientResponse | Trouble | None:
         try:
-            return await _while_there(receive, asyncio.shield(handed))
+            return await while_there(receive, asyncio.shield(handed))
         finally:
             # Whoever left takes no answer: the claim then closes one that is not a stream.
             handed.cancel()
@@ -519,27 +515,18 @@ class Relay:
     def _own_routes(self, *, with_metrics: bool) -> Starlette:
         routes = _Routes(self.hub, streams="/.streams")
 
-        def at(path: str, **handlers: Callable[[Request], Awaitable[Any]]) -> Route:
-            guarded = {method: _guarded(handler) for method, handler in handlers.items()}
-            return Route(path, _Resource(self.hub, guarded, self._origins))
-
-        async def not_found(request: Request, exc: Exception) -> Response:
-            return HubResponse(wire.not_found(), extra=wire.cors_headers(request.headers.get("origin"), self._origins))
-
         async def metrics(request: Request) -> Response:
             return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
-        return Starlette(
-            routes=[
-                at("/.streams/{id}", GET=routes.read, DELETE=routes.forget),
-                at("/.streams/{id}/message", GET=routes.message),
-                at("/.streams/{id}/cancel", POST=routes.cancel),
-                at("/.health", GET=routes.health),
-                *([Route("/.metrics", metrics)] if with_metrics else []),
-            ],
-            exception_handlers={404: not_found},
-            lifespan=self.lifespan,
-        )
+        paths: dict[str, dict[str, Handler]] = {
+            "/.streams/{id}": {"GET": routes.read, "DELETE": routes.forget},
+            "/.streams/{id}/message": {"GET": routes.message},
+            "/.streams/{id}/cancel": {"POST": routes.cancel},
+            "/.health": {"GET": routes.health},
+        }
+        guarded = {path: {method: _guarded(each) for method, each in handlers.items()} for path, handlers in paths.items()}
+        more = [Route("/.metrics", metrics)] if with_metrics else []
+        return app_of(self.hub, guarded, self._origins, more=more, lifespan=self.lifespan)
 
     # --- the secret
 
@@ -591,35 +578,13 @@ def _guarded(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request]
 # --- ASGI, and what it lacks ------------------------------------------------------------------------------------------
 
 
-async def _while_there(receive: Receive, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
-    """
-    Wait for something as long as the client is there.
-
-    Raises:
-        _ClientLeft: It is not; the work was cancelled.
-    """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(left(receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise _ClientLeft
-    finally:
-        for each in (working, leaving):
-            if not each.done():
-                each.cancel()
-                # What it opened is closed before anybody goes on.
-                await asyncio.wait({each})
-
-
 async def _body(receive: Receive, limit: int, timeout: float) -> bytes:
     pieces, size, more = [], 0, True
     while more:
         async with asyncio.timeout(timeout):
             message = await receive()
         if message["type"] == "http.disconnect":
-            raise _ClientLeft
+            raise ClientDisconnect
         piece = message.get("body", b"")
         size += len(piece)
         if size > limit:

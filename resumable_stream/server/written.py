@@ -309,7 +309,7 @@ class Written(SharedStreams[_Place, _State]):
             found = await self._log.read(place.key, None, limit_bytes=0)
             if not isinstance(found, Page) or found.head.owner != place.owner or _is_over(found):
                 raise _unknown(place)
-            state = known.state = _State(_shown(found), _notes(place.key, found))
+            state = known.state = _State(Shown.of(found), _notes(place.key, found))
             if not state.notes.closed or state.shown.ending is not None:
                 return state
             # Whoever closed it died before it was done.
@@ -391,10 +391,6 @@ class Written(SharedStreams[_Place, _State]):
         if b + sum(map(len, pieces)) > self._stream_bytes:
             return failure(413, f"one stream may have at most {self._stream_bytes} bytes; it has {b}")
         return None
-
-
-def _shown(page: Page) -> Shown:
-    return Shown(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
 
 
 def _notes(key: str, page: Page) -> Notes:

@@ -35,9 +35,12 @@ def with_key(library: Any, request: Any, content: bytes, headers: Mapping[str, s
 
 class Start:
     """
+    Says after each try to start a stream whether it is sent again, and when.
+
     Args:
         settings: The retry policy, and the deadline.
         label: Of the request, for notices.
+        observer: Told of each retry.
     """
 
     def __init__(self, settings: Settings, *, label: str, observer: Callable[[Notice], object] | None) -> None:
