@@ -15,8 +15,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ._extra import click
+from .needs import needs
 from .options import drain_timeout
-from .serve import STORE_VARIABLE, Mistake, listen, log_at, url_of
+from .serve import STORE_VARIABLE, Mistake, listen, log_at, near_url, say, url_of
 
 __all__ = ["chat", "folder", "load"]
 
@@ -51,17 +52,11 @@ def chat(host: str, port: int, store: str, upstream: str | None, model: str | No
     """
     _check(upstream, model)
     log = log_at(store)
-    try:
+    with needs("chat", "chat", "fastapi", "openai", "segno", "starlette", "uvicorn", "pydantic"):
         app = load()
         from .serving import HubServer, serve, set_up_logging
 
         answer = app.words if model is None else app.model(model, upstream)
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("fastapi", "openai", "segno", "starlette", "uvicorn", "pydantic"):
-            raise
-        click.echo(f"error: chat needs {missing}: pip install 'resumable-stream-sdk[chat]'", err=True)
-        sys.exit(1)
     from ..server import Hub
 
     hub = Hub(log)
@@ -69,11 +64,7 @@ def chat(host: str, port: int, store: str, upstream: str | None, model: str | No
     url = url_of(host, sock.getsockname()[1])
 
     def announce() -> None:
-        for line in _announcement(url, store, model, upstream, timeout):
-            try:
-                click.echo(line)
-            except OSError:
-                return  # nobody reads it, and the server serves all the same
+        say(_announcement(url, store, model, upstream, timeout))
 
     server = HubServer(hub, app.chat_app(hub, answer), timeout=timeout, spread=2.0, announce=announce, access_log=False)
     set_up_logging(several=False, access_log=False)
@@ -94,7 +85,7 @@ def _check(upstream: str | None, model: str | None) -> None:
 
 
 def _announcement(url: str, store: str, model: str | None, upstream: str | None, timeout: float) -> list[str]:
-    near = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+    near = near_url(url)
     who = "always the same words; --model asks a model" if model is None else f"{model} at {upstream or 'OpenAI'}"
     where = (
         "in the memory of this process" if store == "memory:" else f"in {store}" if store.startswith("sqlite:") else "in Redis"

@@ -9,6 +9,7 @@ import resumable_stream as rs
 from ._extra import Console, click
 from .live import LiveReporter, fits
 from .mission import Mission, Pace
+from .needs import needs
 from .output import discard_output
 from .plain import PlainReporter
 
@@ -56,15 +57,9 @@ def _of_the_client(fast: bool, console: Console | None) -> bool:
 
 
 def _of_the_server(fast: bool, console: Console | None) -> bool:
-    try:
+    with needs("demo --server", "server", "uvicorn", "starlette"):
         from .hub_mission import HubMission, HubPace
         from .hub_shown import HubLiveReporter, HubPlainReporter
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("uvicorn", "starlette"):
-            raise
-        click.echo(f"error: demo --server needs {missing}: pip install 'resumable-stream-sdk[server]'", err=True)
-        sys.exit(1)
     pace = HubPace.fast() if fast else HubPace()
     if console is None:
         return HubMission(pace, HubPlainReporter()).run()

@@ -11,8 +11,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ._extra import click
+from .needs import needs
 from .options import drain_timeout, spread_option
-from .serve import STORE_VARIABLE, Mistake, listen, log_at, url_of
+from .serve import STORE_VARIABLE, Mistake, listen, log_at, near_url, say, url_of
 
 if TYPE_CHECKING:
     from ..server import Relay, StreamLog
@@ -87,16 +88,10 @@ def relay(
     port = settings.pop("port", _PORT) if port is None else port
     for name in ("store", "host", "port"):
         settings.pop(name, None)
-    try:
+    with needs("relay", "cli,relay", "uvicorn", "starlette", "aiohttp", "yarl"):
         from ..server import Relay
         from .serving import HubServer, set_up_logging
         from .serving import serve as run
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("uvicorn", "starlette", "aiohttp", "yarl"):
-            raise
-        click.echo(f"error: relay needs {missing}: pip install 'resumable-stream-sdk[cli,relay]'", err=True)
-        sys.exit(1)
     log = log_at(store)
     secret = os.environ.get(SECRET_VARIABLE)
     try:
@@ -160,7 +155,7 @@ def _announcing(made: Relay, log: StreamLog, named: str | Mapping[str, str], url
     from ..server import MemoryLog
 
     def announce() -> None:
-        near = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+        near = near_url(url)
         mounts = {"": named} if isinstance(named, str) else named
         lines = [f"relaying {', '.join(mounts.values())} on {url}", f"log: {type(log).__name__}"]
         if isinstance(log, MemoryLog):
@@ -171,10 +166,6 @@ def _announcing(made: Relay, log: StreamLog, named: str | Mapping[str, str], url
             "a stream says in Content-Location where it is read again, with the same key:",
             f'    curl -N {quote(f"{near}/.streams/<id>?view=verbatim")} -H "Authorization: Bearer $KEY"',
         ]
-        try:
-            for line in lines:
-                click.echo(line)
-        except OSError:
-            pass  # nobody reads it, and the server serves all the same
+        say(lines)
 
     return announce

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
 from shlex import quote
 from typing import IO, TYPE_CHECKING, Any
 
 from ._extra import click
+from .needs import needs
 from .options import drain_timeout, spread_option
 from .output import visible
 
 if TYPE_CHECKING:
     from ..server import Hub, StreamLog
 
-__all__ = ["STORE_VARIABLE", "Mistake", "listen", "log_at", "serve", "url_of"]
+__all__ = ["STORE_VARIABLE", "Mistake", "listen", "log_at", "near_url", "say", "serve", "url_of"]
 
 STORE_VARIABLE = "RESUMABLE_STREAM_STORE"
 """It may hold a password, and the arguments of a process can be read by everybody on the machine."""
@@ -82,16 +85,10 @@ def serve(
         hub.use_log(log_at(store))
     if workers > 1:
         _check_shared(hub, workers)
-    try:
+    with needs("serve", "server", "uvicorn", "starlette"):
         from .serving import HubServer, set_up_logging
         from .serving import serve as run
         from .workers import supervise
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("uvicorn", "starlette"):
-            raise
-        click.echo(f"error: serve needs {missing}: pip install 'resumable-stream-sdk[server]'", err=True)
-        sys.exit(1)
     if listener is not None and control is not None:
         # A worker: who started it has told people everything.
         server = HubServer(hub, app, timeout=timeout, spread=spread, announce=lambda: None, access_log=access_log, quiet=True)
@@ -214,6 +211,18 @@ def listen(host: str, port: int) -> socket.socket:
         sys.exit(1)
 
 
+def near_url(url: str) -> str:
+    """The URL on this machine, of a server that listens on all of its addresses."""
+    return url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print what a server has to say when it is ready. Where nobody reads it, it serves all the same."""
+    with contextlib.suppress(OSError):
+        for line in lines:
+            click.echo(line)
+
+
 def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -237,7 +246,7 @@ def _announce(hub: Hub, target: str, app_text: str | None, url: str, host: str, 
             "everybody who reaches this address may start streams, and read those whose id they know: see Hub(authorize=…)"
         )
     lines.append(f"Ctrl-C drains, {timeout:g} s at most; once more stops at once")
-    near = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
+    near = near_url(url)
     if app_text is not None:
         pass
     elif not hub.kinds:
@@ -250,8 +259,4 @@ def _announce(hub: Hub, target: str, app_text: str | None, url: str, host: str, 
             f"    curl -N {near}/streams/try-1",
             f"    curl -N {near}/streams/try-1 -H 'Last-Event-ID: <id>'",
         ]
-    try:
-        for line in lines:
-            click.echo(line)
-    except OSError:
-        pass  # nobody reads it, and the server serves all the same
+    say(lines)

@@ -44,6 +44,20 @@ class CuttingProxy:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
+    def everywhere(self, begin: int, step: int) -> Iterator[int]:
+        """
+        Where an answer is cut: after byte `begin`, and each `step` bytes further.
+
+        The first one is not cut, and says how long an answer is.
+        """
+        length = None
+        for place in itertools.count(begin, step):
+            if length is not None and place > length:
+                return
+            self.cut_after, self.sent = place if length is not None else None, 0
+            yield place
+            length = length or self.sent
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._connections.add(task)
@@ -126,11 +140,8 @@ def test_a_prompt_that_is_posted_is_answered_once_and_whole_wherever_it_is_cut(i
     async def scenario() -> None:
         async with CuttingProxy([one.url for one in instances]) as proxy:
             whole = "".join(f"wörd {n} " for n in range(EVENTS))
-            length, answers = None, 0
-            for place in itertools.count(1, step):
-                if length is not None and place > length:
-                    break
-                proxy.cut_after, proxy.sent = place if length is not None else None, 0
+            answers = 0
+            for place in proxy.everywhere(1, step):
                 stream = rs.aconnect(
                     "POST", f"{proxy.url}/streams", json={"kind": "words"}, protocol=rs.protocols.HubStream(), retry=AT_ONCE
                 )
@@ -138,7 +149,6 @@ def test_a_prompt_that_is_posted_is_answered_once_and_whole_wherever_it_is_cut(i
                     text = await stream.read_text()
                 assert text == whole, f"cut after byte {place}"
                 assert stream.outcome is rs.Outcome.COMPLETED
-                length = length or proxy.sent
                 answers += 1
             assert len(instances[0].started) == answers  # type: ignore[attr-defined]
 
@@ -156,16 +166,11 @@ def test_a_stream_that_is_there_is_read_whole_wherever_it_is_cut(instances: list
 
     async def scenario() -> None:
         async with CuttingProxy([each.url for each in instances]) as proxy:
-            length = None
-            for place in itertools.count(HEAD_BYTES, step):
-                if length is not None and place > length:
-                    break
-                proxy.cut_after, proxy.sent = place if length is not None else None, 0
+            for place in proxy.everywhere(HEAD_BYTES, step):
                 stream = rs.aconnect("GET", f"{proxy.url}/streams/s", retry=AT_ONCE)
                 async with stream:
                     data = [event.data async for event in stream if event.event != "end"]
                 assert data == [f'{{"n":{n}}}' for n in range(EVENTS)], f"cut after byte {place}"
                 assert stream.outcome is rs.Outcome.COMPLETED
-                length = length or proxy.sent
 
     asyncio.run(scenario())

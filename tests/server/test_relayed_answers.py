@@ -7,7 +7,6 @@ The app is the smallest relay there is: a POST to a provider's path starts a str
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -109,13 +108,9 @@ def path_of(provider: Provider) -> str:
 
 async def everywhere(proxy: CuttingProxy, step: int, begin: int, read: Any) -> int:
     """Read an answer cut after byte `begin`, and each `step` bytes further, head included. Returns how often it was read."""
-    length, times = None, 0
-    for place in itertools.count(begin, step):
-        if length is not None and place > length:
-            break
-        proxy.cut_after, proxy.sent = place if length is not None else None, 0
+    times = 0
+    for place in proxy.everywhere(begin, step):
         await read(f"cut after byte {place}")
-        length = length or proxy.sent
         times += 1
     return times
 
