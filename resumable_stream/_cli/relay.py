@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._extra import click
 from .needs import needs
-from .options import drain_timeout, spread_option
+from .options import KEEP_ALIVE, drain_timeout, keep_alive_option, spread_option
 from .serve import STORE_VARIABLE, Mistake, listen, log_at, near_url, say, url_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["relay"]
 
 SECRET_VARIABLE = "RESUMABLE_STREAM_SECRET"  # noqa: S105
 _NUMBERS = ("retention", "abandon_after", "idle", "connect", "lease")
-_KEYS = ("store", "host", "port", "upstreams", "allow", "cors", "metrics", "body_bytes", *_NUMBERS)
+_KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "metrics", "body_bytes", *_NUMBERS)
 _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 
 
@@ -48,6 +48,7 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 @click.option("--port", type=click.IntRange(0, 65535), help=f"0: any that is free.  [default: {_PORT}]")
 @drain_timeout("streams")
 @spread_option
+@keep_alive_option(None)
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
 def relay(
     upstreams: tuple[str, ...],
@@ -57,6 +58,7 @@ def relay(
     port: int | None,
     timeout: float,
     spread: float,
+    keep_alive: int | None,
     access_log: bool,
 ) -> None:
     """
@@ -86,7 +88,8 @@ def relay(
     store = store or settings.pop("store", _STORE)
     host = host or settings.pop("host", _HOST)
     port = settings.pop("port", _PORT) if port is None else port
-    for name in ("store", "host", "port"):
+    keep_alive = settings.pop("keep_alive", KEEP_ALIVE) if keep_alive is None else keep_alive
+    for name in ("store", "host", "port", "keep_alive"):
         settings.pop(name, None)
     with needs("relay", "cli,relay", "uvicorn", "starlette", "aiohttp", "yarl"):
         from ..server import Relay
@@ -100,7 +103,9 @@ def relay(
         raise Mistake(str(error)) from None
     sock = listen(host, port)
     announce = _announcing(made, log, named, url_of(host, sock.getsockname()[1]), timeout)
-    server = HubServer(made.hub, made, timeout=timeout, spread=spread, announce=announce, access_log=access_log)
+    server = HubServer(
+        made.hub, made, timeout=timeout, spread=spread, announce=announce, access_log=access_log, keep_alive=keep_alive
+    )
     set_up_logging(several=False, access_log=access_log)
     sys.exit(run(server, sock))
 
@@ -147,6 +152,8 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, bool)
     if name == "port":
         return type(value) is int and 0 <= value <= 65535
+    if name == "keep_alive":
+        return type(value) is int and 1 <= value <= 3600
     return type(value) is int or (name in _NUMBERS and type(value) is float)
 
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ._extra import click
 from .needs import needs
-from .options import drain_timeout, spread_option
+from .options import KEEP_ALIVE, drain_timeout, keep_alive_option, spread_option
 from .output import visible
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Mistake(click.ClickException):
 )
 @drain_timeout("generations")
 @spread_option
+@keep_alive_option(KEEP_ALIVE)
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request.")
 @click.option("--listener", type=int, hidden=True)
 @click.option("--control", type=int, hidden=True)
@@ -65,6 +66,7 @@ def serve(
     store: str | None,
     timeout: float,
     spread: float,
+    keep_alive: int,
     access_log: bool,
     listener: int | None,
     control: int | None,
@@ -91,7 +93,16 @@ def serve(
         from .workers import supervise
     if listener is not None and control is not None:
         # A worker: who started it has told people everything.
-        server = HubServer(hub, app, timeout=timeout, spread=spread, announce=lambda: None, access_log=access_log, quiet=True)
+        server = HubServer(
+            hub,
+            app,
+            timeout=timeout,
+            spread=spread,
+            announce=lambda: None,
+            access_log=access_log,
+            keep_alive=keep_alive,
+            quiet=True,
+        )
         set_up_logging(several=True, access_log=access_log)
         inherited = socket.socket(fileno=listener), socket.socket(fileno=control)
         for each in inherited:
@@ -103,11 +114,11 @@ def serve(
         _announce(hub, target, app_text, url_of(host, sock.getsockname()[1]), host, workers, timeout)
 
     if workers > 1:
-        arguments = _arguments(target, app_text, timeout, spread, access_log)
+        arguments = _arguments(target, app_text, timeout, spread, keep_alive, access_log)
         if store is not None:
             os.environ[STORE_VARIABLE] = store
         sys.exit(supervise(arguments, sock, workers, timeout=timeout, announce=announce))
-    server = HubServer(hub, app, timeout=timeout, spread=spread, announce=announce, access_log=access_log)
+    server = HubServer(hub, app, timeout=timeout, spread=spread, announce=announce, access_log=access_log, keep_alive=keep_alive)
     set_up_logging(several=False, access_log=access_log)
     sys.exit(run(server, sock))
 
@@ -227,8 +238,8 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _arguments(target: str, app_text: str | None, timeout: float, spread: float, access_log: bool) -> list[str]:
-    found = [target, "--drain-timeout", str(timeout), "--spread", str(spread)]
+def _arguments(target: str, app_text: str | None, timeout: float, spread: float, keep_alive: int, access_log: bool) -> list[str]:
+    found = [target, "--drain-timeout", str(timeout), "--spread", str(spread), "--keep-alive", str(keep_alive)]
     found += [] if app_text is None else ["--app", app_text]
     return found if access_log else [*found, "--no-access-log"]
 

@@ -24,6 +24,7 @@ from .._errors import ReaderCut
 from ..server import Hub
 from ..server.asgi import create_app
 from ._uvicorn import uvicorn
+from .options import KEEP_ALIVE
 from .output import visible
 
 __all__ = ["HubServer", "say", "serve", "set_up_logging"]
@@ -58,6 +59,7 @@ class HubServer(uvicorn.Server):
         spread: Seconds over which readers are sent away; at most `timeout`.
         announce: Called once when it serves.
         access_log: A line for each request.
+        keep_alive: Seconds that a connection without a request stays open.
         quiet: Somebody else tells people of the shutdown.
 
     Attributes:
@@ -74,6 +76,7 @@ class HubServer(uvicorn.Server):
         spread: float,
         announce: Callable[[], None],
         access_log: bool = True,
+        keep_alive: int = KEEP_ALIVE,
         quiet: bool = False,
     ) -> None:
         own = app is None
@@ -83,6 +86,7 @@ class HubServer(uvicorn.Server):
             log_config=None,
             log_level="warning",
             access_log=access_log,
+            timeout_keep_alive=keep_alive,
             server_header=False,
             ws="none" if own else "auto",
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import sqlite3
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -222,7 +224,7 @@ def test_it_drains_at_sigterm_and_the_next_one_serves_what_was_kept(tmp_path: Pa
 def test_a_file_names_several_upstreams(tmp_path: Path) -> None:
     with OPENAI.server() as first, ANTHROPIC.server() as second:
         (tmp_path / "relay.toml").write_text(
-            f'store = "sqlite:///kept.db"\nport = 0\nallow = ["x-mine"]\nretention = 60\n'
+            f'store = "sqlite:///kept.db"\nport = 0\nkeep_alive = 1\nallow = ["x-mine"]\nretention = 60\n'
             f'[upstreams]\n"/openai" = "{first.origin}"\n"/anthropic" = "{second.origin}"\n'
         )
         with relay("--config", "relay.toml", cwd=tmp_path) as server, client_of(server) as client:
@@ -230,6 +232,12 @@ def test_a_file_names_several_upstreams(tmp_path: Path) -> None:
                 answer = client.post(f"/{wire.name}{wire.path}", json=wire.body, headers=wire.credentials())
                 assert answer.content == wire.transcript
             assert (tmp_path / "kept.db").exists()
+            with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), PATIENCE) as connection:
+                connection.sendall(b"GET /.health HTTP/1.1\r\nhost: x\r\n\r\n")
+                answer = b""
+                while piece := connection.recv(65536):
+                    answer += piece
+                assert answer.endswith(b'{"status":"ok"}'), "the connection is closed as the file says"
             assert f"base URL: {server.url}/openai in place of {first.origin}" in server.text
             assert server.end(signal.SIGTERM) == 0
 
@@ -256,5 +264,6 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "is not TOML" in wrong("--config", config("upstreams ="))
     assert "none of store, host" in wrong("--config", config("upstream = 'https://a.example'"))
     assert "another kind" in wrong("--config", config("port = 'x'"))
+    assert "another kind" in wrong("--config", config("keep_alive = 0"))
     said = wrong("--upstream", "https://user:s3cr3t@a.example")
     assert "s3cr3t" not in said and "nothing else" in said

@@ -327,6 +327,32 @@ def test_there_may_be_no_access_log(module: Path, workers: int) -> None:
         assert "POST" not in server.text and "draining" in server.text
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_connection_without_a_request_is_kept_as_long_as_is_wished(module: Path, workers: int) -> None:
+    # A `MemoryLog` is not shared by workers.
+    arguments = ("--keep-alive", "1", "--workers", str(workers), "--store", "sqlite:///streams.db")
+    with served(*arguments, cwd=module) as server:
+        parts = urlsplit(server.url)
+        with socket.create_connection((parts.hostname, parts.port), PATIENCE) as connection:
+            for _ in range(2):
+                connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                answer = b""
+                while b'{"status":"ok"}' not in answer:
+                    answer += (piece := connection.recv(65536))
+                    assert piece, "it was closed between two requests"
+            assert connection.recv(1) == b"", "it is closed after that time, without another request"
+
+
+def test_a_connection_is_kept_for_longer_than_balancers_keep_it() -> None:
+    from resumable_stream._cli.options import KEEP_ALIVE
+    from resumable_stream._cli.serving import HubServer
+
+    hub = Hub(MemoryLog())
+    server = HubServer(hub, timeout=1.0, spread=0.0, announce=lambda: None)
+    assert server.config.timeout_keep_alive == KEEP_ALIVE > 60
+    assert HubServer(hub, timeout=1.0, spread=0.0, announce=lambda: None, keep_alive=630).config.timeout_keep_alive == 630
+
+
 def test_a_body_that_is_cut_on_purpose_is_no_traceback_in_the_log(module: Path) -> None:
     with served("--drain-timeout", "0", cwd=module) as server:
         start(server.url, "s", events=1_000_000, pause=0.01)
