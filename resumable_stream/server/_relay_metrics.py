@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from .._errors import LogUnavailable
-from .log import Append, StreamLog, Writer
+from .log import Append, StreamLog
 
 __all__ = ["CONTENT_TYPE", "Metrics", "counted"]
 
@@ -24,7 +24,8 @@ _HELP: Final = {
     "relay_log_calls_total": "Calls of the log.",
     "relay_log_failures_total": "Calls of the log that it did not answer.",
     "relay_log_bytes_total": "Bytes of events that were appended to the log, repeats among them.",
-    "relay_takeovers_total": "Streams whose producer was lost and which this process has taken over, to end them.",
+    "relay_takeovers_total": "Streams whose relay was lost and which this process has continued or ended.",
+    "relay_holes_filled_total": "Reads of the log that brought what its notices had not, since one was late or lost.",
     "relay_streams_running": "Streams of upstreams that are being read now.",
     "relay_readers": "Readers of streams now.",
     "relay_passing": "Answers that are passing through now without being kept.",
@@ -39,7 +40,7 @@ class Metrics:
     Numbers of one process.
 
     Args:
-        gauges: What is true now, by name.
+        gauges: What is true now, or was counted elsewhere, by name.
     """
 
     def __init__(self, gauges: Mapping[str, Callable[[], int]]) -> None:
@@ -97,8 +98,6 @@ class _Counted:
             except LogUnavailable:
                 self._metrics.count("relay_log_failures_total", verb=name)
                 raise
-            if name == "claim" and isinstance(answer, Writer):
-                self._metrics.count("relay_takeovers_total")
             return answer
 
         setattr(self, name, call)

@@ -100,6 +100,7 @@ class Following:
 
     Attributes:
         readers: All of this process; `tick()` of each is called each second or so.
+        holes_filled: Of all streams, see `Follower`.
         grace: Seconds after the end of a lease in which a stream that is read here has been claimed by this process, or is known
             to have been by another.
     """
@@ -126,6 +127,7 @@ class Following:
         self._on_back = on_back
         self._streams: dict[str, Followed] = {}
         self.readers: set[Reader] = set()
+        self.holes_filled = 0
         self._tasks = Tasks("following a stream failed")
         self._bells: Bells | None = None
 
@@ -270,7 +272,9 @@ class Following:
             asked = self.now()
             try:
                 answer = await self._log.read(followed.key, step.after)
+                before = followed.follower.holes_filled
                 steps = followed.follower.read(answer)
+                self.holes_filled += followed.follower.holes_filled - before
             except Exception as exc:  # noqa: BLE001
                 followed.follower.unread()
                 await self._wait_out(followed, _trouble(followed.key, exc))

@@ -102,6 +102,8 @@ class Generations:
         self.changed = Signal()
         """Rings when one has come to its end."""
         self.closing = False
+        self.taken_over = 0
+        """Streams whose producer was lost, and that were continued or ended here."""
         self._on_lost = on_lost
         self._following = following
         self._running: dict[str, _Running] = {}
@@ -167,6 +169,7 @@ class Generations:
             request: What the stream answers; of a claimed one the log says it.
         """
         handover = writer.handover
+        self.taken_over += handover is not None
         request = handover.request if handover else request
         generation = Generation(stream_id, writer, head, request=request, pace=self.pace, touch=self._flusher.touch)
         key = writer.stream_id
@@ -602,15 +605,16 @@ class Generations:
         ending = Ending(outcome=outcome, reason=reason)
         try:
             try:
-                await self._end(stream_id, writer, handover.n, ending, head.session, head.owner)
+                verdict = await self._end(stream_id, writer, handover.n, ending, head.session, head.owner)
             except LogUnavailable:
                 if head.session is None:
                     raise
                 # Maybe it is the feed alone that cannot be written.
-                await self._end(stream_id, writer, handover.n, ending, None, head.owner)
+                verdict = await self._end(stream_id, writer, handover.n, ending, None, head.owner)
         except LogUnavailable as exc:
             logger.info("stream %s stays without an end until its lease is over: %s", writer.stream_id, exc)
             return
+        self.taken_over += isinstance(verdict, Done)
         await self._compact(writer.stream_id)
 
     async def _look_after(self) -> None:

@@ -425,9 +425,12 @@ class Follower:
         control: How the inbox stands, as far as bells have said.
         running_until: When the lease of the writer is over, on the log's clock, as of the last answer.
         lease_left: Seconds of it that were left then.
+        holes_filled: How often the log had more than bells had brought, since one was late or lost.
     """
 
     def __init__(self) -> None:
+        self.holes_filled = 0
+        self._in_step = False  # bells have brought all, as far as is known
         self.phase = Phase.COLD
         self.mirror: Mirror | None = None
         self.head: Head | None = None
@@ -477,7 +480,7 @@ class Follower:
         if self.mirror is None or self.mirror.epoch != epoch or self.mirror.n > n:
             # Ahead of the log: it lost its tail, and the producer goes on from what is left.
             self.mirror = Mirror(epoch, head.framing)
-        self.head, self.gone, self._owned = head, None, True
+        self.head, self.gone, self._owned, self._in_step = head, None, True, False
         if self.mirror.n >= n:
             self.phase = Phase.LIVE
             return [Wake()]
@@ -604,7 +607,11 @@ class Follower:
         if mirror.b is None and mirror.n == answer.n:
             # Nothing is held, and readers that count bytes must know that they miss some.
             mirror.b = answer.b
-        steps: list[Step] = [Wake()] if mirror.n > before or mirror.ending is not ended or back else []
+        grown = mirror.n > before or mirror.ending is not ended
+        if grown and self._in_step:
+            self.holes_filled += 1
+            self._in_step = False  # of several pages one counts
+        steps: list[Step] = [Wake()] if grown or back else []
         if mirror.n < answer.n and answer.spans:
             # The page was full.
             return [*steps, *self._read()]
@@ -631,6 +638,7 @@ class Follower:
             again, self._again = self._again, False
             return [*steps, *(self._read() if again else [])]
         self.phase = Phase.HYDRATING if hole else Phase.LIVE
+        self._in_step = not self._owned
         if hole or self._again:
             return [*steps, *self._read()]
         return steps

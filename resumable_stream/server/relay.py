@@ -194,6 +194,8 @@ class Relay:
             "relay_streams_running": lambda: len(self.hub._generations),
             "relay_readers": lambda: len(self.hub._readers),
             "relay_passing": lambda: len(self._passing),
+            "relay_takeovers_total": lambda: self.hub._generations.taken_over,
+            "relay_holes_filled_total": lambda: self.hub._following.holes_filled,
         }
         self._metrics = Metrics(gauges)
         self.hub: Hub

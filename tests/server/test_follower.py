@@ -225,8 +225,10 @@ def test_a_live_mirror_takes_bells_and_fills_holes() -> None:
     driver.hear(driver.log.bells.pop())
     assert (driver.follower.phase, driver.reads) == (Phase.HYDRATING, [Cursor(EPOCH, 3)])
     driver.hear(driver.log.bells.pop())
+    assert driver.follower.holes_filled == 0
     driver.settle()
     assert driver.follower.phase is Phase.LIVE
+    assert driver.follower.holes_filled == 1
     driver.finished()
 
 
@@ -275,6 +277,7 @@ def test_a_long_log_is_read_page_by_page() -> None:
     driver.hear(driver.log.bells.pop())
     driver.settle()
     assert driver.follower.phase is Phase.LIVE
+    assert driver.follower.holes_filled == 0, "what was there before the first bell is not a hole"
     driver.finished()
 
 
@@ -303,6 +306,7 @@ def test_the_last_bell_is_lost_and_the_poll_finds_out() -> None:
     driver.receive()
     driver.settle()
     assert driver.follower.phase is Phase.ENDED
+    assert driver.follower.holes_filled == 1
     driver.finished()
 
 
@@ -519,6 +523,7 @@ def test_a_fenced_producer_leaves_the_mirror_to_the_bells() -> None:
     driver.do(driver.follower.heard())
     driver.settle()
     assert driver.follower.phase is Phase.LIVE
+    assert driver.follower.holes_filled == 0
     driver.finished()
 
 

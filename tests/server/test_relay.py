@@ -10,9 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from resumable_stream import LogUnavailable
+from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import MemoryLog, Relay
+from resumable_stream.server._relay_rules import principal_of
+from resumable_stream.server.hub import key_of
+from resumable_stream.server.log import Ending, Head, Unknown
+from resumable_stream.server.wire import Facts
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply
+from resumable_stream.testing.log_contract import span_of
 
 from .relay_wires import ANTHROPIC, GEMINI, KEY, OPENAI, OTHER_KEY, TEXT, WIRES, Wire
 from .serving import Served, read_until, wait_until
@@ -251,8 +256,7 @@ def test_a_client_that_leaves_does_not_stop_the_upstream() -> None:
 
 def served_readers(served: Served) -> int:
     with served.client() as client:
-        (line,) = [line for line in client.get("/.metrics").text.splitlines() if line.startswith("relay_readers ")]
-        return int(line.split()[1])
+        return metric(client, "relay_readers")
 
 
 @pytest.mark.parametrize("events", [0, 3])
@@ -439,6 +443,58 @@ def test_health_and_metrics_say_nothing_of_any_request() -> None:
         assert client.get("/.streams").status_code == 404
         assert client.post("/.streams/x/messages", json={"data": 1}).status_code == 404
         assert client.put("/.streams/x").status_code == 405
+
+
+def metric(client: httpx.Client, name: str) -> int:
+    (line,) = [line for line in client.get("/.metrics").text.splitlines() if line.startswith(f"{name} ")]
+    return int(line.split()[1])
+
+
+def test_a_takeover_is_counted_where_a_stream_is_ended_and_not_where_it_is_only_claimed() -> None:
+    log, secret = MemoryLog(), b"0123456789abcdef"
+    owner = principal_of(secret, Facts("GET", {"authorization": f"Bearer {KEY}"}))
+    head = Head(content_type="text/event-stream", framing="sse", owner=owner, public_id="lost")
+    relay = Relay("https://a.example", log, secret=secret)
+    with Served(relay) as served, served.client() as client:
+        # Of a process that died, and written by clients until its time was over.
+        served.call(log.create(key_of("lost", owner), head, lease=0.0))
+        written = Head(content_type="text/plain", framing="raw", written=True)
+        served.call(log.create("written", written, lease=0.0))
+        served.call(relay.hub._generations._take_over("written"))
+        assert isinstance(served.call(log.read("written")), Unknown), "it was claimed, and deleted"
+        assert metric(client, "relay_takeovers_total") == 0
+        read = client.get("/.streams/lost", headers=OPENAI.credentials())
+        assert '"reason":"producer_lost"' in read.text
+        assert metric(client, "relay_takeovers_total") == 1
+
+
+def test_a_hole_that_is_filled_from_the_log_is_counted() -> None:
+    log, secret = MemoryLog(), b"0123456789abcdef"
+    owner = principal_of(secret, Facts("GET", {"authorization": f"Bearer {KEY}"}))
+    head = Head(content_type="text/event-stream", framing="sse", owner=owner, public_id="s")
+    key, relay = key_of("s", owner), Relay("https://a.example", log, secret=secret)
+    with Served(relay) as served, served.client() as client:
+        writer = served.call(log.create(key, head, lease=60.0))
+        first, second, third = (span_of(n, n).data for n in (1, 2, 3))
+        served.call(log.append([(writer, span_of(1, 1), None)]))
+        with client.stream("GET", "/.streams/s?view=verbatim", headers=OPENAI.credentials()) as answer:
+            pieces = answer.iter_raw()
+            assert next(pieces) == first
+            assert metric(client, "relay_holes_filled_total") == 0
+            followed = relay.hub._following.find(key)
+            assert followed is not None
+            ring, lost = relay.hub._following._ring, []
+            # The notice of the second event is lost; that of the third shows it.
+            relay.hub._following._ring = lambda bell: lost.append(bell) if not lost else ring(bell)  # type: ignore[method-assign]
+            served.call(log.append([(writer, span_of(2, 2), None)]))
+            wait_until(lambda: lost, "the lost notice")
+            served.call(log.append([(writer, span_of(3, 3), None)]))
+            got = b""
+            while got != second + third:
+                got += next(pieces)
+            assert metric(client, "relay_holes_filled_total") == 1
+            served.call(log.finish(writer, 3, Ending(outcome=Outcome.COMPLETED)))
+            assert b"".join(pieces) == b""
 
 
 def test_metrics_can_be_turned_off() -> None:
