@@ -343,6 +343,26 @@ def test_a_connection_without_a_request_is_kept_as_long_as_is_wished(module: Pat
             assert connection.recv(1) == b"", "it is closed after that time, without another request"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_write_waits_for_an_acknowledgement(host: str) -> None:
+    from resumable_stream._cli.serve import listen
+
+    if ":" in host and not has_ipv6():
+        pytest.skip("no IPv6 here")
+    with listen(host, 0) as listener, socket.create_connection(listener.getsockname()[:2], PATIENCE):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_a_connection_is_kept_for_longer_than_balancers_keep_it() -> None:
     from resumable_stream._cli.options import KEEP_ALIVE
     from resumable_stream._cli.serving import HubServer
