@@ -22,7 +22,8 @@ __all__ = ["relay"]
 
 SECRET_VARIABLE = "RESUMABLE_STREAM_SECRET"  # noqa: S105
 _NUMBERS = ("retention", "abandon_after", "idle", "connect", "lease")
-_KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "metrics", "body_bytes", *_NUMBERS)
+_SWITCHES = ("metrics", "capability_urls")
+_KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "body_bytes", *_SWITCHES, *_NUMBERS)
 _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 
 
@@ -49,6 +50,11 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 @drain_timeout("streams")
 @spread_option
 @keep_alive_option(None)
+@click.option(
+    "--capability-urls/--no-capability-urls",
+    default=None,
+    help="Content-Location opens its stream by itself, for reading, for a browser that has no key.  [default: no]",
+)
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
 def relay(
     upstreams: tuple[str, ...],
@@ -60,6 +66,7 @@ def relay(
     spread: float,
     keep_alive: int | None,
     access_log: bool,
+    **switches: bool | None,
 ) -> None:
     """
     Stand between clients and an API, and keep the streams that come back.
@@ -88,6 +95,7 @@ def relay(
     store = store or settings.pop("store", _STORE)
     host = host or settings.pop("host", _HOST)
     port = settings.pop("port", _PORT) if port is None else port
+    settings.update({name: value for name, value in switches.items() if value is not None})
     keep_alive = settings.pop("keep_alive", KEEP_ALIVE) if keep_alive is None else keep_alive
     for name in ("store", "host", "port", "keep_alive"):
         settings.pop(name, None)
@@ -148,7 +156,7 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, dict) and all(isinstance(url, str) for url in value.values())
     if name in ("allow", "cors"):
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
-    if name == "metrics":
+    if name in _SWITCHES:
         return isinstance(value, bool)
     if name == "port":
         return type(value) is int and 0 <= value <= 65535

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from .._core.interfaces import (
     KEY,
@@ -160,7 +160,7 @@ class Relayed(ResumeProtocol):
         epoch, location = source.headers.get("stream-epoch", ""), source.headers.get("content-location")
         if not location or _EPOCH.fullmatch(epoch) is None:
             return
-        state.location = location
+        state.location = _without_capability(location)
         state.extra[EPOCH] = epoch
         # A GET of the log itself may have begun behind its start.
         asked = _AFTER.fullmatch(parse_qs(urlsplit(state.url).query).get("after", [""])[-1]) if state.safe else None
@@ -334,6 +334,13 @@ def relayed(protocol: ResumeProtocol, request: StreamState, head: Head) -> Resum
 def _api_key(state: StreamState) -> dict[str, str]:
     key = parse_qs(urlsplit(state.url).query).get(_API_KEY)
     return {_API_KEY: key[-1]} if key else {}
+
+
+def _without_capability(location: str) -> str:
+    """Without `?t=…`, by which a relay opens a stream to a browser: who has the key needs no second one, which ends earlier."""
+    parts = urlsplit(location)
+    kept = [each for each in parts.query.split("&") if each.partition("=")[0] != "t"]
+    return urlunsplit(parts._replace(query="&".join(kept)))
 
 
 def _named(state: StreamState) -> str:

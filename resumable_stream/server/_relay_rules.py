@@ -2,6 +2,7 @@
 What a relay decides, as functions of values: no sockets, no clock, no framework.
 
     whose        principal_of()       a keyed hash of the API key: the key itself is kept nowhere
+                 capability_of()      what opens one stream for reading, for a while, without the key
     which        key_id()             the id of the stream that an `Idempotency-Key` stands for
     where to     Upstreams.find()     one of the upstreams that were configured, and nothing that a request could name
     what passes  headers_up(), headers_down(), headers_kept()
@@ -25,9 +26,11 @@ from ._values import Framing
 from .wire import Facts
 
 __all__ = [
+    "CAPABILITY",
     "CREDENTIALS",
     "Upstreams",
     "asks_for_stream",
+    "capability_of",
     "claim_owner",
     "fingerprint_of",
     "framing_of",
@@ -37,6 +40,7 @@ __all__ = [
     "json_of",
     "key_id",
     "known_names",
+    "principal_by_capability",
     "principal_of",
     "repeated_credential",
     "target_of",
@@ -46,6 +50,10 @@ CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 """Headers that hold an API key: most providers; Anthropic; Azure; Google."""
 _KEY_PARAMETERS: Final = ("key", "api_key", "api-key", "access_token")
 """Query parameters that hold one. The first is Google's."""
+
+CAPABILITY: Final = "t"
+"""The query parameter of a URL that opens a stream by itself."""
+_CAPABILITY: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{40})\.([0-9a-f]{40})", re.ASCII)
 
 # RFC 9110 section 7.6.1, and what older proxies send.
 _HOP_BY_HOP: Final = frozenset(
@@ -133,6 +141,42 @@ def repeated_credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """A header with a key that stands in a request more than once: nobody knows which of them the upstream takes."""
     names = [name.decode("latin-1").lower() for name, _ in headers]
     return next((name for name in CREDENTIALS if names.count(name) > 1), None)
+
+
+def capability_of(secret: bytes, principal: str, id: str, expires: int) -> str:
+    """
+    What opens one stream for reading, without the API key: `<expiry>.<principal>.<hmac>`.
+
+    The principal is needed to find the stream, since an id is that of a stream only together with its owner. It is a keyed hash,
+    and says no more than which URLs were made for one API key.
+
+    Args:
+        secret: Of the relay.
+        principal: Whose stream it is.
+        id: Of the stream.
+        expires: When it ends, in seconds of Unix time.
+    """
+    return f"{expires}.{principal}.{_digest(secret, 'capability', principal, id, str(expires))}"
+
+
+def principal_by_capability(secret: bytes, id: str, query: str, now: float) -> str | None:
+    """
+    Whose stream a URL opens; `None`: none, whatever is wrong with it.
+
+    Args:
+        secret: Of the relay.
+        id: Of the stream that is asked for.
+        query: Of the request.
+        now: Unix time, in seconds.
+    """
+    given = [value for name, value in parse_qsl(query) if name == CAPABILITY]
+    found = _CAPABILITY.fullmatch(given[0]) if len(given) == 1 else None
+    if found is None:
+        return None
+    expires, principal, _ = found.groups()
+    # The digest is made and compared for one that has expired, too.
+    is_ours = hmac.compare_digest(given[0], capability_of(secret, principal, id, int(expires)))
+    return principal if is_ours and now < int(expires) else None
 
 
 def claim_owner(principal: str) -> str:

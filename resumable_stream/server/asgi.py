@@ -496,6 +496,10 @@ class _Routes:
         root = quote(request.scope.get("root_path", "").strip("/"), safe=PATH_SAFE)
         return wire.path_of(id, prefix=f"/{root}{self._streams}/" if root else f"{self._streams}/")
 
+    def _location(self, request: Request, id: str, owner: str) -> str:
+        """Where a stream that is read here can be read again."""
+        return self._path(request, id)
+
     async def _allowed(self, request: Request, action: str) -> tuple[str, str] | Answer:
         """The id in the path, and whose streams the request may see."""
         id = request.path_params["id"]
@@ -537,7 +541,7 @@ class _Routes:
         if isinstance(allowed, Answer):
             return allowed
         id, owner = allowed
-        return await _respond(self._hub, request, None, id, owner, self._path(request, id), {})
+        return await _respond(self._hub, request, None, id, owner, self._location(request, id, owner), {})
 
     async def message(self, request: Request) -> Answer:
         """`GET /streams/{id}/message`."""

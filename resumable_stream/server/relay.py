@@ -23,10 +23,11 @@ import functools
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from .._errors import KeyReused, LogUnavailable, ResumableStreamError, StreamUnknown
 from .._events import Outcome
@@ -35,8 +36,10 @@ from . import wire
 from ._relay_metrics import CONTENT_TYPE, Metrics, counted
 from ._relay_reading import UpstreamReading, protocol_of, text_in
 from ._relay_rules import (
+    CAPABILITY,
     Upstreams,
     asks_for_stream,
+    capability_of,
     claim_owner,
     fingerprint_of,
     framing_of,
@@ -45,6 +48,7 @@ from ._relay_rules import (
     json_of,
     key_id,
     known_names,
+    principal_by_capability,
     principal_of,
     repeated_credential,
     target_of,
@@ -52,7 +56,7 @@ from ._relay_rules import (
 from ._relay_upstream import Client, Passed, Trouble, pump
 from ._starlette import ClientDisconnect, Request, Response, Route, Starlette
 from .answering import PATH_SAFE, TROUBLE, TooLarge, answer_to_request, answer_to_trouble
-from .asgi import Handler, HubResponse, _Routes, app_of, while_there
+from .asgi import Handler, HubResponse, _Routes, app_of, facts_of, while_there
 from .hub import Hub, HubLimits
 from .log import Ending, Existing, Head, StreamLog, Writer, check_seconds
 from .memory import MemoryLog
@@ -121,6 +125,9 @@ class Relay:
     *Whose a stream is.* Who shows the API key that started a stream may read and cancel it, and nobody else: 404. The key is
     passed on, and kept nowhere; what is kept is a hash of it that only this relay can make.
 
+    With `capability_urls` a stream is also read by whoever has its URL: `Content-Location` then carries `?t=…`, which opens this
+    one stream for `retention` seconds, for a browser that has no key. It cannot cancel or delete.
+
     *Leaving is not stopping.* A client that leaves does not stop the upstream; `cancel` does, and `abandon_after` may.
 
     *Sent once.* Of several POSTs with one `Idempotency-Key`, of one API key, one reaches the upstream; the others get its stream
@@ -139,6 +146,8 @@ class Relay:
             kept in the log; who can read the log can then check whether a key that he knows has started a stream.
         allow: Names of the upstream's headers that are kept with a stream beside the usual ones (request ids, rate limits,
             `openai-*`, `anthropic-*`); one that ends in `-` is the beginning of names.
+        capability_urls: Make URLs that open a stream by themselves. False: whoever sees such a URL, in a history or in the log of
+            a proxy, reads the stream, so it is for those who need it. Turned off, those that were handed out open nothing.
         retention: Seconds that a stream is kept after its end; a day.
         abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, since a client may come back.
         idle: Seconds that an upstream may send nothing before it counts as cut. 600: what the SDKs of the providers wait.
@@ -164,6 +173,7 @@ class Relay:
         *,
         secret: bytes | None = None,
         allow: Sequence[str] = (),
+        capability_urls: bool = False,
         retention: float = 86400.0,
         abandon_after: float | None = None,
         idle: float = 600.0,
@@ -186,6 +196,7 @@ class Relay:
             raise ValueError("secret must be at least 16 bytes, such as secrets.token_bytes(32)")
         self._upstreams = Upstreams.of(upstream)
         self._allow = known_names(allow)
+        self._capability_urls = capability_urls
         self._idle, self._connect = idle, connect
         self._body_bytes = body_bytes
         self._origins = wire.check_origins(cors)
@@ -383,7 +394,7 @@ class Relay:
             None,
             id=id,
             owner=asked.principal,
-            location=f"{asked.location}/.streams/{id}",
+            location=f"{asked.location}/.streams/{id}{self._capability(asked.principal, id)}",
             path=None,
             fingerprint=_nothing,
             options={},
@@ -512,10 +523,28 @@ class Relay:
     # --- its own routes
 
     async def _authorize(self, facts: Facts, id: str | None, action: str) -> str | None:
-        return principal_of(await self._get_secret(), facts)
+        secret = await self._get_secret()
+        # Reading and nothing else: a URL gets around, and cancelling destroys what was paid for.
+        opened = self._opened_by(secret, id, facts.query) if action == "read" and id is not None else None
+        # One that opens nothing is answered like a request without it, and takes the same way through the log.
+        return opened or principal_of(secret, facts)
+
+    def _opened_by(self, secret: bytes, id: str, query: str) -> str | None:
+        return principal_by_capability(secret, id, query, time.time()) if self._capability_urls else None
+
+    def _capability(self, principal: str, id: str, query: str = "") -> str:
+        """The query of the URL of a stream; one that the request came with stays, so that nobody lengthens it by asking."""
+        if not self._capability_urls:
+            return ""
+        assert self._secret is not None, "the principal was made with it"
+        if self._opened_by(self._secret, id, query) is not None:
+            (token,) = (value for name, value in parse_qsl(query) if name == CAPABILITY)
+        else:
+            token = capability_of(self._secret, principal, id, int(time.time() + self.hub.retention))
+        return f"?{CAPABILITY}={token}"
 
     def _own_routes(self, *, with_metrics: bool) -> Starlette:
-        routes = _Routes(self.hub, streams="/.streams")
+        routes = _OwnRoutes(self)
 
         async def metrics(request: Request) -> Response:
             return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
@@ -539,6 +568,16 @@ class Relay:
                 if self._secret is None:
                     self._secret = await _secret_of(self.hub._log, self.hub.lease)
         return self._secret
+
+
+class _OwnRoutes(_Routes):
+    def __init__(self, relay: Relay) -> None:
+        super().__init__(relay.hub, streams="/.streams")
+        self._relay = relay
+
+    def _location(self, request: Request, id: str, owner: str) -> str:
+        query = self._relay._capability(owner, id, facts_of(request).query)
+        return f"{self._path(request, id)}{query}"
 
 
 async def _secret_of(log: StreamLog, lease: float) -> bytes:

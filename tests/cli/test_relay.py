@@ -202,6 +202,28 @@ def test_the_log_of_requests_holds_no_query_and_a_cut_is_no_traceback(tmp_path: 
         assert QUERY_KEY not in server.text and PROMPT not in server.text and "Traceback" not in server.text
 
 
+def test_a_url_that_opens_a_stream_is_in_no_line_and_not_in_the_store(store: str, tmp_path: Path) -> None:
+    with OPENAI.server() as upstream, contextlib.ExitStack() as stack:
+        arguments = ("--upstream", upstream.origin, "--store", store, "--capability-urls")
+        servers = [stack.enter_context(relay(*arguments, cwd=tmp_path)) for _ in range(2)]
+        first, second = (stack.enter_context(client_of(each)) for each in servers)
+        place = first.post(OPENAI.path, json=OPENAI.body, headers=OPENAI.credentials()).headers["content-location"]
+        token = place.partition("?t=")[2]
+        assert token
+        # At any relay over the same log.
+        for client in (first, second):
+            assert client.get(f"{place}&view=verbatim").content == OPENAI.transcript
+            assert client.get(place[:-1]).status_code == 404
+        metrics = first.get("/.metrics").text + second.get("/.metrics").text
+        for server in servers:
+            server.wait_for(r"GET /\.streams/\S+ 404$")
+            assert server.end(signal.SIGTERM) == 0
+        kept = dump_of(store, tmp_path)
+        for part in (token, token[:-1], token.rpartition(".")[2]):
+            assert part.encode() not in kept
+            assert part not in metrics + "".join(server.text for server in servers)
+
+
 def test_it_drains_at_sigterm_and_the_next_one_serves_what_was_kept(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/streams.db"
     with FlakyServer(OLLAMA.blocks[:3], hold_open=True, keep_alive=False, format="ndjson") as upstream:
@@ -265,5 +287,6 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "none of store, host" in wrong("--config", config("upstream = 'https://a.example'"))
     assert "another kind" in wrong("--config", config("port = 'x'"))
     assert "another kind" in wrong("--config", config("keep_alive = 0"))
+    assert "another kind" in wrong("--config", config("capability_urls = 1"))
     said = wrong("--upstream", "https://user:s3cr3t@a.example")
     assert "s3cr3t" not in said and "nothing else" in said
