@@ -22,8 +22,8 @@ __all__ = ["relay"]
 
 SECRET_VARIABLE = "RESUMABLE_STREAM_SECRET"  # noqa: S105
 _NUMBERS = ("retention", "abandon_after", "idle", "connect", "lease")
-_SWITCHES = ("metrics", "capability_urls")
-_KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "body_bytes", *_SWITCHES, *_NUMBERS)
+_SWITCHES = ("metrics", "capability_urls", "keep_answers")
+_KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "body_bytes", "answer_bytes", *_SWITCHES, *_NUMBERS)
 _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 
 
@@ -54,6 +54,11 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
     "--capability-urls/--no-capability-urls",
     default=None,
     help="Content-Location opens its stream by itself, for reading, for a browser that has no key.  [default: no]",
+)
+@click.option(
+    "--keep-answers/--no-keep-answers",
+    default=None,
+    help="Keep also answers that are not streams, for requests with an Idempotency-Key.  [default: no]",
 )
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
 def relay(

@@ -7,6 +7,7 @@ What a relay decides, as functions of values: no sockets, no clock, no framework
     where to     Upstreams.find()     one of the upstreams that were configured, and nothing that a request could name
     what passes  headers_up(), headers_down(), headers_kept()
     what stays   framing_of()         streams are kept, and everything else passes through
+                 is_document()        but for whole answers to a request with a key, where that is wished
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "headers_down",
     "headers_kept",
     "headers_up",
+    "is_document",
     "json_of",
     "key_id",
     "known_names",
@@ -369,6 +371,18 @@ def framing_of(method: str, path: str, head: ResponseHead) -> Framing | None:
     if kind in _RAW_TYPES or (kind == "application/json" and path.endswith(_GEMINI)):
         return "raw"
     return None
+
+
+def is_document(head: ResponseHead) -> bool:
+    """
+    An answer is one JSON document, which is of use only as a whole, so that nobody loses time if it is collected first.
+
+    Args:
+        head: Of the answer. One that says that something went wrong is not meant: that request may be sent again.
+    """
+    kind, coding = head.content_type, head.headers.get("content-encoding", "identity").strip().lower()
+    is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return is_json and coding in ("", "identity") and 200 <= head.status < 300 and head.status not in (204, 205, 206)
 
 
 def asks_for_stream(path: str, headers: Mapping[str, str], body: Any) -> bool:

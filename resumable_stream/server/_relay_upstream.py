@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 try:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ._relay_reading import UpstreamReading
     from .generation import Generation
 
-__all__ = ["Client", "Passed", "Trouble", "pump"]
+__all__ = ["Begun", "Client", "Passed", "Trouble", "collected", "pump"]
 
 _LINGER: Final = 5.0
 """Seconds in which an upstream may close a body whose last event has come. 5: what follows is a line feed, or nothing."""
@@ -119,21 +120,62 @@ def _arrived(response: aiohttp.ClientResponse) -> bytes:
 # --- an answer that passes through ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """
+    An answer that is to be passed on.
+
+    Attributes:
+        response: Of the upstream.
+        first: What was read of its body already.
+    """
+
+    response: aiohttp.ClientResponse
+    first: bytes = b""
+
+
+async def collected(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
+    """
+    Read a body as far as a limit.
+
+    Returns:
+        What was read, and whether that is all of it.
+
+    Raises:
+        Trouble: The upstream broke it off. The response is closed then.
+    """
+    if (response.content_length or 0) > limit:
+        return b"", False
+    pieces, size = [], 0
+    try:
+        while data := await response.content.readany():
+            pieces.append(data)
+            size += len(data)
+            if size > limit:
+                return b"".join(pieces), False
+    except _BROKEN as exc:
+        response.close()
+        raise Trouble(sent=True, timeout=isinstance(exc, TimeoutError)) from None
+    except BaseException:
+        response.close()
+        raise
+    return b"".join(pieces), True
+
+
 class Passed:
     """
     An answer that passes through as it comes, as an ASGI app. A client that leaves closes the upstream, as with any proxy.
 
     Args:
-        response: Of the upstream.
+        begun: Of the upstream.
         send_timeout: Seconds that the client may take no bytes.
         extra: More headers.
         passing: Holds this answer while it is being passed on.
     """
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, *, send_timeout: float, extra: Sequence[tuple[bytes, bytes]], passing: set[object]
-    ) -> None:
-        self._response = response
+    def __init__(self, begun: Begun, *, send_timeout: float, extra: Sequence[tuple[bytes, bytes]], passing: set[object]) -> None:
+        self._response = begun.response
+        self._first = begun.first
         self._send_timeout = send_timeout
         self._extra = tuple(extra)
         self._passing = passing
@@ -162,6 +204,9 @@ class Passed:
             response.close()
 
     async def _read(self) -> tuple[bytes, bool]:
+        if self._first:
+            first, self._first = self._first, b""
+            return first, False
         try:
             return await self._response.content.readany(), False
         except _BROKEN:

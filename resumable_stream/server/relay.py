@@ -45,6 +45,7 @@ from ._relay_rules import (
     framing_of,
     headers_kept,
     headers_up,
+    is_document,
     json_of,
     key_id,
     known_names,
@@ -53,12 +54,12 @@ from ._relay_rules import (
     repeated_credential,
     target_of,
 )
-from ._relay_upstream import Client, Passed, Trouble, pump
+from ._relay_upstream import Begun, Client, Passed, Trouble, collected, pump
 from ._starlette import ClientDisconnect, Request, Response, Route, Starlette
 from .answering import PATH_SAFE, TROUBLE, TooLarge, answer_to_request, answer_to_trouble
 from .asgi import Handler, HubResponse, _Routes, app_of, facts_of, while_there
-from .hub import Hub, HubLimits
-from .log import Ending, Existing, Head, StreamLog, Writer, check_seconds
+from .hub import Hub, HubLimits, Producer
+from .log import Ending, Existing, Framing, Head, StreamLog, Writer, check_seconds
 from .memory import MemoryLog
 from .wire import Answer, Facts
 
@@ -122,6 +123,9 @@ class Relay:
     | `GET /.health` | 200, or 503 while it shuts down |
     | `GET /.metrics` | numbers of this process, for Prometheus |
 
+    With `keep_answers` an answer in one piece is kept too, where the request has an `Idempotency-Key`, so that the same request
+    again gets it without asking the upstream.
+
     *Whose a stream is.* Who shows the API key that started a stream may read and cancel it, and nobody else: 404. The key is
     passed on, and kept nowhere; what is kept is a hash of it that only this relay can make.
 
@@ -148,6 +152,10 @@ class Relay:
             `openai-*`, `anthropic-*`); one that ends in `-` is the beginning of names.
         capability_urls: Make URLs that open a stream by themselves. False: whoever sees such a URL, in a history or in the log of
             a proxy, reads the stream, so it is for those who need it. Turned off, those that were handed out open nothing.
+        keep_answers: Keep the JSON that answers a POST of JSON with an `Idempotency-Key`, if it says that all went well. False: a
+            relay keeps no more than it has to. Uploads, and answers of another kind, pass through in any case.
+        answer_bytes: Most bytes of such an answer, which is in memory until it is whole; a longer one passes through and is not
+            kept. 4 MiB: an image, or some dozens of embeddings; the answer of a model in words is a hundredth of it.
         retention: Seconds that a stream is kept after its end; a day.
         abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, since a client may come back.
         idle: Seconds that an upstream may send nothing before it counts as cut. 600: what the SDKs of the providers wait.
@@ -174,6 +182,8 @@ class Relay:
         secret: bytes | None = None,
         allow: Sequence[str] = (),
         capability_urls: bool = False,
+        keep_answers: bool = False,
+        answer_bytes: int = 4 << 20,
         retention: float = 86400.0,
         abandon_after: float | None = None,
         idle: float = 600.0,
@@ -190,13 +200,20 @@ class Relay:
         for name, seconds in (("idle", idle), ("connect", connect)):
             if not check_seconds(name, seconds):
                 raise ValueError(f"{name} must be more than 0 seconds")
-        if type(body_bytes) is not int or body_bytes < 1:
-            raise ValueError(f"body_bytes must be a positive whole number, got {body_bytes!r}")
+        for name, count in (("body_bytes", body_bytes), ("answer_bytes", answer_bytes)):
+            if type(count) is not int or count < 1:
+                raise ValueError(f"{name} must be a positive whole number, got {count!r}")
+        limits = limits or HubLimits()
+        if keep_answers and answer_bytes > (most := min(limits.event_bytes, limits.stream_bytes)):
+            raise ValueError(
+                f"an answer is kept as one event, so answer_bytes must be at most {most} (HubLimits), got {answer_bytes}"
+            )
         if secret is not None and (not isinstance(secret, bytes) or len(secret) < 16):
             raise ValueError("secret must be at least 16 bytes, such as secrets.token_bytes(32)")
         self._upstreams = Upstreams.of(upstream)
         self._allow = known_names(allow)
         self._capability_urls = capability_urls
+        self._keep_answers, self._answer_bytes = keep_answers, answer_bytes
         self._idle, self._connect = idle, connect
         self._body_bytes = body_bytes
         self._origins = wire.check_origins(cors)
@@ -301,7 +318,8 @@ class Relay:
         view = wire.asked(Facts(asked.method, heeded, "view=verbatim"))
         if isinstance(view, Answer):
             return view
-        if view.key is None or not asks_for_stream(asked.path, asked.facts.headers, asked.json):
+        is_kept = asks_for_stream(asked.path, asked.facts.headers, asked.json) or (self._keep_answers and asked.json is not None)
+        if view.key is None or not is_kept:
             return await self._send_once(asked, receive, extra, heeded)
         return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)
 
@@ -346,7 +364,7 @@ class Relay:
             return self._no_answer(asked, trouble)
         id = await self._keep(asked, response, None, "")
         if id is None:
-            return self._passed(asked, response, extra)
+            return self._passed(asked, Begun(response), extra)
         return await self._first_reader(asked, id, extra, heeded)
 
     async def _open(self, asked: _Asked) -> aiohttp.ClientResponse:
@@ -364,6 +382,40 @@ class Relay:
             framing, protocol, array=head.content_type == "application/json", event_bytes=self.hub.limits.event_bytes
         )
         run = functools.partial(pump, response=response, reading=reading, metrics=self._metrics, mount=asked.mount)
+        return await self._start(asked, response, framing, run, id, fingerprint)
+
+    async def _keep_document(
+        self, asked: _Asked, response: aiohttp.ClientResponse, id: str, fingerprint: str
+    ) -> tuple[Begun | None, str]:
+        """
+        Keep an answer in one piece.
+
+        Returns:
+            What has to be passed on, and why it is not kept; `None`: it is.
+        """
+        if not self._keep_answers or asked.json is None or not is_document(_head_of(response)):
+            return Begun(response), "not_a_stream"
+        data, is_whole = await collected(response, self._answer_bytes)
+        if not is_whole or not data:
+            return Begun(response, data), "not_a_stream"
+
+        async def run(gen: Generation) -> Outcome:
+            await gen.pass_on([data])
+            return Outcome.COMPLETED
+
+        kept = await self._start(asked, response, "raw", run, id, fingerprint)
+        return (Begun(response, data) if kept is None else None), "not_kept"
+
+    async def _start(
+        self,
+        asked: _Asked,
+        response: aiohttp.ClientResponse,
+        framing: Framing,
+        run: Producer,
+        id: str | None,
+        fingerprint: str,
+    ) -> str | None:
+        """Make a stream of what a producer reads of an answer; `None`: it cannot be kept now."""
         try:
             kept = Head(
                 content_type=response.headers["Content-Type"],
@@ -402,9 +454,9 @@ class Relay:
         self._metrics.count("relay_requests_total", result=result, upstream=asked.mount)
         return HubResponse(answer, opened, send_timeout=self.hub.send_timeout, extra=extra)
 
-    def _passed(self, asked: _Asked, response: aiohttp.ClientResponse, extra: Sequence[tuple[str, str]]) -> Passed:
+    def _passed(self, asked: _Asked, begun: Begun, extra: Sequence[tuple[str, str]]) -> Passed:
         self._metrics.count("relay_requests_total", result="passed", upstream=asked.mount)
-        return Passed(response, send_timeout=self.hub.send_timeout, extra=wire.encode_headers(extra), passing=self._passing)
+        return Passed(begun, send_timeout=self.hub.send_timeout, extra=wire.encode_headers(extra), passing=self._passing)
 
     def _no_answer(self, asked: _Asked, trouble: Trouble) -> Answer:
         self._metrics.count("relay_requests_total", result="no_answer", upstream=asked.mount)
@@ -437,7 +489,7 @@ class Relay:
             for _ in range(_ROUNDS):
                 if await self._is_there(id, asked.principal, fingerprint):
                     return await self._first_reader(asked, id, extra, heeded, result="stream" if again else "joined")
-                handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None] = asyncio.get_running_loop().create_future()
+                handed: asyncio.Future[Begun | Trouble | None] = asyncio.get_running_loop().create_future()
                 claim = await self.hub.start(
                     id,
                     functools.partial(self._claimed, asked=asked, id=id, fingerprint=fingerprint, handed=handed),
@@ -447,12 +499,12 @@ class Relay:
                     again="failed" if again else None,
                 )
                 if not claim.joined:
-                    response = await self._handed(handed, receive)
-                    if response is None:
+                    begun = await self._handed(handed, receive)
+                    if begun is None:
                         return await self._first_reader(asked, id, extra, heeded)
-                    if isinstance(response, Trouble):
-                        return self._no_answer(asked, response)
-                    return self._passed(asked, response, extra)
+                    if isinstance(begun, Trouble):
+                        return self._no_answer(asked, begun)
+                    return self._passed(asked, begun, extra)
                 ending = claim.ending or await while_there(receive, self._end_of(id, owner))
                 again = ending is not None and ending.reason in _AGAIN
                 if ending is not None and not again and not await self._is_there(id, asked.principal, fingerprint):
@@ -472,9 +524,7 @@ class Relay:
             raise KeyReused("this key is that of another request", stream_id=id)
         return True
 
-    async def _handed(
-        self, handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None], receive: Receive
-    ) -> aiohttp.ClientResponse | Trouble | None:
+    async def _handed(self, handed: asyncio.Future[Begun | Trouble | None], receive: Receive) -> Begun | Trouble | None:
         try:
             return await while_there(receive, asyncio.shield(handed))
         finally:
@@ -488,30 +538,35 @@ class Relay:
         asked: _Asked,
         id: str,
         fingerprint: str,
-        handed: asyncio.Future[aiohttp.ClientResponse | Trouble | None],
+        handed: asyncio.Future[Begun | Trouble | None],
     ) -> Ending:
         """The producer of a claim: send the request, and make a stream of the answer, whoever waits for it."""
 
-        def hand(what: aiohttp.ClientResponse | Trouble | None) -> None:
+        def hand(what: Begun | Trouble | None) -> None:
             if not handed.done():
                 handed.set_result(what)
-            elif what is not None and not isinstance(what, Trouble):
-                what.close()
+            elif isinstance(what, Begun):
+                what.response.close()
 
+        begun: Begun | None = None
+        why = "not_kept"
         try:
             response = await self._open(asked)
+            is_stream = framing_of(asked.method, asked.path, _head_of(response)) is not None
+            if not is_stream:
+                begun, why = await self._keep_document(asked, response, id, fingerprint)
         except Trouble as trouble:
             hand(trouble)
             return Ending(outcome=Outcome.FAILED, reason="upstream_error" if trouble.sent else "not_sent")
         except BaseException:
             hand(Trouble(sent=True, timeout=False))
             raise
-        is_stream = framing_of(asked.method, asked.path, _head_of(response)) is not None
-        kept = await self._keep(asked, response, id, fingerprint)
-        hand(response if kept is None else None)
-        if kept is not None:
+        if is_stream and await self._keep(asked, response, id, fingerprint) is None:
+            begun = Begun(response)
+        hand(begun)
+        if begun is None:
             return _CLAIM
-        return Ending(outcome=Outcome.FAILED, reason="not_kept" if is_stream else "not_a_stream")
+        return Ending(outcome=Outcome.FAILED, reason=why)
 
     async def _end_of(self, id: str, owner: str) -> Ending | None:
         """How the claim of another request ended; `None`: it is not known, and has to be looked at again."""

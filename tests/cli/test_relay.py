@@ -246,7 +246,8 @@ def test_it_drains_at_sigterm_and_the_next_one_serves_what_was_kept(tmp_path: Pa
 def test_a_file_names_several_upstreams(tmp_path: Path) -> None:
     with OPENAI.server() as first, ANTHROPIC.server() as second:
         (tmp_path / "relay.toml").write_text(
-            f'store = "sqlite:///kept.db"\nport = 0\nkeep_alive = 1\nallow = ["x-mine"]\nretention = 60\n'
+            f'store = "sqlite:///kept.db"\nport = 0\nkeep_alive = 1\nkeep_answers = true\nanswer_bytes = 1000\n'
+            f'allow = ["x-mine"]\nretention = 60\n'
             f'[upstreams]\n"/openai" = "{first.origin}"\n"/anthropic" = "{second.origin}"\n'
         )
         with relay("--config", "relay.toml", cwd=tmp_path) as server, client_of(server) as client:
