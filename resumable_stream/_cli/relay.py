@@ -22,7 +22,7 @@ __all__ = ["relay"]
 
 SECRET_VARIABLE = "RESUMABLE_STREAM_SECRET"  # noqa: S105
 _NUMBERS = ("retention", "abandon_after", "idle", "connect", "lease")
-_SWITCHES = ("metrics", "capability_urls", "keep_answers")
+_SWITCHES = ("metrics", "capability_urls", "keep_answers", "join_retries")
 _KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "body_bytes", "answer_bytes", *_SWITCHES, *_NUMBERS)
 _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
 
@@ -59,6 +59,11 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
     "--keep-answers/--no-keep-answers",
     default=None,
     help="Keep also answers that are not streams, for requests with an Idempotency-Key.  [default: no]",
+)
+@click.option(
+    "--join-retries/--no-join-retries",
+    default=None,
+    help="A retry of an SDK gets the answer to its first try, without an Idempotency-Key.  [default: no]",
 )
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
 def relay(

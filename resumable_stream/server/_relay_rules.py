@@ -42,9 +42,11 @@ __all__ = [
     "json_of",
     "key_id",
     "known_names",
+    "is_retry",
     "principal_by_capability",
     "principal_of",
     "repeated_credential",
+    "retry_id",
     "target_of",
 ]
 
@@ -197,6 +199,24 @@ def key_id(secret: bytes, principal: str, path: str, key: str) -> str:
         key: As sent.
     """
     return _digest(secret, "stream", principal, path, key)
+
+
+def retry_id(secret: bytes, principal: str, path: str, fingerprint: str) -> str:
+    """
+    The id under which the log says which answer the retries of a request without a key belong to.
+
+    Args:
+        secret: Of the relay.
+        principal: Whose request it is.
+        path: Of the request.
+        fingerprint: Of the request, its body among it.
+    """
+    return _digest(secret, "retry", principal, path, fingerprint)
+
+
+def is_retry(headers: Mapping[str, str]) -> bool:
+    """An SDK says that it has sent this request before; those of OpenAI and Anthropic count in this header, from 0."""
+    return re.fullmatch(r"0*[1-9][0-9]{0,2}", headers.get("x-stainless-retry-count", ""), re.ASCII) is not None
 
 
 def fingerprint_of(secret: bytes, method: str, path: str, query: str, body: bytes) -> str:

@@ -35,6 +35,7 @@ from ..protocols import Head as ResponseHead
 from . import wire
 from ._relay_metrics import CONTENT_TYPE, Metrics, counted
 from ._relay_reading import UpstreamReading, protocol_of, text_in
+from ._relay_retries import Retries
 from ._relay_rules import (
     CAPABILITY,
     Upstreams,
@@ -46,12 +47,14 @@ from ._relay_rules import (
     headers_kept,
     headers_up,
     is_document,
+    is_retry,
     json_of,
     key_id,
     known_names,
     principal_by_capability,
     principal_of,
     repeated_credential,
+    retry_id,
     target_of,
 )
 from ._relay_upstream import Begun, Client, Passed, Trouble, collected, pump
@@ -156,6 +159,9 @@ class Relay:
             relay keeps no more than it has to. Uploads, and answers of another kind, pass through in any case.
         answer_bytes: Most bytes of such an answer, which is in memory until it is whole; a longer one passes through and is not
             kept. 4 MiB: an image, or some dozens of embeddings; the answer of a model in words is a hundredth of it.
+        join_retries: A POST that an SDK marks as sent again (`x-stainless-retry-count`), without an `Idempotency-Key`, gets the
+            answer to the same request of the same API key, if that one was sent in the last ten minutes. False: who asks one
+            prompt several times at once, for several answers, would get the same one twice after a retry.
         retention: Seconds that a stream is kept after its end; a day.
         abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, since a client may come back.
         idle: Seconds that an upstream may send nothing before it counts as cut. 600: what the SDKs of the providers wait.
@@ -184,6 +190,7 @@ class Relay:
         capability_urls: bool = False,
         keep_answers: bool = False,
         answer_bytes: int = 4 << 20,
+        join_retries: bool = False,
         retention: float = 86400.0,
         abandon_after: float | None = None,
         idle: float = 600.0,
@@ -243,6 +250,7 @@ class Relay:
             authorize=self._authorize,
             text_of=text_in,
         )
+        self._retries = Retries(self.hub._log, lease=lease) if join_retries else None
         self._own = self._own_routes(with_metrics=metrics)
 
     def __repr__(self) -> str:
@@ -318,7 +326,10 @@ class Relay:
         view = wire.asked(Facts(asked.method, heeded, "view=verbatim"))
         if isinstance(view, Answer):
             return view
-        is_kept = asks_for_stream(asked.path, asked.facts.headers, asked.json) or (self._keep_answers and asked.json is not None)
+        is_stream = asks_for_stream(asked.path, asked.facts.headers, asked.json)
+        is_kept = is_stream or (self._keep_answers and asked.json is not None)
+        if view.key is None and self._retries is not None and asked.method == "POST" and is_stream:
+            return await self._send_or_retry(asked, receive, extra, heeded, secret, self._retries)
         if view.key is None or not is_kept:
             return await self._send_once(asked, receive, extra, heeded)
         return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)
@@ -514,6 +525,40 @@ class Relay:
         except TROUBLE as exc:
             return answer_to_trouble(exc)
         return wire.unavailable("busy", random=random.random())
+
+    # --- a request without a key, of which retries are to get the answer
+
+    async def _send_or_retry(
+        self,
+        asked: _Asked,
+        receive: Receive,
+        extra: Sequence[tuple[str, str]],
+        heeded: Mapping[str, str],
+        secret: bytes,
+        retries: Retries,
+    ) -> ASGIResponse | Answer:
+        """Send a request under a key of its own, which its retries then use."""
+        path, owner = f"{asked.mount}{asked.path}", claim_owner(asked.principal)
+        noted = retry_id(secret, asked.principal, path, asked.fingerprint(secret))
+        try:
+            key = await retries.find(noted, owner) if is_retry(asked.facts.headers) else None
+            if key is None or not await self._is_of_use(key_id(secret, asked.principal, path, key), asked.principal):
+                key = secrets.token_hex(16)
+                await retries.note(noted, owner, key)
+        except LogUnavailable:
+            # As without the option: nothing has been sent yet, and nobody asked for it to be sent once.
+            return await self._send_once(asked, receive, extra, heeded)
+        return await self._send_or_join(asked, receive, extra, heeded, key, secret)
+
+    async def _is_of_use(self, id: str, owner: str) -> bool:
+        """A retry wants an answer: it is being made or is there, or nothing was paid for one. Half of one it had before."""
+        with contextlib.suppress(StreamUnknown):
+            ending = (await self.hub.state(id, owner=owner)).ending
+            return ending is None or ending.outcome not in (Outcome.FAILED, Outcome.CANCELLED)
+        with contextlib.suppress(StreamUnknown):
+            ending = (await self.hub.state(id, owner=claim_owner(owner))).ending
+            return ending is None or ending.reason in _AGAIN
+        return False
 
     async def _is_there(self, id: str, owner: str, fingerprint: str) -> bool:
         try:

@@ -19,7 +19,7 @@ import redis
 from click.testing import CliRunner
 
 from resumable_stream._cli.app import app as commands
-from resumable_stream.testing import Fault, FlakyServer
+from resumable_stream.testing import Fault, FlakyServer, Reply
 
 from ..redis_server import RedisServer
 from ..server.relay_wires import ANTHROPIC, GEMINI, KEY, OLLAMA, OPENAI, OTHER_KEY, PROMPT, WIRES
@@ -222,6 +222,26 @@ def test_a_url_that_opens_a_stream_is_in_no_line_and_not_in_the_store(store: str
         for part in (token, token[:-1], token.rpartition(".")[2]):
             assert part.encode() not in kept
             assert part not in metrics + "".join(server.text for server in servers)
+
+
+def test_a_retry_of_an_sdk_joins_at_the_other_relay_and_a_kept_answer_is_there(store: str, tmp_path: Path) -> None:
+    json = Reply(headers={"content-type": "application/json"}, body=b'{"answer":42}')
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(OPENAI.server(on_request=lambda request: None if "chat" in request.path else json))
+        arguments = ("--upstream", upstream.origin, "--store", store, "--join-retries", "--keep-answers")
+        first, second = (stack.enter_context(client_of(stack.enter_context(relay(*arguments, cwd=tmp_path)))) for _ in range(2))
+        headers = OPENAI.credentials()
+        answer = first.post(OPENAI.path, json=OPENAI.body, headers={**headers, "x-stainless-retry-count": "0"})
+        again = second.post(OPENAI.path, json=OPENAI.body, headers={**headers, "x-stainless-retry-count": "1"})
+        assert again.content == answer.content == OPENAI.transcript
+        assert again.headers["stream-id"] == answer.headers["stream-id"]
+        assert len(upstream.requests) == 1
+        for client in (first, second, first):
+            kept = client.post("/v1/embeddings", json={"input": PROMPT}, headers={**headers, "idempotency-key": "k1"})
+            assert kept.content == b'{"answer":42}'
+        assert len(upstream.requests) == 2
+        for secret in (KEY, PROMPT):
+            assert secret.encode() not in dump_of(store, tmp_path)
 
 
 def test_it_drains_at_sigterm_and_the_next_one_serves_what_was_kept(tmp_path: Path) -> None:
