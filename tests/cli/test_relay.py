@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import signal
 import socket
 import sqlite3
@@ -19,6 +21,8 @@ import redis
 from click.testing import CliRunner
 
 from resumable_stream._cli.app import app as commands
+from resumable_stream._cli.relay import _HOST, _PORT
+from resumable_stream._cli.relay import relay as command
 from resumable_stream.testing import Fault, FlakyServer, Reply
 
 from ..redis_server import RedisServer
@@ -283,6 +287,22 @@ def test_a_file_names_several_upstreams(tmp_path: Path) -> None:
                 assert answer.endswith(b'{"status":"ok"}'), "the connection is closed as the file says"
             assert f"base URL: {server.url}/openai in place of {first.origin}" in server.text
             assert server.end(signal.SIGTERM) == 0
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_what_the_pages_say_to_type_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "relay.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    lines = [line for page in pages for line in page.read_text().splitlines() if line.startswith("$ resumable-stream relay ")]
+    assert len(lines) >= 4
+    for line in lines:
+        command.make_context("relay", shlex.split(line)[3:])
+    # The page says which line of a client changes, without a port on the command line.
+    (url,) = re.findall(r'^\+client = OpenAI\(base_url="(.*)/v1"\)$', (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert url == f"http://{_HOST}:{_PORT}"
 
 
 def wrong(*arguments: str, **environment: str) -> str:
