@@ -110,6 +110,8 @@ _GEMINI: Final = ":streamGenerateContent"
 _STREAMING_PATHS: Final = (_GEMINI, "/converse-stream", "/invoke-with-response-stream")
 _OLLAMA_PATHS: Final = ("/api/chat", "/api/generate")
 _MOUNT: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+", re.ASCII)
+# RFC 2046 section 5.1.1.
+_BOUNDARY: Final = re.compile(r"""multipart/[^;]*;.*\bboundary=(?:"([^"]{1,70})"|([!-:<-~]{1,70})).*""", re.ASCII | re.IGNORECASE)
 _OWN: Final = ("/.streams", "/.health", "/.metrics")
 _JSON_BYTES: Final = 64 << 20
 
@@ -219,12 +221,15 @@ def is_retry(headers: Mapping[str, str]) -> bool:
     return re.fullmatch(r"0*[1-9][0-9]{0,2}", headers.get("x-stainless-retry-count", ""), re.ASCII) is not None
 
 
-def fingerprint_of(secret: bytes, method: str, path: str, query: str, body: bytes) -> str:
+def fingerprint_of(secret: bytes, method: str, path: str, query: str, body: bytes, content_type: str = "") -> str:
     """
     What tells one request from another under the same key.
 
-    It is keyed: a plain digest of a short prompt could be guessed from. The parameters that hold an API key are left out.
+    It is keyed: a plain digest of a short prompt could be guessed from. The parameters that hold an API key are left out, and so
+    is what separates the parts of a form: clients draw it anew when they send the same form again.
     """
+    if (found := _BOUNDARY.fullmatch(content_type)) is not None:
+        body = body.replace(b"--" + (found[1] or found[2]).encode(), b"--")
     told = [f"{name}={value}" for name, value in parse_qsl(query, keep_blank_values=True) if name not in _KEY_PARAMETERS]
     return _digest(secret, "request", method, path, "&".join(told), hashlib.sha256(body).hexdigest())
 

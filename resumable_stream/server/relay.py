@@ -104,7 +104,8 @@ class _Asked:
     principal: str = ""
 
     def fingerprint(self, secret: bytes) -> str:
-        return fingerprint_of(secret, self.method, self.path, self.facts.query, self.body)
+        kind = self.facts.headers.get("content-type", "")
+        return fingerprint_of(secret, self.method, self.path, self.facts.query, self.body, kind)
 
 
 class Relay:

@@ -348,6 +348,17 @@ def test_a_key_whose_request_was_sent_and_not_answered_is_not_sent_again() -> No
     assert len(upstream.requests) == 2
 
 
+def test_a_form_with_a_key_may_be_sent_again_after_a_refusal() -> None:
+    replies = [Reply(status=500, body=b"{}"), Reply(headers={"content-type": "application/json"}, body=b'{"text":"hi"}')]
+    with FlakyServer(on_request=lambda _: replies.pop(0)) as upstream, relayed(upstream) as served, served.client() as client:
+        # Each time with another boundary between its parts, as clients do.
+        answers = [client.post("/v1/x", files={"file": b"wav"}, headers={"idempotency-key": "k1"}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [500, 200]
+        reused = client.post("/v1/x", files={"file": b"another"}, headers={"idempotency-key": "k1"})
+        assert reused.status_code == 409
+    assert len(upstream.requests) == 2
+
+
 def test_many_requests_with_one_key_at_one_moment_reach_the_upstream_once() -> None:
     import concurrent.futures
 

@@ -70,6 +70,25 @@ def test_an_id_is_that_of_one_key_of_one_client_at_one_path() -> None:
     assert rules.key_id(*given[0]) == rules.key_id(*given[0])
 
 
+def test_a_form_is_the_same_whatever_separates_its_parts() -> None:
+    def form(boundary: str, text: str = "a", kind: str = 'multipart/form-data; boundary="{}"') -> str:
+        body = f'--{boundary}\r\ncontent-disposition: form-data; name="x"\r\n\r\n{text}\r\n--{boundary}--\r\n'
+        return rules.fingerprint_of(SECRET, "POST", "/v1/a", "", body.encode(), kind.format(boundary))
+
+    bare = "multipart/form-data; charset=utf-8; boundary={}"
+    same = {
+        form("b1"),
+        form("b2"),
+        form("b" * 70),
+        form("b1", kind=bare),
+        form("b2", kind=f"{bare}; x=y"),
+        form("b3", kind=bare.upper()),
+    }
+    assert len(same) == 1
+    others = [form("b1", "b"), form("b1", kind="text/plain; boundary={}"), form("b2", kind="multipart/form-data")]
+    assert len(same | set(others)) == 4
+
+
 def test_a_fingerprint_tells_requests_apart_and_holds_no_key() -> None:
     base = ("POST", "/v1/a", "alt=sse&key=k1", b"body")
     others = [
