@@ -205,6 +205,8 @@ class UpstreamReading:
         if confirmed:
             # The marker proves nothing by itself, and confirms what was claimed before.
             mark = Settled(self._claimed) if self._settled is None and self._claimed is not None else None
+            # With the outcome before it, it is the last event.
+            self.over = mark is not None or self._settled is not None
             if mark is None:
                 return
         doubted = self._disproved or self._settled not in (None, Outcome.ENDED)

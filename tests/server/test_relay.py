@@ -208,6 +208,18 @@ def test_a_failure_that_the_upstream_reports_itself_ends_as_the_upstream_ended_i
         assert "overloaded" not in client.get(location, headers=OPENAI.credentials()).text.partition("event: end")[2]
 
 
+@pytest.mark.parametrize("wire", [OPENAI, ANTHROPIC], ids=repr)
+def test_an_upstream_that_does_not_close_after_its_last_event_is_not_waited_for(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resumable_stream.server._relay_upstream._LINGER", 0.05)
+    server = FlakyServer(wire.blocks, hold_open=True, keep_alive=False, content_type=wire.content_type)
+    with server as upstream, relayed(upstream) as served, served.client() as client:
+        answer = post(client, wire)
+        assert answer.content == wire.transcript
+        assert outcome(client, answer.headers["content-location"], wire.credentials()) == "completed"
+
+
 # --- leaving and stopping ---------------------------------------------------------------------------------------------
 
 

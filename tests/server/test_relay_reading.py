@@ -184,3 +184,25 @@ def test_each_provider_is_known_by_its_request() -> None:
     # Azure's path, and a prefix of a gateway.
     chat = protocol_of("POST", "https://upstream/openai/deployments/d/chat/completions", OPENAI.body, head, "sse")
     assert type(chat).__name__ == "OpenAIChat"
+
+
+@pytest.mark.parametrize("wire", WIRES, ids=repr)
+def test_the_last_event_of_each_provider_is_known_for_the_last_and_none_before_it(wire: Wire) -> None:
+    made = reading(wire)
+    known = []
+    for block in wire.blocks:
+        made.feed(block)
+        known.append(made.over)
+    if wire is GEMINI:
+        # Its outcome may be followed by more, and nothing confirms it.
+        assert not any(known)
+    else:
+        assert known == [False] * (len(known) - 1) + [True]
+    assert made.close(clean=False)[1] == COMPLETED
+
+
+def test_done_alone_is_not_the_last_event() -> None:
+    made = reading(OPENAI)
+    made.feed(OPENAI.blocks[0] + OPENAI.blocks[1] + OPENAI.blocks[-1])
+    assert not made.over
+    assert made.close(clean=True)[1] == CUT
