@@ -75,6 +75,10 @@ def test_what_waits_for_the_relay_waits_for_its_drain() -> None:
     assert POD["terminationGracePeriodSeconds"] > float(before) + pod["timeout"] + pod["spread"]
 
 
+def test_a_balancer_is_the_first_to_close_a_connection_without_a_request() -> None:
+    assert tomllib.loads((DEPLOY / "relay.toml").read_text())["keep_alive"] > 60
+
+
 def test_the_path_that_is_probed_is_one_of_the_relay() -> None:
     path = CONTAINER["readinessProbe"]["httpGet"]["path"]
     assert f"http://127.0.0.1:8787{path}'" in of_image("HEALTHCHECK")[-1]

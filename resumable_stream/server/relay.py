@@ -329,11 +329,14 @@ class Relay:
             return view
         is_stream = asks_for_stream(asked.path, asked.facts.headers, asked.json)
         is_kept = is_stream or (self._keep_answers and asked.json is not None)
-        if view.key is None and self._retries is not None and asked.method == "POST" and is_stream:
-            return await self._send_or_retry(asked, receive, extra, heeded, secret, self._retries)
-        if view.key is None or not is_kept:
-            return await self._send_once(asked, receive, extra, heeded)
-        return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)
+        try:
+            if view.key is None and self._retries is not None and asked.method == "POST" and is_stream:
+                return await self._send_or_retry(asked, receive, extra, heeded, secret, self._retries)
+            if view.key is None or not is_kept:
+                return await self._send_once(asked, receive, extra, heeded)
+            return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)
+        except _AnswerLost as lost:
+            return _unknown_answer(lost.ending)
 
     async def _read_request(self, scope: Scope, receive: Receive, secret: bytes) -> _Asked | Answer:
         method, path = scope["method"], _below_root(scope)
@@ -492,6 +495,9 @@ class Relay:
         """
         Of all requests with a key, one is sent. Which one, the log decides: it holds a claim, a stream without events that one
         of them creates. Its producer sends the request, and creates the stream of the answer when its head is known.
+
+        Raises:
+            _AnswerLost: Another one was sent, and no answer to it is here.
         """
         id = key_id(secret, asked.principal, f"{asked.mount}{asked.path}", key)
         fingerprint = asked.fingerprint(secret)
@@ -520,7 +526,7 @@ class Relay:
                 ending = claim.ending or await while_there(receive, self._end_of(id, owner))
                 again = ending is not None and ending.reason in _AGAIN
                 if ending is not None and not again and not await self._is_there(id, asked.principal, fingerprint):
-                    return _unknown_answer(ending)
+                    raise _AnswerLost(ending)
         except StreamUnknown:
             pass
         except TROUBLE as exc:
@@ -543,11 +549,14 @@ class Relay:
         noted = retry_id(secret, asked.principal, path, asked.fingerprint(secret))
         try:
             key = await retries.find(noted, owner) if is_retry(asked.facts.headers) else None
-            if key is None or not await self._is_of_use(key_id(secret, asked.principal, path, key), asked.principal):
-                key = secrets.token_hex(16)
-                await retries.note(noted, owner, key)
+            if key is not None and await self._is_of_use(key_id(secret, asked.principal, path, key), asked.principal):
+                # Without a key nobody asked for it to be sent once, whatever becomes of the first.
+                with contextlib.suppress(_AnswerLost):
+                    return await self._send_or_join(asked, receive, extra, heeded, key, secret)
+            key = secrets.token_hex(16)
+            await retries.note(noted, owner, key)
         except LogUnavailable:
-            # As without the option: nothing has been sent yet, and nobody asked for it to be sent once.
+            # As without the option: nothing has been sent.
             return await self._send_once(asked, receive, extra, heeded)
         return await self._send_or_join(asked, receive, extra, heeded, key, secret)
 
@@ -691,6 +700,14 @@ async def _secret_of(log: StreamLog, lease: float) -> bytes:
     assert isinstance(answer, Writer), "nothing else was to be appended"
     await log.finish(answer, 0, _CLAIM)
     return made.encode()
+
+
+class _AnswerLost(Exception):
+    """The first request with a key may have been paid for, and its stream is not here. It is answered with 410 or 502."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending = ending
 
 
 def _unknown_answer(ending: Ending) -> Answer:

@@ -125,6 +125,17 @@ def test_where_there_is_no_answer_to_be_had_a_retry_is_sent_as_without_a_relay(h
     assert len(upstream.requests) == 2
 
 
+def test_a_retry_that_waits_for_a_first_one_that_fails_is_sent_then() -> None:
+    with OPENAI.server(Fault.no_answer(how="silence")) as upstream, relayed(upstream, idle=1.0) as served:
+        body = json.dumps(dict(OPENAI.body)).encode()
+        head = f"POST {OPENAI.path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+        with served.raw(head.encode() + body), served.client() as client:
+            wait_until(lambda: upstream.requests, "the request")
+            again = client.post(OPENAI.path, content=body, headers={**OPENAI.credentials(), "x-stainless-retry-count": "1"})
+            assert (again.status_code, again.content) == (200, OPENAI.transcript)
+    assert len(upstream.requests) == 2
+
+
 def test_one_that_was_cancelled_is_sent_again() -> None:
     headers = {**OPENAI.credentials(), "x-stainless-retry-count": "0"}
     server = FlakyServer(OPENAI.blocks[:2], hold_open=True, keep_alive=False)
