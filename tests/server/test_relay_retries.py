@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -16,7 +18,7 @@ from resumable_stream.testing import Fault, FlakyServer, Reply
 
 from .relay_wires import GEMINI, KEY, OPENAI, OTHER_KEY, PROMPT, WIRES, Wire
 from .serving import Served, wait_until
-from .test_relay import Away, outcome
+from .test_relay import PATIENCE, Away, outcome, served_readers
 
 SECRET = b"0123456789abcdef"
 
@@ -126,12 +128,23 @@ def test_where_there_is_no_answer_to_be_had_a_retry_is_sent_as_without_a_relay(h
 
 
 def test_a_retry_that_waits_for_a_first_one_that_fails_is_sent_then() -> None:
-    with OPENAI.server(Fault.no_answer(how="silence")) as upstream, relayed(upstream, idle=1.0) as served:
+    gate = threading.Event()
+
+    def wait(request: Any) -> None:
+        gate.wait(PATIENCE)
+
+    with OPENAI.server(Fault.no_answer(), on_request=wait) as upstream, relayed(upstream) as served:
         body = json.dumps(dict(OPENAI.body)).encode()
         head = f"POST {OPENAI.path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
         with served.raw(head.encode() + body), served.client() as client:
             wait_until(lambda: upstream.requests, "the request")
-            again = client.post(OPENAI.path, content=body, headers={**OPENAI.credentials(), "x-stainless-retry-count": "1"})
+            retry = {**OPENAI.credentials(), "x-stainless-retry-count": "1"}
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(client.post, OPENAI.path, content=body, headers=retry)
+                wait_until(lambda: served_readers(served) == 1, "the retry, which waits for the first")
+                assert len(upstream.requests) == 1
+                gate.set()
+                again = waiting.result(PATIENCE)
             assert (again.status_code, again.content) == (200, OPENAI.transcript)
     assert len(upstream.requests) == 2
 
