@@ -88,7 +88,7 @@ def append_words(item: Append) -> list[bytes]:
         lengths = encode_lengths(span.lengths).encode()
         n, b = b"%d" % span.n, b"%d" % span.b
         words = [token, b"%d" % (span.first - 1), b"%d" % span.start, n, b, lengths, span.data, lease, taken]
-    words += [b"e" if item.exact else b"", b"%d" % item.trims]
+    words += [b"e" if item.exact else b"", b"%d" % item.trims, b"%d" % item.mark]
     if item.note is not None:
         words.append(item.note.encode())
     return words

@@ -6,12 +6,13 @@ checks before it writes anything: an error in the middle of a script does not un
 
 A stream has four keys with the same tag, so that they lie on one node of a Cluster:
 
-    rs:{id}     hash    the record: v epoch fence n b c oldest until keep out head req note nn tk k kc cancel by at z
+    rs:{id}     hash    the record: v epoch fence n b c oldest until keep out head req note nn tk mk k kc cancel by at z
     rs:{id}:s   stream  the spans; the entry of a span is <number of its last event>-0, with b, l, and d or z
     rs:{id}:i   stream  the inbox; the entry of a message is <its place>-0, with m, kind, d
     rs:{id}:x   hash    id of a message → its place
 
-`nn` is the event of the note, `tk` how many messages are dealt with, `kc` how many the inbox holds, and `by` names the call that
+`nn` is the event of the note, `tk` how many messages are dealt with, `mk` the event and the mark of the last append without a
+span, `kc` how many the inbox holds, and `by` names the call that
 made the present writer: a call that is sent again, because its reply was lost, is recognised. `until` is in milliseconds on the
 clock of the server, `keep` is the retention in milliseconds, `at` names the history of the server in which the record was last
 known to be whole. The record's `z` says that the stream was compacted; that of an entry is compressed data, and beside it `l` is
@@ -135,7 +136,7 @@ local function existing(r)
 end
 
 -- ARGV from a place on: token, before, start, n, b, lengths, data, lease, taken, e if it is exact, the event before which all is
--- dropped; then the note, if there is one
+-- dropped, and the mark; then the note, if there is one
 local function append(a)
   local r = load()
   if not r then return {'LOST'} end
@@ -145,6 +146,12 @@ local function append(a)
   local n, trims = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 10])
   if ARGV[a + 5] == '' then
     if r.n ~= n then return {'AT', decimal(r.n)} end
+    local mark = tonumber(ARGV[a + 11])
+    if mark > 0 then
+      local at, last = string.match(redis.call('HGET', K[1], 'mk') or '', '^(%d+) (%d+)$')
+      if at and tonumber(at) == n and mark <= tonumber(last) then return {'OK', decimal(r.n), decimal(r.k), r.cancel} end
+      redis.call('HSET', K[1], 'mk', ARGV[a + 3] .. ' ' .. ARGV[a + 11])
+    end
   elseif r.n == tonumber(ARGV[a + 1]) then
     if r.b ~= tonumber(ARGV[a + 2]) then return {'REFUSED', decimal(r.n), decimal(r.b)} end
     redis.call('XADD', K[2], ARGV[a + 3] .. '-0', 'b', ARGV[a + 4], 'l', ARGV[a + 5], 'd', ARGV[a + 6])
@@ -166,7 +173,7 @@ local function append(a)
     return {'AT', decimal(r.n)}
   end
   if ARGV[a + 8] ~= '' then redis.call('HSET', K[1], 'tk', ARGV[a + 8]) end
-  if ARGV[a + 11] then redis.call('HSET', K[1], 'note', ARGV[a + 11], 'nn', ARGV[a + 3]) end
+  if ARGV[a + 12] then redis.call('HSET', K[1], 'note', ARGV[a + 12], 'nn', ARGV[a + 3]) end
   local lease, at = tonumber(ARGV[a + 7]), history()
   redis.call('HSET', K[1], 'until', decimal(lease_end(lease)))
   -- Its writer, who knows best, is where the record is: nothing was lost.
@@ -254,8 +261,14 @@ local r = load()
 if not r then return {'UNKNOWN'} end
 if r.out then return {'ENDED', r.out, decimal(r.n)} end
 -- How it went: '+' with its events, '-' without, and '=' and the epoch of before with its events under a new one.
-local how = string.sub(r.by, 1, #ARGV[1]) == ARGV[1] and string.sub(r.by, #ARGV[1] + 1) or ''
-if how == '' then
+local how = string.sub(r.by, 1, #ARGV[1]) == ARGV[1] and string.match(r.by, '^[+=-].*', #ARGV[1] + 1) or ''
+local lease = tonumber(ARGV[3])
+if how ~= '' then
+  -- An earlier try of the same caller.
+  expire(lease + r.keep)
+  redis.call('HSET', KEYS[1], 'until', decimal(now + lease))
+  index(KEYS[5], ARGV[4], now + lease, lease + r.keep)
+else
   if r.lease_end > now then return {'HELD', decimal(r.lease_end - now)} end
   local at = history()
   if redis.call('XLEN', KEYS[2]) ~= r.c then
@@ -266,10 +279,10 @@ if how == '' then
     how = '+'
   end
   if how ~= '+' and r.epoch == ARGV[2] then return {'SAME'} end
-  local lease = tonumber(ARGV[3])
   expire(lease + r.keep)
   r.fence = r.fence + 1
   redis.call('HSET', KEYS[1], 'fence', decimal(r.fence), 'until', decimal(now + lease), 'by', ARGV[1] .. how)
+  redis.call('HDEL', KEYS[1], 'mk')
   if how == '-' then
     redis.call('HSET', KEYS[1], 'n', 0, 'b', 0, 'c', 0, 'oldest', 1)
     redis.call('HDEL', KEYS[1], 'note', 'nn')

@@ -96,6 +96,9 @@ class Record:
         taken: How many messages are dealt with.
         k: How many messages were accepted.
         cancel: The reason of the first cancel; `None`: nobody cancelled.
+        mark: Of the last append without a span after event `n` by the present writer; 0: none was counted.
+        claimed: Who claimed the stream last, and how: `+` with its events, `-` without, `=` and the epoch of before with its
+            events under a new one. Empty: nobody who gave a name.
         request: What `create` was given.
         expires: When the stream is forgotten.
     """
@@ -114,6 +117,8 @@ class Record:
     taken: int = 0
     k: int = 0
     cancel: str | None = None
+    mark: int = 0
+    claimed: str = ""
     request: bytes | None = field(default=None, repr=False)
     expires: float = 0.0
 
@@ -177,11 +182,14 @@ class Record:
             self.oldest = max(self.oldest, append.trims)
             self.n, self.b = span.n, span.b
             self.c += 1
+            self.mark = 0
         self.settle(append)
         self.renew(append.writer, now)
 
     def settle(self, append: Append) -> None:
         """Move the note and `taken`."""
+        if append.mark:
+            self.mark = append.mark
         if append.note is not None:
             self.note, self.note_n = append.note, append.last
         if append.taken is not None:
@@ -196,24 +204,45 @@ class Record:
         """It was made by an earlier try of the caller who chose this epoch, and nobody else has had it, or written to it."""
         return self.epoch == epoch and self.fence == 1 and self.n == 0 and self.ending is None
 
-    def claim(self, stream_id: str, *, lease: float, now: float, entries: int, epoch: str, doubtful: bool = False) -> Writer:
+    def is_claimed_by(self, claimant: str | None) -> bool:
+        """It was claimed by an earlier try of the caller with this name, and by nobody since."""
+        return claimant is not None and self.claimed.startswith((f"{claimant}+", f"{claimant}-", f"{claimant}="))
+
+    def claim(
+        self,
+        stream_id: str,
+        *,
+        lease: float,
+        now: float,
+        entries: int,
+        epoch: str,
+        doubtful: bool = False,
+        claimant: str | None = None,
+    ) -> Writer:
         """
-        Hand the stream to a new writer, as `judge_claim` let it.
+        Hand the stream to a new writer, as `judge_claim` let it; or again to one whose first try got no reply.
 
         A log that is whole keeps its epoch, so that readers go on where they are. One that lost spans gets `epoch` and begins
         again without events; the caller then removes the spans that are left. So does one that is `doubtful`, with its events:
         it may have lost some after them, and the new writer will append others.
         """
-        whole = entries == self.c
-        before = self.epoch if whole and doubtful else None
-        self.fence += 1
-        if not whole:
-            self.epoch = epoch
-            self.n = self.b = self.c = 0
-            self.oldest = 1
-            self.note, self.note_n = None, 0
-        elif before is not None:
-            self.epoch = epoch
+        if self.is_claimed_by(claimant):
+            how = self.claimed[len(claimant or "") :]
+            whole, before = how != "-", how[1:] or None
+        else:
+            whole = entries == self.c
+            before = self.epoch if whole and doubtful else None
+            how = "-" if not whole else "+" if before is None else f"={before}"
+            self.claimed = "" if claimant is None else claimant + how
+            self.fence += 1
+            self.mark = 0
+            if not whole:
+                self.epoch = epoch
+                self.n = self.b = self.c = 0
+                self.oldest = 1
+                self.note, self.note_n = None, 0
+            elif before is not None:
+                self.epoch = epoch
         self.until = now + lease
         self.expires = now + lease + self.head.retention
         handover = Handover(
@@ -290,7 +319,10 @@ def judge_append(record: Record | None, entries: int, append: Append) -> Appende
         return Lost()
     span = append.span
     if span is None:
-        return None if record.n == append.last else Behind(record.n)
+        if record.n != append.last:
+            return Behind(record.n)
+        # One that comes after a newer one is the late try of an append that was sent again.
+        return Appended(record.n, record.control) if 0 < append.mark <= record.mark else None
     if record.n == span.first - 1:
         if span.start != record.b:
             raise SpanRefused(
@@ -347,13 +379,13 @@ def judge_renew(record: Record | None, writer: Writer) -> Fenced | Ended | Lost 
     return None if record.ending is None else Ended(record.ending, record.n)
 
 
-def judge_claim(record: Record | None, now: float) -> Held | Ended | Unknown | None:
-    """Decide on `claim` at the time `now` of the log's clock; `None`: hand the stream over."""
+def judge_claim(record: Record | None, now: float, claimant: str | None = None) -> Held | Ended | Unknown | None:
+    """Decide on `claim` at the time `now` of the log's clock; `None`: hand the stream over, or again to the same claimant."""
     if record is None:
         return Unknown()
     if record.ending is not None:
         return Ended(record.ending, record.n)
-    return Held(record.until - now) if record.until > now else None
+    return Held(record.until - now) if record.until > now and not record.is_claimed_by(claimant) else None
 
 
 def judge_restore(record: Record | None, entries: int, writer: Writer) -> Existing | None:

@@ -55,6 +55,8 @@ CREATE TABLE IF NOT EXISTS stream (
     taken INTEGER NOT NULL,
     k INTEGER NOT NULL,
     cancel TEXT,
+    mark INTEGER NOT NULL,
+    claimed TEXT NOT NULL,
     born INTEGER NOT NULL,
     expires INTEGER NOT NULL,
     lapse INTEGER NOT NULL,

@@ -75,12 +75,14 @@ _CARRIED_BYTES: Final = 64 << 10
 # Most free pages that one transaction gives back to the file system. 256: 1 MiB, and 2 ms.
 _GIVE_BACK: Final = 256
 
-_COLUMNS: Final = "epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, expires, lapse, due"
+_COLUMNS: Final = (
+    "epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, mark, claimed, expires, lapse, due"
+)
 _SELECT: Final = f"SELECT {_COLUMNS} FROM stream WHERE id = ?"  # noqa: S608
 # Without the columns that have an index.
 _UPDATE: Final = (
     "UPDATE stream SET epoch = ?, fence = ?, n = ?, b = ?, c = ?, held = ?, oldest = ?, until = ?, note = ?, note_n = ?,"
-    " taken = ?, k = ?, cancel = ?, expires = ?"
+    " taken = ?, k = ?, cancel = ?, mark = ?, claimed = ?, expires = ?"
 )
 
 State: TypeAlias = tuple[object, ...]
@@ -136,9 +138,11 @@ def load(db: sqlite3.Connection, stream_id: str) -> Row | None:
     row = db.execute(_SELECT, (stream_id,)).fetchone()
     if row is None:
         return None
-    epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, expires, lapse, due = row
-    numbers = (fence, n, b, c, held, oldest, until, note_n, taken, k, expires, lapse, due)
-    texts = [text for text in (epoch, head, out, note, cancel) if text is not None]
+    epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, mark, claimed, expires, lapse, due = (
+        row
+    )
+    numbers = (fence, n, b, c, held, oldest, until, note_n, taken, k, mark, expires, lapse, due)
+    texts = [text for text in (epoch, head, out, note, cancel, claimed) if text is not None]
     try:
         if set(map(type, numbers)) != {int} or min(numbers) < 0 or set(map(type, texts)) != {str} or head is None:
             raise TypeError("a number or a text is of another kind")
@@ -161,6 +165,8 @@ def load(db: sqlite3.Connection, stream_id: str) -> Row | None:
         taken=taken,
         k=k,
         cancel=cancel,
+        mark=mark,
+        claimed=claimed or "",
         expires=expires / 1000,
     )
     return Row(record, held, lapse, due)
@@ -288,8 +294,9 @@ class Step:
         expires = milliseconds(record.expires)
         row = Row(record, 0, milliseconds(record.until), expires)
         self.db.execute(
-            "INSERT INTO stream (id, epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, born,"
-            " expires, lapse, due) VALUES (?, ?, ?, 0, 0, 0, 0, 1, ?, NULL, ?, NULL, 0, 0, 0, NULL, ?, ?, ?, ?)",
+            "INSERT INTO stream (id, epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, mark,"
+            " claimed, born, expires, lapse, due)"
+            " VALUES (?, ?, ?, 0, 0, 0, 0, 1, ?, NULL, ?, NULL, 0, 0, 0, NULL, 0, '', ?, ?, ?, ?)",
             (
                 stream_id,
                 record.epoch,
@@ -456,6 +463,8 @@ class Step:
                 record.taken,
                 record.k,
                 record.cancel,
+                record.mark,
+                record.claimed,
                 expires,
             )
             ended = record.ending is not None

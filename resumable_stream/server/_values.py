@@ -63,6 +63,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _EPOCH: Final = re.compile(r"[a-z2-7]{4,8}", re.ASCII)
+_CLAIMANT: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
 _CURSOR: Final = re.compile(r"([a-z2-7]{4,8})\.(0|[1-9][0-9]{0,15})", re.ASCII)
 _ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,256}", re.ASCII)
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -140,6 +141,18 @@ def epoch_of(random_bytes: bytes) -> str:
 def _check_epoch(epoch: str) -> None:
     if not isinstance(epoch, str) or not _EPOCH.fullmatch(epoch):
         raise ValueError(f"an epoch has 4 to 8 characters of a-z and 2-7, got {epoch!r}")
+
+
+def check_claimant(claimant: str | None) -> str | None:
+    """
+    Refuse what cannot be the name of a claimant.
+
+    Raises:
+        ValueError: It is not 1 to 64 characters of `A-Z a-z 0-9 _`.
+    """
+    if claimant is not None and (not isinstance(claimant, str) or not _CLAIMANT.fullmatch(claimant)):
+        raise ValueError(f"a claimant has 1 to 64 characters of A-Z a-z 0-9 _, got {claimant!r:.80}")
+    return claimant
 
 
 def _check_place(what: str, number: int, lowest: int) -> None:
@@ -503,6 +516,8 @@ class Append:
         exact: Store the span only if the log ends right before it; anything else is `Behind`. For a log that several append to
             with one writer: a span that is there already may be somebody else's.
         trims: The events before this one are dropped in the same step, as far as they do not share a span with it. 0: none.
+        mark: Of an append without a span: counts those of its writer, from 1. One that was sent again and comes late, after a
+            newer one, is known by it, and moves nothing. 0: not counted, so it replaces whatever is there.
     """
 
     writer: Writer
@@ -512,9 +527,11 @@ class Append:
     n: int | None = None
     exact: bool = False
     trims: int = 0
+    mark: int = 0
 
     def __post_init__(self) -> None:
         _check_place("trims of an append", self.trims, 0)
+        _check_place("mark of an append", self.mark, 0)
         if self.note is not None:
             check_text("a note", self.note, limit=MAX_NOTE_BYTES)
         if self.taken is not None:
@@ -525,6 +542,8 @@ class Append:
             _check_place("n of an append", self.n, 0)
             if self.exact or self.trims:
                 raise ValueError("an append without a span cannot be exact, and cannot trim")
+        elif self.mark:
+            raise ValueError(f"an append with a span is known by its events and takes no mark, got {self.mark}")
         elif self.trims > self.span.n:
             raise ValueError(f"an append of events up to {self.span.n} cannot drop those before {self.trims}")
         elif self.n is not None and self.n != self.span.n:

@@ -133,6 +133,7 @@ class Generation:
         self.heard_k = self._taken = self.stored_k = handover.taken if handover else 0
         # (event, note or None, taken): what moves in the step that stores the event.
         self._marks: deque[tuple[int, str | None, int]] = deque()
+        self._marked = 0
         self.item: Append | None = None
         self._closed: Ending | None = None
         self.stopped: Ending | None = None
@@ -363,7 +364,9 @@ class Generation:
                 self.item = Append(self.writer, span, *self._due_marks(span.n))
             elif self._marks and self._marks[0][0] <= self._outbox.acked:
                 at = self._outbox.acked
-                self.item = Append(self.writer, None, *self._due_marks(at), n=at)
+                # Counted, since one that is sent again may also come late, after the next one.
+                self._marked += 1
+                self.item = Append(self.writer, None, *self._due_marks(at), n=at, mark=self._marked)
         return self.item
 
     def _due_marks(self, n: int) -> tuple[str | None, int | None]:

@@ -16,6 +16,7 @@ import inspect
 import logging
 import random
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
@@ -41,9 +42,11 @@ from .log import (
     Existing,
     Fenced,
     Head,
+    Held,
     Lost,
     SpanRefused,
     StreamLog,
+    Unknown,
     Writer,
     epoch_of,
     join_spans,
@@ -80,6 +83,9 @@ _SWEEP: Final = 100
 """Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
 
 
+_MOST_ASKED: Final = 1000
+"""Claims without an answer that are remembered. 1,000: some sweeps of a process whose log is away."""
+
 _AWAY: Final = Ending(outcome=Outcome.FAILED, reason="log_unavailable")
 
 
@@ -110,6 +116,9 @@ class Generations:
         self.tasks = Tasks("a task of the hub failed")
         """What runs beside the generations, until the hub closes."""
         self._claims_from = self._sweeps_from = float("-inf")
+        self._claiming: set[str] = set()
+        self._asked: OrderedDict[tuple[str, bool], str] = OrderedDict()
+        """Claims of which the log did not say whether it granted them, by key and `go_on`: the name under which it knows them."""
         self._flusher = Flusher(
             log,
             log_timeout=pace.log_timeout,
@@ -520,13 +529,45 @@ class Generations:
         return self._following.now() >= self._claims_from and not self.closing
 
     def notice_orphan(self, key: str) -> None:
-        if key not in self._running and self.may_claim():
-            self.tasks.spawn(self._take_over(key))
+        if key not in self._running and key not in self._claiming and self.may_claim():
+            self._claiming.add(key)
+            self.tasks.spawn(self._take_over(key)).add_done_callback(lambda _: self._claiming.discard(key))
+
+    async def claim(self, key: str, *, go_on: bool) -> Writer | Held | Ended | Unknown:
+        """
+        Claim a stream whose lease is over. After a call without an answer the next one gets what the first was granted.
+
+        Raises:
+            LogUnavailable: The log does not say whether it granted it.
+        """
+        asked = key, go_on
+        claimant = self._asked.pop(asked, None) or secrets.token_hex(8)
+        try:
+            return await self.log.claim(key, lease=self.pace.lease, go_on=go_on, claimant=claimant)
+        except BaseException:
+            self._asked[asked] = claimant
+            if len(self._asked) > _MOST_ASKED:
+                self._asked.popitem(last=False)
+            raise
+
+    async def _claimed(self, key: str, *, go_on: bool) -> Writer | Held | Ended | Unknown:
+        """
+        Claim a stream, and ask again while the log does not answer: if it has granted the claim, nobody else can have the stream
+        before its lease is over.
+        """
+        deadline, backoff = self._following.now() + self.pace.lease, Backoff()
+        while True:
+            try:
+                return await self.claim(key, go_on=go_on)
+            except LogUnavailable:
+                await backoff.wait()
+                if self._following.now() >= deadline or not self.may_claim():
+                    raise
 
     async def _take_over(self, key: str) -> None:
         run = self._on_lost if len(self._running) < self.pace.streams else None
         try:
-            verdict = await self.log.claim(key, lease=self.pace.lease, go_on=callable(run))
+            verdict = await self._claimed(key, go_on=callable(run))
             if not isinstance(verdict, Writer):
                 return
             if verdict.handover is not None and verdict.handover.head.written:

@@ -578,7 +578,7 @@ class Hub:
                 self._following.forget(key)
                 continue
             if answer.ending is None and answer.n == 0 and self._on_lost == "restart_if_empty" and self._generations.may_claim():
-                writer = await self._log.claim(key, lease=self.lease, go_on=True)
+                writer = await self._generations.claim(key, go_on=True)
                 if isinstance(writer, Writer) and writer.handover is not None:
                     was_empty = writer.handover.n == 0 and writer.handover.whole and not self._generations.is_behind(writer)
                     if was_empty and not self._is_full:

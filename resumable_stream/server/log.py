@@ -90,6 +90,7 @@ from ._values import (
     SpanRefused,
     Unknown,
     Writer,
+    check_claimant,
     check_seconds,
     check_stream_id,
     check_text,
@@ -136,6 +137,7 @@ __all__ = [
     "Record",
     "check_also",
     "check_batch",
+    "check_claimant",
     "check_restore",
     "check_seconds",
     "check_stream_id",
@@ -373,7 +375,9 @@ class StreamLog(Protocol):
         """
         ...
 
-    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+    async def claim(
+        self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
+    ) -> Writer | Held | Ended | Unknown:
         """
         Take over a stream whose lease is over; its writer is fenced from now on.
 
@@ -389,6 +393,10 @@ class StreamLog(Protocol):
             go_on: The new writer will append events. A log that may have lost its last events then gives those that it holds a
                 new epoch (`writer.handover.before` is the old one), and readers of the old one learn that it is gone. Otherwise
                 the epoch stays, so that its readers get what is left, and the end.
+            claimant: A name for this claim, chosen at random by the caller, 1 to 64 characters of `A-Z a-z 0-9 _`. The same call
+                again with the same name, because the first got no reply, returns the writer that the first one made, with a
+                fresh lease, as long as nobody else has claimed the stream. Do not use one again after a reply. `None`: a claim
+                whose reply got lost is held by nobody until its lease is over.
 
         Returns:
             The new writer, with what it goes on from in `.handover`, or why it cannot be.

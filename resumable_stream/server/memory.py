@@ -47,6 +47,7 @@ from .log import (
     Writer,
     check_also,
     check_batch,
+    check_claimant,
     check_restore,
     check_seconds,
     check_stream_id,
@@ -296,16 +297,20 @@ class MemoryLog:
             verdicts.append(stream.record.control)
         return verdicts
 
-    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+    async def claim(
+        self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
+    ) -> Writer | Held | Ended | Unknown:
         """See `StreamLog.claim()`. What was lost is never in doubt: it goes with the process."""
         check_seconds("lease", lease)
+        check_claimant(claimant)
         stream, now = self._find(stream_id), self._clock()
-        verdict = judge_claim(stream.record if stream else None, now)
+        verdict = judge_claim(stream.record if stream else None, now, claimant)
         if verdict is not None:
             return verdict
         assert stream is not None
-        writer = stream.record.claim(stream_id, lease=lease, now=now, entries=stream.entries, epoch=self._new_epoch(stream))
-        if writer.handover is not None and not writer.handover.whole:
+        epoch = self._new_epoch(stream)
+        writer = stream.record.claim(stream_id, lease=lease, now=now, entries=stream.entries, epoch=epoch, claimant=claimant)
+        if writer.epoch == epoch:
             self._grow(stream, -stream.held, spans=True)
             stream.spans.clear()
             self._ring(stream_id, stream.record, None)

@@ -48,6 +48,7 @@ from .log import (
     Writer,
     check_also,
     check_batch,
+    check_claimant,
     check_restore,
     check_seconds,
     check_stream_id,
@@ -347,11 +348,14 @@ class RedisLog:
             verdicts.append(verdict or control_of(writer.stream_id, reply[1], reply[2]))
         return verdicts
 
-    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+    async def claim(
+        self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
+    ) -> Writer | Held | Ended | Unknown:
         """See `StreamLog.claim()`. Events may be lost since another server took over, or this one was started again."""
         check_stream_id(stream_id)
         words = [b"%d" % ms_of(check_seconds("lease", lease)), stream_id.encode(), b"1" if go_on else b"0"]
-        reply = await self._granted(("claim", stream_id, str(go_on)), self._scripts.claim, stream_id, words)
+        nonce = None if check_claimant(claimant) is None else str(claimant).encode()
+        reply = await self._granted(("claim", stream_id, str(go_on)), self._scripts.claim, stream_id, words, nonce=nonce)
         match reply[0]:
             case b"UNKNOWN":
                 return Unknown()
@@ -373,11 +377,14 @@ class RedisLog:
         words: list[bytes],
         epoch: str | None = None,
         also: Append | None = None,
+        *,
+        nonce: bytes | None = None,
     ) -> Reply:
         """
         Ask for a stream. If the reply is lost, the same question asked again finds what the first one was granted.
         """
-        nonce = self._attempts.pop(attempt, None) or _nonce()
+        named = nonce is not None
+        nonce = nonce or self._attempts.pop(attempt, None) or _nonce()
         try:
             while True:
                 chosen = epoch or epoch_of(secrets.token_bytes(6))
@@ -387,7 +394,8 @@ class RedisLog:
                     return reply
                 epoch = None
         except BaseException:
-            self._remember(attempt, nonce)
+            if not named:
+                self._remember(attempt, nonce)
             raise
 
     def _remember(self, attempt: tuple[str, ...], nonce: bytes) -> None:

@@ -57,6 +57,7 @@ from .log import (
     Writer,
     check_also,
     check_batch,
+    check_claimant,
     check_restore,
     check_seconds,
     check_stream_id,
@@ -276,14 +277,17 @@ class SQLiteLog:
 
         return await self._started().write(renew) if items else []
 
-    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+    async def claim(
+        self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
+    ) -> Writer | Held | Ended | Unknown:
         """See `StreamLog.claim()`. Events may be lost since the machine was started again, or the file replaced."""
         check_stream_id(stream_id)
         check_seconds("lease", lease)
+        check_claimant(claimant)
 
         def claim(step: Step) -> Writer | Held | Ended | Unknown:
             row = step.find(stream_id)
-            verdict = judge_claim(row.record if row else None, step.now)
+            verdict = judge_claim(row.record if row else None, step.now, claimant)
             if verdict is not None:
                 return verdict
             assert row is not None
@@ -291,11 +295,13 @@ class SQLiteLog:
             record.request = request_of(step.db, stream_id)
             doubtful = go_on and step.is_doubtful(stream_id)
             epoch = new_epoch(row)
-            writer = record.claim(stream_id, lease=lease, now=step.now, entries=row.held, epoch=epoch, doubtful=doubtful)
+            writer = record.claim(
+                stream_id, lease=lease, now=step.now, entries=row.held, epoch=epoch, doubtful=doubtful, claimant=claimant
+            )
             step.change(stream_id)
-            if writer.handover is not None and not writer.handover.whole:
-                step.clear_spans(stream_id, row)
             if record.epoch == epoch:
+                if writer.handover is not None and not writer.handover.whole:
+                    step.clear_spans(stream_id, row)
                 step.settle_doubt(stream_id)
                 step.ring(stream_id, row, None)
             return writer

@@ -150,9 +150,11 @@ class FaultyLog:
         """See `StreamLog.renew()`."""
         return await self._call(lambda: self.log.renew(writers))
 
-    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Writer | Held | Ended | Unknown:
+    async def claim(
+        self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
+    ) -> Writer | Held | Ended | Unknown:
         """See `StreamLog.claim()`."""
-        return await self._call(lambda: self.log.claim(stream_id, lease=lease, go_on=go_on))
+        return await self._call(lambda: self.log.claim(stream_id, lease=lease, go_on=go_on, claimant=claimant))
 
     async def say(self, stream_id: str, message: Message) -> Said | Ended | Full | Unknown:
         """See `StreamLog.say()`."""

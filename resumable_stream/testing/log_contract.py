@@ -800,6 +800,53 @@ class LogContract:
             assert sorted(type(each).__name__ for each in found) == ["Held"] * 8 + ["Writer"]
 
     @_scenario
+    async def test_whoever_claims_again_under_the_same_name_is_the_same(self, log: StreamLog) -> None:
+        """The first call got no reply. The stream is its caller's at once, with a whole lease, and nobody else's."""
+        other = self._another(log)
+        writer = await self._begin(log, last=3)
+        await log.append([Append(writer, None, "note", 2, 3)])
+        await self._released(log, writer)
+        first, given = await self._claim(log, claimant="me", lease=60.0)
+        for go_on in (False, True):
+            for each in (log, other):
+                again, found = await self._claim(each, claimant="me", go_on=go_on)
+                assert (again, again.lease, found) == (first, 600.0, given)
+                # Neither a name that begins alike nor none is that name.
+                for name in (None, "m", "me2", "you"):
+                    held = await other.claim("s", lease=1.0, claimant=name)
+                    assert isinstance(held, Held) and held.seconds > 500.0, name
+        assert await other.append([(first, span_of(4, 4), None)]) == [Appended(4)]
+        # Somebody else has it by now, then it has ended.
+        await self._released(log, first)
+        second, _ = await self._claim(log, claimant="you")
+        assert isinstance(await log.claim("s", lease=600.0, claimant="me"), Held)
+        assert await log.append([(first, span_of(5, 5), None)]) == [Fenced(second.token)]
+        assert await log.append([(second, span_of(5, 5), None)]) == [Appended(5)]
+        # A call that comes late takes nothing from who has gone on.
+        late, _ = await self._claim(other, claimant="you")
+        assert late == second and len((await self._page(log)).spans) > 0 and (await self._page(log)).n == 5
+        assert isinstance(await log.finish(second, 5, FAILED), Done)
+        assert await log.claim("s", lease=600.0, claimant="you") == Ended(FAILED, 5)
+        for wrong in ("", "x" * 65, "a-b", "a+", "é"):
+            with _raises(ValueError):
+                await log.claim("s", lease=1.0, claimant=wrong)
+
+    @_scenario
+    async def test_whoever_claims_lost_spans_again_is_the_same(self, log: StreamLog) -> None:
+        writer = await self._begin(log, last=6)
+        await self._released(log, writer)
+        if not await self.lose_spans(log, "s"):
+            return
+        first, given = await self._claim(log, claimant="me", go_on=True)
+        again, found = await self._claim(self._another(log), claimant="me", go_on=True)
+        assert again == first and found == given and not found.whole
+        assert first.epoch != writer.epoch
+        assert await log.append([(first, span_of(1, 2), None)]) == [Appended(2)]
+        late, _ = await self._claim(log, claimant="me", go_on=True)
+        assert late == first
+        assert await self._rest(log, None) == span_of(1, 2).data
+
+    @_scenario
     async def test_renewing_and_appending_keep_the_lease(self, log: StreamLog) -> None:
         renewed = await self._begin(log, "renewed", lease=self.lease)
         appended = await self._begin(log, "appended", lease=self.lease)
@@ -903,6 +950,41 @@ class LogContract:
         await self._released(log, writer)
         _, found = await self._claim(log)
         assert (found.n, found.note, found.note_n, found.taken) == (3, "two", 3, 4)
+
+    @_scenario
+    async def test_a_late_append_without_a_span_moves_nothing(self, log: StreamLog) -> None:
+        """
+        An append that was sent again because its reply got lost, or came too late, may be done twice, and the first of them last.
+
+        One with a span is known by its events. One without would put an old note, or an old number of messages, over newer ones.
+        """
+        other = self._another(log)
+        writer = await self._begin(log, last=3)
+        sent = [
+            Append(writer, None, "one", None, 3, mark=1),
+            Append(writer, None, "two", 1, 3, mark=2),
+            Append(writer, None, None, 2, 3, mark=3),
+            Append(writer, None, "four", None, 3, mark=4),
+        ]
+        for item in sent:
+            assert await log.append([item]) == [Appended(3)]
+            for late in sent[: sent.index(item) + 1]:
+                assert await other.append([late]) == [Appended(3)]
+        assert (await self._page(log, limit_bytes=0)).note == "four"
+        # Later events are counted anew, and a new writer counts its own.
+        assert await log.append([Append(writer, span_of(4, 4), "five", 3)]) == [Appended(4)]
+        assert await log.append([sent[3]]) == [Behind(4)]
+        assert await log.append([Append(writer, None, "six", 4, 4, mark=5)]) == [Appended(4)]
+        await self._released(log, writer)
+        taken_over, found = await self._claim(other)
+        assert (found.n, found.note, found.note_n, found.taken) == (4, "six", 4, 4)
+        assert await other.append([Append(taken_over, None, "seven", 5, 4, mark=1)]) == [Appended(4)]
+        assert isinstance((await log.append([Append(writer, None, "eight", 9, 4, mark=6)]))[0], Fenced)
+        # One that is not counted replaces whatever is there.
+        assert await other.append([Append(taken_over, None, "nine", 6, 4)]) == [Appended(4)]
+        await self._released(log, taken_over)
+        _, found = await self._claim(log)
+        assert (found.note, found.note_n, found.taken) == ("nine", 4, 6)
 
     @_scenario
     async def test_any_text_is_a_note(self, log: StreamLog) -> None:

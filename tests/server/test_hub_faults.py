@@ -609,10 +609,10 @@ class Forgetful(MemoryLog):
         record = stream.record
         record.n, record.b, record.c = keep, record.b - sum(len(span.data) for span in lost), keep
 
-    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False) -> Any:
+    async def claim(self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None) -> Any:
         stream = self._streams.get(stream_id)
         if not (self.knows and go_on and stream) or stream.record.until > self._clock():
-            return await super().claim(stream_id, lease=lease, go_on=go_on)
+            return await super().claim(stream_id, lease=lease, go_on=go_on, claimant=claimant)
         writer = stream.record.claim(
             stream_id, lease=lease, now=self._clock(), entries=stream.entries, epoch=self._new_epoch(stream), doubtful=True
         )
@@ -1556,5 +1556,74 @@ def test_a_stream_that_a_bell_has_led_to_is_not_read_again_by_the_one_that_backs
                 waited.set()
                 await until(lambda: len(following._tasks._tasks) == 2)
                 assert log.calls["read"] == before + 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["the reply got lost", "it was not done", "it hangs, and is done"])
+@pytest.mark.parametrize("on_lost", ["continue", "fail"])
+def test_a_claim_whose_reply_got_lost_waits_for_no_lease(lost: int, kind: str, on_lost: str) -> None:
+    """The log has granted the claim, and did not get to say so: it is asked again under the same name. A lease is ten minutes."""
+
+    async def scenario() -> None:
+        log, left = Scripted(), lost
+        await five_events(log, lease=0.01)
+
+        async def lossy(call: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                return await call()
+            if kind == "it was not done":
+                raise rs.LogUnavailable("the log is away")
+            await call()
+            if kind == "the reply got lost":
+                raise rs.LogUnavailable("the reply got lost")
+            return await asyncio.Event().wait()
+
+        async def agent(gen: Generation) -> None:
+            assert gen.resumed_from == 5
+            await gen.send("two")
+
+        log.on["claim"] = lossy
+        continued = on_lost == "continue"
+        async with Hub(log, lease=600.0, poll=0.05, call_timeout=0.05, on_lost=agent if continued else "fail") as hub:
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["one 1", "one 2", "one 3", "one 4", "one 5", *(["two"] if continued else [])]
+            assert reader.ending == (COMPLETED if continued else Ending(outcome=rs.Outcome.FAILED, reason="producer_lost"))
+            assert not hub._generations._asked
+            await until(lambda: not hub._generations._claiming)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("late", range(3))
+def test_a_note_that_comes_late_replaces_no_newer_one(late: int) -> None:
+    """A call that was given up may be done all the same, when others have been done: no event tells the log how old it is."""
+
+    async def scenario() -> None:
+        log, kept = Scripted(), []
+        notes = ["one", "two", "three"]
+
+        async def agent(gen: Generation) -> None:
+            await gen.send("first")
+            await gen.flush("zero")
+            for note in notes:
+                log.on["append"] = once(held) if note == notes[late] else once(lambda call: call())
+                await gen.flush(note)
+            await asyncio.Event().wait()
+
+        async def held(call: Any) -> Any:
+            kept.append(call)
+            raise rs.LogUnavailable("the log did not answer in time")
+
+        async with Hub(log, lease=60.0) as hub:
+            await hub.start("s", agent)
+            await until(lambda: log._streams["s"].record.note == "three")
+            for call in kept:
+                await call()
+            assert len(kept) == 1
+            assert (log._streams["s"].record.note, log._streams["s"].record.note_n) == ("three", 1)
 
     run(scenario)
