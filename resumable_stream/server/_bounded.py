@@ -5,7 +5,8 @@ The logs of this package give up by themselves. One of the caller's may not, and
 one call that never returns would hold up all generations of a process, and nobody would learn of it.
 
 A call that took too long is cancelled, and may have been done all the same, then or later. Whoever sends it again is safe for the
-same reason as after a lost reply: a span, a note, an ending or a claim that comes late meets a log that knows it, or another token.
+same reason as after a lost reply: a span, a note, an ending or a claim that comes late meets a log that knows it, or another
+token.
 """
 
 from __future__ import annotations

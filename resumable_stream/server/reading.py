@@ -52,6 +52,7 @@ class Reader:
         "_mirror",
         "_open",
         "_pages",
+        "_place",
         "_silent_until",
         "_time",
         "_view",
@@ -82,7 +83,9 @@ class Reader:
         self._mirror = mirror
         self._view = view
         # Made when a reader lags: an empty deque is as large as all the rest of a reader.
-        self._pages: deque[tuple[bytes, int]] | None = None
+        self._pages: deque[tuple[bytes, int, int]] | None = None
+        # An event, and the byte position after it, up to which the log was read in the view "raw".
+        self._place: tuple[int, int] | None = None
         self._open = True
         self._hoping_until: float | None = None
         self._waiter: asyncio.Future[bool] | None = None
@@ -167,7 +170,9 @@ class Reader:
         deadline: float | None = None
         while True:
             if self._pages:
-                chunk, self.n = self._pages.popleft()
+                chunk, self.n, b = self._pages.popleft()
+                if self._view == "raw":
+                    self.b = b
                 return chunk
             follower, mirror = self._followed.follower, self._mirror
             if follower.mirror is not mirror and follower.mirror is not None and not await self._move(follower.mirror):
@@ -348,23 +353,22 @@ class Reader:
             follows this reader's place, although this process had it once.
         """
         raw = self._view == "raw"
-        after = Cursor(self._mirror.epoch, 0) if raw else self.cursor
-        answer = await self._log.read(self._followed.key, after, limit_bytes=_PAGE)
+        answer: Page | Gone | Unknown | Cursor = await self._event_before() if raw else self.cursor
+        if isinstance(answer, Cursor):
+            answer = await self._log.read(self._followed.key, answer, limit_bytes=_PAGE)
+        spans = answer.spans if isinstance(answer, Page) else ()
         if raw:
             # A log is read by events; what this reader has is skipped.
-            while isinstance(answer, Page) and answer.spans and answer.spans[-1].b <= self.b:
-                after = Cursor(answer.epoch, answer.spans[-1].n)
-                answer = await self._log.read(self._followed.key, after, limit_bytes=_PAGE)
-        if isinstance(answer, Page) and answer.spans:
+            spans = tuple(span for span in spans if span.b > self.b)
+        if spans:
             self._hoping_until = None
             self._pages = self._pages or deque()
             if raw:
-                span = next(span for span in answer.spans if span.b > self.b)
-                self._pages.append((span.data[self.b - span.start :] if span.start < self.b else span.data, span.n))
-                self.b = span.b
+                self._pages.extend((span.data[max(0, self.b - span.start) :], span.n, span.b) for span in spans)
+                self._place = spans[-1].n, spans[-1].b
             else:
-                ids, framing = self._view == "events", self._mirror.framing
-                self._pages.extend((with_ids(span, answer.epoch, framing) if ids else span.data, span.n) for span in answer.spans)
+                ids, epoch, framing = self._view == "events", self._mirror.epoch, self._mirror.framing
+                self._pages.extend((with_ids(span, epoch, framing) if ids else span.data, span.n, span.b) for span in spans)
             return None
         if isinstance(answer, Page):
             if answer.ending is not None and not (raw and answer.b < self.b):
@@ -385,3 +389,46 @@ class Reader:
             return answer
         self.gone = answer
         return None
+
+    async def _event_before(self) -> Cursor | Page | Gone | Unknown:
+        """
+        The last event, or nearly the last one, that ends at or before this reader's byte: a log is read by events.
+
+        Where this reader has been is known. Another place is found by halving, in a trip for each time that the rest is halved
+        until a page holds it, since it may be anywhere in a stream of many pages.
+
+        Returns:
+            What the log says instead, if it does not hold that byte, or says that there is none.
+        """
+        key, epoch = self._followed.key, self._mirror.epoch
+        if self._place is not None and self._place[1] == self.b:
+            return Cursor(epoch, self._place[0])
+        stands = await self._log.read(key, None, limit_bytes=0)
+        if not isinstance(stands, Page):
+            return stands
+        if stands.epoch != epoch or stands.b <= self.b:
+            return await self._log.read(key, Cursor(epoch, stands.n), limit_bytes=0)
+        low, low_b = stands.oldest - 1, 0
+        high, high_b = stands.n, stands.b
+        if low:
+            found = high_b if low == high else await self._start_after(low)
+            if not isinstance(found, int):
+                return found
+            if found > self.b:
+                return await self._log.read(key, Cursor(epoch, 0), limit_bytes=1)
+            low_b = found
+        while high - low > 1 and high_b - low_b > _PAGE:
+            middle = (low + high) // 2
+            found = await self._start_after(middle)
+            if not isinstance(found, int):
+                return found
+            if found > self.b:
+                high, high_b = middle, found
+            else:
+                low, low_b = middle, found
+        return Cursor(epoch, low)
+
+    async def _start_after(self, n: int) -> int | Page | Gone | Unknown:
+        """The byte position after event `n`, which is not the last one."""
+        answer = await self._log.read(self._followed.key, Cursor(self._mirror.epoch, n), limit_bytes=1)
+        return answer.spans[0].start if isinstance(answer, Page) and answer.spans else answer

@@ -388,3 +388,74 @@ def test_readers_are_sent_away_within_the_spread_however_many_they_are() -> None
         assert slept <= 205
 
     run(scenario)
+
+
+# --- a reader of bytes whose place is no longer in the mirror
+
+
+async def written(log: MemoryLog, events: int, *, size: Callable[[int], int], ended: bool, each: int = 50) -> bytes:
+    """A raw stream of so many pieces, in spans of `each`; piece n has `size(n)` bytes."""
+    writer = await log.create("s", Head(content_type="application/octet-stream", framing="raw"), lease=600.0)
+    assert isinstance(writer, Writer)
+    body = b""
+    for first in range(1, events + 1, each):
+        pieces = [(b"%d," % n).ljust(size(n), b".") for n in range(first, min(first + each, events + 1))]
+        body += b"".join(pieces)
+        span = Span(n=first + len(pieces) - 1, b=len(body), lengths=tuple(map(len, pieces)), data=b"".join(pieces))
+        await log.append([(writer, span, None)])
+    if ended:
+        await log.finish(writer, events, COMPLETED)
+    return body
+
+
+@pytest.mark.parametrize("size", [lambda n: 64, lambda n: 3 << 20 if n == 7 else 40], ids=["alike", "one is large"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_reader_of_bytes_behind_the_mirror_finds_its_place_in_few_trips(size: Callable[[int], int], ended: bool) -> None:
+    """It used to read the log from its first event, for each piece anew."""
+
+    async def scenario() -> None:
+        log = Shrinking()
+        body = await written(log, 2000, size=size, ended=ended)
+        async with Hub(log, poll=600.0) as hub:
+            places = [0, 1, 63, 64, 65, len(body) // 3, len(body) // 2 + 1, len(body) - 65, len(body) - 1]
+            for place in places:
+                with await hub.reader("s", view="raw", from_byte=place) as reader:
+                    mirror = reader._mirror
+                    mirror.trim(0)
+                    before, got = log.reads, b""
+                    while place + len(got) < len(body):
+                        got += await reader.next() or b""
+                    assert got == body[place:], place
+                    assert reader.b == len(body)
+                    # To find it by halving, and one for each page.
+                    assert log.reads - before <= 3 + 11 + 1 + len(got) // (1 << 20) + 2
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_reader_of_bytes_may_stand_anywhere_in_a_log_that_lost_its_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a page holds only a few events: each byte is found, or said to be gone."""
+    monkeypatch.setattr("resumable_stream.server.reading._PAGE", 16)
+
+    async def scenario() -> None:
+        log = Shrinking()
+        body = await written(log, 40, size=lambda n: 5 + n % 7, ended=True, each=3)
+        async with Hub(log, poll=600.0) as hub:
+            readers = [await hub.reader("s", view="raw", from_byte=place) for place in range(len(body))]
+            readers[0]._mirror.trim(0)
+            first = 4
+            stream = log._streams["s"]
+            log._trim_front(stream, sum(map(_size_of, stream.spans[:first])))
+            kept = stream.spans[0].start
+            assert 0 < kept < len(body)
+            for place, reader in enumerate(readers):
+                got = b""
+                while chunk := await reader.next():
+                    got += chunk
+                if place < kept:
+                    assert got == b"" and isinstance(reader.gone, Gone) and reader.gone.why == "trimmed", place
+                else:
+                    assert got == body[place:] and reader.ending == COMPLETED, place
+                reader.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
