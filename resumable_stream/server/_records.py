@@ -188,7 +188,8 @@ def head_from_json(stream_id: str, text: str | bytes) -> Head:
 
 def ending_to_json(ending: Ending) -> str:
     """Write an ending as one line of JSON."""
-    return _to_json(outcome=ending.outcome.value, reason=ending.reason, error=ending.error)
+    seldom = {"applied": ending.applied} if ending.applied else {}
+    return _to_json(outcome=ending.outcome.value, reason=ending.reason, error=ending.error, **seldom)
 
 
 def ending_from_json(stream_id: str, text: str | bytes) -> Ending:

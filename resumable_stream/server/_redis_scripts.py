@@ -352,7 +352,7 @@ _SAY: Final = """
 local r = load()
 if not r then return {'UNKNOWN'} end
 local known = redis.call('HGET', KEYS[4], ARGV[1])
-if known then return {'OK', known} end
+if known then return {'OK', known, r.out} end
 if r.out then return {'ENDED', r.out, decimal(r.n)} end
 local cancel = ARGV[5] == '1'
 local held = whole('kc', redis.call('HGET', KEYS[1], 'kc'))

@@ -414,7 +414,7 @@ def judge_say(record: Record | None, message: Message, known: int | None) -> Sai
     if record is None:
         return Unknown()
     if known is not None:
-        return Said(known)
+        return Said(known, record.ending)
     if record.ending is not None:
         return Ended(record.ending, record.n)
     if record.k >= MAX_INBOX and not (message.kind == CANCEL and record.cancel is None):

@@ -292,11 +292,13 @@ class Ending:
             `cancelled_by_user`, `abandoned`, `too_long`, `log_unavailable`, `shutdown`, or the application's own; at most 256
             bytes.
         error: For people; without secrets; at most 8 KiB.
+        applied: The place in the inbox up to which messages were applied. One with a later place was accepted, and was not.
     """
 
     outcome: Outcome
     reason: str | None = None
     error: str | None = None
+    applied: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.outcome, Outcome):
@@ -305,6 +307,7 @@ class Ending:
             check_text("the reason of an ending", self.reason, limit=256)
         if self.error is not None:
             check_text("the error of an ending", self.error, limit=8192)
+        _check_place("applied of an ending", self.applied, 0)
 
 
 Framing: TypeAlias = Literal["sse", "ndjson", "raw"]
@@ -666,9 +669,11 @@ class Said:
 
     Attributes:
         k: Its place, counted from 1.
+        ending: How the stream has ended; `None` while it runs, as it does for a message that is new.
     """
 
     k: int
+    ending: Ending | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ in their order; what may be appended depends on the state after the last one, an
 |---|---|
 | `started` | `{"id", "by", "supersedes"}`: a stream began; `by` and `supersedes` (a list of ids) only where there are any |
 | `cancelled` | `{"id", "by"}`: somebody asked its producer to stop |
-| `ended` | `{"id", "outcome", "reason"}` |
+| `ended` | `{"id", "outcome", "reason", "applied"}`: `applied` only where messages were applied, see `Ending` |
 | `message` | `{"mid", "role", "data"}` |
 | `edited` | `{"mid", "data"}` |
 | `deleted` | `{"mid"}` |
@@ -189,8 +189,12 @@ class Feed:
         """A stream has ended."""
         if id not in self.streams:
             return None
-        data = {"id": id, "outcome": ending.outcome.value}
-        return _block("ended", data if ending.reason is None else {**data, "reason": ending.reason})
+        data: dict[str, Any] = {"id": id, "outcome": ending.outcome.value}
+        if ending.reason is not None:
+            data["reason"] = ending.reason
+        if ending.applied:
+            data["applied"] = ending.applied
+        return _block("ended", data)
 
     def published(self, event: str, data: Any, mid: str) -> bytes | None:
         """A message, or an event of the application's own."""

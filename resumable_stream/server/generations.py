@@ -134,6 +134,11 @@ class Generations:
     def __contains__(self, key: object) -> bool:
         return key in self._running
 
+    def head_of(self, key: str) -> Head | None:
+        """The head of a stream that is produced here; `None`: the log has to be asked."""
+        running = self._running.get(key)
+        return running.generation.head if running is not None and running.holds else None
+
     # --- life
 
     def start(self) -> None:
@@ -274,6 +279,8 @@ class Generations:
                 await asyncio.wait([running.mending])
                 continue
             writer = generation.writer
+            # Also known by then: which messages nobody will deal with. What comes between this and the end is one of them.
+            ending = replace(ending, applied=generation.stored_k)
             began = self._following.now()
             try:
                 # A feed that cannot be written must not keep the stream from ending.
@@ -463,6 +470,7 @@ class Generations:
         if running is None or running.generation is not generation:
             return
         running.given_up = True
+        ending = replace(ending, applied=generation.stored_k)
         running.stop(ending)
         generation.close(ending)
         follower = running.followed.follower
@@ -643,7 +651,7 @@ class Generations:
             outcome, reason = Outcome.CANCELLED, handover.control.cancel or "cancelled_by_user"
         head = handover.head
         stream_id = head.public_id or writer.stream_id
-        ending = Ending(outcome=outcome, reason=reason)
+        ending = Ending(outcome=outcome, reason=reason, applied=handover.taken)
         try:
             try:
                 verdict = await self._end(stream_id, writer, handover.n, ending, head.session, head.owner)

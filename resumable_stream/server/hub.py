@@ -811,11 +811,12 @@ class Hub:
             owner: As given to `start()`.
 
         Returns:
-            Its place in the inbox, counted from 1; for the same `mid` the same. Accepted is not applied.
+            Its place in the inbox, counted from 1; for the same `mid` the same. Accepted is not applied: a message counts as
+                applied with the event that its producer sends next, and `Ending.applied` is the place of the last one that was.
 
         Raises:
             StreamUnknown: There is no such stream.
-            StreamEnded: It has ended, and nobody takes messages.
+            StreamEnded: It has ended, and nobody takes messages; or this one was accepted before, and not applied.
             LimitReached: The inbox is full.
             ValueError: The kind is that of a cancel.
         """
@@ -825,6 +826,12 @@ class Hub:
             raise ValueError(f"a message cannot have the id {mid!r}, which is that of a cancel; choose another")
         verdict = await self._say(id, Message(id=mid or secrets.token_urlsafe(12), data=data, kind=kind), owner)
         match verdict:
+            case Said(k, ending) if ending is not None and k > ending.applied:
+                raise StreamEnded(
+                    f"stream {id!r} has ended ({ending.outcome.value}); the message was accepted at place {k} and not applied, "
+                    f"since its producer applied those up to {ending.applied}",
+                    ending=ending,
+                )
             case Said(k):
                 return k
             case Ended(ending):
@@ -853,7 +860,11 @@ class Hub:
         self._check_running()
         if is_feed_id(check_stream_id(id)):
             raise unknown(id)
-        head = (await self.state(id, owner=owner)).head
+        # Where it runs the head is known, and one trip is enough.
+        head = self._generations.head_of(key_of(id, owner)) or (await self.state(id, owner=owner)).head
+        return await self._cancel(id, head, reason, owner, by)
+
+    async def _cancel(self, id: str, head: Head, reason: str, owner: str, by: str) -> bool:
         if head.written:
             # It has no producer that could be asked.
             return await self._written.end(id, owner, Ending(outcome=Outcome.CANCELLED, reason=reason))
@@ -867,8 +878,8 @@ class Hub:
         if isinstance(verdict, Said):
             key = key_of(id, owner)
             self._generations.hear_control(key, Control(verdict.k, reason))
-            # A cancel that is known already is answered alike, whether the stream has ended meanwhile or not.
-            return key in self._generations or (await self.state(id, owner=owner)).ending is None
+            # A cancel that is known already is answered as such, whether the stream has ended meanwhile or not.
+            return verdict.ending is None
         return False
 
     async def _say(self, id: str, message: Message, owner: str) -> Said | Ended | Full | Unknown:
@@ -1112,7 +1123,7 @@ class Hub:
             self._following.forget(key)
             return
         with contextlib.suppress(StreamUnknown):
-            await self.cancel(id, FORGOTTEN, owner=owner)
+            await self._cancel(id, state.head, FORGOTTEN, owner, "")
         if key in self._generations:
             await self._generations.forget(key)
         else:

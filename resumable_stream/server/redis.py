@@ -52,6 +52,7 @@ from .log import (
     check_restore,
     check_seconds,
     check_stream_id,
+    ending_from_json,
     ending_to_json,
     epoch_of,
     head_to_json,
@@ -425,7 +426,8 @@ class RedisLog:
                 verdict = refusal_of(stream_id, reply)
                 assert isinstance(verdict, Ended)
                 return verdict
-        return Said(int(reply[1]))
+        out = reply[2] if len(reply) > 2 else None
+        return Said(int(reply[1]), None if out is None else ending_from_json(stream_id, out))
 
     async def inbox(self, stream_id: str, after: int) -> list[Message]:
         """See `StreamLog.inbox()`. A page has at most some 4 MiB, too."""

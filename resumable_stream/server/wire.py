@@ -819,6 +819,8 @@ def _end_data(ending: Ending, error: str = "error") -> dict[str, Any]:
     if failed or ending.error is not None:
         told = {"reason": ending.reason if failed else None, "message": ending.error}
         data[error] = {name: value for name, value in told.items() if value is not None}
+    if ending.applied:
+        data["applied"] = ending.applied
     return data
 
 

@@ -570,9 +570,11 @@ class LogContract:
     @_scenario
     async def test_any_ending_comes_back(self, log: StreamLog) -> None:
         for number, outcome in enumerate(Outcome):
-            ending = Ending(outcome=outcome, reason=["é", None, "x" * 256, "", "a\nb"][number], error=ODD_TEXTS[number])
+            reason = ["é", None, "x" * 256, "", "a\nb"][number]
+            ending = Ending(outcome=outcome, reason=reason, error=ODD_TEXTS[number], applied=number * 1000)
             await log.finish(await self._begin(log, f"s{number}"), 0, ending)
-            assert (await self._page(self._another(log), f"s{number}")).ending == ending
+            found = (await self._page(self._another(log), f"s{number}")).ending
+            assert found == ending and found is not None and found.applied == ending.applied
 
     @_scenario
     async def test_a_batch_carries_many_streams(self, log: StreamLog) -> None:
@@ -1051,7 +1053,8 @@ class LogContract:
         writer = await self._begin(log)
         await log.say("s", Message(id="m1"))
         await log.finish(writer, 0, FAILED)
-        assert await log.say("s", Message(id="m1")) == Said(1)
+        again = await log.say("s", Message(id="m1"))
+        assert again == Said(1) and isinstance(again, Said) and again.ending == FAILED
         assert await log.say("s", Message(id="m2")) == Ended(FAILED, 0)
         assert await log.say("s", Message(id="c", kind=CANCEL)) == Ended(FAILED, 0)
         assert [message.id for message in await log.inbox("s", 0)] == ["m1"]

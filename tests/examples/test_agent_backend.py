@@ -434,7 +434,7 @@ def test_another_process_goes_on_and_repeats_no_call_that_was_done(
         assert [data["step"] for data in named(found, "step")] == list(range(1, 9))
         assert [(data["position"], data["data"]) for data in named(found, "steered")] == [(1, "tea"), (2, "cheese")]
         assert text_of(found) == "bread, milk, tea, cheese: 11.00 in all. "
-        assert found[-1] == ("end", {"outcome": "completed"})
+        assert found[-1] == ("end", {"outcome": "completed", "applied": 2})
         messages = [data["data"] for name, data in feed(second.client) if name == "message"]
         assert messages == ["bread, milk", "tea", "cheese", "bread, milk, tea, cheese: 11.00 in all. "]
         late = say(second.client, "too late", "message-3")

@@ -11,7 +11,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
-from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
+from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog, wire
 from resumable_stream.server.log import Head
 
 
@@ -231,6 +231,79 @@ def test_messages_are_applied_once_in_the_order_accepted() -> None:
                 await hub.say("s", "too late")
 
     run(scenario)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7, 40])
+@pytest.mark.parametrize("how", ["returns", "fails", "is cancelled", "took and said nothing"])
+def test_the_end_says_which_messages_were_applied(taken: int, how: str) -> None:
+    """
+    A message that is accepted in the moment of the end is not applied, and whoever posted it learns that.
+
+    Four tabs post while the producer takes some messages and ends. Each message is applied once, in the order accepted, and the
+    end, which all readers and the session get, names the place of the last one. Each place up to that was applied, none after it.
+    """
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog()) as hub:
+
+            async def agent(gen: Generation) -> rs.Outcome | None:
+                seen = 0
+                while seen < taken:
+                    for message in await gen.wait_steered():
+                        seen += 1
+                        await gen.send(message.id, event="steered")
+                await gen.flush()
+                if how == "took and said nothing":
+                    gen.steered()
+                if how == "fails":
+                    gen.fail("tired")
+                if how == "is cancelled":
+                    await asyncio.Event().wait()
+                return None
+
+            await hub.start("s", agent, session="chat")
+            accepted: dict[str, int] = {}
+
+            async def tab(name: int) -> None:
+                for n in range(10):
+                    mid = f"{name}-{n}"
+                    try:
+                        accepted[mid] = await hub.say("s", "left", mid=mid)
+                    except rs.StreamEnded:
+                        pass  # and what was accepted is looked at below
+                    await asyncio.sleep(0)
+
+            await asyncio.gather(*(tab(name) for name in range(4)))
+            if how == "is cancelled":
+                await hub.cancel("s")
+            body, reader = await read_all(hub, "s")
+            events = list(SSEDecoder().feed(body))
+            steered = [event.data for event in events if event.event == "steered"]
+            assert reader.ending is not None
+            last = reader.ending.applied
+            assert steered == sorted(accepted, key=accepted.__getitem__)[: len(steered)] and len(steered) >= taken
+            assert last == (accepted[steered[-1]] if steered else 0)
+            end = json.loads(wire.end_event("abcd", 1, reader.ending).decode().partition("data: ")[2])
+            assert end.get("applied", 0) == last
+            _, told = await ended_of(hub, "chat")
+            assert told.get("applied", 0) == last
+            for mid, place in accepted.items():
+                if place <= last:
+                    assert await hub.say("s", "left", mid=mid) == place
+                else:
+                    with pytest.raises(rs.StreamEnded):
+                        await hub.say("s", "left", mid=mid)
+
+    run(scenario)
+
+
+async def ended_of(hub: Hub, session: str) -> tuple[str, Any]:
+    """The event `ended` in the feed of a session."""
+    async for chunk in hub.session(session).follow():
+        for event in SSEDecoder().feed(chunk):
+            if event.event == "ended":
+                return event.event, json.loads(event.data)
+    raise AssertionError("the feed has ended")
 
 
 def test_nobody_sees_an_event_before_the_log_has_it() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog
-from resumable_stream.server.log import Bell, Control, Gone, Head, Message, Span, SpanRefused, Unknown, Writer
+from resumable_stream.server.log import Append, Bell, Control, Gone, Head, Message, Span, SpanRefused, Unknown, Writer
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
@@ -263,8 +264,8 @@ class Scripted(MemoryLog):
     async def restore(self, *args: Any, **more: Any) -> Any:
         return await self._meet("restore", lambda: MemoryLog.restore(self, *args, **more))
 
-    async def finish(self, *args: Any) -> Any:
-        return await self._meet("finish", lambda: MemoryLog.finish(self, *args))
+    async def finish(self, *args: Any, **more: Any) -> Any:
+        return await self._meet("finish", lambda: MemoryLog.finish(self, *args, **more))
 
     async def read(self, *args: Any, **more: Any) -> Any:
         return await self._meet("read", lambda: MemoryLog.read(self, *args, **more))
@@ -1625,5 +1626,70 @@ def test_a_note_that_comes_late_replaces_no_newer_one(late: int) -> None:
                 await call()
             assert len(kept) == 1
             assert (log._streams["s"].record.note, log._streams["s"].record.note_n) == ("three", 1)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("cut", ["the reply got lost", "it was not done"])
+@pytest.mark.parametrize("call", ["append", "finish"])
+def test_the_end_counts_messages_right_although_the_log_stumbles(cut: str, call: str) -> None:
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def agent(gen: Generation) -> None:
+            for message in await gen.wait_steered():
+                log.on[call] = once(reply_lost if cut == "the reply got lost" else away)
+                await gen.send(message.data, event="steered")
+
+        async with Hub(log) as hub, Hub(log) as other:
+            await hub.start("s", agent)
+            assert await other.say("s", "left", mid="1") == 1
+            body, reader = await read_all(hub, "s")
+            assert data_of(body) == ["left"] and reader.ending == COMPLETED and reader.ending.applied == 1
+            assert (await other.state("s")).ending.applied == 1  # type: ignore[union-attr]
+
+    run(scenario)
+
+
+def test_a_stream_that_lost_its_producer_says_which_messages_were_applied() -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+        writer = await five_events(log, lease=600.0)
+        async with Hub(log, lease=0.3, poll=0.05) as hub:
+            for n in range(1, 5):
+                assert await hub.say("s", "left", mid=str(n)) == n
+            await log.append([Append(writer, None, None, 2, 5)])
+            await log.renew([replace(writer, lease=0.0)])
+            _, reader = await read_all(hub, "s")
+            assert reader.ending is not None and (reader.ending.reason, reader.ending.applied) == ("producer_lost", 2)
+            assert await hub.say("s", "left", mid="2") == 2
+            with pytest.raises(rs.StreamEnded, match="place 3"):
+                await hub.say("s", "left", mid="3")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("session", [None, "chat"])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_cancel_takes_few_trips(session: str | None, where: str) -> None:
+    """Where the stream runs its head is known, and the log's answer to the cancel says whether it runs."""
+
+    async def scenario() -> None:
+        log = Scripted()
+
+        async def agent(gen: Generation) -> None:
+            await asyncio.Event().wait()
+
+        async with Hub(log, cancel_grace=0.05) as hub, Hub(log) as other:
+            await hub.start("s", agent, session=session)
+            by = hub if where == "here" else other
+            before = log.calls["read"]
+            assert await by.cancel("s")
+            # The feed of a session that is not known here is read, too.
+            assert log.calls["read"] - before <= (0 if where == "here" else 1 if session is None else 2)
+            _, reader = await read_all(hub, "s")
+            assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="cancelled_by_user")
+            for each in (hub, other):
+                assert not await each.cancel("s")
 
     run(scenario)

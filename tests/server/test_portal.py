@@ -24,6 +24,7 @@ from resumable_stream.server import Cursor, Generation, Hub, MemoryLog, RedisLog
 
 PATIENCE = 30.0
 END = ("end", '{"outcome":"completed"}')
+STEERED_END = ("end", '{"outcome":"completed","applied":1}')
 WORDS = [("message", "one"), ("message", "two"), ("message", "three")]
 
 
@@ -97,7 +98,7 @@ def test_many_threads_read_one_stream(portal: SyncHub, threads: ThreadPoolExecut
     reading = [threads.submit(lambda: read(portal.follow("s"))) for _ in range(8)]
     wait_until(lambda: readers(portal) == 8)
     assert portal.say("s", "go on") == 1
-    expected = [("message", '{"text":"first"}'), ("message", "go on"), END]
+    expected = [("message", '{"text":"first"}'), ("message", "go on"), STEERED_END]
     assert [each.result(PATIENCE) for each in reading] == [expected] * 8
 
 
@@ -427,9 +428,9 @@ def test_what_a_portal_keeps_goes_on_in_the_next_one(
             got += next(chunks)
         # From another loop, to the producer in the first one.
         second.say("s", "go on")
-        assert read(chunks)[-1] == END
+        assert read(chunks)[-1] == STEERED_END
     with portal() as third:
-        assert read(third.follow("s", f"{stream.epoch}.1")) == [("message", "go on"), END]
+        assert read(third.follow("s", f"{stream.epoch}.1")) == [("message", "go on"), STEERED_END]
 
 
 def run_python(code: str) -> str:
