@@ -52,7 +52,7 @@ __all__ = ["HubStream"]
 _PLACE: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,18})")
 _FEED: Final = re.compile(r".*/sessions/[^/]+/feed/?")
 # About the connection, so without a place in the log.
-_CONTROL: Final = frozenset({"caught-up"})
+_CONTROL: Final = frozenset({"caught-up", "presence", "snapshot"})
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 REASON: Final = re.compile(r';\s*reason\s*=\s*"?([^";]*)')
 # In a query they choose where an answer begins, or how it is written. A reader that comes back has a place of its own.

@@ -26,8 +26,9 @@ from .._errors import (
 )
 from . import wire
 from .bodies import Body, pieces
+from .feeds import Feed
 from .log import Cursor, Gone, Page, Unknown
-from .sessions import feed_id_of, is_feed_id
+from .sessions import NOWHERE, feed_id_of, is_feed_id
 from .wire import Answer, Asked, Facts, Follow
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ PATH_SAFE: Final = "/~!$&'()*+,;=:@"
 """Characters of a path that need no percent-encoding."""
 TROUBLE: Final = (HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEnded, StreamUnknown)
 """Errors of a hub that are answers to a client."""
+
+PATIENCE: Final = 300.0
+"""
+Seconds that a reader waits for a feed that nobody has begun; then its body ends, and it comes back. 300: it costs next to nothing
+while it is open, and one that a proxy has forgotten does not stay for ever.
+"""
 
 Opened: TypeAlias = "Callable[[Follow], Awaitable[Reader | Answer]]"
 """Opens a reader, or says why it cannot be opened any more."""
@@ -260,7 +267,7 @@ async def answer_to_feed(
     hub: Hub, facts: Facts, session: str, *, owner: str | None, location: str | None
 ) -> tuple[Answer, Opened | None]:
     """
-    Answer who wants to follow a session: its feed, which is made if there is none.
+    Answer who wants to follow a session: its feed. One that nobody has begun is not made: the reader waits for it.
 
     Args:
         hub: Whose session.
@@ -283,9 +290,14 @@ async def answer_to_feed(
     if hub.draining:
         return await _read(hub, asked, id, owner, location)
     try:
-        feed, state = await hub.session(session, owner=owner)._standing()
+        standing = await hub.session(session, owner=owner)._standing()
     except LogUnavailable as exc:
         return wire.unavailable(_unavailable(exc).reason, random=random.random()), None
+    if standing is None:
+        if asked.view == "snapshot" and asked.browser:
+            asked = replace(asked, after=None)
+        return _await(hub, asked, id, session, owner, location)
+    feed, state = standing
     head_only = facts.method == "HEAD" and asked.after is None
     if asked.view == "snapshot" and (asked.after is None or (asked.browser and not _holds(state, asked.after))):
         # An `EventSource` that slept for long sends its old cursor to the URL that asks for a snapshot, and can do nothing else.
@@ -294,6 +306,34 @@ async def answer_to_feed(
         # What was there before has an event that stands for it.
         asked = replace(asked, after=Cursor(state.epoch, state.oldest - 1))
     return await _read(hub, asked, id, owner, location)
+
+
+def _await(hub: Hub, asked: Asked, id: str, session: str, owner: str, location: str | None) -> tuple[Answer, Opened]:
+    """Answer a reader of a feed that nobody has begun. Nothing is stored: anyone may ask for any number of ids."""
+
+    def refused(exc: Exception) -> Answer:
+        return wire.answer_to_reader(asked, _unavailable(exc), stream_id=id, location=location, random=random.random())
+
+    async def opened(then: Follow) -> Reader | Answer:
+        view = "events" if then.view == "snapshot" else then.view
+        try:
+            return await hub._awaited(id, view=view, owner=owner, patience=PATIENCE)
+        except (LimitReached, LogUnavailable) as exc:
+            return refused(exc)
+
+    found = wire.answer_to_awaited(
+        asked,
+        hub._sessions.head(session, owner),
+        stream_id=id,
+        location=location,
+        random=random.random(),
+        heartbeat_every=hub.heartbeat,
+        readers=hub.readers,
+        snapshot=Feed(NOWHERE).snapshot(),
+    )
+    if found.then is not None and not hub.has_room(id, owner=owner):
+        found = refused(LimitReached("too many readers", limit=hub.limits.readers))
+    return found, opened
 
 
 def _holds(state: wire.Standing, cursor: Cursor) -> bool:

@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import math
 import random
 import secrets
 import signal as signals
@@ -71,7 +72,7 @@ from .log import (
 )
 from .mirror import Mirror, Phase
 from .reading import Reader, View
-from .sessions import Session, Sessions, is_feed_id
+from .sessions import NOWHERE, Session, Sessions, is_feed_id
 from .texts import SoFar, TextOf
 from .wire import Facts, Follow
 from .written import Written
@@ -680,7 +681,7 @@ class Hub:
         """
         A conversation: the streams that run in it, its messages, and the feed that tells all who follow it what happens.
 
-        It is there by being asked for.
+        Nothing is stored of it before the first event.
 
         Args:
             id: Text of 1 to 1024 bytes.
@@ -704,9 +705,10 @@ class Hub:
         except LogUnavailable as exc:
             logger.warning("the feed of session %s was not told of a change: %s", session[:80], exc)
 
-    async def _settled(self, session: str, owner: str) -> Feed:
+    async def _settled(self, session: str, owner: str, *, make: bool = False) -> Feed | None:
         self._check_running()
-        return await self._sessions.settle(session, owner, self._following.now(), self.lease, self._generations.notice_orphan)
+        now, notice = self._following.now(), self._generations.notice_orphan
+        return await self._sessions.settle(session, owner, now, self.lease, notice, make=make)
 
     def kind(self, name: str) -> Callable[[Producer], Producer]:
         """Register a producer under a name, for `POST /streams`: `hub.kind("chat")(run)`, or as a decorator."""
@@ -1015,6 +1017,15 @@ class Hub:
         hopeful = isinstance(answer, Gone) and answer.why == "went_back" and answer.ending is None and not answer.head.feed
         if isinstance(answer, Gone) and not (hopeful and answer.running_until):
             raise _gone(id, after, answer)
+        self._check_room(id, followed)
+        mirror = followed.follower.mirror
+        if mirror is None:
+            mirror = Mirror(answer.epoch, answer.head.framing)
+        reader = Reader(self._log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
+        reader.ahead = answer if isinstance(answer, Gone) else None
+        return self._admitted(reader)
+
+    def _check_room(self, id: str, followed: Followed) -> None:
         if len(self._readers) >= self.limits.readers:
             raise LimitReached(f"{len(self._readers)} readers are here already (HubLimits.readers)", limit=self.limits.readers)
         if followed.readers >= self.limits.readers_per_stream:
@@ -1022,17 +1033,46 @@ class Hub:
                 f"{followed.readers} readers read stream {id!r} here (HubLimits.readers_per_stream)",
                 limit=self.limits.readers_per_stream,
             )
-        mirror = followed.follower.mirror
-        if mirror is None:
-            mirror = Mirror(answer.epoch, answer.head.framing)
-        reader = Reader(self._log, self._following, followed, mirror, view=view, n=0 if after is None else after.n, b=from_byte)
-        reader.ahead = answer if isinstance(answer, Gone) else None
+
+    def _admitted(self, reader: Reader) -> Reader:
         self._readers[reader] = None
         reader.on_close = self._forget_reader
         if self.draining:
             # It gets what is there, and comes back elsewhere for the rest.
             reader.leave()
         return reader
+
+    async def _awaited(self, id: str, *, view: View, owner: str, patience: float | None) -> Reader:
+        """
+        Begin to read a feed that nobody has begun: all of it, once there is one.
+
+        Args:
+            id: Of the feed.
+            view: See `View`.
+            owner: Whose it is.
+            patience: Most seconds to wait for it; `None`: for ever.
+
+        Raises:
+            LimitReached: Too many readers.
+            LogUnavailable: The log cannot be reached.
+        """
+        self._check_running()
+        key = key_of(id, owner)
+        followed = self._following.get(key)
+        if followed.is_over and followed.follower.mirror is not None:
+            # Of a feed that is gone.
+            self._following.forget(key)
+            followed = self._following.get(key)
+        self._check_room(id, followed)
+        until = math.inf if patience is None else self._following.now() + patience
+        reader = Reader(self._log, self._following, followed, Mirror(NOWHERE, "sse"), view=view, n=0, awaits=until)
+        try:
+            # From now on its beginning is heard.
+            await self._following.settle(followed, timeout=_OPEN_TIMEOUT)
+        except BaseException:
+            reader.close()
+            raise
+        return self._admitted(reader)
 
     def follow(
         self,
@@ -1091,14 +1131,17 @@ class Hub:
                 raise ValueError(f"stream {id!r} is raw bytes, which cannot be shown as events: ask for the view 'verbatim'")
             if view != "events":
                 return Body(reader, Follow(view=view, after=reader.cursor))
-            heartbeat = b"" if self.heartbeat is None else wire.heartbeat("sse")
-            then = Follow(view=view, after=reader.cursor, heartbeat=heartbeat, every=self.heartbeat)
-            body = Body(reader, then, first=wire.retry_line(random.random(), wire.retry_bounds(self.readers)))
-            if reader.seen_the_end:
-                body.close()
-            return body
+            return self._body_of_events(reader)
 
         return opened
+
+    def _body_of_events(self, reader: Reader) -> Body:
+        heartbeat = b"" if self.heartbeat is None else wire.heartbeat("sse")
+        then = Follow(view="events", after=reader.cursor, heartbeat=heartbeat, every=self.heartbeat)
+        body = Body(reader, then, first=wire.retry_line(random.random(), wire.retry_bounds(self.readers)))
+        if reader.seen_the_end:
+            body.close()
+        return body
 
     def _followed(self, id: str, owner: str) -> Followed:
         """A stream, followed from now on."""

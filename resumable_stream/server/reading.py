@@ -44,6 +44,7 @@ class Reader:
     """
 
     __slots__ = (
+        "_awaits",
         "_due",
         "_followed",
         "_following",
@@ -68,7 +69,16 @@ class Reader:
     )
 
     def __init__(
-        self, log: StreamLog, following: Following, followed: Followed, mirror: Mirror, *, view: View, n: int, b: int = 0
+        self,
+        log: StreamLog,
+        following: Following,
+        followed: Followed,
+        mirror: Mirror,
+        *,
+        view: View,
+        n: int,
+        b: int = 0,
+        awaits: float | None = None,
     ):
         self.n = n
         self.b = b
@@ -82,6 +92,8 @@ class Reader:
         self._followed = followed
         self._mirror = mirror
         self._view = view
+        # Until when it waits for a stream that is not there; `None`: it is, or it was.
+        self._awaits = awaits
         # Made when a reader lags: an empty deque is as large as all the rest of a reader.
         self._pages: deque[tuple[bytes, int, int]] | None = None
         # An event, and the byte position after it, up to which the log was read in the view "raw".
@@ -112,6 +124,9 @@ class Reader:
             self._followed.readers -= 1
             self._following.readers.discard(self)
             self._followed.left_at = self._following.now()
+            if self._awaits is not None and not self._followed.readers and not self._followed.owned:
+                # Nothing is kept of a stream that there never was.
+                self._following.forget(self._followed.key)
             if self.on_close is not None:
                 self.on_close(self)
 
@@ -174,6 +189,27 @@ class Reader:
                 if self._view == "raw":
                     self.b = b
                 return chunk
+            if self._awaits is not None and not self._has_begun():
+                if self.left or not self._open:
+                    return b""
+                now = self._time()
+                if timeout is not None and deadline is None:
+                    deadline = now + timeout
+                if now >= self._awaits:
+                    self.gone = Unknown()
+                    return b""
+                if deadline is not None and now >= deadline:
+                    return None
+                if timeout is not None and timeout < _PRECISE and deadline is not None:
+                    await self._followed.grown.wait(min(self._awaits, deadline) - now)
+                    continue
+                waiter = self._wait(min(self._awaits, math.inf if deadline is None else deadline))
+                try:
+                    await waiter
+                finally:
+                    self._waiter = None
+                    self._followed.grown.discard(waiter)
+                continue
             follower, mirror = self._followed.follower, self._mirror
             if follower.mirror is not mirror and follower.mirror is not None and not await self._move(follower.mirror):
                 return b""
@@ -314,6 +350,20 @@ class Reader:
             case "raw":
                 chunk, self.b = mirror.after_byte(self.b)
         return chunk
+
+    def _has_begun(self) -> bool:
+        """The stream that this reader waits for is there: it is read from its beginning, as far as the log holds it."""
+        if self._followed.dropped and self._open and not self.left:
+            # Somebody else has looked whether it is there, and follows it anew.
+            self._followed.readers -= 1
+            self._followed = self._following.get(self._followed.key)
+            self._followed.readers += 1
+            self._following.do(self._followed, self._followed.follower.listen())
+        mirror = self._followed.follower.mirror
+        if mirror is None or self._followed.is_over:
+            return False
+        self._awaits, self._mirror, self.n = None, mirror, mirror.oldest - 1
+        return True
 
     def _hope(self, gone: Gone | Unknown | None) -> bool:
         """

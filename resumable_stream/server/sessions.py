@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 __all__ = ["Session", "SessionMessage", "Sessions", "feed_id_of", "is_feed_id"]
 
 _PREFIX: Final = "~session."
+NOWHERE: Final = "aaaa"
+"""Stands for the epoch of a feed that nobody has begun. It is shown to nobody."""
 _KEPT: Final = 1000
 """Streams of which the log knows nothing, whose time this process remembers."""
 _TRIES_TO_TRIM: Final = 3
@@ -139,6 +141,14 @@ class Sessions(SharedStreams[_Place, Feed]):
             Exception: What `decide` and `act` raise.
         """
         async with self._held(self._place(session, owner)) as known:
+            asked = known.state is None
+            if asked and await self._find(known) is None:
+                # What an empty feed refuses, or has no need of, is no reason to make one.
+                if decide(Feed(NOWHERE)) is None:
+                    found = await act(None)
+                    assert not isinstance(found, AlsoRefused)
+                    return found
+                await self._make(known)
             # Before, since a stream that was just created must not wait for it.
             await self._trim(known)
 
@@ -146,14 +156,14 @@ class Sessions(SharedStreams[_Place, Feed]):
                 block = decide(feed)
                 return None if block is None else Append(self._writer(known, feed), feed.span(block), exact=True)
 
-            return await self._step(known, decided, act)
+            return await self._step(known, decided, act, asked=asked)
 
     async def append(self, session: str, owner: str, decide: Callable[[Feed], bytes | None]) -> Cursor:
         """
         Append one event to the feed, unless it says so already.
 
         Returns:
-            The last event of the feed then.
+            The last event of the feed then; of one that nobody has begun, none of an epoch that is not one.
         """
         cursor: Cursor | None = None
 
@@ -167,11 +177,21 @@ class Sessions(SharedStreams[_Place, Feed]):
         assert cursor is not None
         return cursor
 
-    async def feed(self, session: str, owner: str) -> Feed:
-        """The state now, asked of the log."""
+    async def feed(self, session: str, owner: str, *, make: bool = False) -> Feed | None:
+        """
+        The state now, asked of the log.
+
+        Args:
+            session: Its id.
+            owner: Whose it is.
+            make: Make the feed if there is none. False: whoever only asks leaves nothing in the log, whatever ids he asks for.
+
+        Returns:
+            `None`: nobody has begun it.
+        """
         async with self._held(self._place(session, owner)) as known:
             if known.state is None:
-                return await self._load(known)
+                return await self._load(known) if make else await self._find(known)
             await self._catch_up(known)
             assert known.state is not None
             return known.state
@@ -209,15 +229,27 @@ class Sessions(SharedStreams[_Place, Feed]):
 
     async def _load(self, known: _Known) -> Feed:
         """Read the whole feed; make it if there is none."""
+        while True:
+            feed = await self._find(known) or await self._make(known)
+            if feed is not None:
+                return feed
+
+    async def _make(self, known: _Known) -> Feed | None:
+        """Make a feed without events. `None`: somebody else was faster."""
+        head = self.head(known.place.session, known.place.owner)
+        made = await self._log.create(known.place.key, head, lease=self._retention)
+        if not isinstance(made, Writer):
+            return None
+        known.state, known.fence = Feed(made.epoch), made.fence
+        return known.state
+
+    async def _find(self, known: _Known) -> Feed | None:
+        """Read the whole feed. `None`: there is none."""
         key = known.place.key
         while True:
             found = await self._log.read(key, None)
             if isinstance(found, Unknown):
-                made = await self._log.create(key, self.head(known.place.session, known.place.owner), lease=self._retention)
-                if isinstance(made, Writer):
-                    known.state, known.fence = Feed(made.epoch), made.fence
-                    return known.state
-                continue
+                return None
             feed = Feed(found.epoch)
             if isinstance(found, Gone):
                 # The front was dropped: what is left begins with an event that stands for it.
@@ -330,7 +362,9 @@ class Sessions(SharedStreams[_Place, Feed]):
 
     # --- streams of a session
 
-    async def settle(self, session: str, owner: str, now: float, lease: float, notice: Callable[[str], None]) -> Feed:
+    async def settle(
+        self, session: str, owner: str, now: float, lease: float, notice: Callable[[str], None], *, make: bool = False
+    ) -> Feed | None:
         """
         The state now, in which no stream runs that the log knows to have ended.
 
@@ -342,8 +376,14 @@ class Sessions(SharedStreams[_Place, Feed]):
             now: The time of this process.
             lease: Seconds.
             notice: Told the key of a stream whose producer is dead.
+            make: Make the feed if there is none.
+
+        Returns:
+            `None`: nobody has begun the feed.
         """
-        feed, changed = await self.feed(session, owner), False
+        feed, changed = await self.feed(session, owner, make=make), False
+        if feed is None:
+            return None
         for stream_id, stream in list(feed.streams.items()):
             key = self._key_of(stream_id, owner)
             found = await self._log.read(key, None, limit_bytes=0)
@@ -435,20 +475,25 @@ class Session:
     async def messages(self) -> list[SessionMessage]:
         """The messages as they are now, edits and deletions applied, in the order in which they were said."""
         self._hub._check_running()
-        return list((await self._sessions.feed(self.id, self.owner)).messages.values())
+        feed = await self._sessions.feed(self.id, self.owner)
+        return [] if feed is None else list(feed.messages.values())
 
     async def active(self) -> list[str]:
         """Ids of the streams that run, in the order in which they began."""
-        return list((await self._hub._settled(self.id, self.owner)).streams)
+        feed = await self._hub._settled(self.id, self.owner)
+        return [] if feed is None else list(feed.streams)
 
     async def snapshot(self) -> tuple[dict[str, Any], Cursor]:
         """
         The state as data for JSON, and the event after which the feed goes on from there.
 
+        A feed that nobody has begun is made by this, since only then it has a place.
+
         Returns:
             `{"messages": [{"mid", "role", "data"}], "streams": [{"id", "by"}]}` and the cursor.
         """
-        feed = await self._hub._settled(self.id, self.owner)
+        feed = await self._hub._settled(self.id, self.owner, make=True)
+        assert feed is not None
         return feed.snapshot(), Cursor(feed.epoch, feed.n)
 
     def follow(self, after: Cursor | str | None = None) -> AsyncGenerator[bytes, None]:
@@ -471,6 +516,9 @@ class Session:
             begin = cursor
             if begin is None:
                 feed = await self._sessions.feed(self.id, self.owner)
+                if feed is None:
+                    reader = await self._hub._awaited(self._feed_id, view="events", owner=self.owner, patience=None)
+                    return self._hub._body_of_events(reader)
                 begin = Cursor(feed.epoch, feed.first - 1)
             return await self._hub._opens(self._feed_id, begin, "events", 0, self.owner)()
 
@@ -510,9 +558,11 @@ class Session:
         answer, opened = await answer_to_feed(self._hub, facts_of(request), self.id, owner=self.owner, location=path_of(request))
         return HubResponse(answer, opened, send_timeout=self._hub.send_timeout)
 
-    async def _standing(self) -> tuple[Feed, wire.Standing]:
-        """The state, and how the feed stands for who reads it over HTTP."""
+    async def _standing(self) -> tuple[Feed, wire.Standing] | None:
+        """The state, and how the feed stands for who reads it over HTTP. `None`: nobody has begun it."""
         feed = await self._hub._settled(self.id, self.owner)
+        if feed is None:
+            return None
         head = self._sessions.head(self.id, self.owner)
         return feed, wire.Standing(head=head, epoch=feed.epoch, n=feed.n, b=feed.b, oldest=feed.first)
 

@@ -48,6 +48,7 @@ __all__ = [
     "Follow",
     "Closing",
     "answer_to_reader",
+    "answer_to_awaited",
     "answer_to_message",
     "accepted",
     "bad_request",
@@ -461,6 +462,48 @@ def answer_to_reader(
     """
     answer = _answer(request, state, stream_id, location, random, heartbeat_every, readers)
     return replace(answer, body=b"", then=None) if request.method == "HEAD" else answer
+
+
+def answer_to_awaited(
+    request: Asked,
+    head: Head,
+    *,
+    stream_id: str,
+    location: str | None = None,
+    random: float,
+    heartbeat_every: float | None = 15.0,
+    readers: int = 0,
+    snapshot: Mapping[str, Any],
+) -> Answer:
+    """
+    Answer a GET or HEAD of a feed that nobody has begun: 200, and the body waits.
+
+    It has no epoch yet, so neither a header nor an id names a place; a snapshot of it comes without one. A cursor is of a feed
+    that was lost: 410.
+
+    Args:
+        request: What is asked for.
+        head: Of the feed, once there is one.
+        snapshot: Its state.
+        stream_id, location, random, heartbeat_every, readers: As for `answer_to_reader`.
+    """
+    if request.after is not None:
+        return _history_gone("went_back", oldest=None, tail=Cursor(request.after.epoch, 0), feed=True)
+    state = Standing(head=head, epoch="aaaa", n=0, b=0)
+    found = answer_to_reader(
+        request,
+        state,
+        stream_id=stream_id,
+        location=location,
+        random=random,
+        heartbeat_every=heartbeat_every,
+        readers=readers,
+    )
+    body = found.body
+    if found.then is not None and request.view == "snapshot":
+        body += event_block(to_json(snapshot), event="snapshot")
+    headers = tuple(each for each in found.headers if each[0] not in ("Stream-Tail", "Stream-Bytes", "Stream-Epoch"))
+    return replace(found, headers=headers, body=body)
 
 
 def _answer(

@@ -67,14 +67,61 @@ def test_a_feed_is_followed_from_its_beginning_and_from_a_cursor(serve: Any) -> 
 
 
 def test_a_feed_that_nobody_has_written_to_is_there(serve: Any) -> None:  # noqa: F811
+    """It begins while its readers wait; until then it has no epoch, and no header names one."""
     kit, client = serve()
-    live = following(client, "/sessions/new%20one%3F/feed")
-    head = client.head("/sessions/new%20one%3F/feed")
-    assert head.status_code == 200 and head.headers["stream-tail"].endswith(".0")
-    assert "stream-closed" not in head.headers
+    url = "/sessions/new%20one%3F/feed"
+    head = client.head(url)
+    assert head.status_code == 200
+    assert not {"stream-tail", "stream-bytes", "stream-closed"} & set(head.headers)
+    live = following(client, f"{url}?view=snapshot&control=1")
+    assert next(live) == ("snapshot", {"messages": [], "streams": []}, "")
+    assert next(live) == ("caught-up", {}, "")
     say(kit, 7, session="new one?")
-    assert next(live)[1]["data"] == 7
+    name, data, place = next(live)
+    assert (name, data["data"]) == ("message", 7)
+    epoch, _, n = place.partition(".")
+    assert n == "1" and client.head(url).headers["stream-tail"] == f"{epoch}.1"
     live.close()  # type: ignore[attr-defined]
+
+
+def test_a_place_in_a_feed_that_nobody_has_begun_is_gone(serve: Any) -> None:  # noqa: F811
+    """It was lost, or forgotten. An EventSource that asks for the state gets it."""
+    _, client = serve()
+    gone = client.get("/sessions/chat/feed", headers={"Last-Event-ID": "k7q2.3"})
+    assert gone.status_code == 410
+    assert gone.json() == {"error": "history_gone", "why": "went_back", "oldest": None, "tail": "k7q2.0", "snapshot": 1}
+    (first,) = follow(client, "/sessions/chat/feed?view=snapshot", 1, **CHROMIUM, **{"Last-Event-ID": "k7q2.3"})
+    assert first == ("snapshot", {"messages": [], "streams": []}, "")
+
+
+def test_a_reader_of_a_feed_that_nobody_begins_is_let_go(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("resumable_stream.server.answering.PATIENCE", 0.2)
+    kit, client = serve(heartbeat=0.05)
+    body = client.get("/sessions/chat/feed").content
+    assert body.startswith(b"retry:") and b":\n\n" in body and b"data:" not in body
+    wait_until(lambda: kit.hub.readers == 0 and not len(kit.hub._following), "the reader to be forgotten")
+
+
+def test_our_client_waits_for_a_feed_that_nobody_has_begun(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """By detection alone, and cut while it waits: no id is lost, and none comes twice."""
+    monkeypatch.setattr("resumable_stream.server.answering.PATIENCE", 0.05)
+    kit, _ = serve()
+    for view in ({}, {"view": "snapshot"}, {"control": "1"}):
+        session = f"chat{len(view)}{list(view)}"
+        url = f"{kit.served.url}/sessions/{session}/feed"
+        with rs.connect("GET", url, params=view, retry=AT_ONCE) as stream:
+            got: list[int] = []
+            said = 0
+            reading = iter(stream)
+            while len(got) < 5:
+                if said == len(got):
+                    kit.served.call(asyncio.sleep(0.2 if said == 0 else 0))
+                    say(kit, said, session=session)
+                    said += 1
+                event = next(reading)
+                if event.event == "message":
+                    got.append(json.loads(event.data)["data"])
+            assert got == list(range(5))
 
 
 def test_a_snapshot_comes_first_and_the_rest_follows_it(serve: Any) -> None:  # noqa: F811

@@ -442,3 +442,68 @@ def test_bad_input_is_refused_with_what_was_expected() -> None:
             assert (await session.publish("note", 1)).n == 1
 
     run(scenario)
+
+
+def test_whoever_asks_for_sessions_that_nobody_made_leaves_nothing(make: Make) -> None:  # noqa: F811
+    """Anyone may ask for any number of ids. What is refused leaves nothing either."""
+
+    async def scenario() -> None:
+        async with hub_over(make()) as one, hub_over(make()) as two:
+
+            async def asked(id: str, hub: Hub) -> None:
+                session = hub.session(id)
+                for method in ("GET", "HEAD"):
+                    for query in ("", "view=snapshot", "control=1", "view=verbatim"):
+                        assert (await session.answer(method, {}, query, path=f"/sessions/{id}/feed")).status == 200
+                        gone = await session.answer(method, {"Last-Event-ID": "k7q2.5"}, query, path="/feed")
+                        assert gone.status == 410
+                # Somebody reads for a while.
+                answer = await session.answer("GET", {}, "heartbeat=1", path="/feed")
+                chunks = aiter(answer)
+                assert (await anext(chunks)).startswith(b"retry:")
+                waiting = asyncio.ensure_future(anext(chunks))
+                await asyncio.sleep(0)
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                await chunks.aclose()  # type: ignore[attr-defined]
+                assert (await session.messages(), await session.active()) == ([], [])
+                for refused in (session.edit("m", 1), session.delete("m")):
+                    with pytest.raises(rs.MessageUnknown):
+                        await refused
+                with pytest.raises(ValueError):
+                    await session.publish("note", float("nan"))
+
+            await asyncio.gather(*(asked(f"random{n}", hub) for n in range(20) for hub in (one, two)))
+            for n in range(20):
+                assert await one.log.read(feed_id_key(one, f"random{n}"), None, limit_bytes=0) == Unknown()
+            for hub in (one, two):
+                assert not hub.readers and not len(hub._following)
+            # To ask for the place of a feed is to want one.
+            state, cursor = await one.session("chat").snapshot()
+            assert state == {"messages": [], "streams": []} and cursor.n == 0
+            assert isinstance(await two.log.read(feed_id_key(two), None, limit_bytes=0), Page)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("who", ["the same", "another", "both"])
+def test_readers_wait_for_a_feed_until_somebody_begins_it(make: Make, who: str) -> None:  # noqa: F811
+    """Those who came before the first event get all of it, also where others come and go meanwhile; each event once."""
+
+    async def scenario() -> None:
+        async with hub_over(make()) as one, hub_over(make()) as two:
+            done = lambda seen: len(seen) == 10  # noqa: E731
+            following = [asyncio.create_task(feed_of(hub, until=done)) for hub in (one, two) for _ in range(3)]
+            while one.readers + two.readers < 6:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            for hub in (one, two):
+                assert (await hub.session("chat").answer("GET", {}, path="/feed")).status == 200
+            for n in range(10):
+                hub = one if who == "the same" or (who == "both" and n % 2) else two
+                await hub.session("chat").publish("note", n, mid=f"m{n}")
+                following.append(asyncio.create_task(feed_of(one, until=done)))
+            expected = [("note", {"mid": f"m{n}", "data": n}) for n in range(10)]
+            for each in following:
+                assert await each == expected
+
+    run(scenario)
