@@ -78,10 +78,10 @@ class HubStream(ResumeProtocol):
     A log that no longer holds what follows the cursor answers 410, and that is `CursorExpired`, with the reason. With
     `on_lost="snapshot"` the text that the server has stored (`GET …/message`) is delivered as a reset.
 
-    Events are what the producer wrote. Three names are the server's own besides `end`: `snapshot`, the first event of
+    Events are what the producer wrote. Four names are the server's own besides `end`: `snapshot`, the first event of
     `?view=snapshot`, holds the text of all that came before it; `reset` takes back the text so far, since the producer starts
     over; `caught-up`, which `?control=1` asks for, has no id and says that the replay is over. It may come once for each
-    connection.
+    connection. `presence`, which `?presence=1` asks for, has no id either and says how many follow a session now.
 
     Args:
         end: `"auto"`: `event: end` ends the stream, and a close without it is a cut. `"never"`: a feed, as that of a session;

@@ -293,19 +293,35 @@ async def answer_to_feed(
         standing = await hub.session(session, owner=owner)._standing()
     except LogUnavailable as exc:
         return wire.unavailable(_unavailable(exc).reason, random=random.random()), None
+    wanted = asked.presence and hub.presence and asked.view in (None, "events", "snapshot")
+
+    def present(answered: tuple[Answer, Opened | None]) -> tuple[Answer, Opened | None]:
+        answer, opened = answered
+        if opened is None or not wanted:
+            return answered
+
+        async def joined(then: Follow) -> Reader | Answer:
+            reader = await opened(then)
+            if not isinstance(reader, Answer):
+                hub._presence.join(session, owner, reader)
+            return reader
+
+        return answer, joined
+
     if standing is None:
         if asked.view == "snapshot" and asked.browser:
             asked = replace(asked, after=None)
-        return _await(hub, asked, id, session, owner, location)
+        return present(_await(hub, asked, id, session, owner, location))
     feed, state = standing
     head_only = facts.method == "HEAD" and asked.after is None
     if asked.view == "snapshot" and (asked.after is None or (asked.browser and not _holds(state, asked.after))):
         # An `EventSource` that slept for long sends its old cursor to the URL that asks for a snapshot, and can do nothing else.
-        return await _read(hub, replace(asked, after=None), id, owner, location, replace(state, snapshot=feed.snapshot()))
+        state = replace(state, snapshot=feed.snapshot())
+        return present(await _read(hub, replace(asked, after=None), id, owner, location, state))
     if asked.after is None and not head_only:
         # What was there before has an event that stands for it.
         asked = replace(asked, after=Cursor(state.epoch, state.oldest - 1))
-    return await _read(hub, asked, id, owner, location)
+    return present(await _read(hub, asked, id, owner, location))
 
 
 def _await(hub: Hub, asked: Asked, id: str, session: str, owner: str, location: str | None) -> tuple[Answer, Opened]:

@@ -71,6 +71,7 @@ from .log import (
     epoch_of,
 )
 from .mirror import Mirror, Phase
+from .presence import Presence
 from .reading import Reader, View
 from .sessions import NOWHERE, Session, Sessions, is_feed_id
 from .texts import SoFar, TextOf
@@ -228,6 +229,8 @@ class Hub:
             stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"`, `"forget"`,
             `"append"`, or `"feed"`, of a session). It returns the owner, or `None` to refuse. `None`: streams have no owners; who
             knows an id may read it.
+        presence: Readers of a session who ask for it are counted over all processes, and told how many there are; see
+            `Session.follow()`. Off: each process with such readers writes into the log for each session, every `lease` seconds.
         heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close what is silent for 30 to 60.
             `None`: none.
         send_timeout: Seconds that a client may take no bytes before it is cut. 60: it sleeps, and comes back with its cursor.
@@ -254,6 +257,7 @@ class Hub:
         limits: HubLimits | None = None,
         text_of: TextOf | ResumeProtocol | None = None,
         authorize: Authorize | None = None,
+        presence: bool = False,
         heartbeat: float | None = 15.0,
         send_timeout: float = 60.0,
     ) -> None:
@@ -277,6 +281,7 @@ class Hub:
         self.session_retention = session_retention
         self._on_lost = on_lost
         self.authorize = authorize
+        self.presence = presence
         self.heartbeat = heartbeat
         self.send_timeout = send_timeout
         self._readers: dict[Reader, None] = {}
@@ -323,6 +328,7 @@ class Hub:
             bytes=self.limits.session_bytes,
         )
         self._generations = Generations(log, self._following, self._sessions, self._pace, self._on_lost)
+        self._presence = Presence(log, self._following, key_of, period=self.lease)
         self._written = Written(
             log,
             key_of,
@@ -372,6 +378,7 @@ class Hub:
         if self._entered:
             for reader in list(self._readers):
                 reader.leave()
+            await self._presence.aclose()
             await self._generations.aclose()
             if self._starting:
                 # They take back what they have created meanwhile.
@@ -1149,6 +1156,7 @@ class Hub:
 
     def _forget_reader(self, reader: Reader) -> None:
         self._readers.pop(reader, None)
+        self._presence.leave(reader)
 
     async def forget(self, id: str, *, owner: str = "") -> None:
         """

@@ -410,9 +410,9 @@ class SyncSession:
         """The state as data for JSON. See `Session.snapshot()`."""
         return self._portal._call(self._session.snapshot)
 
-    def follow(self, after: Cursor | str | None = None) -> SyncBody:
+    def follow(self, after: Cursor | str | None = None, *, presence: bool = False) -> SyncBody:
         """Read the feed as server-sent events. See `Session.follow()`, and `SyncHub.follow()` for the iterator."""
-        return SyncBody(self._portal, self._session._opens(after))
+        return SyncBody(self._portal, self._session._opens(after, presence=presence))
 
     def answer(
         self,

@@ -26,6 +26,27 @@ _PAGE: Final = 1 << 20
 """Bytes that are read from the log at once for a reader that lags behind the mirror."""
 
 
+class Aside:
+    """
+    What readers of a stream get beside its events: a block without an id, so that nobody's place moves.
+
+    Attributes:
+        block: Said last; the ones before it are of no use any more.
+        version: Counts them; 0: nothing was said.
+    """
+
+    __slots__ = ("block", "version")
+
+    def __init__(self) -> None:
+        self.block = b""
+        self.version = 0
+
+    def say(self, block: bytes) -> None:
+        """Give every reader this block next. Wake them, too."""
+        self.block = block
+        self.version += 1
+
+
 class Reader:
     """
     Reads one stream from a place on. Close it with `close()`, or use it in a `with` block.
@@ -40,6 +61,7 @@ class Reader:
         ahead: The log had gone back behind this reader's place when it began; it waits for at most a lease for the producer to
             send again what was lost, and then for whoever takes the stream over.
         left: The server is shutting down, and asks this reader to come back elsewhere.
+        aside: What it gets beside the events, in the view `"events"`; `None`: nothing.
         watch: Called each second or so with the time of the event loop, for whoever sends what is read.
     """
 
@@ -48,6 +70,7 @@ class Reader:
         "_due",
         "_followed",
         "_following",
+        "_heard",
         "_hoping_until",
         "_log",
         "_mirror",
@@ -59,6 +82,7 @@ class Reader:
         "_view",
         "_waiter",
         "ahead",
+        "aside",
         "b",
         "ending",
         "gone",
@@ -86,6 +110,8 @@ class Reader:
         self.gone: Gone | Unknown | None = None
         self.ahead: Gone | None = None
         self.left = False
+        self.aside: Aside | None = None
+        self._heard = 0
         self.watch: Callable[[float], None] | None = None
         self._log = log
         self._following = following
@@ -134,6 +160,15 @@ class Reader:
     def cursor(self) -> Cursor:
         """The place of this reader: what it has is everything up to here."""
         return Cursor(self._mirror.epoch, self.n)
+
+    @property
+    def followed(self) -> Followed:
+        """The stream, as this process follows it."""
+        return self._followed
+
+    @property
+    def _has_aside(self) -> bool:
+        return self.aside is not None and self._heard != self.aside.version and self._view == "events"
 
     @property
     def framing(self) -> Framing:
@@ -189,6 +224,9 @@ class Reader:
                 if self._view == "raw":
                     self.b = b
                 return chunk
+            if self._has_aside and self.aside is not None:
+                self._heard = self.aside.version
+                return self.aside.block
             if self._awaits is not None and not self._has_begun():
                 if self.left or not self._open:
                     return b""
@@ -287,6 +325,7 @@ class Reader:
         mirror, follower = self._mirror, self._followed.follower
         if (
             self._pages
+            or self._has_aside
             or follower.mirror is not mirror
             or ((self.b != mirror.b) if self._view == "raw" else (self.n != mirror.n))
             or mirror.ending is not None

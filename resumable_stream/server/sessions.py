@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .answering import HubAnswer
     from .asgi import HubResponse
     from .hub import Hub
+    from .reading import Reader
 
 __all__ = ["Session", "SessionMessage", "Sessions", "feed_id_of", "is_feed_id"]
 
@@ -496,19 +497,26 @@ class Session:
         assert feed is not None
         return feed.snapshot(), Cursor(feed.epoch, feed.n)
 
-    def follow(self, after: Cursor | str | None = None) -> AsyncGenerator[bytes, None]:
+    def follow(self, after: Cursor | str | None = None, *, presence: bool = False) -> AsyncGenerator[bytes, None]:
         """
         Read the feed as server-sent events: what follows a cursor, then what is live. It never ends by itself.
 
         Args:
             after: The last event that the reader has; `None`: from the first one held.
+            presence: Count this reader, and tell it how many there are: an event `presence` with `{"readers": n}` and without an
+                id, first and when it changes, at most one a second. Who does not ask for it is not counted.
 
         Returns:
             As `Hub.follow()`, which also says what the iterator raises.
-        """
-        return pieces(self._opens(after))
 
-    def _opens(self, after: Cursor | str | None) -> Callable[[], Awaitable[Body]]:
+        Raises:
+            ValueError: The hub was made without `presence=True`.
+        """
+        return pieces(self._opens(after, presence=presence))
+
+    def _opens(self, after: Cursor | str | None, *, presence: bool = False) -> Callable[[], Awaitable[Body]]:
+        if presence and not self._hub.presence:
+            raise ValueError("this hub counts no readers: make it with Hub(…, presence=True)")
         cursor = after if isinstance(after, Cursor) else Cursor.parse(after) if after else None
 
         async def opened() -> Body:
@@ -518,9 +526,15 @@ class Session:
                 feed = await self._sessions.feed(self.id, self.owner)
                 if feed is None:
                     reader = await self._hub._awaited(self._feed_id, view="events", owner=self.owner, patience=None)
-                    return self._hub._body_of_events(reader)
+                    return self._hub._body_of_events(joined(reader))
                 begin = Cursor(feed.epoch, feed.first - 1)
-            return await self._hub._opens(self._feed_id, begin, "events", 0, self.owner)()
+            reader = await self._hub.reader(self._feed_id, begin, owner=self.owner)
+            return self._hub._body_of_events(joined(reader))
+
+        def joined(reader: Reader) -> Reader:
+            if presence:
+                self._hub._presence.join(self.id, self.owner, reader)
+            return reader
 
         return opened
 

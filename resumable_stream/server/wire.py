@@ -198,6 +198,7 @@ class Asked:
     after: Cursor | None = None
     from_byte: int | None = None
     control: bool = False
+    presence: bool = False
     heartbeat: float | None = None
     respond_async: bool = False
     key: str | None = None
@@ -216,7 +217,7 @@ def asked(facts: Facts) -> Asked | Answer:
     """
     query: dict[str, str] = {}
     for name, value in parse_qsl(facts.query, keep_blank_values=True):
-        if name not in ("view", "after", "from", "control"):
+        if name not in ("view", "after", "from", "control", "presence"):
             continue
         if name in query:
             return bad_request(f"query parameter {name!r}", "given once", "given twice")
@@ -254,6 +255,10 @@ def asked(facts: Facts) -> Asked | Answer:
     if control not in ("0", "1"):
         return bad_request("query parameter 'control'", "0 or 1", control)
 
+    presence = query.get("presence", "0")
+    if presence not in ("0", "1"):
+        return bad_request("query parameter 'presence'", "0 or 1", presence)
+
     beat = None
     if (text := headers.get("stream-heartbeat")) is not None:
         if _DIGITS.fullmatch(text.strip()) is None:
@@ -276,6 +281,7 @@ def asked(facts: Facts) -> Asked | Answer:
         after=after,
         from_byte=from_byte,
         control=control == "1",
+        presence=presence == "1",
         heartbeat=beat,
         respond_async="respond-async" in preferences,
         key=key,

@@ -105,8 +105,8 @@ def test_a_reader_of_a_feed_that_nobody_begins_is_let_go(serve: Any, monkeypatch
 def test_our_client_waits_for_a_feed_that_nobody_has_begun(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """By detection alone, and cut while it waits: no id is lost, and none comes twice."""
     monkeypatch.setattr("resumable_stream.server.answering.PATIENCE", 0.05)
-    kit, _ = serve()
-    for view in ({}, {"view": "snapshot"}, {"control": "1"}):
+    kit, _ = serve(presence=True)
+    for view in ({}, {"view": "snapshot"}, {"control": "1"}, {"presence": "1"}):
         session = f"chat{len(view)}{list(view)}"
         url = f"{kit.served.url}/sessions/{session}/feed"
         with rs.connect("GET", url, params=view, retry=AT_ONCE) as stream:
