@@ -210,7 +210,7 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
 if __name__ == "__main__":
     uvicorn.run(
         chat_app(
-            Hub(log_of(os.environ.get("CHAT_STORE", "sqlite:///chat.db"))),
+            Hub(log_of(os.environ.get("CHAT_STORE", "sqlite:///chat.db")), presence=True),
             model(os.environ.get("CHAT_MODEL", "gpt-5-mini")) if os.environ.get("OPENAI_API_KEY") else words,
             drain_on=[signal.SIGTERM, signal.SIGINT],
         ),

@@ -59,7 +59,7 @@ def chat(host: str, port: int, store: str, upstream: str | None, model: str | No
         answer = app.words if model is None else app.model(model, upstream)
     from ..server import Hub
 
-    hub = Hub(log)
+    hub = Hub(log, presence=True)
     sock = listen(host, port)
     url = url_of(host, sock.getsockname()[1])
 

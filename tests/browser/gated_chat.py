@@ -38,5 +38,5 @@ async def answer(messages: list[dict[str, str]]) -> AsyncGenerator[dict[str, str
         yield {"text": f"word-{n} "}
 
 
-hub = Hub(MemoryLog())
+hub = Hub(MemoryLog(), presence=True)
 app = load().chat_app(hub, answer)

@@ -97,6 +97,12 @@ def test_a_second_tab_and_a_second_device_follow(chat: Chat) -> None:
         tab.wait(state="done", answer=text_of(200), count=2)
         assert tab.questions == ["Hello", "And from the phone?"]
     assert chat.starts == ["Hello", "And from the phone?"]
+    for tab in (first, second, phone):
+        until(lambda tab=tab: tab.page.locator("#readers").inner_text() == "3 readers", "that three are there")  # type: ignore[misc]
+    second.page.close()
+    until(lambda: first.page.locator("#readers").inner_text() == "2 readers", "that one has left")
+    phone.page.close()
+    until(lambda: not first.page.locator("#readers").is_visible(), "that nobody else is there")
 
 
 def test_stop_in_the_second_tab_stops_both(chat: Chat) -> None:

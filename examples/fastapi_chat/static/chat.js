@@ -121,6 +121,10 @@ followSession(sid, {
     for (const turn of turns.values()) if (turn.answer === id) show(turn);
     showState();
   },
+  readers(count) {
+    $("readers").textContent = `${count} readers`;
+    $("readers").hidden = count < 2;
+  },
   connection(live) {
     // Before it was live for the first time, it is connecting and not reconnecting.
     if (live || isLive !== null) isLive = live;

@@ -13,6 +13,7 @@ import { followStream } from "./stream.js";
  *   edited: (mid: string, data: any) => void,
  *   deleted: (mid: string) => void,
  *   answer: (id: string, how: {text: string, state: string, reason?: string}) => void,
+ *   readers: (count: number) => void,             // who follow it now, in all tabs and on all devices
  *   connection: (isLive: boolean) => void,
  * }} view
  */
@@ -83,7 +84,9 @@ export function followSession(sid, view) {
       },
       // Its stream says the same, and has the last words. One that nobody reads yet is read now.
       ended: ({ id }) => read(id),
+      presence: ({ readers }) => view.readers(readers),
     },
+    query: "&presence=1",
     connection: (isLive) => {
       feedIsLive = isLive;
       tellConnection();

@@ -19,9 +19,10 @@ const HIDDEN = 5000;
  *   last?: string,                                // the name of the last event
  *   connection?: (isLive: boolean) => void,       // whenever that changes
  *   gone?: () => void,                            // there is no such stream
+ *   query?: string,                               // of every request, such as "&presence=1"
  * }} handlers
  */
-export function followStream(url, { events, last, connection = () => {}, gone = () => {} }) {
+export function followStream(url, { events, last, connection = () => {}, gone = () => {}, query = "" }) {
   let source, place, waiting, settling, sleeping;
   let failures = 0;
   let isLive = null;
@@ -36,7 +37,7 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
   function open() {
     source?.close();
     clearTimeout(waiting);
-    source = new EventSource(place ? `${url}?after=${place}` : `${url}?view=snapshot`);
+    source = new EventSource(`${url}?${place ? `after=${place}` : "view=snapshot"}${query}`);
     const mine = source;
     source.onopen = () => {
       clearTimeout(settling);
@@ -50,7 +51,8 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
     for (const [name, handle] of Object.entries(events)) {
       source.addEventListener(name, (event) => {
         if (mine !== source || isOver) return;
-        place = event.lastEventId;
+        // What has no id, such as the number of readers, moves no place.
+        place = event.lastEventId || place;
         if (name === last) close();
         tell(true);
         handle(JSON.parse(event.data));
