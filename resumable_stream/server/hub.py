@@ -230,7 +230,8 @@ class Hub:
             `"append"`, or `"feed"`, of a session). It returns the owner, or `None` to refuse. `None`: streams have no owners; who
             knows an id may read it.
         presence: Readers of a session who ask for it are counted over all processes, and told how many there are; see
-            `Session.follow()`. Off: each process with such readers writes into the log for each session, every `lease` seconds.
+            `Session.follow()`. `False`: nobody is; to count costs a write every `lease` seconds for each session that is followed
+            so in a process.
         heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close what is silent for 30 to 60.
             `None`: none.
         send_timeout: Seconds that a client may take no bytes before it is cut. 60: it sleeps, and comes back with its cursor.

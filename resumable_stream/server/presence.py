@@ -4,9 +4,9 @@ How many follow a session now, counted over all processes that use the log.
 Each process writes into one shared record of the session how many follow it there, when that changes and every `period` seconds,
 and adds up what all of them say. One that has not written for three periods is dead, and counts no more; nobody has to clean up.
 
-    rs-process  3  tick 41      this process, 5 s ago
-    rs-process  1  tick 38      another one, 14 s ago
-    rs-process  2  tick 7       the same number for three periods: killed, and left out by whoever writes next
+    process a   3 readers   tick 41     this process, 5 s ago
+    process b   1 reader    tick 38     another one, 14 s ago
+    process c   2 readers   tick 7      the same tick for three periods: killed, and left out by whoever writes next
 
 The record is a stream in the log with one event, since each takes the place of the one before it. It belongs to no history: a
 reader gets the number as an event without an id, and one who comes back gets the number of that moment. It is forgotten by the

@@ -224,7 +224,7 @@ class Reader:
                 if self._view == "raw":
                     self.b = b
                 return chunk
-            if self._has_aside and self.aside is not None:
+            if self.aside is not None and self._has_aside:
                 self._heard = self.aside.version
                 return self.aside.block
             if self._awaits is not None and not self._has_begun():
@@ -325,7 +325,7 @@ class Reader:
         mirror, follower = self._mirror, self._followed.follower
         if (
             self._pages
-            or self._has_aside
+            or (self.aside is not None and self._has_aside)
             or follower.mirror is not mirror
             or ((self.b != mirror.b) if self._view == "raw" else (self.n != mirror.n))
             or mirror.ending is not None

@@ -200,6 +200,8 @@ class Sessions(SharedStreams[_Place, Feed]):
     async def delete(self, session: str, owner: str) -> None:
         """Forget the feed of a session; its streams stay."""
         async with self._held(self._place(session, owner)) as known:
+            if known.state is None and await self._find(known) is None:
+                return  # nobody has begun it
             key = known.place.key
             for _ in range(_TRIES_TO_FORGET):
                 known.state = None
@@ -584,7 +586,7 @@ class Session:
         """
         Delete the feed, and what this and other processes remember of it. Streams of the session are not touched.
 
-        An empty feed stays in its place, for `session_retention` as any other.
+        An empty feed stays in its place, for `session_retention` as any other. Where nobody has begun one, nothing is stored.
         """
         self._hub._check_running()
         await self._sessions.delete(self.id, self.owner)

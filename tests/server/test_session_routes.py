@@ -240,9 +240,11 @@ def test_an_id_that_no_session_can_have(serve: Any) -> None:  # noqa: F811
         assert client.get(f"/sessions/{'x' * 1025}/{what}").status_code == 400
 
 
-def test_a_feed_ends_politely_when_the_server_shuts_down(serve: Any) -> None:  # noqa: F811
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "nobody has begun it"])
+def test_a_feed_ends_politely_when_the_server_shuts_down(serve: Any, begun: bool) -> None:  # noqa: F811
     kit, client = serve()
-    say(kit, 0)
+    if begun:
+        say(kit, 0)
     with client.stream("GET", "/sessions/chat/feed") as got:
         chunks = got.iter_raw()
         next(chunks)

@@ -472,6 +472,7 @@ def test_whoever_asks_for_sessions_that_nobody_made_leaves_nothing(make: Make) -
                         await refused
                 with pytest.raises(ValueError):
                     await session.publish("note", float("nan"))
+                await session.forget()
 
             await asyncio.gather(*(asked(f"random{n}", hub) for n in range(20) for hub in (one, two)))
             for n in range(20):
