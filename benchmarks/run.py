@@ -34,6 +34,7 @@ import growth
 import latency
 import logs
 import memory
+import relaying
 import serving
 import whole
 from corpora import LF
@@ -46,7 +47,7 @@ MANY_READERS = 1_000
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = (
     "httpx", "httpcore", "h11", "httpx-sse", "httpx2", "launchdarkly-eventsource", "openai", "anthropic", "starlette", "uvicorn",
-    "sse-starlette", "redis",
+    "sse-starlette", "redis", "aiohttp",
 )  # fmt: skip
 
 
@@ -230,6 +231,36 @@ ROWS = (
         floor=2.5,
         aim=1.15,
         measure=lambda bench: serving.replay(few(bench)),
+        better="lower",
+    ),
+    *(
+        Row(
+            f"relay-{log.removesuffix('Log').lower()}",
+            f"a relay over {log}, 50 streams, each token alone",
+            "an app that makes its tokens",
+            floor=2.5,
+            aim=2.0,
+            measure=lambda bench, log=log: relaying.against_hub(log, few(bench)),  # type: ignore[misc]
+            better="lower",
+        )
+        for log in ("MemoryLog", "RedisLog")
+    ),
+    Row(
+        "relay-httpx",
+        "the same, the log that takes more",
+        "a proxy over httpx",
+        floor=0.3,
+        aim=0.25,
+        measure=lambda bench: relaying.against("httpx", few(bench)),
+        better="lower",
+    ),
+    Row(
+        "relay-aiohttp",
+        "the same",
+        "a proxy over aiohttp",
+        floor=1.5,
+        aim=1.15,
+        measure=lambda bench: relaying.against("aiohttp", few(bench)),
         better="lower",
     ),
     Row(

@@ -86,16 +86,29 @@ def served(log: str = "") -> Iterator[Server]:
 
 
 class Readers:
-    """Sockets that read one body each."""
+    """
+    Sockets that read one body each.
 
-    def __init__(self, port: int, paths: Sequence[str]) -> None:
-        allow(len(paths))
+    Args:
+        port: Of the server.
+        paths: What each asks for.
+        requests: Whole requests, in place of a GET of each path.
+
+    Attributes:
+        bodies: What each has got, its head included.
+        reads: How many reads of a socket that took.
+    """
+
+    def __init__(self, port: int, paths: Sequence[str], *, requests: Sequence[bytes] = ()) -> None:
+        requests = requests or [b"GET %b HTTP/1.1\r\nhost: benchmark\r\n\r\n" % path.encode() for path in paths]
+        allow(len(requests))
         self._selector = selectors.DefaultSelector()
-        self.bodies = [b""] * len(paths)
+        self.bodies = [b""] * len(requests)
+        self.reads = 0
         self._sockets = []
-        for index, path in enumerate(paths):
+        for index, request in enumerate(requests):
             connection = socket.create_connection(("127.0.0.1", port), _PATIENCE)
-            connection.sendall(b"GET %b HTTP/1.1\r\nhost: benchmark\r\n\r\n" % path.encode())
+            connection.sendall(request)
             connection.setblocking(False)
             self._selector.register(connection, selectors.EVENT_READ, index)
             self._sockets.append(connection)
@@ -118,6 +131,7 @@ class Readers:
                 data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]
                 if not data:
                     raise RuntimeError(f"the server has cut a reader after {self.bodies[index][-200:]!r}")
+                self.reads += 1
                 self.bodies[index] += data
                 if index in left and has(self.bodies[index]):
                     left.discard(index)
