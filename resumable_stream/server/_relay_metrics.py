@@ -49,8 +49,16 @@ class Metrics:
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Add to a counter. Labels have few values, and none of a request's own."""
-        key = name, tuple(sorted(labels.items()))
-        self._counters[key] = self._counters.get(key, 0) + amount
+        self.counter(name, **labels)(amount)
+
+    def counter(self, name: str, **labels: str) -> Callable[[int], None]:
+        """What adds to one counter, for who does so again and again."""
+        key, counters = (name, tuple(sorted(labels.items()))), self._counters
+
+        def add(amount: int) -> None:
+            counters[key] = counters.get(key, 0) + amount
+
+        return add
 
     def text(self) -> str:
         """All numbers, in Prometheus' text format."""
@@ -87,12 +95,13 @@ class _Counted:
         found = getattr(self._log, name)
         if name not in _VERBS:
             return found
+        called = self._metrics.counter("relay_log_calls_total", verb=name)
+        appended = self._metrics.counter("relay_log_bytes_total")
 
         async def call(*args: Any, **options: Any) -> Any:
-            self._metrics.count("relay_log_calls_total", verb=name)
+            called(1)
             if name == "append":
-                sizes = (_size(each) for each in args[0])
-                self._metrics.count("relay_log_bytes_total", sum(sizes))
+                appended(sum(map(_size, args[0])))
             try:
                 answer = await found(*args, **options)
             except LogUnavailable:

@@ -14,6 +14,8 @@ cleanly it closed. Where the protocol has no marker, a clean close is the end, a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from .._events import Outcome
@@ -40,6 +42,8 @@ __all__ = ["UpstreamReading", "protocol_of", "text_in"]
 _KNOWN: Final = (OpenAIResponses, OpenAIChat, AnthropicMessages, GeminiGenerate, OllamaNDJSON)
 _TAIL: Final = 64
 _CUT: Final = Ending(outcome=Outcome.FAILED, reason="upstream_cut")
+# A whole event as providers write it: a name or none, and one line of data. One space after the colon is no part of a value.
+_BLOCK: Final = re.compile(rb"(?:event: ?+(.+)\n)?data: ?+(.{1,7}).*\n\n").fullmatch
 
 
 def protocol_of(method: str, url: str, body: Any, head: ResponseHead, framing: Framing) -> ResumeProtocol | None:
@@ -94,6 +98,7 @@ class UpstreamReading:
         self._tail = b""
         self._size = 0
         self._framing = framing
+        self._event_bytes = event_bytes
         self._decoder: VerbatimDecoder | None = None
         if framing != "raw":
             inner: Any = NDJSONDecoder(line_bytes=event_bytes)
@@ -102,6 +107,9 @@ class UpstreamReading:
             self._decoder = VerbatimDecoder(inner, framing=framing)
         self._state = StreamState("POST", "")
         self._alarm = protocol.alarm if protocol is not None else None
+        self._is_quiet = _quiet(protocol) if framing == "sse" and protocol is not None else None
+        # Nothing is held that the next bytes belong to.
+        self._between = True
         self._end: Outcome | None = None
         self._settled: Outcome | None = None
         self._disproved = False
@@ -125,10 +133,11 @@ class UpstreamReading:
             self._tail = (self._tail + data[-_TAIL:])[-_TAIL:]
             self._size += len(data)
             return [data] if data else []
-        if self._is_quiet(data):
+        events = self._unread(data)
+        if events is not None:
             self._decoder.pass_over(len(data))
-            return [data]
-        return self._read(self._decoder.feed(data))
+            return events
+        return self._read(self._decoder, data)
 
     def close(self, *, clean: bool) -> tuple[list[bytes], Ending]:
         """
@@ -152,24 +161,25 @@ class UpstreamReading:
 
     # --- what a body means
 
-    def _is_quiet(self, data: bytes) -> bool:
-        """One whole event of which the protocol knows at a glance that it ends nothing: as live answers come."""
-        protocol, decoder = self._protocol, self._decoder
-        assert decoder is not None and protocol is not None
-        return (
-            data.startswith(b"data: {")
-            and data.endswith(b"\n\n")
-            and data.count(b"\n") == 2
-            and b"\r" not in data
-            and self._settled is None
-            and not self._disproved
-            and decoder.idle
-            and not decoder.partial
-            and decoder.error is None
-            and protocol.quiet(data)
-        )
+    def _unread(self, data: bytes) -> list[bytes] | None:
+        """The events in whole events of which none can be the end, known from their bytes: as live answers come."""
+        quiet = self._is_quiet
+        if quiet is None or not self._between or self._settled is not None or self._disproved:
+            return None
+        if not data.endswith(b"\n\n") or b"\r" in data or len(data) > self._event_bytes:
+            return None
+        if data.count(b"\n\n") == 1:
+            return [data] if quiet(data) else None
+        # What waited for this process came together.
+        events = [each + b"\n\n" for each in data[:-2].split(b"\n\n")]
+        return events if all(map(quiet, events)) else None
 
-    def _read(self, items: list[Any]) -> list[bytes]:
+    def _read(self, decoder: VerbatimDecoder, data: bytes) -> list[bytes]:
+        events = self._judged(decoder.feed(data))
+        self._between = decoder.idle and not decoder.partial and decoder.error is None
+        return events
+
+    def _judged(self, items: list[Any]) -> list[bytes]:
         for item in items:
             self._judge(item)
         return [item.wire for item in items]
@@ -221,10 +231,10 @@ class UpstreamReading:
         """What only the end of the body completes: an event or a line that lacks its last line end."""
         if self._framing == "ndjson":
             items = decoder.eof()
-            self._read(items)
+            self._judged(items)
             return [item.wire if item.wire.endswith(b"\n") else item.wire + b"\n" for item in items]
         self._half = decoder.partial
-        found = self._read(decoder.unfinished())
+        found = self._judged(decoder.unfinished())
         # Without its blank line it may be half an event, unless it is what ends the stream.
         whole = self.over or self._settled is not None
         self._half = self._half and not whole
@@ -244,6 +254,25 @@ class UpstreamReading:
             outcome = Outcome.ENDED
         failed = outcome in (Outcome.FAILED, Outcome.CANCELLED)
         return Ending(outcome=outcome, reason=REPORTED if failed else None)
+
+
+def _quiet(protocol: ResumeProtocol) -> Callable[[bytes], bool]:
+    """Whether a protocol knows from the bytes of an event that it neither ends the stream nor is an error."""
+    alarm = protocol.alarm
+    if alarm is None:
+        return lambda event: event.startswith(b"data: {") and event.count(b"\n") == 2 and protocol.quiet(event)
+    names = frozenset(name.encode() for name in alarm.names)
+    unnamed = "message" not in alarm.names
+    heads = frozenset(head.encode() for head in alarm.heads)
+
+    def quiet(event: bytes) -> bool:
+        found = _BLOCK(event)
+        if found is None:
+            return False
+        name, head = found.groups()
+        return (unnamed if name is None else name not in names) and head not in heads
+
+    return quiet
 
 
 # --- the text of a stream of unknown kind -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -241,16 +241,18 @@ async def pump(
     """
     watching = asyncio.get_running_loop().create_task(_close_when_cancelled(gen, response))
     ending = Ending(outcome=Outcome.FAILED, reason="shutdown")
+    arrived = metrics.counter("relay_upstream_bytes_total", upstream=mount)
+    read = response.content.readany
     try:
         clean = broken = False
         while not (clean or broken or reading.broken):
             try:
-                async with asyncio.timeout(_LINGER if reading.over else None):
-                    data = await response.content.readany()
+                # How long it may be silent is watched by aiohttp, with a timer of its own.
+                data = await (_in_time(read()) if reading.over else read())
                 clean = not data
             except _BROKEN:
                 data, broken = _arrived(response), True
-            metrics.count("relay_upstream_bytes_total", len(data), upstream=mount)
+            arrived(len(data))
             if not gen.cancelled and (events := reading.feed(data)):
                 await gen.pass_on(events)
         if gen.cancelled:
@@ -264,6 +266,11 @@ async def pump(
         watching.cancel()
         response.close()
         metrics.count("relay_streams_total", upstream=mount, outcome=ending.outcome.value, reason=_word(ending.reason))
+
+
+async def _in_time(read: Awaitable[bytes]) -> bytes:
+    async with asyncio.timeout(_LINGER):
+        return await read
 
 
 async def _close_when_cancelled(gen: Generation, response: aiohttp.ClientResponse) -> None:

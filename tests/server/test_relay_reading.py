@@ -57,6 +57,87 @@ def test_one_event_a_chunk_is_the_same(wire: Wire) -> None:
     assert read(reading(wire), list(wire.blocks)) == (list(wire.blocks), COMPLETED)
 
 
+@pytest.mark.parametrize("wire", WIRES, ids=repr)
+def test_events_that_arrive_together_are_the_same_in_every_grouping(wire: Wire) -> None:
+    blocks = wire.blocks
+    # All groupings of up to nine events, and an odd part of those of more.
+    for together in range(0, 1 << (len(blocks) - 1), 1 if len(blocks) < 10 else 13):
+        pieces = [blocks[0]]
+        for at, block in enumerate(blocks[1:]):
+            if together >> at & 1:
+                pieces[-1] += block
+            else:
+                pieces.append(block)
+        events, ending = read(reading(wire), pieces)
+        assert (b"".join(events), len(events), ending) == (wire.transcript, wire.events, COMPLETED)
+
+
+ODD = (
+    b"\n",
+    b"\r\n",
+    b": a comment\n\n",
+    b": a comment\n",
+    b"id: 7\n\n",
+    b"id: 7\n",
+    b"event: content_block_delta\n",
+    b"event: message_stop\n",
+    b"event:message_stop\n",
+    b"event:  message_stop\n",
+    b"event\n",
+    b"event: \n",
+    b"data\n",
+    b"data: \n\n",
+    b"data:\n\n",
+    b"data: {}\n",
+    b"data: x\n\n",
+    b'data:{"error":{"message":"no"}}\n\n',
+    b'data: {"error":{"message":"no"}}\n\n',
+    b"data: [DONE]\n\n",
+    b"data: [DONE]\ndata: more\n\n",
+    b"retry: 5\n\n",
+    b"\xef\xbb\xbf",
+    b"\xc3",
+    b"data: \xff\xfe{}\n\n",
+)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("wire", [OPENAI, ANTHROPIC], ids=repr)
+def test_what_is_not_read_is_what_reading_it_would_have_given(wire: Wire, odd: bytes) -> None:
+    """At any place between two events, in a read of its own or together with its neighbours."""
+    blocks = wire.blocks
+    for at in range(len(blocks) + 1):
+        front, back = blocks[:at], blocks[at:]
+        body = b"".join(front) + odd + b"".join(back)
+        for clean in (True, False):
+            # Byte by byte, every event is read.
+            expected = read(reading(wire), [body[each : each + 1] for each in range(len(body))], clean=clean)
+            for pieces in (
+                [*front, odd, *back],
+                [b"".join(front) + odd, b"".join(back)],
+                [b"".join(front), odd + b"".join(back)],
+                [*front[:-1], b"".join(front[-1:]) + odd + b"".join(back[:1]), *back[1:]],
+                [body],
+            ):
+                events, ending = read(reading(wire), [each for each in pieces if each], clean=clean)
+                # A line feed too many may go with the event before it, or with the one after it if there is one.
+                assert [each.strip() for each in events] == [each.strip() for each in expected[0]], (at, clean, pieces)
+                assert ending == expected[1], (at, clean, pieces)
+
+
+@pytest.mark.parametrize("wire", [OPENAI, ANTHROPIC], ids=repr)
+def test_pieces_of_an_answer_that_come_whole_are_not_read(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[bytes] = []
+    feed = SSEDecoder.feed
+    monkeypatch.setattr(SSEDecoder, "feed", lambda self, data: fed.append(data) or feed(self, data))
+    pieces = [block for block in wire.blocks if b"delta" in block and TEXT[3].encode() in block] * 3
+    made = reading(wire)
+    assert made.feed(pieces[0]) + made.feed(pieces[1] + pieces[2]) == pieces
+    assert fed == []
+    made.feed(wire.blocks[-1])
+    assert fed == [wire.blocks[-1]]
+
+
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("wire", WIRES, ids=repr)
 def test_a_body_that_is_cut_at_any_byte_has_its_whole_events_and_an_honest_end(wire: Wire, clean: bool) -> None:
