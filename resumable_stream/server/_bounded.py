@@ -12,13 +12,16 @@ token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType, coroutine
+from typing import Any, TypeVar, cast
 
 from .._errors import LogUnavailable
 from .log import Bell, Bells, StreamLog
 
 __all__ = ["bounded"]
+
+T = TypeVar("T")
 
 
 def bounded(log: StreamLog, seconds: float) -> StreamLog:
@@ -64,10 +67,18 @@ class _BoundedBells:
 
 def _within(seconds: float, name: str, call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
     async def within(*args: Any, **options: Any) -> Any:
+        work: Awaitable[Any] = call(*args, **options)
+        if isinstance(work, CoroutineType):
+            # A log in memory answers at once, and a timer would cost as much as what it does.
+            try:
+                waits_for = work.send(None)
+            except StopIteration as done:
+                return done.value
+            work = _resumed(work, waits_for)
         scope = asyncio.timeout(seconds)
         try:
             async with scope:
-                return await call(*args, **options)
+                return await work
         except TimeoutError as exc:
             if not scope.expired():
                 raise
@@ -76,3 +87,22 @@ def _within(seconds: float, name: str, call: Callable[..., Coroutine[Any, Any, A
             ) from exc
 
     return within
+
+
+@coroutine
+def _resumed(work: CoroutineType[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """The rest of a coroutine that has begun, and waits for something."""
+    try:
+        while True:
+            try:
+                answer = yield waits_for
+            except GeneratorExit:
+                work.close()
+                raise
+            except BaseException as exc:  # noqa: BLE001
+                waits_for = work.throw(exc)
+            else:
+                waits_for = work.send(answer)
+    except StopIteration as done:
+        result: T = done.value
+        return result

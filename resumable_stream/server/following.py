@@ -130,6 +130,7 @@ class Following:
         self.holes_filled = 0
         self._tasks = Tasks("following a stream failed")
         self._bells: Bells | None = None
+        self._clock = _clock
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -138,6 +139,8 @@ class Following:
 
     def start(self) -> None:
         """Begin to listen, and to look at the clock. Call it in the event loop."""
+        # Asked several times for each span; to find the running loop costs more than to ask it, as it looks for a fork each time.
+        self._clock = asyncio.get_running_loop().time
         self._bells = self._log.bells()
         self._tasks.spawn(self._hear(self._bells))
         self._tasks.spawn(self._tick())
@@ -363,10 +366,13 @@ class Following:
             # The copy of a producer is what mends a log that lost its end: it keeps the last half.
             excess -= mirror.trim(mirror.size // 2 if owned else 0)
 
-    @staticmethod
-    def now() -> float:
+    def now(self) -> float:
         """Seconds on the clock of the event loop."""
-        return asyncio.get_running_loop().time()
+        return self._clock()
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _trouble(key: str, error: Exception) -> LogUnavailable:
