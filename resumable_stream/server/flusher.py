@@ -132,6 +132,8 @@ class Flusher:
                 if isinstance(verdict, Appended):
                     generation.appended()
                     self._on_appended(generation, item, verdict)
+                    if generation.due is None:
+                        self.forget(generation)
                 else:
                     self._refuse(generation, verdict)
 
@@ -144,11 +146,10 @@ class Flusher:
         while True:
             dues = [due for generation in self._dirty if (due := generation.due) is not None]
             if not dues:
-                for generation in list(self._dirty):
-                    del self._dirty[generation]
+                self._dirty.clear()
+                # It goes on when the loop comes to it, and so after the producer that woke it has come to its next wait: what is
+                # sent in one go is one span.
                 await self._wake.wait()
-                # What is sent in one go by a producer is one span: let it come to its next wait.
-                await asyncio.sleep(0)
                 continue
             wait = min(dues) - loop.time()
             if wait <= 0:
