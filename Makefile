@@ -138,7 +138,7 @@ $(STAMP): pyproject.toml
 $(BENCH_STAMP): pyproject.toml benchmarks/requirements.txt
 	$(call make-venv,$(BENCH_VENV))
 	@echo "installing the package and its peers into $(BENCH_VENV) (once)"
-	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2,redis,relay]' --requirement benchmarks/requirements.txt
+	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2,redis,server]' --requirement benchmarks/requirements.txt
 	@touch $@
 
 $(INTEGRATION_STAMP): pyproject.toml tests/integration/requirements.txt

@@ -137,7 +137,7 @@ class UpstreamReading:
         if events is not None:
             self._decoder.pass_over(len(data))
             return events
-        return self._read(self._decoder, data)
+        return self._decoded(self._decoder, data)
 
     def close(self, *, clean: bool) -> tuple[list[bytes], Ending]:
         """
@@ -174,12 +174,12 @@ class UpstreamReading:
         events = [each + b"\n\n" for each in data[:-2].split(b"\n\n")]
         return events if all(map(quiet, events)) else None
 
-    def _read(self, decoder: VerbatimDecoder, data: bytes) -> list[bytes]:
-        events = self._judged(decoder.feed(data))
+    def _decoded(self, decoder: VerbatimDecoder, data: bytes) -> list[bytes]:
+        events = self._read(decoder.feed(data))
         self._between = decoder.idle and not decoder.partial and decoder.error is None
         return events
 
-    def _judged(self, items: list[Any]) -> list[bytes]:
+    def _read(self, items: list[Any]) -> list[bytes]:
         for item in items:
             self._judge(item)
         return [item.wire for item in items]
@@ -231,10 +231,10 @@ class UpstreamReading:
         """What only the end of the body completes: an event or a line that lacks its last line end."""
         if self._framing == "ndjson":
             items = decoder.eof()
-            self._judged(items)
+            self._read(items)
             return [item.wire if item.wire.endswith(b"\n") else item.wire + b"\n" for item in items]
         self._half = decoder.partial
-        found = self._judged(decoder.unfinished())
+        found = self._read(decoder.unfinished())
         # Without its blank line it may be half an event, unless it is what ends the stream.
         whole = self.over or self._settled is not None
         self._half = self._half and not whole
