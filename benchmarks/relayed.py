@@ -35,11 +35,6 @@ from starlette.routing import Route
 from resumable_stream.server import Hub, MemoryLog, RedisLog, Relay
 
 PATH = "/v1/chat/completions"
-PER_SECOND = 20
-"""
-Tokens of a stream in a second. 20: with fifty streams that is one a millisecond, so each is read alone, a window of a hub holds
-one, and the slowest of these servers keeps up.
-"""
 _CONNECT, _IDLE = 10.0, 600.0
 """The times of a relay, for all of them."""
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -58,12 +53,13 @@ class Clock:
         self._going.set_result(asyncio.get_running_loop().time())
         self._going = asyncio.get_running_loop().create_future()
 
-    async def events(self, tokens: int) -> AsyncIterator[bytes]:
-        """Those of one stream, each when it is due."""
-        loop = asyncio.get_running_loop()
-        begun = await asyncio.shield(self._going) + self._random.random() / PER_SECOND
-        for number, event in enumerate(answer(tokens)):
-            await asyncio.sleep(begun + number / PER_SECOND - loop.time())
+    async def events(self, body: bytes) -> AsyncIterator[bytes]:
+        """Those that the body of a request asks for, each when it is due."""
+        asked, loop = json.loads(body), asyncio.get_running_loop()
+        pause = 1 / asked["per_second"]
+        begun = await asyncio.shield(self._going) + self._random.random() * pause
+        for number, event in enumerate(answer(asked["max_tokens"])):
+            await asyncio.sleep(begun + number * pause - loop.time())
             yield event
 
 
@@ -78,9 +74,9 @@ async def api(clock: Clock) -> socket.socket:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 size = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-                tokens = json.loads(await reader.readexactly(size))["max_tokens"]
+                body = await reader.readexactly(size)
                 writer.write(_HEAD)
-                async for event in clock.events(tokens):
+                async for event in clock.events(body):
                     writer.write(b"%x\r\n%b\r\n" % (len(event), event))
                 writer.write(b"0\r\n\r\n")
         writer.close()
@@ -103,8 +99,7 @@ async def by_hub(log: Any, clock: Clock) -> AsyncIterator[Any]:
     async with Hub(log) as hub:
 
         async def create(request: Request) -> Response:
-            tokens = json.loads(await request.body())["max_tokens"]
-            return await hub.respond(request, clock.events(tokens))
+            return await hub.respond(request, clock.events(await request.body()))
 
         yield Starlette(routes=[Route(PATH, create, methods=["POST"])])
 
