@@ -21,7 +21,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, get_args
 from urllib.parse import quote
 
@@ -106,18 +108,12 @@ class HubResponse(Response):
         if self._then is None and answer.status != 204:
             self.raw_headers.append((b"content-length", b"%d" % len(answer.body)))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Send the response, as an ASGI app does."""
-        if self._then is not None and self._opened is not None:
-            reader = await self._opened(self._then)
-            # A thousand responses that wait for events are small: what made one is let go of.
-            self._opened = None
-            if not isinstance(reader, Answer):
-                with reader:
-                    await self._follow(reader, self._then, receive, send)
-                await self._afterwards()
-                return
-            self._use(reader)
+        # No frame between the server and what waits for the client to leave: there are as many of these as readers.
+        return self._send_whole(scope, send) if self._then is None else self._follow(scope, receive, send)
+
+    async def _send_whole(self, scope: Scope, send: Send) -> None:
         head = scope["method"] == "HEAD"
         # The length would be that of the answer to a GET, which nobody has made.
         headers = [each for each in self.raw_headers if each[0] != b"content-length"] if head else self.raw_headers
@@ -129,82 +125,183 @@ class HubResponse(Response):
         if self.background is not None:
             await self.background()
 
-    async def _follow(self, reader: Reader, then: Follow, receive: Receive, send: Send) -> None:
-        # `send()` to a client that has left does not raise, on most servers: only `receive()` tells. So one task sends, with few
-        # frames between it and the event that wakes it, and this one waits for the client to leave.
-        task = asyncio.current_task()
-        assert task is not None
-        cancels = task.cancelling()
-        patience = _Patience(self._send_timeout)
-        patience.task = sending = asyncio.create_task(self._stream(reader, then, send, patience))
-        reader.watch = patience.look
-        waiting, woken = True, False
+    async def _follow(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._opened is not None and self._then is not None
+        reader = await self._opened(self._then)
+        # A thousand responses that wait for events are small: what made one is let go of.
+        self._opened = None
+        if isinstance(reader, Answer):
+            self._use(reader)
+            await self._send_whole(scope, send)
+            return
+        # `send()` to a client that has left does not raise, on most servers: only `receive()` tells. So this task waits for the
+        # client to leave, and what sends is another one.
+        with reader:
+            sender = _Sender(send, self._send_timeout)
+            sender.begin(self._stream(self._body_of(reader, self._then), sender))
+            reader.watch = sender.look
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            except asyncio.CancelledError:
+                if not sender.is_the_cause():
+                    raise
+            finally:
+                await sender.stop()
+            sender.result()
+        await self._afterwards()
 
-        def wake(done: asyncio.Task[None]) -> None:
-            nonlocal woken
-            if not done.cancelled():
-                # Looked at, so that asyncio does not report it where this task is cancelled too.
-                done.exception()
-            if waiting:
-                woken = True
-                task.cancel()
-
-        sending.add_done_callback(wake)
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        except asyncio.CancelledError:
-            if not woken or task.uncancel() > cancels:
-                raise
-        finally:
-            waiting = False
-            if not sending.done():
-                sending.cancel()
-                await asyncio.wait([sending])
-        if not sending.cancelled():
-            sending.result()
-        elif patience.over:
-            raise ReaderCut(f"a client took no bytes for {self._send_timeout} s and was cut; it can come back with its cursor")
-
-    async def _stream(self, reader: Reader, then: Follow, send: Send, patience: _Patience) -> None:
+    async def _stream(self, body: Body, sender: _Sender) -> None:
         # One frame between an event and the task: there are as many of these as readers.
         try:
-            await send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
+            await sender.send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
             self.raw_headers = []
             # The head goes out now: some servers hold it back until the first byte of the body.
-            await send({"type": _BODY, "body": self.body, "more_body": True})
-            patience.sending = False
-            body = self._body_of(reader, then)
+            await sender.send({"type": _BODY, "body": self.body, "more_body": True})
+            sender.sending = False
             while not body.over:
-                waiter = body.pause()
+                waiter = body.pause(sender)
                 if waiter is None:
                     piece = await body.next()
                 else:
-                    piece = body.resume(await waiter)
+                    try:
+                        woken = await waiter
+                    except asyncio.CancelledError as exc:
+                        await sender.finish(exc)
+                        raise
+                    await sender.finish()
+                    piece = body.resume(woken)
                     if not piece:
                         continue
-                patience.sends += 1
-                patience.sending = True
-                await send({"type": _BODY, "body": piece, "more_body": not body.over})
-                patience.sending = False
+                sender.sends += 1
+                sender.sending = True
+                await sender.send({"type": _BODY, "body": piece, "more_body": not body.over})
+                sender.sending = False
         except OSError:
             # Of a send: what newer servers raise when the client has left.
             pass
 
 
-class _Patience:
-    """Looks each second or so whether a send blocks for too long; a timer for each send would cost as much as the send."""
+class _Sender:
+    """
+    The sends of one response: by its task, or, while that waits, by the event itself.
 
-    __slots__ = ("_seconds", "_seen", "_since", "over", "sending", "sends", "task")
+    To wake a task for each event and reader would cost a quarter of what a reader costs. A send that blocks is left to the task.
 
-    def __init__(self, seconds: float) -> None:
+    It also looks each second or so whether a send blocks for too long; a timer for each send would cost as much as the send.
+
+    Args:
+        send: Of the server, maybe with middleware around it.
+        seconds: That a send may block.
+
+    Attributes:
+        sending: A send is under way.
+        sends: How many there were.
+        over: A send took too long, and the task was cancelled.
+    """
+
+    __slots__ = (
+        "_cancels",
+        "_context",
+        "_loop",
+        "_owner",
+        "_seconds",
+        "_seen",
+        "_since",
+        "_task",
+        "_unfinished",
+        "_woken",
+        "over",
+        "send",
+        "sending",
+        "sends",
+    )
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self.send = send
         self.sends = 0
         self.sending = True
         self.over = False
-        self.task: asyncio.Task[None] | None = None
+        self._unfinished: tuple[Generator[Any, Any, None], Any] | None = None
         self._seconds = seconds
         self._seen = -1
         self._since = 0.0
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what sends in a task. When it is done, this one is cancelled, whatever it waits for; see `is_the_cause()`."""
+        owner = asyncio.current_task()
+        assert owner is not None
+        self._owner: asyncio.Task[Any] | None = owner
+        self._cancels, self._woken = owner.cancelling(), False
+        self._loop = owner.get_loop()
+        self._context = copy_context()
+        self._task = self._loop.create_task(work, context=self._context)
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            # Looked at, so that asyncio does not report it where the other task is cancelled too.
+            task.exception()
+        if self._owner is not None:
+            self._woken = True
+            self._owner.cancel()
+
+    def is_the_cause(self) -> bool:
+        """The task that began was cancelled since all is sent, and by nobody else."""
+        return self._woken and self._owner is not None and self._owner.uncancel() <= self._cancels
+
+    async def stop(self) -> None:
+        """Nothing more is sent: wait until that is so."""
+        self._owner = None
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def result(self) -> None:
+        """
+        Say how it went.
+
+        Raises:
+            ReaderCut: A send took too long.
+            Exception: What the task has raised.
+        """
+        if not self._task.cancelled():
+            self._task.result()
+        elif self.over:
+            raise ReaderCut(f"a client took no bytes for {self._seconds} s and was cut; it can come back with its cursor")
+
+    def take(self, piece: bytes) -> bool:
+        """
+        Send a piece at once, as the task would: middleware finds its context, and the task as the current one.
+
+        Returns:
+            It is sent. Otherwise the task has to call `finish()`.
+
+        Raises:
+            Exception: Whatever the send raises.
+        """
+        self.sends += 1
+        asyncio._enter_task(self._loop, self._task)
+        try:
+            step = self.send({"type": _BODY, "body": piece, "more_body": True}).__await__()
+            waits_for = self._context.run(next, step)
+        except StopIteration:
+            return True
+        finally:
+            asyncio._leave_task(self._loop, self._task)
+        if asyncio.isfuture(waits_for):
+            # It says that a task is about to wait for it. Until `finish()` none is, and others may.
+            waits_for._asyncio_future_blocking = False
+        self.sending = True
+        self._unfinished = step, waits_for
+        return False
+
+    async def finish(self, error: asyncio.CancelledError | None = None) -> None:
+        """Go on with a send that blocks, if there is one, in the task. `error`: the task was cancelled, and so is the send."""
+        if self._unfinished is not None:
+            (step, waits_for), self._unfinished = self._unfinished, None
+            await _go_on(step, waits_for, error)
+            self.sending = False
 
     def look(self, now: float) -> None:
         """Cancel the task that sends, if its send has taken too long."""
@@ -212,9 +309,31 @@ class _Patience:
             self._seen = -1
         elif self._seen != self.sends:
             self._seen, self._since = self.sends, now
-        elif now - self._since >= self._seconds and self.task is not None and not self.task.done():
+        elif now - self._since >= self._seconds and not self._task.done():
             self.over = True
-            self.task.cancel()
+            self._task.cancel()
+
+
+@types.coroutine
+def _go_on(step: Generator[Any, Any, None], waits_for: Any, error: BaseException | None) -> Generator[Any, Any, None]:
+    """Await the rest of what was awaited outside of a task as far as `waits_for`, or raise `error` there."""
+    while True:
+        try:
+            if error is None:
+                if asyncio.isfuture(waits_for):
+                    # As it came out of the `await`; see `_Sender.take()`.
+                    waits_for._asyncio_future_blocking = True
+                try:
+                    yield waits_for
+                except BaseException as exc:  # noqa: BLE001  it belongs to what is awaited
+                    error = exc
+            if error is None:
+                waits_for = next(step)
+            else:
+                raised, error = error, None
+                waits_for = step.throw(raised)
+        except StopIteration:
+            return
 
 
 # --- from a request to a response ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from .._errors import LogUnavailable, ReaderCut
 from . import wire
 
 if TYPE_CHECKING:
-    from .reading import Reader
+    from .reading import Reader, Sink
     from .wire import Follow
 
 __all__ = ["CHUNK_BYTES", "Body", "pieces"]
@@ -41,7 +41,7 @@ class Body:
         over: `next()` has returned the last piece.
     """
 
-    __slots__ = ("_at", "_every", "_first", "_reader", "_replaying", "_rest", "_then", "over")
+    __slots__ = ("_at", "_every", "_first", "_reader", "_replaying", "_rest", "_sink", "_then", "over")
 
     def __init__(self, reader: Reader, then: Follow, *, first: bytes = b"") -> None:
         self.over = False
@@ -52,6 +52,7 @@ class Body:
         self._replaying = then.control
         self._rest = b""
         self._at = 0
+        self._sink: Sink | None = None
 
     def __enter__(self) -> Body:
         return self
@@ -90,16 +91,27 @@ class Body:
             return self._end()
         return self._cut(chunk)
 
-    def pause(self) -> asyncio.Future[bool] | None:
+    def pause(self, sink: Sink) -> asyncio.Future[bool] | None:
         """
         What to await before `next()` has a piece, without a coroutine for each wait. Pass what it gave to `resume()`.
+
+        Args:
+            sink: Takes pieces that come meanwhile, as for `Reader.pause()`; none of them is the last one.
 
         Returns:
             `None`: `next()` has something to do now.
         """
         if self._first or self._rest or self._replaying or self.over:
             return None
-        return self._reader.pause(self._every)
+        self._sink = sink
+        return self._reader.pause(self._every, self)
+
+    def take(self, chunk: bytes) -> bool:
+        """See `Sink.take()`."""
+        if self._sink is not None and len(chunk) <= CHUNK_BYTES:
+            return self._sink.take(chunk)
+        self._rest, self._at = chunk, 0
+        return False
 
     def resume(self, woken: bool) -> bytes:
         """

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from .hub import Hub
-    from .reading import Reader
+    from .reading import Reader, Sink
 
 __all__ = ["durable_streams"]
 
@@ -375,8 +375,8 @@ class _SSEBody(Body):
         self._ahead: bytes | None = b""
         """What was read after the last piece: bytes, `None` if there was nothing yet, `b""`: nobody has looked."""
 
-    def pause(self) -> asyncio.Future[bool] | None:
-        """See `Body.pause()`."""
+    def pause(self, sink: Sink) -> asyncio.Future[bool] | None:
+        """See `Body.pause()`. It takes nothing by the sink: each piece is followed by a look whether it was the last."""
         if self._rest or self.over or not self._quiet:
             return None
         return self._reader.pause(max(0.0, min(self._heartbeat, self._until - reader_time())))

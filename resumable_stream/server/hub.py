@@ -286,6 +286,8 @@ class Hub:
         self.heartbeat = heartbeat
         self.send_timeout = send_timeout
         self._readers: dict[Reader, None] = {}
+        # One method for all of them: there are many.
+        self._forget_closed = self._forget_reader
         self._kinds: dict[str, Producer] = {}
         self._entered = self._closed = False
         self._creating = 0
@@ -1044,7 +1046,7 @@ class Hub:
 
     def _admitted(self, reader: Reader) -> Reader:
         self._readers[reader] = None
-        reader.on_close = self._forget_reader
+        reader.on_close = self._forget_closed
         if self.draining:
             # It gets what is there, and comes back elsewhere for the rest.
             reader.leave()

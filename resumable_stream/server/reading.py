@@ -6,14 +6,14 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from .following import Followed, Following
 from .log import Cursor, Ending, Framing, Gone, Page, StreamLog, Unknown
 from .mirror import Mirror, NotHeld, Phase, with_ids
 from .texts import TextSoFar
 
-__all__ = ["Reader", "View"]
+__all__ = ["Reader", "Sink", "View"]
 
 View: TypeAlias = Literal["events", "verbatim", "raw"]
 """With ids, as the producer wrote it counted in events, or counted in bytes."""
@@ -47,6 +47,14 @@ class Aside:
         self.version += 1
 
 
+class Sink(Protocol):
+    """Where chunks go that come while nobody awaits them."""
+
+    def take(self, chunk: bytes) -> bool:
+        """Take a chunk, and say whether another one can be taken at any time. It is called by the loop, from no task."""
+        ...
+
+
 class Reader:
     """
     Reads one stream from a place on. Close it with `close()`, or use it in a `with` block.
@@ -76,9 +84,10 @@ class Reader:
         "_mirror",
         "_open",
         "_pages",
+        "_patience",
         "_place",
         "_silent_until",
-        "_time",
+        "_sink",
         "_view",
         "_waiter",
         "ahead",
@@ -129,7 +138,8 @@ class Reader:
         self._waiter: asyncio.Future[bool] | None = None
         self._due = 0.0
         self._silent_until: float | None = None
-        self._time = asyncio.get_running_loop().time
+        self._sink: Sink | None = None
+        self._patience: float | None = None
         self.on_close: Callable[[Reader], None] | None = None
         followed.readers += 1
         following.readers.add(self)
@@ -144,9 +154,7 @@ class Reader:
         """Stop reading. Calling it twice is the same as once."""
         if self._open:
             self._open = False
-            if self._waiter is not None:
-                self._followed.grown.discard(self._waiter)
-                self._waiter = None
+            self._wait_no_more()
             self._followed.readers -= 1
             self._following.readers.discard(self)
             self._followed.left_at = self._following.now()
@@ -200,8 +208,7 @@ class Reader:
         else:
             # Not the others: thousands of readers of one stream would each be woken thousands of times.
             self._followed.grown.discard(self._waiter)
-            if not self._waiter.done():
-                self._waiter.set_result(True)
+            self._wake()
 
     async def next(self, timeout: float | None = None) -> bytes | None:
         """
@@ -230,7 +237,7 @@ class Reader:
             if self._awaits is not None and not self._has_begun():
                 if self.left or not self._open:
                     return b""
-                now = self._time()
+                now = self._following.now()
                 if timeout is not None and deadline is None:
                     deadline = now + timeout
                 if now >= self._awaits:
@@ -245,8 +252,7 @@ class Reader:
                 try:
                     await waiter
                 finally:
-                    self._waiter = None
-                    self._followed.grown.discard(waiter)
+                    self._wait_no_more()
                 continue
             follower, mirror = self._followed.follower, self._mirror
             if follower.mirror is not mirror and follower.mirror is not None and not await self._move(follower.mirror):
@@ -268,7 +274,7 @@ class Reader:
                         return b""
                     wait = _LOOK
                     if timeout is not None:
-                        now = self._time()
+                        now = self._following.now()
                         deadline = now + timeout if deadline is None else deadline
                         if now >= deadline:
                             return None
@@ -295,7 +301,7 @@ class Reader:
                 return b""
             if timeout is not None:
                 # Of all waits together: each poll of the log wakes readers, and must not put their heartbeats off.
-                now = self._time()
+                now = self._following.now()
                 deadline = now + timeout if deadline is None else deadline
                 if now >= deadline:
                     return None
@@ -307,10 +313,9 @@ class Reader:
                 if not await waiter and self._due == deadline:
                     return None
             finally:
-                self._waiter = None
-                self._followed.grown.discard(waiter)
+                self._wait_no_more()
 
-    def pause(self, timeout: float | None) -> asyncio.Future[bool] | None:
+    def pause(self, timeout: float | None, sink: Sink | None = None) -> asyncio.Future[bool] | None:
         """
         What to await before `next()` has something, for who sends to so many readers that a coroutine for each wait would count.
 
@@ -318,6 +323,8 @@ class Reader:
 
         Args:
             timeout: As for `next()`.
+            sink: Takes what comes meanwhile, as long as it can, without waking who awaits this: a task would cost as much as what
+                it sends. What it raises, the future raises.
 
         Returns:
             `None`: `next()` has something to do now.
@@ -338,8 +345,42 @@ class Reader:
             return None
         self._hoping_until = None
         if self._silent_until is None:
-            self._silent_until = math.inf if timeout is None else self._time() + timeout
-        return self._wait(self._silent_until)
+            self._silent_until = math.inf if timeout is None else self._following.now() + timeout
+        if sink is None:
+            return self._wait(self._silent_until)
+        self._due, self._sink, self._patience = self._silent_until, sink, timeout
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._followed.grown.listen(self)
+        return waiter
+
+    def heard(self, now: float) -> None:
+        """See `Listener.heard()`: hand on what is new, and wake who awaits `pause()` where that is not all there is to do."""
+        sink, waiter, mirror = self._sink, self._waiter, self._mirror
+        if sink is None or waiter is None or waiter.done():
+            return
+        follower = self._followed.follower
+        if follower.mirror is not mirror or self.left or (self.aside is not None and self._has_aside):
+            self._wake()
+            return
+        try:
+            if (self.b != mirror.b) if self._view == "raw" else (self.n != mirror.n):
+                chunk = self._take(mirror)
+                self._silent_until = None
+                if not sink.take(chunk):
+                    self._wake()
+                    return
+                # A wake without anything new does not put the timeout off.
+                self._due = self._silent_until = math.inf if self._patience is None else now + self._patience
+        except NotHeld:
+            self._wake()
+        except asyncio.CancelledError:
+            waiter.cancel()
+        except Exception as exc:  # noqa: BLE001  of who sends, and awaits
+            if not waiter.done():
+                waiter.set_exception(exc)
+        else:
+            if mirror.ending is not None or follower.phase is Phase.GONE or not self.caught_up:
+                self._wake()
 
     def resume(self, woken: bool) -> bytes | None:
         """
@@ -351,12 +392,14 @@ class Reader:
         Returns:
             Like `next()`, but `b""` says that only `next()` can tell.
         """
-        waiter, self._waiter = self._waiter, None
+        passed_on = self._sink is not None
+        self._wait_no_more()
         if not woken:
             self._silent_until = None
-            if waiter is not None:
-                self._followed.grown.discard(waiter)
             return None
+        if passed_on:
+            # What the sink has taken may be on its way still.
+            return b""
         mirror = self._mirror
         # A wake without anything new does not put the timeout off.
         if self._followed.follower.mirror is not mirror or self._view == "raw" or self.n == mirror.n:
@@ -372,6 +415,18 @@ class Reader:
         self._due = due
         self._waiter = waiter = self._followed.grown.waiter()
         return waiter
+
+    def _wait_no_more(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if self._sink is not None:
+            self._sink = None
+            self._followed.grown.unlisten(self)
+        elif waiter is not None:
+            self._followed.grown.discard(waiter)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
 
     def tick(self, now: float) -> None:
         """Called each second or so: ends a wait whose time is over, and calls `watch`."""

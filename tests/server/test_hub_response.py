@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 
 from resumable_stream import LogUnavailable, ReaderCut
@@ -317,3 +321,239 @@ def test_a_reader_that_waits_for_a_silent_stream_is_not_cut() -> None:
         assert client.body == b"data: at last\n\n"
 
     run(scenario, send_timeout=0.01, poll=0.01)
+
+
+# --- a send that begins outside of its task
+
+VARIABLE: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+class Passes(Client):
+    """Sends that do something in the middle of it: one of `BLOCKS`."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.gate = asyncio.Event()
+        self.began = self.ended = 0
+        self.tasks: set[asyncio.Task[Any] | None] = set()
+        self.cancelled = 0
+        self.shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Any) -> None:
+        self.tasks.add(asyncio.current_task())
+        assert VARIABLE.get() == "of the request"
+        self.began += 1
+        try:
+            await self._passes()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        self.ended += 1
+        assert VARIABLE.get() == "of the request"
+        self.tasks.add(asyncio.current_task())
+        await super().send(message)
+
+    async def _shares(self) -> None:
+        await self.shared
+
+    async def _passes(self) -> None:
+        match self.how:
+            case "not":
+                pass
+            case "a turn":
+                await asyncio.sleep(0)
+            case "some turns":
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            case "until something":
+                await self.gate.wait()
+                await self.gate.wait()
+            case "for a future of many":
+                other = asyncio.ensure_future(self._shares())
+                await self.shared
+                await other
+            case "within a timeout":
+                async with asyncio.timeout(60):
+                    await self.gate.wait()
+            case "within a scope":
+                with anyio.fail_after(60):
+                    await anyio.lowlevel.checkpoint()
+                    await self.gate.wait()
+
+
+BLOCKS = [
+    "not",
+    "a turn",
+    "some turns",
+    "until something",
+    "for a future of many",
+    "within a timeout",
+    "within a scope",
+]
+
+
+async def follows(hub: Hub, client: Client) -> asyncio.Task[None]:
+    VARIABLE.set("of the request")
+    response = await client.serve(hub)
+    return asyncio.create_task(response(client.scope, client.receive, client.send))
+
+
+async def counts_to_five(gen: Generation) -> None:
+    gen.text("1")
+    for n in range(2, 6):
+        await gen.wait_steered()
+        gen.text(str(n))
+
+
+@pytest.mark.parametrize("how", BLOCKS)
+def test_each_send_is_whole_whatever_it_waits_for(how: str) -> None:
+    """It begins in a call of the loop, and goes on in the task of its response: that one is the current task throughout."""
+
+    async def scenario(hub: Hub) -> None:
+        await hub.start("s", counts_to_five)
+        client = Passes(how)
+        task = await follows(hub, client)
+        for n in range(1, 6):
+            while b'{"text":"%d"}' % n not in client.body:
+                await asyncio.sleep(0)
+                if client.began > client.ended:
+                    # One after the other, however many events come meanwhile.
+                    assert client.began == client.ended + 1
+                    client.gate.set()
+                    if not client.shared.done():
+                        # It has two who wait for it.
+                        client.shared.set_result(None)
+            client.gate.clear()
+            client.shared = asyncio.get_running_loop().create_future()
+            if n < 5:
+                await hub.say("s", "go on")
+        client.gate.set()
+        client.shared.set_result(None)
+        await task
+        assert client.body.count(b"data: {") == 6 and client.body.endswith(b'event: end\ndata: {"outcome":"completed"}\n\n')
+        assert len(client.tasks) == 1 and None not in client.tasks and task not in client.tasks
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", [each for each in BLOCKS if each not in ("not", "a turn", "some turns")])
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("why", ["leaves", "cancelled", "too long"])
+def test_a_send_that_blocks_is_cancelled_with_its_response(how: str, turns: int, why: str) -> None:
+    """At any moment: before the task has taken it over, and after."""
+
+    async def scenario(hub: Hub) -> None:
+        await hub.start("s", counts_to_five)
+        client = Passes("not")
+        task = await follows(hub, client)
+        await client.until(b'{"text":"1"}')
+        client.how = how
+        await hub.say("s", "go on")
+        while client.began == client.ended:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        match why:
+            case "leaves":
+                client.left.set()
+                await task
+            case "cancelled":
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            case "too long":
+                (reader,) = hub._readers
+                for seconds in (0.0, 61.0):
+                    reader.tick(asyncio.get_running_loop().time() + seconds)
+                with pytest.raises(ReaderCut, match="took no bytes"):
+                    await task
+        assert (client.began, client.cancelled) == (client.ended + 1, 1)
+        assert not hub._readers
+        (followed,) = hub._following._streams.values()
+        assert not followed.grown._listeners and not followed.grown._waiters
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [OSError("left"), RuntimeError("broken")], ids=repr)
+@pytest.mark.parametrize("how", BLOCKS)
+def test_a_send_that_raises_ends_its_response_and_no_other(error: Exception, how: str) -> None:
+    class Raises(Passes):
+        raising = False
+
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if self.raising:
+                raise error
+
+    async def scenario(hub: Hub) -> None:
+        await hub.start("s", counts_to_five)
+        broken, other = Raises("not"), Client()
+        tasks = [await follows(hub, each) for each in (broken, other)]
+        for each in (broken, other):
+            await each.until(b'{"text":"1"}')
+        broken.how, broken.raising = how, True
+        await hub.say("s", "go on")
+        await other.until(b'{"text":"2"}')
+        broken.gate.set()
+        if not broken.shared.done():
+            broken.shared.set_result(None)
+        if isinstance(error, OSError):
+            await tasks[0]
+        else:
+            with pytest.raises(RuntimeError, match="broken"):
+                await tasks[0]
+        for n in range(3, 6):
+            await hub.say("s", "go on")
+            await other.until(b'{"text":"%d"}' % n)
+        await tasks[1]
+        assert not hub._readers
+
+    run(scenario)
+
+
+def test_middleware_that_hands_messages_from_task_to_task_gets_every_event() -> None:
+    """`BaseHTTPMiddleware` sends into a memory stream of anyio's, which blocks until the other side has taken it."""
+
+    async def scenario(hub: Hub) -> None:
+        class Middle(BaseHTTPMiddleware):
+            async def dispatch(self, request: Request, call_next: Any) -> Any:
+                return await call_next(request)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await (await hub.respond(Request(scope, receive), id="s"))(scope, receive, send)
+
+        await hub.start("s", counts_to_five)
+        clients = [Client() for _ in range(3)]
+        tasks = [asyncio.create_task(Middle(app)(each.scope, each.receive, each.send)) for each in clients]
+        for n in range(1, 6):
+            for each in clients:
+                await each.until(b'{"text":"%d"}' % n)
+            if n < 5:
+                await hub.say("s", "go on")
+        await asyncio.gather(*tasks)
+        assert all(each.body.count(b"data: {") == 6 for each in clients)
+
+    run(scenario)
+
+
+def test_a_large_event_is_sent_in_pieces_to_who_waits_for_it() -> None:
+    async def scenario(hub: Hub) -> None:
+        async def large(gen: Generation) -> None:
+            gen.text("first")
+            await gen.wait_steered()
+            await gen.send("x" * (3 * CHUNK_BYTES))
+            gen.text("last")
+
+        await hub.start("s", large)
+        client = Client()
+        task = await follows(hub, client)
+        await client.until(b"first")
+        await hub.say("s", "go on")
+        await task
+        sizes = [len(message["body"]) for message in client.sent[1:]]
+        assert max(sizes) == CHUNK_BYTES and b"data: " + b"x" * 3 * CHUNK_BYTES in client.body
+        assert client.body.index(b"xxx") < client.body.index(b"last")
+
+    run(scenario)

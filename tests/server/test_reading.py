@@ -10,7 +10,7 @@ import pytest
 
 from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Cursor, Ending, Generation, Head, Hub, Span
-from resumable_stream.server.log import Gone, Writer
+from resumable_stream.server.log import Bell, Gone, Writer
 from resumable_stream.server.memory import MemoryLog, _size_of
 from resumable_stream.server.reading import Reader, View
 
@@ -192,6 +192,159 @@ def test_a_pause_that_is_given_up_leaves_nothing_once_the_reader_is_closed() -> 
         assert reader.pause(1000.0) is None
 
     run(scenario)
+
+
+# --- to be handed what comes, without a task that wakes up
+
+
+class Takes:
+    """A sink."""
+
+    def __init__(self, *, room: int = 1000, error: BaseException | None = None) -> None:
+        self.got: list[bytes] = []
+        self._room = room
+        self._error = error
+
+    def take(self, chunk: bytes) -> bool:
+        assert asyncio.current_task() is None
+        self.got.append(chunk)
+        if self._error is not None:
+            raise self._error
+        return len(self.got) < self._room
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(line[6:]) for line in b"".join(self.got).splitlines() if line.startswith(b"data: ")]
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def handed(scenario: Callable[[Hub, MemoryLog, Writer, Reader], Awaitable[None]], view: View = "events") -> None:
+    """With a stream of one event, and a reader that has it."""
+
+    async def bounded() -> None:
+        log = MemoryLog()
+        async with asyncio.timeout(60), Hub(log, poll=60.0, lease=60.0) as hub:
+            writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=600.0)
+            assert isinstance(writer, Writer)
+            await log.append([(writer, numbered(1), None)])
+            with await hub.reader("s", view=view) as reader:
+                assert b"data: 1" in (await reader.next() or b"")
+                await scenario(hub, log, writer, reader)
+
+    asyncio.run(bounded())
+
+
+@pytest.mark.parametrize("view", ["events", "verbatim", "raw"])
+def test_a_sink_takes_each_event_while_its_task_sleeps(view: View) -> None:
+    async def scenario(hub: Hub, log: MemoryLog, writer: Writer, reader: Reader) -> None:
+        sink = Takes()
+        waiter = reader.pause(1000.0, sink)
+        assert waiter is not None
+        for n in range(2, 7):
+            await log.append([(writer, numbered(n), None)])
+            await turns()
+            assert sink.numbers == list(range(2, n + 1)) and not waiter.done()
+        assert all(b"id: " in chunk for chunk in sink.got) is (view == "events")
+        await log.finish(writer, 6, COMPLETED)
+        assert await waiter
+        assert reader.resume(True) == b"" and await reader.next() == b"" and reader.ending == COMPLETED
+        assert not reader._followed.grown._listeners
+
+    handed(scenario, view)
+
+
+@pytest.mark.parametrize("room", range(1, 5))
+def test_a_sink_that_can_take_no_more_wakes_its_task_which_misses_nothing(room: int) -> None:
+    async def scenario(hub: Hub, log: MemoryLog, writer: Writer, reader: Reader) -> None:
+        sink = Takes(room=room)
+        waiter = reader.pause(1000.0, sink)
+        assert waiter is not None
+        for n in range(2, 7):
+            await log.append([(writer, numbered(n), None)])
+            await turns()
+        assert sink.numbers == list(range(2, room + 2))
+        assert await waiter and reader.resume(True) == b""
+        assert reader.pause(1000.0, sink) is None
+        assert await rest_of(reader, 0.0) == list(range(room + 2, 7))
+
+    handed(scenario)
+
+
+@pytest.mark.parametrize("error", [OSError("left"), RuntimeError("broken"), asyncio.CancelledError()], ids=repr)
+def test_what_a_sink_raises_its_task_gets(error: BaseException) -> None:
+    async def scenario(hub: Hub, log: MemoryLog, writer: Writer, reader: Reader) -> None:
+        with await hub.reader("s", Cursor(writer.epoch, 1)) as other:
+            sink = Takes()
+            assert other.pause(1000.0, sink) is not None
+            waiter = reader.pause(1000.0, Takes(error=error))
+            assert waiter is not None
+            await log.append([(writer, numbered(2), None)])
+            with pytest.raises(type(error)):
+                await waiter
+            # Nobody else is concerned.
+            await turns()
+            assert sink.numbers == [2]
+
+    handed(scenario)
+
+
+def test_the_timeout_of_a_sink_begins_anew_with_each_event_and_with_nothing_else() -> None:
+    async def scenario(hub: Hub, log: MemoryLog, writer: Writer, reader: Reader) -> None:
+        sink = Takes()
+        waiter = reader.pause(1000.0, sink)
+        assert waiter is not None
+        first = reader._due
+        reader._followed.grown.wake()
+        await turns()
+        assert reader._due == first and not sink.got
+        await log.append([(writer, numbered(2), None)])
+        await turns()
+        assert reader._due > first
+        reader.tick(first)
+        assert not waiter.done()
+        reader.tick(reader._due)
+        # What comes before its task has run is not lost.
+        await log.append([(writer, numbered(3), None)])
+        assert await waiter is False and reader.resume(False) is None
+        assert sink.numbers == [2] and b"data: 3" in (await reader.next() or b"")
+
+    handed(scenario)
+
+
+@pytest.mark.parametrize("how", ["leave", "close", "forget", "lose"])
+def test_a_sink_is_let_go_of(how: str) -> None:
+    async def scenario(hub: Hub, log: MemoryLog, writer: Writer, reader: Reader) -> None:
+        sink = Takes()
+        waiter = reader.pause(1000.0, sink)
+        assert waiter is not None
+        followed = reader._followed
+        match how:
+            case "leave":
+                reader.leave()
+                assert await waiter and reader.resume(True) == b"" and await reader.next() == b"" and reader.left
+            case "close":
+                reader.close()
+                reader.close()
+                await log.append([(writer, numbered(2), None)])
+                await turns()
+            case "forget":
+                await log.delete("s")
+                hub._following.forget("s")
+                assert await waiter and reader.resume(True) == b"" and await reader.next() == b"" and reader.gone is not None
+            case "lose":
+                # The mirror lets go of what this reader has not got yet.
+                followed.follower.bell(Bell(id="s", item=numbered(2), epoch=writer.epoch, n=2))
+                assert followed.follower.mirror is not None
+                followed.follower.mirror.trim(0)
+                followed.grown.wake()
+                assert await waiter and reader.resume(True) == b""
+        assert not sink.got and not followed.grown._listeners
+
+    handed(scenario)
 
 
 # --- a reader that is behind what its process holds, and ahead of, or at, what the log has left
