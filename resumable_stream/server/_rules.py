@@ -71,8 +71,11 @@ __all__ = [
 
 MAX_INBOX: Final = 10_000
 """Messages that one inbox takes. 10,000: far above what people type into one answer, and a bound for those who do not type."""
-COMPACTED_BYTES: Final = 256 << 10
-"""Bytes of a joined span: nearly every finished answer is one, and a reader's page stays small."""
+COMPACTED_BYTES: Final = 1 << 20
+"""
+Bytes of a joined span, before it is compressed. 1 MiB: an answer of 3,000 tokens of a chat is one entry, 40 KB compressed, and a
+reader who pages through a longer stream unpacks each entry once, as it asks for as much at a time.
+"""
 
 
 @dataclass(slots=True, kw_only=True)

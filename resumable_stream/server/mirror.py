@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from .._errors import LogUnavailable
-from .log import Bell, Control, Cursor, Ending, Framing, Gone, Head, Page, Span, Unknown, spans_after
+from .log import Bell, Control, Cursor, Ending, Framing, Gone, Head, Page, Span, Unknown, join_spans, spans_after
 
 __all__ = [
     "Follower",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES: Final = 256 << 10
-"""Bytes that one reader is given at once, if spans are not larger. 256 KiB: a slow replay does not take a tick of the loop."""
+"""Bytes that one reader is given at once, unless one event is larger. 256 KiB: a slow replay does not take a tick of the loop."""
 _JOINED: Final = 8
 """Joined chunks that are kept for other readers at the same place: those who replay together, or lag by as much."""
 _ASIDE: Final = 1000
@@ -162,8 +162,10 @@ class Mirror:
         rest = spans_after(item, self.n)
         if self.b is not None and rest.start != self.b:
             return Hole(self.n)
-        self._spans.append(rest)
-        self._ids.append(None)
+        # An entry of an ended stream is larger than what a reader is given at once.
+        parts = (rest,) if len(rest.data) <= CHUNK_BYTES else join_spans((rest,), limit_bytes=CHUNK_BYTES)
+        self._spans += parts
+        self._ids += [None] * len(parts)
         self._forget_joined()
         self.n, self.b = rest.n, rest.b
         self.size += len(rest.data)
@@ -177,7 +179,7 @@ class Mirror:
             n: The last event that the reader has.
 
         Returns:
-            Whole events, 256 KiB or one span, whichever is more, and the number of the last of them. Empty, and `n` again, if
+            Whole events, at most 256 KiB unless one event is larger, and the number of the last of them. Empty, and `n` again, if
             there is nothing after it. The object is the same for all readers at the same place.
 
         Raises:

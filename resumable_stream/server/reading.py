@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from .following import Followed, Following
-from .log import Cursor, Ending, Framing, Gone, Page, StreamLog, Unknown
-from .mirror import Mirror, NotHeld, Phase, with_ids
+from .log import Cursor, Ending, Framing, Gone, Page, StreamLog, Unknown, join_spans
+from .mirror import CHUNK_BYTES, Mirror, NotHeld, Phase, with_ids
 from .texts import TextSoFar
 
 __all__ = ["Reader", "Sink", "View"]
@@ -508,11 +508,13 @@ class Reader:
             self._hoping_until = None
             self._pages = self._pages or deque()
             if raw:
-                self._pages.extend((span.data[max(0, self.b - span.start) :], span.n, span.b) for span in spans)
+                pieces = [span for span in join_spans(spans, limit_bytes=CHUNK_BYTES) if span.b > self.b]
+                self._pages.extend((span.data[max(0, self.b - span.start) :], span.n, span.b) for span in pieces)
                 self._place = spans[-1].n, spans[-1].b
             else:
                 ids, epoch, framing = self._view == "events", self._mirror.epoch, self._mirror.framing
-                self._pages.extend((with_ids(span, epoch, framing) if ids else span.data, span.n, span.b) for span in spans)
+                pieces = join_spans(spans, limit_bytes=CHUNK_BYTES)
+                self._pages.extend((with_ids(span, epoch, framing) if ids else span.data, span.n, span.b) for span in pieces)
             return None
         if isinstance(answer, Page):
             if answer.ending is not None and not (raw and answer.b < self.b):

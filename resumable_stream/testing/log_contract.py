@@ -1096,7 +1096,7 @@ class LogContract:
     async def test_compaction_changes_nothing_for_readers(self, log: StreamLog) -> None:
         chance = random.Random(5)
         writer = await self._begin(log)
-        events = [b"data: %d\n\n" % n + b"x" * chance.choice((0, 0, 50, 70_000)) for n in range(60)]
+        events = [b"data: %d\n\n" % n + b"x" * chance.choice((0, 0, 50, 200_000)) for n in range(60)]
         b = 0
         for n, event in enumerate(events, 1):
             b += len(event)

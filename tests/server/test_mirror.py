@@ -140,11 +140,41 @@ def test_a_chunk_has_whole_spans_and_a_bound() -> None:
         chunks.append(chunk)
     assert [len(chunk) for chunk in chunks] == [4 * size, 4 * size, 2 * size]
     assert b"".join(chunks) == b"".join(span.data for span in spans)
-    # A span that is larger than that is given as it is.
+    # An event that is larger than that is given as it is.
     large = span_from([b"x" * 3 * CHUNK_BYTES], 10, 10 * size)
     mirror.apply(large)
-    assert mirror.after(10)[0] is large.data
+    assert mirror.after(10)[0] == large.data
     assert mirror.after(8) == (spans[8].data + spans[9].data, 10)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("known", [0, 1, 700])
+def test_a_span_of_many_chunks_is_handed_out_in_chunks(known: int, large: bool) -> None:
+    """As it comes from an entry of an ended stream; some of it may be here already."""
+    events = [b"data: %s\n\n" % (b"%d " % n * 90) for n in range(3000)]
+    if large:
+        events[2000] = b"data: %s\n\n" % (b"x" * 2 * CHUNK_BYTES)
+    whole = span_from(events)
+    mirror = mirror_of(*([span_from(events[:known])] if known else []), whole)
+    assert (mirror.n, mirror.b, mirror.size) == (3000, whole.b, len(whole.data))
+    most = max(CHUNK_BYTES, *map(len, events))
+    for begin in (0, 1, known, 1999, 2000, 2001, 2999):
+        for view in (mirror.after, mirror.after_with_ids):
+            n, chunks = begin, []
+            while n < 3000:
+                chunk, n = view(n)
+                chunks.append(chunk)
+            if view == mirror.after:
+                assert b"".join(chunks) == b"".join(events[begin:])
+            assert b"".join(chunks).count(b"data: ") == 3000 - begin
+            # The ids of 400 events make a chunk larger by some kilobytes.
+            assert max(map(len, chunks)) <= (most if view == mirror.after else 1.1 * most)
+        b, found = sum(map(len, events[:begin])) + 3, b""
+        while b < whole.b:
+            piece, b = mirror.after_byte(b)
+            assert len(piece) <= most
+            found += piece
+        assert found == b"".join(events[begin:])[3:]
 
 
 def test_random_readers_of_a_growing_mirror_miss_nothing() -> None:

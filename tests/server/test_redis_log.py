@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 
-from resumable_stream.server import RedisLog, StreamLog
+from resumable_stream import Outcome
+from resumable_stream.server import Ending, Head, Hub, RedisLog, Span, StreamLog
+from resumable_stream.server import _redis_entries as entries
+from resumable_stream.server.log import Writer, join_spans
 from resumable_stream.testing.log_contract import LogContract
 
 from ..redis_server import RedisServer
@@ -72,3 +78,41 @@ class TestRedisLog(LogContract):
 @pytest.mark.soak
 class TestEveryOrder(TestRedisLog):
     share = 1
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 1), (256 << 10, 3), (16 << 10, 42)])
+def test_a_finished_answer_is_one_entry_and_those_of_earlier_versions_are_read(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, limit: int | None, count: int
+) -> None:
+    """An entry had at most 256 KiB before compression, and has 1 MiB now; each is read, whatever it holds."""
+    if limit is not None:
+        monkeypatch.setattr(entries, "join_spans", partial(join_spans, limit_bytes=limit))
+    chance = random.Random(4)
+    events = [
+        b'data: {"id":"chatcmpl-CkqY3tZ0bJ9","model":"gpt-5","text":"%d","obfuscation":"%s"%s}\n\n'
+        % (chance.randrange(1000), chance.randbytes(4).hex().encode(), b" " * 240)
+        for _ in range(2000)
+    ]
+
+    async def scenario() -> None:
+        log = RedisLog(redis_server.url)
+        writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=600.0)
+        assert isinstance(writer, Writer)
+        b = 0
+        for n, event in enumerate(events, 1):
+            b += len(event)
+            await log.append([(writer, Span(n=n, b=b, lengths=(len(event),), data=event), None)])
+        assert b > 600_000
+        await log.finish(writer, len(events), Ending(outcome=Outcome.COMPLETED))
+        await log.compact("s")
+        with redis.Redis(port=redis_server.port) as direct:
+            assert abs(direct.xlen("rs:{s}:s") - count) <= count // 20
+        async with Hub(log) as hub:
+            for view in ("verbatim", "events"):
+                found = [chunk async for chunk in hub.follow("s", view=view)]  # type: ignore[arg-type]
+                assert max(map(len, found)) <= 1.1 * (256 << 10)
+                body = b"".join(found)
+                assert body == b"".join(events) if view == "verbatim" else body.count(b"\ndata: {") == len(events) + 1
+        await log.aclose()
+
+    asyncio.run(scenario())
