@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio import Redis as AsyncRedis
 
 from resumable_stream import Outcome
 from resumable_stream.server import Ending, Head, Hub, RedisLog, Span, StreamLog
+from resumable_stream.server import _redis_client as client
 from resumable_stream.server import _redis_entries as entries
+from resumable_stream.server._redis_client import RedisClient
 from resumable_stream.server.log import Writer, join_spans
 from resumable_stream.testing.log_contract import LogContract
 
@@ -116,3 +119,22 @@ def test_a_finished_answer_is_one_entry_and_those_of_earlier_versions_are_read(
         await log.aclose()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("words", [(), (b"",), (b"a b", "\u00e9".encode(), b"\r\n$3\r\n", bytes(range(256)), b"x" * 100_000)])
+def test_calls_are_written_as_redis_py_writes_them(words: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `hiredis` where it is there; everything else, and all of it without `hiredis`, by redis-py itself."""
+    pytest.importorskip("hiredis")
+    plain = AsyncRedis.from_url("redis://localhost").connection_pool.make_connection()
+    url = "redis://localhost?encoding=utf-16"
+
+    def ours() -> Any:
+        return RedisClient(url, socket_timeout=1.0, timeout=1.0, concurrency=1)._client.connection_pool.make_connection()
+
+    call = ("EVALSHA", "0f" * 20, 2, b"rs:{s}", b"rs:{s}:s", *words)
+    (packed,) = ours().pack_command(*call)
+    assert packed == b"".join(plain.pack_command(*call))
+    assert b"".join(ours().pack_commands([call, call])) == 2 * packed
+    assert ours().pack_command("GET", "key") == [b"".join([b"*2\r\n$3\r\nGET\r\n$8\r\n", "key".encode("utf-16"), b"\r\n"])]
+    monkeypatch.setattr(client, "_pack", None)
+    assert type(ours()) is type(plain)
