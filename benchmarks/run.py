@@ -210,7 +210,7 @@ ROWS = (
         "serve-bare",
         "the same",
         "bare ASGI app",
-        floor=1.4,
+        floor=1.6,
         aim=1.15,
         measure=lambda bench: serving.bare_fanout(bench.size.readers, few(bench)),
         better="lower",
