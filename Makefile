@@ -118,7 +118,8 @@ redis-server:
 # It cannot be installed beside the others. PYTEST_ARGS may choose none of its tests, which pytest calls a failure (5).
 integration-litellm: $(LITELLM_STAMP)
 	@$(LITELLM_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) \
-		tests/integration/test_sdk_litellm.py tests/integration/test_sdk_pages.py $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
+		tests/integration/test_sdk_litellm.py tests/integration/test_sdk_pages.py tests/integration/test_sdk_relayed.py \
+		$(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 
 wheel-test: $(STAMP) ## Build the wheel, install it without and with extras, use it away from the sources
 	@$(BIN)/python scripts/wheel_test.py
@@ -138,7 +139,7 @@ $(STAMP): pyproject.toml
 $(BENCH_STAMP): pyproject.toml benchmarks/requirements.txt
 	$(call make-venv,$(BENCH_VENV))
 	@echo "installing the package and its peers into $(BENCH_VENV) (once)"
-	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[httpx2,redis,server]' --requirement benchmarks/requirements.txt
+	@$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[cli,httpx2,redis,relay]' --requirement benchmarks/requirements.txt
 	@touch $@
 
 $(INTEGRATION_STAMP): pyproject.toml tests/integration/requirements.txt
@@ -157,7 +158,7 @@ $(NODE_STAMP): $(NODE_DIR)/package.json | $(INTEGRATION_STAMP)
 $(LITELLM_STAMP): pyproject.toml tests/integration/requirements-litellm.txt
 	$(call make-venv,$(LITELLM_VENV))
 	@echo "installing the package and litellm into $(LITELLM_VENV) (once)"
-	@$(LITELLM_VENV)/bin/python $(PIP_INSTALL) --editable . --requirement tests/integration/requirements-litellm.txt
+	@$(LITELLM_VENV)/bin/python $(PIP_INSTALL) --editable '.[cli,relay]' --requirement tests/integration/requirements-litellm.txt
 	@touch $@
 
 # Debian ships venv without ensurepip; there the pip of $(PYTHON) fills the environment.

@@ -73,7 +73,7 @@ class DroppingProxy(Listener):
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError):
             reader = client.makefile("rb")
-            first, fields = _head(reader)
+            first, fields = head_of(reader)
             body = reader.read(int(fields.get("content-length", 0)))
             method, path, _ = first.split(" ", 2)
             seen = Seen(method, path, fields, body)
@@ -87,15 +87,11 @@ class DroppingProxy(Listener):
             if named and again:
                 time.sleep(self._pause)
             with socket.create_connection(("127.0.0.1", self._upstream)) as server:
-                # A client that goes away is seen by the server at once.
-                watch = threading.Thread(target=_hang_up, args=(client, server), daemon=True)
-                server.sendall(_joined(first, fields) + body)
-                watch.start()
+                server.sendall(joined(first, fields) + body)
                 try:
-                    self._answer(server, client, drop, passed, named)
+                    with watching(client, server):
+                        self._answer(server, client, drop, passed, named)
                 finally:
-                    hang_up(server, client)
-                    watch.join()
                     if drop is not None and drop[1] == "rst":
                         reset(client)
 
@@ -103,9 +99,9 @@ class DroppingProxy(Listener):
         self, server: socket.socket, client: socket.socket, drop: tuple[int, Way] | None, passed: bytearray, named: bool
     ) -> None:
         reader = server.makefile("rb")
-        first, fields = _head(reader)
+        first, fields = head_of(reader)
         chunked = fields.get("transfer-encoding") == "chunked"
-        client.sendall(_joined(first, fields))
+        client.sendall(joined(first, fields))
         if named:
             # A server that has nothing to say yet is back soon too.
             late = threading.Timer(0.03, self._settle, (self._turn,))
@@ -114,7 +110,7 @@ class DroppingProxy(Listener):
         if not chunked:
             client.sendall(reader.read(int(fields["content-length"])) if "content-length" in fields else reader.read())
             return
-        for data in _chunks(reader):
+        for data in pieces_of(reader):
             if named and not passed:
                 # What it says first, a task as it stands, is said: the rest is live.
                 self._settle(self._turn)
@@ -137,7 +133,19 @@ class DroppingProxy(Listener):
         client.sendall(b"0\r\n\r\n")
 
 
-def _hang_up(client: socket.socket, server: socket.socket) -> None:
+@contextlib.contextmanager
+def watching(client: socket.socket, server: socket.socket) -> Iterator[None]:
+    """Until this is left a client that goes away is seen by the server at once, and then both are hung up on."""
+    watch = threading.Thread(target=_leave_with, args=(client, server), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        hang_up(server, client)
+        watch.join()
+
+
+def _leave_with(client: socket.socket, server: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while client.recv(65536):
             pass
@@ -145,7 +153,7 @@ def _hang_up(client: socket.socket, server: socket.socket) -> None:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def _head(reader: object) -> tuple[str, dict[str, str]]:
+def head_of(reader: object) -> tuple[str, dict[str, str]]:
     first = reader.readline().decode().rstrip()  # type: ignore[attr-defined]
     if not first:
         raise EOFError
@@ -156,13 +164,13 @@ def _head(reader: object) -> tuple[str, dict[str, str]]:
     return first, fields
 
 
-def _joined(first: str, fields: dict[str, str]) -> bytes:
+def joined(first: str, fields: dict[str, str]) -> bytes:
     # One request for each connection: so each is seen, and a drop is that of one answer.
     lines = [first, *(f"{name}: {value}" for name, value in fields.items() if name != "connection"), "connection: close"]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _chunks(reader: object) -> Iterator[bytes]:
+def pieces_of(reader: object) -> Iterator[bytes]:
     while size := int(reader.readline() or b"0", 16):  # type: ignore[attr-defined]
         yield reader.read(size)  # type: ignore[attr-defined]
         reader.readline()  # type: ignore[attr-defined]
