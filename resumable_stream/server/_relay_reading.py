@@ -14,6 +14,7 @@ cleanly it closed. Where the protocol has no marker, a clean close is the end, a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,6 +25,7 @@ from ..protocols import (
     NDJSON,
     AnthropicMessages,
     GeminiGenerate,
+    GeminiInteractions,
     LastEventID,
     OllamaNDJSON,
     OpenAIChat,
@@ -39,8 +41,9 @@ from .wire import REPORTED
 
 __all__ = ["UpstreamReading", "protocol_of", "text_in"]
 
-_KNOWN: Final = (OpenAIResponses, OpenAIChat, AnthropicMessages, GeminiGenerate, OllamaNDJSON)
+_KNOWN: Final = (OpenAIResponses, OpenAIChat, AnthropicMessages, GeminiInteractions, GeminiGenerate, OllamaNDJSON)
 _TAIL: Final = 64
+_DONE: Final = "[DONE]"
 _CUT: Final = Ending(outcome=Outcome.FAILED, reason="upstream_cut")
 # A whole event as providers write it: a name or none, and one line of data. One space after the colon is no part of a value.
 _BLOCK: Final = re.compile(rb"(?:event: ?+(.+)\n)?data: ?+(.{1,7}).*\n\n").fullmatch
@@ -234,7 +237,12 @@ class UpstreamReading:
             self._read(items)
             return [item.wire if item.wire.endswith(b"\n") else item.wire + b"\n" for item in items]
         self._half = decoder.partial
-        found = self._read(decoder.unfinished())
+        ended_line = not decoder.in_line
+        items = decoder.unfinished()
+        if not all(ended_line or item.data.startswith(_DONE) or _is_json(item.data) for item in items):
+            # Its name may say that it is the last one; half of it is no end.
+            return []
+        found = self._read(items)
         # Without its blank line it may be half an event, unless it is what ends the stream.
         whole = self.over or self._settled is not None
         self._half = self._half and not whole
@@ -275,9 +283,17 @@ def _quiet(protocol: ResumeProtocol) -> Callable[[bytes], bool]:
     return quiet
 
 
+def _is_json(text: str) -> bool:
+    """A whole JSON object or array. Of a number or a word, a piece may be one too."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
 # --- the text of a stream of unknown kind -------------------------------------------------------------------------------
 
-_TEXTS: Final = (OpenAIChat(), AnthropicMessages(), OpenAIResponses(), GeminiGenerate(), OllamaNDJSON())
+_TEXTS: Final = (OpenAIChat(), AnthropicMessages(), OpenAIResponses(), GeminiGenerate(), OllamaNDJSON(), GeminiInteractions())
 
 
 def text_in(event: Any) -> str | None:
@@ -299,6 +315,8 @@ def text_in(event: Any) -> str | None:
         protocol = _TEXTS[3]
     elif "done" in body:
         protocol = _TEXTS[4]
+    elif "event_type" in body:
+        protocol = _TEXTS[5]
     else:
         return None
     # Of several answers to one prompt the first: together they would be no text.

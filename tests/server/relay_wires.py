@@ -1,4 +1,4 @@
-"""What four providers send, and what their clients ask. The payloads are invented, the shapes are those of the API references."""
+"""What providers send, and what their clients ask. The payloads are invented, the shapes are those of the API references."""
 
 from __future__ import annotations
 
@@ -67,6 +67,10 @@ def _gemini(text: str, **candidate: Any) -> bytes:
     return _sse({"candidates": [{"content": content, "index": 0, **candidate}], "responseId": "r1"}, "\r\n\r\n")
 
 
+def _interaction(kind: str, n: int, **data: Any) -> bytes:
+    return f"event: {kind}\n".encode() + _sse({"event_type": kind, **data, "event_id": f"e{n}"})
+
+
 def _ollama(text: str, **more: Any) -> bytes:
     line = {"model": "m", "message": {"role": "assistant", "content": text}, "done": False, **more}
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
@@ -123,4 +127,19 @@ OLLAMA = Wire(
     content_type="application/x-ndjson",
     events=len(TEXT) + 1,
 )
-WIRES = (OPENAI, ANTHROPIC, GEMINI, OLLAMA)
+INTERACTIONS = Wire(
+    "interactions",
+    "/v1beta/interactions",
+    {"model": "m", "input": PROMPT, "stream": True},
+    (
+        _interaction("interaction.created", 0, interaction={"id": "i1", "object": "interaction", "status": "in_progress"}),
+        _interaction("step.start", 1, index=0, step={"type": "model_output"}),
+        *(_interaction("step.delta", n, index=0, delta={"type": "text", "text": text}) for n, text in enumerate(TEXT, 2)),
+        _interaction("step.stop", 9, index=0),
+        _interaction("interaction.completed", 10, interaction={"id": "i1", "object": "interaction", "status": "completed"}),
+        b"event: done\ndata: [DONE]\n\n",
+    ),
+    key_header="x-goog-api-key",
+    events=len(TEXT) + 5,
+)
+WIRES = (OPENAI, ANTHROPIC, GEMINI, OLLAMA, INTERACTIONS)

@@ -13,7 +13,7 @@ from resumable_stream.protocols import Head
 from resumable_stream.server._relay_reading import UpstreamReading, protocol_of, text_in
 from resumable_stream.server.log import Ending
 
-from .relay_wires import ANTHROPIC, GEMINI, OLLAMA, OPENAI, TEXT, WIRES, Wire
+from .relay_wires import ANTHROPIC, GEMINI, INTERACTIONS, OLLAMA, OPENAI, TEXT, WIRES, Wire
 
 COMPLETED = Ending(outcome=Outcome.COMPLETED)
 ENDED = Ending(outcome=Outcome.ENDED)
@@ -50,6 +50,17 @@ def test_a_body_is_cut_into_its_events_however_it_arrives(wire: Wire, size: int)
     # A client counts the same.
     decoder: Any = NDJSONDecoder() if wire.format == "ndjson" else SSEDecoder()
     assert len(decoder.feed(body)) == wire.events
+
+
+def test_half_of_the_event_that_would_be_the_last_is_no_end_whatever_its_name_says() -> None:
+    head = Head(200, {"content-type": "text/event-stream"}, "")
+    asked = {"model": "m", "input": "hi", "stream": True}
+    data = b'{"type": "response.completed", "sequence_number": 1, "response": {"id": "resp_1", "status": "completed"}}'
+    body = b"event: response.completed\ndata: " + data
+    for at in range(len(body) + 1):
+        protocol = protocol_of("POST", "https://upstream/v1/responses", asked, head, "sse")
+        _, ending = read(UpstreamReading("sse", protocol), [body[:at]])
+        assert ending == (COMPLETED if at == len(body) else CUT), at
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=repr)
@@ -144,7 +155,7 @@ def test_a_body_that_is_cut_at_any_byte_has_its_whole_events_and_an_honest_end(w
     body = wire.transcript
     ends = [len(b"".join(wire.blocks[: n + 1])) for n in range(len(wire.blocks))]
     # Of these the outcome is known one or two events before the last.
-    settled = {"openai": ends[-2], "anthropic": ends[-2]}.get(wire.name, ends[-1])
+    settled = {"openai": ends[-2], "anthropic": ends[-2], "interactions": ends[-2]}.get(wire.name, ends[-1])
     # Without its last line ends it is whole if the body was ended in order; and a CR is a line end, whether a LF follows or not.
     lacking = {"ndjson": 1, "sse": 4 if wire is GEMINI else 2}[wire.format] if clean else int(wire is GEMINI)
     for at in range(len(body)):
@@ -258,6 +269,7 @@ def test_each_provider_is_known_by_its_request() -> None:
         ANTHROPIC.name: "AnthropicMessages",
         GEMINI.name: "GeminiGenerate",
         OLLAMA.name: "OllamaNDJSON",
+        INTERACTIONS.name: "GeminiInteractions",
     }
     head = Head(200, {"content-type": "text/event-stream"}, "")
     body = {"model": "m", "input": "hi", "stream": True}
