@@ -9,26 +9,31 @@ Every cell is a run of its own: a `FlakyServer` that speaks the provider's wire,
 they come. Only the first answer is cut; the server goes on wherever the provider's API can, so whoever asks for the rest gets it.
 Before that every client must read an undisturbed answer whole, or nothing is reported.
 
+Through the relay the server is not disturbed, and a proxy in front of the relay cuts: `resumable-stream relay` is one process for
+all runs, with the server of each run under a path of its own.
+
 Several cells run at the same time: nothing is timed here, and those that wait would otherwise wait one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, Literal
 
 from wires import ASK, TOKENS, WORDS, Wire, chat, gemini, interactions, messages, plain, responses
 
@@ -40,13 +45,19 @@ from resumable_stream.protocols import (
     LastEventID,
     OpenAIChat,
     OpenAIResponses,
+    Relayed,
 )
 from resumable_stream.testing import Fault, FlakyServer
 
-TIMEOUT: Final = 1.0  # seconds without a byte, given to every client: the defaults are up to ten minutes, or none
+# The relay as a process, and the network in front of it, are those of the tests.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.integration.dropping import DroppingProxy, Way
+from tests.integration.relaying import relaying
+
+TIMEOUT: Final = 4.0  # seconds without a byte, given to every client: the defaults are up to ten minutes, or none
 BOUND: Final = 25.0  # seconds for one run: requests-sse waits 10 before it connects again
-DEADLINE: Final = 45.0  # seconds for all of them, so that the script ends within a minute
-AT_ONCE: Final = 16  # runs: more of them would keep each other waiting longer than TIMEOUT
+DEADLINE: Final = 90.0  # seconds for all of them, so that the script ends within two minutes
+AT_ONCE: Final = 8  # runs: more of them would keep each other waiting longer than TIMEOUT
 PAGE: Final = Path(__file__).parents[1] / "docs" / "compare.md"
 PACKAGES: Final = {  # distribution: what it is imported as
     "openai": "openai",
@@ -61,8 +72,16 @@ PACKAGES: Final = {  # distribution: what it is imported as
 }
 LEGEND: Final = (
     "A cell has the number of tokens that came, and what was raised behind them.\n"
-    "**Bold** is the whole answer; *not the same* means that events were repeated or lost."
+    "**Bold** is the whole answer; *not the same* means that events were repeated or lost.\n"
+    "*Through the relay* has what is the same for all four cuts once; a dash: our transport does not go under this reader, "
+    "or a relay does not keep what is asked for by GET."
 )
+ALONE: Final = (
+    "The same SDKs unmodified, with nothing changed but the base URL, which is that of the relay.\n"
+    "The cuts are proper closes, once between the provider and the relay, and once between the relay and the SDK.\n"
+    "*Fetched* is what `GET {Content-Location}?view=verbatim` brings after the second one."
+)
+KEY: Final = {"Authorization": "Bearer none"}  # that of every SDK here
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
 
@@ -70,7 +89,8 @@ END: Final = "<!-- measured: end -->"
 # --- the clients: each reads an answer as its README does, and appends the text that the caller gets
 
 
-Read = Callable[[FlakyServer, list[str]], None]
+Read = Callable[[Any, list[str]], None]
+"""Of where the API is (`origin`, and the `url` of its stream), and what it appends to."""
 CHAT_BODY: Final = {"model": "m", "messages": ASK, "stream": True}
 ASK_GEMINI: Final = {"contents": [{"role": "user", "parts": [{"text": "Count."}]}]}
 
@@ -78,7 +98,7 @@ ASK_GEMINI: Final = {"contents": [{"role": "user", "parts": [{"text": "Count."}]
 def over(read: Callable[..., None]) -> Read:
     """The same SDK in the same words, over our transport."""
 
-    def through(server: FlakyServer, got: list[str]) -> None:
+    def through(server: Any, got: list[str]) -> None:
         from resumable_stream.transports.httpx2 import ResumableTransport
 
         read(server, got, ResumableTransport())
@@ -86,27 +106,27 @@ def over(read: Callable[..., None]) -> Read:
     return through
 
 
-def openai_client(server: FlakyServer, transport: Any) -> Any:
+def openai_client(server: Any, transport: Any) -> Any:
     import openai
 
     http = openai.DefaultHttpxClient(transport=transport) if transport else None
     return openai.OpenAI(api_key="none", base_url=f"{server.origin}/v1", timeout=TIMEOUT, http_client=http)
 
 
-def openai_responses(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def openai_responses(server: Any, got: list[str], transport: Any = None) -> None:
     with openai_client(server, transport) as client:
         for event in client.responses.create(model="m", input="Count.", background=True, stream=True):
             if event.type == "response.output_text.delta":
                 got.append(event.delta)
 
 
-def openai_chat(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def openai_chat(server: Any, got: list[str], transport: Any = None) -> None:
     with openai_client(server, transport) as client:
         for chunk in client.chat.completions.create(model="m", messages=ASK, stream=True):
             got.append(chunk.choices[0].delta.content or "")
 
 
-def openai_chat_helper(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def openai_chat_helper(server: Any, got: list[str], transport: Any = None) -> None:
     with openai_client(server, transport) as client, client.chat.completions.stream(model="m", messages=ASK) as stream:
         for event in stream:
             if event.type == "content.delta":
@@ -114,21 +134,21 @@ def openai_chat_helper(server: FlakyServer, got: list[str], transport: Any = Non
         got[:] = [stream.get_final_completion().choices[0].message.content or ""]
 
 
-def anthropic_client(server: FlakyServer, transport: Any) -> Any:
+def anthropic_client(server: Any, transport: Any) -> Any:
     import anthropic
 
     http = anthropic.DefaultHttpxClient(transport=transport) if transport else None
     return anthropic.Anthropic(api_key="none", base_url=server.origin, timeout=TIMEOUT, http_client=http)
 
 
-def anthropic_messages(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def anthropic_messages(server: Any, got: list[str], transport: Any = None) -> None:
     with anthropic_client(server, transport) as client:
         for event in client.messages.create(model="m", max_tokens=TOKENS, messages=ASK, stream=True):
             if event.type == "content_block_delta":
                 got.append(event.delta.text)
 
 
-def anthropic_helper(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def anthropic_helper(server: Any, got: list[str], transport: Any = None) -> None:
     with (
         anthropic_client(server, transport) as client,
         client.messages.stream(model="m", max_tokens=TOKENS, messages=ASK) as stream,
@@ -138,7 +158,7 @@ def anthropic_helper(server: FlakyServer, got: list[str], transport: Any = None)
         got[:] = [stream.get_final_message().content[0].text]
 
 
-def google_client(server: FlakyServer, transport: Any) -> Any:
+def google_client(server: Any, transport: Any) -> Any:
     from google import genai
     from google.genai import types
 
@@ -147,20 +167,20 @@ def google_client(server: FlakyServer, transport: Any) -> Any:
     return genai.Client(api_key="none", http_options=options)
 
 
-def google_interactions(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def google_interactions(server: Any, got: list[str], transport: Any = None) -> None:
     with google_client(server, transport) as client:
         for event in client.interactions.create(model="m", input="Count.", stream=True):
             if event.event_type == "step.delta":
                 got.append(event.delta.text)
 
 
-def google_genai(server: FlakyServer, got: list[str], transport: Any = None) -> None:
+def google_genai(server: Any, got: list[str], transport: Any = None) -> None:
     with google_client(server, transport) as client:
         for chunk in client.models.generate_content_stream(model="m", contents="Count."):
             got.append(chunk.text or "")
 
 
-def httpx_sse(server: FlakyServer, got: list[str]) -> None:
+def httpx_sse(server: Any, got: list[str]) -> None:
     import httpx
     from httpx_sse import connect_sse
 
@@ -171,7 +191,7 @@ def httpx_sse(server: FlakyServer, got: list[str]) -> None:
             got.append(event.data)
 
 
-def httpx2_lines(server: FlakyServer, got: list[str]) -> None:
+def httpx2_lines(server: Any, got: list[str]) -> None:
     import httpx2
 
     with httpx2.Client(timeout=TIMEOUT) as client, client.stream("GET", server.url) as response:
@@ -182,7 +202,7 @@ def httpx2_lines(server: FlakyServer, got: list[str]) -> None:
                 got.append(line.removeprefix("data: "))
 
 
-def sseclient_py(server: FlakyServer, got: list[str]) -> None:
+def sseclient_py(server: Any, got: list[str]) -> None:
     import requests
     import sseclient
 
@@ -193,7 +213,7 @@ def sseclient_py(server: FlakyServer, got: list[str]) -> None:
             got.append(event.data)
 
 
-def requests_sse(server: FlakyServer, got: list[str]) -> None:
+def requests_sse(server: Any, got: list[str]) -> None:
     from requests_sse import EventSource
 
     with EventSource(server.url, timeout=TIMEOUT) as source:
@@ -203,7 +223,7 @@ def requests_sse(server: FlakyServer, got: list[str]) -> None:
             got.append(event.data)
 
 
-def requests_sse_chat(server: FlakyServer, got: list[str]) -> None:
+def requests_sse_chat(server: Any, got: list[str]) -> None:
     from requests_sse import EventSource
 
     url = f"{server.origin}/v1/chat/completions"
@@ -215,7 +235,7 @@ def requests_sse_chat(server: FlakyServer, got: list[str]) -> None:
 
 
 def ours(method: str, path: str, protocol: rs.protocols.ResumeProtocol, body: dict[str, Any] | None = None) -> Read:
-    def read(server: FlakyServer, got: list[str]) -> None:
+    def read(server: Any, got: list[str]) -> None:
         request: dict[str, Any] = {} if body is None else {"json": body}
         timeouts = rs.Timeouts(idle=TIMEOUT)
         try:
@@ -238,13 +258,17 @@ class Row:
     One line: a wire, and one who reads it.
 
     Attributes:
+        relayed: How it reads through a relay; `None`: it cannot.
+        bare: It is an SDK without us.
         packages: Distributions that it needs besides this one.
     """
 
     wire: str
     reader: str
     read: Read
-    packages: Sequence[str] = ()
+    relayed: Read | None = None
+    bare: bool = False
+    packages: Sequence[str] = field(default=(), hash=False)
 
 
 WIRES: Final[dict[str, Callable[[], Wire]]] = {
@@ -258,46 +282,40 @@ WIRES: Final[dict[str, Callable[[], Wire]]] = {
 RESPONSES, CHAT, MESSAGES, GEMINI, INTERACTIONS, PLAIN = WIRES
 US: Final = "**resumable_stream**"
 OVER: Final = "over **our transport**"
+
+
+def alone(wire: str, reader: str, read: Callable[..., None], package: str) -> Row:
+    return Row(wire=wire, reader=reader, read=read, relayed=over(read), bare=True, packages=[package])
+
+
+def beneath(wire: str, reader: str, read: Callable[..., None], package: str) -> Row:
+    return Row(wire=wire, reader=f"{reader} {OVER}", read=over(read), relayed=over(read), packages=[package])
+
+
+def us(wire: str, path: str, protocol: rs.protocols.ResumeProtocol, body: dict[str, Any]) -> Row:
+    relayed = ours("POST", path, Relayed(protocol), body)
+    return Row(wire=wire, reader=US, read=ours("POST", path, protocol, body), relayed=relayed)
+
+
 ROWS: Final = [
-    Row(wire=RESPONSES, reader="openai, `create(stream=True)`", read=openai_responses, packages=["openai"]),
-    Row(wire=RESPONSES, reader=f"openai {OVER}", read=over(openai_responses), packages=["openai"]),
-    Row(
-        wire=RESPONSES,
-        reader=US,
-        read=ours(
-            "POST",
-            "/v1/responses",
-            OpenAIResponses(),
-            {"model": "m", "input": "Count.", "background": True, "stream": True},
-        ),
-    ),
-    Row(wire=CHAT, reader="openai, `create(stream=True)`", read=openai_chat, packages=["openai"]),
-    Row(wire=CHAT, reader="openai, `.stream()`", read=openai_chat_helper, packages=["openai"]),
-    Row(wire=CHAT, reader=f"openai, `.stream()`, {OVER}", read=over(openai_chat_helper), packages=["openai"]),
+    alone(RESPONSES, "openai, `create(stream=True)`", openai_responses, "openai"),
+    beneath(RESPONSES, "openai", openai_responses, "openai"),
+    us(RESPONSES, "/v1/responses", OpenAIResponses(), {"model": "m", "input": "Count.", "background": True, "stream": True}),
+    alone(CHAT, "openai, `create(stream=True)`", openai_chat, "openai"),
+    alone(CHAT, "openai, `.stream()`", openai_chat_helper, "openai"),
+    beneath(CHAT, "openai, `.stream()`,", openai_chat_helper, "openai"),
     Row(wire=CHAT, reader='requests-sse, `method="POST"`', read=requests_sse_chat, packages=["requests-sse", "requests"]),
-    Row(wire=CHAT, reader=US, read=ours("POST", "/v1/chat/completions", OpenAIChat(), CHAT_BODY)),
-    Row(wire=MESSAGES, reader="anthropic, `create(stream=True)`", read=anthropic_messages, packages=["anthropic"]),
-    Row(wire=MESSAGES, reader="anthropic, `.stream()`", read=anthropic_helper, packages=["anthropic"]),
-    Row(wire=MESSAGES, reader=f"anthropic, `.stream()`, {OVER}", read=over(anthropic_helper), packages=["anthropic"]),
-    Row(
-        wire=MESSAGES,
-        reader=US,
-        read=ours("POST", "/v1/messages", AnthropicMessages(), {**CHAT_BODY, "max_tokens": TOKENS}),
-    ),
-    Row(wire=GEMINI, reader="google-genai", read=google_genai, packages=["google-genai"]),
-    Row(wire=GEMINI, reader=f"google-genai {OVER}", read=over(google_genai), packages=["google-genai"]),
-    Row(
-        wire=GEMINI,
-        reader=US,
-        read=ours("POST", "/v1beta/models/m:streamGenerateContent?alt=sse", GeminiGenerate(), ASK_GEMINI),
-    ),
-    Row(wire=INTERACTIONS, reader="google-genai", read=google_interactions, packages=["google-genai"]),
-    Row(wire=INTERACTIONS, reader=f"google-genai {OVER}", read=over(google_interactions), packages=["google-genai"]),
-    Row(
-        wire=INTERACTIONS,
-        reader=US,
-        read=ours("POST", "/v1beta/interactions", GeminiInteractions(), {"model": "m", "input": "Count.", "stream": True}),
-    ),
+    us(CHAT, "/v1/chat/completions", OpenAIChat(), CHAT_BODY),
+    alone(MESSAGES, "anthropic, `create(stream=True)`", anthropic_messages, "anthropic"),
+    alone(MESSAGES, "anthropic, `.stream()`", anthropic_helper, "anthropic"),
+    beneath(MESSAGES, "anthropic, `.stream()`,", anthropic_helper, "anthropic"),
+    us(MESSAGES, "/v1/messages", AnthropicMessages(), {**CHAT_BODY, "max_tokens": TOKENS}),
+    alone(GEMINI, "google-genai", google_genai, "google-genai"),
+    beneath(GEMINI, "google-genai", google_genai, "google-genai"),
+    us(GEMINI, "/v1beta/models/m:streamGenerateContent?alt=sse", GeminiGenerate(), ASK_GEMINI),
+    alone(INTERACTIONS, "google-genai", google_interactions, "google-genai"),
+    beneath(INTERACTIONS, "google-genai", google_interactions, "google-genai"),
+    us(INTERACTIONS, "/v1beta/interactions", GeminiInteractions(), {"model": "m", "input": "Count.", "stream": True}),
     Row(wire=PLAIN, reader="httpx-sse", read=httpx_sse, packages=["httpx-sse", "httpx"]),
     Row(wire=PLAIN, reader="httpx2, `iter_lines()`", read=httpx2_lines, packages=["httpx2"]),
     Row(wire=PLAIN, reader="sseclient-py", read=sseclient_py, packages=["sseclient-py", "requests"]),
@@ -306,14 +324,30 @@ ROWS: Final = [
 ]
 
 
-def cuts(wire: Wire) -> dict[str, Fault]:
+PROPERLY: Final = "closed properly"
+
+
+def drops(wire: Wire) -> dict[str, tuple[int, Way]]:
+    """Where the body of an answer is cut, in bytes, and how."""
     whole = sum(map(len, wire.frames[: wire.behind]))
+    half = whole + len(wire.frames[wire.behind]) // 2
     return {
-        "closed properly": wire.cut("clean"),
-        "closed inside an event": Fault.cut(after_bytes=whole + len(wire.frames[wire.behind]) // 2, how="fin"),
-        "reset": wire.cut("rst"),
-        "silence": wire.cut("silence"),
+        PROPERLY: (whole, "clean"),
+        "closed inside an event": (half, "fin"),
+        "reset": (whole, "rst"),
+        "silence": (whole, "silence"),
     }
+
+
+def cuts(wire: Wire) -> dict[str, Fault]:
+    return {name: Fault.cut(after_bytes=after, how=way) for name, (after, way) in drops(wire).items()}
+
+
+Leg = Literal["direct", "relayed", "bare", "behind"]
+"""
+What lies between a client and an API: nothing; our transport and a relay; a relay alone. The client's connection is cut, and in
+the last case that of the relay.
+"""
 
 
 @dataclass(slots=True)
@@ -324,34 +358,70 @@ class Run:
     Attributes:
         got: The text, as the caller got it; a row without a cut reads its own.
         error: What was raised to the caller.
-        requests: What the server was asked: method, and path with query.
+        requests: What the API was asked: method, and path with query.
+        fetched: Through the relay alone: it has the whole answer.
     """
 
     row: Row
     cut: str | None
+    leg: Leg = "direct"
+    mount: str = ""
+    server: Any = None
     got: list[str] = field(default_factory=list)
     error: BaseException | None = None
     seconds: float = 0.0
     done: bool = False
     requests: list[str] = field(default_factory=list)
+    fetched: bool = False
 
-    def go(self, latest: float) -> None:
-        """Run it, and leave it where it hangs; `latest` is the monotonic time by which it has to be over."""
+    def serve(self) -> FlakyServer:
+        """The API, which is to be up before the relay is."""
         wire = WIRES[self.row.wire]()
+        disturbed = self.cut is not None and self.leg in ("direct", "behind")
+        self.server = wire.serve(cuts(wire)[self.cut] if disturbed and self.cut is not None else None)
+        return self.server
+
+    def go(self, relay: str, latest: float) -> None:
+        """Run it, and leave it where it hangs; `latest` is the monotonic time by which it has to be over."""
         start = time.monotonic()
-        with wire.serve(None if self.cut is None else cuts(wire)[self.cut]) as server:
-            reader = threading.Thread(target=self._read, args=(server,), daemon=True)
+        with self._network(relay) as (where, network):
+            reader = threading.Thread(target=self._read, args=(where,), daemon=True)
             reader.start()
             reader.join(max(0.0, min(BOUND, latest - start)))
             self.done = not reader.is_alive()
             self.seconds = time.monotonic() - start
             # Copied here: closing the server wakes a client that hangs.
             self.got = list(self.got)
-            self.requests = [f"{request.method} {request.url.removeprefix(server.origin)}" for request in server.requests]
+            self.requests = [f"{asked.method} {asked.url.removeprefix(self.server.origin)}" for asked in self.server.requests]
+            if self.leg == "bare" and network is not None:
+                self.fetched = self._fetch(network)
 
-    def _read(self, server: FlakyServer) -> None:
+    @contextlib.contextmanager
+    def _network(self, relay: str) -> Iterator[tuple[Any, DroppingProxy | None]]:
+        """Where the client finds its API, and what cuts its connection there."""
+        if self.leg == "direct":
+            yield self.server, None
+            return
+        wire, network = WIRES[self.row.wire](), DroppingProxy(int(relay.rpartition(":")[2]))
+        ours = [drops(wire)[self.cut]] if self.cut is not None and self.leg != "behind" else []
+        network.drop(lambda seen: seen.method == "POST", *ours)
         try:
-            self.row.read(server, self.got)
+            yield SimpleNamespace(origin=network.url + self.mount), network
+        finally:
+            network.close()
+
+    def _fetch(self, network: DroppingProxy) -> bool:
+        import httpx2
+
+        place = f"{network.url}{network.heads[0]['content-location']}?view=verbatim"
+        answer = httpx2.get(place, headers=KEY, timeout=BOUND, trust_env=False)
+        return bool(answer.content == b"".join(WIRES[self.row.wire]().frames))
+
+    def _read(self, where: Any) -> None:
+        read = self.row.relayed if self.leg == "relayed" else self.row.read
+        assert read is not None
+        try:
+            read(where, self.got)
         except BaseException as error:
             self.error = error
 
@@ -395,28 +465,74 @@ def installed(row: Row) -> bool:
 
 
 def run(rows: Iterable[Row]) -> list[Run]:
-    """Every row with every cut and without one."""
-    runs = [Run(row, cut) for row in rows for cut in (None, *cuts(WIRES[row.wire]()))]
-    latest = time.monotonic() + DEADLINE
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in [pool.submit(each.go, latest) for each in runs]:
-            done.result()
+    """Every row with every cut and without one, directly and through a relay."""
+    runs: list[Run] = []
+    for row in rows:
+        kinds = (None, *cuts(WIRES[row.wire]()))
+        runs += [Run(row, cut) for cut in kinds]
+        runs += [Run(row, cut, "relayed") for cut in kinds if row.relayed is not None]
+        runs += [Run(row, PROPERLY, leg) for leg in ("bare", "behind") if row.bare]
+    with contextlib.ExitStack() as stack:
+        relay, upstreams = "", {}
+        for n, each in enumerate(runs):
+            server = stack.enter_context(each.serve())
+            if each.leg != "direct":
+                each.mount = f"/{n}"
+                upstreams[each.mount] = server.origin
+        if upstreams:
+            relay = stack.enter_context(relaying(upstreams))
+        latest = time.monotonic() + DEADLINE
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for done in [pool.submit(each.go, relay, latest) for each in runs]:
+                done.result()
     return runs
 
 
 def table(runs: Sequence[Run]) -> str:
     """One line per client. Its POSTs are those of each cut run, a range where these differ."""
     kinds = list(dict.fromkeys(each.cut for each in runs if each.cut is not None))
-    lines = [f"| wire | read with | {' | '.join(kinds)} | POSTs |", "|---" * (len(kinds) + 3) + "|"]
+    lines = [f"| wire | read with | {' | '.join(kinds)} | POSTs | through the relay |", "|---" * (len(kinds) + 4) + "|"]
     above = ""
-    for row in dict.fromkeys((each.row.wire, each.row.reader) for each in runs):
-        mine = {each.cut: each for each in runs if (each.row.wire, each.row.reader) == row and each.cut is not None}
+    for row, mine in by_row(runs, "direct"):
         posts = sorted({each.posts for each in mine.values()})
         cells = [mine[kind].outcome() for kind in kinds]
         paid = "–".join(map(str, dict.fromkeys((posts[0], posts[-1]))))
-        lines.append(f"| {'' if row[0] == above else row[0]} | {row[1]} | {' | '.join(cells)} | {paid} |")
-        above = row[0]
+        through = [each for each in runs if each.row is row and each.leg == "relayed" and each.cut is not None]
+        wire = "" if row.wire == above else row.wire
+        lines.append(f"| {wire} | {row.reader} | {' | '.join(cells)} | {paid} | {relayed_cell(through)} |")
+        above = row.wire
     return "\n".join(lines)
+
+
+def relayed_cell(through: Sequence[Run]) -> str:
+    """What is the same for all cuts once."""
+    found = {each.cut: each.outcome() + ("" if each.posts == 1 else f", {each.posts} POSTs") for each in through}
+    if not found:
+        return "—"
+    same = len(set(found.values())) == 1
+    return next(iter(found.values())) if same else "; ".join(f"{cut}: {outcome}" for cut, outcome in found.items())
+
+
+def alone_table(runs: Sequence[Run]) -> str:
+    lines = ["| wire | unmodified | provider to relay is cut | relay to SDK is cut | fetched |", "|---" * 5 + "|"]
+    above = ""
+    behind = dict(by_row(runs, "behind"))
+    for row, mine in by_row(runs, "bare"):
+        cut, other = mine[PROPERLY], behind[row][PROPERLY]
+        wire = "" if row.wire == above else row.wire
+        fetched = f"**{TOKENS}**" if cut.fetched else "not the same"
+        lines.append(f"| {wire} | {row.reader} | {other.outcome()} | {cut.outcome()} | {fetched} |")
+        above = row.wire
+    return "\n".join(lines)
+
+
+def by_row(runs: Sequence[Run], leg: Leg) -> list[tuple[Row, dict[str, Run]]]:
+    """The runs that were cut, by what cut them."""
+    found: dict[Row, dict[str, Run]] = {}
+    for each in runs:
+        if each.leg == leg and each.cut is not None:
+            found.setdefault(each.row, {})[each.cut] = each
+    return list(found.items())
 
 
 def measured(runs: Sequence[Run]) -> str:
@@ -424,7 +540,8 @@ def measured(runs: Sequence[Run]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in named)
     python = ".".join(map(str, sys.version_info[:3]))
     stamp = f"Measured on {datetime.now(UTC):%Y-%m-%d} with Python {python}, {versions}."
-    return f"{stamp}\n{LEGEND}\n\n{table(runs)}"
+    text = f"{stamp}\n{LEGEND}\n\n{table(runs)}"
+    return f"{text}\n\n{ALONE}\n\n{alone_table(runs)}" if by_row(runs, "bare") else text
 
 
 def write(text: str) -> None:
@@ -453,13 +570,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = run(rows)
     if options.details:
         for each in runs:
-            print(f"{each.row.wire} / {each.row.reader} / {each.cut or 'no cut'}: {each.outcome()}, {each.seconds:.1f} s")
+            name = f"{each.row.wire} / {each.row.reader} / {each.leg} / {each.cut or 'no cut'}"
+            print(f"{name}: {each.outcome()}, {each.seconds:.1f} s")
             print(f"    {'; '.join(each.requests)}")
             if each.error is not None:
                 print(f"    {type(each.error).__name__}: {each.error}")
     broken = [each for each in runs if each.cut is None and not each.whole]
     for each in broken:
-        name = f"{each.row.wire} / {each.row.reader}"
+        name = f"{each.row.wire} / {each.row.reader} / {each.leg}"
         print(f"{name}: an answer without a cut was not read whole: {each.outcome()}, {each.error!r}")
     if broken:
         return 1

@@ -40,6 +40,8 @@ class DroppingProxy(Listener):
         self.requests: list[Seen] = []
         # Bodies of the answers that were named, as they were passed on, without chunk sizes.
         self.bodies: list[bytearray] = []
+        # And their heads.
+        self.heads: list[dict[str, str]] = []
         # False from a drop until the next request of that kind is being answered: who has more to say may wait for that.
         self.settled = True
         self._upstream = upstream
@@ -58,7 +60,7 @@ class DroppingProxy(Listener):
     def drop(self, wanted: Callable[[Seen], bool], *drops: tuple[int, Way]) -> None:
         """Forget what was seen. Of the next answers to requests that are `wanted` drop one for each position and way."""
         with self._lock:
-            self.requests, self.bodies, self.settled = [], [], True
+            self.requests, self.bodies, self.heads, self.settled = [], [], [], True
             self._wanted, self._drops = wanted, list(drops)
 
     def _settle(self, turn: int) -> None:
@@ -103,6 +105,7 @@ class DroppingProxy(Listener):
         chunked = fields.get("transfer-encoding") == "chunked"
         client.sendall(joined(first, fields))
         if named:
+            self.heads.append(fields)
             # A server that has nothing to say yet is back soon too.
             late = threading.Timer(0.03, self._settle, (self._turn,))
             late.daemon = True
@@ -171,7 +174,20 @@ def joined(first: str, fields: dict[str, str]) -> bytes:
 
 
 def pieces_of(reader: object) -> Iterator[bytes]:
-    while size := int(reader.readline() or b"0", 16):  # type: ignore[attr-defined]
+    """
+    The chunks of a body.
+
+    Raises:
+        EOFError: It broke off; whoever passes it on has to break off too.
+    """
+    while size := _size(reader):
         yield reader.read(size)  # type: ignore[attr-defined]
         reader.readline()  # type: ignore[attr-defined]
     reader.readline()  # type: ignore[attr-defined]
+
+
+def _size(reader: object) -> int:
+    line: bytes = reader.readline()  # type: ignore[attr-defined]
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return int(line, 16)

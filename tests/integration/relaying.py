@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -267,10 +267,10 @@ class Cuts(Listener):
 
 
 @contextlib.contextmanager
-def relaying(provider: Provider, mounts: Sequence[str]) -> Iterator[str]:
-    """`resumable-stream relay`, with the provider under each of these paths. Yields its URL."""
-    upstreams = [argument for mount in mounts for argument in ("--upstream", f"{mount}={provider.origin}")]
-    command = [sys.executable, "-m", "resumable_stream", "relay", "--port", "0", "--no-access-log", *upstreams]
+def relaying(upstreams: Mapping[str, str]) -> Iterator[str]:
+    """`resumable-stream relay`, with these URLs under these paths. Yields its own URL."""
+    named = [argument for mount, url in upstreams.items() for argument in ("--upstream", f"{mount}={url}")]
+    command = [sys.executable, "-m", "resumable_stream", "relay", "--port", "0", "--no-access-log", *named]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RESUMABLE_STREAM_")}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"}
     said: list[str] = []

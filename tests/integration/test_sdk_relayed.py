@@ -263,7 +263,7 @@ class Way(NamedTuple):
 @pytest.fixture(scope="module")
 def way() -> Iterator[Way]:
     provider = Provider()
-    with relaying(provider, [f"/{name}" for name in SDKS]) as relay:
+    with relaying({f"/{name}": provider.origin for name in SDKS}) as relay:
         cuts = Cuts(int(relay.rpartition(":")[2]))
         try:
             yield Way(provider, relay, cuts)
