@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,12 +231,13 @@ def test_the_blocks_of_a_page_run(page: Path, capsys: pytest.CaptureFixture[str]
     run_page(page, capsys)
 
 
-def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run_page(page: Path, capsys: pytest.CaptureFixture[str], served: Mapping[str, str] | None = None) -> None:
+    """Run its blocks, from the first to the last. `served`: hosts of the page that are served elsewhere already."""
     text = page.read_text()
     namespace: dict[str, Any] = {"__name__": page.stem}
     printed = ""
     with ExitStack() as stack:
-        origins = {host: stack.enter_context(make()).origin for host, make in HOSTS.items() if host in text}
+        origins = {host: stack.enter_context(make()).origin for host, make in HOSTS.items() if host in text} | dict(served or {})
         for block in blocks(text):
             if block.language == "python" and (include := _INCLUDE.fullmatch(block.code)):
                 assert ROOT / include[1] in [*EXAMPLES, *SERVERS, *CHAT, *AGENT], "an included program is run by a test"

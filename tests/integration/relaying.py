@@ -268,8 +268,8 @@ class Cuts(Listener):
 
 @contextlib.contextmanager
 def relaying(upstreams: Mapping[str, str]) -> Iterator[str]:
-    """`resumable-stream relay`, with these URLs under these paths. Yields its own URL."""
-    named = [argument for mount, url in upstreams.items() for argument in ("--upstream", f"{mount}={url}")]
+    """`resumable-stream relay`, with these URLs under these paths, or one under `""`. Yields its own URL."""
+    named = [argument for mount, url in upstreams.items() for argument in ("--upstream", f"{mount}={url}" if mount else url)]
     command = [sys.executable, "-m", "resumable_stream", "relay", "--port", "0", "--no-access-log", *named]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RESUMABLE_STREAM_")}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 from benchmarks import wires
 from resumable_stream.testing import FlakyServer, RecordedRequest, Reply
 from tests.docs.test_snippets import SDKS, blocks, quick, run_page
+
+from .dropping import DroppingProxy
+from .relaying import relaying
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("quick")]
 
@@ -66,6 +70,26 @@ PAGES: dict[str, tuple[Callable[[], FlakyServer], dict[str, str]]] = {
 }
 
 
+RELAY = "http://127.0.0.1:8787"
+"""Where the pages have one."""
+
+
+@contextlib.contextmanager
+def relayed(wire: wires.Wire) -> Iterator[DroppingProxy]:
+    """A relay before a provider that is not disturbed; its first stream is closed, properly, behind the second token."""
+    body, half = b"".join(wire.frames), b"".join(wire.frames[: wire.lead + 2])
+    whole = Reply(headers=EVENT_STREAM, body=body)
+    with FlakyServer(on_request=lambda request: whole) as provider, relaying({"": provider.origin}) as relay:
+        proxy = DroppingProxy(int(relay.rpartition(":")[2]))
+        proxy.drop(lambda seen: seen.method == "POST", (len(half), "clean"))
+        try:
+            yield proxy
+            # The provider was called once, the rest was the relay's.
+            assert [seen.method for seen in proxy.requests] == ["POST", "GET"] and len(provider.requests) == 1
+        finally:
+            proxy.close()
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_blocks_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if not installed(name) or (name == "openai" and installed("litellm")):
@@ -77,13 +101,14 @@ def test_the_blocks_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str],
         monkeypatch.setattr("litellm.client_session", None)
         monkeypatch.setattr("litellm.aclient_session", None)
     server, environment = PAGES[name]
-    with server() as running:
+    wire = {"anthropic": wires.messages, "google-genai": wires.gemini}.get(name, wires.chat)(WORDS)
+    with server() as running, relayed(wire) as relay:
         for variable, value in environment.items():
             monkeypatch.setenv(variable, value.format(running.origin))
         with warnings.catch_warnings():
             # Not every SDK is free of them, and the pages do not close what their reader would.
             warnings.simplefilter("ignore")
-            run_page(SDKS / f"{name}.md", capsys)
+            run_page(SDKS / f"{name}.md", capsys, {RELAY: relay.url})
             monkeypatch.undo()
             gc.collect()
         assert len(running.requests) > 1
