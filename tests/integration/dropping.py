@@ -34,9 +34,11 @@ class DroppingProxy(Listener):
     Args:
         upstream: Port of the server.
         pause: Seconds that the requests wait that are named, but for the first.
+        late: Seconds after the head of an answer in which a server that has nothing to say counts as back. `None`: never, for one
+            that always begins with something.
     """
 
-    def __init__(self, upstream: int, *, pause: float = 0.0) -> None:
+    def __init__(self, upstream: int, *, pause: float = 0.0, late: float | None = 0.03) -> None:
         self.requests: list[Seen] = []
         # Bodies of the answers that were named, as they were passed on, without chunk sizes.
         self.bodies: list[bytearray] = []
@@ -44,8 +46,11 @@ class DroppingProxy(Listener):
         self.heads: list[dict[str, str]] = []
         # False from a drop until the next request of that kind is being answered: who has more to say may wait for that.
         self.settled = True
+        # Set once somebody has waited for that for a while, and what was said before is on its way.
+        self.holding = threading.Event()
         self._upstream = upstream
         self._pause = pause
+        self._late = late
         self._wanted: Callable[[Seen], bool] = lambda seen: False
         self._drops: list[tuple[int, Way]] = []
         self._lock = threading.Lock()
@@ -62,6 +67,13 @@ class DroppingProxy(Listener):
         with self._lock:
             self.requests, self.bodies, self.heads, self.settled = [], [], [], True
             self._wanted, self._drops = wanted, list(drops)
+
+    def hold(self) -> None:
+        """Who has more to say waits until the next request that is `wanted` is being answered."""
+        with self._lock:
+            self._turn += 1
+            self.settled = False
+            self.holding.clear()
 
     def _settle(self, turn: int) -> None:
         with self._lock:
@@ -106,10 +118,11 @@ class DroppingProxy(Listener):
         client.sendall(joined(first, fields))
         if named:
             self.heads.append(fields)
-            # A server that has nothing to say yet is back soon too.
-            late = threading.Timer(0.03, self._settle, (self._turn,))
-            late.daemon = True
-            late.start()
+            if self._late is not None:
+                # A server that has nothing to say yet is back soon too.
+                late = threading.Timer(self._late, self._settle, (self._turn,))
+                late.daemon = True
+                late.start()
         if not chunked:
             client.sendall(reader.read(int(fields["content-length"])) if "content-length" in fields else reader.read())
             return
@@ -122,9 +135,7 @@ class DroppingProxy(Listener):
                 client.sendall(b"%x\r\n%b\r\n" % (len(part), part))
             passed += part
             if drop is not None and len(passed) == drop[0]:
-                with self._lock:
-                    self._turn += 1
-                    self.settled = False
+                self.hold()
                 match drop[1]:
                     case "clean":
                         client.sendall(b"0\r\n\r\n")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .dropping import DroppingProxy
 from .proxy import CuttingProxy
 
 
@@ -50,15 +51,19 @@ def closing(app: Any, log: Any) -> Any:
     return closed
 
 
-async def settle(proxy: CuttingProxy) -> None:
+async def settle(proxy: CuttingProxy | DroppingProxy, turns: int = 200) -> None:
     """
-    Wait, in the server, until a client that was cut is back.
+    Wait, in the server, until a client that was cut is back. After so many turns of 5 ms it is not waited for any longer, since
+    one that has all it needs does not come back.
 
     What the servers say while they take up a client again may be lost or said twice; that is theirs, and not tested here.
     """
     await asyncio.sleep(0.005)
-    for _ in range(200):
+    for turn in range(turns):
         if proxy.settled:
             break
+        if turn == 20 and isinstance(proxy, DroppingProxy):
+            # By now the loop has done what was under way, however slow it is.
+            proxy.holding.set()
         await asyncio.sleep(0.005)
     await asyncio.sleep(0.005)
