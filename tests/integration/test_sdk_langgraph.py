@@ -17,6 +17,7 @@ from resumable_stream.protocols.langgraph import LangGraphRun
 from resumable_stream.transports.httpx import AsyncResumableTransport, ResumableTransport
 
 from .dropping import WAYS, DroppingProxy, Seen, Way
+from .relaying import relaying
 
 sdk: Any = pytest.importorskip("langgraph_sdk")
 clients: Any = pytest.importorskip("langgraph_sdk.client")
@@ -204,3 +205,23 @@ def test_retries_do_not_multiply(driver: Driver, server: Server, whole: tuple[li
         assert isinstance(found, rs.RetriesExhausted) and found.checkpoint is not None
         # The client comes back five times, and each time ours tries as often as it was told.
         assert len(proxy.bodies) <= (1 + 5) * (1 + 2 + 1)
+
+
+@pytest.mark.parametrize("driver", ["sync", "asyncio"])
+def test_a_run_that_nobody_can_resume_is_whole_through_a_relay(
+    driver: Driver, server: Server, whole: tuple[list[Any], int]
+) -> None:
+    expected, length = whole
+    asked = {**RUN, "stream_resumable": False}
+    with relaying({"": server.url}) as relay:
+        for n, how in enumerate(("rst", "fin", "clean")):
+            tag, thread = f"relayed-{driver}-{how}", server.thread()
+            proxy = DroppingProxy(int(relay.rpartition(":")[2]))
+            proxy.drop(streams, (length * (n + 1) // 5, how))
+            try:
+                client = Client(driver, proxy.url)
+                parts = client.read(lambda sdk, at=thread, tag=tag: sdk.runs.stream(at, "agent", input={"tag": tag}, **asked))
+            finally:
+                proxy.close()
+            assert told(parts, tag) == expected, how
+            assert server.calls.read_text().splitlines().count(tag) == 1
