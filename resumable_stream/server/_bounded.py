@@ -17,7 +17,7 @@ from types import CoroutineType, coroutine
 from typing import Any, TypeVar, cast
 
 from .._errors import LogUnavailable
-from .log import Bell, Bells, StreamLog
+from .log import Bell, Bells, StreamLog, shard_of
 
 __all__ = ["bounded"]
 
@@ -48,6 +48,9 @@ class _Bounded:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._log, name)
         return _within(self._seconds, name, found) if callable(found) else found
+
+    def shard_of(self, stream_id: str) -> str:
+        return shard_of(self._log, stream_id)
 
     def bells(self) -> Bells:
         return _BoundedBells(self._log.bells(), self._seconds)

@@ -1,5 +1,8 @@
 """
-How `RedisLog` talks to a server, to a master behind Sentinel, or to a Cluster: one trip for any number of scripts.
+How `RedisLog` talks to a server, to a master behind Sentinel, or to a Cluster: one trip per node for any number of scripts.
+
+A node of a Cluster that cannot be reached fails the calls for its own streams, and no others: each node has its own trips, places
+and connections, and where the slots lie is looked up again beside them.
 
 Whatever goes wrong on the way is `LogUnavailable`. What a URL says about user and password is in none of its messages.
 """
@@ -17,12 +20,21 @@ from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .._errors import LogUnavailable
@@ -54,6 +66,8 @@ _EXPECTED: Final = (
 _MOST_CALLS: Final = 500
 _MOST_BYTES: Final = 8 << 20
 """Of one pipeline: more is sent in several, so that each is answered well within the time-outs."""
+_LOOK_AGAIN: Final = 1.0
+"""Seconds between two looks for where the slots of a Cluster lie, at least. 1: a fail-over takes some."""
 _REPLICA_MS: Final = 50
 _GRACE: Final = 1.0
 _MOST_SAID: Final = 300
@@ -104,7 +118,7 @@ class RedisClient:
         url_or_client: See `RedisLog`.
         socket_timeout: Seconds that a server may take for one reply. Not for a client of the caller's.
         timeout: Seconds that one trip may take in all.
-        concurrency: Most trips at one time, and so the most connections.
+        concurrency: Most trips at one time, and so the most connections; of a Cluster, to each node.
         replica: Wait until a replica has what was written, but not long.
 
     Attributes:
@@ -129,13 +143,19 @@ class RedisClient:
         self._where = _where(self._client)
         self._scrubber = Scrubber(_secrets(self._client))
         self.scripts = Scripts(cluster=self.cluster)
-        self._free = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
+        # By the name of the node; all that wait for one that hangs must not take the places of the others.
+        self._free: dict[str, asyncio.Semaphore] = {}
         self._under_way: set[asyncio.Timeout] = set()
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
         self._known = False
         # Several tasks that find the nodes of a Cluster at one time get in each other's way.
         self._finding = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = float("-inf")
+        # Nodes that did not answer last, which are asked last.
+        self._failed: set[str] = set()
 
     def __str__(self) -> str:
         return self._where
@@ -160,7 +180,7 @@ class RedisClient:
             LogUnavailable: It was not run, or nobody knows; or what it found is damaged.
         """
         call = Call(script, keys, words, stream_id)
-        if self._replica and script.writes:
+        if self.cluster or (self._replica and script.writes):
             (found,) = await self.calls([call])
             if isinstance(found, LogUnavailable):
                 raise found
@@ -180,22 +200,59 @@ class RedisClient:
         Run scripts in one pipeline per node; those of one stream in their order.
 
         Returns:
-            The answer to each, or that what it found is damaged: the others are not at fault.
+            The answer to each, or that there is none: what it found is damaged, or it was for a node of a Cluster that cannot be
+            reached. The others are not at fault.
 
         Raises:
             LogUnavailable: Some of them were not run, or nobody knows.
         """
+        if self.cluster:
+            return await self._calls_of_cluster(calls)
         found: list[Reply | LogUnavailable] = []
         for part in _parts(calls):
-            found += await self._trip(partial(self._pipeline, part))
+            found += await self._trip(partial(self._pipeline, part, None))
         return found
 
-    async def _pipeline(self, calls: Sequence[Call]) -> list[Reply | LogUnavailable]:
-        raw = await self._execute([(call, call.by_name()) for call in calls])
+    async def _calls_of_cluster(self, calls: Sequence[Call]) -> list[Reply | LogUnavailable]:
+        await self._know_nodes()
+        found: dict[int, Reply | LogUnavailable] = {}
+        groups: dict[str, tuple[Any, list[int]]] = {}
+        for place, call in enumerate(calls):
+            try:
+                node = self._node(call.keys[0])
+            except RedisClusterException as exc:
+                # No node has its slot.
+                found[place] = self._explained(exc)
+                self._look_for_nodes()
+                continue
+            groups.setdefault(node.name, (node, []))[1].append(place)
+
+        async def of_node(node: Any, places: list[int]) -> None:
+            replies: list[Reply | LogUnavailable] = []
+            for part in _parts([calls[place] for place in places]):
+                try:
+                    replies += await self._trip(partial(self._pipeline, part, node), node=node)
+                except LogUnavailable as exc:
+                    self._failed.add(node.name)
+                    self._look_for_nodes()
+                    # Those of later parts, too: they are for the same node.
+                    replies += [exc] * (len(places) - len(replies))
+                    break
+                self._failed.discard(node.name)
+            found.update(zip(places, replies, strict=True))
+
+        if len(groups) == 1:
+            await of_node(*next(iter(groups.values())))
+        else:
+            await asyncio.gather(*(of_node(node, places) for node, places in groups.values()))
+        return [found[place] for place in range(len(calls))]
+
+    async def _pipeline(self, calls: Sequence[Call], node: Any) -> list[Reply | LogUnavailable]:
+        raw = await self._execute([(call, call.by_name()) for call in calls], node)
         again = _again(calls, raw)
         if again:
-            # In full: the nodes that do not know a script learn it so.
-            repeated = await self._execute([(calls[place], calls[place].in_full()) for place in again])
+            # In full: a server that does not know a script learns it so.
+            repeated = await self._execute([(calls[place], calls[place].in_full()) for place in again], node)
             for place, reply in zip(again, repeated, strict=True):
                 raw[place] = reply
         found: list[Reply | LogUnavailable] = []
@@ -205,28 +262,114 @@ class RedisClient:
                 continue
             error = self._of_a_stream(reply, call.stream_id)
             if error is None:
-                raise reply
+                if node is None or not isinstance(reply, ResponseError) or _is_replica(reply):
+                    raise reply
+                # A slot that nobody serves, or that is on its way: other streams of this node are well.
+                error = self._explained(reply)
+                self._look_for_nodes()
             found.append(error)
         return found
 
-    async def _execute(self, commands: Sequence[tuple[Call, tuple[Any, ...]]]) -> list[Any]:
-        pipe = self._client.pipeline() if self.cluster else self._client.pipeline(transaction=False)
-        for _, words in commands:
-            pipe.execute_command(*words, NEVER_DECODE=True)
-        for where in self._written_nodes([call for call, _ in commands if call.script.writes]):
-            pipe.execute_command("WAIT", 1, _REPLICA_MS, **where)
-        # The errors are among the replies: raised by redis-py they would carry what was sent.
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
+    async def _execute(self, commands: Sequence[tuple[Call, tuple[Any, ...]]], node: Any) -> list[Any]:
+        words: list[tuple[Any, ...]] = [each for _, each in commands]
+        if self._replica and any(call.script.writes for call, _ in commands):
+            words.append(("WAIT", 1, _REPLICA_MS))
+        if node is not None:
+            replies = await self._execute_at(node, words)
+        else:
+            pipe = self._client.pipeline(transaction=False)
+            for each in words:
+                pipe.execute_command(*each, NEVER_DECODE=True)
+            # The errors are among the replies: raised by redis-py they would carry what was sent.
+            replies = await pipe.execute(raise_on_error=False)
         self._heed(replies[len(commands) :])
         return replies[: len(commands)]
 
-    def _written_nodes(self, calls: Sequence[Call]) -> list[dict[str, Any]]:
-        if not self._replica or not calls:
-            return []
+    async def _execute_at(self, node: Any, words: Sequence[tuple[Any, ...]]) -> list[Any]:
+        # Not the pipeline of `RedisCluster`: when one node fails, it closes the connections to all of them.
+        for last in (False, True):
+            batch = [PipelineCommand(place, *each, NEVER_DECODE=True) for place, each in enumerate(words)]
+            try:
+                await node.execute_pipeline(batch)
+            except RedisConnectionError:
+                if last:
+                    raise
+                continue
+            if last or not all(isinstance(each.result, RedisConnectionError) for each in batch):
+                break
+            # Once more, for a connection that was closed while nobody looked.
+        replies = [each.result for each in batch]
+        for place, reply in enumerate(replies):
+            if isinstance(reply, MovedError | AskError | TryAgainError):
+                # Its slot has moved, or does so now. redis-py goes after it, and remembers where it is.
+                try:
+                    replies[place] = await self._client.execute_command(*words[place], NEVER_DECODE=True)
+                except FAILURES as exc:
+                    replies[place] = exc if isinstance(exc, ResponseError) else ResponseError(str(exc))
+        return replies
+
+    # --- the nodes of a Cluster
+
+    def shard_of(self, key: bytes) -> str:
+        """The name of the node that has the slot of a key, as far as is known; `""`: there is one server, or it is not known."""
         if not self.cluster:
-            return [{}]
-        nodes = {node.name: node for call in calls if (node := self._client.get_node_from_key(call.keys[0])) is not None}
-        return [{"target_nodes": node} for node in nodes.values()]
+            return ""
+        try:
+            return str(self._node(key).name)
+        except RedisClusterException:
+            return ""
+
+    def _node(self, key: bytes) -> Any:
+        return self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key))
+
+    async def _know_nodes(self) -> None:
+        """Find the nodes, the first time. From then on `_look_for_nodes()` does so beside the trips."""
+
+        async def find() -> None:
+            async with self._finding:
+                await self._client.initialize()
+
+        if not self._client.nodes_manager.slots_cache:
+            await self._trip(find, finds=True)
+
+    def _look_for_nodes(self) -> None:
+        """See beside all else whether another node has taken the place of one that failed. Nobody waits for it."""
+        loop = asyncio.get_running_loop()
+        if self._looking is None and not self._closed and loop.time() - self._looked_at >= _LOOK_AGAIN:
+            self._looking = loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        manager = self._client.nodes_manager
+        try:
+            async with asyncio.timeout(self.timeout):
+                nodes = sorted(manager.nodes_cache.values(), key=lambda node: (node.name in self._failed, node.server_type))
+                for node in nodes:
+                    try:
+                        found = await node.execute_command("CLUSTER SLOTS")
+                    except FAILURES:
+                        continue
+                    # Only where something is new: redis-py then makes all connections anew.
+                    if not self._is_known(node, found):
+                        async with self._finding:
+                            await manager.initialize()
+                        self._free = {name: free for name, free in self._free.items() if name in manager.nodes_cache}
+                        self._failed &= set(manager.nodes_cache)
+                    return
+        except (*FAILURES, TimeoutError):
+            pass  # the next trip that fails looks again
+        finally:
+            self._looked_at = asyncio.get_running_loop().time()
+            self._looking = None
+
+    def _is_known(self, node: Any, slots: Sequence[Any]) -> bool:
+        """Whether this is what is known of where slots lie."""
+        cache = self._client.nodes_manager.slots_cache
+        for first, last, (host, port, *_), *_ in slots:
+            where = (_text(host) or node.host, int(port))
+            for slot in (first, last):
+                if not cache.get(slot) or (cache[slot][0].host, int(cache[slot][0].port)) != where:
+                    return False
+        return True
 
     def _heed(self, replies: Sequence[Any]) -> None:
         for reply in replies:
@@ -242,19 +385,22 @@ class RedisClient:
                 logger.warning("%s: no replica had what was written within %d ms; going on without", self._where, _REPLICA_MS)
             self._replicated = replicated
 
-    async def _trip(self, work: Callable[[], Awaitable[T]], stream_id: str | None = None) -> T:
+    async def _trip(
+        self, work: Callable[[], Awaitable[T]], stream_id: str | None = None, *, node: Any = None, finds: bool = False
+    ) -> T:
         """What surrounds every trip: its time, its place, and what its errors become."""
+        name = "" if node is None else node.name
+        free = self._free.get(name)
+        if free is None:
+            free = self._free[name] = asyncio.Semaphore(self._concurrency)
         task = asyncio.current_task()
         assert task is not None
         cancelled = task.cancelling()
         try:
-            async with asyncio.timeout(self.timeout) as limit, self._free:
+            async with asyncio.timeout(self.timeout) as limit, free:
                 with self._registered(limit):
-                    if self.cluster:
-                        async with self._finding:
-                            await self._client.initialize()
-                    if not self._known:
-                        await self._check_server()
+                    if not self._known and not finds:
+                        await self._check_server(node)
                     found = await work()
             if task.cancelling() > cancelled:
                 # `asyncio.wait_for`, with which redis-py sends, loses it on Python 3.11 if it comes just when all is sent.
@@ -281,14 +427,11 @@ class RedisClient:
             if not self._under_way:
                 self._none_under_way.set()
 
-    async def _check_server(self) -> None:
+    async def _check_server(self, node: Any) -> None:
         # HELLO, and not INFO: that one is often forbidden.
         found: Any = None
         try:
-            if self.cluster:
-                found = await self._client.get_default_node().execute_command("HELLO", NEVER_DECODE=True)
-            else:
-                found = await self._client.execute_command("HELLO", NEVER_DECODE=True)
+            found = await (self._client if node is None else node).execute_command("HELLO", NEVER_DECODE=True)
         except ResponseError as exc:
             if "NOPERM" in str(exc) or "permission" in str(exc).lower():
                 self._known = True  # it is as it is; what a script needs and does not find will be said then
@@ -325,7 +468,7 @@ class RedisClient:
         self._known = False
         try:
             if self.cluster:
-                await self._client.nodes_manager.initialize()
+                self._look_for_nodes()
             else:
                 await self._client.connection_pool.disconnect(inuse_connections=False)
         except FAILURES:
@@ -337,11 +480,13 @@ class RedisClient:
         """The node of a Cluster that has the slot of a key; `None` if there is only one server."""
         if not self.cluster:
             return None
-
-        async def find() -> Any:
-            return self._client.get_node_from_key(key.decode())
-
-        return await self._trip(find)
+        await self._know_nodes()
+        try:
+            return self._node(key)
+        except RedisClusterException as exc:
+            self._look_for_nodes()
+            failure = self._explained(exc)
+        raise failure
 
     def listening_connection(self, node: Any) -> Any:
         """
@@ -419,6 +564,9 @@ class RedisClient:
         Trips under way have a second to end, and are given up then.
         """
         self._closed = True
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         own, self._own = self._own, []
         if not own:
             return

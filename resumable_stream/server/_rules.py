@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, TypeAlias, overload
 
 from .._errors import LogUnavailable
 from ._values import (
@@ -45,6 +45,7 @@ from ._values import (
     Said,
     Span,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
 )
@@ -64,10 +65,16 @@ __all__ = [
     "judge_renew",
     "judge_restore",
     "judge_say",
+    "only",
     "page_of",
+    "reached",
     "spans_after",
     "split_span",
 ]
+
+ToAppend: TypeAlias = Appended | Fenced | Ended | Behind | Lost
+ToRenew: TypeAlias = Control | Fenced | Ended | Lost | None
+"""What is answered to an item of `append`, and of `renew`, whose stream was reached."""
 
 MAX_INBOX: Final = 10_000
 """Messages that one inbox takes. 10,000: far above what people type into one answer, and a bound for those who do not type."""
@@ -534,6 +541,49 @@ def _oldest(record: Record, entries: int) -> int:
 
 
 # --- spans --------------------------------------------------------------------------------------------------------------
+
+
+@overload
+def only(verdicts: Sequence[ToAppend | Unavailable]) -> ToAppend: ...  # type: ignore[overload-overlap]  # alike
+@overload
+def only(verdicts: Sequence[ToRenew | Unavailable]) -> ToRenew: ...
+def only(verdicts: Sequence[Any]) -> Any:
+    """
+    The verdict on the only item of a call.
+
+    Raises:
+        LogUnavailable: Its stream cannot be reached.
+    """
+    (verdict,) = verdicts
+    if isinstance(verdict, Unavailable):
+        raise LogUnavailable(verdict.why, stream_id=verdict.stream_id)
+    return verdict
+
+
+@overload
+def reached(  # type: ignore[overload-overlap]  # alike
+    found: Sequence[ToAppend | LogUnavailable], stream_ids: Sequence[str]
+) -> list[ToAppend | Unavailable]: ...
+@overload
+def reached(found: Sequence[ToRenew | LogUnavailable], stream_ids: Sequence[str]) -> list[ToRenew | Unavailable]: ...
+def reached(found: Sequence[Any], stream_ids: Sequence[str]) -> list[Any]:
+    """
+    Bring what happened to each item of a call into the form in which a log answers.
+
+    Args:
+        found: The verdict on each item, or why there is none.
+        stream_ids: Their streams, in the same order.
+
+    Raises:
+        LogUnavailable: None of them could be reached.
+    """
+    if found and (failures := [each for each in found if isinstance(each, LogUnavailable)]) and len(failures) == len(found):
+        # One that concerns them all says more than one about a single stream.
+        raise next((each for each in failures if each.stream_id is None), failures[0])
+    return [
+        Unavailable(stream_id, str(each)) if isinstance(each, LogUnavailable) else each
+        for each, stream_id in zip(found, stream_ids, strict=True)
+    ]
 
 
 def check_batch(batch: Iterable[Append | tuple[Writer, Span, str | None]]) -> list[Append]:

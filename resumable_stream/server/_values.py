@@ -43,6 +43,7 @@ __all__ = [
     "Said",
     "Span",
     "SpanRefused",
+    "Unavailable",
     "Unknown",
     "Writer",
     "check_seconds",
@@ -636,6 +637,20 @@ class Behind:
 @dataclass(frozen=True, slots=True)
 class Lost:
     """The log, or some of its spans, is gone; nothing was changed. `restore` it, if you have all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """
+    This stream cannot be reached, while others of the same call can. It was done or not: send it again.
+
+    Attributes:
+        stream_id: Whose.
+        why: For people, as the text of a `LogUnavailable`.
+    """
+
+    stream_id: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,24 @@
-"""One task that sends what all generations of a process have to the log, in as few trips as it can."""
+"""
+Sends what all generations of a process have to the log, in as few trips as it can.
+
+    node 1     a, b, c ──▶ trip ──▶ trip ──▶ trip          a lane for each shard of the log, and one trip at a time in each
+    node 2     d, e ─────▶ ·  ·  ·  no answer yet          which holds up nobody but d and e
+    waiting    f ────────▶ unavailable, back-off, again    f alone was unavailable, so nobody waits for it
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from .._errors import LogUnavailable
 from ._backoff import Backoff
 from ._signal import Signal
+from ._tasks import Tasks
 from .generation import Generation
-from .log import Append, Appended, Behind, Ended, Fenced, Lost, SpanRefused, StreamLog
+from .log import Append, Appended, Behind, Ended, Fenced, Lost, SpanRefused, StreamLog, Unavailable, shard_of
 
 __all__ = ["Flusher", "Refusal"]
 
@@ -25,20 +32,41 @@ _COMPANY: Final = 0.005
 end one after the other do not take a trip each."""
 _BATCH_BYTES: Final = 4 << 20
 """Most bytes of a trip, unless one span is larger. 4 MiB: some 40 ms of a local Redis, so the other streams wait no longer."""
+_IDLE: Final = 60.0
+"""Seconds after which a lane that has nothing to send ends. 60: nodes come and go, and what a lane holds is small."""
+
+
+class _Lane:
+    """Streams whose spans go in the same trips."""
+
+    def __init__(self, shard: str, *, waiting: bool) -> None:
+        self.shard = shard
+        self.waiting = waiting
+        """For those that were unavailable while others of the shard were not."""
+        self.dirty: dict[Generation, None] = {}
+        self.wake = Signal()
+        self.backoff = Backoff()
+        self.away = False
+        """The last trip has reached none of its streams."""
 
 
 class Flusher:
     """
     Append what is due, again and again.
 
-    While a trip is under way nothing else is sent, so a slow log gets wider spans and not more trips.
+    Streams of one shard of the log share a lane. While a trip of a lane is under way nothing else of it is sent, so a slow log
+    gets wider spans and not more trips. A stream that is unavailable while others of its shard are not gets into a second lane of
+    that shard, which backs off, until it is reached again. Where all streams of a trip are unavailable, their lane backs off.
+
+    What waits is bounded by the producers, which wait themselves (`pending_bytes`), and how long by `log_timeout`.
 
     Args:
         log: Where to.
-        log_timeout: Seconds that the log may be away before `on_away` is called for what waits.
+        log_timeout: Seconds that a stream may be unavailable before `on_away` is called for it.
         on_appended: A span is in the log, and may be shown.
         on_refused: The log has answered something else. The generation is not sent again before it is touched.
-        on_away: The log is away for too long.
+        on_away: The stream cannot be reached for too long.
+        on_back: Called with the key of a stream that could not be reached, and can be now, before `on_appended`.
     """
 
     def __init__(
@@ -49,7 +77,7 @@ class Flusher:
         on_appended: Callable[[Generation, Append, Appended], None],
         on_refused: Callable[[Generation, Refusal], None],
         on_away: Callable[[Generation], None],
-        on_back: Callable[[], None],
+        on_back: Callable[[str], None],
     ) -> None:
         self._log = log
         self._log_timeout = log_timeout
@@ -57,115 +85,209 @@ class Flusher:
         self._on_refused = on_refused
         self._on_away = on_away
         self._on_back = on_back
-        self._dirty: dict[Generation, None] = {}
-        self._wake = Signal()
-        self._backoff = Backoff()
-        self._away_since: float | None = None
-        self._was_away = False
+        self._lanes: dict[tuple[str, bool], _Lane] = {}
+        self._lane_of: dict[Generation, _Lane] = {}
+        # Since when a generation cannot be stored: since it was tried, as a log that hangs takes its time to say nothing.
+        self._since: dict[Generation, float] = {}
+        self._tasks = Tasks("what sends spans to the log failed")
+        self._started = False
 
     def touch(self, generation: Generation) -> None:
         """This generation has something to send, or more than before."""
-        if generation not in self._dirty:
-            self._dirty[generation] = None
-            self._wake.wake()
+        lane = self._lane_of.get(generation)
+        if lane is None:
+            self._enter(generation, waiting=False)
         elif generation.is_due_now:
-            self._wake.wake()
+            lane.wake.wake()
 
     def forget(self, generation: Generation) -> None:
         """Nothing more of this generation is sent."""
-        self._dirty.pop(generation, None)
+        self._since.pop(generation, None)
+        lane = self._lane_of.pop(generation, None)
+        if lane is not None:
+            lane.dirty.pop(generation, None)
 
     async def run(self) -> None:
         """Do so for ever."""
+        self._started = True
+        try:
+            for lane in list(self._lanes.values()):
+                self._tasks.spawn(self._drive(lane))
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await self._tasks.cancel()
+
+    # --- lanes
+
+    def _enter(self, generation: Generation, *, waiting: bool) -> None:
+        """Put a generation into a lane, and take it out of the one where it is."""
+        before = self._lane_of.get(generation)
+        if before is not None:
+            before.dirty.pop(generation, None)
+        shard = before.shard if before is not None else shard_of(self._log, generation.writer.stream_id)
+        lane = self._lanes.get((shard, waiting))
+        if lane is None:
+            lane = self._lanes[shard, waiting] = _Lane(shard, waiting=waiting)
+            if self._started:
+                self._tasks.spawn(self._drive(lane))
+        lane.dirty[generation] = None
+        self._lane_of[generation] = lane
+        lane.wake.wake()
+
+    async def _drive(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            await self._due(loop)
-            batch, size = [], 0
+        while await self._due(lane, loop):
             # One moment for all of them: their next windows end together, too.
-            now = loop.time()
-            for generation in list(self._dirty):
-                due = generation.due
-                if due is None:
-                    del self._dirty[generation]
-                elif due <= now + _COMPANY and size < _BATCH_BYTES:
-                    item = generation.next_item(now)
-                    if item is not None:
-                        # To the end of the row: what does not fit into this trip is the first of the next.
-                        self._dirty[generation] = self._dirty.pop(generation)
-                        batch.append((generation, item))
-                        size += 0 if item.span is None else len(item.span.data)
+            batch = self._batch(lane, loop.time())
             if not batch:
                 continue
+            if await self._send(lane, batch, loop):
+                lane.backoff.reset()
+            else:
+                await lane.backoff.wait()
+        del self._lanes[lane.shard, lane.waiting]
+
+    async def _due(self, lane: _Lane, loop: asyncio.AbstractEventLoop) -> bool:
+        """Wait until something is due. False: nothing was for so long that the lane can end."""
+        while True:
+            dues = [due for generation in lane.dirty if (due := generation.due) is not None]
+            if not dues:
+                for generation in list(lane.dirty):
+                    self.forget(generation)
+                # It goes on when the loop comes to it, and so after the producer that woke it has come to its next wait: what is
+                # sent in one go is one span.
+                if not await lane.wake.wait(_IDLE) and not lane.dirty:
+                    return False
+                continue
+            wait = min(dues) - loop.time()
+            if wait <= 0:
+                return True
+            await lane.wake.wait(wait)
+
+    def _batch(self, lane: _Lane, now: float) -> list[tuple[Generation, Append]]:
+        batch: list[tuple[Generation, Append]] = []
+        size = 0
+        for generation in list(lane.dirty):
+            due = generation.due
+            if due is None:
+                self.forget(generation)
+            elif due <= now + _COMPANY and size < _BATCH_BYTES:
+                item = generation.next_item(now)
+                if item is not None:
+                    # To the end of the row: what does not fit into this trip is the first of the next.
+                    lane.dirty[generation] = lane.dirty.pop(generation)
+                    batch.append((generation, item))
+                    size += 0 if item.span is None else len(item.span.data)
+        return batch
+
+    # --- a trip
+
+    async def _send(self, lane: _Lane, batch: list[tuple[Generation, Append]], loop: asyncio.AbstractEventLoop) -> bool:
+        """
+        Make a trip.
+
+        Returns:
+            Whether the next one may follow at once.
+        """
+        while True:
             began = loop.time()
             try:
-                verdicts = await self._log.append([item for _, item in batch])
+                verdicts: Sequence[object] = await self._log.append([item for _, item in batch])
             except LogUnavailable as exc:
-                damaged = [generation for generation, item in batch if item.writer.stream_id == exc.stream_id]
-                if damaged and len(batch) > 1:
-                    # One stream, not the log: the others go on.
-                    self.forget(damaged[0])
-                    self._on_away(damaged[0])
+                rest = [(generation, item) for generation, item in batch if item.writer.stream_id != exc.stream_id]
+                if len(rest) == len(batch):
+                    self._away(lane, str(exc), began)
+                    return False
+                # It is about one stream, and the others are sent without it.
+                for generation, item in batch:
+                    if item.writer.stream_id == exc.stream_id:
+                        self._unavailable(lane, generation, item, str(exc), began)
+                batch = rest
+                if batch:
                     continue
-                await self._away(exc, began)
-                continue
+                return not lane.waiting
             except SpanRefused as exc:
                 # The others of the batch are sent again, and known if they were stored.
                 for generation, item in batch:
                     if item.writer.stream_id == exc.stream_id and generation.item is item:
                         self._refuse(generation, exc)
-                continue
+                return True
             except Exception as exc:
                 # A fault in the log itself. Nothing is known to be stored, so it is tried again like a log that is away.
                 logger.exception("the log failed in a way that it should not")
-                await self._away(LogUnavailable(f"append() raised {type(exc).__name__}"), began)
-                continue
-            self._backoff.reset()
-            self._away_since = None
-            if self._was_away:
-                logger.info("the log is back")
-                self._was_away = False
-                self._on_back()
-            for (generation, item), verdict in zip(batch, verdicts, strict=True):
-                if generation not in self._dirty or generation.paused or generation.item is not item:
-                    # Fenced or written again meanwhile: what the log says to the old writer is no news.
-                    continue
+                self._away(lane, f"append() raised {type(exc).__name__}", began)
+                return False
+            break
+        if all(isinstance(verdict, Unavailable) for verdict in verdicts):
+            self._away(lane, next(verdict.why for verdict in verdicts if isinstance(verdict, Unavailable)), began)
+            return False
+        self._answered(lane, batch, verdicts)
+        for (generation, item), verdict in zip(batch, verdicts, strict=True):
+            if isinstance(verdict, Unavailable):
+                self._unavailable(lane, generation, item, verdict.why, began)
+            elif self._is_current(lane, generation, item):
+                if lane.waiting:
+                    self._enter(generation, waiting=False)
                 if isinstance(verdict, Appended):
                     generation.appended()
                     self._on_appended(generation, item, verdict)
                     if generation.due is None:
                         self.forget(generation)
                 else:
+                    assert isinstance(verdict, Fenced | Ended | Behind | Lost)
                     self._refuse(generation, verdict)
+        # In the lane of those that wait, one that still does must not be asked for without a pause.
+        return not (lane.waiting and any(isinstance(verdict, Unavailable) for verdict in verdicts))
+
+    def _is_current(self, lane: _Lane, generation: Generation, item: Append) -> bool:
+        # Fenced or written again meanwhile: what the log says to the old writer is no news.
+        return generation in lane.dirty and not generation.paused and generation.item is item
+
+    def _answered(self, lane: _Lane, batch: Sequence[tuple[Generation, Append]], verdicts: Sequence[object]) -> None:
+        """Some of these streams were reached."""
+        back: str | None = None
+        for (generation, item), verdict in zip(batch, verdicts, strict=True):
+            if not isinstance(verdict, Unavailable) and self._since.pop(generation, None) is not None:
+                back = item.writer.stream_id
+        if lane.away:
+            lane.away = False
+            if not lane.waiting:
+                logger.info("the log is back%s", _of(lane.shard))
+            # Those that come with the next trip: their time begins anew if they fail again.
+            for generation in lane.dirty:
+                self._since.pop(generation, None)
+        if back is not None:
+            self._on_back(back)
 
     def _refuse(self, generation: Generation, refusal: Refusal) -> None:
         self.forget(generation)
         self._on_refused(generation, refusal)
 
-    async def _due(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until something is due."""
-        while True:
-            dues = [due for generation in self._dirty if (due := generation.due) is not None]
-            if not dues:
-                self._dirty.clear()
-                # It goes on when the loop comes to it, and so after the producer that woke it has come to its next wait: what is
-                # sent in one go is one span.
-                await self._wake.wait()
-                continue
-            wait = min(dues) - loop.time()
-            if wait <= 0:
-                return
-            await self._wake.wait(wait)
+    def _unavailable(self, lane: _Lane, generation: Generation, item: Append, why: str, began: float) -> None:
+        """One stream cannot be reached, and others can."""
+        if not self._is_current(lane, generation, item):
+            return
+        if generation not in self._since:
+            logger.warning("stream %s cannot be stored now, and waits by itself: %s", generation.id, why)
+        if not lane.waiting:
+            self._enter(generation, waiting=True)
+        self._wait_longer(generation, began)
 
-    async def _away(self, trouble: LogUnavailable, began: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._away_since is None:
-            # Since it was asked: a log that hangs takes its time to say nothing.
-            self._away_since, self._was_away = began, True
-            logger.warning("the log is away, generations wait for it: %s", trouble)
-        if loop.time() - self._away_since >= self._log_timeout:
-            for generation in list(self._dirty):
-                self.forget(generation)
-                self._on_away(generation)
-            # Nobody asks any more, so nobody would notice that it is back: what comes later waits anew.
-            self._away_since = None
-        await self._backoff.wait()
+    def _away(self, lane: _Lane, why: str, began: float) -> None:
+        """None of the streams of a trip can be reached."""
+        if not lane.away:
+            lane.away = True
+            if not lane.waiting:
+                logger.warning("the log is away%s, generations wait for it: %s", _of(lane.shard), why)
+        for generation in list(lane.dirty):
+            self._wait_longer(generation, began)
+
+    def _wait_longer(self, generation: Generation, began: float) -> None:
+        since = self._since.setdefault(generation, began)
+        if asyncio.get_running_loop().time() - since >= self._log_timeout:
+            self.forget(generation)
+            self._on_away(generation)
+
+
+def _of(shard: str) -> str:
+    return f" for the streams of {shard}" if shard else ""

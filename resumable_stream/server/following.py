@@ -96,7 +96,7 @@ class Following:
         lease: Seconds for which the producer of a stream that the log has lost may still repair it.
         on_control: Called when the inbox of a stream has changed.
         on_orphan: Called when the lease of a stream that is read here is over.
-        on_back: Called when the log can be read again, before what was read is looked at.
+        on_back: Called with a stream that could not be read, and can be again, before what was read is looked at.
 
     Attributes:
         readers: All of this process; `tick()` of each is called each second or so.
@@ -114,7 +114,7 @@ class Following:
         lease: float,
         on_control: Callable[[str, Control], None],
         on_orphan: Callable[[str], None],
-        on_back: Callable[[], None],
+        on_back: Callable[[str], None],
     ) -> None:
         self._log = log
         self._poll = poll
@@ -295,7 +295,7 @@ class Following:
                 followed.follower.drop()
                 return
             if followed.trouble is not None:
-                self._on_back()
+                self._on_back(followed.key)
             followed.trouble = None
             followed.backoff.reset()
             followed.heard_at = self.now()

@@ -46,10 +46,13 @@ from .log import (
     Lost,
     SpanRefused,
     StreamLog,
+    Unavailable,
     Unknown,
     Writer,
     epoch_of,
     join_spans,
+    only,
+    shard_of,
 )
 from .mirror import Listen, Mirror
 from .sessions import Sessions
@@ -115,7 +118,11 @@ class Generations:
         self._running: dict[str, _Running] = {}
         self.tasks = Tasks("a task of the hub failed")
         """What runs beside the generations, until the hub closes."""
-        self._claims_from = self._sweeps_from = float("-inf")
+        # By shard of the log.
+        self._claims_from: dict[str, float] = {}
+        self._renewing: set[tuple[str, bool]] = set()
+        self._sweeps_from = float("-inf")
+        self._sweeping: asyncio.Task[None] | None = None
         self._claiming: set[str] = set()
         self._asked: OrderedDict[tuple[str, bool], str] = OrderedDict()
         """Claims of which the log did not say whether it granted them, by key and `go_on`: the name under which it knows them."""
@@ -427,7 +434,7 @@ class Generations:
                 if in_doubt and isinstance(answer, Existing) and answer.epoch == epoch and answer.ending is None:
                     # Maybe an earlier try was done and its reply got lost: then the stream obeys the writer that it made.
                     mine = replace(writer, epoch=epoch, fence=writer.fence + 1, handover=None)
-                    (verdict,) = await self.log.renew([mine])
+                    verdict = only(await self.log.renew([mine]))
                     answer = mine if verdict is None or isinstance(verdict, Control) else answer
             except LogUnavailable as exc:
                 in_doubt = True
@@ -477,11 +484,15 @@ class Generations:
         if follower.mirror is not None:
             self._following.do(running.followed, follower.finished(ending, follower.mirror.n))
 
-    def log_is_back(self) -> None:
-        """Claim nothing for a lease."""
+    def log_is_back(self, key: str) -> None:
+        """Claim nothing for a lease that lies where this stream lies, which can be reached again."""
         # Who was cut off from the log himself knows nothing of the others' leases: he gives them one to come back.
-        self._claims_from = self._following.now() + self.pace.lease
-        self._sweeps_from = max(self._sweeps_from, self._claims_from + self.pace.lease * random.uniform(0.0, 0.5))
+        now, shard = self._following.now(), shard_of(self.log, key)
+        self._claims_from = {other: at for other, at in self._claims_from.items() if at > now}
+        self._claims_from[shard] = now + self.pace.lease
+        if not shard:
+            # A shard that is back does not keep anybody from looking at the others; its own streams are left alone.
+            self._sweeps_from = max(self._sweeps_from, now + self.pace.lease * random.uniform(1.0, 1.5))
 
     # --- the inbox
 
@@ -533,11 +544,11 @@ class Generations:
 
     # --- streams without a producer
 
-    def may_claim(self) -> bool:
-        return self._following.now() >= self._claims_from and not self.closing
+    def may_claim(self, key: str) -> bool:
+        return not self.closing and self._following.now() >= self._claims_from.get(shard_of(self.log, key), float("-inf"))
 
     def notice_orphan(self, key: str) -> None:
-        if key not in self._running and key not in self._claiming and self.may_claim():
+        if key not in self._running and key not in self._claiming and self.may_claim(key):
             self._claiming.add(key)
             self.tasks.spawn(self._take_over(key)).add_done_callback(lambda _: self._claiming.discard(key))
 
@@ -569,7 +580,7 @@ class Generations:
                 return await self.claim(key, go_on=go_on)
             except LogUnavailable:
                 await backoff.wait()
-                if self._following.now() >= deadline or not self.may_claim():
+                if self._following.now() >= deadline or not self.may_claim(key):
                     raise
 
     async def _take_over(self, key: str) -> None:
@@ -631,7 +642,7 @@ class Generations:
         )
         for span in join_spans(mirror.spans(handover.n)):
             try:
-                (verdict,) = await self.log.append([Append(writer, span)])
+                verdict = only(await self.log.append([Append(writer, span)]))
             except SpanRefused:
                 # The log has another history than this process: they are not its events.
                 break
@@ -673,23 +684,45 @@ class Generations:
         while True:
             await asyncio.sleep(min(period, _LOOK))
             now = self._following.now()
-            due = [each for each in self._running.values() if now - each.generation.stored_at >= period and each.holds]
-            try:
-                if due:
-                    await self._renew(due)
-                if now >= self._sweeps_from and self.may_claim():
-                    self._put_sweep_off()
-                    for key in await self.log.orphans(_SWEEP):
-                        self.notice_orphan(key)
-            except LogUnavailable as exc:
-                logger.info("leases cannot be looked after now: %s", exc)
-            except Exception:
-                logger.exception("the log failed in a way that it should not")
+            due: dict[tuple[str, bool], list[_Running]] = {}
+            for each in self._running.values():
+                if now - each.generation.stored_at >= period and each.holds:
+                    due.setdefault((shard_of(self.log, each.key), each.unreached), []).append(each)
+            for group, members in due.items():
+                # Each shard by itself, and apart from those that could not be reached: a machine that takes its time to say
+                # nothing must not let the leases of others run out.
+                if group not in self._renewing:
+                    self._renewing.add(group)
+                    self.tasks.spawn(self._renew_group(group, members))
+            if now >= self._sweeps_from and not self.closing and self._sweeping is None:
+                self._put_sweep_off()
+                self._sweeping = self.tasks.spawn(self._sweep())
             for each in list(self._running.values()):
                 self._listen(each, now)
                 if self._is_abandoned(each, now):
                     each.generation.ask_to_stop("abandoned")
                     self.tasks.spawn(self._cancel(each, "abandoned"))
+
+    async def _renew_group(self, group: tuple[str, bool], running: list[_Running]) -> None:
+        try:
+            await self._renew(running)
+        except LogUnavailable as exc:
+            logger.info("leases cannot be renewed now: %s", exc)
+        except Exception:
+            logger.exception("the log failed in a way that it should not")
+        finally:
+            self._renewing.discard(group)
+
+    async def _sweep(self) -> None:
+        try:
+            for key in await self.log.orphans(_SWEEP):
+                self.notice_orphan(key)
+        except LogUnavailable as exc:
+            logger.info("streams without a producer cannot be looked for now: %s", exc)
+        except Exception:
+            logger.exception("the log failed in a way that it should not")
+        finally:
+            self._sweeping = None
 
     def _put_sweep_off(self) -> None:
         # Each process at a time of its own. Those that were started at once, or have the log back at once, would all find, and
@@ -734,10 +767,14 @@ class Generations:
         verdicts = await self.log.renew(writers)
         now = self._following.now()
         for each, writer, verdict in zip(running, writers, verdicts, strict=True):
+            each.unreached = isinstance(verdict, Unavailable)
             if each.generation.paused or each.generation.writer is not writer:
                 # Written again meanwhile, see `_lost`.
                 continue
             match verdict:
+                case Unavailable():
+                    # At the next look, and not together with the others.
+                    pass
                 case None:
                     each.generation.stored_at = now
                 case Control():
@@ -764,7 +801,7 @@ class _Running:
         self.ending: Ending | None = None
         self.refused: Ending | None = None
         self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = self.forgotten = False
-        self.listening = False
+        self.listening = self.unreached = False
         self.said_k = 0
 
     @property

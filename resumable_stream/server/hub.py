@@ -321,7 +321,7 @@ class Hub:
             lease=self.lease,
             on_control=lambda key, control: self._generations.hear_control(key, control),
             on_orphan=lambda key: self._generations.notice_orphan(key),
-            on_back=lambda: self._generations.log_is_back(),
+            on_back=lambda key: self._generations.log_is_back(key),
         )
         self._sessions = Sessions(
             log,
@@ -588,7 +588,8 @@ class Hub:
                 replaces = answer.epoch
                 self._following.forget(key)
                 continue
-            if answer.ending is None and answer.n == 0 and self._on_lost == "restart_if_empty" and self._generations.may_claim():
+            is_empty = answer.ending is None and answer.n == 0
+            if is_empty and self._on_lost == "restart_if_empty" and self._generations.may_claim(key):
                 writer = await self._generations.claim(key, go_on=True)
                 if isinstance(writer, Writer) and writer.handover is not None:
                     was_empty = writer.handover.n == 0 and writer.handover.whole and not self._generations.is_behind(writer)

@@ -56,7 +56,9 @@ from ._rules import (
     judge_renew,
     judge_restore,
     judge_say,
+    only,
     page_of,
+    reached,
     spans_after,
     split_span,
 )
@@ -88,6 +90,7 @@ from ._values import (
     Said,
     Span,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
     check_claimant,
@@ -130,6 +133,7 @@ __all__ = [
     "Lost",
     "Said",
     "SpanRefused",
+    "Unavailable",
     "Unknown",
     # rules, for those who write a log
     "MAX_INBOX",
@@ -152,7 +156,10 @@ __all__ = [
     "judge_renew",
     "judge_restore",
     "judge_say",
+    "only",
     "page_of",
+    "reached",
+    "shard_of",
     "spans_after",
     "split_span",
     # the stored form
@@ -208,6 +215,12 @@ class Bells(Protocol):
         ...
 
 
+def shard_of(log: object, stream_id: str) -> str:
+    """Which shard of a log has a stream, as far as the log knows; `""` for a log that does not say, see `StreamLog`."""
+    found = getattr(log, "shard_of", None)
+    return "" if found is None else str(found(stream_id))
+
+
 @runtime_checkable
 class StreamLog(Protocol):
     """
@@ -219,6 +232,14 @@ class StreamLog(Protocol):
     Every method raises `LogUnavailable` if the log cannot be reached, or what it holds is damaged, and `ValueError` for the id of
     a stream that cannot be one. After `LogUnavailable` a write may or may not have happened; send it again.
     Everything else is an answer, not an error.
+
+    `append` and `renew` take many streams at once, and one that is damaged, or lies where nobody answers, is `Unavailable` by
+    itself. A log whose streams lie on several machines may also say which of them belong together:
+
+        def shard_of(self, stream_id: str) -> str: …
+
+    It answers at once, without I/O, and may be wrong: a stream may move. Streams of different shards are then sent in trips of
+    their own, so that a machine that takes its time to say nothing holds up nobody but its own streams.
     """
 
     async def create(
@@ -259,7 +280,7 @@ class StreamLog(Protocol):
 
     async def append(
         self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
-    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+    ) -> list[Appended | Fenced | Ended | Behind | Lost | Unavailable]:
         """
         Append spans of any number of streams in one trip, and renew the leases of their writers.
 
@@ -281,10 +302,12 @@ class StreamLog(Protocol):
             | the event before the span as its last | stored: `Appended` |
             | the span already | `Appended` |
             | another last event | `Behind` |
+            | not been reached for this stream, but for another one of the batch | `Unavailable` |
 
-            For an `exact` item the last but one row is `Behind` as well.
+            For an `exact` item the last but two is `Behind` as well.
 
         Raises:
+            LogUnavailable: None of the streams could be reached.
             SpanRefused: The bytes of a span do not continue those of its log (a `ValueError`). Nothing of that span is stored;
                 the other items may or may not be, and the batch without it, sent again, tells.
         """
@@ -363,7 +386,7 @@ class StreamLog(Protocol):
         """Make an object that hears of changes, also of those that other processes make. One per process is enough."""
         ...
 
-    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
         """
         Extend the leases of writers that have nothing to append.
 
@@ -371,7 +394,10 @@ class StreamLog(Protocol):
 
         Returns:
             For each writer, in the same order, why it has lost its stream; otherwise how the inbox stands, which is `None` before
-            the first message.
+            the first message. `Unavailable`: this stream cannot be reached, and another one could.
+
+        Raises:
+            LogUnavailable: None of the streams could be reached.
         """
         ...
 

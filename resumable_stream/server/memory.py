@@ -43,6 +43,7 @@ from .log import (
     Said,
     Span,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
     check_also,
@@ -188,9 +189,9 @@ class MemoryLog:
 
     async def append(
         self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
-    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+    ) -> list[Appended | Fenced | Ended | Behind | Lost | Unavailable]:
         """See `StreamLog.append()`."""
-        verdicts: list[Appended | Fenced | Ended | Behind | Lost] = []
+        verdicts: list[Appended | Fenced | Ended | Behind | Lost | Unavailable] = []
         refused: SpanRefused | None = None
         for item in check_batch(batch):
             try:
@@ -283,9 +284,9 @@ class MemoryLog:
         self._trim()
         return Done(stream.record.n)
 
-    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
         """See `StreamLog.renew()`."""
-        verdicts: list[Control | Fenced | Ended | Lost | None] = []
+        verdicts: list[Control | Fenced | Ended | Lost | Unavailable | None] = []
         for writer in writers:
             stream = self._find(writer.stream_id)
             verdict = judge_renew(stream.record if stream else None, writer)

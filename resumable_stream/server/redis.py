@@ -44,6 +44,7 @@ from .log import (
     Said,
     Span,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
     check_also,
@@ -57,7 +58,9 @@ from .log import (
     epoch_of,
     head_to_json,
     judge_read,
+    only,
     page_of,
+    reached,
 )
 
 try:
@@ -128,8 +131,8 @@ class RedisLog:
             than some milliseconds. Not for a client of yours.
         timeout: Seconds that one trip may take in all, with retries and with waiting for a connection. 20.0: less than a reader
             waits for its next heartbeat twice.
-        max_connections: Most connections for commands at one time; more calls wait. 32: enough for some 100,000 commands a
-            second. One more per node is for bells.
+        max_connections: Most connections for commands at one time, to each node of a Cluster; more calls wait. 32: enough for
+            some 100,000 commands a second. One more per node is for bells.
 
     Raises:
         ValueError: The URL cannot be read (it is not in the message, since it may hold a password), or an option makes no sense.
@@ -213,7 +216,7 @@ class RedisLog:
             there = await self.read(stream_id, None, limit_bytes=0)
             if isinstance(there, Page) and there.epoch != epoch and not (there.ending is not None and there.epoch == replaces):
                 return Existing(there.epoch, there.n, there.head, there.ending)
-            (appended,) = await self.append([also])
+            appended = only(await self.append([also]))
             if not isinstance(appended, Appended):
                 return AlsoRefused(appended)
             also = None
@@ -227,7 +230,7 @@ class RedisLog:
 
     async def append(
         self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
-    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+    ) -> list[Appended | Fenced | Ended | Behind | Lost | Unavailable]:
         """See `StreamLog.append()`."""
         items = check_batch(batch)
         replies = await self._client.calls(
@@ -236,19 +239,19 @@ class RedisLog:
                 for item in items
             ]
         )
-        verdicts: list[Appended | Fenced | Ended | Behind | Lost] = []
-        failure: Exception | None = None
+        found: list[Appended | Fenced | Ended | Behind | Lost | LogUnavailable] = []
+        refused: SpanRefused | None = None
         for item, reply in zip(items, replies, strict=True):
             try:
-                verdicts.append(appended(item, _checked(reply)))
+                found.append(appended(item, _checked(reply)))
             except SpanRefused as exc:
                 # The other streams of the batch are not at fault.
-                failure = failure or exc
+                refused = refused or exc
             except LogUnavailable as exc:
-                failure = exc if not isinstance(failure, LogUnavailable) else failure
-        if failure is not None:
-            raise failure
-        return verdicts
+                found.append(exc)
+        if refused is not None:
+            raise refused
+        return reached(found, [item.writer.stream_id for item in items])
 
     async def restore(
         self,
@@ -321,12 +324,12 @@ class RedisLog:
             return verdict
         self._tell(stream_id, b"gone", 0.0)
         if also is not None and together is None:
-            (appended,) = await self.append([also])
+            appended = only(await self.append([also]))
             if not isinstance(appended, Appended):
                 return AlsoRefused(appended)
         return Done(n)
 
-    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
         """See `StreamLog.renew()`."""
         replies = await self._client.calls(
             [
@@ -339,15 +342,21 @@ class RedisLog:
                 for writer in writers
             ]
         )
-        verdicts: list[Control | Fenced | Ended | Lost | None] = []
-        for writer, found in zip(writers, replies, strict=True):
-            reply = _checked(found)
-            verdict = refusal_of(writer.stream_id, reply)
-            assert not isinstance(verdict, Behind)
-            if verdict is None:
-                self._tell(writer.stream_id, b"for", writer.lease)
-            verdicts.append(verdict or control_of(writer.stream_id, reply[1], reply[2]))
-        return verdicts
+        found: list[Control | Fenced | Ended | Lost | LogUnavailable | None] = []
+        for writer, reply in zip(writers, replies, strict=True):
+            try:
+                refusal = refusal_of(writer.stream_id, _checked(reply))
+                assert not isinstance(refusal, Behind)
+                if refusal is None:
+                    self._tell(writer.stream_id, b"for", writer.lease)
+                found.append(refusal or control_of(writer.stream_id, *_checked(reply)[1:3]))
+            except LogUnavailable as exc:
+                found.append(exc)
+        return reached(found, [writer.stream_id for writer in writers])
+
+    def shard_of(self, stream_id: str) -> str:
+        """The node of a Cluster that has a stream, as far as is known; `""` for one server. See `StreamLog`."""
+        return self._client.shard_of(self._key(stream_id))
 
     async def claim(
         self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
@@ -531,7 +540,7 @@ class RedisLog:
             settled: list[bytes] = []
             for stream_id, state in zip(ids, states, strict=True):
                 if isinstance(state, LogUnavailable):
-                    continue  # a damaged one can be claimed by nobody
+                    continue  # one that is damaged, or cannot be reached, can be claimed by nobody
                 verdict = {b"GONE": b"gone", b"HELD": b"for"}.get(state[0], b"over")
                 settled += [stream_id.encode(), verdict, state[1] if len(state) > 1 else b"0"]
                 if verdict == b"over":

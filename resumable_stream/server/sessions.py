@@ -46,6 +46,7 @@ from .log import (
     Writer,
     check_text,
     epoch_of,
+    only,
 )
 from .shared import Known, SharedStreams
 
@@ -350,7 +351,7 @@ class Sessions(SharedStreams[_Place, Feed]):
             span = feed.span(snapshot_block(self._snapshot(feed)))
             trims = feed.stands
             try:
-                (verdict,) = await self._log.append([Append(self._writer(known, feed), span, exact=True, trims=trims)])
+                verdict = only(await self._log.append([Append(self._writer(known, feed), span, exact=True, trims=trims)]))
                 if isinstance(verdict, Appended):
                     feed.take([span])
                     feed.first = max(feed.first, trims)

@@ -29,6 +29,7 @@ from .log import (
     SpanRefused,
     StreamLog,
     Writer,
+    only,
 )
 
 __all__ = ["Known", "Place", "SharedStreams"]
@@ -168,7 +169,7 @@ class SharedStreams(abc.ABC, Generic[P, S]):
         """What `_step()` does where there is nothing but the append."""
         if append is None:
             return None
-        (verdict,) = await self._log.append([append])
+        verdict = only(await self._log.append([append]))
         return verdict if isinstance(verdict, Appended) else AlsoRefused(verdict)
 
     @contextlib.asynccontextmanager

@@ -53,6 +53,7 @@ from .log import (
     Said,
     Span,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
     check_also,
@@ -71,6 +72,7 @@ from .log import (
     judge_restore,
     judge_say,
     page_of,
+    reached,
 )
 from .memory import MemoryBells
 
@@ -170,22 +172,24 @@ class SQLiteLog:
 
     async def append(
         self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
-    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+    ) -> list[Appended | Fenced | Ended | Behind | Lost | Unavailable]:
         """See `StreamLog.append()`."""
         items = check_batch(batch)
 
-        def append(step: Step) -> list[Appended | Fenced | Ended | Behind | Lost]:
-            verdicts: list[Appended | Fenced | Ended | Behind | Lost] = []
-            refused: SpanRefused | LogUnavailable | None = None
+        def append(step: Step) -> list[Appended | Fenced | Ended | Behind | Lost | Unavailable]:
+            found: list[Appended | Fenced | Ended | Behind | Lost | LogUnavailable] = []
+            refused: SpanRefused | None = None
             for item in items:
                 try:
-                    verdicts.append(_append(step, item))
-                except (SpanRefused, LogUnavailable) as exc:
+                    found.append(_append(step, item))
+                except SpanRefused as exc:
                     # The other streams of the batch are not at fault.
                     refused = refused or exc
+                except LogUnavailable as exc:
+                    found.append(exc)
             if refused is not None:
                 raise refused
-            return verdicts
+            return reached(found, [item.writer.stream_id for item in items])
 
         return await self._started().write(append) if items else []
 
@@ -259,21 +263,18 @@ class SQLiteLog:
 
         return await self._started().write(finish)
 
-    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
         """See `StreamLog.renew()`."""
         items = list(writers)
 
-        def renew(step: Step) -> list[Control | Fenced | Ended | Lost | None]:
-            verdicts: list[Control | Fenced | Ended | Lost | None] = []
-            refused: LogUnavailable | None = None
+        def renew(step: Step) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
+            found: list[Control | Fenced | Ended | Lost | LogUnavailable | None] = []
             for writer in items:
                 try:
-                    verdicts.append(_renew(step, writer))
+                    found.append(_renew(step, writer))
                 except LogUnavailable as exc:
-                    refused = refused or exc
-            if refused is not None:
-                raise refused
-            return verdicts
+                    found.append(exc)
+            return reached(found, [writer.stream_id for writer in items])
 
         return await self._started().write(renew) if items else []
 

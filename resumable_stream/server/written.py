@@ -49,6 +49,7 @@ from .log import (
     Writer,
     damaged,
     epoch_of,
+    only,
 )
 from .shared import Known, SharedStreams
 from .wire import Answer
@@ -377,7 +378,7 @@ class Written(SharedStreams[_Place, _State]):
         if last is not None and now - last < min(1.0, ttl / 10):
             self._touched[key] = last
             return
-        (verdict,) = await self._log.renew([self._writer(known, state)])
+        verdict = only(await self._log.renew([self._writer(known, state)]))
         if isinstance(verdict, Fenced | Lost):
             known.state = None
             raise _unknown(known.place)

@@ -5,6 +5,11 @@ Bells are hints, so whoever listens has to come out exact whatever is done to th
 what it was asked, so whoever writes has to send it again.
 
     log = FaultyLog(MemoryLog(), seed=7, lose=0.2, double=0.2, swap=0.2)
+
+Of a log that lies on several machines some streams may be unavailable while others are not. `reach` decides, for each stream of
+each call:
+
+    log.reach = lambda verb, stream_id: "not_done" if stream_id in lost else None
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from .._errors import LogUnavailable
 from ..server.log import (
@@ -39,13 +44,26 @@ from ..server.log import (
     Said,
     Span,
     StreamLog,
+    Unavailable,
     Unknown,
     Writer,
+    check_batch,
+    reached,
+    shard_of,
 )
 
-__all__ = ["FaultyBells", "FaultyLog"]
+__all__ = ["FaultyBells", "FaultyLog", "Trouble"]
 
 T = TypeVar("T")
+
+Trouble: TypeAlias = Literal["not_done", "reply_lost"]
+"""What may happen to a stream that is unavailable: nothing, or all and nobody learns of it."""
+
+
+_SAID: Final[dict[Trouble, str]] = {
+    "not_done": "FaultyLog: the request was lost, and nothing was done",
+    "reply_lost": "FaultyLog: it was done, and the reply was lost",
+}
 
 
 class FaultyLog:
@@ -60,6 +78,8 @@ class FaultyLog:
         swap: Probability that a bell is held back, and comes after the next one; the last one may so be lost, too.
         unavailable: Probability that a call raises `LogUnavailable`. In one half of these cases it did nothing, in the other it
             did all, and only the reply is lost.
+        reach: Asked for each stream of each call, with the name of the verb and the id, what happens to it; `None`: it is
+            reached. The other streams of the call are. `None` for all: every stream is reached.
 
     Attributes:
         faults: How often each was put in: `lost`, `doubled`, `swapped`, `not_done`, `reply_lost`.
@@ -77,6 +97,7 @@ class FaultyLog:
         double: float = 0.2,
         swap: float = 0.2,
         unavailable: float = 0.0,
+        reach: Callable[[str, str], Trouble | None] | None = None,
     ) -> None:
         if min(lose, double, swap, unavailable) < 0 or lose + double + swap > 1 or unavailable > 1:
             raise ValueError(
@@ -85,6 +106,7 @@ class FaultyLog:
             )
         self.log = log
         self.lose, self.double, self.swap, self.unavailable = lose, double, swap, unavailable
+        self.reach = reach
         self.faults: Counter[str] = Counter()
         self._chance = random.Random(seed)
 
@@ -93,15 +115,42 @@ class FaultyLog:
             f"FaultyLog({self.log!r}, lose={self.lose}, double={self.double}, swap={self.swap}, unavailable={self.unavailable})"
         )
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        if self._chance.random() >= self.unavailable:
-            return await call()
-        if self._chance.random() < 0.5:
-            self.faults["not_done"] += 1
-            raise LogUnavailable("FaultyLog: the request was lost, and nothing was done")
-        await call()
-        self.faults["reply_lost"] += 1
-        raise LogUnavailable("FaultyLog: it was done, and the reply was lost")
+    async def _call(self, call: Callable[[], Awaitable[T]], verb: str = "", stream_id: str | None = None) -> T:
+        chosen: Trouble | None = None
+        if stream_id is not None and self.reach is not None:
+            chosen = self.reach(verb, stream_id)
+        if chosen is None:
+            stream_id = None
+            if self._chance.random() >= self.unavailable:
+                return await call()
+            chosen = "not_done" if self._chance.random() < 0.5 else "reply_lost"
+        if chosen == "reply_lost":
+            await call()
+        self.faults[chosen] += 1
+        raise LogUnavailable(_SAID[chosen], stream_id=stream_id)
+
+    async def _each(
+        self, verb: str, stream_ids: Sequence[str], call: Callable[[list[int]], Awaitable[Sequence[Any]]]
+    ) -> list[Any]:
+        """A call for many streams, some of which are not reached. `call` is given the places of those that are done."""
+        reach = self.reach
+        troubles = {} if reach is None else {stream_id: reach(verb, stream_id) for stream_id in dict.fromkeys(stream_ids)}
+        places = [place for place, stream_id in enumerate(stream_ids) if troubles.get(stream_id) != "not_done"]
+        found = dict(zip(places, await self._call(lambda: call(places)) if places or not stream_ids else [], strict=True))
+        answers: list[Any] = []
+        for place, stream_id in enumerate(stream_ids):
+            if (trouble := troubles.get(stream_id)) is not None:
+                self.faults[trouble] += 1
+                answers.append(LogUnavailable(_SAID[trouble], stream_id=stream_id))
+            elif isinstance(answer := found[place], Unavailable):
+                answers.append(LogUnavailable(answer.why, stream_id=stream_id))
+            else:
+                answers.append(answer)
+        return reached(answers, stream_ids)
+
+    def shard_of(self, stream_id: str) -> str:
+        """As the log below says."""
+        return shard_of(self.log, stream_id)
 
     # --- the log
 
@@ -119,58 +168,66 @@ class FaultyLog:
         """See `StreamLog.create()`."""
         options: dict[str, Any] = {} if also is None else {"also": also}
         return await self._call(
-            lambda: self.log.create(stream_id, head, lease=lease, request=request, replaces=replaces, epoch=epoch, **options)
+            lambda: self.log.create(stream_id, head, lease=lease, request=request, replaces=replaces, epoch=epoch, **options),
+            "create",
+            stream_id,
         )
 
     async def append(
         self, batch: Sequence[Append | tuple[Writer, Span, str | None]]
-    ) -> list[Appended | Fenced | Ended | Behind | Lost]:
+    ) -> list[Appended | Fenced | Ended | Behind | Lost | Unavailable]:
         """See `StreamLog.append()`."""
-        return await self._call(lambda: self.log.append(batch))
+        items = check_batch(batch)
+        return await self._each(
+            "append", [item.writer.stream_id for item in items], lambda places: self.log.append([items[each] for each in places])
+        )
 
     async def restore(self, writer: Writer, head: Head, epoch: str, spans: Sequence[Span], **options: Any) -> Writer | Existing:
         """See `StreamLog.restore()`."""
-        return await self._call(lambda: self.log.restore(writer, head, epoch, spans, **options))
+        return await self._call(lambda: self.log.restore(writer, head, epoch, spans, **options), "restore", writer.stream_id)
 
     async def finish(
         self, writer: Writer, n: int, ending: Ending, *, also: Append | None = None
     ) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
         """See `StreamLog.finish()`."""
-        return await self._call(lambda: self.log.finish(writer, n, ending, also=also))
+        return await self._call(lambda: self.log.finish(writer, n, ending, also=also), "finish", writer.stream_id)
 
     async def read(self, stream_id: str, after: Cursor | None = None, *, limit_bytes: int = 4 << 20) -> Page | Gone | Unknown:
         """See `StreamLog.read()`."""
-        return await self._call(lambda: self.log.read(stream_id, after, limit_bytes=limit_bytes))
+        return await self._call(lambda: self.log.read(stream_id, after, limit_bytes=limit_bytes), "read", stream_id)
 
     def bells(self) -> FaultyBells:
         """See `StreamLog.bells()`."""
         return FaultyBells(self, self.log.bells())
 
-    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | None]:
+    async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
         """See `StreamLog.renew()`."""
-        return await self._call(lambda: self.log.renew(writers))
+        return await self._each(
+            "renew", [writer.stream_id for writer in writers], lambda places: self.log.renew([writers[each] for each in places])
+        )
 
     async def claim(
         self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
     ) -> Writer | Held | Ended | Unknown:
         """See `StreamLog.claim()`."""
-        return await self._call(lambda: self.log.claim(stream_id, lease=lease, go_on=go_on, claimant=claimant))
+        call = lambda: self.log.claim(stream_id, lease=lease, go_on=go_on, claimant=claimant)  # noqa: E731
+        return await self._call(call, "claim", stream_id)
 
     async def say(self, stream_id: str, message: Message) -> Said | Ended | Full | Unknown:
         """See `StreamLog.say()`."""
-        return await self._call(lambda: self.log.say(stream_id, message))
+        return await self._call(lambda: self.log.say(stream_id, message), "say", stream_id)
 
     async def inbox(self, stream_id: str, after: int) -> list[Message]:
         """See `StreamLog.inbox()`."""
-        return await self._call(lambda: self.log.inbox(stream_id, after))
+        return await self._call(lambda: self.log.inbox(stream_id, after), "inbox", stream_id)
 
     async def compact(self, stream_id: str) -> None:
         """See `StreamLog.compact()`."""
-        await self._call(lambda: self.log.compact(stream_id))
+        await self._call(lambda: self.log.compact(stream_id), "compact", stream_id)
 
     async def delete(self, stream_id: str) -> None:
         """See `StreamLog.delete()`."""
-        await self._call(lambda: self.log.delete(stream_id))
+        await self._call(lambda: self.log.delete(stream_id), "delete", stream_id)
 
     async def orphans(self, limit: int = 100) -> list[str]:
         """See `StreamLog.orphans()`."""
@@ -193,7 +250,7 @@ class FaultyBells:
 
     async def add(self, stream_id: str) -> None:
         """See `Bells.add()`; it fails as other calls do."""
-        await self._log._call(lambda: self._bells.add(stream_id))
+        await self._log._call(lambda: self._bells.add(stream_id), "bells", stream_id)
 
     async def discard(self, stream_id: str) -> None:
         """See `Bells.discard()`."""

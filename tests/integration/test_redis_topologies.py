@@ -24,7 +24,7 @@ from resumable_stream import LogUnavailable, Outcome, StreamBusy, StreamUnknown
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Head, Hub, Message, RedisLog, Span, Stream, StreamLog
 from resumable_stream.server.hub import key_of
-from resumable_stream.server.log import Appended, Behind, Bell, Control, Done, Gone, Lost, Page, Writer
+from resumable_stream.server.log import Appended, Behind, Bell, Control, Done, Gone, Lost, Page, Unavailable, Writer
 from resumable_stream.server.sessions import feed_id_of
 from resumable_stream.testing.log_contract import LogContract
 from tests.redis_server import RedisCluster, RedisServer
@@ -291,6 +291,192 @@ def test_a_stream_ends_while_the_node_of_its_feed_is_down() -> None:
         run(scenario(started.start()))
     finally:
         started.close()
+
+
+# --- a node that does not answer ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_nodes(_redis_7: None) -> Iterator[RedisCluster]:
+    """Of the test alone. A node that is away for as long as the test lasts is not given up by the others."""
+    started = RedisCluster()
+    for node in started.nodes:
+        node._options = (
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no"),
+            *("--enable-debug-command", "local"),
+        )
+    try:
+        yield started.start()
+    finally:
+        started.close()
+
+
+def by_node(cluster: RedisCluster, prefix: str, count: int) -> dict[int, list[str]]:
+    """As many names of streams for each node, by its port."""
+    found: dict[int, list[str]] = {node.port: [] for node in cluster.nodes}
+    with redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port) as direct:
+        number = 0
+        while min(map(len, found.values())) < count:
+            name, number = f"n{number}", number + 1
+            names = found[direct.get_node_from_key(f"{prefix}{{{name}}}").port]
+            if len(names) < count:
+                names.append(name)
+    return found
+
+
+def url_of(cluster: RedisCluster) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("how", ["pause", "kill"])
+def test_a_node_that_cannot_be_reached_is_unavailable_for_its_own_streams(three_nodes: RedisCluster, how: str) -> None:
+    """One call for streams of all nodes: the others are stored, and their leases renewed."""
+
+    async def scenario() -> None:
+        log = RedisLog(url_of(three_nodes), prefix="part:", timeout=4.0, socket_timeout=1.0)
+        names = by_node(three_nodes, "part:", 3)
+        sick, *well = three_nodes.nodes
+        writers = {name: await begin(log, name, last=1) for each in names.values() for name in each}
+        assert {log.shard_of(name) for name in names[sick.port]} == {f"127.0.0.1:{sick.port}"}
+        getattr(sick, how)()
+        for n in (2, 3):
+            verdicts = await log.append([(writer, event(n), None) for writer in writers.values()])
+            leases = await log.renew(list(writers.values()))
+            for name, verdict, lease in zip(writers, verdicts, leases, strict=True):
+                if name in names[sick.port]:
+                    assert isinstance(verdict, Unavailable) and isinstance(lease, Unavailable)
+                    assert verdict.stream_id == lease.stream_id == name
+                else:
+                    assert (verdict, lease) == (Appended(n), None)
+        with pytest.raises(LogUnavailable):
+            await log.append([(writers[name], event(2), None) for name in names[sick.port]])
+        # More calls than there are connections for a node wait for it, and the other nodes do not wait for them.
+        stuck = [asyncio.create_task(log.read(name)) for name in names[sick.port] for _ in range(20)]
+        await asyncio.sleep(0)
+        for name in names[well[0].port] + names[well[1].port]:
+            assert await text(log, name) == b"".join(event(n).data for n in range(1, 4))
+        if how == "pause":
+            assert not any(each.done() for each in stuck)
+        # One that is made anew meanwhile finds its way, too.
+        other = RedisLog(url_of(three_nodes), prefix="part:", timeout=4.0, socket_timeout=1.0)
+        assert await text(other, names[well[1].port][0]) == b"".join(event(n).data for n in range(1, 4))
+        assert all(isinstance(each, LogUnavailable) for each in await asyncio.gather(*stuck, return_exceptions=True))
+        if how == "pause":
+            sick.go_on()
+            for name in names[sick.port]:
+                # What was under way when it stopped may have been done.
+                for n in (2, 3):
+                    (verdict,) = await persistently(lambda: log.append([(writers[name], event(n), None)]))  # noqa: B023
+                    assert verdict in (Appended(n), Appended(3))
+                assert await text(log, name) == b"".join(event(n).data for n in range(1, 4))
+        else:
+            sick.restart()
+            verdicts = await persistently(lambda: log.append([(writers[name], event(2), None) for name in names[sick.port]]))
+            assert verdicts == [Lost()] * 3
+        for each in (log, other):
+            await each.aclose()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["pause", "kill"])
+def test_streams_of_the_other_nodes_go_on_while_a_node_is_away(three_nodes: RedisCluster, how: str) -> None:
+    """Producers, leases, mirrors of another process, new streams and new readers; and then all of it comes back, each once."""
+    rounds, lease = 25, 6.0
+
+    async def scenario() -> None:
+        logs = [RedisLog(url_of(three_nodes), prefix="go:", timeout=4.0, socket_timeout=2.0) for _ in range(2)]
+        names = by_node(three_nodes, "go:", 5)
+        sick, *well = three_nodes.nodes
+        late = {port: each.pop() for port, each in names.items()}
+        quiet = {port: each.pop() for port, each in names.items()}
+        here = [name for node in well for name in names[node.port]]
+        there = names[sick.port]
+        tokens: dict[str, asyncio.Queue[int | None]] = {name: asyncio.Queue() for each in names.values() for name in each}
+        stop = asyncio.Event()
+
+        def answer(name: str) -> Callable[[], AsyncIterator[str]]:
+            async def words() -> AsyncIterator[str]:
+                while (n := await tokens[name].get()) is not None:
+                    yield f"{name}:{n}"
+
+            return words
+
+        async def silent() -> AsyncIterator[str]:
+            await stop.wait()
+            yield "last"
+
+        def number(data: str) -> int:
+            return int(data.rpartition(":")[2])
+
+        async with contextlib.AsyncExitStack() as stack:
+            one, two = [await stack.enter_async_context(Hub(log, lease=lease, poll=1.0, log_timeout=100.0)) for log in logs]
+            seen: dict[str, list[int]] = {}
+            grown = asyncio.Condition()
+
+            async def read(name: str) -> None:
+                decoder = SSEDecoder()
+                async for chunk in two.follow(name):
+                    for found in decoder.feed(chunk):
+                        if found.event is None or found.event == "message":
+                            seen.setdefault(name, []).append(number(found.data))
+                            async with grown:
+                                grown.notify_all()
+
+            async def until(fits: Callable[[], bool]) -> None:
+                async with grown:
+                    await grown.wait_for(fits)
+
+            def say(group: list[str], n: int | None) -> None:
+                for name in group:
+                    tokens[name].put_nowait(n)
+
+            for name in [*here, *there]:
+                await one.start(name, answer(name))
+            for name in quiet.values():
+                await one.start(name, silent)
+            readers = [asyncio.create_task(read(name)) for name in [*here, *there]]
+            say([*here, *there], 1)
+            await until(lambda: all(seen.get(name) == [1] for name in [*here, *there]))
+            getattr(sick, how)()
+            say(there, 2)
+            # No clock: each round begins when all readers have the one before, so none ends if something waits for the node.
+            for n in range(2, rounds):
+                say(here, n)
+                await until(lambda: all(seen[name][-1] == n for name in here))  # noqa: B023
+                if n == rounds // 2:
+                    for node in well:
+                        new = late[node.port]
+                        tokens[new] = asyncio.Queue()
+                        await one.start(new, answer(new))
+                        readers.append(asyncio.create_task(read(new)))
+                        say([new], 1)
+                        await until(lambda: seen.get(new) == [1])  # noqa: B023
+            # Long enough for leases that nobody renews to end: the quiet ones of the other nodes are held.
+            await asyncio.sleep(1.5 * lease)
+            for node in well:
+                state = await two.state(quiet[node.port])
+                assert state.ending is None
+                page = await logs[1].read(quiet[node.port], None, limit_bytes=0)
+                assert isinstance(page, Page) and page.lease_left > 0.0, page
+            assert all(seen[name] in ([1], [1, 2]) for name in there)
+            say(there, 3)
+            if how == "pause":
+                sick.go_on()
+            else:
+                sick.restart()
+            await until(lambda: all(seen[name][-1] == 3 for name in there))
+            stop.set()
+            say([*here, *there, *(late[node.port] for node in well)], None)
+            await asyncio.gather(*readers)
+            assert all(seen[name] == list(range(1, rounds)) for name in here)
+            assert all(seen[name] == [1, 2, 3] for name in there)
+            for name in [*here, *there]:
+                assert (await two.state(name)).ending == OK
+        for log in logs:
+            await log.aclose()
+
+    run(scenario())
 
 
 def test_streams_lie_on_all_nodes_and_one_connection_hears_each_node(cluster: RedisCluster) -> None:

@@ -21,11 +21,12 @@ class Stream:
         self.was_due = due
         self.item: Append | None = None
         self.taken_at: float | None = None
-        self._writer = Writer(name, "abcd", 1)
+        self.id = name
+        self.writer = Writer(name, "abcd", 1)
 
     def next_item(self, now: float) -> Append:
         self.taken_at = now
-        self.item = Append(self._writer, Span(n=1, b=1, lengths=(1,), data=b"x"))
+        self.item = Append(self.writer, Span(n=1, b=1, lengths=(1,), data=b"x"))
         return self.item
 
     def appended(self) -> None:
@@ -51,7 +52,7 @@ def first_trip(*offsets: float) -> tuple[list[str], list[Stream]]:
             on_appended=lambda *_: arrived.set(),
             on_refused=lambda *_: None,
             on_away=lambda *_: None,
-            on_back=lambda: None,
+            on_back=lambda _: None,
         )
         streams = [Stream(f"s{number}", loop.time() + offset) for number, offset in enumerate(offsets)]
         for stream in streams:

@@ -1525,7 +1525,7 @@ def test_processes_that_start_or_recover_together_do_not_sweep_together() -> Non
                 if back:
                     for hub in hubs:
                         hub._generations._sweeps_from = now
-                        hub._generations.log_is_back()
+                        hub._generations.log_is_back("s")
                 sweeps = sorted(hub._generations._sweeps_from - now for hub in hubs)
                 # Not before a lease, in which those who were cut off may come back.
                 assert sweeps[0] >= 14.0

@@ -34,6 +34,7 @@ from resumable_stream.server.log import (
     Page,
     Said,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
 )
@@ -203,16 +204,20 @@ def test_one_damaged_stream_of_a_batch_harms_no_other(redis_server: RedisServer,
         log = RedisLog(redis_server.url)
         writers = [await begin(log, name) for name in "abc"]
         direct.set("rs:{b}", "something else")
-        with pytest.raises(LogUnavailable) as caught:
-            await log.append([(writer, event(4), None) for writer in writers])
-        # It says whose fault it was. The others are stored, and the batch without that one says so.
-        assert caught.value.stream_id == "b"
+        verdicts = await log.append([(writer, event(4), None) for writer in writers])
+        # It says whose fault it was, and the others are stored.
+        assert [verdicts[0], verdicts[2]] == [Appended(4), Appended(4)]
+        assert isinstance(verdicts[1], Unavailable) and verdicts[1].stream_id == "b"
+        assert "'b': the log is damaged" in verdicts[1].why
         assert await log.append([(writer, event(4), None) for writer in writers[::2]]) == [Appended(4), Appended(4)]
-        with pytest.raises(LogUnavailable) as caught:
-            await log.renew(writers)
-        assert caught.value.stream_id == "b"
-        # The fault of a writer is told after a fault of the log.
-        with pytest.raises(LogUnavailable):
+        leases = await log.renew(writers)
+        assert [leases[0], leases[2]] == [None, None] and isinstance(leases[1], Unavailable)
+        for call in (log.append([(writers[1], event(4), None)] * 2), log.renew([writers[1]])):
+            with pytest.raises(LogUnavailable) as caught:
+                await call
+            assert caught.value.stream_id == "b"
+        # The fault of a writer is told first: what is sent again without it says the rest.
+        with pytest.raises(SpanRefused):
             await log.append([(writers[0], replace(event(5), b=55), None), (writers[1], event(4), None)])
         with pytest.raises(SpanRefused):
             await log.append([(writers[0], replace(event(5), b=55), None), (writers[2], event(5), None)])

@@ -44,6 +44,7 @@ from resumable_stream.server.log import (
     Page,
     Said,
     SpanRefused,
+    Unavailable,
     Unknown,
     Writer,
     join_spans,
@@ -655,12 +656,14 @@ def test_a_damaged_stream_harms_no_other_of_its_batch(tmp_path: Path) -> None:
         log = SQLiteLog(path)
         writer, other = await create(log, last=3), await create(log, "t", last=3)
         change(path, damage)
-        with pytest.raises(LogUnavailable, match="'s': the log is damaged") as caught:
-            await log.append([(writer, span_of(4, 4), None), (other, span_of(4, 4), None)])
-        assert caught.value.stream_id == "s"
+        mine, others = await log.append([(writer, span_of(4, 4), None), (other, span_of(4, 4), None)])
+        assert isinstance(mine, Unavailable) and mine.stream_id == "s" and "'s': the log is damaged" in mine.why
+        assert others == Appended(4)
         assert await text_of(log, "t") == span_of(1, 4).data
         if "INSERT" not in damage:
-            for call in (log.read("s"), log.renew([other, writer]), log.finish(writer, 3, OK), log.claim("s", lease=1.0)):
+            lease, mine = await log.renew([other, writer])
+            assert lease is None and isinstance(mine, Unavailable) and mine.stream_id == "s"
+            for call in (log.read("s"), log.renew([writer]), log.finish(writer, 3, OK), log.claim("s", lease=1.0)):
                 with pytest.raises(LogUnavailable, match="'s': the log is damaged") as caught:
                     await call
                 assert caught.value.stream_id == "s"
