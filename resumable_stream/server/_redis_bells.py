@@ -68,10 +68,10 @@ class Listening:
         self._by_name: dict[bytes, _Channel] = {}
         self._links: dict[str, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # Channels that no connection listens to: the new ones, and those that failed.
-        self._astray: dict[bool, dict[str, _Channel]] = {False: {}, True: {}}
-        self._placing: dict[bool, asyncio.Task[None] | None] = {False: None, True: None}
-        self._failures = 0
+        # Channels that no connection listens to, of each node: the new ones, and those that failed.
+        self._astray: dict[tuple[str, bool], dict[str, _Channel]] = {}
+        self._placing: set[tuple[str, bool]] = set()
+        self._failures: dict[str, int] = {}
         self._closed = False
 
     async def add(self, bells: RedisBells, stream_id: str) -> None:
@@ -125,7 +125,7 @@ class Listening:
             _fail(channel, LogUnavailable("these bells are closed; make new ones with bells()"))
         self._channels.clear()
         self._by_name.clear()
-        for astray in self._astray.values():
+        for astray in list(self._astray.values()):
             astray.clear()
         # More than once: redis-py may lose a cancellation while it connects.
         while tasks := list(self._tasks):
@@ -136,21 +136,23 @@ class Listening:
     # --- placing
 
     def _place(self, channels: Iterable[_Channel]) -> None:
-        """Find connections for these. Those that are new do not wait for those that failed before."""
+        """Find connections for these. Those that are new do not wait for those that failed before, and no node for another."""
         for channel in channels:
             channel.link, channel.heard = None, False
-            self._astray[channel.failed][channel.stream_id] = channel
-        for failed, astray in self._astray.items():
-            if astray and self._placing[failed] is None and not self._closed:
-                self._placing[failed] = self.spawn(self._place_all(failed))
+            where = self.client.shard_of(channel.name), channel.failed
+            self._astray.setdefault(where, {})[channel.stream_id] = channel
+            if where not in self._placing and not self._closed:
+                self._placing.add(where)
+                self.spawn(self._place_all(where))
 
-    async def _place_all(self, failed: bool) -> None:
-        astray = self._astray[failed]
+    async def _place_all(self, where: tuple[str, bool]) -> None:
+        astray = self._astray[where]
+        node, failed = where
         try:
             while astray:
                 if failed:
                     # With a spread, so that the processes do not all come back in one moment.
-                    longest = min(_LONGEST_WAIT, 0.05 * 2 ** min(self._failures, 10))
+                    longest = min(_LONGEST_WAIT, 0.05 * 2 ** min(self._failures.get(node, 0), 10))
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
                 batch = list(astray.values())
                 astray.clear()
@@ -168,7 +170,9 @@ class Listening:
                         self.spawn(link.run())
                     await link.adopt([channel for channel in channels if self.is_current(channel)])
         finally:
-            self._placing[failed] = None
+            self._placing.discard(where)
+            if not astray and self._astray.get(where) is astray:
+                del self._astray[where]
 
     async def _grouped(self, channels: Sequence[_Channel]) -> dict[str, tuple[Any, list[_Channel]]]:
         groups: dict[str, tuple[Any, list[_Channel]]] = {}
@@ -200,7 +204,7 @@ class Listening:
 
     def on_heard(self, channel: _Channel) -> None:
         """A server has said that it is heard."""
-        self._failures = 0
+        self._failures.pop(self.client.shard_of(channel.name), None)
         channel.heard, channel.failed = True, False
         for waiter in channel.waiters:
             if not waiter.done():
@@ -224,9 +228,12 @@ class Listening:
         current = [channel for channel in channels if self.is_current(channel)]
         for channel in current:
             channel.missed = channel.failed = True
-        if current:
-            self._failures += 1
-            self._place(current)
+        self._count_failure(current)
+        self._place(current)
+
+    def _count_failure(self, channels: Sequence[_Channel]) -> None:
+        for node in {self.client.shard_of(channel.name) for channel in channels}:
+            self._failures[node] = self._failures.get(node, 0) + 1
 
     def on_refused(self, channels: Sequence[_Channel], exc: BaseException) -> None:
         """A server does not let us hear these streams."""
@@ -247,7 +254,7 @@ class Listening:
         if exc is None:
             self._place(current)  # of the last moment
             return
-        self._failures += 1
+        self._count_failure(current)
         error = exc if isinstance(exc, LogUnavailable) else self.client.unavailable(exc, "the bells cannot be heard")
         for channel in current:
             channel.missed, channel.failed = channel.missed or channel.heard, True
