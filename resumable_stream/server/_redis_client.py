@@ -320,16 +320,32 @@ class RedisClient:
             return ""
 
     def _node(self, key: bytes) -> Any:
-        return self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key))
+        slot = self._client.keyslot(key)
+        try:
+            return self._client.nodes_manager.get_node_from_slot(slot)
+        except KeyError:
+            pass
+        # redis-py raises this itself for some of the slots that it does not know.
+        raise RedisClusterException(f"no node is known for slot {slot}")
 
     async def _know_nodes(self) -> None:
         """Find the nodes, the first time. From then on `_look_for_nodes()` does so beside the trips."""
 
+        manager = self._client.nodes_manager
+
         async def find() -> None:
             async with self._finding:
-                await self._client.initialize()
+                if manager.slots_cache:
+                    return
+                try:
+                    await self._client.initialize()
+                except FAILURES:
+                    # It also asks one of them which commands there are, which is not needed here: `_look()` tries that again.
+                    if not manager.slots_cache:
+                        raise
+                    self._look_for_nodes()
 
-        if not self._client.nodes_manager.slots_cache:
+        if not manager.slots_cache:
             await self._trip(find, finds=True)
 
     def _look_for_nodes(self) -> None:
@@ -342,6 +358,10 @@ class RedisClient:
         manager = self._client.nodes_manager
         try:
             async with asyncio.timeout(self.timeout):
+                # Of redis-py itself, which goes after slots that move, and may not have come to an end before.
+                with contextlib.suppress(*FAILURES):
+                    async with self._finding:
+                        await self._client.initialize()
                 nodes = sorted(manager.nodes_cache.values(), key=lambda node: (node.name in self._failed, node.server_type))
                 for node in nodes:
                     try:

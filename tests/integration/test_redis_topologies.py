@@ -617,6 +617,8 @@ def test_a_node_that_dies_is_replaced_by_its_replica() -> None:
                 # What a fail-over loses, the producer writes again.
                 if isinstance(verdict, Appended | Behind):
                     sent[writer.stream_id] = verdict.n
+                elif isinstance(verdict, Unavailable):
+                    await asyncio.sleep(0.05)
                 else:
                     assert verdict == Lost()
                     spans = [event(n) for n in range(1, sent[writer.stream_id] + 1)]
