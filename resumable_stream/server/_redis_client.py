@@ -602,6 +602,11 @@ class RedisClient:
                 await (each.aclose() if hasattr(each, "aclose") else each.close())
                 if isinstance(each, Redis):
                     await each.connection_pool.disconnect()
+                if isinstance(each, RedisCluster):
+                    # redis-py leaves this out while it looks for the nodes.
+                    manager = each.nodes_manager
+                    for node in [*manager.nodes_cache.values(), *manager.startup_nodes.values()]:
+                        await node.disconnect()
             except FAILURES:
                 pass  # it is as closed as it can be
 

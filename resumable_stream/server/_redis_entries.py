@@ -26,6 +26,7 @@ from .log import (
     Lost,
     Message,
     Record,
+    Released,
     Span,
     SpanRefused,
     Writer,
@@ -311,13 +312,15 @@ def bell_of(stream_id: str, message: bytes) -> Bell:
         return Bell(id=stream_id)
     epoch, n, oldest = place[1].decode(), int(place[2]), int(place[3])
     words = rest[place.end() :].split()
-    item: Span | Control | Any = None
+    item: Any = None
     try:
         match kind, words:
             case b"s", [b, lengths]:
                 item = Span(n=n, b=int(b), lengths=decode_lengths(lengths.decode(), size=len(body)), data=body)
             case b"c", [k, cancelled]:
                 item = Control(int(k), body.decode() if cancelled == b"1" else None)
+            case b"r", []:
+                item = Released()
             case b"e", []:
                 item = ending_from_json(stream_id, body)
     except Exception:  # noqa: BLE001  a bell is a hint, and the log says what is true

@@ -232,6 +232,7 @@ local lease = tonumber(ARGV[2])
 expire(lease + r.keep)
 redis.call('HSET', KEYS[1], 'until', decimal(lease_end(lease)))
 index(KEYS[5], ARGV[3], lease_end(lease), lease + r.keep)
+if lease == 0 then ring('r ' .. place(r)) end
 return {'OK', decimal(r.k), r.cancel}
 """
 

@@ -35,6 +35,7 @@ from .log import (
     Head,
     Message,
     Record,
+    Released,
     Span,
     compressed,
     compressed_lengths,
@@ -86,7 +87,7 @@ _UPDATE: Final = (
 )
 
 State: TypeAlias = tuple[object, ...]
-"""What listeners of a stream are told of: epoch, fence, n, k, cancel, whether it has ended, oldest."""
+"""What listeners of a stream are told of: epoch, fence, n, k, cancel, whether it has ended, oldest, whether it is released."""
 Packed: TypeAlias = tuple[int, int, str | bytes, bytes | None, bytes | None]
 """A row of `span`, less its stream: n, b, l, d, z."""
 
@@ -110,7 +111,8 @@ class Row:
     @property
     def state(self) -> State:
         record = self.record
-        return record.epoch, record.fence, record.n, record.k, record.cancel, record.ending is not None, record.oldest
+        released = int(record.until == 0.0)
+        return record.epoch, record.fence, record.n, record.k, record.cancel, record.ending is not None, record.oldest, released
 
 
 _heads: dict[str, Head] = {}
@@ -175,7 +177,7 @@ def load(db: sqlite3.Connection, stream_id: str) -> Row | None:
 def look(db: sqlite3.Connection, stream_id: str) -> State | None:
     """How a stream stands, for those who listen; `None`: there is none. A damaged row has a state, too."""
     found: State | None = db.execute(
-        "SELECT epoch, fence, n, k, cancel, out IS NOT NULL, oldest FROM stream WHERE id = ?", (stream_id,)
+        "SELECT epoch, fence, n, k, cancel, out IS NOT NULL, oldest, until = 0 FROM stream WHERE id = ?", (stream_id,)
     ).fetchone()
     return found
 
@@ -408,7 +410,7 @@ class Step:
             ((stream_id, message.k, message.kind, message.id, message.data) for message in messages),
         )
 
-    def ring(self, stream_id: str, row: Row | None, item: Span | Ending | Control | None) -> None:
+    def ring(self, stream_id: str, row: Row | None, item: Span | Ending | Control | Released | None) -> None:
         """Remember a bell."""
         if stream_id not in self._watched:
             return

@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 from .._errors import LogUnavailable
 from ._sqlite_file import Handle, SQLiteFile, code_of
 from ._sqlite_rows import State, Step, look, spans_between
-from .log import Bell, SpanRefused
+from .log import Bell, Released, SpanRefused
 
 __all__ = ["Engine", "Listener"]
 
@@ -419,7 +419,9 @@ def _bells_of(db: sqlite3.Connection, stream_id: str, before: State | None, stat
             if spans:
                 return [Bell(id=stream_id, item=span, epoch=epoch, n=span.n) for span in spans]
     match state:
-        case (str(epoch), _, int(n), _, _, _, int(oldest)):
+        case (str(epoch), _, int(n), _, _, 0, int(oldest), 1) if before is not None and before[:7] == state[:7]:
+            return [Bell(id=stream_id, item=Released(), epoch=epoch, n=n, oldest=oldest if oldest > 1 else None)]
+        case (str(epoch), _, int(n), _, _, _, int(oldest), _):
             return [Bell(id=stream_id, epoch=epoch, n=n, oldest=oldest if oldest > 1 else None)]
         case _:
             return [Bell(id=stream_id)]

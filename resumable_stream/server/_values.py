@@ -40,6 +40,7 @@ __all__ = [
     "Lost",
     "Message",
     "Page",
+    "Released",
     "Said",
     "Span",
     "SpanRefused",
@@ -418,6 +419,11 @@ class Control:
     cancel: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Nobody writes to the stream now: its writer has let go of it, and whoever claims it has it at once."""
+
+
 # --- writers ----------------------------------------------------------------------------------------------------------
 
 
@@ -781,14 +787,15 @@ class Bell:
 
     Attributes:
         id: The stream.
-        item: What was appended: a span, the ending, or how the inbox stands. `None`: something has changed, read the log.
+        item: What was appended: a span, the ending, or how the inbox stands; or that the stream was released. `None`: something
+            has changed, read the log.
         epoch: Of the log; `None` if the bell cannot say.
         n: Number of the last event in the log when it rang; `None` if the bell cannot say.
         oldest: Number of the oldest event held, when the front of the log was trimmed.
     """
 
     id: str
-    item: Span | Ending | Control | None = None
+    item: Span | Ending | Control | Released | None = None
     epoch: str | None = None
     n: int | None = None
     oldest: int | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from .._errors import LogUnavailable
 from ._backoff import Backoff
 from ._signal import Signal
 from ._tasks import Tasks
-from .log import Bell, Bells, Control, Gone, StreamLog
+from .log import Bell, Bells, Control, Gone, Released, StreamLog
 from .mirror import Follower, Listen, Phase, Read, Step, Wake
 from .texts import TextSoFar
 
@@ -25,6 +26,12 @@ __all__ = ["Followed", "Following"]
 
 logger = logging.getLogger("resumable_stream.server")
 
+_RELEASED: Final = 1.0
+"""Seconds over which the processes that read a released stream look who takes it, each at a time of its own. 1: an instance that
+leaves releases all its streams in one moment, and what grows again within a second need not be looked at."""
+_EARLIEST_POLL: Final = 0.5
+"""Of `poll`: a mirror that is silent polls after a part of it that is chosen at random, from this one to all. Streams fall silent
+together, when a shard is lost, and must not all be asked for in one second."""
 _IDLE: Final = 30.0
 """Seconds that a mirror without readers is kept. 30: a page that is loaded anew finds it."""
 
@@ -43,9 +50,12 @@ class Followed:
         text: The epoch, and its text so far, once somebody has asked for it.
         trouble: Why the log could not be read or heard last; `None` since it could.
         read_at: When the log was last asked for it, and has answered.
+        away_since: When the log was first asked for it in vain; `None`: it has answered or rung since.
+        patience: Share of `poll` after which it polls next.
     """
 
     __slots__ = (
+        "away_since",
         "backoff",
         "dropped",
         "follower",
@@ -54,6 +64,7 @@ class Followed:
         "key",
         "left_at",
         "owned",
+        "patience",
         "read_at",
         "readers",
         "text",
@@ -71,6 +82,8 @@ class Followed:
         self.backoff = Backoff()
         self.heard_at = self.left_at = now
         self.read_at = float("-inf")
+        self.away_since: float | None = None
+        self.patience = random.uniform(_EARLIEST_POLL, 1.0)
 
     @property
     def settled(self) -> bool:
@@ -90,10 +103,11 @@ class Following:
 
     Args:
         log: Where they are.
-        poll: Seconds of silence after which the log is read without a bell: the only cure for a lost last bell.
+        poll: Seconds of silence, at most, after which the log is read without a bell: the only cure for a lost last bell.
         mirror_bytes: Most bytes of all mirrors together. Those without a producer here lose their front first, the longest
             unheard first; a reader before it is served from the log.
         lease: Seconds for which the producer of a stream that the log has lost may still repair it.
+        log_timeout: Seconds that the log may be away before readers are asked to come back elsewhere. They leave over a lease.
         on_control: Called when the inbox of a stream has changed.
         on_orphan: Called when the lease of a stream that is read here is over.
         on_back: Called with a stream that could not be read, and can be again, before what was read is looked at.
@@ -112,6 +126,7 @@ class Following:
         poll: float,
         mirror_bytes: int,
         lease: float,
+        log_timeout: float,
         on_control: Callable[[str, Control], None],
         on_orphan: Callable[[str], None],
         on_back: Callable[[str], None],
@@ -121,6 +136,7 @@ class Following:
         # A poll that was sent just before, the next one, and what is late on a busy machine.
         self.grace = 2 * poll + 1.0
         self.lease = lease
+        self._log_timeout = log_timeout
         self._mirror_bytes = mirror_bytes
         self._on_control = on_control
         self._on_orphan = on_orphan
@@ -175,12 +191,22 @@ class Following:
             LogUnavailable: It cannot be read, or took longer than the timeout.
         """
         deadline = self.now() + timeout
+        if self.is_cut_off(followed):
+            # Who is here already is asked to leave.
+            raise followed.trouble or LogUnavailable(
+                f"the log has not answered for {self._log_timeout:g} s", stream_id=followed.key
+            )
         self.do(followed, followed.follower.listen())
         while not followed.settled:
             if followed.trouble is not None:
                 raise followed.trouble
             if not await followed.grown.wait(max(0.0, deadline - self.now())):
                 raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
+
+    def is_cut_off(self, followed: Followed) -> bool:
+        """Whether the log cannot be reached from here for so long that another process may know more of this stream."""
+        since = followed.away_since
+        return since is not None and not followed.owned and self.now() - since >= self._log_timeout
 
     async def confirm(self, followed: Followed, *, timeout: float) -> None:
         """
@@ -261,10 +287,11 @@ class Following:
     async def _listen(self, followed: Followed) -> None:
         assert self._bells is not None
         while self._streams.get(followed.key) is followed:
+            asked = self.now()
             try:
                 await self._bells.add(followed.key)
             except Exception as exc:  # noqa: BLE001
-                await self._wait_out(followed, _trouble(followed.key, exc))
+                await self._wait_out(followed, _trouble(followed.key, exc), asked)
                 continue
             followed.trouble = None
             self.do(followed, followed.follower.heard())
@@ -280,7 +307,7 @@ class Following:
                 self.holes_filled += followed.follower.holes_filled - before
             except Exception as exc:  # noqa: BLE001
                 followed.follower.unread()
-                await self._wait_out(followed, _trouble(followed.key, exc))
+                await self._wait_out(followed, _trouble(followed.key, exc), asked)
                 if followed.read_at > asked:
                     # A bell has led to a read meanwhile. When a log comes back, one read of each stream is enough for it.
                     return
@@ -296,7 +323,7 @@ class Following:
                 return
             if followed.trouble is not None:
                 self._on_back(followed.key)
-            followed.trouble = None
+            followed.trouble = followed.away_since = None
             followed.backoff.reset()
             followed.heard_at = self.now()
             followed.read_at = asked
@@ -307,8 +334,10 @@ class Following:
                 self._on_orphan(followed.key)
             return
 
-    async def _wait_out(self, followed: Followed, trouble: LogUnavailable) -> None:
+    async def _wait_out(self, followed: Followed, trouble: LogUnavailable, asked: float) -> None:
         followed.trouble = trouble
+        if followed.away_since is None:
+            followed.away_since = asked
         followed.grown.wake()
         await followed.backoff.wait()
 
@@ -333,9 +362,22 @@ class Following:
         if isinstance(bell.item, Control):
             self._on_control(bell.id, bell.item)
         followed = self._streams.get(bell.id)
-        if followed is not None:
-            followed.heard_at = self.now()
+        if followed is None:
+            return
+        followed.heard_at, followed.away_since = self.now(), None
+        if not isinstance(bell.item, Released):
             self.do(followed, followed.follower.bell(bell))
+        elif followed.readers and not followed.owned:
+            mirror = followed.follower.mirror
+            n = mirror.n if mirror is not None else 0
+            asyncio.get_running_loop().call_later(random.uniform(0.0, _RELEASED), self._look_at_released, followed, n)
+
+    def _look_at_released(self, followed: Followed, n: int) -> None:
+        """Read a stream that was let go of, and learn that it may be claimed; unless it grows again, since another one has it."""
+        mirror = followed.follower.mirror
+        grown = mirror is not None and mirror.n > n
+        if self._streams.get(followed.key) is followed and not followed.owned and not grown:
+            self.do(followed, followed.follower.bell(Bell(id=followed.key)))
 
     async def _tick(self) -> None:
         period = min(1.0, self._poll / 2)
@@ -344,10 +386,17 @@ class Following:
             now = self.now()
             for reader in tuple(self.readers):
                 reader.tick(now)
+                if self.is_cut_off(reader.followed) and not reader.left:
+                    # Each as likely at any moment of a lease, so that they do not all come back in one.
+                    since = reader.followed.away_since or now
+                    rest = since + self._log_timeout + self.lease - now
+                    if random.random() * rest <= period:
+                        reader.leave()
             for followed in list(self._streams.values()):
                 if followed.readers:
-                    if now - followed.heard_at >= self._poll:
+                    if now - followed.heard_at >= self._poll * followed.patience:
                         followed.heard_at = now
+                        followed.patience = random.uniform(_EARLIEST_POLL, 1.0)
                         self.do(followed, followed.follower.poll())
                 elif not followed.owned and now - followed.left_at > _IDLE:
                     self.forget(followed.key)

@@ -228,7 +228,7 @@ class Generations:
         followed = running.followed
         followed.owned = False
         followed.left_at = self._following.now()
-        if running.given_up:
+        if running.given_up and not running.elsewhere:
             # Those who read it here were told so; who comes next asks the log.
             self._following.forget(running.key)
         else:
@@ -481,7 +481,12 @@ class Generations:
         running.stop(ending)
         generation.close(ending)
         follower = running.followed.follower
-        if follower.mirror is not None:
+        if ending is _AWAY and callable(self._on_lost):
+            # Where the log can be reached, another process goes on with it. Its readers are asked to leave, unless that is seen
+            # from here meanwhile.
+            running.elsewhere = True
+            running.followed.away_since = self._following.now() - self.pace.log_timeout
+        elif follower.mirror is not None:
             self._following.do(running.followed, follower.finished(ending, follower.mirror.n))
 
     def log_is_back(self, key: str) -> None:
@@ -801,7 +806,7 @@ class _Running:
         self.ending: Ending | None = None
         self.refused: Ending | None = None
         self.stopping = self.interrupted = self.release = self.fenced = self.given_up = self.fetching = self.forgotten = False
-        self.listening = self.unreached = False
+        self.listening = self.unreached = self.elsewhere = False
         self.said_k = 0
 
     @property

@@ -217,7 +217,8 @@ class Hub:
             A producer: it goes on, from `gen.resumed_from` and `gen.note`.
         cancel_grace: Seconds between `gen.cancelled` and the cancellation of the producer's task. An async generator cannot look
             at `gen.cancelled`, so it is cancelled at once.
-        log_timeout: Seconds that the log may be away before generations that wait for it are given up.
+        log_timeout: Seconds that the log may be away before generations that wait for it are given up, and readers of what other
+            processes generate are asked to come back elsewhere, over a lease.
         call_timeout: Seconds that one call of the log may take; then it counts as away, and the call is made again. 30: the logs
             of this package give up by themselves before that, so it is for a log of yours or a disk that hangs, and it fits
             into `log_timeout` twice.
@@ -319,6 +320,7 @@ class Hub:
             poll=self._poll,
             mirror_bytes=self.limits.mirror_bytes,
             lease=self.lease,
+            log_timeout=self._pace.log_timeout,
             on_control=lambda key, control: self._generations.hear_control(key, control),
             on_orphan=lambda key: self._generations.notice_orphan(key),
             on_back=lambda key: self._generations.log_is_back(key),
@@ -967,7 +969,7 @@ class Hub:
             # There was no such stream, or another one; maybe there is now.
             self._following.forget(key)
             followed = None
-        if followed is None or not followed.settled:
+        if followed is None or not followed.settled or self._following.is_cut_off(followed):
             followed = self._following.get(key)
             await self._following.settle(followed, timeout=_OPEN_TIMEOUT)
         await self._following.confirm(followed, timeout=_OPEN_TIMEOUT)

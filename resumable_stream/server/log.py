@@ -87,6 +87,7 @@ from ._values import (
     Lost,
     Message,
     Page,
+    Released,
     Said,
     Span,
     SpanRefused,
@@ -116,6 +117,7 @@ __all__ = [
     "Head",
     "Message",
     "Page",
+    "Released",
     "Span",
     "Writer",
     # verdicts
@@ -390,7 +392,7 @@ class StreamLog(Protocol):
         """
         Extend the leases of writers that have nothing to append.
 
-        A writer whose `lease` is 0 releases its stream: it may be claimed at once.
+        A writer whose `lease` is 0 releases its stream: it may be claimed at once, and a bell says so (`Released`).
 
         Returns:
             For each writer, in the same order, why it has lost its stream; otherwise how the inbox stands, which is `None` before

@@ -40,6 +40,7 @@ from .log import (
     Message,
     Page,
     Record,
+    Released,
     Said,
     Span,
     SpanRefused,
@@ -295,6 +296,8 @@ class MemoryLog:
                 continue
             assert stream is not None
             stream.record.renew(writer, self._clock())
+            if not writer.lease:
+                self._ring(writer.stream_id, stream.record, Released())
             verdicts.append(stream.record.control)
         return verdicts
 
@@ -503,7 +506,7 @@ class MemoryLog:
         self._grow(stream, -freed, spans=True)
         return freed
 
-    def _ring(self, stream_id: str, record: Record | None, item: Span | Ending | Control | None) -> None:
+    def _ring(self, stream_id: str, record: Record | None, item: Span | Ending | Control | Released | None) -> None:
         listening = [bells for bells in self._bells if stream_id in bells]
         if not listening:
             return

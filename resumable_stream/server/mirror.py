@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from .._errors import LogUnavailable
-from .log import Bell, Control, Cursor, Ending, Framing, Gone, Head, Page, Span, Unknown, join_spans, spans_after
+from .log import Bell, Control, Cursor, Ending, Framing, Gone, Head, Page, Released, Span, Unknown, join_spans, spans_after
 
 __all__ = [
     "Follower",
@@ -535,13 +535,14 @@ class Follower:
             return []
         if self.phase in (Phase.LISTENING, Phase.HYDRATING):
             size = len(bell.item.data) if isinstance(bell.item, Span) else 0
-            if bell.item is None or len(self._aside) >= _ASIDE or self._aside_bytes + size > _ASIDE_BYTES:
+            is_full = len(self._aside) >= _ASIDE or self._aside_bytes + size > _ASIDE_BYTES
+            if bell.item is None or isinstance(bell.item, Released) or is_full:
                 self._again = True
             else:
                 self._aside.append(bell)
                 self._aside_bytes += size
             return []
-        if bell.item is None or self.phase is Phase.GONE or self.mirror is None:
+        if bell.item is None or isinstance(bell.item, Released) or self.phase is Phase.GONE or self.mirror is None:
             return self._read()
         match self._apply(bell):
             case Grown():

@@ -68,7 +68,7 @@ class Reader:
         gone: Why nothing more can be read, though the stream did not end; `None` otherwise.
         ahead: The log had gone back behind this reader's place when it began; it waits for at most a lease for the producer to
             send again what was lost, and then for whoever takes the stream over.
-        left: The server is shutting down, and asks this reader to come back elsewhere.
+        left: The server is shutting down, or cut off from its log, and asks this reader to come back elsewhere.
         aside: What it gets beside the events, in the view `"events"`; `None`: nothing.
         watch: Called each second or so with the time of the event loop, for whoever sends what is read.
     """
@@ -165,6 +165,11 @@ class Reader:
                 self.on_close(self)
 
     @property
+    def followed(self) -> Followed:
+        """What it reads."""
+        return self._followed
+
+    @property
     def cursor(self) -> Cursor:
         """The place of this reader: what it has is everything up to here."""
         return Cursor(self._mirror.epoch, self.n)
@@ -201,7 +206,7 @@ class Reader:
         return followed.text[1]
 
     def leave(self) -> None:
-        """Let `next()` return what is there, and then nothing more: the server is shutting down."""
+        """Let `next()` return what is there, and then nothing more: another process serves this reader better."""
         self.left = True
         if self._waiter is None:
             self._followed.grown.wake()
@@ -292,12 +297,15 @@ class Reader:
             if mirror.ending is not None:
                 self.ending = mirror.ending
                 return b""
+            if self.left:
+                # Whoever serves it next knows whether it is gone.
+                return b""
             if follower.phase is Phase.GONE and not self._hope(follower.gone):
                 self.gone = follower.gone or Unknown()
                 return b""
             if follower.phase is not Phase.GONE and self.ahead is None:
                 self._hoping_until = None
-            if self.left or not self._open:
+            if not self._open:
                 return b""
             if timeout is not None:
                 # Of all waits together: each poll of the log wakes readers, and must not put their heartbeats off.

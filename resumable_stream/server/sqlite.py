@@ -50,6 +50,7 @@ from .log import (
     Message,
     Page,
     Record,
+    Released,
     Said,
     Span,
     SpanRefused,
@@ -531,6 +532,8 @@ def _renew(step: Step, writer: Writer) -> Control | Fenced | Ended | Lost | None
     assert row is not None
     row.record.renew(writer, step.now)
     step.change(writer.stream_id)
+    if not writer.lease:
+        step.ring(writer.stream_id, row, Released())
     return row.record.control
 
 

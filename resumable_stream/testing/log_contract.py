@@ -54,6 +54,7 @@ from ..server.log import (
     Lost,
     Message,
     Page,
+    Released,
     Said,
     Span,
     SpanRefused,
@@ -1340,6 +1341,26 @@ class LogContract:
         bell = await self._hear(bells, lambda bell: bell.item != Control(1))
         assert bell.item in (None, Control(2, "stop"))
         await bells.aclose()
+
+    @_scenario
+    async def test_bells_ring_when_a_stream_is_released(self, log: StreamLog) -> None:
+        writer = await self._begin(log, last=2)
+        other = self._another(log)
+        bells, others = log.bells(), other.bells()
+        await bells.add("s")
+        await others.add("s")
+        await self._released(log, writer)
+        for each in (bells, others):
+            bell = await self._hear(each, lambda bell: bell.id == "s")
+            assert bell.item in (None, Released())
+            assert (bell.epoch, bell.n) in ((writer.epoch, 2), (None, None))
+        # Renewing alone does not ring.
+        new, _ = await self._claim(other)
+        assert await log.renew([new]) == [None]
+        assert await log.append([(new, span_of(3, 3), None)]) == [Appended(3)]
+        await self._hear(bells, lambda bell: bell.n == 3)
+        for each in (bells, others):
+            await each.aclose()
 
     @_scenario
     async def test_bells_ring_when_a_stream_is_lost_and_when_it_is_back(self, log: StreamLog) -> None:
