@@ -23,6 +23,7 @@ from fleet_plan import COSTS, Plan, Report, client_wait
 from resumable_stream.server import wire
 from resumable_stream.server._backoff import FIRST_RETRY, LAST_RETRY
 from resumable_stream.server._rules import Record, judge_append, judge_claim, judge_read, judge_restore, page_of
+from resumable_stream.server.following import _EARLIEST_POLL, _RELEASED
 from resumable_stream.server.log import Append, Bell, Cursor, Gone, Head, Lost, Span, Unknown, Writer
 from resumable_stream.server.mirror import Follower, Listen, Read
 
@@ -163,7 +164,6 @@ class Model:
         self.reachable: list[bool] = []
         self.open_until: list[float] = []
         self.tick: list[float] = []
-        self.claims_from: list[float] = []
         self.here: list[int] = []
         self.routed: list[int] = []
         for _ in range(plan.instances):
@@ -198,7 +198,6 @@ class Model:
         self.reachable.append(True)
         self.open_until.append(0.0)
         self.tick.append(self.rng.random() * TICK)
-        self.claims_from.append(0.0)
         self.here.append(0)
         self.routed.append(len(self.alive) - 1)
         return len(self.alive) - 1
@@ -438,15 +437,23 @@ class Model:
 
     # --- streams without a producer
 
-    def orphaned(self, stream: int, when: float) -> None:
-        """From then on, whoever polls the stream or sweeps may claim it."""
+    def poll_wait(self) -> float:
+        """Seconds before a mirror that is silent polls."""
+        return POLL * self.rng.uniform(_EARLIEST_POLL, 1.0)
+
+    def orphaned(self, stream: int, when: float, *, released: bool = False) -> None:
+        """From then on, whoever polls the stream or sweeps may claim it; of a released one a bell says so."""
         polls = []
         _, last = self.stopped[stream]
         for cohort in self.of_stream[stream]:
             if cohort.readers and self.alive[cohort.instance] and self.reachable[cohort.instance]:
-                due = last + POLL
-                while due < when or due < self.claims_from[cohort.instance]:
-                    due += POLL + TICK / 2
+                if released:
+                    if cohort.instance in self.routed_set:
+                        polls.append((when + self.rng.uniform(0.0, _RELEASED), cohort.instance))
+                    continue
+                due = last + self.poll_wait()
+                while due < when:
+                    due += self.poll_wait() + TICK / 2
                 # A poll is sent at a tick of the instance.
                 polls.append((due + (self.tick[cohort.instance] - due) % TICK, cohort.instance))
         polls.sort()
@@ -500,7 +507,7 @@ def _deploy(model: Model) -> None:
         for stream, producer in enumerate(model.producer):
             if producer == instance:
                 model.stop(stream)
-                model.orphaned(stream, model.now)
+                model.orphaned(stream, model.now, released=True)
 
     for start in range(0, plan.instances, plan.at_once):
         for instance in range(start, min(start + plan.at_once, plan.instances)):
@@ -516,28 +523,12 @@ def _shard(model: Model) -> None:
 
     def lose() -> None:
         model.up[lost] = False
-        for stream in range(plan.streams):
-            model.stop(stream)
         for stream in of_shard:
+            model.stop(stream)
             if (real := model.real.get(stream)) is not None:
                 real.record, real.spans = None, []
             for cohort in model.of_stream[stream]:
                 model.deafen(cohort)
-        # Everything is silent, so every mirror asks the log of every stream at its tick, each poll.
-        for instance in range(plan.instances):
-            due = begin + POLL + model.tick[instance]
-            while due < back:
-                model.at(due, poll, instance)
-                due += POLL + TICK / 2
-
-    def poll(instance: int) -> None:
-        if model.alive[instance]:
-            counts = [0] * plan.shards
-            for cohort in by_instance[instance]:
-                counts[model.shard_of(cohort.stream)] += bool(cohort.readers)
-            for shard, count in enumerate(counts):
-                if model.up[shard] and count:
-                    model.command(shard, "read", count)
 
     by_instance: list[list[Cohort]] = [[] for _ in range(plan.instances)]
 
@@ -550,7 +541,6 @@ def _shard(model: Model) -> None:
         for instance in range(plan.instances):
             if not model.alive[instance]:
                 continue
-            model.claims_from[instance] = back + LEASE
             model.at(model.back(since=begin, until=back), write, instance)
             model.at(model.back(0.1, since=begin, until=back), hear, instance)
             for cohort in by_instance[instance]:

@@ -24,7 +24,7 @@ from fleet_plan import COSTS, Plan, Report, client_wait
 
 from resumable_stream import LogUnavailable
 from resumable_stream.server import Hub, MemoryLog
-from resumable_stream.server.log import Bell
+from resumable_stream.server.log import Bell, reached
 
 __all__ = ["VirtualLoop", "run_real"]
 
@@ -102,32 +102,35 @@ class Client:
         self.free = asyncio.Semaphore(32)
         self.links: list[_Bells] = []
 
-    def shard_of(self, key: str) -> Shard:
+    def shard(self, key: str) -> Shard:
         return self.fleet.shards[zlib.crc32(key.encode()) % len(self.fleet.shards)]
+
+    def shard_of(self, key: str) -> str:
+        return str(self.shard(key).number)
 
     async def _trip(self, name: str, keys: list[str], then: Callable[[str], Awaitable[Any]]) -> list[Any]:
         try:
             async with asyncio.timeout(20.0), self.free:
-                counts = Counter(self.shard_of(key) for key in keys)
+                counts = Counter(self.shard(key) for key in keys)
                 away = [shard for shard in counts if not (shard.up and self.reachable)]
                 here = [shard for shard in counts if shard not in away]
                 if away:
                     await asyncio.sleep(self.fleet.plan.latency)
                 await asyncio.gather(*(shard.do(name, counts[shard]) for shard in here))
-                found = [await then(key) for key in keys if self.shard_of(key) not in away]
+                failure = LogUnavailable("connection refused")
+                found = [failure if self.shard(key) in away else await then(key) for key in keys]
         except TimeoutError:
             raise LogUnavailable("no answer within 20 s") from None
-        if away or not self.reachable:
-            # The others were done: one pipeline goes to all nodes, and fails as a whole.
+        if not self.reachable:
             raise LogUnavailable("connection refused")
-        return found
+        return reached(found, keys)
 
     async def append(self, batch: Any) -> Any:
         items = iter(batch)
         by_key = {item.writer.stream_id: item for item in items}
 
         async def one(key: str) -> Any:
-            return (await self.shard_of(key).log.append([by_key[key]]))[0]
+            return (await self.shard(key).log.append([by_key[key]]))[0]
 
         return await self._trip("append", list(by_key), one)
 
@@ -135,7 +138,7 @@ class Client:
         by_key = {writer.stream_id: writer for writer in writers}
 
         async def one(key: str) -> Any:
-            return (await self.shard_of(key).log.renew([by_key[key]]))[0]
+            return (await self.shard(key).log.renew([by_key[key]]))[0]
 
         return await self._trip("renew", list(by_key), one)
 
@@ -158,7 +161,7 @@ class Client:
             key = first if isinstance(first, str) else first.stream_id
 
             async def one(key: str) -> Any:
-                return await getattr(self.shard_of(key).log, name)(first, *args, **options)
+                return await getattr(self.shard(key).log, name)(first, *args, **options)
 
             if name == "claim":
                 self.fleet.report.claims += 1
@@ -187,7 +190,7 @@ class _Bells:
         self.pumps[shard.number] = asyncio.ensure_future(pump())
 
     async def add(self, key: str) -> None:
-        shard = self.client.shard_of(key)
+        shard = self.client.shard(key)
         if not (shard.up and self.client.reachable):
             await asyncio.sleep(self.client.fleet.plan.latency)
             raise LogUnavailable("the bells cannot be heard")
@@ -199,7 +202,7 @@ class _Bells:
             await self.inner[shard.number].add(key)
 
     async def discard(self, key: str) -> None:
-        shard = self.client.shard_of(key)
+        shard = self.client.shard(key)
         self.ids[shard.number].pop(key, None)
         if shard.number in self.inner:
             await self.inner[shard.number].discard(key)

@@ -165,11 +165,6 @@ class Reader:
                 self.on_close(self)
 
     @property
-    def followed(self) -> Followed:
-        """What it reads."""
-        return self._followed
-
-    @property
     def cursor(self) -> Cursor:
         """The place of this reader: what it has is everything up to here."""
         return Cursor(self._mirror.epoch, self.n)

@@ -12,7 +12,7 @@ import pytest
 import redis
 from redis.asyncio import Redis as AsyncRedis
 
-from resumable_stream import Outcome
+from resumable_stream import LogUnavailable, Outcome
 from resumable_stream.server import Ending, Head, Hub, RedisLog, Span, StreamLog
 from resumable_stream.server import _redis_client as client
 from resumable_stream.server import _redis_entries as entries
@@ -138,3 +138,16 @@ def test_calls_are_written_as_redis_py_writes_them(words: tuple[bytes, ...], mon
     assert ours().pack_command("GET", "key") == [b"".join([b"*2\r\n$3\r\nGET\r\n$8\r\n", "key".encode("utf-16"), b"\r\n"])]
     monkeypatch.setattr(client, "_pack", None)
     assert type(ours()) is type(plain)
+
+
+def test_where_a_stream_lies_is_asked_without_a_server() -> None:
+    async def scenario() -> None:
+        for url in ("redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1"):
+            log = RedisLog(url, timeout=2.0)
+            assert log.shard_of("s") == ""
+            with pytest.raises(LogUnavailable):
+                await log.read("s")
+            assert log.shard_of("s") == ""
+            await log.aclose()
+
+    asyncio.run(scenario())
