@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from .._errors import LogUnavailable
-from .log import Append, StreamLog
+from .log import Append, StreamLog, Unavailable
 
 __all__ = ["CONTENT_TYPE", "Metrics", "counted"]
 
@@ -22,7 +22,7 @@ _HELP: Final = {
     "relay_streams_total": "Streams of upstreams that have ended, by how.",
     "relay_upstream_bytes_total": "Bytes of streams that upstreams have sent.",
     "relay_log_calls_total": "Calls of the log.",
-    "relay_log_failures_total": "Calls of the log that it did not answer.",
+    "relay_log_failures_total": "Calls of the log that it did not answer, or not for all of their streams.",
     "relay_log_bytes_total": "Bytes of events that were appended to the log, repeats among them.",
     "relay_takeovers_total": "Streams whose relay was lost and which this process has continued or ended.",
     "relay_holes_filled_total": "Reads of the log that brought what its notices had not, since one was late or lost.",
@@ -107,6 +107,8 @@ class _Counted:
             except LogUnavailable:
                 self._metrics.count("relay_log_failures_total", verb=name)
                 raise
+            if name in ("append", "renew") and any(isinstance(each, Unavailable) for each in answer):
+                self._metrics.count("relay_log_failures_total", verb=name)
             return answer
 
         setattr(self, name, call)
