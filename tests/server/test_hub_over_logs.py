@@ -215,6 +215,8 @@ def test_a_redis_that_dies_under_a_living_producer_loses_nothing(how: str) -> No
         async with hub_over(log_at(server.url), poll=0.2) as one, hub_over(log_at(server.url), poll=0.2) as two:
             await one.start("s", words(150, 0.005))
             readers = [asyncio.create_task(read_all(hub, "s")) for hub in (one, two)]
+            while not (one._readers and two._readers):  # noqa: ASYNC110  who begins to read while it is away is told so
+                await asyncio.sleep(0.005)
             await asyncio.sleep(0.2)
             if how == "away":
                 server.pause()
