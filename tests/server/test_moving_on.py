@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -134,6 +135,8 @@ def test_a_follower_in_any_phase_reads_after_a_release_or_is_about_to(phase: Pha
 
 
 def test_mirrors_that_fall_silent_together_do_not_poll_together() -> None:
+    random.seed(7)
+
     async def scenario() -> None:
         log, count = MemoryLog(), 400
         for number in range(count):
@@ -147,7 +150,8 @@ def test_mirrors_that_fall_silent_together_do_not_poll_together() -> None:
             before = [reader.followed.patience for reader in readers]
             for reader in readers:
                 reader.followed.heard_at -= FAR
-            await until(lambda: all(reader.followed.heard_at > 0 for reader in readers))
+            long_ago = [reader.followed.heard_at for reader in readers]
+            await until(lambda: all(reader.followed.heard_at > at for reader, at in zip(readers, long_ago, strict=True)))
             assert before != [reader.followed.patience for reader in readers]
             for reader in readers:
                 reader.close()
