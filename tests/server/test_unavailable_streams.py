@@ -313,10 +313,11 @@ def test_a_shard_that_does_not_answer_lets_no_other_lease_run_out() -> None:
                 await hub.start(name, silent)
             # Sweeps hang as well.
             await until(lambda: all(log.asked["renew", shard] >= 8 for shard in "ac") and log.asked["orphans", "b"] >= 1)
-            assert log.asked["renew", "b"] == 1
+            # One that hangs, and one more when a quiet producer begins to listen.
+            assert log.asked["renew", "b"] <= 2
             assert log.asked["orphans", "b"] == 1
             log.back.set()
-            await until(lambda: log.asked["renew", "b"] >= 3)
+            await until(lambda: log.asked["renew", "b"] >= 4)
             stop.set()
             for name in ("a1", "b1", "c1"):
                 assert (await read_all(hub, name))[1].ending == COMPLETED
@@ -416,9 +417,10 @@ def test_the_lease_of_a_stream_that_was_unavailable_is_renewed_apart_from_the_ot
             for name in "abc":
                 await hub.start(name, silent)
             await until(lambda: all(log.asked["renew", name] >= 8 for name in "ac"))
-            assert log.asked["renew", "b"] == 2
+            # One that says so and one that hangs, and one more when a quiet producer begins to listen.
+            assert log.asked["renew", "b"] <= 3
             log.back.set()
-            await until(lambda: log.asked["renew", "b"] >= 4)
+            await until(lambda: log.asked["renew", "b"] >= 5)
             stop.set()
             for name in "abc":
                 assert (await read_all(hub, name))[1].ending == COMPLETED
