@@ -57,6 +57,7 @@ check: $(STAMP) ## Lint, formatting, types, coverage, docs
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted:"; $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
+	@out=$$($(BIN)/python scripts/mutants.py --check) || { echo "$$out"; exit 1; }
 	@out=$$($(MAKE) --no-print-directory coverage) || { echo "$$out"; exit 1; }
 	@$(MAKE) --no-print-directory docs
 
