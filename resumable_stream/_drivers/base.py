@@ -35,7 +35,7 @@ from .._settings import Limits, Timeouts
 from .._text import Mode, TextReader
 from .http import Call, Family
 
-__all__ = ["Plan", "StreamBase", "seconds_left"]
+__all__ = ["NOTHING", "Pieces", "Plan", "StreamBase", "seconds_left"]
 
 _NOTE: Final = "resumable_stream: the stream stopped here, and nothing is lost;"
 NOTHING: Final[Iterator[Any]] = iter(())
@@ -101,9 +101,8 @@ class StreamBase:
         self._store = plan.store
         self._fence: Any = None
         self._machine = plan.machine(plan.checkpoint)
-        self._response: Any = None
-        self._side: Any = None  # what a side request is read from
         self._body: Any = None
+        self._side: Any = None  # the body of a side request
         self._head: Head | None = None
         self._state = "new"  # new → open → ended, failed or closed
         self._final: Checkpoint | None = None
@@ -118,6 +117,8 @@ class StreamBase:
         self._busy = 0  # sync: the thread that reads; async: whether a task does
         # Where chunks come from while the machine is calm and nothing else is due; `None`: go the long way.
         self._live: Any = None
+        # What such a read ended with, until it is judged: an interrupt that comes meanwhile takes nothing away.
+        self._failure: BaseException | None = None
         self._stopped = False
         self._replay: Iterator[Any] | None = None
         self._replayed = 0
@@ -395,6 +396,29 @@ class StreamBase:
     def _no_cancel(self) -> ResumableStreamError:
         name = repr(self._machine.protocol) if self._machine.protocol is not None else "this stream"
         return self._with_place(ResumableStreamError(f"{name} has no call that stops the generation; close() detaches from it"))
+
+
+class Pieces:
+    """Pieces of text, from one event after another; the event stays in hand until its last piece is done with."""
+
+    def __init__(self, stream: Any, reader: TextReader) -> None:
+        self._stream = stream
+        self._reader = reader
+        self._pieces: Iterator[Any] = NOTHING
+        self.ended = False
+
+    def _take(self, event: Any) -> None:
+        try:
+            self._pieces = iter(self._reader.read(event))
+        except ResumableStreamError as error:
+            raise self._stream._with_place(error) from None
+        except Exception as error:
+            self._stream._note_place(error)
+            raise
+
+    def _finish(self) -> None:
+        self.ended = True
+        self._pieces = iter(self._reader.finish())
 
 
 def _cut(text: str, size: int) -> str:

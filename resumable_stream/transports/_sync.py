@@ -48,7 +48,7 @@ class SplicedStream(Skimming, ResumableStream):
         self._glimpse: Checkpoint | None = None
         self._glimpsed_at = 0.0
 
-    def _load(self) -> None:
+    async def _load(self) -> None:
         """The transport has opened the store."""
 
     def read(self, read: Iterator[bytes] | None = None, live: Any = None) -> list[Any]:
@@ -76,9 +76,9 @@ class SplicedStream(Skimming, ResumableStream):
         self._look_for_calm()
         return found
 
-    def _leave(self, state: str) -> None:
+    async def _leave(self, state: str) -> None:
         self._settle()
-        super()._leave(state)
+        await super()._leave(state)
 
     def leave(self) -> None:
         """The SDK is done with it; what it was given is taken."""

@@ -159,3 +159,19 @@ async def test_text_of_the_callers_that_raises_leaves_the_place(row: Row, script
                 pass
     assert [note for note in caught.value.__notes__ if NOTE in note]
     assert stream.checkpoint.offset == 1
+
+
+async def test_a_callable_that_is_used_up_does_not_pass_for_the_end_of_the_stream(row: Row, scripted_client: Scripted) -> None:
+    """`next()` of its own raises what ends a `for` loop: three events of nine would look like all."""
+    tokens = iter(["first"])
+    script = scripted_client([FIRST, part(4, 9, cut=False)], row.family)
+    seen: list[str] = []
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        async with row.connect(
+            "GET", URL, client=row.scripted(script), headers=lambda: {"authorization": next(tokens)}, protocol=LastEventID()
+        ) as stream:
+            async for event in stream:
+                seen.append(event.id)
+    assert seen == ["1", "2", "3"]
+    assert stream.outcome is None
+    assert stream.checkpoint.cursor == "3"

@@ -6,6 +6,7 @@ import base64
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urljoin
@@ -511,6 +512,20 @@ async def test_a_cancel_that_was_not_heard_is_an_error_of_ours(
     assert caught.value.checkpoint is not None
     if error is rs.ResumableStreamError:
         assert caught.value.__cause__ is lost
+
+
+async def test_the_answer_to_a_cancel_may_not_take_its_time(row: Row, scripted_client: Callable[..., Any]) -> None:
+    """Each of its bytes is in time, and all together are not."""
+    begun = Reply(headers={"content-type": "text/event-stream"}, body=[b"id: 1\ndata: x\n\n"])
+    slow = Reply(status=202, body=[b"a", lambda: time.sleep(0.06), b"b"])
+    client = row.scripted(scripted_client([begun, slow], row.family))
+    timeouts = rs.Timeouts(connect=0.05)
+    async with row.connect(
+        "POST", "https://e.com/s", client=client, protocol=AsksByPost(end="close"), timeouts=timeouts
+    ) as stream:
+        await anext(aiter(stream))
+        with pytest.raises(rs.ResumableStreamError, match="got no answer"):
+            await stream.cancel()
 
 
 class AsksByForm(LastEventID):

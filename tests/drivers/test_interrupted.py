@@ -11,16 +11,20 @@ from __future__ import annotations
 import dis
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import httpx
 import pytest
 
 import resumable_stream as rs
 from resumable_stream import Outcome
 from resumable_stream._core.ledger import Ledger
 from resumable_stream._core.machine import Machine
+from resumable_stream._drivers import loop
 from resumable_stream._drivers.base import StreamBase
 from resumable_stream.protocols import LastEventID
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, numbered
@@ -217,6 +221,32 @@ async def test_an_exception_of_a_fingerprint_hands_out_nothing_twice(row: Row, f
     assert caught <= 1
 
 
+async def test_an_interrupt_of_a_read_whose_clock_has_run_out_too_is_not_swallowed(
+    row: Row, scripted_client: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_read, late = Machine.before_read, False
+
+    def interrupted() -> None:
+        nonlocal late
+        late = True
+        raise KeyboardInterrupt
+
+    def clock(self: Machine, now: float) -> float | None:
+        return 0.0 if late else before_read(self, now)
+
+    monkeypatch.setattr(Machine, "before_read", clock)
+    events = [event.encode() for event in numbered(12)]
+    script = scripted_client([Reply(body=[*events[:6], interrupted]), Reply(body=events[6:]), Reply(status=204)], row.family)
+    async with row.connect("GET", "https://example.com/s", client=row.scripted(script)) as stream:
+        seen: list[str] = []
+        with pytest.raises(KeyboardInterrupt):
+            async for event in stream:
+                seen.append(event.id)
+        late = False
+        seen += [event.id async for event in stream]
+    assert seen == ALL
+
+
 # --- while it is handed out
 
 
@@ -276,3 +306,77 @@ def test_an_interrupt_while_events_are_handed_out_puts_the_place_ahead_of_none_a
         fired += struck
         assert seen == ALL, f"an interrupt at {offset} of {where}"
     assert fired
+
+
+# --- where the driver's own functions begin
+
+DRIVERS = str(Path(loop.__file__).parent)
+
+
+def five_at_a_time(request: httpx.Request) -> httpx.Response:
+    """The next events, each in a chunk of its own, and then a cut; a clean close behind the last, and no more."""
+    taken = int(request.headers.get("last-event-id", "0"))
+    if taken == 12:
+        return httpx.Response(204)
+
+    def body() -> Iterator[bytes]:
+        for event in numbered(12)[taken : taken + 5]:
+            yield event.encode()
+        if taken + 5 < 12:
+            raise httpx.ReadError("cut")
+
+    return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=body())
+
+
+@contextmanager
+def entering(entered: list[str], strike: int | None = None) -> Iterator[None]:
+    """Note the functions of the drivers that begin, and interrupt one where it does: there too CPython looks for signals."""
+
+    def trace(frame: FrameType, what: str, argument: Any) -> Any:
+        if frame.f_code.co_filename.startswith(DRIVERS):
+            entered.append(frame.f_code.co_qualname)
+            if len(entered) - 1 == strike:
+                raise KeyboardInterrupt
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def read_interrupted(strike: int | None, *, kept: bool) -> list[str]:
+    """Read all, going on after the interrupt: the functions that began, up to the one that it came in."""
+    store = {"store": rs.stores.MemoryStore(), "key": "k"} if kept else {}
+    entered: list[str] = []
+    seen: list[str] = []
+    with httpx.Client(transport=httpx.MockTransport(five_at_a_time)) as client:
+        stream = rs.connect("GET", "https://example.com/s", client=client, **store).open()
+        try:
+            with entering(entered, strike):
+                for event in stream:
+                    seen.append(event.id)
+        except KeyboardInterrupt:
+            assert stream.checkpoint.offset <= len(seen), f"an interrupt at {strike}, {entered[-1]}"
+            seen += [event.id for event in stream]
+        assert stream.outcome is Outcome.ENDED
+    assert seen == ALL, f"an interrupt at {strike}, {entered[-1]}"
+    return entered
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kept", [False, True], ids=["no store", "a store"])
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["first and last", "every"])
+def test_an_interrupt_where_a_function_of_the_driver_begins_loses_nothing_and_leaves_no_coroutine(
+    kept: bool, every: bool
+) -> None:
+    entered = read_interrupted(None, kept=kept)
+    first = {name: place for place, name in reversed(list(enumerate(entered)))}
+    last = {name: place for place, name in enumerate(entered)}
+    struck = set()
+    for place in range(len(entered)) if every else sorted({*first.values(), *last.values()}):
+        # A save is due by the clock, so it need not come at the same place each time.
+        struck.add(read_interrupted(place, kept=kept)[-1])
+    assert {"Loop._refill", "Loop._read", "Loop._advance", "Loop._connect", "ResumableStream._send", "Loop._leave"} <= struck
