@@ -137,7 +137,7 @@ class AsyncResumableStream(Loop, AsyncOnly):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self._closing: anyio.Event | None = None
+        self._closing: anyio.Event | None = None  # ends a wait between two attempts
         self._waiting: anyio.CancelScope | None = None
 
     # --- opening and leaving
@@ -157,7 +157,6 @@ class AsyncResumableStream(Loop, AsyncOnly):
         Raises:
             ResumableStreamError: The stream cannot be opened.
         """
-        self._closing = self._closing or anyio.Event()
         await self._open()
         return self
 
@@ -295,9 +294,10 @@ class AsyncResumableStream(Loop, AsyncOnly):
         return _Body(response, clock)
 
     async def _wait(self, seconds: float) -> None:
-        assert self._closing is not None
-        with anyio.move_on_after(seconds):
-            await self._closing.wait()
+        self._closing = anyio.Event()
+        if not self._stopped:
+            with anyio.move_on_after(seconds):
+                await self._closing.wait()
 
     def _wake(self) -> None:
         if self._closing is not None:

@@ -7,17 +7,14 @@ What the transports of both HTTP libraries share, sync and async: which answers 
                            └── a stream: a driver reads it and reconnects through the next transport;
                                the SDK reads the bytes of the driver's events
 
-A driver wants a client. `Port` is one: it builds requests from the SDK's own, and sends them through the next transport.
-The first response was there before the driver, so the first send hands that out.
+What may wait is written once here, as coroutines over the primitives of a `Port`; see `_drivers/loop.py`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
-from http.cookiejar import CookieJar
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, Final, Literal
 
@@ -27,23 +24,24 @@ from .._core.actions import Notice
 from .._core.heads import STREAMS
 from .._core.interfaces import Consume, Head, ResumeProtocol, StreamState
 from .._core.machine import Machine
-from .._core.settings import Stats
-from .._drivers.base import NOTHING, Plan
+from .._drivers.base import Plan
 from .._drivers.coding import can_decode, decoding_of
-from .._drivers.http import Call, Family
-from .._errors import ReplayDiverged, ResumableStreamError, StreamReset
+from .._drivers.http import Family
+from .._errors import ResumableStreamError
 from .._policy import RetryPolicy
 from .._request import body_of_request, check_request, request_digest, way_out
 from .._settings import Limits, Timeouts
 from .._twins import twin
-from ..framing import encoded
 from ..protocols import OpenAIResponses, detect
 from ..protocols._detect import claimed
 from ..protocols.ndjson import NDJSON_TYPES
 from ..stores import Store
+from ._port import Port, Refresh, SendingPort
 from ._start import Start, with_key
+from ._wire import Skimming, Spliced, Wire
 
-__all__ = ["EXTENSION", "Configured", "Port", "Skimming", "Splicer", "Wire"]
+__all__ = ["EXTENSION", "Splicer", "Splicing"]
+
 
 EXTENSION: Final = "resumable_stream"
 """Where `response.extensions` has the stream below the body."""
@@ -52,182 +50,8 @@ EXTENSION: Final = "resumable_stream"
 _STREAM_TYPES: Final = frozenset({"text/event-stream", *NDJSON_TYPES})
 # A page, or what has no type: a stream only where the request asks for one.
 _OTHERS: Final = frozenset({"text/html", ""})
-# A body of JSON beyond this is an upload, not a prompt that says `stream`. Images in prompts are below.
-_JSON_BYTES: Final = 64 * 1024 * 1024
-# Made anew for each request.
-_LENGTHS: Final = ("content-length", "transfer-encoding")
-_CALLERS: Final = object()
 
-Refresh = Callable[[Any], Any]
 Protocols = Sequence[ResumeProtocol] | Callable[[Any], ResumeProtocol | None] | None
-
-
-class _Clocks(dict[str, Any]):
-    """A request's timeouts while its stream is read; `given` are the SDK's."""
-
-    given: Any = None
-
-
-class _Jar(CookieJar):
-    """
-    The cookies that the answers of one stream set. Whom they are for is the jar's to say: domain, path, `Secure`.
-
-    Attributes:
-        gone: (path, name) of those that the server took back: the request may have had them from the start.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gone: set[tuple[str, str]] = set()
-
-    def set_cookie(self, cookie: Any) -> None:
-        self.gone.discard((cookie.path, cookie.name))
-        super().set_cookie(cookie)
-
-    def clear(self, domain: str | None = None, path: str | None = None, name: str | None = None) -> None:
-        # A cookie that has expired, by its clock or because it was sent as expired.
-        if path is not None and name is not None:
-            self.gone.add((path, name))
-        super().clear(domain, path, name)
-
-
-class Port:
-    """
-    What a driver needs of a client, for one request of the SDK's.
-
-    Attributes:
-        request: The SDK's.
-        headers, params: Of a client; nothing, since the request has them all.
-        first: The response that is there already, until the driver takes it.
-    """
-
-    def __init__(self, library: ModuleType, request: Any, transport: Any = None, refresh: Refresh | None = None) -> None:
-        self.request = request
-        self.headers = library.Headers()
-        self.params = library.QueryParams()
-        self.first: Any = None
-        self.transport = transport
-        self.refresh = refresh
-        self._library = library
-        self._clocks: _Clocks | None = None
-        self._jar = _Jar()
-        self._cookies = library.Cookies(self._jar)
-
-    # --- what the SDK asked for
-
-    @cached_property
-    def content(self) -> bytes | None:
-        """The body, or `None` when it is sent from an iterator, which can be done only once."""
-        request = self.request
-        try:
-            content: bytes = request.content
-        except self._library.RequestNotRead:
-            # Behind a redirect the client knows the body only as a stream, though it may be one of bytes.
-            return b"".join(request.stream) if isinstance(request.stream, self._library.ByteStream) else None
-        return content
-
-    @cached_property
-    def _json(self) -> Any:
-        if "json" not in self.request.headers.get("content-type", "") or not self.content or len(self.content) > _JSON_BYTES:
-            return None
-        try:
-            return json.loads(self.content)
-        except (ValueError, RecursionError):
-            # No business of ours: the server judges it.
-            return None
-
-    def state(self) -> StreamState:
-        return StreamState(self.request.method.upper(), str(self.request.url), self._json)
-
-    def call(self) -> Call:
-        """What every request of the stream has of it."""
-        request = self.request
-        headers = self._library.Headers(request.headers)
-        for name in _LENGTHS:
-            headers.pop(name, None)
-        arguments: dict[str, Any] = {
-            "headers": headers,
-            "extensions": {name: value for name, value in request.extensions.items() if name != "timeout"},
-        }
-        if self.content:
-            arguments["content"] = self.content
-        if request.url.query:
-            arguments["params"] = request.url.params
-        return Call(arguments)
-
-    # --- what a client has
-
-    def build_request(self, method: str, url: Any, *, headers: Any, timeout: Any, extensions: Any = None, **wanted: Any) -> Any:
-        extensions = {**(extensions or {}), "timeout": timeout.as_dict()}
-        if wanted.get("params") == self._library.URL(url).params:
-            # The same query, which would only be written in another way.
-            del wanted["params"]
-        return self._library.Request(method, url, headers=headers, extensions=extensions, **wanted)
-
-    def is_bare(self, options: Mapping[str, Any]) -> bool:
-        """`auth=None` goes with a request to another origin: nothing of the caller's belongs there, and no cookie of here."""
-        return options.get("auth", _CALLERS) is None
-
-    def add_cookies(self, request: Any, options: Mapping[str, Any]) -> None:
-        """
-        Put the cookies in that the answers so far have set, over those that the SDK's client had.
-
-        The client's jar is above the transport, and sees the first answer only when it is read. A load balancer in front of a
-        server with sessions finds the back end again by such a cookie.
-        """
-        if self.is_bare(options) or not (self._jar or self._jar.gone):
-            return
-        library = self._library
-        bare = library.Request(request.method, request.url)
-        self._cookies.set_cookie_header(bare)
-        ours = bare.headers.get("cookie", "")
-        replaced = {_cookie_name(part) for part in ours.split(";")}
-        replaced |= {name for path, name in self._jar.gone if request.url.path.startswith(path)}
-        given = [part.strip() for line in request.headers.get_list("cookie") for part in line.split(";")]
-        kept = [part for part in given if part and _cookie_name(part) not in replaced]
-        if cookies := "; ".join([*kept, ours] if ours else kept):
-            request.headers["Cookie"] = cookies
-        else:
-            request.headers.pop("Cookie", None)
-
-    def keep_cookies(self, response: Any, options: Mapping[str, Any]) -> None:
-        """Of an answer, unless it is another origin's."""
-        if "set-cookie" in response.headers and not self.is_bare(options):
-            self._cookies.extract_cookies(response)
-
-    def refreshes(self, options: Mapping[str, Any]) -> bool:
-        return self.refresh is not None and not self.is_bare(options)
-
-    def refreshed(self, request: Any) -> Any:
-        if not isinstance(request, self._library.Request):
-            raise TypeError(f"refresh must answer with the request to send, got {request!r}")
-        return request
-
-    def take_first(self, wanted: Any) -> Any:
-        """The first response, read under the clocks of the request that the driver would have sent for it."""
-        response, self.first = self.first, None
-        self.keep_cookies(response, {})
-        extensions = response.request.extensions
-        given = extensions.get("timeout")
-        self._clocks = _Clocks(given or {}, read=wanted.extensions["timeout"]["read"])
-        # The same request may be under way twice.
-        self._clocks.given = given.given if isinstance(given, _Clocks) else given
-        extensions["timeout"] = self._clocks
-        return response
-
-    def restore(self) -> None:
-        """The stream is over: the SDK's request is as it was."""
-        extensions = self.request.extensions
-        if self._clocks is None or extensions.get("timeout") is not self._clocks:
-            return
-        if self._clocks.given is None:
-            del extensions["timeout"]
-        else:
-            extensions["timeout"] = self._clocks.given
-
-
-def _cookie_name(part: str) -> str:
-    return part.partition("=")[0].strip()
 
 
 class Splicer:
@@ -506,120 +330,23 @@ def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:
         yield each
 
 
-class Skimming:
+class Splicing:
     """
-    What the streams below a body share: events that went out unread are read when the place is asked for.
+    What the transports share. For what the constructor takes see `resumable_stream.transports.httpx.ResumableTransport`.
 
     Attributes:
-        skim: Tells an event that need not be read; see `Skimmer.skim()`. `None`: each has to be.
+        _default, _base: Names in the library: of the transport that is taken for none, and of what all of them are.
+        _for, _instead: What is said to a client of the wrong kind.
     """
-
-    _machine: Machine
-    _store: Any
-    _live: Any
-    _busy: int
-    _watched = False
-    skim: Callable[[bytes], bytes | None] | None = None
-
-    def adopt(self, fence: Any, replay: Any = None) -> None:
-        """The transport has opened the store."""
-        self._fence, self._replay = fence, replay
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        self._settle(leaving=False)
-        return super().checkpoint  # type: ignore[misc, no-any-return]
-
-    @property
-    def stats(self) -> Stats:
-        self._settle(leaving=False)
-        return super().stats  # type: ignore[misc, no-any-return]
-
-    def _settle(self, *, leaving: bool = True) -> None:
-        if self.skim is None:
-            return
-        before = self._machine.latest
-        try:
-            if leaving:
-                self.skim = None
-            self._machine.settle(leaving=leaving)
-        finally:
-            # Also when an interrupt came out: what was entered was handed out.
-            if (items := self._machine.latest) is not before:
-                # The last one is in hand, unless the reader has come back for more.
-                self._batch, self._events, self._upto = items, NOTHING, len(items)
-                self._floor, self._in_hand, self._whole = 0, int(not self._busy), False
-
-    def take_carried(self) -> bytes:
-        return self._machine.take_carried()
-
-    def take_back(self, chunk: bytes) -> None:
-        """An interrupt came before it was handed out."""
-        self._machine.take_back(chunk)
-
-    def _look_for_calm(self) -> None:
-        """After an event was read: may the next ones go unread?"""
-        self.skim = None
-        # With a store a save may be due before any event, and what is kept has to be read.
-        if (
-            self._live is not None
-            and self._store is None
-            and not self._watched
-            and (skimmer := self._machine.skimmer()) is not None
-        ):
-            self.skim = skimmer.skim
-
-
-class Wire:
-    """
-    The bytes of events, for a reader that knows nothing of them.
-
-    Args:
-        library, request: For the errors.
-    """
-
-    def __init__(self, stream: Any, library: ModuleType, request: Any) -> None:
-        self._stream = stream
-        self._library = library
-        self._request = request
-        self._batch: Any = None
-
-    def of(self, events: Iterable[Any]) -> bytes:
-        """
-        Whole events, as they came; those that never were on a wire, as they would have been.
-
-        Raises:
-            StreamReset, ReplayDiverged: Bytes cannot say it.
-        """
-        protocol = self._stream.protocol
-        parts = [self._stream.take_carried()]
-        for event in events:
-            if event.reset and not protocol.tells_reset(event):
-                text = "what was read is void, and the bytes of a stream cannot say so"
-                raise StreamReset(text, offset=event.offset)
-            wire = event.wire
-            if wire is None:
-                wire = encoded(event, protocol.framing)
-            elif not isinstance(wire, bytes):
-                # A later part of a batch: its bytes went out with the first.
-                if wire is not self._batch:
-                    raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
-                continue
-            self._batch = event
-            parts.append(wire)
-        return b"".join(parts)
-
-    def error(self, error: ResumableStreamError) -> Any:
-        """As the SDK above handles errors: also one of its HTTP library's."""
-        return twin(self._stream._with_place(error), self._library, self._request)
-
-
-class Configured:
-    """The transports' constructor; for what it takes see `resumable_stream.transports.httpx.ResumableTransport`."""
 
     _library: ClassVar[ModuleType]
     _default: ClassVar[str]
     _base: ClassVar[str]
+    _for: ClassVar[str]
+    _instead: ClassVar[str]
+    _port: ClassVar[type[SendingPort]]
+    _stream: ClassVar[type[Skimming]]
+    _body: ClassVar[type[Spliced]]
 
     def __init__(
         self,
@@ -655,3 +382,72 @@ class Configured:
             upgrade_background=upgrade_background,
             on_lost=on_lost,
         )
+
+    async def _answer(self, request: Any) -> Any:
+        splicer = self._splicer
+        splicer.check(request)
+        request, start = splicer.prepare(request)
+        try:
+            return await self._handle(request, start)
+        except ResumableStreamError as error:
+            if isinstance(error, self._library.RequestError):
+                raise
+            raise twin(error, self._library, request) from error.__cause__
+
+    async def _handle(self, request: Any, start: Start | None) -> Any:
+        splicer = self._splicer
+        port = self._port(splicer.library, request, self._next, splicer.refresh)
+        fence = None
+        if (key := splicer.key_of(request)) is not None:
+            checkpoint = await port.ask_store(partial(splicer.stored, key))
+            if checkpoint is not None and splicer.is_place_of(key, checkpoint, request):
+                plan = splicer.plan(port, protocol=splicer.named(checkpoint, request), key=key, checkpoint=checkpoint)
+                stream = self._stream(plan)
+                if splicer.answers(stream):
+                    _, fence = await port.ask_store(partial(splicer.store.open, key))
+                    stream.adopt(fence, iter(await port.ask_store(partial(splicer.store.replay, key))))
+                    return await self._response(None, stream, port)
+        response = await (port.handle(request) if start is None else self._start(port, request, start))
+        # As the client does when it has it.
+        response.request = request
+        try:
+            protocol = splicer.choose(port, response)
+            if protocol is None:
+                return response
+            port.first = response
+            if key is not None:
+                fence = await port.ask_store(partial(splicer.take_over, key, request))
+            stream = self._stream(splicer.plan(port, protocol=protocol, key=key))
+            stream.adopt(fence)
+            return await self._response(response, stream, port)
+        except BaseException:
+            await port.close(response)
+            raise
+
+    async def _start(self, port: SendingPort, request: Any, start: Start) -> Any:
+        """Send a request until it is answered."""
+        again = False
+        while True:
+            try:
+                # With fresh credentials, as before each reconnect.
+                response = await (port.exchange(request, {}) if again else port.handle(request))
+                wait = start.wait_for(response)
+                if wait is None:
+                    return response
+                await port.close(response)
+            except Exception as failure:
+                wait = start.wait_after(failure)
+                if wait is None:
+                    raise
+            await port.sleep(wait)
+            again = True
+
+    async def _response(self, first: Any, stream: Skimming, port: Port) -> Any:
+        await stream._open()
+        body = self._body(stream, Wire(stream, self._library, port.request), port)
+        return self._splicer.response(first, stream, body)
+
+    def _wrong_client(self) -> TypeError:
+        library = self._library.__name__
+        text = f"{type(self).__name__} is for {self._for}; {self._instead} of resumable_stream.transports.{{0}}"
+        return TypeError(text.format(library))

@@ -206,3 +206,17 @@ async def test_one_id_on_every_event_is_handed_on_whole(rig: Rig) -> None:
     response, chunks = await rig.read(rig.client(lambda request: Reply(blocks)), "GET", URL)
     assert chunks == blocks
     assert rs.stream_of(response).stats.duplicates == 0
+
+
+async def test_between_two_attempts_it_waits(rig: Rig) -> None:
+    gone = [Reply(BLOCKS[:2], "rst"), Reply(status=503, headers={}), Reply(status=503, headers={}), Reply(BLOCKS[2:])]
+    waits: list[int] = []
+
+    def wait(state: Any) -> float:
+        waits.append(state.attempt_number)
+        return 0.01
+
+    client = rig.client(lambda request: gone.pop(0), retry=rs.RetryPolicy(wait=wait))
+    _, chunks = await rig.read(client, "GET", URL)
+    assert b"".join(chunks) == b"".join(BLOCKS)
+    assert len(waits) >= 2

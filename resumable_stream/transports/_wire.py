@@ -1,0 +1,197 @@
+"""
+What an SDK reads: the bytes of a stream's events, and the stream below them.
+
+Most events go out unread (see `_core/skimming.py`); who asks for the place, or for the numbers, has them read first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import length_hint
+from types import ModuleType, TracebackType
+from typing import Any
+
+from .._checkpoint import Checkpoint
+from .._core.settings import Stats
+from .._drivers.base import NOTHING
+from .._drivers.loop import Loop
+from .._errors import ReplayDiverged, ResumableStreamError, StreamReset
+from .._twins import twin
+from ..framing import encoded
+from ._port import Port
+
+__all__ = ["Skimming", "Spliced", "Wire"]
+
+
+class Skimming(Loop):
+    """
+    What the streams below a body share: events that went out unread are read when the place is asked for.
+
+    Attributes:
+        skim: Tells an event that need not be read; see `Skimmer.skim()`. `None`: each has to be.
+    """
+
+    _watched = False
+    skim: Callable[[bytes], bytes | None] | None = None
+
+    def adopt(self, fence: Any, replay: Any = None) -> None:
+        """The transport has opened the store."""
+        self._fence, self._replay = fence, replay
+
+    async def _load(self) -> None:
+        """See `adopt()`."""
+
+    # --- between the reader and the stream
+
+    def come_back(self, read: Any) -> None:
+        """
+        The reader is back for more, so it is done with what it was given.
+
+        Args:
+            read: In place of the live reads: one whose chunk has to be read as any other.
+        """
+        if self._read_elsewhere():
+            raise self._second_reader(self._one)
+        if read is not None or self._failure is not None:
+            self._settle()
+            self._live = read
+
+    def gather(self, event: Any, read: Any, live: Any) -> list[Any]:
+        """The event, and what came with it. All of it is in hand until the reader comes back, to the live reads from `live`."""
+        found = [event]
+        if read is not None and self._live is read:
+            self._live = live
+        if length_hint(self._events):
+            found += self._hand_rest()
+        self._show_place()
+        self._look_for_calm()
+        return found
+
+    def _show_place(self) -> None:
+        """To whoever looks from elsewhere."""
+
+    async def done(self) -> None:
+        """The SDK is done with it; what it was given is taken."""
+        if not self._read_elsewhere():
+            self._busy = 0
+            self._settle()
+        await self._exit(None)
+
+    async def _leave(self, state: str) -> None:
+        self._settle()
+        await super()._leave(state)
+
+    # --- what went out unread
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        self._settle(leaving=False)
+        return super().checkpoint
+
+    @property
+    def stats(self) -> Stats:
+        self._settle(leaving=False)
+        return super().stats
+
+    def _settle(self, *, leaving: bool = True) -> None:
+        if self.skim is None:
+            return
+        before = self._machine.latest
+        try:
+            if leaving:
+                self.skim = None
+            self._machine.settle(leaving=leaving)
+        finally:
+            # Also when an interrupt came out: what was entered was handed out.
+            if (items := self._machine.latest) is not before:
+                # The last one is in hand, unless the reader has come back for more.
+                self._batch, self._events, self._upto = items, NOTHING, len(items)
+                self._floor, self._in_hand, self._whole = 0, int(not self._busy), False
+
+    def take_carried(self) -> bytes:
+        return self._machine.take_carried()
+
+    def take_back(self, chunk: bytes) -> None:
+        """An interrupt came before it was handed out."""
+        self._machine.take_back(chunk)
+
+    def _look_for_calm(self) -> None:
+        """After an event was read: may the next ones go unread?"""
+        self.skim = None
+        # With a store a save may be due before any event, and what is kept has to be read.
+        if (
+            self._live is not None
+            and self._store is None
+            and not self._watched
+            and (skimmer := self._machine.skimmer()) is not None
+        ):
+            self.skim = skimmer.skim
+
+
+class Wire:
+    """
+    The bytes of events, for a reader that knows nothing of them. In a `with` block, errors become those of its library.
+
+    Args:
+        library, request: For the errors.
+    """
+
+    def __init__(self, stream: Any, library: ModuleType, request: Any) -> None:
+        self._stream = stream
+        self._library = library
+        self._request = request
+        self._batch: Any = None
+
+    def of(self, events: Iterable[Any]) -> bytes:
+        """
+        Whole events, as they came; those that never were on a wire, as they would have been.
+
+        Raises:
+            StreamReset, ReplayDiverged: Bytes cannot say it.
+        """
+        protocol = self._stream.protocol
+        parts = [self._stream.take_carried()]
+        for event in events:
+            if event.reset and not protocol.tells_reset(event):
+                text = "what was read is void, and the bytes of a stream cannot say so"
+                raise StreamReset(text, offset=event.offset)
+            wire = event.wire
+            if wire is None:
+                wire = encoded(event, protocol.framing)
+            elif not isinstance(wire, bytes):
+                # A later part of a batch: its bytes went out with the first.
+                if wire is not self._batch:
+                    raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
+                continue
+            self._batch = event
+            parts.append(wire)
+        return b"".join(parts)
+
+    def error(self, error: ResumableStreamError) -> Any:
+        """As the SDK above handles errors: also one of its HTTP library's."""
+        return twin(self._stream._with_place(error), self._library, self._request)
+
+    def __enter__(self) -> None:
+        """What is raised from here on is for the SDK."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if isinstance(error, ResumableStreamError):
+            raise self.error(error) from error.__cause__
+
+
+class Spliced:
+    """The body of a response: whole events only, across connections. One reader."""
+
+    _stream: Any
+
+    def __init__(self, stream: Any, wire: Wire, port: Port) -> None:
+        self._stream = stream
+        self._wire = wire
+        self._port = port
+
+    async def _close(self) -> None:
+        try:
+            with self._wire:
+                await self._stream.done()
+        finally:
+            self._port.restore()
