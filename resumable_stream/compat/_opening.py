@@ -25,7 +25,7 @@ from .._twins import library_of
 from ..protocols import LastEventID, detect
 from ._errors import twin
 
-__all__ = ["EVENT_STREAM", "NoEventStream", "WatchedAsyncClient", "WatchedClient", "is_event_stream"]
+__all__ = ["EVENT_STREAM", "NoEventStream", "Watched", "WatchedAsyncClient", "WatchedClient", "is_event_stream"]
 
 EVENT_STREAM: Final = "text/event-stream"
 _UNSET: Final = object()
@@ -97,7 +97,7 @@ class NoEventStream(Exception):
         self.response = response
 
 
-class _Watched:
+class Watched:
     """
     The caller's client, watched while the stream opens.
 
@@ -201,14 +201,14 @@ class _Watched:
         return response
 
 
-class WatchedClient(_Watched):
+class WatchedClient(Watched):
     def send(self, request: Any, **options: Any) -> Any:
         with self._watch(request):
             response = self._client.send(request, **options)
         return self._look_at(response)
 
 
-class WatchedAsyncClient(_Watched):
+class WatchedAsyncClient(Watched):
     async def send(self, request: Any, **options: Any) -> Any:
         with self._watch(request):
             response = await self._client.send(request, **options)

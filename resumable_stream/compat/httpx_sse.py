@@ -15,9 +15,9 @@ A cut is resumed inside `iter_sse()`. What cannot be resumed raises what httpx r
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from types import TracebackType
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import httpx_sse
 from httpx_sse import ServerSentEvent, SSEError
@@ -27,6 +27,7 @@ from .._checkpoint import Checkpoint
 from .._core.actions import Notice
 from .._core.interfaces import ResumeProtocol
 from .._drivers.async_ import AsyncResumableStream
+from .._drivers.loop import at_once
 from .._drivers.sync import ResumableStream
 from .._errors import ResumableStreamError, StreamBusy, StreamReset, UnexpectedContentType
 from .._policy import RetryPolicy
@@ -34,7 +35,7 @@ from .._settings import Limits, Timeouts
 from .._twins import library_of
 from ..framing import SSEDecoder
 from ._errors import twin
-from ._opening import EVENT_STREAM, NoEventStream, WatchedAsyncClient, WatchedClient, is_event_stream
+from ._opening import EVENT_STREAM, NoEventStream, Watched, WatchedAsyncClient, WatchedClient, is_event_stream
 
 __all__ = [
     # opening
@@ -87,22 +88,9 @@ def connect_sse(
     options = watched.options(kwargs, timeouts, limits)
     stream = connect(method, url, client=client, protocol=protocol, retry=retry, observer=observer, **options)
     watched.step_in(stream)
-    source = None
-    try:
-        stream.open()
-    except NoEventStream as found:
-        source = EventSource._of_response(found.response, stream.checkpoint)
-    except ResumableStreamError as error:
-        source = EventSource._of_response(watched.refused(error), stream.checkpoint)
-    watched.opening = False
-    if source is not None:
-        try:
-            yield source
-        finally:
-            source.response.close()
-        return
-    with stream:
-        yield EventSource._of_stream(watched.response, stream)
+    source = at_once(lambda: _opened(watched, stream))
+    with stream if source.stream is not None else closing(source.response):
+        yield source
 
 
 @asynccontextmanager
@@ -123,22 +111,23 @@ async def aconnect_sse(
     options = watched.options(kwargs, timeouts, limits)
     stream = aconnect(method, url, client=client, protocol=protocol, retry=retry, observer=observer, **options)
     watched.step_in(stream)
-    source = None
+    source = await _opened(watched, stream)
+    async with stream if source.stream is not None else aclosing(source.response):
+        yield source
+
+
+async def _opened(watched: Watched, stream: Any) -> EventSource:
+    """Of the stream, or of a response that is none."""
+    place: Checkpoint | None = None
     try:
-        await stream.open()
-    except NoEventStream as found:
-        source = EventSource._of_response(found.response, stream.checkpoint)
+        await stream._open()
+        response, found = watched.response, stream
+    except NoEventStream as none:
+        response, found, place = none.response, None, stream.checkpoint
     except ResumableStreamError as error:
-        source = EventSource._of_response(watched.refused(error), stream.checkpoint)
+        response, found, place = watched.refused(error), None, stream.checkpoint
     watched.opening = False
-    if source is not None:
-        try:
-            yield source
-        finally:
-            await source.response.aclose()
-        return
-    async with stream:
-        yield EventSource._of_stream(watched.response, stream)
+    return EventSource._of(response, found, place)
 
 
 class EventSource(httpx_sse.EventSource):
@@ -153,15 +142,9 @@ class EventSource(httpx_sse.EventSource):
     _place: Checkpoint | None = None
 
     @classmethod
-    def _of_stream(cls, response: Any, stream: ResumableStream | AsyncResumableStream) -> EventSource:
+    def _of(cls, response: Any, stream: Any, place: Checkpoint | None) -> EventSource:
         made = cls(response)
-        made._stream = stream
-        return made
-
-    @classmethod
-    def _of_response(cls, response: Any, place: Checkpoint) -> EventSource:
-        made = cls(response)
-        made._place = place
+        made._stream, made._place = stream, place
         return made
 
     @property
@@ -196,33 +179,50 @@ class EventSource(httpx_sse.EventSource):
         raise twin(error, library_of(self._response), self._response.request) from error.__cause__
 
 
-class _Events(Generator[ServerSentEvent, None, None]):
-    """What `iter_sse()` returns: a generator's methods, and nothing to finalise when a loop is left early."""
+class _Reading:
+    """What a read of either colour comes to: an event as httpx-sse has it, or an error of its users'."""
 
     def __init__(self, source: EventSource) -> None:
         self._source = source
-        self._items: Iterator[Any] | None = None
+        self._items: Any = None
+        self._over = False
+
+    def _begin(self, read: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
+        """
+        Args:
+            read: Makes an iterator of the stream.
+            decode: Makes one of a response that is none of ours.
+        """
+        source = self._source
+        self._over = True  # unless it begins
+        source._check_content_type()
+        self._items = decode(source._response) if source._stream is None else read(source._stream)
+        self._over = False
+
+    def _failed(self, error: ResumableStreamError) -> NoReturn:
+        if not isinstance(error, StreamBusy):  # that is for another reader; ours goes on
+            self._over = True
+        self._source._raise(error)
+
+    def _shown(self, event: Any) -> ServerSentEvent:
+        if event.reset:
+            self._failed(StreamReset("earlier events became void, which httpx-sse cannot say", offset=event.offset))
+        return ServerSentEvent(event.event, event.data, event.id, event.retry)
+
+
+class _Events(_Reading, Generator[ServerSentEvent, None, None]):
+    """What `iter_sse()` returns: a generator's methods, and nothing to finalise when a loop is left early."""
 
     def __next__(self) -> ServerSentEvent:
+        if self._over:
+            raise StopIteration
         if self._items is None:
-            self._items = _NOTHING  # unless it begins
-            self._items = self._begin()
+            self._begin(iter, _decoded)
         try:
             event = next(self._items)
         except ResumableStreamError as error:
-            if not isinstance(error, StreamBusy):  # that is for another thread; ours goes on
-                self._items = _NOTHING
-            self._source._raise(error)
-        if event.reset:
-            self._items = _NOTHING
-            self._source._raise(StreamReset("earlier events became void, which httpx-sse cannot say", offset=event.offset))
-        return ServerSentEvent(event.event, event.data, event.id, event.retry)
-
-    def _begin(self) -> Iterator[Any]:
-        source = self._source
-        source._check_content_type()
-        stream: Any = source._stream
-        return _decoded(source._response) if stream is None else iter(stream)
+            self._failed(error)
+        return self._shown(event)
 
     def send(self, value: None) -> ServerSentEvent:
         return self.__next__()
@@ -233,36 +233,22 @@ class _Events(Generator[ServerSentEvent, None, None]):
 
     def close(self) -> None:
         """End the iteration; the connection is the context manager's."""
-        self._items = _NOTHING
+        self._over = True
 
 
-class _AsyncEvents(AsyncGenerator[ServerSentEvent, None]):
+class _AsyncEvents(_Reading, AsyncGenerator[ServerSentEvent, None]):
     """The asynchronous `_Events`."""
 
-    def __init__(self, source: EventSource) -> None:
-        self._source = source
-        self._items: AsyncIterator[Any] | None = None
-
     async def __anext__(self) -> ServerSentEvent:
+        if self._over:
+            raise StopAsyncIteration
         if self._items is None:
-            self._items = _ANOTHING  # unless it begins
-            self._items = self._begin()
+            self._begin(aiter, _adecoded)
         try:
             event = await anext(self._items)
         except ResumableStreamError as error:
-            if not isinstance(error, StreamBusy):
-                self._items = _ANOTHING
-            self._source._raise(error)
-        if event.reset:
-            self._items = _ANOTHING
-            self._source._raise(StreamReset("earlier events became void, which httpx-sse cannot say", offset=event.offset))
-        return ServerSentEvent(event.event, event.data, event.id, event.retry)
-
-    def _begin(self) -> AsyncIterator[Any]:
-        source = self._source
-        source._check_content_type()
-        stream: Any = source._stream
-        return _adecoded(source._response) if stream is None else aiter(stream)
+            self._failed(error)
+        return self._shown(event)
 
     async def asend(self, value: None) -> ServerSentEvent:
         return await self.__anext__()
@@ -273,18 +259,9 @@ class _AsyncEvents(AsyncGenerator[ServerSentEvent, None]):
 
     async def aclose(self) -> None:
         """End the iteration; the connection is the context manager's."""
-        items, self._items = self._items, _ANOTHING
-        if self._source._stream is None and (close := getattr(items, "aclose", None)) is not None:
+        self._over = True
+        if self._source._stream is None and (close := getattr(self._items, "aclose", None)) is not None:
             await close()
-
-
-class _Nothing(AsyncIterator[Any]):
-    async def __anext__(self) -> NoReturn:
-        raise StopAsyncIteration
-
-
-_NOTHING: Final[Iterator[Any]] = iter(())
-_ANOTHING: Final[AsyncIterator[Any]] = _Nothing()
 
 
 def _throw(typ: Any, val: Any, tb: TracebackType | None) -> NoReturn:
@@ -296,18 +273,21 @@ def _throw(typ: Any, val: Any, tb: TracebackType | None) -> NoReturn:
 def _decoded(response: Any) -> Iterator[Any]:
     decoder = SSEDecoder()
     for chunk in response.iter_bytes():
-        yield from decoder.feed(chunk)
-        if decoder.error is not None:
-            raise decoder.error
+        yield from _fed(decoder, chunk)
     yield from decoder.eof()
 
 
 async def _adecoded(response: Any) -> AsyncIterator[Any]:
     decoder = SSEDecoder()
     async for chunk in response.aiter_bytes():
-        for event in decoder.feed(chunk):
+        for event in _fed(decoder, chunk):
             yield event
-        if decoder.error is not None:
-            raise decoder.error
     for event in decoder.eof():
         yield event
+
+
+def _fed(decoder: SSEDecoder, chunk: bytes) -> Iterator[Any]:
+    """The events that a chunk completes; the decoder's error comes after them."""
+    yield from decoder.feed(chunk)
+    if decoder.error is not None:
+        raise decoder.error

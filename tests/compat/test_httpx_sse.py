@@ -110,6 +110,18 @@ async def test_half_an_event_is_no_end(row: Any, flaky_server: Any) -> None:
     assert isinstance(caught.value, rs.StreamInterrupted) and caught.value.checkpoint.offset == 1
 
 
+async def test_between_two_attempts_it_waits(row: Any, flaky_server: Any) -> None:
+    server = flaky_server(numbered(6), [Fault.status(503), Fault.status(503), Fault.cut(after_events=3)])
+    waits: list[int] = []
+
+    def wait(state: Any) -> float:
+        waits.append(state.attempt_number)
+        return 0.01
+
+    assert [sse.id for sse in await read(row, server, retry=rs.RetryPolicy(attempts=5, wait=wait))] == list("123456")
+    assert len(waits) >= 2
+
+
 @pytest.mark.parametrize("how", ["rst", "fin", "clean", "clean_inside"])
 async def test_cuts_are_resumed(row: Any, flaky_server: Any, how: How) -> None:
     log = [ServerEvent(id=str(n), event=("delta", None)[n % 2], data=f"event {n}\nof 30", retry=n % 2 or None) for n in range(30)]
