@@ -19,21 +19,6 @@ if TYPE_CHECKING:
     from . import compat, protocols, server, stores, testing, transports
     from ._api import aconnect, aresume, connect, resume
     from ._checkpoint import Checkpoint
-    from ._core.actions import (
-        Connected,
-        CursorIgnored,
-        Disconnected,
-        DuplicateDropped,
-        EndUnverified,
-        Finished,
-        GapFound,
-        Lost,
-        Notice,
-        NumberingStopped,
-        NumberOutOfOrder,
-        Restarted,
-        Retrying,
-    )
     from ._core.settings import Stats
     from ._drivers.async_ import AsyncResumableStream
     from ._drivers.sync import ResumableStream
@@ -69,6 +54,21 @@ if TYPE_CHECKING:
         error_of,
     )
     from ._events import Chunk, Delta, Gap, Outcome, StreamEvent, TextReset
+    from ._notices import (
+        Connected,
+        CursorIgnored,
+        Disconnected,
+        DuplicateDropped,
+        EndUnverified,
+        Finished,
+        GapFound,
+        Lost,
+        Notice,
+        NumberingStopped,
+        NumberOutOfOrder,
+        Restarted,
+        Retrying,
+    )
     from ._policy import RetryPolicy
     from ._request import request_key
     from ._settings import AUTO, Limits, Timeouts
@@ -87,7 +87,7 @@ _HOMES = {
     "._settings": ("Timeouts", "Limits", "AUTO"),
     "._core.settings": ("Stats",),
     ".transports": ("stream_of",),
-    "._core.actions": (
+    "._notices": (
         "Notice",
         "Connected",
         "Disconnected",

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from ._checkpoint import Checkpoint
-from ._core.actions import Notice
 from ._core.interfaces import ResumeProtocol, StreamState
 from ._core.machine import UNKNOWN, Machine
 from ._core.origins import origin_of
@@ -21,6 +20,7 @@ from ._drivers.base import Plan
 from ._drivers.http import CALL_ARGUMENTS, Call, family_of, own_family
 from ._drivers.sync import ResumableStream
 from ._errors import OriginMismatch
+from ._notices import Notice
 from ._policy import RetryPolicy
 from ._request import body_of, check_request, request_digest, way_out
 from ._settings import Limits, Timeouts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ._core.actions import (
+from ._notices import (
     Connected,
     CursorIgnored,
     Disconnected,

@@ -32,7 +32,7 @@ from typing import Any, Final, Literal, NamedTuple
 from .._checkpoint import CORE_EXTRA, Checkpoint
 from .._errors import GapError, ReplayDiverged, ResumableStreamError
 from .._events import Gap
-from .actions import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped, NumberOutOfOrder
+from .._notices import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped, NumberOutOfOrder
 from .interfaces import ResumeProtocol
 from .memory import LONGEST_ID, Memory
 from .overlap import Prefix, SinceLog

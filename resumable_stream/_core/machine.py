@@ -32,6 +32,7 @@ from operator import itemgetter
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
+from .. import _notices as note
 from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, encodable, public_url, withheld
 from .._errors import (
     CursorExpired,
@@ -134,7 +135,7 @@ class Machine:
         self.outcome: Outcome | None = None
         self.verified = True
         """The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`."""
-        self.notices: list[act.Notice] = []
+        self.notices: list[note.Notice] = []
         self._detect = detect
         self._restored = checkpoint
         self._origin = origin_of(state.url)
@@ -205,7 +206,7 @@ class Machine:
         self._routine = False
         self._offline_since: float | None = None
         self._checked = False  # the status of the run was asked for, and says that it goes on
-        self._parting: act.Disconnected | None = None  # the notice of the latest loss, until it is known what follows
+        self._parting: note.Disconnected | None = None  # the notice of the latest loss, until it is known what follows
         self._offline = 0.0
         if protocol is not None:
             self._adopt(protocol)
@@ -794,7 +795,7 @@ class Machine:
         self._set_clocks()
         cursor = ledger.cursor if state.resuming else None
         self.notices.append(
-            act.Connected(head.status, state.resuming, cursor, offset=ledger.offset, offline=offline, asking=self._asking)
+            note.Connected(head.status, state.resuming, cursor, offset=ledger.offset, offline=offline, asking=self._asking)
         )
         if state.resuming and (request := protocol.backfill_request(state)) is not None:
             # The connection stays open meanwhile: what is live waits in it.
@@ -1467,7 +1468,7 @@ class Machine:
             self._budget.server_retry(retry)
         self._last_error = error
         ledger = self._ledger
-        self._parting = act.Disconnected(
+        self._parting = note.Disconnected(
             reason,
             type(error).__name__ if error is not None else None,
             offset=ledger.offset if ledger is not None else 0,
@@ -1479,7 +1480,7 @@ class Machine:
         self._checked = False
         self.notices.append(self._parting)
 
-    def _then_follows(self, then: act.Then) -> None:
+    def _then_follows(self, then: note.Then) -> None:
         """Now it is known what comes after the connection that was lost: its notice says so, unless that went out already."""
         parting, self._parting = self._parting, None
         for index, notice in enumerate(self.notices):
@@ -1564,7 +1565,7 @@ class Machine:
         if left is not None:
             seconds = min(seconds, max(left, 0.0))
         self._then_follows("reconnect")
-        self.notices.append(act.Retrying(attempt, seconds, attempts=self.settings.attempts, reason=reason))
+        self.notices.append(note.Retrying(attempt, seconds, attempts=self.settings.attempts, reason=reason))
         if seconds > 0:
             self._todo.append(act.Sleep(seconds))
 
@@ -1604,7 +1605,7 @@ class Machine:
             # In another process: what was still to come would have been a word about the end.
             self._finish(self._settled)
             return
-        self.notices.append(act.Lost(text))
+        self.notices.append(note.Lost(text))
         choice, protocol = self.settings.on_lost, self.protocol
         # A server that forgot what it had finished would be asked for all of it again and again.
         elsewhere = self.settings.started_elsewhere and not self.state.safe
@@ -1646,7 +1647,7 @@ class Machine:
         self._noted.clear()
         self._step_starts = [0] if self._steps else []
         self._events += ledger.fresh
-        self.notices.append(act.Restarted(0))
+        self.notices.append(note.Restarted(0))
         ledger.restart(offset=0, anew=anew)
 
     def _open(self, ledger: Ledger, *, resuming: bool, asking: bool, stored: bool = False) -> None:
@@ -1855,7 +1856,7 @@ class Machine:
                 f"the stream closed cleanly after {count} event{'s' * (count != 1)}, and whether that was its end could not be "
                 f"asked: {why}"
             )
-            self.notices.append(act.EndUnverified(text))
+            self.notices.append(note.EndUnverified(text))
         self._finish(Outcome.ENDED, verified=False)
 
     def why_not(self) -> str:
@@ -1877,7 +1878,7 @@ class Machine:
         self.verified = verified
         self._then_follows("end")
         offset = self._ledger.offset if self._ledger is not None else 0
-        self.notices.append(act.Finished(outcome, offset=offset, after_loss=self._offline_since is not None or self._asking))
+        self.notices.append(note.Finished(outcome, offset=offset, after_loss=self._offline_since is not None or self._asking))
         self._todo.append(act.Finish(outcome))
 
     def _fail(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._checkpoint import Checkpoint
-from .._core.actions import Notice, Save
+from .._core.actions import Save
 from .._core.interfaces import Head, ResumeProtocol
 from .._core.machine import Machine
 from .._core.settings import Stats
@@ -30,6 +30,7 @@ from .._errors import (
     StreamInterrupted,
 )
 from .._events import Delta, Outcome
+from .._notices import Notice
 from .._observe import log_notice, printable
 from .._settings import Limits, Timeouts
 from .._text import Mode, TextReader

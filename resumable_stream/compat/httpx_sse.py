@@ -24,12 +24,12 @@ from httpx_sse import ServerSentEvent, SSEError
 
 from .._api import aconnect, connect
 from .._checkpoint import Checkpoint
-from .._core.actions import Notice
 from .._core.interfaces import ResumeProtocol
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.loop import at_once
 from .._drivers.sync import ResumableStream
 from .._errors import ResumableStreamError, StreamBusy, StreamReset, UnexpectedContentType
+from .._notices import Notice
 from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
 from .._twins import library_of

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Final, Literal
 
 from .._api import Options, for_record, protocol_of
 from .._checkpoint import Checkpoint, public_url
-from .._core.actions import Notice
 from .._core.heads import STREAMS
 from .._core.interfaces import Consume, Head, ResumeProtocol, StreamState
 from .._core.machine import Machine
@@ -28,6 +27,7 @@ from .._drivers.base import Plan
 from .._drivers.coding import can_decode, decoding_of
 from .._drivers.http import Family
 from .._errors import ResumableStreamError
+from .._notices import Notice
 from .._policy import RetryPolicy
 from .._request import body_of_request, check_request, request_digest, way_out
 from .._settings import Limits, Timeouts

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
 
-from .._core.actions import Notice, Retrying
 from .._core.budget import Budget, retry_after
 from .._core.settings import Settings
 from .._drivers.http import classify, network_errors
+from .._notices import Notice, Retrying
 from .._observe import log_notice, printable
 
 __all__ = ["Start", "with_key"]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
+from resumable_stream import _notices as note
 from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._core import actions as act
 from resumable_stream._core.interfaces import Answer, Head, Request, ResumeProtocol, StreamState
@@ -353,7 +354,7 @@ class Stream:
         self.sent: list[Sent] = []
         self.sleeps: list[float] = []
         self.reads: list[float | None] = []
-        self.notices: list[act.Notice] = []
+        self.notices: list[note.Notice] = []
         self.saves: list[act.Save] = []
         self.answers = 0
         self.machine = Machine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from resumable_stream import _notices as note
 from resumable_stream._core import actions as act
 from resumable_stream._core.interfaces import Head
 from resumable_stream._errors import RetriesExhausted
@@ -29,15 +30,15 @@ def test_the_counts_tell_what_happened() -> None:
 def test_an_observer_is_told_in_order() -> None:
     result = play(Reply([evs(1, 3), "rst"]), Reply([ev("d3", "3") + DONE]), protocol=LastEventID(end="[DONE]"))
     assert [type(notice) for notice in result.stream.notices] == [
-        act.Connected, act.Disconnected, act.Retrying, act.Connected, act.DuplicateDropped, act.Finished
+        note.Connected, note.Disconnected, note.Retrying, note.Connected, note.DuplicateDropped, note.Finished
     ]  # fmt: skip
     first, lost, retrying, second, duplicate, finished = result.stream.notices
-    assert first == act.Connected(200, False, None)
-    assert lost == act.Disconnected("connection lost", "NetworkError")
-    assert retrying == act.Retrying(0, 0.25)
-    assert second == act.Connected(200, True, "3")
-    assert duplicate == act.DuplicateDropped("3")
-    assert finished == act.Finished(Outcome.COMPLETED)
+    assert first == note.Connected(200, False, None)
+    assert lost == note.Disconnected("connection lost", "NetworkError")
+    assert retrying == note.Retrying(0, 0.25)
+    assert second == note.Connected(200, True, "3")
+    assert duplicate == note.DuplicateDropped("3")
+    assert finished == note.Finished(Outcome.COMPLETED)
 
 
 def test_a_finished_machine_stays_finished() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.actions import Retrying
 from resumable_stream._core.settings import RetryState
 from resumable_stream._errors import ResponseRejected, RetriesExhausted
 from resumable_stream._events import Outcome
+from resumable_stream._notices import Retrying
 from resumable_stream.protocols import LastEventID
 
 from .simulation import (

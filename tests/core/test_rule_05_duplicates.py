@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import fingerprint
-from resumable_stream._core.actions import CursorIgnored, DuplicateDropped, NumberingStopped, NumberOutOfOrder
 from resumable_stream._core.memory import KEPT_BYTES
 from resumable_stream._errors import ReplayDiverged, RetriesExhausted
 from resumable_stream._events import Outcome
+from resumable_stream._notices import CursorIgnored, DuplicateDropped, NumberingStopped, NumberOutOfOrder
 from resumable_stream._settings import Limits, Timeouts
 from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero, ResumeProtocol
 

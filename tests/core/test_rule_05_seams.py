@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_stream._core.actions import NumberOutOfOrder
 from resumable_stream._core.seams import LONGEST, PATIENCE, TRIM, TRUSTED
 from resumable_stream._errors import ReplayDiverged, UpstreamError
 from resumable_stream._events import Outcome
+from resumable_stream._notices import NumberOutOfOrder
 from resumable_stream._settings import Limits
 from resumable_stream.protocols import CursorProtocol, LastEventID
 

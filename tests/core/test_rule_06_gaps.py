@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.actions import GapFound, NumberingStopped
 from resumable_stream._core.interfaces import Settled
 from resumable_stream._errors import GapError, RetriesExhausted, StreamInterrupted
 from resumable_stream._events import Gap, Outcome
+from resumable_stream._notices import GapFound, NumberingStopped
 from resumable_stream.protocols import CursorProtocol, LastEventID
 
 from .simulation import DROPPED, Reply, Stream, ev, evs, play, policy, run, script, seqs

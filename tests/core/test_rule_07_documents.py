@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from resumable_stream import _notices as note
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core import actions as act
 from resumable_stream._core import machine
 from resumable_stream._core.interfaces import (
     Consume,
@@ -105,7 +105,7 @@ def test_the_next_answer_is_asked_for_at_once_and_is_no_reconnect() -> None:
     assert [sent.params.get("from") for sent in result.stream.sent] == [None, "3", "6"]
     stats = result.stream.machine.stats
     assert (stats.connections, stats.reconnects, stats.seconds_offline, result.stream.sleeps) == (3, 0, 0.0, [])
-    assert not result.stream.kinds(act.Disconnected) and not result.stream.kinds(act.Retrying)
+    assert not result.stream.kinds(note.Disconnected) and not result.stream.kinds(note.Retrying)
 
 
 def test_the_last_event_of_a_document_carries_the_cursor() -> None:

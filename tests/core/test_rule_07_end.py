@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.actions import CursorIgnored
 from resumable_stream._core.interfaces import (
     Answer,
     Consume,
@@ -24,6 +23,7 @@ from resumable_stream._core.interfaces import (
 )
 from resumable_stream._errors import DeadlineExceeded, EventTooLarge, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Outcome
+from resumable_stream._notices import CursorIgnored
 from resumable_stream._settings import Limits, Timeouts
 from resumable_stream.protocols import NDJSON, ByteRange, CursorProtocol, LastEventID, ReplayFromZero
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.actions import Lost, Restarted
 from resumable_stream._core.interfaces import Answer, Consume, Request, ResumeProtocol, Snapshot, StreamState, Verdict
 from resumable_stream._core.interfaces import Lost as LostBecause
 from resumable_stream._errors import CursorExpired, GapError, NotResumable, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Outcome, StreamEvent
+from resumable_stream._notices import Lost, Restarted
 from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID
 
 from .simulation import DROPPED, Reply, Sent, Stream, ev, evs, play, policy, run, script, seqs

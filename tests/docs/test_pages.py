@@ -15,6 +15,7 @@ import yaml
 
 import resumable_stream as rs
 from resumable_stream import protocols
+from resumable_stream import _notices
 from resumable_stream._core import actions
 from resumable_stream.protocols import _detect
 
@@ -83,7 +84,7 @@ def test_architecture_names_modules_that_exist() -> None:
 
 def test_observe_lists_every_notice_with_its_fields() -> None:
     listed = {names(notice)[0]: names(fields) for notice, _, fields in rows("how-to/observe.md", "## Notices")}
-    assert listed == {notice.__name__: list(notice.__dataclass_fields__) for notice in get_args(actions.Notice)}
+    assert listed == {notice.__name__: list(notice.__dataclass_fields__) for notice in get_args(_notices.Notice)}
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.actions import CursorIgnored, DuplicateDropped
 from resumable_stream._core.interfaces import Head, StreamState
 from resumable_stream._errors import CursorExpired, ResponseRejected, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Delta, Outcome
+from resumable_stream._notices import CursorIgnored, DuplicateDropped
 from resumable_stream.protocols.langgraph import LangGraphRun, LangGraphThread
 from resumable_stream.testing import FlakyServer
 from resumable_stream.testing import Reply as Scripted

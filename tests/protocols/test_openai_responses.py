@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.actions import NumberOutOfOrder
 from resumable_stream._core.interfaces import Answer, Finished, Head, Interrupted, Lost, Reject, Resume, StreamState, Verify
 from resumable_stream._errors import (
     CursorExpired,
@@ -28,6 +27,7 @@ from resumable_stream._errors import (
     UpstreamError,
 )
 from resumable_stream._events import Delta, Outcome, StreamEvent
+from resumable_stream._notices import NumberOutOfOrder
 from resumable_stream.protocols.openai_responses import OpenAIResponses
 from resumable_stream.testing import Fault, FlakyServer
 
