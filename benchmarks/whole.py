@@ -16,8 +16,8 @@ from decode import HEADERS, read_httpx_sse, run
 from measure import Measured, Size, cpu_seconds, in_turn, ratio, ratios
 
 import resumable_stream as rs
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._core.actions import Connect, Read
-from resumable_stream._core.interfaces import Head, StreamState
 from resumable_stream._core.machine import Machine
 from resumable_stream._core.settings import Settings
 from resumable_stream.protocols import CursorProtocol, LastEventID, detect

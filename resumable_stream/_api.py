@@ -11,9 +11,8 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from ._checkpoint import Checkpoint
-from ._core.interfaces import ResumeProtocol, StreamState
+from ._contract import ResumeProtocol, StreamState, origin_of
 from ._core.machine import UNKNOWN, Machine
-from ._core.origins import origin_of
 from ._core.settings import Settings
 from ._drivers.async_ import AsyncResumableStream
 from ._drivers.base import Plan

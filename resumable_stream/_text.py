@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from ._core.interfaces import ResumeProtocol, StreamState, not_json, readable
+from ._contract import ResumeProtocol, StreamState, not_json, readable
 from ._errors import EventTooLarge, StreamReset
 from ._events import Delta, TextReset
 from .framing import TextView

@@ -278,7 +278,7 @@ MUTANTS = (
     Mutant(
         "other-origin",
         "a resume URL on another origin is taken",
-        "_core/origins.py",
+        "_contract/origins.py",
         "    if seen != origin:\n",
         "    if not seen:\n",
         RULE + "10_origins.py",

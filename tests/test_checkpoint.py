@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resumable_stream._checkpoint import Checkpoint, chain, fingerprint, public_url, withheld
-from resumable_stream._core.interfaces import StreamState
+from resumable_stream._contract import StreamState
 from resumable_stream._errors import RetriesExhausted
 from resumable_stream.protocols import LastEventID
 

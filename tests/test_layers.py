@@ -144,7 +144,7 @@ def test_the_reader_of_imports_sees_what_there_is() -> None:
     assert forbidden("resumable_stream._api", {"tenacity"})
 
 
-@pytest.mark.parametrize("name", layer("_core", "framing", "protocols", *PURE_SERVER))
+@pytest.mark.parametrize("name", layer("_contract", "_notices", "_core", "framing", "protocols", *PURE_SERVER))
 def test_what_decides_does_no_io(name: str) -> None:
     assert forbidden(name, PURE) == []
 
@@ -158,9 +158,24 @@ def test_the_core_is_handed_its_protocol_and_its_store(name: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", layer("framing"))
-def test_framing_knows_no_core(name: str) -> None:
-    assert [target for target in reach(name) if target.startswith(f"{PACKAGE}._core")] == []
+@pytest.mark.parametrize("name", layer("framing", "protocols", "_contract", "_notices"))
+def test_framing_the_protocols_and_what_is_told_know_no_core(name: str) -> None:
+    upper = ("_core", "_drivers", "transports", "stores", "server", "testing", "compat", "_api", "_policy", "_observe", "_cli")
+    wrong = [
+        " → ".join(way) for target, way in reach(name).items() if target.startswith(tuple(f"{PACKAGE}.{each}" for each in upper))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", layer("_contract", "_notices"))
+def test_the_contract_knows_neither_side(name: str) -> None:
+    assert [target for target in reach(name) if target.startswith((f"{PACKAGE}.protocols", f"{PACKAGE}.framing"))] == []
+
+
+@pytest.mark.parametrize("name", layer("_drivers", "transports", "compat", "_api", "_text"))
+def test_nobody_goes_round_the_contract(name: str) -> None:
+    """Its modules are its own matter."""
+    assert [target for target in imports_of(name) if target.startswith(f"{PACKAGE}._contract.")] == []
 
 
 @pytest.mark.parametrize("name", layer("server"))
@@ -217,7 +232,7 @@ def test_importing_the_package_has_no_side_effects() -> None:
     run_python(code)
 
 
-@pytest.mark.parametrize("module", ["protocols", "stores", "_core.machine", "framing", "server.log"])
+@pytest.mark.parametrize("module", ["protocols", "stores", "_contract", "_core.machine", "framing", "server.log"])
 def test_what_decides_can_be_had_without_an_http_client(module: str) -> None:
     code = f"import json, sys; import {PACKAGE}.{module}; print(json.dumps(sorted(sys.modules)))"
     loaded = {name.partition(".")[0] for name in json.loads(run_python(code))}
@@ -279,7 +294,7 @@ def test_all_is_what_there_is(name: str) -> None:
 
 def test_a_public_package_exports_all_of_its_public_classes() -> None:
     from resumable_stream import protocols
-    from resumable_stream._core.interfaces import ResumeProtocol
+    from resumable_stream._contract import ResumeProtocol
 
     defined = {
         value.__name__

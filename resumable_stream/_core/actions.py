@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._checkpoint import Checkpoint
+from .._contract import Request
 from .._events import Item, Outcome
-from .interfaces import Request
 
 __all__ = ["Action", "Connect", "Deliver", "Disconnect", "Fetch", "Finish", "Read", "Save", "Sleep"]
 

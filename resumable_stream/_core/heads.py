@@ -6,9 +6,9 @@ from collections.abc import Collection
 from typing import Final
 
 from .._checkpoint import public_url
+from .._contract import Consume, Finished, Head, Lost, Reject, ResumeProtocol, Retry, StreamState, Verdict
 from .._errors import ResponseRejected, UnexpectedContentType
 from .._events import Outcome
-from .interfaces import Consume, Finished, Head, Lost, Reject, ResumeProtocol, Retry, StreamState, Verdict
 from .settings import Settings
 
 __all__ = ["STREAMS", "default_verdict", "has_right_type", "rejection", "unexpected_type"]

@@ -30,10 +30,10 @@ from itertools import count
 from typing import Any, Final, Literal, NamedTuple
 
 from .._checkpoint import CORE_EXTRA, Checkpoint
+from .._contract import ResumeProtocol
 from .._errors import GapError, ReplayDiverged, ResumableStreamError
 from .._events import Gap
 from .._notices import CursorIgnored, DuplicateDropped, GapFound, Notice, NumberingStopped, NumberOutOfOrder
-from .interfaces import ResumeProtocol
 from .memory import LONGEST_ID, Memory
 from .overlap import Prefix, SinceLog
 from .seams import TRIM, Seams

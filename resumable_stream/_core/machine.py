@@ -34,6 +34,27 @@ from urllib.parse import quote, unquote
 
 from .. import _notices as note
 from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, encodable, public_url, withheld
+from .._contract import (
+    KEY,
+    SENTINEL,
+    Answer,
+    Backfill,
+    Detect,
+    Head,
+    Request,
+    ResumeProtocol,
+    Settled,
+    Snapshot,
+    StreamState,
+    Unproven,
+    alarm_of,
+    not_json,
+    origin_of,
+    quiet_of,
+    readable,
+    same_origin,
+)
+from .._contract import verdicts as verdict
 from .._errors import (
     CursorExpired,
     DeadlineExceeded,
@@ -46,30 +67,12 @@ from .._errors import (
 from .._events import Gap, Outcome
 from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder, VerbatimDecoder
 from . import actions as act
-from . import interfaces as verdict
 from .budget import Budget, retry_after
 from .clocks import Clock, Clocks
 from .heads import STREAMS, default_verdict, has_right_type, rejection, unexpected_type
-from .interfaces import (
-    KEY,
-    SENTINEL,
-    Answer,
-    Detect,
-    Head,
-    Request,
-    ResumeProtocol,
-    Settled,
-    Snapshot,
-    StreamState,
-    Unproven,
-    alarm_of,
-    not_json,
-    quiet_of,
-    readable,
-)
 from .ledger import HoleFound, Ledger, Place, StartedOver
 from .memory import KEPT_BYTES
-from .origins import REDIRECTS, origin_of, redirected, same_origin
+from .origins import REDIRECTS, redirected
 from .saving import Saving
 from .settings import Settings, Stats
 from .skimming import LARGEST, Skimmer, Unread
@@ -1758,9 +1761,9 @@ class Machine:
         seen = f"failed: {type(error).__name__ if error is not None else reason}"
         self._try_again(now, reason, error, again, failed=f"{what} {seen}")
 
-    def _on_backfill(self, found: verdict.Backfill | verdict.Verdict, answer: Answer, now: float) -> None:
+    def _on_backfill(self, found: Backfill | verdict.Verdict, answer: Answer, now: float) -> None:
         """What happened while nobody was connected comes in front of what is live."""
-        if not isinstance(found, verdict.Backfill):
+        if not isinstance(found, Backfill):
             self._todo.append(act.Disconnect())
             self._apply_close(found, now)
             return
@@ -1772,7 +1775,7 @@ class Machine:
             # What the page brought about comes first. If that is a hole that was granted, the history goes on after it.
             self._onward = partial(self._after_page, found)
 
-    def _after_page(self, found: verdict.Backfill, now: float) -> None:
+    def _after_page(self, found: Backfill, now: float) -> None:
         """What follows a page of history: the next one, or what is live."""
         if found.more is None:
             self._todo.append(self._read_on)

@@ -1,59 +1,15 @@
-"""Where a request may go (rule 10): origins, resume URLs and redirects."""
+"""Where a request may go (rule 10): what follows a redirect."""
 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urljoin, urlsplit
 
-from .._errors import OriginMismatch, ProtocolViolation
-from .interfaces import Head, Request
+from .._contract import Head, Request, origin_of, resolved
+from .._errors import OriginMismatch
 
-__all__ = ["REDIRECTS", "origin_of", "redirected", "same_origin"]
+__all__ = ["REDIRECTS", "redirected"]
 
 REDIRECTS = (301, 302, 303, 307, 308)
-
-
-def origin_of(url: str) -> str:
-    """
-    Scheme, host and port of a URL, in one form.
-
-    >>> origin_of("HTTPS://API.example.com/v1"), origin_of("https://api.example.com:443")
-    ('https://api.example.com:443', 'https://api.example.com:443')
-    """
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower(), 0)
-    host = parts.hostname or ""
-    return f"{parts.scheme.lower()}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def same_origin(url: str, *, base: str, origin: str) -> str:
-    """
-    Resolve a URL to resume from.
-
-    Args:
-        url: As the server or the caller gave it.
-        base: What it is relative to.
-        origin: Whose credentials would be sent.
-
-    Raises:
-        OriginMismatch: It is elsewhere.
-        ProtocolViolation: It is no URL.
-    """
-    absolute, seen = _resolved(base, url)
-    if seen != origin:
-        raise OriginMismatch(
-            f"the resume URL is on {seen}, but the stream and its credentials belong to {origin}", expected=origin, received=seen
-        )
-    return absolute
-
-
-def _resolved(base: str, url: str) -> tuple[str, str]:
-    """An absolute URL and its origin."""
-    try:
-        absolute = urljoin(base, url)
-        return absolute, origin_of(absolute)
-    except ValueError as exc:
-        raise ProtocolViolation(f"the server names a URL that is none: {url[:200]!r} ({exc})") from exc
 
 
 # Of a protocol's own headers these grant nothing. Another may: a session id of MCP's does.
@@ -72,7 +28,7 @@ def redirected(request: Request, head: Head, cursor: str | None) -> Request:
         OriginMismatch: A body or credentials would leave their origin, or TLS would be given up.
         ProtocolViolation: The target is no URL.
     """
-    target, there = _resolved(head.url, head.headers["location"])
+    target, there = resolved(head.url, head.headers["location"])
     method = request.method
     if head.status == 303 or (head.status in (301, 302) and method == "POST"):
         method = "GET"

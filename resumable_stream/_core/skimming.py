@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from .._checkpoint import MAX_RECENT_IDS
+from .._contract import ResumeProtocol, alarm_of, quiet_of
 from ..framing import SSEDecoder, VerbatimDecoder
-from .interfaces import ResumeProtocol, alarm_of, quiet_of
 from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN, Ledger
 from .seams import Seams
 

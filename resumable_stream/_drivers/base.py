@@ -17,8 +17,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._checkpoint import Checkpoint
+from .._contract import Head, ResumeProtocol
 from .._core.actions import Save
-from .._core.interfaces import Head, ResumeProtocol
 from .._core.machine import Machine
 from .._core.settings import Stats
 from .._errors import (

@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes, urlencode, urlsplit
 
 import anyio
 
-from .._core.interfaces import Head, Request
+from .._contract import Head, Request
 from .._settings import Timeouts
 from .coding import CodingError
 

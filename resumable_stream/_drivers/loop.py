@@ -22,8 +22,8 @@ from threading import RLock
 from time import monotonic
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from .._contract import Answer
 from .._core.actions import Action, Connect, Deliver, Disconnect, Fetch, Finish, Read, Save, Sleep
-from .._core.interfaces import Answer
 from .._errors import ResumableStreamError, StoreError, StreamClosed
 from .base import Plan, StreamBase, seconds_left
 from .http import RearmedTimeout, classify, network_errors, own_client, status_errors, will_block

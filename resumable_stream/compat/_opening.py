@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from .._core.interfaces import Consume, Finished, Head, ResumeProtocol, StreamState, Verdict
+from .._contract import Consume, Finished, Head, ResumeProtocol, StreamState, Verdict
 from .._drivers.http import CALL_ARGUMENTS
 from .._errors import ResponseRejected, ResumableStreamError, RetriesExhausted
 from .._events import Outcome

@@ -24,7 +24,7 @@ from httpx_sse import ServerSentEvent, SSEError
 
 from .._api import aconnect, connect
 from .._checkpoint import Checkpoint
-from .._core.interfaces import ResumeProtocol
+from .._contract import ResumeProtocol
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.loop import at_once
 from .._drivers.sync import ResumableStream

@@ -6,7 +6,7 @@ Modules here are pure functions of frames; they import no HTTP client.
 
 from __future__ import annotations
 
-from .._core.interfaces import (
+from .._contract import (
     Alarm,
     Answer,
     Ask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .._core.interfaces import Head, ResumeProtocol, StreamState
+from .._contract import Head, ResumeProtocol, StreamState
 from .a2a import A2A
 from .ably import AblySSE
 from .agno import Agno

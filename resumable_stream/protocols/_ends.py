@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import (
+from .._contract import (
     KEPT,
     Alarm,
     Ask,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from .._core.interfaces import (
+from .._contract import (
     Answer,
     Consume,
     Finished,

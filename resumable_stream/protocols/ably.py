@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Lost, Promises, Request, Resume, ResumeProtocol, Retry, StreamState, Verdict
+from .._contract import Head, Lost, Promises, Request, Resume, ResumeProtocol, Retry, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Gap
 from ._ends import upstream_error

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error

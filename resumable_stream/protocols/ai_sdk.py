@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from .._core.interfaces import (
+from .._contract import (
     Head,
     Lost,
     Position,

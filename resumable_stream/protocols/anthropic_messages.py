@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Alarm, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
+from .._contract import Alarm, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import ERROR_HEADS, EndRule, upstream_error

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import (
+from .._contract import (
     Answer,
     Backfill,
     Head,

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from .._core.interfaces import (
+from .._contract import (
     Ask,
     Consume,
     Finished,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from urllib.parse import urljoin
 
-from .._core.interfaces import (
+from .._contract import (
     Head,
     Position,
     Promises,

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from .._checkpoint import encodable, fingerprint
-from .._core.interfaces import (
+from .._contract import (
     Consume,
     Document,
     Finished,

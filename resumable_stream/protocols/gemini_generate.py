@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
+from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import finished, upstream_error

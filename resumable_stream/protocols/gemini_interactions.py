@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-from .._core.interfaces import (
+from .._contract import (
     Alarm,
     Answer,
     Finished,

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import (
+from .._contract import (
     KEY,
     Alarm,
     Answer,

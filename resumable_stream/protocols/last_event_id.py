@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 from urllib.parse import urljoin
 
-from .._core.interfaces import (
+from .._contract import (
     Head,
     Promises,
     Request,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from .._core.interfaces import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import EndRule, unproven_done

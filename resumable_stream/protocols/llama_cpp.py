@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from .._core.interfaces import Head, Lost, Position, Promises, Request, Resume, StreamState, Verdict
+from .._contract import Head, Lost, Position, Promises, Request, Resume, StreamState, Verdict
 from .openai_chat import OpenAIChat
 
 __all__ = ["LlamaCpp"]

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from .._core.interfaces import (
+from .._contract import (
     Consume,
     Finished,
     Head,

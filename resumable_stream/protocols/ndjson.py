@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .._core.interfaces import Finished, Head, Interrupted, Promises, StreamState, Verdict
+from .._contract import Finished, Head, Interrupted, Promises, StreamState, Verdict
 from .._events import Outcome
 from ._ends import End, _EndedProtocol
 

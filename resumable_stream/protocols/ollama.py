@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Promises, StreamState
+from .._contract import Head, Promises, StreamState
 from .._events import Delta, Outcome
 from ._json import payload_of
 from .ndjson import NDJSON, NDJSON_TYPES

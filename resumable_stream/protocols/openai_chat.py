@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from .._core.interfaces import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import DONE, finished, unproven_done, upstream_error, worst_of

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import (
+from .._contract import (
     Alarm,
     Answer,
     Finished,

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from .._core.interfaces import (
+from .._contract import (
     KEY,
     Answer,
     Document,
@@ -41,9 +41,10 @@ from .._core.interfaces import (
     Unproven,
     Verdict,
     alarm_of,
+    origin_of,
     quiet_of,
+    same_origin,
 )
-from .._core.origins import origin_of, same_origin
 from .._errors import ResumableStreamError, UpstreamError
 from .._events import Delta, Gap, Item, Outcome
 from ._json import object_of, parsed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urljoin
 
-from .._core.interfaces import Head, Position, Promises, Request, StreamState
+from .._contract import Head, Position, Promises, Request, StreamState
 from .._events import Item
 from ._ends import End, _EndedProtocol
 

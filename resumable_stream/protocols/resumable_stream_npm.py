@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .._core.interfaces import Finished, Lost, StreamState, Verdict
+from .._contract import Finished, Lost, StreamState, Verdict
 from .._events import Outcome
 from ._ends import DONE, End
 from .replay import ReplayFromZero

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._core.interfaces import (
+from .._contract import (
     Ask,
     Finished,
     Head,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._core.interfaces import (
+from .._contract import (
     Ask,
     Head,
     Position,

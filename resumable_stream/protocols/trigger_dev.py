@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._checkpoint import fingerprint
-from .._core.interfaces import Finished, Head, Position, Promises, Reject, Request, ResumeProtocol, StreamState, Verdict
+from .._contract import Finished, Head, Position, Promises, Reject, Request, ResumeProtocol, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Outcome, StreamEvent
 from ._ends import upstream_error

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from .._core.interfaces import Head, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._contract import Head, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, StreamEvent
 from ._ends import upstream_error

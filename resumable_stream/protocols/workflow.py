@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._core.interfaces import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
+from .._contract import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
 from .._events import Item
 from .ai_sdk import AISDKStream, stream_url
 

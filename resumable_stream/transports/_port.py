@@ -15,7 +15,7 @@ from http.cookiejar import CookieJar
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
-from .._core.interfaces import StreamState
+from .._contract import StreamState
 from .._drivers.http import Call
 
 __all__ = ["Port", "Refresh", "SendingPort"]

@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Final, Literal
 
 from .._api import Options, for_record, protocol_of
 from .._checkpoint import Checkpoint, public_url
+from .._contract import Consume, Head, ResumeProtocol, StreamState
 from .._core.heads import STREAMS
-from .._core.interfaces import Consume, Head, ResumeProtocol, StreamState
 from .._core.machine import Machine
 from .._drivers.base import Plan
 from .._drivers.coding import can_decode, decoding_of

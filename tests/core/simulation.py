@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from resumable_stream import _notices as note
 from resumable_stream._checkpoint import Checkpoint
+from resumable_stream._contract import Answer, Head, Request, ResumeProtocol, StreamState
 from resumable_stream._core import actions as act
-from resumable_stream._core.interfaces import Answer, Head, Request, ResumeProtocol, StreamState
 from resumable_stream._core.machine import Machine
 from resumable_stream._core.settings import RetryState, Settings
 from resumable_stream._errors import ResumableStreamError

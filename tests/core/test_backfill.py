@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from resumable_stream._contract import Answer, Backfill, Request, Resume, StreamState, Verdict
 from resumable_stream._core import machine
-from resumable_stream._core.interfaces import Answer, Backfill, Request, Resume, StreamState, Verdict
 from resumable_stream._errors import RetriesExhausted
 from resumable_stream._events import Gap, Outcome, StreamEvent
 from resumable_stream.protocols import CursorProtocol

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import ResumeProtocol
+from resumable_stream._contract import ResumeProtocol
 from resumable_stream._events import Outcome
 from resumable_stream.protocols import ByteRange, CursorProtocol, LastEventID, ReplayFromZero
 

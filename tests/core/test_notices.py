@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from resumable_stream import _notices as note
+from resumable_stream._contract import Head
 from resumable_stream._core import actions as act
-from resumable_stream._core.interfaces import Head
 from resumable_stream._errors import RetriesExhausted
 from resumable_stream._events import Outcome
 from resumable_stream.protocols import LastEventID

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from resumable_stream import Outcome
-from resumable_stream._core.interfaces import Answer, Backfill, Request, Resume, StreamState, Verdict
+from resumable_stream._contract import Answer, Backfill, Request, Resume, StreamState, Verdict
 from resumable_stream._core.settings import RetryState
 from resumable_stream._errors import DeadlineExceeded, RetriesExhausted, StreamInterrupted
 from resumable_stream._notices import Disconnected, Retrying

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Answer, Interrupted, Request, Resume, StreamState, Verdict, Verify
-from resumable_stream._core.interfaces import Finished as Done
-from resumable_stream._core.interfaces import Retry as Again
+from resumable_stream._contract import Answer, Interrupted, Request, Resume, StreamState, Verdict, Verify
+from resumable_stream._contract import Finished as Done
+from resumable_stream._contract import Retry as Again
 from resumable_stream._errors import DeadlineExceeded, RetriesExhausted, StreamInterrupted
 from resumable_stream._events import Outcome
 from resumable_stream._settings import Timeouts

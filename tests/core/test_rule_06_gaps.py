@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Settled
+from resumable_stream._contract import Settled
 from resumable_stream._errors import GapError, RetriesExhausted, StreamInterrupted
 from resumable_stream._events import Gap, Outcome
 from resumable_stream._notices import GapFound, NumberingStopped

@@ -12,8 +12,7 @@ import pytest
 
 from resumable_stream import _notices as note
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core import machine
-from resumable_stream._core.interfaces import (
+from resumable_stream._contract import (
     Consume,
     Document,
     Finished,
@@ -25,6 +24,7 @@ from resumable_stream._core.interfaces import (
     StreamState,
     Verdict,
 )
+from resumable_stream._core import machine
 from resumable_stream._errors import DeadlineExceeded, EventTooLarge, ReplayDiverged, RetriesExhausted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits, Timeouts

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import (
+from resumable_stream._contract import (
     Answer,
     Consume,
     Finished,

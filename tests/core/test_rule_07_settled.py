@@ -9,7 +9,7 @@ import pytest
 
 from resumable_stream import Outcome, protocols
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import alarm_of, quiet_of
+from resumable_stream._contract import alarm_of, quiet_of
 from resumable_stream._errors import RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import StreamEvent
 from resumable_stream._settings import Timeouts

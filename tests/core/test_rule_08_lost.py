@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Answer, Consume, Request, ResumeProtocol, Snapshot, StreamState, Verdict
-from resumable_stream._core.interfaces import Lost as LostBecause
+from resumable_stream._contract import Answer, Consume, Request, ResumeProtocol, Snapshot, StreamState, Verdict
+from resumable_stream._contract import Lost as LostBecause
 from resumable_stream._errors import CursorExpired, GapError, NotResumable, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._notices import Lost, Restarted

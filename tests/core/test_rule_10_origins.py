@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Request, StreamState
+from resumable_stream._contract import Request, StreamState
 from resumable_stream._errors import OriginMismatch, ResponseRejected, ResumableStreamError
 from resumable_stream._events import Outcome
 from resumable_stream._settings import Limits

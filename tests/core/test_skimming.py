@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_stream._core.interfaces import Alarm, Head, ResumeProtocol, StreamState
+from resumable_stream._contract import Alarm, Head, ResumeProtocol, StreamState
 from resumable_stream._core.ledger import COUNTING, NUMBERED, OPAQUE, PLAIN
 from resumable_stream._core.machine import Machine
 from resumable_stream._core.seams import Seams

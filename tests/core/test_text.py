@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_stream._core.interfaces import ResumeProtocol
+from resumable_stream._contract import ResumeProtocol
 from resumable_stream._errors import EventTooLarge, ProtocolViolation, StreamReset
 from resumable_stream._events import Chunk, Delta, StreamEvent, TextReset
 from resumable_stream._text import Mode, TextReader

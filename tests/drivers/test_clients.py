@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.interfaces import Request, StreamState
+from resumable_stream._contract import Request, StreamState
 from resumable_stream.protocols import ByteRange, LastEventID
 from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply, ScriptedClient, numbered
 

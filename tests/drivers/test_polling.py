@@ -23,7 +23,7 @@ import anyio
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.interfaces import Answer, Request, Resume, StreamState, Verdict, Verify
+from resumable_stream._contract import Answer, Request, Resume, StreamState, Verdict, Verify
 from resumable_stream._notices import Retrying
 from resumable_stream.protocols import LastEventID
 from resumable_stream.stores import FileStore, MemoryStore

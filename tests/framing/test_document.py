@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable_stream._core.interfaces import Document, ResumeProtocol, StreamState
+from resumable_stream._contract import Document, ResumeProtocol, StreamState
 from resumable_stream._errors import EventTooLarge
 from resumable_stream._events import StreamEvent
 from resumable_stream.framing import DocumentDecoder

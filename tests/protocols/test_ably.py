@@ -10,7 +10,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._errors import (
     CursorExpired,
     EventTooLarge,

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, Position, StreamState
+from resumable_stream._contract import Head, Position, StreamState
 from resumable_stream._errors import (
     CursorExpired,
     NotResumable,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, Settled, StreamState
+from resumable_stream._contract import Head, Settled, StreamState
 from resumable_stream._errors import (
     CursorExpired,
     ReplayDiverged,

@@ -21,7 +21,7 @@ from resumable_stream import (
     Timeouts,
     UpstreamError,
 )
-from resumable_stream._core.interfaces import Head, Settled, StreamState
+from resumable_stream._contract import Head, Settled, StreamState
 from resumable_stream._events import Delta, StreamEvent
 from resumable_stream.protocols.anthropic_messages import AnthropicMessages
 from resumable_stream.testing import Fault, FlakyServer

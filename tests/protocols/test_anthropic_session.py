@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from resumable_stream import Checkpoint, CursorExpired, Outcome, ResponseRejected, ResumableStreamError, RetriesExhausted
-from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._events import Delta, StreamEvent
 from resumable_stream.protocols.anthropic_session import AnthropicSession
 from resumable_stream.testing import Fault, FlakyServer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Ask, Consume, Finished, Head, Lost, Reject, Resume, StreamState
+from resumable_stream._contract import Ask, Consume, Finished, Head, Lost, Reject, Resume, StreamState
 from resumable_stream._errors import CursorExpired, NotResumable, ResponseRejected, StreamInterrupted
 from resumable_stream._events import Outcome
 from resumable_stream.protocols import ByteRange

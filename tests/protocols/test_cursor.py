@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_stream._core.interfaces import Ask, Finished, Head, Position, Resume, StreamState
+from resumable_stream._contract import Ask, Finished, Head, Position, Resume, StreamState
 from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols import CursorProtocol
 from resumable_stream.protocols._json import JSONPath

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._errors import StreamInterrupted, UnexpectedContentType
 from resumable_stream._events import Outcome
 from resumable_stream.protocols import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._errors import CursorExpired, EventTooLarge, ReplayDiverged, ResponseRejected, RetriesExhausted
 from resumable_stream._events import Delta, Outcome
 from resumable_stream.protocols import durable_streams

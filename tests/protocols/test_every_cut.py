@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from resumable_stream import StreamInterrupted, protocols
-from resumable_stream._core.interfaces import ResumeProtocol
+from resumable_stream._contract import ResumeProtocol
 
 from ..core.simulation import CUTS, run
 from ..cutting import Where, in_turn

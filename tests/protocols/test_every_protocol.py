@@ -10,7 +10,7 @@ import pytest
 
 from resumable_stream import protocols
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Answer, Head, ResumeProtocol, StreamState
+from resumable_stream._contract import Answer, Head, ResumeProtocol, StreamState
 from resumable_stream._errors import OriginMismatch, ProtocolViolation, ResumableStreamError, StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._text import TextReader

@@ -20,7 +20,7 @@ from resumable_stream import (
     UnexpectedContentType,
     UpstreamError,
 )
-from resumable_stream._core.interfaces import Head, Settled, StreamState
+from resumable_stream._contract import Head, Settled, StreamState
 from resumable_stream._events import Delta, StreamEvent
 from resumable_stream.protocols.gemini_generate import GeminiGenerate
 from resumable_stream.testing import Fault, FlakyServer

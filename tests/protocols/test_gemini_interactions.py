@@ -21,7 +21,7 @@ from resumable_stream import (
     Timeouts,
     UpstreamError,
 )
-from resumable_stream._core.interfaces import Answer, Head, Interrupted, Lost, Reject, Resume, Retry, Settled, StreamState, Verify
+from resumable_stream._contract import Answer, Head, Interrupted, Lost, Reject, Resume, Retry, Settled, StreamState, Verify
 from resumable_stream._events import Delta, StreamEvent
 from resumable_stream.protocols.gemini_interactions import GeminiInteractions
 from resumable_stream.testing import Fault, FlakyServer

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, Position, StreamState
+from resumable_stream._contract import Head, Position, StreamState
 from resumable_stream._errors import (
     CursorExpired,
     GapError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Ask, Finished, Head, Interrupted, Position, Resume, Settled, StreamState
+from resumable_stream._contract import Ask, Finished, Head, Interrupted, Position, Resume, Settled, StreamState
 from resumable_stream._errors import GapError, UpstreamError
 from resumable_stream._events import Gap, Outcome, StreamEvent
 from resumable_stream.protocols import (

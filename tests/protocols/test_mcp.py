@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._errors import (
     CursorExpired,
     NotResumable,

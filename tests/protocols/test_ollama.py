@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Head, Interrupted, StreamState
+from resumable_stream._contract import Head, Interrupted, StreamState
 from resumable_stream._errors import (
     EventTooLarge,
     NotResumable,

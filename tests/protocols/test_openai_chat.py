@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from resumable_stream._core.interfaces import Head, Interrupted, Settled, StreamState, Unproven
+from resumable_stream._contract import Head, Interrupted, Settled, StreamState, Unproven
 from resumable_stream._errors import (
     NotResumable,
     ProtocolViolation,

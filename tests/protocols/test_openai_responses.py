@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.interfaces import Answer, Finished, Head, Interrupted, Lost, Reject, Resume, StreamState, Verify
+from resumable_stream._contract import Answer, Finished, Head, Interrupted, Lost, Reject, Resume, StreamState, Verify
 from resumable_stream._errors import (
     CursorExpired,
     GapError,

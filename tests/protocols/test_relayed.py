@@ -15,7 +15,7 @@ import pytest
 
 from resumable_stream._api import protocol_of
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, ResumeProtocol, StreamState
+from resumable_stream._contract import Head, ResumeProtocol, StreamState
 from resumable_stream._errors import (
     CursorExpired,
     NotResumable,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, StreamState
+from resumable_stream._contract import Head, StreamState
 from resumable_stream._errors import CursorExpired, ReplayDiverged, ResponseRejected, RetriesExhausted, StreamInterrupted
 from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols.resumable_stream_npm import ResumableStreamNPM

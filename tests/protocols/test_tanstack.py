@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._core.interfaces import Head, Position, Settled, StreamState
+from resumable_stream._contract import Head, Position, Settled, StreamState
 from resumable_stream._errors import CursorExpired, ResponseRejected, RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import Delta, Outcome, StreamEvent
 from resumable_stream.protocols.tanstack import TanStackAI, TanStackAINDJSON

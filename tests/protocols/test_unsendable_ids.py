@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.interfaces import Request, ResumeProtocol
+from resumable_stream._contract import Request, ResumeProtocol
 from resumable_stream.protocols import (
     A2A,
     Agno,

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_stream import Outcome
-from resumable_stream._core import interfaces
-from resumable_stream._core.interfaces import Finished, Lost, Reject, Resume, StreamState
+from resumable_stream import Outcome, _contract
+from resumable_stream._contract import Finished, Lost, Reject, Resume, StreamState
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Head
 from resumable_stream.server.wire import (
@@ -129,6 +128,6 @@ def test_what_has_no_place_does_not_move_the_client() -> None:
 def test_the_stored_text_is_a_snapshot() -> None:
     ending = Ending(outcome=Outcome.COMPLETED)
     answer = answer_to_message(Standing(head=SSE, epoch="k7q2", n=4, b=9, ending=ending), text="Hello", random=0.0)
-    received = interfaces.Answer(200, {"content-type": "application/json"}, answer.body)
+    received = _contract.Answer(200, {"content-type": "application/json"}, answer.body)
     got = hub.HubStream().on_snapshot(received, state("k7q2.1"))
     assert got.outcome is Outcome.COMPLETED and got.events[0].id == "k7q2.4"

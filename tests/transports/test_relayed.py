@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import resumable_stream as rs
-from resumable_stream._core.interfaces import Request
+from resumable_stream._contract import Request
 from resumable_stream.framing import NDJSONDecoder, SSEDecoder
 from resumable_stream.protocols import HubStream, OpenAIChat, Relayed
 from tests.core.simulation import DROPPED, NO_ANSWER, UNSENT, Failure, Sent

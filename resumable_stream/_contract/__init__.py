@@ -1,0 +1,62 @@
+"""
+What a protocol and the core say to each other. Neither imports the other; both import this.
+"""
+
+from __future__ import annotations
+
+from .abilities import alarm_of, not_json, quiet_of, readable
+from .origins import origin_of, resolved, same_origin
+from .protocol import Detect, ResumeProtocol
+from .values import (
+    KEPT,
+    KEY,
+    SENTINEL,
+    Alarm,
+    Answer,
+    Backfill,
+    Document,
+    Head,
+    Position,
+    Promises,
+    Request,
+    Snapshot,
+    StreamState,
+)
+from .verdicts import Ask, Consume, Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
+
+__all__ = [
+    "Alarm",
+    "Answer",
+    "Ask",
+    "Backfill",
+    "Consume",
+    "Detect",
+    "Document",
+    "Finished",
+    "Head",
+    "Interrupted",
+    "KEPT",
+    "KEY",
+    "Lost",
+    "Position",
+    "Promises",
+    "Reject",
+    "Request",
+    "Resume",
+    "ResumeProtocol",
+    "Retry",
+    "SENTINEL",
+    "Settled",
+    "Snapshot",
+    "StreamState",
+    "Unproven",
+    "Verdict",
+    "Verify",
+    "alarm_of",
+    "not_json",
+    "origin_of",
+    "quiet_of",
+    "readable",
+    "resolved",
+    "same_origin",
+]

@@ -1,0 +1,52 @@
+"""Whose a URL is: origins, and the URLs that a server names."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+from .._errors import OriginMismatch, ProtocolViolation
+
+__all__ = ["origin_of", "resolved", "same_origin"]
+
+
+def origin_of(url: str) -> str:
+    """
+    Scheme, host and port of a URL, in one form.
+
+    >>> origin_of("HTTPS://API.example.com/v1"), origin_of("https://api.example.com:443")
+    ('https://api.example.com:443', 'https://api.example.com:443')
+    """
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower(), 0)
+    host = parts.hostname or ""
+    return f"{parts.scheme.lower()}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def same_origin(url: str, *, base: str, origin: str) -> str:
+    """
+    Resolve a URL to resume from.
+
+    Args:
+        url: As the server or the caller gave it.
+        base: What it is relative to.
+        origin: Whose credentials would be sent.
+
+    Raises:
+        OriginMismatch: It is elsewhere.
+        ProtocolViolation: It is no URL.
+    """
+    absolute, seen = resolved(base, url)
+    if seen != origin:
+        raise OriginMismatch(
+            f"the resume URL is on {seen}, but the stream and its credentials belong to {origin}", expected=origin, received=seen
+        )
+    return absolute
+
+
+def resolved(base: str, url: str) -> tuple[str, str]:
+    """An absolute URL and its origin."""
+    try:
+        absolute = urljoin(base, url)
+        return absolute, origin_of(absolute)
+    except ValueError as exc:
+        raise ProtocolViolation(f"the server names a URL that is none: {url[:200]!r} ({exc})") from exc
