@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from ._checkpoint import Checkpoint
 from ._contract import ResumeProtocol, StreamState, origin_of
-from ._core.machine import UNKNOWN, Machine
+from ._core.checkpoints import UNKNOWN
+from ._core.machine import Machine
 from ._core.settings import Settings
 from ._drivers.async_ import AsyncResumableStream
 from ._drivers.base import Plan

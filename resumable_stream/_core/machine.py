@@ -9,51 +9,36 @@ The state machine of one resumable stream: inputs in, actions out.
 A driver asks `next()` what to do, does it, and reports. `receive_data()` is the only hot call: it returns the events that
 a chunk completed, and while nothing else is `due` the driver goes on reading without asking.
 
+This file holds the plan: the phase, the turn that waits, the steps to come. What decides them lives in parts that each own their
+state and answer in values:
+
+    Requests     which request may be sent                      rules 8-10
+    Reading      items → events, and at most one `Turn`         rules 2, 5-7, over the ledger
+    Ending       what a close means → a `Next`                  rule 7
+    Side         status, stored result, history                 rules 7, 8
+    Checkpoints  the place, and when it is saved                rule 1
+    Budget, Clocks                                              rules 3, 4
+    Account      counters and notices
+
 Rules of this file:
 
 - Time, waits and randomness are arguments. An input never raises for what the *network* did: it plans what follows,
   and `next()` raises when the plan is to give up. Then every event that came before has been delivered.
-- A verdict that an event brings about (end, error, hole) waits in `_then` until the events before it were taken.
-- What is known of the stream lives in the ledger, what time it is in `Clocks`, what may still be tried in `Budget`.
+- What an event brings about (end, error, hole) is a `Turn`, and waits in `_turn` until the events before it were taken.
+- Inputs are legal by phase: see `phases.py`.
 
-What would break it: reading on while events are still in hand, or calling two inputs for one action.
+What would break it: reading on while events are still in hand.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
-from operator import itemgetter
-from typing import Any, Final, Literal
-from urllib.parse import quote, unquote
+from typing import Any, Final, assert_never
 
 from .. import _notices as note
-from .._checkpoint import CORE_EXTRA, MAX_EXTRA, Checkpoint, encodable, public_url, withheld
-from .._contract import (
-    KEY,
-    SENTINEL,
-    Answer,
-    Backfill,
-    Detect,
-    Head,
-    Request,
-    ResumeProtocol,
-    Settled,
-    Snapshot,
-    StreamState,
-    Unproven,
-    alarm_of,
-    not_json,
-    origin_of,
-    quiet_of,
-    readable,
-    same_origin,
-)
+from .._checkpoint import Checkpoint
+from .._contract import Answer, Backfill, Detect, Head, Request, ResumeProtocol, Snapshot, StreamState, not_json
 from .._contract import verdicts as verdict
 from .._errors import (
     CursorExpired,
@@ -65,30 +50,27 @@ from .._errors import (
     StreamInterrupted,
 )
 from .._events import Gap, Outcome
-from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder, VerbatimDecoder
 from . import actions as act
+from . import plan
+from .account import Account
 from .budget import Budget, retry_after
+from .checkpoints import LOCATION_KEY, Checkpoints
 from .clocks import Clock, Clocks
+from .connection import Connection, decoder_for
+from .ending import Ending
 from .heads import STREAMS, default_verdict, has_right_type, rejection, unexpected_type
-from .ledger import HoleFound, Ledger, Place, StartedOver
-from .memory import KEPT_BYTES
-from .origins import REDIRECTS, redirected
-from .saving import Saving
+from .ledger import HoleFound, Ledger, StartedOver
+from .origins import REDIRECTS
+from .phases import TRANSITIONS, IllegalInput, Phase
+from .plan import Leave
+from .reading import Reading
+from .requests import Requests, sendable
 from .settings import Settings, Stats
-from .skimming import LARGEST, Skimmer, Unread
-from .unpacking import Unpacking
+from .side import PAGES, Exhausted, Side
+from .skimming import Skimmer
 
-__all__ = ["UNKNOWN", "Machine"]
+__all__ = ["Machine"]
 
-# Rule 7c. A server that answers and closes within 5 s has nothing to wait for.
-QUICK: Final = 5.0
-# Rule 7c. So many quick answers with new events are believed; a server that hands out a few events a request must say so.
-BELIEVED: Final = 3
-# So many answers in a row that say how things stand, and no more, and close within 5 s: a slow run behind a hasty proxy, or two
-# servers that disagree. Then they are failed attempts.
-RESTATED: Final = 20
-# So many failed attempts to read what may follow a settled outcome. It is worth a second and a third one, but no long wait.
-BEHIND: Final = 3
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
 # Why a connection is over that the network did not end.
@@ -97,19 +79,6 @@ TAKEN_ALONG: Final = (
     "Something in this process interrupted the read (a cancellation or time-out around it, a signal), and that closes the "
     "connection. To limit how long a read may take, pass timeouts=; to poll, read in a task or thread of its own and wait for it"
 )
-# A million events in the usual pages of 1,000: more than that is a server whose pages never end.
-BACKFILL_PAGES: Final = 1_000
-OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
-_BYTES: Final = re.compile(r"[0-9]{1,18}")
-# `Checkpoint.protocol` before the first answer, when it is still to be detected.
-UNKNOWN: Final = "auto"
-
-Then = Callable[[float], None]
-# Events that say how the stream ends, in their order.
-Marks = Sequence[tuple[Any, Settled]]
-# Of an event that says no more than "over": what was claimed holds.
-_CONFIRMED: Final = Settled(Outcome.ENDED)
-Purpose = Literal["status", "verify", "alive", "last", "snapshot", "backfill"]
 
 
 class Machine:
@@ -121,6 +90,12 @@ class Machine:
         protocol: How to resume; `None` lets `detect` choose by the first response.
         settings: What the caller chose.
         checkpoint: Continue there.
+
+    Attributes:
+        protocol: As given or detected.
+        requests: Which request may be sent, and why another may not.
+        notices: For an observer; the driver removes what it has shown.
+        calm: The latest read brought events, and the next one may begin at once and take as long as the last.
     """
 
     def __init__(
@@ -135,138 +110,54 @@ class Machine:
         self.state = state
         self.settings = settings
         self.protocol: ResumeProtocol | None = None
-        self.outcome: Outcome | None = None
-        self.verified = True
-        """The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`."""
-        self.notices: list[note.Notice] = []
+        self.calm = False
         self._detect = detect
-        self._restored = checkpoint
-        self._origin = origin_of(state.url)
+        # The plan: steps in order, then `_error`; the turn comes before them, when the events in hand were taken.
+        self._phase = Phase.BETWEEN
+        self._feed: Callable[[bytes], Sequence[Any]] | None = None  # while a body is read
+        self._turn: plan.Turn | None = None
+        self._todo: deque[act.Action | plan.Step] = deque()
+        self._error: ResumableStreamError | None = None
+        self._page: plan.TurnPage | None = None  # how the history goes on after a hole in it
+        self._begun = False
+        # Who decides.
+        self._account = Account()
         self._clocks = Clocks(settings.timeouts, settings.longest_read)
         self._budget = Budget(settings)
-        self._saving = Saving(settings)
+        self.requests = Requests(state, settings, known=checkpoint is not None)
+        self._ending = Ending(settings, self.requests, self._clocks)
+        self._checkpoints = Checkpoints(state, settings, self._ending, checkpoint)
+        self._side = Side(self.requests)
+        # Once the protocol is known.
         self._ledger: Ledger | None = None
-        self._unread: Unread | None = None
-        # The plan: steps in order, then `_error`; `_then` comes before them, when the events in hand were taken.
-        self._todo: deque[act.Action | Then] = deque()
-        self._then: Then | None = None
-        self.calm = False
-        """The latest read brought events, and the next one may begin at once and take as long as the last."""
-        self._error: ResumableStreamError | None = None
-        self._begun = False
-        # This connection.
-        self._request: Request | None = None
-        self._body_sent = False
-        self._last_error: BaseException | None = None
-        self._decoder: Any = None
-        self._inside = False  # the body closed inside an event
-        self._reading = False
-        self._asking = False
-        self._head_at = 0.0
-        self._asked_at = 0.0
-        self._behind: str | None = None  # where the stream goes on behind this document
-        self._unusable = ""  # why this document is as good as none
-        self._unproven: Unproven | None = None  # what said that it is done, and proved nothing
-        self._cursor_at_open: str | None = None
-        self._certain = False
-        self._redirects = 0
-        self._purpose: Purpose = "status"
-        self._pages = 0
-        self._onward: Then | None = None  # how the history goes on after a hole in it
-        # This stream.
-        self._known = checkpoint is not None  # the server has answered it
-        self._accepted: Request | None = None  # where a redirect sent us after the first request was taken
-        self._ending: Outcome | None = None  # what the latest event says of the end, until it was taken
-        self._settled: Outcome | None = None
-        self._settled_at = 0  # events up to the one that settled it
-        self._failed_behind = 0  # attempts to read what follows it
-        self._unsettled: Marks = ()  # of events that are held back
-        # An outcome was settled, and a piece of the answer followed: what the events say since then, which proves nothing alone.
-        self._disproved = False
-        self._claimed: Outcome | None = None
-        self._refused: ResumableStreamError | None = None  # why the resume URL that the server named is not used
-        self._asked_empty = False
-        self._quick_answers = 0
-        self._empty_pages = 0
-        self._restated = 0
-        # Before giving up: how often the run was asked about, and the error if that changes nothing.
-        self._last_words = 0
-        self._exhausted: RetriesExhausted | None = None
-        self._extra_before: dict[str, str] = {}
-        self._refreshed = False
-        self._step_starts: list[int] = []  # offsets, as far as they are known
-        self._more = False  # it has ended as far as it can be read now
-        self._waits = False  # the next answer may be held back until there is something to say
-        # What events changed in what checkpoints keep: (offset of the event, those texts before it), oldest first.
-        self._noted: list[tuple[int, dict[str, str]]] = []
-        self._noting: list[tuple[Any, dict[str, str]]] = []  # of the batch at hand
-        # Counting.
-        self._events = 0
-        self._bytes = 0
-        self._condense_at = KEPT_BYTES
-        self._connections = 0
-        self._answers = 0  # connections of those that were the next one as a matter of routine
-        self._routine = False
-        self._offline_since: float | None = None
-        self._checked = False  # the status of the run was asked for, and says that it goes on
-        self._parting: note.Disconnected | None = None  # the notice of the latest loss, until it is known what follows
-        self._offline = 0.0
+        self._reading: Reading | None = None
+        self.notices = self._account.notices
         if protocol is not None:
             self._adopt(protocol)
             if checkpoint is None:
-                self._choose_key()
+                self.requests.choose_key()
 
     def _adopt(self, protocol: ResumeProtocol) -> None:
         """Now the protocol is known, and with it what a place means."""
-        self.protocol = protocol
-        own, base = type(protocol), ResumeProtocol
-        self._place = protocol.place if protocol.places else None
-        self._sse = protocol.framing == "sse"
-        # The SSE id is the cursor, also where no event carries it.
-        self._by_id = protocol.framing == "sse" and own.position is base.position
-        if len(protocol.keeps) > MAX_EXTRA:
-            raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA} texts, got {len(protocol.keeps)}")
-        self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
-        self._alarm = alarm_of(protocol)
-        self._names, self._heads = self._alarm or (frozenset(), frozenset())
-        self._steps = protocol.steps
-        # Where cursors name their log, each of them is looked at.
-        tells_log = own.lineage is not base.lineage
-        self._hot = self._sse and not (self._steps or tells_log) and (self._alarm is not None or not self._judges)
-        self._keeps_events = self._saving.keeps_events
-        self._narrows = own.end_in is not base.end_in
-        self._learns = protocol.identifies_by_event and own.identify is not base.identify
-        self._identifies = self._learns
         settings = self.settings
-        ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
-        self._ledger = ledger
-        limits = settings.limits
-        tells = self._hot or (self._sse and not (self._steps or tells_log) and quiet_of(protocol) is not None)
-        skims = settings.verbatim and tells and not self._keeps_events and min(limits.event_bytes, limits.line_bytes) >= LARGEST
-        self._unread = Unread(protocol, ledger, self._place, self._count_late) if skims else None
-        if self._steps:
-            self._step_starts = [0]
-        if self._restored is not None:
-            self._restore(self._restored, protocol, ledger)
-
-    def _restore(self, checkpoint: Checkpoint, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        ledger.restore(checkpoint)
-        self._clocks.waiting_for_first = checkpoint.offset == 0
-        state, extra = self.state, checkpoint.extra
-        state.stream_id = _sendable(checkpoint.stream_id)
-        state.extra = {name: value for name, value in extra.items() if name in protocol.keeps}
-        if (location := extra.get(LOCATION_KEY)) is not None:
-            state.location = same_origin(location, base=state.url, origin=self._origin)
-        if self._steps and checkpoint.offset:
-            began = extra.get(STEP_KEY, "")
-            self._step_starts = [int(began[:18])] if began.isascii() and began.isdecimal() else []
-        self._sync_state()
-        self._saving.restored(ledger.place(0), ledger.pending_reset)
-        if settled := extra.get(SETTLED_KEY):
-            self._settled, self._settled_at = Outcome(settled), checkpoint.offset
-        if checkpoint.complete:
-            self.outcome = Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value))
-            self.verified = UNVERIFIED_KEY not in extra
+        self.protocol = protocol
+        self._ledger = ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
+        for part in (self.requests, self._ending, self._checkpoints):
+            part.adopt(protocol, ledger)
+        self._side.adopt(protocol)
+        self._reading = Reading(
+            protocol, ledger, settings=settings, requests=self.requests, ending=self._ending, checkpoints=self._checkpoints
+        )
+        if (checkpoint := self._checkpoints.restored) is not None:
+            ledger.restore(checkpoint)
+            self._clocks.waiting_for_first = checkpoint.offset == 0
+            state, extra = self.state, checkpoint.extra
+            state.stream_id = sendable(checkpoint.stream_id)
+            state.extra = {name: value for name, value in extra.items() if name in protocol.keeps}
+            self.requests.restored(extra.get(LOCATION_KEY))
+            self.requests.sync()
+            self._checkpoints.restore(checkpoint)
+            self._reading.choose_road()
 
     # --- what the driver asks
 
@@ -277,35 +168,48 @@ class Machine:
         Raises:
             ResumableStreamError: The stream is over without an honest end.
         """
+        self._expect("next")
         if not self._begun:
             self._begun = True
             self._clocks.open(now)
-            self._saving.open(now)
+            self._checkpoints.saving.open(now)
             self._begin(now)
         while True:
-            if self._then is not None:
-                then, self._then = self._then, None
-                then(now)
+            if self._turn is not None:
+                turn, self._turn = self._turn, None
+                self._take_turn(turn, now)
                 continue
             if not self._todo:
+                if self._phase is Phase.READING and self._error is None:
+                    return act.Read()
+                self._move(Phase.OVER)
                 if self._error is not None:
                     raise self._error
-                if self._reading:
-                    return act.Read()
                 if self.outcome is None:
                     # An exception of the protocol's (a `resume=` of the caller's) came out of the input before.
                     raise NotResumable("the stream stopped at an exception of your code; continue from its checkpoint")
                 return act.Finish(self.outcome)
-            step = self._todo.popleft()
-            if callable(step):
-                step(now)
-                continue
-            if isinstance(step, act.Sleep):
-                self._budget.slept(step.seconds)
-            return step
+            match self._todo.popleft():
+                case act.Connect() as action:
+                    self._move(Phase.CONNECTING)
+                    return action
+                case act.Fetch(request) as action:
+                    self._move(Phase.JUDGING if request is None else Phase.ASKING)
+                    return action
+                case act.Finish() as action:
+                    self._move(Phase.OVER)
+                    return action
+                case act.Sleep(seconds) as action:
+                    self._budget.slept(seconds)
+                    return action
+                case act.Deliver() | act.Save() | act.Disconnect() | act.Read() as action:
+                    return action
+                case step:
+                    self._take_step(step, now)
 
     def put_back(self, action: act.Action) -> None:
-        """The action was not carried out: an exception that is none of the network's came first."""
+        """The action was not carried out: an exception unrelated to the network was raised first."""
+        self._expect("put_back")
         if isinstance(action, act.Sleep):
             self._budget.slept(-action.seconds)
         if not isinstance(action, act.Read):
@@ -318,18 +222,34 @@ class Machine:
         Args:
             ends: When it would have been over. The time until the caller comes back counts.
         """
+        self._expect("woken")
         self._budget.slept(now - ends)
+        self._todo.appendleft(plan.SleepUntil(ends))
 
-        def sleep_on(now: float) -> None:
-            if ends > now:
-                self._todo.appendleft(act.Sleep(ends - now))
+    @property
+    def phase(self) -> Phase:
+        """Where the stream is; says which inputs are legal."""
+        return self._phase
 
-        self._todo.appendleft(sleep_on)
+    @property
+    def planned(self) -> tuple[plan.Turn | plan.Step | act.Action, ...]:
+        """What comes next, in order, as far as that is known. An error that ends the stream comes after it."""
+        return (*(() if self._turn is None else (self._turn,)), *self._todo)
 
     @property
     def due(self) -> bool:
         """Something other than reading on is due: ask `next()`."""
-        return self._then is not None or not self._reading
+        return self._turn is not None or self._phase is not Phase.READING
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the stream ended; `None` while it runs."""
+        return self._ending.outcome
+
+    @property
+    def verified(self) -> bool:
+        """The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`."""
+        return self._ending.verified
 
     @property
     def accept(self) -> str:
@@ -340,17 +260,8 @@ class Machine:
 
     @property
     def stats(self) -> Stats:
-        ledger = self._ledger
-        return Stats(
-            events=self._events + (ledger.fresh if ledger else 0),
-            bytes=self._bytes,
-            duplicates=ledger.duplicates if ledger else 0,
-            gaps=ledger.gaps if ledger else 0,
-            connections=self._connections,
-            reconnects=max(0, self._connections - 1 - self._answers),
-            seconds_offline=self._offline,
-            cursor_ignored=ledger.cursor_ignored if ledger else False,
-        )
+        """What happened so far."""
+        return self._account.stats(self._ledger, self._reading.bytes if self._reading is not None else 0)
 
     @property
     def latest(self) -> Sequence[Any]:
@@ -359,100 +270,32 @@ class Machine:
 
     def count_replayed(self, events: int) -> None:
         """So many events came from the store."""
-        self._events += events
+        self._account.count_events(events)
+
+    def detect_with(self, detect: Detect) -> None:
+        """Choose the protocol by the first response in another way."""
+        self._detect = detect
 
     # --- the place
 
     def checkpoint(self, taken: int, batch: Sequence[Any] | None = None) -> Checkpoint:
         """The place when `taken` items of `batch` (`None`: the latest) are taken, or the committed one under manual commit."""
-        state, ledger, protocol = self.state, self._ledger, self.protocol
-        if ledger is None or protocol is None:
-            return self._restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=state.public_url)
-        place = self._place_of(ledger, taken, batch)
-        extra = self._kept(protocol)
-        changed = bisect_left(self._noted, place.offset, key=itemgetter(0))
-        if changed < len(self._noted):
-            # The first event after the place that changed anything: so it was there.
-            extra = dict(self._noted[changed][1])
-        if state.location is not None:
-            extra[LOCATION_KEY] = public_url(state.location, state.private)
-        if place.offset and (first := ledger.beginning()) is not None:
-            extra[FIRST_KEY] = first
-        if (reset := ledger.pending_reset) is not None:
-            extra[RESET_KEY] = str(reset)
-        if protocol.options:
-            extra[OPTIONS_KEY] = protocol.options
-        if self._settled is not None and place.offset >= self._settled_at:
-            extra[SETTLED_KEY] = self._settled.value
-        if place.offset and (began := self.step_at(place.offset - 1)) is not None:
-            extra[STEP_KEY] = str(began)
-        if names := self._withheld():
-            extra[WITHHELD_KEY] = names
-        outcome = self.outcome or self._ended_by(ledger)
-        complete = outcome is not None and place.offset == ledger.offset and not self._more
-        if complete and outcome is not None:
-            extra[OUTCOME_KEY] = outcome.value
-            if not self.verified:
-                extra[UNVERIFIED_KEY] = "1"
-        return Checkpoint(
-            protocol=protocol.name,
-            method=state.method,
-            url=state.public_url,
-            stream_id=state.stream_id,
-            cursor=place.cursor,
-            sequence=place.sequence,
-            offset=place.offset,
-            since=ledger.since(place),
-            recent_ids=ledger.recent_ids(place),
-            extra=extra,
-            complete=complete,
-        )
-
-    def _withheld(self) -> str:
-        """Names of what is missing in the URLs of a checkpoint; those of another process's are still missing there."""
-        state, told = self.state, (self._restored.extra.get(WITHHELD_KEY, "") if self._restored is not None else "")
-        if "?" not in state.url and (state.location is None or "?" not in state.location):
-            return told
-        names = [*told.split("&"), *withheld(state.url, state.private), *withheld(state.location or "", state.private)]
-        # Bounded: it is an aid, and the place itself must fit.
-        found = dict.fromkeys(quote(unquote(name), safe="") for name in names if 0 < len(name) <= 64)
-        return "&".join(list(found)[:16])
-
-    def _kept(self, protocol: ResumeProtocol) -> dict[str, str]:
-        return {name: value for name, value in self.state.extra.items() if name in protocol.keeps}
+        return self._checkpoints.make(taken, batch, self.outcome or self._ending.by(self._turn))
 
     def step_at(self, offset: int) -> int | None:
-        """Offset at which the step began that an event is of; `None` where the protocol has none, or it began elsewhere."""
-        index = bisect_right(self._step_starts, offset)
-        return self._step_starts[index - 1] if index else None
-
-    def _place_of(self, ledger: Ledger, taken: int, batch: Sequence[Any] | None) -> Place:
-        return ledger.committed if self.settings.manual else ledger.place(taken, batch)
-
-    def _ended_by(self, ledger: Ledger) -> Outcome | None:
-        """The outcome that the latest event brought, although nobody has come back to hear of it."""
-        if self._ending is None or self._then is None or ledger.problem is not None:
-            return None
-        return self._with_settled(self._ending)
+        """Offset at which the step of an event began; `None` where the protocol has no steps, or it began in another process."""
+        return self._checkpoints.step_at(offset)
 
     def conclude(self, taken: int, batch: Sequence[Any]) -> bool:
         """The caller leaves without an exception. True: it has taken the event that ends the stream, so that is the outcome."""
         ledger = self._ledger
         if ledger is None or self.outcome is not None or ledger.place(taken, batch).offset != ledger.offset:
             return False
-        self.outcome = self._ended_by(ledger) or self._settled_by(ledger, batch)
+        self._ending.outcome = self._ending.on_leaving(self._turn, batch)
         return self.outcome is not None
 
-    def _settled_by(self, ledger: Ledger, batch: Sequence[Any]) -> Outcome | None:
-        """The outcome that is known already, where whoever leaves now misses nothing that could still be had."""
-        if self._settled is None or self._then is not None or ledger.problem is not None or self._more:
-            return None
-        # Those who know the API stop reading at its sentinel.
-        sentinel = bool(batch) and batch[-1].data == SENTINEL
-        return self._settled if sentinel or not self.resumable() else None
-
     def commit(self, item: Any, taken: int, batch: Sequence[Any] | None = None) -> None:
-        """Under manual commit: move the committed place behind `item`, or behind what is taken."""
+        """Under manual commit: move the committed place to after `item`, or after what is taken."""
         if self._ledger is not None:
             self._ledger.commit(item, taken=taken, batch=batch)
 
@@ -470,26 +313,128 @@ class Machine:
 
         Args:
             taken: Items of `batch` (`None`: the latest) that the caller is done with.
-            blocks: Tells whether the read about to begin will have to wait.
+            blocks: Says whether the read about to begin will have to wait.
         """
-        if self._ledger is None:
-            return None
-        place, reset = self._place_of(self._ledger, taken, batch), self._ledger.pending_reset
-        if not self._saving.due(place, reset, now, force=force, final=self.outcome is not None, blocks=blocks):
-            return None
-        checkpoint = self.checkpoint(taken, batch)
-        if self.settings.request is not None:
-            checkpoint = replace(checkpoint, request=self.settings.request)
-        return act.Save(checkpoint, self._saving.begin(place, reset))
+        outcome = self.outcome or self._ending.by(self._turn)
+        return self._checkpoints.save(now, taken, batch, outcome, force=force, blocks=blocks)
 
     @property
     def save_at(self) -> float:
         """Before this moment `save()` finds nothing due, but with `force`."""
-        return self._saving.earliest
+        return self._checkpoints.saving.earliest
 
     def saved(self, now: float) -> None:
         """The latest `Save` was written."""
-        self._saving.done(now)
+        self._checkpoints.saving.done(now)
+
+    # --- the plan
+
+    def _move(self, phase: Phase) -> None:
+        self._phase = phase
+        self._feed = None
+        if phase is Phase.READING and self._reading is not None:
+            self._feed = self._reading.connection.decoder.feed
+
+    def _expect(self, given: str) -> None:
+        """An input may be given now. What was under way is over with it, but a body is read on."""
+        if given not in TRANSITIONS[self._phase]:
+            raise IllegalInput(self._phase, given)
+        if self._phase is not Phase.READING:
+            self._move(Phase.BETWEEN)
+
+    def _take_turn(self, turn: plan.Turn, now: float) -> None:
+        match turn:
+            case plan.Ended(outcome):
+                self._todo.append(act.Disconnect())
+                self._finish(self._ending.with_settled(outcome))
+            case plan.Failed(error):
+                self._break_off(error)
+            case plan.Unreadable(item):
+                assert self._ledger is not None
+                self._break_off(not_json(item, self._ledger.offset))
+            case plan.Broken(error):
+                self._break_off(error)
+            case plan.Unproven(found):
+                self._on_unproven(found, now)
+            case plan.Refused(lost):
+                self._todo.append(act.Disconnect())
+                self._lost(now, lost)
+            case plan.Announced(gap, rest, silent):
+                self._on_announced(gap, rest, silent, now)
+            case plan.RanOut(clock):
+                self._on_clock(clock, None, now)
+            case plan.Problem():
+                self._on_problem(now)
+            case plan.Closed():
+                connection = self._connection
+                self._todo.append(act.Disconnect())
+                inside, before = connection.broken_off, connection.cursor_before
+                self._follow(self._ending.on_clean_close(now, inside=inside, cursor_before=before), now)
+            case _:
+                assert_never(turn)
+
+    def _take_step(self, step: plan.Step, now: float) -> None:
+        match step:
+            case plan.Send():
+                self.requests.begin(step)
+                self._send(step.request, now)
+            case plan.Ask(purpose, reason, error):
+                request = self._side.request_again(purpose)
+                if request is None:
+                    self._no_way_back(now, reason, error)
+                else:
+                    self._fetch(purpose, request, now)
+            case plan.SleepUntil(ends):
+                if ends > now:
+                    self._todo.appendleft(act.Sleep(ends - now))
+            case plan.ReadOn():
+                self._move(Phase.READING)
+            case plan.TurnPage(page):
+                self._after_page(page, now)
+            case plan.Conclude(outcome):
+                self._finish(outcome)
+            case plan.Resume(reset=True):
+                self._after_reset(now)
+            case plan.Resume():
+                # A snapshot that brought nothing new was a failed attempt.
+                self._go_on(now, "snapshot", None)
+            case plan.Problem():
+                self._on_problem(now)
+            case _:
+                assert_never(step)
+
+    def _follow(self, found: plan.Next, now: float, error: BaseException | None = None) -> None:
+        """Do what the close of a connection means. It is disconnected already, or that is planned."""
+        match found:
+            case plan.Over(outcome):
+                self._finish(outcome)
+            case plan.Unverified():
+                self._finish_unverified()
+            case plan.GoOn(reason, leave, moved):
+                if moved:
+                    self._budget.progress()
+                self._go_on(now, reason, error, leave)
+            case plan.AskProvider(request, reason):
+                self._lose_connection(now, reason, None)
+                self._fetch("verify", request, now)
+            case plan.NoWayBack(reason):
+                self._no_way_back(now, reason, error)
+            case verdict.Lost():
+                self._lost(now, found)
+            case plan.Stop(failure):
+                self._fail(failure)
+            case _:
+                assert_never(found)
+
+    def _judge(self, found: verdict.Verdict, now: float, *, asked: bool = False) -> None:
+        """A verdict of the protocol's, taken as that on a close."""
+        before = self._reading.connection.cursor_before if self._reading is not None else None
+        self._follow(self._ending.judge(found, now, cursor_before=before, asked=asked), now)
+
+    @property
+    def _connection(self) -> Connection:
+        assert self._reading is not None
+        return self._reading.connection
 
     # --- requests
 
@@ -497,13 +442,13 @@ class Machine:
         if self.outcome is not None:
             self._todo.append(act.Finish(self.outcome))
             return
-        if self._restored is None or (self.protocol is None and self.state.safe):
+        if self._checkpoints.restored is None or (self.protocol is None and self.state.safe):
             # Also where another process never got an answer: nothing was seen of the stream.
-            self._known = False
-            self._connect(self._first_request(), resuming=False)
+            self.requests.known = False
+            self._todo.append(plan.Send(self.requests.first(), resuming=False))
             return
         try:
-            planned = self._next_request()
+            planned = self.requests.next()
         except ResumableStreamError as error:
             self._fail(error)
             return
@@ -511,109 +456,16 @@ class Machine:
             what = f"{self.protocol or 'the stream'!r} of {self.state.method} {self.state.public_url} cannot be continued"
             self._lost(now, verdict.Lost(what, expired=False))
         else:
-            self._connect(planned[0], resuming=planned[1])
-
-    def _first_request(self) -> Request:
-        protocol = self.protocol or ResumeProtocol()
-        request, key = protocol.first_request(self.state), self.state.extra.get(KEY)
-        headers = {**request.headers, **protocol.first_headers, **({} if key is None else {"Idempotency-Key": key})}
-        return replace(request, headers=headers) if headers else request
-
-    def _choose_key(self) -> None:
-        """
-        A key for the first request, where the server joins one that comes again to the stream that it started.
-
-        Not where that request was sent already: by another process, without a key, or before the protocol was known.
-        """
-        protocol, settings = self.protocol, self.settings
-        joins = protocol is not None and protocol.joins and not self.state.safe
-        if joins and settings.new_key is not None and not (settings.idempotent or settings.started_elsewhere):
-            self.state.extra[KEY] = settings.new_key()
-
-    def _rest_request(self) -> Request | None:
-        """How to go on after what was delivered, or `None`."""
-        protocol, ledger = self.protocol, self._ledger
-        if protocol is None or ledger is None or not self._known:
-            return None
-        if ledger.cursor is None and ledger.offset and not (protocol.replays or protocol.counted or protocol.endless):
-            # Nothing says where we are. Only a replay, a count, or a feed (which goes on with what is new) may be asked again.
-            return None
-        if not self._makes_sense():
-            return None
-        self._sync_state()
-        request = protocol.resume_request(self.state)
-        if request is None or not request.sendable:
-            return None
-        same_origin(request.url, base=self.state.url, origin=self._origin)
-        return request
-
-    def _makes_sense(self) -> bool:
-        """A cursor that counts bytes is a number. That of a checkpoint may be anything."""
-        protocol, ledger = self.protocol, self._ledger
-        if protocol is None or ledger is None or not (protocol.measured or protocol.framing == "raw"):
-            return True
-        return not ledger.cursor or _BYTES.fullmatch(ledger.cursor) is not None
-
-    def _next_request(self) -> tuple[Request, bool] | None:
-        """The next request, and whether it resumes; `None` when repeating might pay twice (rule 9)."""
-        if (rest := self._rest_request()) is not None:
-            return rest, True
-        ledger, protocol = self._ledger, self.protocol
-        if ledger is not None and (ledger.offset or ledger.cursor is not None):
-            return None
-        if self._accepted is not None and not self._known:
-            return self._accepted, False
-        if self.settings.started_elsewhere and not self.state.safe:
-            # Method and URL are those of a token: what another process may start is not for us to start.
-            return None
-        tied = protocol is not None and protocol.promises.tied
-        if not self._known or self._idempotent or (self.state.safe and not tied):
-            return self._first_request(), False
-        return None
-
-    def resumable(self) -> bool:
-        """The rest of the stream can be asked for from where it stands."""
-        try:
-            return self._rest_request() is not None
-        except ResumableStreamError:
-            return False
-
-    def _sync_state(self) -> None:
-        ledger, state = self._ledger, self.state
-        if ledger is not None:
-            state.cursor, state.sequence, state.offset = ledger.cursor, ledger.sequence, ledger.offset
-            if ledger.beyond_gap and self.protocol is not None and self.protocol.endless:
-                # Asked from there, a feed would tell of the hole again and again. It goes on with what is new.
-                state.cursor = None
-
-    def _connect(self, request: Request, *, resuming: bool, asking: bool = False) -> None:
-        def send(now: float) -> None:
-            self._redirects = 0
-            self.state.resuming, self.state.asking = resuming, asking
-            self._asking = asking
-            self._send(request, now)
-
-        self._todo.append(send)
-
-    def _connect_again(self) -> None:
-        """Send the latest request once more; after redirects, the one that led to them."""
-        resuming, asking = self.state.resuming, self._asking
-        planned = self._next_request()
-        request = planned[0] if planned is not None else self._request
-        assert request is not None
-        self._connect(request, resuming=resuming, asking=asking)
+            self._todo.append(plan.Send(*planned))
 
     def _send(self, request: Request, now: float) -> None:
         if self._clocks.expired(now):
             self._fail(self._deadline_error())
-            return
-        if self._body_sent and request.repeat in ("all", "body"):
-            text = "the request would have to be sent again, but its body can be sent only once: pass it as bytes"
-            self._fail(NotResumable(text), self._last_error)
-            return
-        self._request = request
-        self._asked_at = now
-        self._todo.append(act.Connect(request, self._clocks.send(now, again=self._known, resumable=self.resumable())))
+        elif (error := self.requests.send(request, now)) is not None:
+            self._fail(error, self._account.last_error)
+        else:
+            timeout = self._clocks.send(now, again=self.requests.known, resumable=self.requests.resumable())
+            self._todo.append(act.Connect(request, timeout))
 
     # --- heads
 
@@ -627,36 +479,29 @@ class Machine:
             sent: The server may have received it; False only for errors that prove it was not (rule 9a).
             inside: As in `read_failed()`.
         """
+        self._expect("connect_failed")
         if inside:
             reason = INSIDE
         elif timed_out:
-            reason = "idle" if self._known else "first_event"
+            reason = "idle" if self.requests.known else "first_event"
         else:
             reason = "connection lost" if sent else "cannot connect"
         self._lose_connection(now, reason, error)
-        self._body_sent = self._body_sent or (sent and self.settings.single_use)
+        if sent:
+            self.requests.arrived()
         if self._clocks.expired(now):
             self._fail(self._deadline_error(), error)
-        elif sent and not self._may_repeat():
+        elif sent and not self.requests.may_repeat():
             self._no_way_back(now, reason, error)
-        elif timed_out and self._waits and self.state.resuming:
+        elif timed_out and self._ending.waits and self.state.resuming:
             # An answer that is held back until there is something cannot show that it lives.
             self._wait(self._budget.prompt(free=False), now)
-            self._connect_again()
+            self._todo.append(self.requests.again())
         elif inside:
             self._wait(self._budget.interrupted(free=False), now)
-            self._connect_again()
+            self._todo.append(self.requests.again())
         else:
-            self._try_again(now, reason, error, self._connect_again)
-
-    def _may_repeat(self) -> bool:
-        """The latest request may be sent again, whether or not the server received it (rule 9)."""
-        return self._idempotent or self.state.safe or self.state.resuming or self._accepted is not None
-
-    @property
-    def _idempotent(self) -> bool:
-        """The first request carries an `Idempotency-Key`, the same whenever it is sent."""
-        return self.settings.idempotent or KEY in self.state.extra
+            self._try_again(now, reason, error)
 
     def receive_head(self, head: Head, now: float, *, wall: float) -> None:
         """
@@ -665,60 +510,50 @@ class Machine:
         Args:
             wall: Unix time in seconds, for a `Retry-After` date.
         """
+        self._expect("receive_head")
         self.state.head = head
-        self._head_at = now
-        self._body_sent = self._body_sent or self.settings.single_use
+        self.requests.answered_at = now
+        self.requests.arrived()
         self._budget.server_retry_after(retry_after(head.headers, now=wall, ceiling=self.settings.max_server_wait))
         if head.status in REDIRECTS and "location" in head.headers:
             self._todo.append(act.Disconnect())
             self._redirect(head, now)
         elif head.status >= 400:
-            self._purpose = "status"
+            self._side.purpose = "status"
             self._todo.append(act.Fetch(None, self._clocks.error_body(now), ERROR_BODY))
         else:
             self._judge_head(head, b"", now)
 
     def _redirect(self, head: Head, now: float) -> None:
-        assert self._request is not None
-        self._redirects += 1
-        if self._redirects > self.settings.limits.redirects:
+        self.requests.redirects += 1
+        if self.requests.redirects > self.settings.limits.redirects:
             self._fail(self._rejection(head, b"", f"more than {self.settings.limits.redirects} redirects"))
             return
         try:
-            follow = redirected(self._request, head, self.state.cursor)
+            follow = self.requests.redirect(head)
         except ResumableStreamError as error:
             self._fail(error)
             return
-        if follow.method != self._request.method:
-            # The server has taken the request; only what it points to may be asked for again.
-            self._accepted = follow
         self._send(follow, now)
 
     def _judge_head(self, head: Head, body: bytes, now: float) -> None:
         if self.protocol is None and (head.status in STREAMS or head.status == 204):
             chosen = self._detect(self.state, head)
             if chosen is None and head.status != 204:
-                self._todo.append(act.Disconnect())
-                self._fail(
-                    unexpected_type(
-                        "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one",
-                        head,
-                        self.state.private,
-                    )
-                )
+                expected = "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one"
+                self._break_off(unexpected_type(expected, head, self.state.private))
                 return
             if chosen is not None:
                 self._adopt(chosen)
-                if not self._makes_sense():
+                if not self.requests.makes_sense():
                     # The checkpoint of a stream that nobody knew yet.
-                    self._todo.append(act.Disconnect())
-                    self._fail(NotResumable(f"the place is none in {chosen!r}: its cursor is no number of bytes"))
+                    self._break_off(NotResumable(f"the checkpoint does not fit {chosen!r}: its cursor is not a byte offset"))
                     return
         found = None
         if self.protocol is not None:
             found = self.protocol.on_status(head.status, head.headers, body, self.state)
         if found is None:
-            found = default_verdict(head.status, self.state, self.protocol, self.settings, repeatable=self._may_repeat())
+            found = default_verdict(head.status, self.state, self.protocol, self.settings, repeatable=self.requests.may_repeat())
         self._apply_head(found, head, body, now)
 
     def _apply_head(self, found: verdict.Verdict, head: Head, body: bytes, now: float) -> None:
@@ -726,16 +561,14 @@ class Machine:
             self._consume(found, head, now)
             return
         self._todo.append(act.Disconnect())
-        behind = self._settled is not None and self.protocol is not None and self.protocol.resumes_settled
-        if behind and self._settled is not None and not isinstance(found, verdict.Retry):
+        settled = self._ending.settled if self.protocol is not None and self.protocol.resumes_settled else None
+        if settled is not None and not isinstance(found, verdict.Retry):
             # Only what may have followed the outcome was asked for.
-            self._finish(self._settled)
+            self._finish(settled)
             return
-        refused = head.status in (401, 403) and isinstance(found, verdict.Reject)
-        if refused and not self._refreshed and (self.state.resuming or self.settings.refreshable):
+        if head.status in (401, 403) and isinstance(found, verdict.Reject) and self.requests.refresh():
             # Credentials run out while a long answer is read: the client's auth, or a callable `headers`, may bring new ones.
-            self._refreshed = True
-            self._connect_again()
+            self._todo.append(self.requests.again())
             return
         match found:
             case verdict.Reject(message):
@@ -743,109 +576,61 @@ class Machine:
             case verdict.Retry(message):
                 reason, error = f"status {head.status}", self._rejection(head, body, message)
                 self._lose_connection(now, reason, error)
-                self._try_again(now, reason, error, self._connect_again)
+                self._try_again(now, reason, error)
             case _:
-                self._apply_close(found, now)
+                self._judge(found, now)
 
     def _rejection(self, head: Head, body: bytes, message: str) -> ResponseRejected:
-        method = self._request.method if self._request is not None else self.state.method
+        method = self.requests.latest.method if self.requests.latest is not None else self.state.method
         return rejection(head, body, message, method=method, private=self.state.private)
 
     def _consume(self, found: verdict.Consume, head: Head, now: float) -> None:
-        protocol, ledger, state = self.protocol, self._ledger, self.state
-        assert protocol is not None and ledger is not None
+        protocol, ledger, reading, state = self.protocol, self._ledger, self._reading, self.state
+        assert protocol is not None and ledger is not None and reading is not None
         if not (found.any_type or found.whole or has_right_type(protocol, state, head)):
-            self._todo.append(act.Disconnect())
-            self._fail(unexpected_type(" or ".join(protocol.content_types), head, self.state.private))
+            self._break_off(unexpected_type(" or ".join(protocol.content_types), head, state.private))
             return
         if found.reset:
-            kept = self._kept(protocol)
+            kept = self._checkpoints.kept()
             self._start_over(ledger)
             state.extra.update(kept)
-        self._known = True
+        self.requests.known = True
         protocol.identify(state, head)
-        state.stream_id = _sendable(state.stream_id)
-        if state.location is not None:
-            location, state.location = state.location, None
-            try:
-                state.location = same_origin(location, base=head.url, origin=self._origin)
-            except ResumableStreamError as error:
-                # The answer may be whole without it; it matters when the rest has to be asked for.
-                self._refused = error
-        self._behind = None
-        self._unusable = ""
-        self._unproven = None
-        self._onward = None
-        self._decoder = (
-            DocumentDecoder(event_bytes=self.settings.limits.event_bytes, read=self._read_document)
-            if found.whole
-            else self._new_decoder(protocol, ledger, found.skip)
-        )
-        self._open(ledger, resuming=state.resuming, asking=self._asking)
-        self._reading = True
-        self._connections += 1
-        self._answers += self._routine
-        self._routine = False
-        offline = None
-        if self._offline_since is not None:
-            offline = now - self._offline_since
-            self._offline += offline
-            self._offline_since = None
+        self.requests.answered(head)
+        before, reading.connection = reading.connection.decoder, Connection()
+        self._page = None
+        if found.whole:
+            reading.connection.read_whole(protocol, state, event_bytes=self.settings.limits.event_bytes)
+        else:
+            spliced = self._account.connections > 0
+            reading.connection.decoder = decoder_for(
+                protocol, ledger, self.settings, before=before, by_id=reading.by_id, skip=found.skip, spliced=spliced
+            )
+        self._open(ledger, resuming=state.resuming, asking=self.requests.asking)
         self._budget.server_retry_after(None)
-        self._certain = False
         # A feed may be quiet for as long as it likes, if only it lives.
         self._clocks.begin_body(now, endless=protocol.endless)
         self._set_clocks()
-        cursor = ledger.cursor if state.resuming else None
-        self.notices.append(
-            note.Connected(head.status, state.resuming, cursor, offset=ledger.offset, offline=offline, asking=self._asking)
-        )
+        self._account.connected(head.status, ledger, now, resuming=state.resuming, asking=self.requests.asking)
         if state.resuming and (request := protocol.backfill_request(state)) is not None:
             # The connection stays open meanwhile: what is live waits in it.
-            self._reading = False
-            self._pages = 1
+            self._side.pages = 1
             self._fetch("backfill", request, now)
-
-    def _read_document(self, body: bytes) -> Sequence[Any] | None:
-        assert self.protocol is not None
-        document = self.protocol.on_document(body, self.state)
-        if document is None or isinstance(document, verdict.Retry):
-            self._unusable = document.message if document is not None else ""
-            return None
-        self._behind = document.cursor
-        return document.events
-
-    def _new_decoder(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
-        decoder = self._new_framing(protocol, ledger, skip)
-        # A decoder in front, and no look at it for every chunk of all the others.
-        return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
-
-    def _new_framing(self, protocol: ResumeProtocol, ledger: Ledger, skip: int) -> Any:
-        limits, framing = self.settings.limits, protocol.framing
-        decoder: Any
-        if framing == "raw":
-            return RawDecoder(start=int(ledger.cursor or 0), skip=skip)
-        if framing == "sse":
-            # As EventSource does: the last event id outlives the connection.
-            if self._by_id:
-                last = ledger.cursor or ""
-            else:
-                last = "" if protocol.replays or self._decoder is None else self._decoder.last_event_id
-            decoder = SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
         else:
-            decoder = NDJSONDecoder(line_bytes=limits.line_bytes)
-        if not (protocol.measured or self.settings.verbatim):
-            return decoder
-        start = int(ledger.cursor or 0) if protocol.measured else 0
-        carried = self._decoder.carry() if hasattr(self._decoder, "carry") else b""
-        spliced = self._connections > 0
-        return VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=spliced, beat=protocol.heartbeat)
+            self._move(Phase.READING)
+
+    def _open(self, ledger: Ledger, *, resuming: bool, asking: bool, stored: bool = False) -> None:
+        self._account.count_events(ledger.fresh)
+        self._connection.cursor_before = ledger.cursor
+        reaches_back = resuming and self.protocol is not None and self.protocol.reaches_back(self.state)
+        joins = resuming or self.state.safe
+        ledger.open_connection(resuming=resuming, asking=asking, reaches_back=reaches_back, stored=stored, joins=joins)
 
     def _set_clocks(self) -> None:
         assert self._ledger is not None and self.protocol is not None
-        resumable = self.resumable()
+        resumable = self.requests.resumable()
         self._ledger.refetch = resumable
-        self._clocks.set(resumable=resumable, endless=self.protocol.endless, settled=self._settled is not None)
+        self._clocks.set(resumable=resumable, endless=self.protocol.endless, settled=self._ending.settled is not None)
 
     # --- bodies
 
@@ -880,8 +665,8 @@ class Machine:
         self._only_bytes(now)
 
     def _only_bytes(self, now: float) -> None:
-        if (clock := self._clocks.bytes_only(now)) is not None and self._then is None:
-            self._then = partial(self._on_clock, clock, None)
+        if (clock := self._clocks.bytes_only(now)) is not None and self._turn is None:
+            self._turn = plan.RanOut(clock)
 
     def receive_live(self, chunk: bytes) -> Sequence[Any]:
         """
@@ -889,73 +674,64 @@ class Machine:
 
         If it brings no event, `receive_nothing()` is due.
         """
-        decoder = self._decoder
-        items: Sequence[Any] = decoder.feed(chunk)
-        self._bytes = total = self._bytes + len(chunk)
-        if total > self._condense_at:
-            self._condense_if_due()
-        hot = self._hot and self._settled is None
-        if hot and len(items) == 1 and self._clocks.steady and decoder.error is None and not self._identifies:
+        if (feed := self._feed) is None:
+            raise IllegalInput(self._phase, "receive_data")
+        reading = self._reading
+        assert reading is not None
+        items: Sequence[Any] = feed(chunk)
+        decoder = reading.connection.decoder
+        reading.bytes = total = reading.bytes + len(chunk)
+        if total > reading.condense_at:
+            reading.condense()
+        if reading.hot and len(items) == 1 and self._clocks.steady and decoder.error is None:
             # A live stream, one event a chunk: nothing but its order is to be looked at.
             item = items[0]
-            if self._place is not None:
-                self._place(items)
-            if item.event not in self._names and item.data[:7] not in self._heads and not decoder.silent:
-                assert self._ledger is not None
-                if self._ledger.receive_one(item, items):
-                    if self._keeps_events:
-                        self._saving.delivered(items)
-                    self.calm = True
-                    return items
+            if reading.place is not None:
+                reading.place(items)
+            content = item.event not in reading.names and item.data[:7] not in reading.heads and not decoder.silent
+            if content and reading.ledger.receive_one(item, items):
+                if reading.keeps_events:
+                    self._checkpoints.saving.delivered(items)
+                self.calm = True
+                return items
         silent: Sequence[tuple[int, str]] = ()
-        if self._sse and decoder.silent:
-            silent, decoder.silent = decoder.silent if self._by_id else (), []
+        if reading.sse and decoder.silent:
+            silent, decoder.silent = decoder.silent if reading.by_id else (), []
         if items or silent:
             items = self._enter(items, silent)
-        if decoder.error is not None and self._then is None:
-            self._then = self._on_framing_error
-        self.calm = bool(items) and self._then is None and self._clocks.steady
+        if decoder.error is not None and self._turn is None:
+            self._turn = plan.Broken(decoder.error)
+        self.calm = bool(items) and self._turn is None and self._clocks.steady
         return items
 
-    def skimmer(self) -> Skimmer | None:
-        """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
-        unread = self._unread
-        if unread is None or not self.calm or self._identifies or self._settled is not None:
-            return None
-        return unread.start(self._decoder)
+    def _enter(self, items: Sequence[Any], silent: Sequence[tuple[int, str]] = ()) -> Sequence[Any]:
+        """Judge a batch and enter it into the ledger."""
+        reading = self._reading
+        assert reading is not None
+        items, turn, turned = reading.enter(items, silent)
+        if turn is not None:
+            self._turn = turn
+        if turned:
+            self._set_clocks()
+        if items:
+            if not self._clocks.steady:
+                self._on_progress()
+            if reading.keeps_events:
+                self._checkpoints.saving.delivered(items)
+        return items
 
-    def settle(self, *, leaving: bool = True) -> None:
-        """
-        Read what was skimmed: its newest events are `latest` then. They were handed out.
-
-        Args:
-            leaving: What comes next is read, so the front of an event is too.
-        """
-        if self._unread is not None:
-            self._unread.settle(leaving=leaving)
-            if self._ledger is not None and self._ledger.problem is not None:
-                self._then = self._on_problem
-
-    def take_back(self, chunk: bytes) -> None:
-        """What was skimmed last is not handed out after all. The connection has to end."""
-        if self._unread is not None:
-            self._unread.take_back(chunk)
-
-    def take_carried(self) -> bytes:
-        """Bytes of the connection before, which belong in front of the first event that this one delivers."""
-        # Also where a decoder that takes batches apart stands in front.
-        return self._decoder.take_carried() if hasattr(self._decoder, "take_carried") else b""
-
-    def _count_late(self, size: int) -> None:
-        """So many bytes went unread."""
-        self._bytes += size
-        self._condense_if_due()
-
-    def _condense_if_due(self) -> None:
-        if self._bytes > self._condense_at:
-            self._condense_at = self._bytes + KEPT_BYTES
-            if self._ledger is not None:
-                self._ledger.condense()
+    def _on_progress(self) -> None:
+        """The first events of a connection, or the first after a silence."""
+        protocol, ledger, connection = self.protocol, self._ledger, self._connection
+        assert protocol is not None and ledger is not None
+        if self._ending.is_progress():
+            self._budget.progress()
+            self.requests.progress()
+        if not connection.certain:
+            # Whether it can be resumed shows with the first cursor; then the clocks will not change any more.
+            connection.certain = ledger.cursor is not None or ledger.plain or not protocol.promises.resumable
+            self._set_clocks()
+        self._clocks.event(settled=connection.certain and ledger.progress > 0)
 
     def receive_eof(self, now: float) -> Sequence[Any]:
         """
@@ -964,52 +740,20 @@ class Machine:
         Returns:
             The events that its end completed.
         """
-        items: Sequence[Any] = self._decoder.eof()
-        self._inside = bool(self._decoder.partial)
-        if self._inside and not items:
-            items = self._last_without_its_end()
-        if items or self._behind is not None:
-            items = self._enter(items, () if self._behind is None else [(len(items), self._behind)])
-        if self._then is None:
-            self._then = self._on_framing_error if self._decoder.error is not None else self._on_clean_close
+        self._expect("receive_eof")
+        reading = self._reading
+        assert reading is not None
+        connection = reading.connection
+        items: Sequence[Any] = connection.decoder.eof()
+        connection.inside = bool(connection.decoder.partial)
+        if connection.inside and not items and self._turn is None:
+            items = reading.last_without_its_end()
+        if items or connection.onward is not None:
+            items = self._enter(items, () if connection.onward is None else [(len(items), connection.onward)])
+        if self._turn is None:
+            error = connection.decoder.error
+            self._turn = plan.Broken(error) if error is not None else plan.Closed()
         return items
-
-    def _last_without_its_end(self) -> Sequence[Any]:
-        """
-        The event that a clean close left without its blank line, if it is whole and says how the stream ends.
-
-        The standard drops it, since nothing shows that it is whole. This does: JSON that can be read, `[DONE]`, or an ended line.
-        Where more may follow it and the stream can be resumed, the server is asked for it once more instead.
-        """
-        decoder, protocol = self._decoder, self.protocol
-        judged = self._judges and self._sse and hasattr(decoder, "unfinished")
-        if not judged or decoder.error is not None or self._then is not None:
-            return ()
-        assert protocol is not None
-        ended_line = not decoder.in_line
-        items: Sequence[Any] = decoder.unfinished()
-        for item in items:
-            if not (ended_line or item.data.startswith(SENTINEL) or _is_json(item.data)):
-                return ()
-        kept = dict(self.state.extra)
-        try:
-            return items if any(self._ends(protocol, item) for item in items) else ()
-        finally:
-            self.state.extra = kept
-
-    def _ends(self, protocol: ResumeProtocol, item: Any) -> bool:
-        """Does it say how the stream ends, or why?"""
-        if protocol.error(item) is not None:
-            return True
-        end = protocol.end(item)
-        if isinstance(end, Unproven):
-            return self._is_settled(())
-        if end is not None and self._narrows:
-            end = protocol.end_in(self.state, item, end)
-        if isinstance(end, Settled):
-            asked = self.state.resuming and self._ledger is not None and self._ledger.fresh == 0
-            return end.outcome is not None and (asked or not self.resumable())
-        return end is not None
 
     def read_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
         """
@@ -1019,170 +763,54 @@ class Machine:
             inside: The exception came from inside this process and goes on to the caller: a cancellation, a signal handler,
                 a bug in a callable. The network did not fail, so this counts as no attempt and nothing waits for it.
         """
-        self._then = None
+        self._expect("read_failed")
+        self._turn = None
         self.calm = False
-        self._cut(now, INSIDE if inside else "connection lost", error, inside=inside)
+        self._cut(now, INSIDE if inside else "connection lost", error, Leave.INSIDE if inside else Leave.LOST)
 
     def read_timed_out(self, now: float, error: BaseException | None = None) -> None:
         """The time that `before_read()` gave has passed."""
+        self._expect("read_timed_out")
         self._on_clock(self._clocks.ran_out(), error, now)
 
-    def _enter(self, items: Sequence[Any], silent: Sequence[tuple[int, str]] = ()) -> Sequence[Any]:
-        """Judge a batch and enter it into the ledger."""
-        ledger = self._ledger
-        assert ledger is not None
-        marks: Marks = ()
-        self._ending = None
-        if items:
-            if self._place is not None:
-                self._place(items)
-            if self._behind is not None:
-                items[-1].cursor, items[-1].moves = self._behind, True
-            if self._identifies:
-                self._identify(items)
-            if self._judges and (notable := self._look(items)):
-                whole = len(items)
-                items, marks = self._stop_at(items, notable, silent)
-                silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
-        if not self._certain and self.protocol is not None and self.protocol.sequence == "contiguous":
-            # The identity may have come with this very batch: then a hole in it can be asked for.
-            ledger.refetch = self.resumable()
-        items = ledger.receive(items, silent)
-        if self._noting:
-            self._note(ledger)
-        if ledger.problem is not None:
-            # What stands beyond it does not count.
-            self._then, self._ending = self._on_problem, None
-        if marks or self._unsettled or self._settled is not None:
-            self._settle_by((*self._unsettled, *marks), items, ledger)
-        if items:
-            if not self._clocks.steady:
-                self._on_progress(ledger)
-            if self._keeps_events:
-                self._saving.delivered(items)
-            if self._steps and self.protocol is not None:
-                self._step_starts += [item.offset for item in items if self.protocol.step(item) == "begin"]
-                # No place further back can be committed.
-                del self._step_starts[: -self.settings.limits.window]
-        return items
+    # --- bytes that are handed on unread
 
-    def _note(self, ledger: Ledger) -> None:
-        """Keep what events changed in the kept texts, as long as a place before them may still be asked for."""
-        self._noted += [(item.offset, before) for item, before in self._noting]
-        self._noting = []
-        oldest = ledger.committed.offset if self.settings.manual else ledger.place(0).offset
-        del self._noted[: bisect_left(self._noted, oldest, key=itemgetter(0))]
-        # Committed by hand, and late: of all that changed since, what the committed place needs, and the newest.
-        del self._noted[1 : -self.settings.limits.window]
+    def skimmer(self) -> Skimmer | None:
+        """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
+        reading = self._reading
+        if reading is None or reading.unread is None or not self.calm:
+            return None
+        if reading.identifies or self._ending.settled is not None:
+            return None
+        return reading.unread.start(reading.connection.decoder)
 
-    def _settle_by(self, marks: Marks, items: Sequence[Any], ledger: Ledger) -> None:
+    def settle(self, *, leaving: bool = True) -> None:
         """
-        Only an event that is delivered settles anything: not one beyond a hole, nor one that is held back (not yet); and one that
-        comes again has done so before, and others may have followed it since.
+        Read what was skimmed: its newest events are `latest` then. They were handed out.
+
+        Args:
+            leaving: What comes next is read, so the front of an event is too.
         """
-        protocol = self.protocol
-        assert protocol is not None
-        self._unsettled = [mark for mark in marks if ledger.holds(mark[0])]
-        said = {id(item): settled for item, settled in marks}
-        for item in items:
-            mark = said.get(id(item))
-            if self._settled is None and mark is None:
-                continue
-            # "Over" alone is weak: of several answers in one stream, another may go on.
-            before = self._settled
-            if mark is _CONFIRMED:
-                mark = Settled(self._claimed) if before is None and self._claimed is not None else None
-            doubted = self._disproved or self._settled not in (None, Outcome.ENDED)
-            if doubted and (mark is None or mark.outcome is not None) and protocol.has_content(item):
-                self._disproved, self._settled = True, None
-                self._claimed = mark.outcome if mark is not None else None
-            elif mark is not None and (self._settled is None or mark.outcome is not Outcome.ENDED):
-                self._disproved, self._claimed = False, None
-                self._settled, self._settled_at = mark.outcome, item.offset + 1
-            if (before is None) is not (self._settled is None):
-                self._set_clocks()
+        if self._reading is not None and self._reading.unread is not None:
+            self._reading.unread.settle(leaving=leaving)
+            if self._ledger is not None and self._ledger.problem is not None:
+                self._turn = plan.Problem()
 
-    def _identify(self, items: Sequence[Any]) -> None:
-        protocol, state = self.protocol, self.state
-        assert protocol is not None
-        for item in items:
-            if state.stream_id is not None:
-                self._identifies = False
-                return
-            protocol.identify(state, item)
-            state.stream_id = _sendable(state.stream_id)
+    def take_back(self, chunk: bytes) -> None:
+        """What was skimmed last is not handed out after all. The connection has to end."""
+        if self._reading is not None and self._reading.unread is not None:
+            self._reading.unread.take_back(chunk)
 
-    def _look(self, items: Sequence[Any]) -> Sequence[Any]:
-        """The items that may end the stream, at a glance."""
-        if self._alarm is None:
-            return items
-        names, heads = self._alarm
-        return [item for item in items if item.event in names or item.data[:7] in heads]
-
-    def _stop_at(
-        self, items: Sequence[Any], notable: Sequence[Any], silent: Sequence[tuple[int, str]]
-    ) -> tuple[Sequence[Any], Marks]:
-        """Cut a batch where one of its events ends the stream, and plan what follows; and find the events that settle it."""
-        protocol = self.protocol
-        assert protocol is not None
-        marks: list[tuple[Any, Settled]] = []
-        for item in notable:
-            if self._alarm is not None and protocol.reads_json(item) and not readable(item):
-                self._then = partial(self._on_unreadable, item)
-                return items[: _index(items, item)], marks
-            if (error := protocol.error(item)) is not None:
-                if self.state.resuming and (lost := protocol.refusal(item, self.state)) is not None:
-                    self._then = partial(self._on_refusal, lost)
-                    return items[: _index(items, item)], marks
-                if self.settings.verbatim:
-                    self._then = partial(self._on_end, Outcome.FAILED)
-                    self._ending = Outcome.FAILED
-                    return items[: _index(items, item) + 1], marks
-                self._then = partial(self._on_end, error)
-                return items[: _index(items, item)], marks
-            if (gap := protocol.gap(item)) is not None:
-                index = _index(items, item)
-                behind = [(at - index - 1, own_id) for at, own_id in silent if at > index]
-                self._then = partial(self._on_announced, gap, items[index + 1 :], behind)
-                return items[:index], marks
-            end = protocol.end(item)
-            if isinstance(end, Unproven):
-                if not self._is_settled(marks):
-                    self._then = partial(self._on_unproven, end)
-                    return items[: _index(items, item)], marks
-                marks.append((item, _CONFIRMED))
-                continue
-            if end is not None and self._narrows:
-                before = self._kept(protocol)
-                end = protocol.end_in(self.state, item, end)
-                if before != self._kept(protocol):
-                    self._noting.append((item, before))
-            if isinstance(end, Settled):
-                marks.append((item, end))
-            elif end is not None:
-                self._then = partial(self._on_end, end)
-                self._ending = end
-                return items[: _index(items, item) + 1], marks
-        return items, marks
-
-    def _on_progress(self, ledger: Ledger) -> None:
-        """The first events of a connection, or the first after a silence."""
-        protocol = self.protocol
-        assert protocol is not None
-        progress = ledger.progress > 0
-        if progress and not (ledger.only_resets and self._restated >= RESTATED):
-            self._budget.progress()
-            self._refreshed = False
-        if not self._certain:
-            # Whether it can be resumed shows with the first cursor; then the clocks will not change any more.
-            self._certain = ledger.cursor is not None or ledger.plain or not protocol.promises.resumable
-            self._set_clocks()
-        self._clocks.event(settled=self._certain and progress)
+    def take_carried(self) -> bytes:
+        """Bytes of the connection before, which belong in front of the first event that this one delivers."""
+        # Also where a decoder that takes batches apart stands in front.
+        decoder = self._connection.decoder
+        return decoder.take_carried() if hasattr(decoder, "take_carried") else b""
 
     # --- what an event or a clock brings about, once the events before it were taken
 
     def _on_announced(self, gap: Gap, rest: Sequence[Any], silent: Sequence[tuple[int, str]], now: float) -> None:
-        """The server says that history was lost: ask again once, then go on behind the hole or fail."""
+        """The server says that history was lost: ask again once, then go on after the hole or fail."""
         ledger = self._ledger
         assert ledger is not None
         if ledger.hole(gap) is False:
@@ -1190,74 +818,45 @@ class Machine:
         else:
             if items := self._enter(rest, silent):
                 self._todo.append(act.Deliver(items))
-            if self._then is None and self._onward is not None:
-                self._todo.append(self._onward)
-                self._onward = None
+            if self._turn is None and self._page is not None:
+                self._todo.append(self._page)
+                self._page = None
 
     def _on_problem(self, now: float) -> None:
         assert self._ledger is not None
         match self._ledger.problem:
             case HoleFound():
-                # Also behind an event that settled the outcome: what is missing was promised.
+                # Also after an event that settled the outcome: what is missing was promised.
                 self._todo.append(act.Disconnect())
                 self._go_on(now, "gap", None)
             case StartedOver():
                 # It was asked, and did not answer the question: the observer knows that the cursor was ignored.
                 self._todo.append(act.Disconnect())
-                self._finish(self._with_settled(Outcome.ENDED), verified=False)
+                self._finish(self._ending.with_settled(Outcome.ENDED), verified=False)
             case ResumableStreamError() as error:
-                self._on_end(error, now)
+                self._break_off(error)
 
-    def _on_unreadable(self, item: Any, now: float) -> None:
-        assert self._ledger is not None
-        self._on_end(not_json(item, self._ledger.offset), now)
-
-    def _on_framing_error(self, now: float) -> None:
-        self._on_end(self._decoder.error, now)
-
-    def _on_end(self, end: Outcome | ResumableStreamError, now: float) -> None:
-        """The end of the stream, or what puts an end to it."""
-        self._todo.append(act.Disconnect())
-        if isinstance(end, Outcome):
-            self._finish(self._with_settled(end))
-        else:
-            self._fail(end)
-
-    def _is_settled(self, marks: Marks) -> bool:
-        """Is the outcome known, or claimed, with what this batch has said so far?"""
-        if marks := (*self._unsettled, *marks):
-            return marks[-1][1].outcome is not None
-        return self._settled is not None or self._claimed is not None
-
-    def _on_unproven(self, found: Unproven, now: float) -> None:
+    def _on_unproven(self, found: verdict.Unproven, now: float) -> None:
         """The sender says that it is done, and nothing before vouches for that: a close that is a cut."""
         protocol, ledger = self.protocol, self._ledger
         assert protocol is not None and ledger is not None
-        self._unproven = found
+        self._connection.unproven = found
         if ledger.behind:
             self._cut(now, "closed inside the replay", None)
             return
         self._todo.append(act.Disconnect())
-        self._sync_state()
-        self._apply_close(protocol.on_unproven(self.state), now)
-
-    def _on_refusal(self, lost: verdict.Lost, now: float) -> None:
-        self._todo.append(act.Disconnect())
-        self._lost(now, lost)
-
-    def _with_settled(self, end: Outcome) -> Outcome:
-        """A marker that says no more than "over" does not make whole what is known to have stopped early."""
-        return self._settled if end is Outcome.COMPLETED and self._settled is not None else end
+        self.requests.sync()
+        self._judge(protocol.on_unproven(self.state), now)
 
     def _on_clock(self, clock: Clock, error: BaseException | None, now: float) -> None:
-        if clock == "deadline" and self._settled is None:
+        if clock == "deadline" and self._ending.settled is None:
             self._todo.append(act.Disconnect())
             self._lose_connection(now, clock, None)
             self._fail(self._deadline_error(), error)
             return
         protocol, ledger = self.protocol, self._ledger
         assert protocol is not None and ledger is not None
-        if ledger.progress == 0 and self._settled is None and self.resumable():
+        if ledger.progress == 0 and self._ending.settled is None and self.requests.resumable():
             request = protocol.status_request(self.state)
             if request is not None:
                 self._todo.append(act.Disconnect())
@@ -1265,163 +864,27 @@ class Machine:
                 self._fetch("alive", request, now)
                 return
         # The state that came once more is a status check: the run is quiet, and this was no failed attempt.
-        self._cut(now, clock, error, neutral=ledger.fresh > 0 and ledger.progress == 0)
+        self._cut(now, clock, error, Leave.NEUTRAL if ledger.fresh > 0 and ledger.progress == 0 else Leave.LOST)
 
-    def _on_clean_close(self, now: float) -> None:
-        protocol = self.protocol
-        assert protocol is not None
-        if self._settled is not None and not (self._inside and self._wants_more(now)):
-            self._on_end(self._settled, now)
-        elif self._inside:
-            self._cut(now, self._unusable or "closed inside an event", None)
-        elif self._ledger is not None and self._ledger.behind:
-            if self._ledger.nearer:
-                self._todo.append(act.Disconnect())
-                self._ask_onward(now)
-            else:
-                self._cut(now, "closed inside the replay", None)
-        else:
+    # --- from one connection to the next
+
+    def _cut(self, now: float, reason: str, error: BaseException | None, leave: Leave = Leave.LOST) -> None:
+        if self._phase is Phase.READING:
             self._todo.append(act.Disconnect())
-            self._sync_state()
-            self._apply_close(protocol.on_clean_close(self.state), now)
+        self._follow(self._ending.on_cut(now, reason, leave), now, error)
 
-    # --- the end of a connection (which is disconnected already, or is planned to be)
-
-    def _apply_close(self, found: verdict.Verdict, now: float) -> None:
-        """What a close means, as the protocol sees it, or as the provider said when asked."""
-        match found:
-            case verdict.Finished(outcome, more, verified):
-                self._more = more
-                if outcome is Outcome.ENDED and not verified:
-                    self._finish_unverified()
-                else:
-                    self._finish(outcome)
-            case verdict.Resume(routine=True, waits=waits):
-                self._waits = waits
-                self._ask_onward(now)
-            case verdict.Ask():
-                self._ask(now)
-            case verdict.Verify(request):
-                self._lose_connection(now, "closed", None)
-                self._fetch("verify", request, now)
-            case verdict.Interrupted(reason):
-                self._no_way_back(now, reason, None)
-            case verdict.Lost():
-                self._lost(now, found)
-            case verdict.Reject(message):
-                self._fail(StreamInterrupted(message or "the provider will not continue the stream", reason="rejected"))
-            case _:
-                self._rotate(now)
-
-    def _rotate(self, now: float) -> None:
-        """A close that is not an end. A feed that was held open with nothing to say has neither moved nor failed."""
-        ledger, protocol = self._ledger, self.protocol
-        assert ledger is not None and protocol is not None
-        held_open = protocol.endless and ledger.fresh == 0 and now - self._head_at > QUICK
-        if ledger.fresh == 0 and not protocol.endless and self.state.resuming and self._purpose != "verify":
-            # An answer with nothing new. Whoever can say how the run stands is asked before it counts as a failure.
-            self._sync_state()
-            if (request := protocol.status_request(self.state)) is not None:
-                self._lose_connection(now, "closed before the end", None)
-                self._fetch("verify", request, now)
-                return
-        self._go_on(now, "closed before the end", None, neutral=held_open)
-
-    def _ask_onward(self, now: float) -> None:
-        """
-        The next answer, as a matter of routine.
-
-        One that brought nothing new was a failed attempt, unless the place has moved, or it was to wait and did.
-        """
+    def _go_on(self, now: float, reason: str, error: BaseException | None, leave: Leave = Leave.LOST) -> None:
+        """Leave this connection and plan the next."""
         ledger = self._ledger
         assert ledger is not None
-        moved = ledger.cursor != self._cursor_at_open
-        self._empty_pages = self._empty_pages + 1 if moved and ledger.fresh == 0 else 0
-        if self._empty_pages > BACKFILL_PAGES:
-            # A server whose empty pages never end.
-            moved = False
-        if moved:
-            # Empty pages lead on too: there are fewer of them left.
-            self._budget.progress()
-        waited = self._waits and now - self._asked_at > QUICK
-        self._go_on(now, "answered with nothing new", None, routine=ledger.fresh > 0 or ledger.nearer or moved or waited)
-
-    def _ask(self, now: float) -> None:
-        """Rule 7c and e: nothing tells an end from a cut."""
-        ledger = self._ledger
-        assert ledger is not None
-        quick = now - self._head_at <= QUICK
-        if ledger.offset == 0 and ledger.cursor is None:
-            if self._asked_empty:
-                self._finish(Outcome.ENDED)
-            else:
-                # A first answer without an event is a cut; a GET may be asked again, once.
-                self._asked_empty = True
-                self._go_on(now, "closed before the first event", None, neutral=True)
-        elif not self.resumable():
-            self._finish_unverified()
-        elif self._asking and quick and ledger.fresh == 0:
-            self._finish(Outcome.ENDED)
-        elif self.state.resuming and not quick and ledger.fresh == 0:
-            # Feeds rotate: held open with nothing to say is neither progress nor failure.
-            self._go_on(now, "closed", None, neutral=True, asking=True)
-        elif self.state.resuming and ledger.fresh and not self._believe(quick, ledger):
-            text = (
-                "the server answers a few events at a time, so its end cannot be told from a cut: "
-                "name the end (end=…), or declare a feed (end='never')"
-            )
-            self._fail(StreamInterrupted(text, reason="an end cannot be told from a cut"))
-        else:
-            self._go_on(now, "closed", None, asking=True)
-
-    def _believe(self, quick: bool, ledger: Ledger) -> bool:
-        """An answer with new events closed cleanly. Is it a piece of the stream?"""
-        self._quick_answers = self._quick_answers + 1 if quick and not ledger.numbered else 0
-        return self._quick_answers <= BELIEVED
-
-    def _cut(self, now: float, reason: str, error: BaseException | None, *, neutral: bool = False, inside: bool = False) -> None:
-        if self._reading:
-            self._todo.append(act.Disconnect())
-        if self._settled is not None and not self._wants_more(now):
-            self._finish(self._settled)
-        else:
-            self._go_on(now, reason, error, neutral=neutral, inside=inside)
-
-    def _wants_more(self, now: float) -> bool:
-        """The outcome is settled; what may follow that (usage, `[DONE]`) can be asked for, and has to be."""
-        wants = self.protocol is not None and self.protocol.resumes_settled
-        return wants and self.resumable() and not self._clocks.expired(now)
-
-    def _go_on(
-        self,
-        now: float,
-        reason: str,
-        error: BaseException | None,
-        *,
-        neutral: bool = False,
-        inside: bool = False,
-        asking: bool = False,
-        routine: bool = False,
-    ) -> None:
-        """
-        Leave this connection and plan the next.
-
-        Args:
-            neutral: The connection was no failed attempt, though it brought nothing.
-            inside: It was the caller who ended it: the next one follows at once.
-            asking: The next one is a question (rule 7c).
-            routine: The next one is a matter of routine; nothing was lost.
-        """
-        ledger = self._ledger
-        assert ledger is not None
-        self._reading = False
-        if not routine:
+        self._move(Phase.BETWEEN)
+        if leave is not Leave.ONWARD:
             self._lose_connection(now, reason, error)
         if self._clocks.expired(now):
             self._fail(self._deadline_error(), error)
             return
         try:
-            planned = self._next_request()
+            planned = self.requests.next()
         except ResumableStreamError as mismatch:
             self._fail(mismatch, error)
             return
@@ -1429,145 +892,75 @@ class Machine:
             self._no_way_back(now, reason, error)
             return
         request, resuming = planned
-        connect = partial(
-            self._connect,
-            request,
-            resuming=resuming,
-            asking=asking or (self._asking and ledger.fresh == 0 and (error is None or inside)),
-        )
-        if inside:
-            self._wait(self._budget.interrupted(free=ledger.progress > 0), now)
-            connect()
-        elif routine:
-            self._routine = True
-            wait = self._budget.at_once(free=ledger.fresh > 0)
-            if wait > 0 or self.settings.saving:
-                # The answer may be long in coming; before a sleep, what was taken is saved.
-                self._todo.append(act.Sleep(wait))
-            connect()
-        elif asking and not neutral:
-            self._then_follows("ask")
-            self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
-            connect()
-        elif (ledger.progress and not self._only_restated(now)) or neutral:
-            self._wait(self._budget.prompt(free=ledger.progress > 0), now)
-            connect()
-        else:
-            self._try_again(now, reason, error, connect)
-
-    def _only_restated(self, now: float) -> bool:
-        """A server that states how things stand and closes at once, whatever it says, is not asked for ever."""
-        assert self._ledger is not None
-        quick = self._ledger.only_resets and now - self._head_at <= QUICK
-        self._restated = self._restated + 1 if quick else 0
-        return self._restated > RESTATED
+        # A question that was cut before it was answered is asked again.
+        unanswered = self.requests.asking and ledger.fresh == 0 and (error is None or leave is Leave.INSIDE)
+        send = plan.Send(request, resuming, asking=leave in (Leave.QUESTION, Leave.QUIET) or unanswered)
+        match leave:
+            case Leave.INSIDE:
+                self._wait(self._budget.interrupted(free=ledger.progress > 0), now)
+            case Leave.ONWARD:
+                self._account.routine = True
+                wait = self._budget.at_once(free=ledger.fresh > 0)
+                if wait > 0 or self.settings.saving:
+                    # The answer may be long in coming; before a sleep, what was taken is saved.
+                    self._todo.append(act.Sleep(wait))
+            case Leave.QUESTION:
+                self._account.then("ask")
+                self._wait(self._budget.at_once(free=ledger.fresh > 0), now)
+            case Leave.LOST | Leave.NEUTRAL | Leave.QUIET:
+                if (ledger.progress and not self._ending.only_restated(now)) or leave is not Leave.LOST:
+                    self._wait(self._budget.prompt(free=ledger.progress > 0), now)
+                else:
+                    self._try_again(now, reason, error, send)
+                    return
+        self._todo.append(send)
 
     def _lose_connection(self, now: float, reason: str, error: BaseException | None) -> None:
-        self._reading = self._routine = False
-        if self._offline_since is None:
-            self._offline_since = now
-        retry = getattr(self._decoder, "retry", None)
-        if retry is not None:
+        self._move(Phase.BETWEEN)
+        decoder = self._reading.connection.decoder if self._reading is not None else None
+        if (retry := getattr(decoder, "retry", None)) is not None:
             self._budget.server_retry(retry)
-        self._last_error = error
-        ledger = self._ledger
-        self._parting = note.Disconnected(
-            reason,
-            type(error).__name__ if error is not None else None,
-            offset=ledger.offset if ledger is not None else 0,
-            cursor=ledger.cursor if ledger is not None else None,
-            seconds=self._clocks.limit(reason),
-            then="give up",
-            checked=self._checked,
-        )
-        self._checked = False
-        self.notices.append(self._parting)
-
-    def _then_follows(self, then: note.Then) -> None:
-        """Now it is known what comes after the connection that was lost: its notice says so, unless that went out already."""
-        parting, self._parting = self._parting, None
-        for index, notice in enumerate(self.notices):
-            if notice is parting:
-                self.notices[index] = replace(parting, then=then)
+        self._account.lost(reason, error, self._ledger, now, seconds=self._clocks.limit(reason))
 
     def _try_again(
-        self, now: float, reason: str, error: BaseException | None, again: Callable[[], None], *, failed: str = ""
+        self, now: float, reason: str, error: BaseException | None, again: plan.Step | None = None, *, failed: str = ""
     ) -> None:
         """
         A failed attempt: wait as the policy says, or give up.
 
         Args:
+            again: What follows the wait; `None`: the latest request once more.
             failed: What failed, in words, if that was not a connection of the stream: that has its notice already.
         """
-        if self._settled is not None:
-            self._failed_behind += 1
-            if self._failed_behind >= BEHIND or not self._wants_more(now):
-                self._finish(self._settled)
-                return
-        wait = self._budget.failed(now, error)
-        if wait is None and self._settled is not None:
-            self._finish(self._settled)
+        settled = self._ending.settled
+        if settled is not None and self._ending.gives_up(now):
+            self._finish(settled)
             return
-        if wait is None:
+        wait = self._budget.failed(now, error)
+        if wait is not None:
+            self._wait(wait, now, attempt=self._budget.next_attempt, reason=failed)
+            self._todo.append(again or self.requests.again())
+        elif settled is not None:
+            self._finish(settled)
+        else:
             count = self._budget.attempts
             seen = f"{type(error).__name__}: {error}" if error is not None else reason
             text = f"gave up after {count} attempt{'s' * (count != 1)} without a new event; the last one: {seen}"
             exhausted = RetriesExhausted(text, attempts=count, last_error=error if error is not None else reason)
             exhausted.__cause__ = error
             # Where nobody can be reached, or the question was what failed, there is nobody to ask.
-            if failed or reason == "cannot connect" or not self._ask_before_giving_up(exhausted, now):
+            nobody = failed or reason == "cannot connect"
+            request = None if nobody else self._side.last_request(exhausted)
+            if request is None:
                 self._fail(exhausted)
-            return
-        self._wait(wait, now, attempt=self._budget.next_attempt, reason=failed)
-        again()
-
-    def _ask_before_giving_up(self, exhausted: RetriesExhausted, now: float) -> bool:
-        """
-        Ask the protocol's server how the run stands before the stream is given up. False: there is nobody to ask.
-
-        The run may have ended although its stream can no longer be read. A protocol that believes a status only when it is
-        reported twice is asked twice.
-        """
-        protocol = self.protocol
-        if protocol is None or not self.state.resuming or self._last_words >= 2:
-            return False
-        self._sync_state()
-        if not self._last_words:
-            self._extra_before = dict(self.state.extra)
-        request = protocol.status_request(self.state)
-        if request is None and isinstance(found := protocol.on_clean_close(self.state), verdict.Verify):
-            request = found.request
-        if request is None:
-            return False
-        self._last_words += 1
-        self._exhausted = exhausted
-        self._fetch("last", request, now)
-        return True
-
-    def _on_last_words(self, answer: Answer, now: float) -> None:
-        """The answer to the question before giving up. Only an end, or a result that can be read instead, changes anything."""
-        protocol, exhausted = self.protocol, self._exhausted
-        assert protocol is not None and exhausted is not None
-        if answer.status not in self.settings.statuses:
-            before = dict(self.state.extra)
-            match protocol.on_verified(answer, self.state):
-                case verdict.Finished() | verdict.Lost(stored=True) as found:
-                    self._apply_close(found, now)
-                    return
-                case verdict.Resume() if self.state.extra != before and self._ask_before_giving_up(exhausted, now):
-                    return
-        self._give_up(exhausted)
-
-    def _give_up(self, exhausted: RetriesExhausted) -> None:
-        # Another process may ask in peace: what was noted in haste does not travel in the checkpoint.
-        self.state.extra = self._extra_before
-        self._fail(exhausted)
+            else:
+                self._fetch("last", request, now)
 
     def _wait(self, seconds: float, now: float, attempt: int = 0, *, reason: str = "") -> None:
         left = self._clocks.left(now)
         if left is not None:
             seconds = min(seconds, max(left, 0.0))
-        self._then_follows("reconnect")
+        self._account.then("reconnect")
         self.notices.append(note.Retrying(attempt, seconds, attempts=self.settings.attempts, reason=reason))
         if seconds > 0:
             self._todo.append(act.Sleep(seconds))
@@ -1578,16 +971,16 @@ class Machine:
         """A cut on a stream that cannot be resumed."""
         events = self._ledger.offset if self._ledger is not None else 0
         seen = f"{reason}: {type(error).__name__}" if error is not None else reason
-        if self._refused is not None and self.settings.on_lost == "raise":
-            self._fail(self._refused, error)
+        if (refused := self.requests.refused) is not None and self.settings.on_lost == "raise":
+            self._fail(refused, error)
             return
-        unproven = self._unproven
+        unproven = self._reading.connection.unproven if self._reading is not None else None
         if unproven is not None:
             seen = unproven.text
-        elif self._disproved:
+        elif self._ending.disproved:
             seen += "; more of the answer came after the event that said how it ends, so that event proves nothing"
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
-        if why := self.why_not():
+        if why := self.requests.why_not():
             text += f": {why}"
         if unproven is not None and unproven.advice:
             text += f". {unproven.advice}"
@@ -1603,28 +996,26 @@ class Machine:
     def _replace(
         self, now: float, text: str, failure: ResumableStreamError, error: BaseException | None, *, stored: bool = False
     ) -> None:
-        self._reading = False
-        if self._settled is not None:
+        self._move(Phase.BETWEEN)
+        if self._ending.settled is not None:
             # In another process: what was still to come would have been a word about the end.
-            self._finish(self._settled)
+            self._finish(self._ending.settled)
             return
         self.notices.append(note.Lost(text))
-        choice, protocol = self.settings.on_lost, self.protocol
+        choice = self.settings.on_lost
         # A server that forgot what it had finished would be asked for all of it again and again.
-        elsewhere = self.settings.started_elsewhere and not self.state.safe
-        if choice == "restart" and not stored and not self._asking and not elsewhere:
-            self._then_follows("restart")
+        if choice == "restart" and not stored and not self.requests.asking and not self.requests.elsewhere:
+            self._account.then("restart")
             self._restart(now, error)
             return
-        if (choice == "snapshot" or stored) and protocol is not None:
-            self._sync_state()
-            if (request := protocol.snapshot_request(self.state)) is not None:
-                self._fetch("snapshot", request, now)
-                return
-        self._fail(failure, error)
+        stands_in = (choice == "snapshot" or stored) and self.protocol is not None
+        if stands_in and (request := self._side.snapshot_request()) is not None:
+            self._fetch("snapshot", request, now)
+        else:
+            self._fail(failure, error)
 
     def _restart(self, now: float, error: BaseException | None) -> None:
-        state, budget = self.state, self._budget
+        budget = self._budget
         wait = budget.restart(error)
         if wait is None:
             text = f"gave up after {budget.restarts} restarts"
@@ -1632,66 +1023,55 @@ class Machine:
             return
         if self._ledger is not None:
             self._start_over(self._ledger, anew=True)
-        state.stream_id = state.location = None
-        # The one before belongs to what is lost.
-        self._choose_key()
-        self._accepted = None
-        self._quick_answers = 0
-        self._asked_empty = False
-        self._sync_state()
+        self.requests.start_over()
+        self._ending.restart()
+        self.requests.sync()
         self._wait(wait, now)
-        self._connect(self._first_request(), resuming=False)
+        self._todo.append(plan.Send(self.requests.first(), resuming=False))
 
     def _start_over(self, ledger: Ledger, *, anew: bool = False) -> None:
-        self._settled, self._unsettled = None, ()
-        self._disproved, self._claimed = False, None
-        self._identifies = self._learns
+        self._ending.start_over()
+        if self._reading is not None:
+            self._reading.start_over()
         self.state.extra.clear()
-        self._noted.clear()
-        self._step_starts = [0] if self._steps else []
-        self._events += ledger.fresh
+        self._checkpoints.start_over()
+        self._account.count_events(ledger.fresh)
         self.notices.append(note.Restarted(0))
         ledger.restart(offset=0, anew=anew)
 
-    def _open(self, ledger: Ledger, *, resuming: bool, asking: bool, stored: bool = False) -> None:
-        self._events += ledger.fresh
-        self._cursor_at_open = ledger.cursor
-        reaches_back = resuming and self.protocol is not None and self.protocol.reaches_back(self.state)
-        joins = resuming or self.state.safe
-        ledger.open_connection(resuming=resuming, asking=asking, reaches_back=reaches_back, stored=stored, joins=joins)
-
     # --- side requests
 
-    def _fetch(self, purpose: Purpose, request: Request, now: float) -> None:
+    def _fetch(self, purpose: plan.Purpose, request: Request, now: float) -> None:
         if not request.sendable:
             self._no_way_back(now, "an id that cannot be sent", None)
             return
         try:
-            same_origin(request.url, base=self.state.url, origin=self._origin)
+            self.requests.check_origin(request)
         except ResumableStreamError as error:
             self._fail(error)
             return
-        self._purpose = purpose
-        self._then_follows("fetch" if purpose == "snapshot" else "check")
+        self._side.purpose = purpose
+        self._account.then("fetch" if purpose == "snapshot" else "check")
         limit = self.settings.limits.event_bytes if purpose in ("snapshot", "backfill") else ERROR_BODY * 16
         self._todo.append(act.Fetch(request, self._clocks.side(now), limit))
 
     def receive_answer(self, answer: Answer, now: float) -> None:
         """The whole answer to a `Fetch`."""
-        if self._purpose == "status":
+        self._expect("receive_answer")
+        purpose, protocol = self._side.purpose, self.protocol
+        if purpose == "status":
             head = self.state.head
             assert head is not None
             self._judge_head(head, answer.body, now)
             return
-        protocol = self.protocol
         assert protocol is not None
-        if self._purpose == "backfill":
-            self._on_backfill(protocol.on_backfill(answer, self.state), answer, now)
-        elif self._purpose == "last":
-            self._on_last_words(answer, now)
+        if purpose == "backfill":
+            self._on_backfill(protocol.on_backfill(answer, self.state), now)
+        elif purpose == "last":
+            self._on_last_words(None if answer.status in self.settings.statuses else answer, now)
         elif answer.status in self.settings.statuses:
             self._fetch_again(now, f"status {answer.status}", None)
-        elif self._purpose == "snapshot":
+        elif purpose == "snapshot":
             match protocol.on_snapshot(answer, self.state) if answer.status < 400 else None:
                 case verdict.Retry(message):
                     self._fetch_again(now, message or "the result is not ready", None)
@@ -1700,13 +1080,13 @@ class Machine:
         else:
             match protocol.on_verified(answer, self.state):
                 case verdict.Resume():
-                    self._checked = True
+                    self._account.checked = True
                     # Asked because of a silence: it runs, so the silent connection was no failed attempt.
-                    self._go_on(now, "closed before the end", None, neutral=self._purpose == "alive")
+                    self._go_on(now, "closed before the end", None, Leave.NEUTRAL if purpose == "alive" else Leave.LOST)
                 case verdict.Retry(message):
                     self._fetch_again(now, message or f"status {answer.status}", None)
                 case found:
-                    self._apply_close(found, now)
+                    self._judge(found, now, asked=purpose == "verify")
 
     def fetch_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
         """
@@ -1715,133 +1095,110 @@ class Machine:
         Args:
             inside: As in `read_failed()`.
         """
+        self._expect("fetch_failed")
+        purpose = self._side.purpose
         if self._clocks.expired(now):
-            self._todo.append(act.Disconnect())
-            self._fail(self._deadline_error(), error)
-        elif self._purpose == "status" and inside and self._may_repeat():
+            self._break_off(self._deadline_error(), error)
+        elif purpose == "status" and inside and self.requests.may_repeat():
             # The network is sound, so the explanation can be had: what it says may change the verdict.
             self._todo.append(act.Disconnect())
             self._lose_connection(now, INSIDE, error)
             self._wait(self._budget.interrupted(free=False), now)
-            self._connect_again()
-        elif self._purpose == "status":
+            self._todo.append(self.requests.again())
+        elif purpose == "status":
             # The status is known; only the explanation is missing.
             head = self.state.head
             assert head is not None
             self._judge_head(head, b"", now)
-        elif self._purpose == "last" and not inside and self._exhausted is not None:
-            self._give_up(self._exhausted)
-        elif self._purpose == "backfill":
+        elif purpose == "last" and not inside:
+            self._on_last_words(None, now)
+        elif purpose == "backfill":
             self._todo.append(act.Disconnect())
-            self._go_on(now, INSIDE if inside else "history not read", error, inside=inside)
+            self._go_on(now, INSIDE if inside else "history not read", error, Leave.INSIDE if inside else Leave.LOST)
         else:
             self._fetch_again(now, INSIDE if inside else "status check failed", error, inside=inside)
 
     def _fetch_again(self, now: float, reason: str, error: BaseException | None, *, inside: bool = False) -> None:
-        purpose, protocol = self._purpose, self.protocol
-        assert protocol is not None
-
-        def again() -> None:
-            self._todo.append(plan)
-
-        def plan(now: float) -> None:
-            self._sync_state()
-            request = protocol.snapshot_request(self.state) if purpose == "snapshot" else protocol.status_request(self.state)
-            if request is None and isinstance(found := protocol.on_clean_close(self.state), verdict.Verify):
-                request = found.request
-            if request is None:
-                self._no_way_back(now, reason, error)
-            else:
-                self._fetch(purpose, request, now)
-
+        again = plan.Ask(self._side.purpose, reason, error)
         if inside:
-            again()
+            self._todo.append(again)
             return
-        what = "the request for the stored result" if purpose == "snapshot" else "the status check"
+        what = "the request for the stored result" if again.purpose == "snapshot" else "the status check"
         seen = f"failed: {type(error).__name__ if error is not None else reason}"
         self._try_again(now, reason, error, again, failed=f"{what} {seen}")
 
-    def _on_backfill(self, found: Backfill | verdict.Verdict, answer: Answer, now: float) -> None:
-        """What happened while nobody was connected comes in front of what is live."""
+    def _on_last_words(self, answer: Answer | None, now: float) -> None:
+        match self._side.on_last_words(answer):
+            case Exhausted(error):
+                self._fail(error)
+            case Request() as request:
+                self._fetch("last", request, now)
+            case found:
+                self._judge(found, now)
+
+    def _on_backfill(self, found: Backfill | verdict.Verdict, now: float) -> None:
+        """What happened while nobody was connected comes before what is live."""
         if not isinstance(found, Backfill):
             self._todo.append(act.Disconnect())
-            self._apply_close(found, now)
+            self._judge(found, now)
             return
         if found.events and (items := self._enter(found.events)):
             self._todo.append(act.Deliver(items))
-        if self._then is None:
+        if self._turn is None:
             self._after_page(found, now)
         else:
             # What the page brought about comes first. If that is a hole that was granted, the history goes on after it.
-            self._onward = partial(self._after_page, found)
+            self._page = plan.TurnPage(found)
 
     def _after_page(self, found: Backfill, now: float) -> None:
         """What follows a page of history: the next one, or what is live."""
         if found.more is None:
-            self._todo.append(self._read_on)
-        elif self._pages < BACKFILL_PAGES:
-            self._pages += 1
+            self._todo.append(plan.ReadOn())
+        elif self._side.pages < PAGES:
+            self._side.pages += 1
             self._fetch("backfill", found.more, now)
         else:
             self._todo.append(act.Disconnect())
-            self._go_on(now, f"a history of more than {BACKFILL_PAGES:,} pages", None)
-
-    def _read_on(self, now: float) -> None:
-        self._reading = True
+            self._go_on(now, f"a history of more than {PAGES:,} pages", None)
 
     def _on_snapshot(self, snapshot: Snapshot | None, answer: Answer) -> None:
         """The stored result stands in for the lost rest."""
-        ledger, protocol = self._ledger, self.protocol
-        assert ledger is not None and protocol is not None
+        ledger, reading = self._ledger, self._reading
+        assert ledger is not None and reading is not None
         if snapshot is None:
             self._fail(CursorExpired(f"the stored result cannot be had either: the server answered {answer.status}"))
             return
         if snapshot.reset:
             self._start_over(ledger)
         self._open(ledger, resuming=False, asking=False, stored=True)
-        # There is nobody to ask again.
+        # A stored result cannot be refetched.
         ledger.refetch = False
         if snapshot.events:
             items: Sequence[Any] = snapshot.events
-            if self._place is not None:
-                self._place(items)
+            if reading.place is not None:
+                reading.place(items)
             if items := ledger.receive(items):
-                self._saving.delivered(items)
-                self._on_progress(ledger)
+                self._checkpoints.saving.delivered(items)
+                self._on_progress()
                 self._todo.append(act.Deliver(items))
         outcome = snapshot.outcome
         if ledger.problem is not None:
-            self._todo.append(self._on_problem)
+            self._todo.append(plan.Problem())
         elif outcome is not None:
-            self._todo.append(lambda now: self._finish(outcome))
+            self._todo.append(plan.Conclude(outcome))
         else:
-            self._todo.append(self._after_reset if snapshot.reset else self._after_remainder)
-
-    def _after_remainder(self, now: float) -> None:
-        """The run goes on. A snapshot that brought nothing new was a failed attempt."""
-        self._go_on(now, "snapshot", None)
+            self._todo.append(plan.Resume(snapshot.reset))
 
     def _after_reset(self, now: float) -> None:
         """The run goes on, and what was delivered is void: as after a restart."""
         wait = self._budget.restart(None)
-        planned = self._next_request()
+        planned = self.requests.next()
         if wait is None or planned is None:
             text = f"gave up after {self._budget.restarts} resets"
             self._fail(RetriesExhausted(text, attempts=self._budget.restarts, last_error=text))
         else:
             self._wait(wait, now)
-            self._connect(planned[0], resuming=planned[1])
-
-    def cancel_request(self) -> Request | None:
-        """How to stop the generation, or `None` where the protocol has no such call."""
-        if self.protocol is None:
-            return None
-        self._sync_state()
-        request = self.protocol.cancel_request(self.state)
-        if request is None or not request.sendable:
-            return None
-        same_origin(request.url, base=self.state.url, origin=self._origin)
-        return request
+            self._todo.append(plan.Send(*planned))
 
     # --- ends
 
@@ -1851,7 +1208,7 @@ class Machine:
         # Of bytes, the cursor is only their number.
         if ledger is not None and ledger.cursor is not None and protocol is not None and protocol.framing != "raw":
             count = ledger.offset
-            advice = [self.why_not()]
+            advice = [self.requests.why_not()]
             if not protocol.promises.has_end:
                 advice.append("if the stream marks its end, name it (end=…)")
             why = "; ".join(filter(None, advice)) or "the protocol has no way to do so"
@@ -1862,33 +1219,26 @@ class Machine:
             self.notices.append(note.EndUnverified(text))
         self._finish(Outcome.ENDED, verified=False)
 
-    def why_not(self) -> str:
-        """Why the rest cannot be asked for, and what the caller can pass; `""` where there is nothing to say."""
-        if self._refused is not None:
-            return str(self._refused)
-        protocol, ledger = self.protocol, self._ledger
-        if protocol is None or ledger is None:
-            return ""
-        placeless = ledger.offset and ledger.cursor is None and not (protocol.replays or protocol.counted or protocol.endless)
-        if placeless and protocol.promises.resumable:
-            return "no event had an id, or anything else to resume from"
-        return protocol.why_not(self.state)
-
     def _finish(self, outcome: Outcome, *, verified: bool = True) -> None:
         self._hand_over_held()
-        self._reading = False
-        self.outcome = outcome
-        self.verified = verified
-        self._then_follows("end")
+        self._move(Phase.BETWEEN)
+        self._ending.outcome, self._ending.verified = outcome, verified
+        self._account.then("end")
         offset = self._ledger.offset if self._ledger is not None else 0
-        self.notices.append(note.Finished(outcome, offset=offset, after_loss=self._offline_since is not None or self._asking))
+        after_loss = self._account.offline or self.requests.asking
+        self.notices.append(note.Finished(outcome, offset=offset, after_loss=after_loss))
         self._todo.append(act.Finish(outcome))
 
+    def _break_off(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:
+        """Fail, with a connection that is open."""
+        self._todo.append(act.Disconnect())
+        self._fail(error, cause)
+
     def _fail(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:
-        if self._reading or self._ledger is None or not self._ledger.refetch:
+        if self._phase is Phase.READING or self._ledger is None or not self._ledger.refetch:
             self._hand_over_held()
         # Otherwise the connection was lost, and what was held with it is still to come from the place that the error carries.
-        self._reading = False
+        self._move(Phase.BETWEEN)
         if cause is not None and error.__cause__ is None:
             error.__cause__ = cause
         self._error = error
@@ -1896,26 +1246,8 @@ class Machine:
     def _hand_over_held(self) -> None:
         """Nothing more will come, so what was held as a possible repeat is none."""
         if self._ledger is not None and (items := self._ledger.release()):
-            self._saving.delivered(items)
+            self._checkpoints.saving.delivered(items)
             self._todo.append(act.Deliver(items))
 
     def _deadline_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the stream did not end within its deadline of {self.settings.timeouts.deadline} seconds")
-
-
-def _sendable(stream_id: str | None) -> str | None:
-    """An id with half of a surrogate pair can be written into no request: as good as none."""
-    return stream_id if stream_id is None or encodable(stream_id) else None
-
-
-def _index(items: Sequence[Any], item: Any) -> int:
-    """Position by identity: events compare by content."""
-    return next(index for index, other in enumerate(items) if other is item)
-
-
-def _is_json(text: str) -> bool:
-    """A whole JSON object or array. Of a number or a word, a piece may be one too."""
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False

@@ -186,7 +186,7 @@ class StreamBase:
     @property
     def goes_on(self) -> bool:
         """From its checkpoint: it is complete, or its rest can be asked for."""
-        return self._machine.outcome is not None or self._machine.resumable()
+        return self._machine.outcome is not None or self._machine.requests.resumable()
 
     @property
     def end_verified(self) -> bool | None:
@@ -219,7 +219,7 @@ class StreamBase:
             raise self._with_place(StreamInterrupted(text, reason=outcome.value))
         if strict and not self._machine.verified:
             text = "the stream closed cleanly, and nothing shows that this was its end: it may be a part of the answer"
-            if why := self._machine.why_not():
+            if why := self._machine.requests.why_not():
                 text += f" ({why})"
             raise self._with_place(StreamInterrupted(text, reason="end not verified"))
 

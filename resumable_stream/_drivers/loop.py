@@ -221,7 +221,7 @@ class Loop(StreamBase):
             await body.close()
 
     async def _cancel(self) -> None:
-        request, seconds = self._machine.cancel_request(), self._timeouts.connect
+        request, seconds = self._machine.requests.cancel(), self._timeouts.connect
         if request is None:
             raise self._no_cancel()
         if self._client is None:

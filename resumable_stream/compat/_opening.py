@@ -121,7 +121,7 @@ class Watched:
     def step_in(self, stream: Any) -> None:
         """Between the stream and its client. The client's class was checked when the stream was made."""
         stream._client = self
-        stream._machine._detect = _detect
+        stream._machine.detect_with(_detect)
 
     def options(self, kwargs: Mapping[str, Any], timeouts: Timeouts | None, limits: Limits | None) -> dict[str, Any]:
         """

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from resumable_stream import _notices as note
@@ -22,6 +22,7 @@ from resumable_stream._checkpoint import Checkpoint
 from resumable_stream._contract import Answer, Head, Request, ResumeProtocol, StreamState
 from resumable_stream._core import actions as act
 from resumable_stream._core.machine import Machine
+from resumable_stream._core.phases import TRANSITIONS, IllegalInput, Phase
 from resumable_stream._core.settings import RetryState, Settings
 from resumable_stream._errors import ResumableStreamError
 from resumable_stream._events import Outcome
@@ -304,6 +305,35 @@ class EventServer:
 # --- the loop -------------------------------------------------------------------------------------------------------
 
 
+class Watched(Machine):
+    """The machine, held to the table of its phases at every input."""
+
+    seen: ClassVar[set[tuple[Phase, str, Phase]]] = set()
+    """Transitions that were made: phase, input, the phase after it."""
+
+
+def _watched(name: str) -> Callable[..., Any]:
+    given = getattr(Machine, name)
+
+    def watched(self: Watched, *args: Any, **options: Any) -> Any:
+        before = self.phase
+        try:
+            return given(self, *args, **options)
+        except IllegalInput:
+            before = self.phase
+            raise
+        finally:
+            if name in TRANSITIONS[before]:
+                Watched.seen.add((before, name, self.phase))
+                assert self.phase in TRANSITIONS[before][name], f"{before} ── {name} ──► {self.phase} is not in the table"
+
+    return watched
+
+
+for _name in sorted({name for inputs in TRANSITIONS.values() for name in inputs}):
+    setattr(Watched, _name, _watched(_name))
+
+
 @dataclass
 class Clock:
     now: float = 1000.0
@@ -357,7 +387,7 @@ class Stream:
         self.notices: list[note.Notice] = []
         self.saves: list[act.Save] = []
         self.answers = 0
-        self.machine = Machine(
+        self.machine = Watched(
             state=self.state,
             protocol=protocol if protocol is not None or detecting else LastEventID(),
             detect=detect,

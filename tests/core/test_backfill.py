@@ -94,7 +94,7 @@ def test_a_history_that_never_can_be_read_exhausts_the_retries() -> None:
 
 
 def test_pages_without_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "BACKFILL_PAGES", 5)
+    monkeypatch.setattr(machine, "PAGES", 5)
     asked = 0
 
     def answer(sent: Sent) -> Reply:

@@ -416,4 +416,4 @@ def test_what_events_changed_is_known_for_the_places_that_can_be_asked_for_and_n
             assert stream.checkpoint.extra["turn"] == event.id
         if number == 1000:
             break
-    assert len(stream.machine._noted) <= 102
+    assert len(stream.machine._checkpoints._kept) <= 102

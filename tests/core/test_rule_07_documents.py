@@ -24,7 +24,7 @@ from resumable_stream._contract import (
     StreamState,
     Verdict,
 )
-from resumable_stream._core import machine
+from resumable_stream._core import ending
 from resumable_stream._errors import DeadlineExceeded, EventTooLarge, ReplayDiverged, RetriesExhausted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits, Timeouts
@@ -246,7 +246,7 @@ def test_a_reading_that_is_over_is_read_on_from_its_token() -> None:
 
 def test_empty_pages_that_never_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each leads to another place, so each looks like progress. Beyond a bound they are failed attempts, with waits."""
-    monkeypatch.setattr(machine, "BACKFILL_PAGES", 50)
+    monkeypatch.setattr(ending, "EMPTY_PAGES", 50)
     asked = itertools.count(1)
     stream = Stream(lambda sent: page("", next(asked)), protocol=Pages(), delay=policy(attempts=3))
     assert isinstance(run(stream).error, RetriesExhausted)

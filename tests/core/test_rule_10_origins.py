@@ -257,7 +257,7 @@ def test_a_protocol_cannot_carry_credentials_away() -> None:
     result = play(Reply([evs(1, 1), "rst"]), protocol=Wanders())
     assert isinstance(result.error, OriginMismatch)
     with pytest.raises(OriginMismatch):
-        result.stream.machine.cancel_request()
+        result.stream.machine.requests.cancel()
 
 
 class Half(Wanders):

@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 import re
+import runpy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,7 @@ import resumable_stream as rs
 from resumable_stream import protocols
 from resumable_stream import _notices
 from resumable_stream._core import actions
+from resumable_stream._core.phases import Phase
 from resumable_stream.protocols import _detect
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,17 @@ def test_errors_lists_every_error_and_its_attributes() -> None:
 def test_architecture_lists_every_action_of_the_machine() -> None:
     listed = [names(row[0])[0] for row in rows("architecture.md", "### Actions")]
     assert sorted(listed) == sorted(action.__name__ for action in get_args(actions.Action))
+
+
+def test_architecture_describes_every_phase_of_the_machine() -> None:
+    listed = [row[0] for row in rows("architecture.md", "### Phases")]
+    assert listed == [f"`{phase.value}`" for phase in Phase]
+
+
+def test_the_picture_of_the_phases_is_that_of_their_table() -> None:
+    script = runpy.run_path(str(ROOT / "scripts/phases_picture.py"))
+    drawn = script["TARGET"].read_text()
+    assert script["draw"]() == drawn, "draw it anew: .venv/bin/python scripts/phases_picture.py"
 
 
 def test_architecture_names_modules_that_exist() -> None:

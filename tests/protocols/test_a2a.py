@@ -693,7 +693,7 @@ def test_a_task_is_cancelled_by_json_rpc(method: str, expected: str, flaky_serve
     call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": PARAMS}
     with rs.connect("POST", server.url, json=call, protocol=A2A()) as stream:
         next(stream)
-        request = stream._machine.cancel_request()
+        request = stream._machine.requests.cancel()
     assert request is not None
     assert (request.method, request.json) == (
         "POST",

@@ -207,7 +207,7 @@ def test_two_equal_events_under_one_number_are_delivered_where_nothing_was_repla
 def test_without_background_nothing_can_be_resumed() -> None:
     result = play(Reply([frame("RunStarted"), frame("RunContent", content="x"), "rst"]))
     assert (len(result.data), type(result.error)) == (2, StreamInterrupted)
-    assert result.stream.machine.cancel_request() is None
+    assert result.stream.machine.requests.cancel() is None
 
 
 # --- ends and text --------------------------------------------------------------------------------------------------

@@ -661,7 +661,7 @@ def test_another_process_goes_on() -> None:
 def test_cancelling_asks_the_server_to_stop() -> None:
     stream = post(Hub())
     run(stream, at_most=2)
-    request = stream.machine.cancel_request()
+    request = stream.machine.requests.cancel()
     assert request is not None
     assert (request.method, request.url, request.json) == ("POST", f"{API}{PLACE}/cancel", None)
 
@@ -670,7 +670,7 @@ def test_cancelling_asks_the_server_to_stop() -> None:
 def test_a_reader_may_cancel_too(path: str) -> None:
     stream = get(script(half()), path, protocol=HubStream())
     run(stream, at_most=2)
-    request = stream.machine.cancel_request()
+    request = stream.machine.requests.cancel()
     assert request is not None and urlsplit(request.url).path == f"{PLACE}/cancel"
     assert request.params["after"] is None
 

@@ -172,7 +172,7 @@ def test_the_route_stands_beside_that_of_the_request(url: str, path: str) -> Non
 def test_it_can_be_cancelled() -> None:
     stream = post(Server())
     next(stream)
-    request = stream.machine.cancel_request()
+    request = stream.machine.requests.cancel()
     assert request is not None
     assert (request.method, request.url, request.params) == ("DELETE", "http://127.0.0.1:8080/v1/stream", {"conv_id": ID})
 

@@ -278,7 +278,7 @@ def test_a_key_in_the_query_goes_along_since_the_relay_looks_for_it() -> None:
     stream = GEMINI.stream(GEMINI.relay(cuts=[(300, "rst")]), url=url)
     result = run(stream)
     assert (result.data, result.stream.sent[1].params["key"]) == (GEMINI.data, "s3cret")
-    cancel = stream.machine.cancel_request()
+    cancel = stream.machine.requests.cancel()
     assert cancel is not None and cancel.params["key"] == "s3cret"
     assert "s3cret" not in stream.leave().to_json()
 
@@ -296,7 +296,7 @@ def test_a_log_may_be_read_by_a_get_of_its_own(after: int | None) -> None:
 def test_cancelling_asks_the_relay() -> None:
     relay = CHAT.relay()
     stream = CHAT.stream(relay).open()
-    request = stream.machine.cancel_request()
+    request = stream.machine.requests.cancel()
     assert request is not None
     assert (request.method, urlsplit(request.url).path) == ("POST", f"{PLACE}/cancel")
 
@@ -468,7 +468,7 @@ def test_nothing_is_asked_of_another_origin(protocol: ResumeProtocol | None) -> 
     result = run(CHAT.stream(script(half(headers=elsewhere)), protocol=protocol))
     assert type(result.error) is (StreamInterrupted if protocol is None else OriginMismatch)
     assert len(result.stream.sent) == 1
-    assert result.stream.machine.cancel_request() is None
+    assert result.stream.machine.requests.cancel() is None
 
 
 def test_a_redirect_to_another_origin_is_not_followed() -> None:

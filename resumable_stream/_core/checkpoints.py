@@ -1,0 +1,199 @@
+"""
+The checkpoint of every place where a caller may stand, and when one is saved (rule 1).
+
+A checkpoint is asked for rarely and changes with every event, so nothing is made of it in advance. What events change and a
+checkpoint keeps is remembered as changes: see `Timeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from .._checkpoint import CORE_EXTRA, Checkpoint, public_url, withheld
+from .._contract import ResumeProtocol, StreamState
+from .._events import Outcome
+from . import actions as act
+from .ending import Ending
+from .ledger import Ledger, Place
+from .saving import Saving
+from .settings import Settings
+from .timeline import Timeline
+
+__all__ = ["LOCATION_KEY", "UNKNOWN", "Checkpoints"]
+
+OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
+# `Checkpoint.protocol` before the first answer, when it is still to be detected.
+UNKNOWN: Final = "auto"
+
+
+class Checkpoints:
+    """
+    Args:
+        state: What a protocol is shown of the stream.
+        settings: What the caller chose.
+        ending: What is known of the stream's end.
+        restored: The checkpoint that the stream continues from.
+
+    Attributes:
+        restored: As given.
+        saving: What the store has.
+    """
+
+    def __init__(self, state: StreamState, settings: Settings, ending: Ending, restored: Checkpoint | None) -> None:
+        self.restored = restored
+        self.saving = Saving(settings)
+        self._state = state
+        self._settings = settings
+        self._ending = ending
+        self._protocol: ResumeProtocol | None = None
+        self._ledger: Ledger | None = None
+        self._kept: Timeline[dict[str, str]] = Timeline(settings.limits.window)
+        self._step: int | None = None
+        """Offset at which the latest step began."""
+        self._steps: Timeline[int | None] = Timeline(settings.limits.window)
+
+    def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
+        """Now the protocol is known, and with it what a place means."""
+        self._protocol, self._ledger = protocol, ledger
+        self._step = 0 if protocol.steps else None
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """The stream continues from there, and the ledger knows it."""
+        assert self._protocol is not None and self._ledger is not None
+        extra = checkpoint.extra
+        if self._protocol.steps and checkpoint.offset:
+            began = extra.get(STEP_KEY, "")
+            self._step = int(began[:18]) if began.isascii() and began.isdecimal() else None
+        self.saving.restored(self._ledger.place(0), self._ledger.pending_reset)
+        if settled := extra.get(SETTLED_KEY):
+            self._ending.settled = Outcome(settled)
+        if checkpoint.complete:
+            self._ending.outcome = Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value))
+            self._ending.verified = UNVERIFIED_KEY not in extra
+
+    def start_over(self) -> None:
+        """What was delivered is void."""
+        self._kept.clear()
+        self._steps.clear()
+        self._step = 0 if self._protocol is not None and self._protocol.steps else None
+
+    # --- what events change
+
+    def kept(self) -> dict[str, str]:
+        """The texts that the protocol wants to have kept, as they are now."""
+        assert self._protocol is not None
+        return {name: value for name, value in self._state.extra.items() if name in self._protocol.keeps}
+
+    def changed(self, before: Iterable[tuple[Any, dict[str, str]]]) -> None:
+        """Delivered events changed the kept texts; for each what they were before it."""
+        for item, texts in before:
+            self._kept.changed(item.offset, texts)
+        self._kept.forget(self._oldest())
+
+    def stepped(self, items: Iterable[Any]) -> None:
+        """Events were delivered, of a protocol that has steps."""
+        assert self._protocol is not None
+        for item in items:
+            if self._protocol.step(item) == "begin":
+                self._steps.changed(item.offset, self._step)
+                self._step = item.offset
+        self._steps.forget(self._oldest())
+
+    def step_at(self, offset: int) -> int | None:
+        """Offset at which the step of an event began; `None` where the protocol has no steps, or it began in another process."""
+        return self._steps.at(offset + 1, self._step)
+
+    def _oldest(self) -> int:
+        """The oldest place that may still be asked for."""
+        assert self._ledger is not None
+        return self._ledger.committed.offset if self._settings.manual else self._ledger.place(0).offset
+
+    # --- the checkpoint
+
+    def place(self, taken: int, batch: Sequence[Any] | None) -> Place:
+        """Where the caller stands when `taken` items of `batch` (`None`: the latest) are taken, or what it has committed."""
+        assert self._ledger is not None
+        return self._ledger.committed if self._settings.manual else self._ledger.place(taken, batch)
+
+    def make(self, taken: int, batch: Sequence[Any] | None, outcome: Outcome | None) -> Checkpoint:
+        """
+        The checkpoint of a place.
+
+        Args:
+            taken, batch: See `place()`.
+            outcome: How the stream ended, if the latest event said so.
+        """
+        state, ledger, protocol, ending = self._state, self._ledger, self._protocol, self._ending
+        if ledger is None or protocol is None:
+            return self.restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=state.public_url)
+        place = self.place(taken, batch)
+        extra = dict(self._kept.at(place.offset, self.kept()))
+        if state.location is not None:
+            extra[LOCATION_KEY] = public_url(state.location, state.private)
+        if place.offset and (first := ledger.beginning()) is not None:
+            extra[FIRST_KEY] = first
+        if (reset := ledger.pending_reset) is not None:
+            extra[RESET_KEY] = str(reset)
+        if protocol.options:
+            extra[OPTIONS_KEY] = protocol.options
+        if (settled := ending.settled_at(place.offset)) is not None:
+            extra[SETTLED_KEY] = settled.value
+        if place.offset and (began := self.step_at(place.offset - 1)) is not None:
+            extra[STEP_KEY] = str(began)
+        if names := self._withheld():
+            extra[WITHHELD_KEY] = names
+        complete = outcome is not None and place.offset == ledger.offset and not ending.more
+        if complete and outcome is not None:
+            extra[OUTCOME_KEY] = outcome.value
+            if not ending.verified:
+                extra[UNVERIFIED_KEY] = "1"
+        return Checkpoint(
+            protocol=protocol.name,
+            method=state.method,
+            url=state.public_url,
+            stream_id=state.stream_id,
+            cursor=place.cursor,
+            sequence=place.sequence,
+            offset=place.offset,
+            since=ledger.since(place),
+            recent_ids=ledger.recent_ids(place),
+            extra=extra,
+            complete=complete,
+        )
+
+    def _withheld(self) -> str:
+        """Names of what is missing in the URLs of a checkpoint; those of another process's are still missing there."""
+        state, known = self._state, (self.restored.extra.get(WITHHELD_KEY, "") if self.restored is not None else "")
+        if "?" not in state.url and (state.location is None or "?" not in state.location):
+            return known
+        names = [*known.split("&"), *withheld(state.url, state.private), *withheld(state.location or "", state.private)]
+        # Bounded: it is an aid, and the place itself must fit.
+        found = dict.fromkeys(quote(unquote(name), safe="") for name in names if 0 < len(name) <= 64)
+        return "&".join(list(found)[:16])
+
+    # --- the store
+
+    def save(
+        self,
+        now: float,
+        taken: int,
+        batch: Sequence[Any] | None,
+        outcome: Outcome | None,
+        *,
+        force: bool,
+        blocks: Callable[[], bool] | None,
+    ) -> act.Save | None:
+        """The save that is due, if any; see `Saving.due()`."""
+        if self._ledger is None:
+            return None
+        place, reset = self.place(taken, batch), self._ledger.pending_reset
+        final = self._ending.outcome is not None
+        if not self.saving.due(place, reset, now, force=force, final=final, blocks=blocks):
+            return None
+        checkpoint = self.make(taken, batch, outcome)
+        if self._settings.request is not None:
+            checkpoint = replace(checkpoint, request=self._settings.request)
+        return act.Save(checkpoint, self.saving.begin(place, reset))

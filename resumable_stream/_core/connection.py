@@ -1,0 +1,96 @@
+"""One answer of a stream: how its body is decoded, and what became of it. Made anew for each, so that nothing outlives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._contract import ResumeProtocol, StreamState, Unproven
+from .._contract import verdicts as verdict
+from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder, VerbatimDecoder
+from .ledger import Ledger
+from .settings import Settings
+from .unpacking import Unpacking
+
+__all__ = ["Connection", "decoder_for"]
+
+
+@dataclass(slots=True)
+class Connection:
+    """
+    Attributes:
+        decoder: Reads its body.
+        cursor_before: The cursor that it began with.
+        inside: Its body closed inside an event.
+        onward: Where the stream goes on after this document.
+        unusable: Why this document is worth nothing.
+        unproven: The event that said that all is done, and proved nothing.
+        certain: Whether the stream can be resumed is known for good.
+    """
+
+    decoder: Any = None
+    cursor_before: str | None = None
+    inside: bool = False
+    onward: str | None = None
+    unusable: str = ""
+    unproven: Unproven | None = None
+    certain: bool = False
+
+    @property
+    def broken_off(self) -> str:
+        """Why its close was none between two events; `""` where it was one."""
+        return (self.unusable or "closed inside an event") if self.inside else ""
+
+    def read_whole(self, protocol: ResumeProtocol, state: StreamState, *, event_bytes: int) -> None:
+        """Its body is one document, which the protocol reads when it is whole."""
+
+        def read(body: bytes) -> Sequence[Any] | None:
+            document = protocol.on_document(body, state)
+            if document is None or isinstance(document, verdict.Retry):
+                self.unusable = document.message if document is not None else ""
+                return None
+            self.onward = document.cursor
+            return document.events
+
+        self.decoder = DocumentDecoder(event_bytes=event_bytes, read=read)
+
+
+def decoder_for(
+    protocol: ResumeProtocol, ledger: Ledger, settings: Settings, *, before: Any, by_id: bool, skip: int, spliced: bool
+) -> Any:
+    """
+    The decoder of a body that is read event by event.
+
+    Args:
+        before: The decoder of the connection before; `None`: this is the first.
+        by_id: The SSE id is the cursor.
+        skip: Bytes at the start of a raw body that were delivered already.
+        spliced: Its bytes follow those of a connection before.
+    """
+    decoder = _framing(protocol, ledger, settings, before=before, by_id=by_id, skip=skip, spliced=spliced)
+    # A decoder in front, and no look at it for every chunk of all the others.
+    return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
+
+
+def _framing(
+    protocol: ResumeProtocol, ledger: Ledger, settings: Settings, *, before: Any, by_id: bool, skip: int, spliced: bool
+) -> Any:
+    limits, framing = settings.limits, protocol.framing
+    decoder: Any
+    if framing == "raw":
+        return RawDecoder(start=int(ledger.cursor or 0), skip=skip)
+    if framing == "sse":
+        # As EventSource does: the last event id outlives the connection.
+        if by_id:
+            last = ledger.cursor or ""
+        else:
+            last = "" if protocol.replays or before is None else before.last_event_id
+        decoder = SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
+    else:
+        decoder = NDJSONDecoder(line_bytes=limits.line_bytes)
+    if not (protocol.measured or settings.verbatim):
+        return decoder
+    start = int(ledger.cursor or 0) if protocol.measured else 0
+    carried = before.carry() if hasattr(before, "carry") else b""
+    return VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=spliced, beat=protocol.heartbeat)

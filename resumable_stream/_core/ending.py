@@ -1,0 +1,315 @@
+"""
+How a stream ends (rule 7): what its events say of that, and what the close of a connection means.
+
+Three things end a stream: an event that says so, a close that the protocol or its server vouches for, and a close after an event
+that settled the outcome. Any other close is a cut, or a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from .._contract import SENTINEL, ResumeProtocol, Settled
+from .._contract import verdicts as verdict
+from .._errors import StreamInterrupted
+from .._events import Outcome
+from .clocks import Clocks
+from .ledger import Ledger
+from .plan import AskProvider, Ended, GoOn, Leave, Next, NoWayBack, Over, Stop, Turn, Unverified
+from .requests import Requests
+from .settings import Settings
+from .timeline import Timeline
+
+__all__ = ["CONFIRMED", "Ending", "Marks"]
+
+# Rule 7c. A server that answers and closes within 5 s has nothing to wait for.
+QUICK: Final = 5.0
+# Rule 7c. So many quick answers with new events are believed; a server that hands out a few events a request must say so.
+BELIEVED: Final = 3
+# So many answers in a row that say how things stand, and no more, and close within 5 s: a slow run with a hasty proxy before it,
+# or two servers that disagree. Then they are failed attempts.
+RESTATED: Final = 20
+# So many failed attempts to read what may follow a settled outcome. It is worth a second and a third one, but no long wait.
+AFTER_SETTLED: Final = 3
+# A million events in the usual pages of 1,000: more than that is a server whose pages never end.
+EMPTY_PAGES: Final = 1_000
+
+Marks: TypeAlias = Sequence[tuple[Any, Settled]]
+"""Events that say how the stream ends, in their order."""
+CONFIRMED: Final = Settled(Outcome.ENDED)
+"""Of an event that says no more than "over": what was claimed holds."""
+
+
+class Ending:
+    """
+    Args:
+        settings: What the caller chose.
+        requests: Those of the stream.
+        clocks: Its clocks.
+
+    Attributes:
+        outcome: How the stream ended; `None` while it runs.
+        verified: The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`.
+        settled: The outcome that an event settled, although more may follow.
+        more: The stream has ended as far as it can be read now.
+        waits: The next answer may be held back until there is something to say.
+        disproved: An outcome was settled, and a piece of the answer followed.
+        held: What events say that the ledger holds back. While it is not empty, all that are delivered are looked at.
+    """
+
+    def __init__(self, settings: Settings, requests: Requests, clocks: Clocks) -> None:
+        self.outcome: Outcome | None = None
+        self.verified = True
+        self.settled: Outcome | None = None
+        self.more = False
+        self.waits = False
+        self.disproved = False
+        self.held: Marks = ()
+        self._settings = settings
+        self._requests = requests
+        self._clocks = clocks
+        self._protocol: ResumeProtocol | None = None
+        self._ledger: Ledger | None = None
+        self._settlements: Timeline[Outcome | None] = Timeline(settings.limits.window)
+        self._claimed: Outcome | None = None
+        """What the events say since `settled` was disproved, which proves nothing alone."""
+        self._asked_empty = False
+        self._quick_answers = 0
+        self._empty_pages = 0
+        self._restated = 0
+        self._failed_attempts = 0
+        """To read what follows the event that settled the outcome."""
+
+    def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
+        """Now the protocol is known."""
+        self._protocol, self._ledger = protocol, ledger
+
+    def start_over(self) -> None:
+        """What was delivered is void."""
+        self.settled, self.held = None, ()
+        self.disproved, self._claimed = False, None
+        self._settlements.clear()
+
+    def restart(self) -> None:
+        """The first request is sent again."""
+        self._quick_answers = 0
+        self._asked_empty = False
+
+    # --- what events say
+
+    def settle(self, marks: Marks, items: Sequence[Any]) -> bool:
+        """
+        Events were delivered.
+
+        Only an event that is delivered settles anything: not one beyond a hole, nor one that is held back (not yet). One that
+        comes again has done so before, and others may have followed it since.
+
+        Args:
+            marks: Those of the batch that say how the stream ends.
+            items: Those that were delivered.
+
+        Returns:
+            The outcome was settled, or is open again.
+        """
+        protocol, ledger = self._protocol, self._ledger
+        assert protocol is not None and ledger is not None
+        marks = (*self.held, *marks)
+        self.held = [mark for mark in marks if ledger.holds(mark[0])]
+        said = {id(item): settled for item, settled in marks}
+        turned = False
+        for item in items:
+            mark = said.get(id(item))
+            before = self.settled
+            if before is None and mark is None:
+                continue
+            # "Over" alone is weak: of several answers in one stream, another may go on.
+            if mark is CONFIRMED:
+                mark = Settled(self._claimed) if before is None and self._claimed is not None else None
+            doubted = self.disproved or before not in (None, Outcome.ENDED)
+            if doubted and (mark is None or mark.outcome is not None) and protocol.has_content(item):
+                self.disproved, self.settled = True, None
+                self._claimed = mark.outcome if mark is not None else None
+            elif mark is not None and (before is None or mark.outcome is not Outcome.ENDED):
+                self.disproved, self._claimed = False, None
+                self.settled = mark.outcome
+            if self.settled is not before:
+                self._settlements.changed(item.offset, before)
+            turned = turned or (before is None) is not (self.settled is None)
+        if len(self._settlements) > 1:
+            self._settlements.forget(ledger.committed.offset if self._settings.manual else ledger.place(0).offset)
+        return turned
+
+    def is_settled(self, marks: Marks) -> bool:
+        """The outcome is known, or claimed, with what a batch has said so far."""
+        if marks := (*self.held, *marks):
+            return marks[-1][1].outcome is not None
+        return self.settled is not None or self._claimed is not None
+
+    def settled_at(self, offset: int) -> Outcome | None:
+        """The outcome that was settled when so many events were taken."""
+        return self._settlements.at(offset, self.settled)
+
+    def with_settled(self, end: Outcome) -> Outcome:
+        """A marker that says no more than "over" does not make whole what is known to have stopped early."""
+        return self.settled if end is Outcome.COMPLETED and self.settled is not None else end
+
+    def by(self, turn: Turn | None) -> Outcome | None:
+        """The outcome that the latest event brought, although nobody has come back to hear of it."""
+        if isinstance(turn, Ended) and self._ledger is not None and self._ledger.problem is None:
+            return self.with_settled(turn.outcome)
+        return None
+
+    def on_leaving(self, turn: Turn | None, batch: Sequence[Any]) -> Outcome | None:
+        """The outcome for a caller who leaves after the newest event, where nothing is missed that could still be had."""
+        if (outcome := self.by(turn)) is not None:
+            return outcome
+        ledger = self._ledger
+        if self.settled is None or turn is not None or self.more or ledger is None or ledger.problem is not None:
+            return None
+        # Those who know the API stop reading at its sentinel.
+        sentinel = bool(batch) and batch[-1].data == SENTINEL
+        return self.settled if sentinel or not self._requests.resumable() else None
+
+    # --- what follows a settled outcome
+
+    def wants_more(self, now: float) -> bool:
+        """The outcome is settled; what may follow that (usage, `[DONE]`) can be asked for, and has to be."""
+        wants = self._protocol is not None and self._protocol.resumes_settled
+        return wants and self._requests.resumable() and not self._clocks.expired(now)
+
+    def gives_up(self, now: float) -> bool:
+        """An attempt to read what follows the settled outcome failed. True: that was the last one."""
+        self._failed_attempts += 1
+        return self._failed_attempts >= AFTER_SETTLED or not self.wants_more(now)
+
+    # --- what a connection was worth
+
+    def is_progress(self) -> bool:
+        """The events of this connection count as progress."""
+        ledger = self._ledger
+        return ledger is not None and ledger.progress > 0 and not (ledger.only_resets and self._restated >= RESTATED)
+
+    def only_restated(self, now: float) -> bool:
+        """A server that only repeats how things stand and closes at once is not asked for ever."""
+        assert self._ledger is not None
+        quick = self._ledger.only_resets and self._quick(now)
+        self._restated = self._restated + 1 if quick else 0
+        return self._restated > RESTATED
+
+    def _quick(self, now: float) -> bool:
+        return now - self._requests.answered_at <= QUICK
+
+    # --- what a close means
+
+    def on_cut(self, now: float, reason: str, leave: Leave = Leave.LOST) -> Next:
+        """A connection broke off."""
+        if self.settled is not None and not self.wants_more(now):
+            return Over(self.settled)
+        return GoOn(reason, leave)
+
+    def on_clean_close(self, now: float, *, inside: str, cursor_before: str | None) -> Next:
+        """
+        A body ended as it should.
+
+        Args:
+            inside: It ended inside an event, or its document is worth nothing: what to call that. Otherwise `""`.
+            cursor_before: The cursor that the connection began with.
+        """
+        protocol, ledger = self._protocol, self._ledger
+        assert protocol is not None and ledger is not None
+        if self.settled is not None and not (inside and self.wants_more(now)):
+            return Over(self.settled)
+        if inside:
+            return self.on_cut(now, inside)
+        if ledger.behind:
+            if ledger.nearer:
+                return self._onward(now, cursor_before)
+            return self.on_cut(now, "closed inside the replay")
+        self._requests.sync()
+        return self.judge(protocol.on_clean_close(self._requests.state), now, cursor_before=cursor_before)
+
+    def judge(self, found: verdict.Verdict, now: float, *, cursor_before: str | None, asked: bool = False) -> Next:
+        """
+        What a close means, as the protocol sees it, or as the provider said when it was asked.
+
+        Args:
+            asked: The provider was asked already.
+        """
+        match found:
+            case verdict.Finished(outcome, more, verified):
+                self.more = more
+                return Unverified() if outcome is Outcome.ENDED and not verified else Over(outcome)
+            case verdict.Resume(routine=True, waits=waits):
+                self.waits = waits
+                return self._onward(now, cursor_before)
+            case verdict.Ask():
+                return self._ask(now)
+            case verdict.Verify(request):
+                return AskProvider(request, "closed")
+            case verdict.Interrupted(reason):
+                return NoWayBack(reason)
+            case verdict.Lost():
+                return found
+            case verdict.Reject(message):
+                return Stop(StreamInterrupted(message or "the provider will not continue the stream", reason="rejected"))
+        return self._rotated(now, asked)
+
+    def _rotated(self, now: float, asked: bool) -> Next:
+        """A close that is not an end. A feed that was held open with nothing to say has neither moved nor failed."""
+        ledger, protocol = self._ledger, self._protocol
+        assert ledger is not None and protocol is not None
+        if ledger.fresh == 0 and not protocol.endless and self._requests.state.resuming and not asked:
+            # An answer with nothing new. Whoever can say how the run stands is asked before it counts as a failure.
+            self._requests.sync()
+            if (request := protocol.status_request(self._requests.state)) is not None:
+                return AskProvider(request, "closed before the end")
+        held_open = protocol.endless and ledger.fresh == 0 and not self._quick(now)
+        return GoOn("closed before the end", Leave.NEUTRAL if held_open else Leave.LOST)
+
+    def _onward(self, now: float, cursor_before: str | None) -> Next:
+        """
+        The next answer, as a matter of routine.
+
+        One that brought nothing new was a failed attempt, unless the place has moved, or it was to wait and did.
+        """
+        ledger = self._ledger
+        assert ledger is not None
+        moved = ledger.cursor != cursor_before
+        self._empty_pages = self._empty_pages + 1 if moved and ledger.fresh == 0 else 0
+        if self._empty_pages > EMPTY_PAGES:
+            moved = False
+        waited = self.waits and now - self._requests.sent_at > QUICK
+        onward = ledger.fresh > 0 or ledger.nearer or moved or waited
+        return GoOn("answered with nothing new", Leave.ONWARD if onward else Leave.LOST, moved=moved)
+
+    def _ask(self, now: float) -> Next:
+        """Rule 7c and e: nothing tells an end from a cut."""
+        ledger, requests = self._ledger, self._requests
+        assert ledger is not None
+        resuming, quick = requests.state.resuming, self._quick(now)
+        if ledger.offset == 0 and ledger.cursor is None:
+            if self._asked_empty:
+                return Over(Outcome.ENDED)
+            # A first answer without an event is a cut; a GET may be asked again, once.
+            self._asked_empty = True
+            return GoOn("closed before the first event", Leave.NEUTRAL)
+        if not requests.resumable():
+            return Unverified()
+        if requests.asking and quick and ledger.fresh == 0:
+            return Over(Outcome.ENDED)
+        if resuming and not quick and ledger.fresh == 0:
+            # Feeds rotate: held open with nothing to say is neither progress nor failure.
+            return GoOn("closed", Leave.QUIET)
+        if resuming and ledger.fresh and not self._believes(quick, ledger):
+            text = (
+                "the server answers a few events at a time, so its end cannot be told from a cut: "
+                "name the end (end=…), or declare a feed (end='never')"
+            )
+            return Stop(StreamInterrupted(text, reason="an end cannot be told from a cut"))
+        return GoOn("closed", Leave.QUESTION)
+
+    def _believes(self, quick: bool, ledger: Ledger) -> bool:
+        """An answer with new events closed cleanly. Is it a piece of the stream?"""
+        self._quick_answers = self._quick_answers + 1 if quick and not ledger.numbered else 0
+        return self._quick_answers <= BELIEVED

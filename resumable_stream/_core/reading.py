@@ -1,0 +1,260 @@
+"""
+From decoded items to delivered events: place them, look for what ends or breaks the stream, enter them into the ledger.
+
+`receive_live()` of the machine is the hot road, and reads from here what it must look at for one event. All other batches come
+through `Reading.enter()`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from .._checkpoint import MAX_EXTRA
+from .._contract import SENTINEL, ResumeProtocol, Settled, Unproven, alarm_of, quiet_of, readable
+from .._events import Outcome
+from . import plan
+from .checkpoints import Checkpoints
+from .connection import Connection
+from .ending import CONFIRMED, Ending, Marks
+from .ledger import Ledger
+from .memory import KEPT_BYTES
+from .requests import Requests, sendable
+from .settings import Settings
+from .skimming import LARGEST, Unread
+
+__all__ = ["Reading"]
+
+Silent = Sequence[tuple[int, str]]
+"""Cursors that moved without an event: how many items of the batch come before, and the cursor."""
+Changed = list[tuple[Any, dict[str, str]]]
+"""Events that changed the kept texts, and what those were before."""
+
+
+class Reading:
+    """
+    Args:
+        protocol: Of the stream. Which of its methods have to be asked is found out once.
+        ledger: Takes the events.
+
+    Attributes:
+        ledger: As given.
+        connection: The answer that is read, or was read last.
+        bytes: Of all bodies.
+        condense_at: So many of them, and `condense()` is due.
+        place: Completes items before anything else looks at them; `None`: the protocol has no such method.
+        sse: Server-sent events.
+        by_id: The SSE id is the cursor, also where no event carries it.
+        names, heads: What may say more than content begins with: names of events, first characters of data.
+        hot: An event that comes alone may be delivered unjudged, unless its name or beginning is among them.
+        identifies: The stream has no id yet, and an event may bring it.
+        keeps_events: The store wants them.
+        unread: Events that a driver hands on without reading them; `None`: it reads all.
+    """
+
+    def __init__(
+        self,
+        protocol: ResumeProtocol,
+        ledger: Ledger,
+        *,
+        settings: Settings,
+        requests: Requests,
+        ending: Ending,
+        checkpoints: Checkpoints,
+    ) -> None:
+        own, base = type(protocol), ResumeProtocol
+        if len(protocol.keeps) > MAX_EXTRA:
+            raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA} texts, got {len(protocol.keeps)}")
+        self._protocol = protocol
+        self.ledger = ledger
+        self._state = requests.state
+        self._settings = settings
+        self._requests = requests
+        self._ending = ending
+        self._checkpoints = checkpoints
+        self.connection = Connection()
+        self.bytes = 0
+        self.condense_at = KEPT_BYTES
+        self.place = protocol.place if protocol.places else None
+        self.sse = protocol.framing == "sse"
+        self.by_id = self.sse and own.position is base.position
+        self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
+        self._alarm = alarm_of(protocol)
+        self.names, self.heads = self._alarm or (frozenset(), frozenset())
+        self._narrows = own.end_in is not base.end_in
+        # Where cursors name their log, each of them is looked at.
+        unwatched = self.sse and not (protocol.steps or own.lineage is not base.lineage)
+        self._simple = unwatched and (self._alarm is not None or not self._judges)
+        self._learns = protocol.identifies_by_event and own.identify is not base.identify
+        self.identifies = self._learns
+        self.keeps_events = checkpoints.saving.keeps_events
+        limits = settings.limits
+        skims = settings.verbatim and not self.keeps_events and min(limits.event_bytes, limits.line_bytes) >= LARGEST
+        unread = skims and (self._simple or (unwatched and quiet_of(protocol) is not None))
+        self.choose_road()
+        self.unread = Unread(protocol, ledger, self.place, self._count_unread) if unread else None
+
+    def condense(self) -> None:
+        """The stream has grown: let the ledger keep less of what is long gone."""
+        self.condense_at = self.bytes + KEPT_BYTES
+        self.ledger.condense()
+
+    def _count_unread(self, size: int) -> None:
+        self.bytes += size
+        if self.bytes > self.condense_at:
+            self.condense()
+
+    def choose_road(self) -> None:
+        """What an event has to be looked at for may have changed."""
+        self.hot = self._simple and not self.identifies and self._ending.settled is None
+
+    def start_over(self) -> None:
+        """What was delivered is void."""
+        self.identifies = self._learns
+        self.choose_road()
+
+    def enter(self, items: Sequence[Any], silent: Silent = ()) -> tuple[Sequence[Any], plan.Turn | None, bool]:
+        """
+        Judge a batch and enter it into the ledger.
+
+        Returns:
+            The events to deliver; what the batch brings about after them; whether an outcome was settled, or is open again.
+        """
+        ledger, ending, connection = self.ledger, self._ending, self.connection
+        turn: plan.Turn | None = None
+        marks: Marks = ()
+        changed: Changed = []
+        if items:
+            if self.place is not None:
+                self.place(items)
+            if connection.onward is not None:
+                items[-1].cursor, items[-1].moves = connection.onward, True
+            if self.identifies:
+                self._identify(items)
+            if self._judges and (notable := self._look(items)):
+                whole = len(items)
+                items, marks, turn = self._judge(items, notable, silent, changed)
+                silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
+        if not connection.certain and self._protocol.sequence == "contiguous":
+            # The identity may have come with this very batch: then a hole in it can be asked for.
+            ledger.refetch = self._requests.resumable()
+        items = ledger.receive(items, silent)
+        if changed:
+            self._checkpoints.changed(changed)
+        if ledger.problem is not None:
+            # What stands beyond it does not count.
+            turn = plan.Problem()
+        turned = False
+        if marks or ending.held or ending.settled is not None:
+            turned = ending.settle(marks, items)
+        if items and self._protocol.steps:
+            self._checkpoints.stepped(items)
+        if self._simple:
+            self.choose_road()
+        return items, turn, turned
+
+    def _identify(self, items: Sequence[Any]) -> None:
+        state = self._state
+        for item in items:
+            if state.stream_id is not None:
+                self.identifies = False
+                return
+            self._protocol.identify(state, item)
+            state.stream_id = sendable(state.stream_id)
+
+    def _look(self, items: Sequence[Any]) -> Sequence[Any]:
+        """The items that may end the stream, at a glance."""
+        if self._alarm is None:
+            return items
+        names, heads = self.names, self.heads
+        return [item for item in items if item.event in names or item.data[:7] in heads]
+
+    def _judge(
+        self, items: Sequence[Any], notable: Sequence[Any], silent: Silent, changed: Changed
+    ) -> tuple[Sequence[Any], Marks, plan.Turn | None]:
+        """Cut a batch where one of its events ends the stream, and find the events that settle how it ends."""
+        protocol, state = self._protocol, self._state
+        marks: list[tuple[Any, Settled]] = []
+        for item in notable:
+            if self._alarm is not None and protocol.reads_json(item) and not readable(item):
+                return items[: _index(items, item)], marks, plan.Unreadable(item)
+            if (error := protocol.error(item)) is not None:
+                index = _index(items, item)
+                if state.resuming and (lost := protocol.refusal(item, state)) is not None:
+                    return items[:index], marks, plan.Refused(lost)
+                if self._settings.verbatim:
+                    return items[: index + 1], marks, plan.Ended(Outcome.FAILED)
+                return items[:index], marks, plan.Failed(error)
+            if (gap := protocol.gap(item)) is not None:
+                index = _index(items, item)
+                after = [(at - index - 1, own_id) for at, own_id in silent if at > index]
+                return items[:index], marks, plan.Announced(gap, items[index + 1 :], after)
+            end = protocol.end(item)
+            if isinstance(end, Unproven):
+                if not self._ending.is_settled(marks):
+                    return items[: _index(items, item)], marks, plan.Unproven(end)
+                marks.append((item, CONFIRMED))
+                continue
+            if end is not None and self._narrows:
+                before = self._checkpoints.kept()
+                end = protocol.end_in(state, item, end)
+                if before != self._checkpoints.kept():
+                    changed.append((item, before))
+            if isinstance(end, Settled):
+                marks.append((item, end))
+            elif end is not None:
+                return items[: _index(items, item) + 1], marks, plan.Ended(end)
+        return items, marks, None
+
+    # --- the end of a body
+
+    def last_without_its_end(self) -> Sequence[Any]:
+        """
+        The event that a clean close left without its blank line, if it is whole and says how the stream ends.
+
+        The standard drops it, since nothing shows that it is whole. This does: JSON that can be read, `[DONE]`, or an ended line.
+        Where more may follow it and the stream can be resumed, the server is asked for it once more instead.
+        """
+        decoder = self.connection.decoder
+        judged = self._judges and self.sse and hasattr(decoder, "unfinished")
+        if not judged or decoder.error is not None:
+            return ()
+        ended_line = not decoder.in_line
+        items: Sequence[Any] = decoder.unfinished()
+        for item in items:
+            if not (ended_line or item.data.startswith(SENTINEL) or _is_json(item.data)):
+                return ()
+        kept = dict(self._state.extra)
+        try:
+            return items if any(self._ends(item) for item in items) else ()
+        finally:
+            self._state.extra = kept
+
+    def _ends(self, item: Any) -> bool:
+        """The item says how the stream ends, or why."""
+        protocol, state = self._protocol, self._state
+        if protocol.error(item) is not None:
+            return True
+        end = protocol.end(item)
+        if isinstance(end, Unproven):
+            return self._ending.is_settled(())
+        if end is not None and self._narrows:
+            end = protocol.end_in(state, item, end)
+        if isinstance(end, Settled):
+            asked = state.resuming and self.ledger.fresh == 0
+            return end.outcome is not None and (asked or not self._requests.resumable())
+        return end is not None
+
+
+def _index(items: Sequence[Any], item: Any) -> int:
+    """Position by identity: events compare by content."""
+    return next(index for index, other in enumerate(items) if other is item)
+
+
+def _is_json(text: str) -> bool:
+    """A whole JSON object or array. Of a number or a word, a piece may be one too."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False

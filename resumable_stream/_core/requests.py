@@ -1,0 +1,272 @@
+"""
+Which request may be sent next (rules 8 to 10): the first one, the rest of the stream, or none that would not pay twice.
+
+What the server has seen so far decides it: whether a request was answered, whether its body can be sent again, where a redirect
+led after the request was taken.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from .._checkpoint import encodable
+from .._contract import KEY, Head, Request, ResumeProtocol, StreamState, origin_of, same_origin
+from .._errors import NotResumable, ResumableStreamError
+from .ledger import Ledger
+from .origins import redirected
+from .plan import Send
+from .settings import Settings
+
+__all__ = ["Requests"]
+
+_BYTES: Final = re.compile(r"[0-9]{1,18}")
+
+
+class Requests:
+    """
+    The requests of one stream.
+
+    Args:
+        state: The first request; what a protocol is shown of the stream.
+        settings: What the caller chose.
+        known: The server has answered the first request, in another process.
+
+    Attributes:
+        known: The server has answered a request of the stream.
+        refused: Why the URL that the server named to resume from is not used.
+        latest: The request that was sent last.
+        asking: It asks whether there is more (rule 7c).
+        redirects: That followed one another.
+        sent_at, answered_at: Moments of the latest request and of its head.
+    """
+
+    def __init__(self, state: StreamState, settings: Settings, *, known: bool) -> None:
+        self.state = state
+        self.known = known
+        self.refused: ResumableStreamError | None = None
+        self.latest: Request | None = None
+        self.asking = False
+        self.redirects = 0
+        self.sent_at = self.answered_at = 0.0
+        self._settings = settings
+        self._origin = origin_of(state.url)
+        self._protocol: ResumeProtocol | None = None
+        self._ledger: Ledger | None = None
+        self._accepted: Request | None = None
+        """Where a redirect led after the first request was taken."""
+        self._body_sent = False
+        self._refreshed = False
+
+    def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
+        """Now the protocol is known."""
+        self._protocol, self._ledger = protocol, ledger
+
+    # --- what may be sent
+
+    def first(self) -> Request:
+        """The request that starts the stream."""
+        protocol = self._protocol or ResumeProtocol()
+        request, key = protocol.first_request(self.state), self.state.extra.get(KEY)
+        headers = {**request.headers, **protocol.first_headers, **({} if key is None else {"Idempotency-Key": key})}
+        return replace(request, headers=headers) if headers else request
+
+    def rest(self) -> Request | None:
+        """The request for what follows the delivered events; `None` where the stream cannot be resumed."""
+        protocol, ledger = self._protocol, self._ledger
+        if protocol is None or ledger is None or not self.known:
+            return None
+        if self.placeless:
+            # Nothing says where we are. Only a replay, a count, or a feed (which goes on with what is new) may be asked again.
+            return None
+        if not self.makes_sense():
+            return None
+        self.sync()
+        request = protocol.resume_request(self.state)
+        if request is None or not request.sendable:
+            return None
+        self.check_origin(request)
+        return request
+
+    def next(self) -> tuple[Request, bool] | None:
+        """The next request, and whether it resumes; `None` when repeating might pay twice (rule 9)."""
+        if (rest := self.rest()) is not None:
+            return rest, True
+        ledger, protocol = self._ledger, self._protocol
+        if ledger is not None and (ledger.offset or ledger.cursor is not None):
+            return None
+        if self._accepted is not None and not self.known:
+            return self._accepted, False
+        if self._settings.started_elsewhere and not self.state.safe:
+            # Method and URL are those of a token: what another process may start is not for us to start.
+            return None
+        tied = protocol is not None and protocol.promises.tied
+        if not self.known or self.idempotent or (self.state.safe and not tied):
+            return self.first(), False
+        return None
+
+    def again(self) -> Send:
+        """The latest request once more; after redirects, the one that led to them."""
+        planned = self.next()
+        request = planned[0] if planned is not None else self.latest
+        assert request is not None
+        return Send(request, self.state.resuming, self.asking)
+
+    def resumable(self) -> bool:
+        """The rest of the stream can be asked for from where it stands."""
+        try:
+            return self.rest() is not None
+        except ResumableStreamError:
+            return False
+
+    def may_repeat(self) -> bool:
+        """The latest request may be sent again, whether or not the server received it (rule 9)."""
+        return self.idempotent or self.state.safe or self.state.resuming or self._accepted is not None
+
+    @property
+    def idempotent(self) -> bool:
+        """The first request carries an `Idempotency-Key`, the same whenever it is sent."""
+        return self._settings.idempotent or KEY in self.state.extra
+
+    @property
+    def elsewhere(self) -> bool:
+        """The stream is another process's, and not ours to start anew."""
+        return self._settings.started_elsewhere and not self.state.safe
+
+    @property
+    def placeless(self) -> bool:
+        """Events came, and none said where the stream stands."""
+        protocol, ledger = self._protocol, self._ledger
+        if protocol is None or ledger is None or ledger.cursor is not None or not ledger.offset:
+            return False
+        return not (protocol.replays or protocol.counted or protocol.endless)
+
+    def makes_sense(self) -> bool:
+        """A cursor that counts bytes is a number. That of a checkpoint may be anything."""
+        protocol, ledger = self._protocol, self._ledger
+        if protocol is None or ledger is None or not (protocol.measured or protocol.framing == "raw"):
+            return True
+        return not ledger.cursor or _BYTES.fullmatch(ledger.cursor) is not None
+
+    def why_not(self) -> str:
+        """Why the rest cannot be asked for, and what the caller can pass; `""` where there is nothing to say."""
+        if self.refused is not None:
+            return str(self.refused)
+        protocol = self._protocol
+        if protocol is None:
+            return ""
+        if self.placeless and protocol.promises.resumable:
+            return "no event had an id, or anything else to resume from"
+        return protocol.why_not(self.state)
+
+    def cancel(self) -> Request | None:
+        """The request that stops the generation; `None` where the protocol has no such call."""
+        if self._protocol is None:
+            return None
+        self.sync()
+        request = self._protocol.cancel_request(self.state)
+        if request is None or not request.sendable:
+            return None
+        self.check_origin(request)
+        return request
+
+    def check_origin(self, request: Request) -> None:
+        """
+        Raises:
+            OriginMismatch: The request would leave the origin of the stream, and the credentials with it.
+        """
+        same_origin(request.url, base=self.state.url, origin=self._origin)
+
+    def sync(self) -> None:
+        """Show the protocol where the stream stands."""
+        ledger, state = self._ledger, self.state
+        if ledger is not None:
+            state.cursor, state.sequence, state.offset = ledger.cursor, ledger.sequence, ledger.offset
+            if ledger.beyond_gap and self._protocol is not None and self._protocol.endless:
+                # Asked from there, a feed would report the hole again and again. It goes on with what is new.
+                state.cursor = None
+
+    # --- what was sent
+
+    def begin(self, send: Send) -> None:
+        """A request of the stream is about to be sent, for the first time or after another."""
+        self.redirects = 0
+        self.state.resuming, self.state.asking, self.asking = send.resuming, send.asking, send.asking
+
+    def send(self, request: Request, now: float) -> NotResumable | None:
+        """The request goes out; or why it cannot."""
+        if self._body_sent and request.repeat in ("all", "body"):
+            text = "the request would have to be sent again, but its body can be sent only once: pass it as bytes"
+            return NotResumable(text)
+        self.latest, self.sent_at = request, now
+        return None
+
+    def arrived(self) -> None:
+        """The server may have read the body of the latest request."""
+        self._body_sent = self._body_sent or self._settings.single_use
+
+    def redirect(self, head: Head) -> Request:
+        """
+        The request that follows a redirect.
+
+        Raises:
+            ResumableStreamError: It may not be followed.
+        """
+        assert self.latest is not None
+        follow = redirected(self.latest, head, self.state.cursor)
+        if follow.method != self.latest.method:
+            # The server has taken the request; only what it points to may be asked for again.
+            self._accepted = follow
+        return follow
+
+    def refresh(self) -> bool:
+        """Credentials were refused. True: ask once more, since those of the client or of a callable may be new by then."""
+        if self._refreshed or not (self.state.resuming or self._settings.refreshable):
+            return False
+        self._refreshed = True
+        return True
+
+    def progress(self) -> None:
+        """New events came: the credentials were good."""
+        self._refreshed = False
+
+    def answered(self, head: Head) -> None:
+        """The protocol has read what the head says of the stream. Its URL to resume from is resolved, or refused."""
+        state = self.state
+        state.stream_id = sendable(state.stream_id)
+        if state.location is not None:
+            location, state.location = state.location, None
+            try:
+                state.location = same_origin(location, base=head.url, origin=self._origin)
+            except ResumableStreamError as error:
+                # The answer may be whole without it; it matters when the rest has to be asked for.
+                self.refused = error
+
+    def restored(self, location: str | None) -> None:
+        """The stream continues from a checkpoint, which may name a URL to resume from."""
+        if location is not None:
+            self.state.location = same_origin(location, base=self.state.url, origin=self._origin)
+
+    def start_over(self) -> None:
+        """The stream starts again with its first request."""
+        self.state.stream_id = self.state.location = None
+        # The key before belongs to what is lost.
+        self.choose_key()
+        self._accepted = None
+
+    def choose_key(self) -> None:
+        """
+        A key for the first request, where the server joins one that comes again to the stream that it started.
+
+        Not where that request was sent already: by another process, without a key, or before the protocol was known.
+        """
+        protocol, settings = self._protocol, self._settings
+        joins = protocol is not None and protocol.joins and not self.state.safe
+        if joins and settings.new_key is not None and not (settings.idempotent or settings.started_elsewhere):
+            self.state.extra[KEY] = settings.new_key()
+
+
+def sendable(stream_id: str | None) -> str | None:
+    """An id with half of a surrogate pair can be written into no request, so it is dropped."""
+    return stream_id if stream_id is None or encodable(stream_id) else None
