@@ -477,11 +477,12 @@ class Generations:
         if running is None or running.generation is not generation:
             return
         running.given_up = True
+        elsewhere = ending is _AWAY and callable(self._on_lost)
         ending = replace(ending, applied=generation.stored_k)
         running.stop(ending)
         generation.close(ending)
         follower = running.followed.follower
-        if ending is _AWAY and callable(self._on_lost):
+        if elsewhere:
             # Where the log can be reached, another process goes on with it. Its readers are asked to leave, unless that is seen
             # from here meanwhile.
             running.elsewhere = True
