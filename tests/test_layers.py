@@ -41,7 +41,7 @@ PURE = {
 PURE_SERVER = (
     *("server.log", "server._values", "server._rules", "server._records", "server.mirror", "server.wire"),
     *("server._redis_scripts", "server._redis_entries", "server._durable"),
-    *("server._relay_rules", "server._relay_reading"),
+    *("server._relay_rules", "server._relay_reading", "server._relay_notes"),
 )
 OPTIONAL = {
     "httpx",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["relay"]
 
 SECRET_VARIABLE = "RESUMABLE_STREAM_SECRET"  # noqa: S105
-_NUMBERS = ("retention", "abandon_after", "idle", "connect", "lease")
+_NUMBERS = ("retention", "abandon_after", "takeover_wait", "idle", "connect", "lease")
 _SWITCHES = ("metrics", "capability_urls", "keep_answers", "join_retries")
 _KEYS = ("store", "host", "port", "keep_alive", "upstreams", "allow", "cors", "body_bytes", "answer_bytes", *_SWITCHES, *_NUMBERS)
 _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"

@@ -22,7 +22,7 @@ from .saving import Saving
 from .settings import Settings
 from .timeline import Timeline
 
-__all__ = ["LOCATION_KEY", "UNKNOWN", "Checkpoints"]
+__all__ = ["LOCATION_KEY", "UNKNOWN", "WITHHELD_KEY", "Checkpoints"]
 
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
 # `Checkpoint.protocol` before the first answer, when it is still to be detected.

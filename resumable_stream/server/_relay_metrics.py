@@ -24,6 +24,7 @@ _HELP: Final = {
     "relay_log_calls_total": "Calls of the log.",
     "relay_log_failures_total": "Calls of the log that it did not answer, or not for all of their streams.",
     "relay_log_bytes_total": "Bytes of events that were appended to the log, repeats among them.",
+    "relay_resumes_total": "Connections to upstreams that were lost, and after which a stream went on.",
     "relay_takeovers_total": "Streams whose relay was lost and which this process has continued or ended.",
     "relay_holes_filled_total": "Reads of the log that brought what its notices had not, since one was late or lost.",
     "relay_streams_running": "Streams of upstreams that are being read now.",

@@ -50,6 +50,12 @@ while a request is under way costs that request, since a POST is not sent again.
 """
 _BROKEN: Final = (aiohttp.ClientError, OSError)
 """What a connection that breaks raises; timeouts are among them."""
+_REASONS: Final = frozenset(
+    {
+        "abandoned", "shutdown", "too_long", "upstream_cancelled", "upstream_cut", "upstream_error", "upstream_gone",
+        "upstream_refused", "upstream_reported",
+    }
+)  # fmt: skip
 _SKIP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -285,4 +291,4 @@ async def _close_when_cancelled(gen: Generation, response: aiohttp.ClientRespons
 
 def _word(reason: str | None) -> str:
     # A reason of who cancels it may be anything, and labels have few values.
-    return reason if reason in ("upstream_cut", "upstream_reported", "too_long", "abandoned", "shutdown") else ""
+    return reason if reason in _REASONS else ""

@@ -24,7 +24,7 @@ from ._values import CANCEL, MAX_NOTE_BYTES, Append, Ending, Head, Message, Span
 from .events import Content, encode, encode_text
 from .outbox import Outbox
 
-__all__ = ["Generation", "GenerationFailed", "Pace"]
+__all__ = ["Generation", "GenerationFailed", "GenerationReleased", "Pace"]
 
 _OVERRUN: Final = 8
 """`text()` that nobody awaits may run ahead of the log by so many times `pending_bytes`, since it cannot wait."""
@@ -36,6 +36,10 @@ class GenerationFailed(Exception):
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending.reason or ending.outcome.value)
         self.ending = ending
+
+
+class GenerationReleased(Exception):
+    """Raised by `Generation.release()`, and caught by the hub: the stream goes on, in another process or in a later producer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,7 @@ class Generation:
         note_n: The event that the note belongs to.
         paused: Nothing is sent until `go_on()`: the log has lost the stream, and is being given it again.
         stopped: It was cancelled and went on; no event of it is taken any more.
+        continues: Another producer could go on with it: a hub that shuts down releases it, and does not end it.
         item: What the flusher has sent, and the log has not answered yet.
     """
 
@@ -117,7 +122,7 @@ class Generation:
         self.cancel_reason: str | None = None
         self.writer = writer
         self.head = head
-        self.looks = self.paused = False
+        self.looks = self.paused = self.continues = False
         self.stored_at = self.appended_at = 0.0
         self.note_n = 0 if handover is None else handover.note_n
         self._touch = touch
@@ -132,7 +137,7 @@ class Generation:
         self.heard: list[Message] = []
         self.heard_k = self._taken = self.stored_k = handover.taken if handover else 0
         # (event, note or None, taken): what moves in the step that stores the event.
-        self._marks: deque[tuple[int, str | None, int]] = deque()
+        self._marks: deque[tuple[int, str | Callable[[], str | None] | None, int]] = deque()
         self._marked = 0
         self.item: Append | None = None
         self._closed: Ending | None = None
@@ -207,17 +212,26 @@ class Generation:
         """
         return await self.send(data)
 
-    async def pass_on(self, events: Sequence[bytes]) -> int:
+    async def pass_on(self, events: Sequence[bytes], note: str | Callable[[], str | None] | None = None) -> int:
         """
         Send events that were cut already, as they are: nothing looks into them.
 
         Args:
             events: Each is one event with its last line end, as `framing` cuts them.
+            note: As for `flush()`, without waiting. One that is still on its way when the next comes gives way to that, so
+                notes do not make spans shorter. A callable is asked when the span is cut, with which no event was passed on
+                since: it costs nothing for the events before. `None` from it: the note stays as it was.
 
         Returns:
             The number of the last event.
         """
         number = self._accept(events)
+        if note is not None:
+            if not callable(note):
+                check_text("a note", note, limit=MAX_NOTE_BYTES)
+            self._supersede_note()
+            self._mark(note)
+            self._touch(self)
         await self._room()
         return number
 
@@ -261,6 +275,14 @@ class Generation:
             error: For people. Every reader gets it, so it must not hold secrets.
         """
         raise GenerationFailed(Ending(outcome=Outcome.FAILED, reason=reason, error=error))
+
+    def release(self) -> NoReturn:
+        """
+        Leave the stream to another producer, by an exception that the hub catches: what was sent is stored, and it has no end.
+
+        Who takes it over is as for a producer that died, but at once.
+        """
+        raise GenerationReleased
 
     # --- being spoken to
 
@@ -329,13 +351,26 @@ class Generation:
             self._touch(self)
         return self._outbox.n
 
-    def _mark(self, note: str) -> None:
+    def _mark(self, note: str | Callable[[], str | None]) -> None:
         # Messages that wait for their event stay behind the note: it says nothing of them.
         later = []
         while self._marks and self._marks[-1][0] > self._outbox.n:
             later.append(self._marks.pop())
         taken = self._marks[-1][2] if self._marks else self.stored_k
         self._marks.append((self._outbox.n, note, taken))
+        self._marks.extend(reversed(later))
+
+    def _supersede_note(self) -> None:
+        """Drop the notes that no span has been cut for; what was taken of the inbox with them goes to the note that follows."""
+        upto = self._outbox.acked if self.item is None else self.item.last
+        later = []
+        while self._marks and self._marks[-1][0] > self._outbox.n:
+            later.append(self._marks.pop())
+        taken = 0
+        while self._marks and self._marks[-1][1] is not None and self._marks[-1][0] > upto:
+            taken = max(taken, self._marks.pop()[2])
+        if taken:
+            self._marks.append((self._outbox.n, None, taken))
         self._marks.extend(reversed(later))
 
     async def stored(self) -> None:
@@ -371,8 +406,14 @@ class Generation:
 
     def _due_marks(self, n: int) -> tuple[str | None, int | None]:
         note, taken = None, None
-        for at, text, count in self._marks:
+        for index, (at, text, count) in enumerate(self._marks):
             if at <= n:
+                if callable(text):
+                    # Of events that were passed on since, it would say too much.
+                    text = text() if at == self._outbox.n else None
+                    if text is not None:
+                        check_text("a note", text, limit=MAX_NOTE_BYTES)
+                    self._marks[index] = at, text, count
                 note = text if text is not None else note
                 taken = count
         return note, taken
@@ -405,7 +446,7 @@ class Generation:
         while self._marks and self._marks[0][0] <= item.last:
             at, note, taken = self._marks.popleft()
             self.stored_k = max(self.stored_k, taken)
-            if note is not None:
+            if isinstance(note, str):
                 self.note, self.note_n = note, at
         self._moved.wake()
 

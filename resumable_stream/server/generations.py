@@ -29,7 +29,7 @@ from ._tasks import Tasks
 from .events import Content
 from .flusher import Flusher, Refusal
 from .following import Followed, Following
-from .generation import Generation, GenerationFailed, Pace
+from .generation import Generation, GenerationFailed, GenerationReleased, Pace
 from .log import (
     AlsoRefused,
     Append,
@@ -44,6 +44,7 @@ from .log import (
     Head,
     Held,
     Lost,
+    Page,
     SpanRefused,
     StreamLog,
     Unavailable,
@@ -57,7 +58,7 @@ from .log import (
 from .mirror import Listen, Mirror
 from .sessions import Sessions
 
-__all__ = ["FORGOTTEN", "Generations", "OnLost", "Producer", "check_producer", "close"]
+__all__ = ["FORGOTTEN", "WAIT", "Generations", "OnLost", "Producer", "Successor", "check_producer", "close"]
 
 logger = logging.getLogger("resumable_stream.server")
 
@@ -70,6 +71,15 @@ Producer: TypeAlias = (
 
 OnLost: TypeAlias = Literal["fail", "restart_if_empty"] | Callable[[Generation], Any]
 """What becomes of a stream whose producer died."""
+
+WAIT: Final = "wait"
+"""Of a `Successor`: leave the stream as it is for now."""
+
+Successor: TypeAlias = Callable[[str, Page], "Callable[[Generation], Awaitable[Ending | None]] | Literal['wait'] | None"]
+"""
+Says of one stream without a producer who goes on with it here, from its key in the log and what the log has of it, with its
+note and without its events: a producer, `WAIT` (maybe somebody else, or later), or `None` (nobody: it ends as `producer_lost`).
+"""
 
 FORGOTTEN: Final = "forgotten"
 """Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
@@ -113,6 +123,9 @@ class Generations:
         self.closing = False
         self.taken_over = 0
         """Streams whose producer was lost, and that were continued or ended here."""
+        self.successor: Successor | None = None
+        """Asked in place of `on_lost` where that is not the same for all streams."""
+        self._waiting: set[str] = set()
         self._on_lost = on_lost
         self._following = following
         self._running: dict[str, _Running] = {}
@@ -154,10 +167,11 @@ class Generations:
         self.tasks.spawn(self._look_after())
 
     async def stop(self) -> None:
-        """Stop all that run: they are released if `on_lost` can continue them, and otherwise end as `FAILED`, `shutdown`."""
+        """Stop all that run: they are released if they can be continued, and otherwise end as `FAILED`, `shutdown`."""
         running = list(self._running.values())
         for each in running:
-            each.stop(Ending(outcome=Outcome.FAILED, reason="shutdown"), release=callable(self._on_lost))
+            release = callable(self._on_lost) or each.generation.continues
+            each.stop(Ending(outcome=Outcome.FAILED, reason="shutdown"), release=release)
         if running:
             # One that does not stop, or whose log is away, does not hold the others up: its lease will be over.
             await asyncio.wait([each.task for each in running], timeout=self.pace.cancel_grace)
@@ -178,7 +192,9 @@ class Generations:
 
     # --- producing
 
-    def run(self, stream_id: str, writer: Writer, head: Head, run: Producer, request: bytes | None) -> None:
+    def run(
+        self, stream_id: str, writer: Writer, head: Head, run: Producer, request: bytes | None, *, looks: bool = False
+    ) -> None:
         """
         Run a producer as this writer.
 
@@ -188,11 +204,13 @@ class Generations:
             head: Of the stream.
             run: What makes the events.
             request: What the stream answers; of a claimed one the log says it.
+            looks: It looks at `gen.cancelled` first, so it is run although somebody has cancelled the stream already.
         """
         handover = writer.handover
         self.taken_over += handover is not None
         request = handover.request if handover else request
         generation = Generation(stream_id, writer, head, request=request, pace=self.pace, touch=self._flusher.touch)
+        generation.looks = looks
         key = writer.stream_id
         followed = self._following.get(key)
         followed.owned = True
@@ -264,6 +282,8 @@ class Generations:
             return worker.result() or Ending(outcome=Outcome.COMPLETED)
         if isinstance(error, GenerationFailed):
             return error.ending
+        if isinstance(error, GenerationReleased):
+            return None
         if isinstance(error, LimitReached):
             return Ending(outcome=Outcome.FAILED, reason="too_long", error=str(error))
         logger.error("the producer of stream %s failed", generation.id, exc_info=error)
@@ -337,8 +357,9 @@ class Generations:
         return await self._sessions.step(session, owner, lambda feed: feed.ended(stream_id, ending), finish)
 
     async def _release(self, running: _Running) -> None:
-        """Bring the rest into the log, and let another process take the stream over at once."""
+        """Bring the rest into the log, and let another producer take the stream over at once."""
         generation = running.generation
+        running.release = True
         await generation.stored()
         if running.fenced or running.given_up:
             return
@@ -589,9 +610,24 @@ class Generations:
                 if self._following.now() >= deadline or not self.may_claim(key):
                     raise
 
+    async def take_over(self, key: str) -> None:
+        """Claim a stream whose producer is lost, and go on with it or end it; nothing happens to one that somebody holds."""
+        if key not in self._running and self.may_claim(key):
+            await self._take_over(key)
+
     async def _take_over(self, key: str) -> None:
-        run = self._on_lost if len(self._running) < self.pace.streams else None
+        run: Any = self._on_lost if len(self._running) < self.pace.streams else None
         try:
+            if self.successor is not None:
+                page = await self.log.read(key, None, limit_bytes=0)
+                if not isinstance(page, Page) or page.ending is not None or page.lease_left > 0.0:
+                    self._waiting.discard(key)
+                    return
+                run = self.successor(key, page)
+                if run == WAIT or (callable(run) and len(self._running) >= self.pace.streams):
+                    self._waiting.add(key)
+                    return
+                self._waiting.discard(key)
             verdict = await self._claimed(key, go_on=callable(run))
             if not isinstance(verdict, Writer):
                 return
@@ -613,7 +649,7 @@ class Generations:
         assert handover is not None
         if callable(run) and not self.is_behind(writer):
             logger.warning("stream %s lost its producer after event %d and is continued here", key, handover.n)
-            self.run(handover.head.public_id or key, writer, handover.head, run, None)
+            self.run(handover.head.public_id or key, writer, handover.head, run, None, looks=self.successor is not None)
             return
         logger.warning("stream %s lost its producer after event %d", key, handover.n)
         await self.end_lost(writer)
@@ -721,7 +757,10 @@ class Generations:
 
     async def _sweep(self) -> None:
         try:
-            for key in await self.log.orphans(_SWEEP):
+            # Those that wait are found again each time, and must not hide the others.
+            orphans = await self.log.orphans(_SWEEP + len(self._waiting))
+            self._waiting &= set(orphans)
+            for key in orphans:
                 self.notice_orphan(key)
         except LogUnavailable as exc:
             logger.info("streams without a producer cannot be looked for now: %s", exc)

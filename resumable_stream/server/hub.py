@@ -407,7 +407,7 @@ class Hub:
         Shut down without losing anything: start nothing more, send readers away, let generations come to their end.
 
         Args:
-            timeout: Seconds that generations may still take. Those that run then are released, if `on_lost` can continue them,
+            timeout: Seconds that generations may still take. Those that run then are released, if they can be continued,
                 and otherwise end as `FAILED`, reason `shutdown`; they get `cancel_grace` for that, and no more.
             spread: Seconds over which readers are sent away, so that they do not come back in one instant.
         """

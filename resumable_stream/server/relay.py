@@ -57,18 +57,19 @@ from ._relay_rules import (
     retry_id,
     target_of,
 )
+from ._relay_takeover import Takeovers, protocol_for
 from ._relay_upstream import Begun, Client, Passed, Trouble, collected, pump
 from ._starlette import ClientDisconnect, Request, Response, Route, Starlette
 from .answering import PATH_SAFE, TROUBLE, TooLarge, answer_to_request, answer_to_trouble
 from .asgi import Handler, HubResponse, _Routes, app_of, facts_of, while_there
-from .hub import Hub, HubLimits, Producer
+from .hub import Hub, HubLimits, Producer, key_of
 from .log import Ending, Existing, Framing, Head, StreamLog, Writer, check_seconds
 from .memory import MemoryLog
 from .wire import Answer, Facts
 
 if TYPE_CHECKING:
     import aiohttp
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from .generation import Generation
 
@@ -76,7 +77,7 @@ __all__ = ["Relay"]
 
 logger = logging.getLogger("resumable_stream.server")
 T = TypeVar("T")
-ASGIResponse: TypeAlias = "HubResponse | Passed"
+ASGIResponse: TypeAlias = "HubResponse | Passed | ASGIApp"
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SECRET_ID: Final = "relay-secret"  # noqa: S105
@@ -143,6 +144,9 @@ class Relay:
 
     *An honest end.* A body that the upstream broke off, or closed before the end that its protocol knows, is broken off too.
 
+    *Upstreams that can resume.* Such a one is asked for the rest when its connection breaks, and the readers notice nothing.
+    Where the relay dies, the relay of the next reader goes on, with his key.
+
     Run it with `resumable-stream relay`, which drains at SIGTERM, or with any ASGI server. Mounted in another app, that app needs
     `lifespan=relay.lifespan`.
 
@@ -165,6 +169,8 @@ class Relay:
             prompt several times at once, for several answers, would get the same one twice after a retry.
         retention: Seconds that a stream is kept after its end; a day.
         abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, since a client may come back.
+        takeover_wait: Seconds that a stream whose relay died, and whose upstream can resume, waits for a reader with a key; then
+            it ends as failed. 600: who was cut comes back sooner, and providers keep a stream for minutes. 0: for nobody.
         idle: Seconds that an upstream may send nothing before it counts as cut. 600: what the SDKs of the providers wait.
         connect: Seconds to connect to it in.
         body_bytes: Most bytes of a request. 64 MiB: images and files in a prompt.
@@ -194,6 +200,7 @@ class Relay:
         join_retries: bool = False,
         retention: float = 86400.0,
         abandon_after: float | None = None,
+        takeover_wait: float = 600.0,
         idle: float = 600.0,
         connect: float = 10.0,
         body_bytes: int = 64 << 20,
@@ -208,6 +215,7 @@ class Relay:
         for name, seconds in (("idle", idle), ("connect", connect)):
             if not check_seconds(name, seconds):
                 raise ValueError(f"{name} must be more than 0 seconds")
+        check_seconds("takeover_wait", takeover_wait)
         for name, count in (("body_bytes", body_bytes), ("answer_bytes", answer_bytes)):
             if type(count) is not int or count < 1:
                 raise ValueError(f"{name} must be a positive whole number, got {count!r}")
@@ -252,6 +260,15 @@ class Relay:
             text_of=text_in,
         )
         self._retries = Retries(self.hub._log, lease=lease) if join_retries else None
+        self._takeovers = Takeovers(
+            self.hub,
+            self._upstreams.by_mount,
+            self._metrics,
+            self._principal,
+            wait=takeover_wait,
+            connect=connect,
+            idle=idle,
+        )
         self._own = self._own_routes(with_metrics=metrics)
 
     def __repr__(self) -> str:
@@ -260,7 +277,7 @@ class Relay:
     # --- life
 
     async def __aenter__(self) -> Self:
-        self._client = Client(connect=self._connect, idle=self._idle)
+        self._client = self._takeovers.client = Client(connect=self._connect, idle=self._idle)
         await self.hub.__aenter__()
         return self
 
@@ -291,7 +308,11 @@ class Relay:
             return
         path = _below_root(scope)
         if path.startswith(("/.streams/", "/.health", "/.metrics")) or path == "/.streams":
-            await self._own(scope, receive, send)
+            async with self._takeovers.reading(scope, path) as refusal:
+                if refusal is None:
+                    await self._own(scope, receive, send)
+                else:
+                    await HubResponse(refusal, send_timeout=self.hub.send_timeout, extra=self._cors(scope))(scope, receive, send)
             return
         # In two steps, so that nothing of the request is held while its stream is followed.
         response = await self._answer(scope, receive)
@@ -300,8 +321,7 @@ class Relay:
 
     async def _answer(self, scope: Scope, receive: Receive) -> ASGIResponse | None:
         """The response; `None` if the client has left."""
-        origin = Facts("", _headers(scope)).headers.get("origin")
-        extra = wire.cors_headers(origin, self._origins)
+        extra = self._cors(scope)
         try:
             found = await self._answer_to(scope, receive, extra)
         except ClientDisconnect:
@@ -311,6 +331,9 @@ class Relay:
             return found
         self._metrics.count("relay_requests_total", result="refused")
         return HubResponse(found, send_timeout=self.hub.send_timeout, extra=extra)
+
+    def _cors(self, scope: Scope) -> Sequence[tuple[str, str]]:
+        return wire.cors_headers(Facts("", _headers(scope)).headers.get("origin"), self._origins)
 
     async def _answer_to(self, scope: Scope, receive: Receive, extra: Sequence[tuple[str, str]]) -> ASGIResponse | Answer:
         if self.hub.draining:
@@ -396,7 +419,12 @@ class Relay:
         reading = UpstreamReading(
             framing, protocol, array=head.content_type == "application/json", event_bytes=self.hub.limits.event_bytes
         )
-        run = functools.partial(pump, response=response, reading=reading, metrics=self._metrics, mount=asked.mount)
+        run: Producer = functools.partial(pump, response=response, reading=reading, metrics=self._metrics, mount=asked.mount)
+        if (resumes := protocol_for(asked.method, asked.url, asked.json, head, framing)) is not None:
+            run = self._takeovers.begin(
+                response, resumes, mount=asked.mount, method=asked.method, url=asked.url, headers=asked.headers,
+                query=asked.facts.query, json=asked.json, content=asked.body,
+            )  # fmt: skip
         return await self._start(asked, response, framing, run, id, fingerprint)
 
     async def _keep_document(
@@ -506,7 +534,9 @@ class Relay:
         try:
             for _ in range(_ROUNDS):
                 if await self._is_there(id, asked.principal, fingerprint):
-                    return await self._first_reader(asked, id, extra, heeded, result="stream" if again else "joined")
+                    result = "stream" if again else "joined"
+                    answer = functools.partial(self._first_reader, asked, id, extra, heeded, result=result)
+                    return await self._takeovers.joined(key_of(id, asked.principal), asked.headers, asked.facts.query, answer)
                 handed: asyncio.Future[Begun | Trouble | None] = asyncio.get_running_loop().create_future()
                 claim = await self.hub.start(
                     id,
@@ -637,7 +667,10 @@ class Relay:
         # Reading and nothing else: a URL gets around, and cancelling destroys what was paid for.
         opened = self._opened_by(secret, id, facts.query) if action == "read" and id is not None else None
         # One that opens nothing is answered like a request without it, and takes the same way through the log.
-        return opened or principal_of(secret, facts)
+        return opened or await self._principal(facts)
+
+    async def _principal(self, facts: Facts) -> str:
+        return principal_of(await self._get_secret(), facts)
 
     def _opened_by(self, secret: bytes, id: str, query: str) -> str | None:
         return principal_by_capability(secret, id, query, time.time()) if self._capability_urls else None

@@ -130,7 +130,8 @@ OLLAMA = Wire(
 INTERACTIONS = Wire(
     "interactions",
     "/v1beta/interactions",
-    {"model": "m", "input": PROMPT, "stream": True},
+    # What is stored upstream can be resumed; see relay_upstreams.py.
+    {"model": "m", "input": PROMPT, "stream": True, "store": False},
     (
         _interaction("interaction.created", 0, interaction={"id": "i1", "object": "interaction", "status": "in_progress"}),
         _interaction("step.start", 1, index=0, step={"type": "model_output"}),

@@ -431,7 +431,9 @@ def test_each_send_is_whole_whatever_it_waits_for(how: str) -> None:
         client.gate.set()
         client.shared.set_result(None)
         await task
-        assert client.body.count(b"data: {") == 6 and client.body.endswith(b'event: end\ndata: {"outcome":"completed","applied":4}\n\n')
+        assert client.body.count(b"data: {") == 6 and client.body.endswith(
+            b'event: end\ndata: {"outcome":"completed","applied":4}\n\n'
+        )
         assert len(client.tasks) == 1 and None not in client.tasks and task not in client.tasks
 
     run(scenario)

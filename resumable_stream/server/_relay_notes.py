@@ -1,0 +1,220 @@
+"""
+What a relay leaves in the log for whoever goes on with a stream, as functions of values: no sockets, no clock, no framework.
+
+    note_of()        the place in the upstream's stream, stored in the same step as the events before it
+    credentials_of() what the upstream wants of whoever goes on; it stays in memory
+    next_of()        who goes on with a stream whose relay is lost
+    end_of()         how a stream ends whose upstream could not be read to its end
+
+A note holds nothing that grants access: the place is a checkpoint, of whose URL secrets are left out, and of the headers only
+those stand beside it that say which version of the API is spoken and for whose account.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from .._checkpoint import Checkpoint
+from .._errors import (
+    CursorExpired,
+    DeadlineExceeded,
+    EventTooLarge,
+    NotResumable,
+    ResponseRejected,
+    ResumableStreamError,
+    RetriesExhausted,
+    StreamInterrupted,
+)
+from .._events import Outcome
+from ._relay_rules import _KEY_PARAMETERS, CREDENTIALS
+from ._values import Ending
+from .wire import REPORTED
+
+__all__ = [
+    "Credentials",
+    "Note",
+    "Refused",
+    "credentials_of",
+    "described",
+    "end_of",
+    "ending_of",
+    "merged",
+    "next_of",
+    "shown_by",
+    "without_keys",
+]
+
+_MARK: Final = '{"relay":1,'
+# Of the headers of a request, what a later one needs to be understood alike. A name that ends in "-" is the beginning of one.
+_DESCRIBE: Final = ("a2a-", "anthropic-", "mcp-protocol-version", "openai-", "x-api-version", "x-goog-user-project")
+_MOST: Final = 20
+_LONGEST: Final = 1024
+# Of a reader's request, what grants access beside a key: a session of MCP's. It is shown, and never noted.
+_GRANT: Final = (*CREDENTIALS, "mcp-session-id")
+# Of the request that started it, and of no later one.
+_FIRST_ONLY: Final = frozenset({"accept", "content-length", "content-type", "idempotency-key", "range", "stream-heartbeat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """
+    Where a stream of an upstream goes on.
+
+    Attributes:
+        mount: Of the upstream.
+        place: In its stream.
+        headers: Of the first request, those that describe it.
+    """
+
+    mount: str
+    place: Checkpoint
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def text(self) -> str:
+        """As it is stored."""
+        told = {"mount": self.mount, "headers": [list(pair) for pair in self.headers], "place": self.place.to_json()}
+        return _MARK + json.dumps(told, ensure_ascii=False, separators=(",", ":"))[1:]
+
+    @classmethod
+    def of(cls, text: str | None) -> Note | None:
+        """Read what `text()` wrote; `None`: it is none, or one of another version, so nobody here can go on from it."""
+        if text is None or not text.startswith(_MARK):
+            return None
+        try:
+            told = json.loads(text)
+            headers = tuple((str(name), str(value)) for name, value in told["headers"])
+            return cls(str(told["mount"]), Checkpoint.from_json(told["place"]), headers)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+
+@dataclass(slots=True, eq=False)
+class Credentials:
+    """
+    What a client shows an upstream. It is kept in memory while it is needed, and nowhere else.
+
+    Attributes:
+        headers, params: Names and values.
+        refused: The upstream did not take them.
+    """
+
+    headers: tuple[tuple[str, str], ...]
+    params: tuple[tuple[str, str], ...] = ()
+    refused: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Credentials{' (refused)' if self.refused else ''}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """
+    The upstream refused a client, not the stream: with other credentials it may go on.
+
+    Attributes:
+        status: 401 or 403.
+    """
+
+    status: int
+
+
+def credentials_of(headers: Iterable[tuple[str, str]], query: str) -> Credentials:
+    """
+    What of a request goes to the upstream with the requests for the rest of its stream.
+
+    Args:
+        headers: Those that pass.
+        query: Of the request.
+    """
+    told = tuple((name, value) for name, value in headers if name.lower() not in _FIRST_ONLY)
+    return Credentials(told, tuple((name, value) for name, value in parse_qsl(query) if name in _KEY_PARAMETERS))
+
+
+def shown_by(headers: Iterable[tuple[str, str]], query: str) -> Credentials:
+    """The same of a reader's request, of which only keys, and what describes a request, are meant for the upstream."""
+    found = credentials_of(headers, query)
+    return Credentials(tuple(pair for pair in found.headers if pair[0].lower() in _GRANT or _describes(pair[0])), found.params)
+
+
+def described(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Those of the first request's headers that are noted."""
+    found = [
+        (name.lower(), value) for name, value in headers if _describes(name) and len(value) <= _LONGEST and value.isprintable()
+    ]
+    return tuple(found[:_MOST])
+
+
+def _describes(name: str) -> bool:
+    lower = name.lower()
+    return lower not in CREDENTIALS and any(
+        lower == each or (each.endswith("-") and lower.startswith(each)) for each in _DESCRIBE
+    )
+
+
+def merged(noted: Iterable[tuple[str, str]], shown: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The headers of a request for the rest: what was noted, unless who asks says otherwise."""
+    shown = tuple(shown)
+    names = {name.lower() for name, _ in shown}
+    return (*shown, *((name, value) for name, value in noted if name.lower() not in names))
+
+
+def without_keys(url: str) -> str:
+    """A URL without the parameters that hold an API key."""
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [pair for pair in pairs if pair[0] not in _KEY_PARAMETERS]
+    return url if len(kept) == len(pairs) else urlunsplit(parts._replace(query=urlencode(kept)))
+
+
+def next_of(
+    note: Note | None, upstreams: Mapping[str, str], *, shown: bool, waited: float, patience: float
+) -> Literal["go_on", "wait", "end"]:
+    """
+    What becomes of a stream whose relay is lost.
+
+    Args:
+        note: What it left.
+        upstreams: URLs by mount, of this relay.
+        shown: Somebody who may read it is here, with a key that the upstream has not refused.
+        waited: Seconds since it has no relay.
+        patience: Seconds that it may wait for such a one.
+    """
+    if note is None:
+        return "end"
+    base = upstreams.get(note.mount)
+    ours = base is not None and note.place.url.startswith((f"{base}/", f"{base}?"))
+    if ours and (shown or note.place.complete):
+        return "go_on"
+    return "wait" if waited < patience else "end"
+
+
+def ending_of(outcome: Outcome | None) -> Ending:
+    """How a stream ends whose upstream was read to an end that its protocol knows."""
+    if outcome is Outcome.FAILED:
+        return Ending(outcome=outcome, reason=REPORTED)
+    if outcome is Outcome.CANCELLED:
+        return Ending(outcome=outcome, reason="upstream_cancelled")
+    return Ending(outcome=outcome or Outcome.ENDED)
+
+
+def end_of(error: ResumableStreamError) -> Ending | Refused:
+    """How a stream ends whose upstream was not read to its end; an error's text may quote the upstream, so it is left out."""
+    match error:
+        case ResponseRejected(status=401 | 403 as status):
+            return Refused(status)
+        case ResponseRejected():
+            return Ending(outcome=Outcome.FAILED, reason="upstream_refused", error=f"the upstream answered {error.status}")
+        case CursorExpired():
+            text = "the upstream no longer has what follows"
+            return Ending(outcome=Outcome.FAILED, reason="upstream_gone", error=text)
+        case EventTooLarge():
+            return Ending(outcome=Outcome.FAILED, reason="too_long", error="an event of the upstream is too large")
+        case RetriesExhausted() | StreamInterrupted() | NotResumable() | DeadlineExceeded():
+            return Ending(outcome=Outcome.FAILED, reason="upstream_cut")
+    return Ending(
+        outcome=Outcome.FAILED, reason="upstream_error", error=f"the upstream cannot be followed: {type(error).__name__}"
+    )

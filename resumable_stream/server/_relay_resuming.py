@@ -1,0 +1,301 @@
+"""
+An upstream that can resume, read through the client half: a connection that breaks costs nothing but the time to come back.
+
+    the request ──▶ upstream: its answer, read by the machine of the client half
+    the rest    ──▶ upstream: asked for after each break, at the exact event
+    blocks, and the place after them ──▶ the generation, in one step
+
+All requests go through the relay's own connections. No error here holds a URL, which may hold a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from .._errors import LimitReached, ResumableStreamError
+from .._events import Outcome
+from .._settings import Limits, Timeouts
+from ..transports._verbatim import VerbatimStream, read_verbatim
+from ._relay_notes import Credentials, Note, Refused, end_of, ending_of, merged
+from ._relay_upstream import _BROKEN, Trouble, _arrived, _word
+from ._values import Ending
+from .generation import GenerationFailed
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from ..protocols import ResumeProtocol
+    from ._relay_metrics import Metrics
+    from ._relay_upstream import Client
+    from .generation import Generation
+
+__all__ = ["Upstream", "follow", "stop"]
+
+_CANCEL: Final = 3.0
+"""Seconds that an upstream may take to hear of a cancel. 3: the hub ends a producer that does not stop after 5."""
+_CLOSE: Final = 5.0
+"""Seconds to close connections."""
+_NOT_UP: Final = frozenset({"host", "connection", "content-length", "transfer-encoding"})
+
+
+class Upstream:
+    """
+    One stream of an upstream, read through the client half.
+
+    Args:
+        client: The relay's connections.
+        mount: Of the upstream.
+        credentials: What the upstream is shown.
+        noted: The headers that describe the first request.
+        connect, idle: Seconds, as for the relay.
+        event_bytes: Most bytes of an event.
+        count: Told of the bytes of bodies.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        mount: str,
+        credentials: Credentials,
+        noted: tuple[tuple[str, str], ...],
+        *,
+        connect: float,
+        idle: float,
+        event_bytes: int,
+        count: Callable[[int], None],
+    ) -> None:
+        self.mount = mount
+        self.credentials = credentials
+        self._client = client
+        self._noted = noted
+        self._count = count
+        self._timeouts = Timeouts(connect=connect, first_event=idle)
+        self._limits = Limits(event_bytes=event_bytes, line_bytes=event_bytes, redirects=0)
+        self._http: httpx.AsyncClient | None = None
+
+    def begun(
+        self, response: aiohttp.ClientResponse, protocol: ResumeProtocol, method: str, url: str, json: Any, content: bytes
+    ) -> VerbatimStream:
+        """The stream of an answer that is there already."""
+        return read_verbatim(
+            self._http_client(response),
+            method,
+            url,
+            protocol=protocol,
+            json=json,
+            content=content,
+            headers=self.credentials.headers,
+            timeouts=self._timeouts,
+            limits=self._limits,
+        )
+
+    def resumed(self, note: Note) -> VerbatimStream:
+        """
+        The stream of another relay, from where that one came to.
+
+        Raises:
+            ValueError: This version has no protocol of that name.
+        """
+        return read_verbatim(
+            self._http_client(None),
+            note.place.method,
+            note.place.url,
+            checkpoint=note.place,
+            headers=merged(note.headers, self.credentials.headers),
+            timeouts=self._timeouts,
+            limits=self._limits,
+        )
+
+    def note(self, gen: Generation, stream: VerbatimStream) -> str | None:
+        """What goes into the log with the latest events; `None`: nobody else could go on after them."""
+        place = stream.place
+        if place is None:
+            return None
+        gen.continues = True
+        return Note(self.mount, place, self._noted).text()
+
+    async def aclose(self) -> None:
+        """Close what the stream has open."""
+        if self._http is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE):
+                    await self._http.aclose()
+
+    def _http_client(self, first: aiohttp.ClientResponse | None) -> httpx.AsyncClient:
+        transport = _Port(self._client, first, self._count)
+        self._http = made = httpx.AsyncClient(transport=transport, trust_env=False, params=list(self.credentials.params))
+        # A request has its own, or none.
+        made.headers.clear()
+        return made
+
+
+class _Port(httpx.AsyncBaseTransport):
+    """The relay's connections as what the client half sends through. What is answered first was sent before."""
+
+    def __init__(self, client: Client, first: aiohttp.ClientResponse | None, count: Callable[[int], None]) -> None:
+        self._client = client
+        self._first = first
+        self._count = count
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response, self._first = self._first, None
+        if response is None:
+            headers = [(name, value) for name, value in _texts(request) if name.lower() not in _NOT_UP]
+            content = await request.aread()
+            try:
+                async with asyncio.timeout(request.extensions.get("timeout", {}).get("read")):
+                    response = await self._client.open(request.method, str(request.url), headers, content)
+            except Trouble as trouble:
+                raise _error(trouble) from None
+        # Cookies pass in neither direction.
+        heads = [(name, value) for name, value in response.raw_headers if name.lower() not in (b"set-cookie", b"set-cookie2")]
+        return httpx.Response(response.status, headers=heads, stream=_Bytes(response, self._count))
+
+    async def aclose(self) -> None:
+        if self._first is not None:
+            self._first.close()
+            self._first = None
+
+
+class _Bytes(httpx.AsyncByteStream):
+    def __init__(self, response: aiohttp.ClientResponse, count: Callable[[int], None]) -> None:
+        self._response = response
+        self._count = count
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        broken = False
+        while not broken:
+            try:
+                data = await self._response.content.readany()
+            except _BROKEN:
+                data, broken = _arrived(self._response), True
+            self._count(len(data))
+            if data:
+                yield data
+            elif not broken:
+                return
+        raise httpx.ReadError("the upstream broke off the body")
+
+    async def aclose(self) -> None:
+        self._response.close()
+
+
+def _texts(request: httpx.Request) -> Sequence[tuple[str, str]]:
+    found = []
+    for name, value in request.headers.raw:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        found.append((name.decode("latin-1"), text))
+    return found
+
+
+def _error(trouble: Trouble) -> httpx.TransportError:
+    if not trouble.sent:
+        return httpx.ConnectTimeout("no connection in time") if trouble.timeout else httpx.ConnectError("no connection")
+    return httpx.ReadTimeout("no answer in time") if trouble.timeout else httpx.ReadError("no answer")
+
+
+async def follow(
+    gen: Generation,
+    *,
+    upstream: Upstream,
+    make: Callable[[], VerbatimStream],
+    skip: int,
+    metrics: Metrics,
+    opened: Callable[[], object],
+    refused: Callable[[Refused], Awaitable[object]],
+) -> Ending:
+    """
+    Read an upstream that can resume into a generation, until it ends, cannot go on, or somebody cancels it.
+
+    Args:
+        gen: Where its events go, with the place after them.
+        upstream: Of the stream.
+        make: Makes the stream, not open yet.
+        skip: So many events of it are in the log already.
+        metrics: Told of the end.
+        opened: Called when the upstream has answered.
+        refused: Called before the stream is released because the upstream refused the credentials.
+    """
+    ending: Ending | None = Ending(outcome=Outcome.FAILED, reason="shutdown")
+    stream: VerbatimStream | None = None
+    watching: asyncio.Task[None] | None = None
+    try:
+        made = stream = make()
+        note = functools.partial(upstream.note, gen, made)
+        if _is_cancelled(gen):
+            await stop(stream)
+            ending = _cancelled(gen)
+            return ending
+        watching = asyncio.get_running_loop().create_task(_stop_when_cancelled(gen, stream))
+        try:
+            await stream.open()
+            opened()
+            if not skip:
+                await gen.pass_on((), upstream.note(gen, stream))
+            while (blocks := await stream.next_blocks()) is not None and not _is_cancelled(gen):
+                new, skip = blocks[skip:], max(0, skip - len(blocks))
+                if not gen.continues:
+                    upstream.note(gen, stream)
+                # While the log is ahead of this place, a note would say too little.
+                await gen.pass_on(new, None if skip else note)
+            ending = _cancelled(gen) if _is_cancelled(gen) else ending_of(stream.outcome)
+        except LimitReached:
+            raise
+        except ResumableStreamError as error:
+            if _is_cancelled(gen):
+                ending = _cancelled(gen)
+                return ending
+            found = end_of(error)
+            if isinstance(found, Refused):
+                if gen.continues:
+                    ending = None
+                    await refused(found)
+                    gen.release()
+                found = Ending(outcome=Outcome.FAILED, reason="upstream_refused", error=f"the upstream answered {found.status}")
+            ending = found
+        return ending
+    finally:
+        if watching is not None:
+            watching.cancel()
+        if stream is not None:
+            metrics.count("relay_resumes_total", stream.stats.reconnects, upstream=upstream.mount)
+            with contextlib.suppress(ResumableStreamError):
+                await stream.aclose()
+        await upstream.aclose()
+        if ending is not None:
+            outcome, reason = ending.outcome.value, _word(ending.reason)
+            metrics.count("relay_streams_total", upstream=upstream.mount, outcome=outcome, reason=reason)
+
+
+def _is_cancelled(gen: Generation) -> bool:
+    # Others change it meanwhile, which a type checker cannot see.
+    return gen.cancelled
+
+
+def _cancelled(gen: Generation) -> Ending:
+    return Ending(outcome=Outcome.CANCELLED, reason=(gen.cancel_reason or "cancelled_by_user")[:256])
+
+
+async def _stop_when_cancelled(gen: Generation, stream: VerbatimStream) -> None:
+    with contextlib.suppress(GenerationFailed):
+        while not gen.cancelled:
+            await gen.wait_steered()
+        await stop(stream)
+        with contextlib.suppress(ResumableStreamError):
+            await stream.aclose()
+
+
+async def stop(stream: VerbatimStream) -> None:
+    """Stop the generation upstream, which goes on when its connection closes; whoever has no call for that goes on."""
+    with contextlib.suppress(ResumableStreamError, TimeoutError):
+        async with asyncio.timeout(_CANCEL):
+            await stream.cancel()

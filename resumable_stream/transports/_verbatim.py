@@ -1,0 +1,179 @@
+"""
+A stream whose reader hands its bytes on: whole events as they came, across connections, each with the place after it.
+
+A relay reads an upstream that can resume in this way. It has no SDK above it that sends requests, so there is no transport: it
+brings a client, and the answer to the request that it has sent already is what this client answers first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from .._api import Options, protocol_of
+from .._checkpoint import Checkpoint
+from .._contract import Head, ResumeProtocol, StreamState
+from .._core.checkpoints import WITHHELD_KEY
+from .._core.machine import Machine
+from .._drivers.async_ import AsyncResumableStream
+from .._drivers.base import Plan
+from .._drivers.http import Call, family_of
+from .._errors import ReplayDiverged, ResumableStreamError, StreamReset
+from .._policy import RetryPolicy
+from .._settings import Limits, Timeouts
+from ..framing import encoded
+from ..protocols import GeminiInteractions, OpenAIResponses, detect
+
+__all__ = ["VerbatimStream", "read_verbatim", "resumable"]
+
+_REPEATS_BODY: Final = ("all", "body")
+
+
+def resumable(request: StreamState, head: Head) -> ResumeProtocol | None:
+    """
+    The protocol of an answer whose rest can be asked for, as far as its request and its head say.
+
+    Returns:
+        `None`: it is no stream, or one that nobody can resume.
+    """
+    protocol = detect(request, head)
+    if protocol is None or protocol.framing == "raw" or not protocol.promises.resumable:
+        return None
+    body = request.json if isinstance(request.json, dict) else {}
+    stored = body.get("store") is not False
+    # Whether these are kept is the request's choice, and the head says nothing of it.
+    if isinstance(protocol, OpenAIResponses):
+        return protocol if stored and body.get("background") is True else None
+    if isinstance(protocol, GeminiInteractions):
+        return protocol if stored else None
+    state = StreamState(request.method, request.url, request.json)
+    state.head = head
+    protocol.identify(state, head)
+    if protocol.why_not(state) and not (protocol.identifies_by_event and state.stream_id is None and state.location is None):
+        # An id that the first event brings could still change it.
+        state.cursor = state.cursor or "0"
+        return protocol if protocol.resume_request(state) is not None else None
+    return protocol
+
+
+class VerbatimStream(AsyncResumableStream):
+    """An `AsyncResumableStream` that is read in pieces. Made by `read_verbatim()`."""
+
+    _block: Any = None
+
+    async def next_blocks(self) -> list[bytes] | None:
+        """
+        Read on. What is returned is taken, and `place` is after it until the next call returns.
+
+        Returns:
+            Whole events, as they came, with the comments in front of them; `None`: the stream has ended, see `outcome`.
+
+        Raises:
+            StreamReset, ReplayDiverged: Bytes cannot say what happened.
+            ResumableStreamError: It ended without an honest end.
+        """
+        async for events in self.iter_batches():
+            blocks = self._blocks_of(events)
+            await self.commit()
+            return blocks
+        return None
+
+    @property
+    def place(self) -> Checkpoint | None:
+        """Where another process could go on with nothing but credentials; `None`: nowhere."""
+        machine = self._machine
+        if machine.outcome is None:
+            try:
+                rest = machine.requests.rest()
+            except ResumableStreamError:
+                # A URL of the server's that is refused when it is needed.
+                return None
+            safe = machine.state.safe
+            if rest is None or (rest.repeat in _REPEATS_BODY and not safe):
+                return None
+        place = self.checkpoint
+        return None if place.extra.get(WITHHELD_KEY) else place
+
+    def _blocks_of(self, events: Sequence[Any]) -> list[bytes]:
+        protocol = self.protocol
+        assert protocol is not None
+        blocks: list[bytes] = []
+        carried = self._machine.take_carried()
+        for event in events:
+            if event.reset and not protocol.tells_reset(event):
+                raise StreamReset("what was read is void, and the bytes of a stream cannot say so", offset=event.offset)
+            wire = event.wire
+            if wire is None:
+                wire = encoded(event, protocol.framing)
+            elif not isinstance(wire, bytes):
+                # A later part of a batch: its bytes went out with the first.
+                if wire is not self._block:
+                    raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
+                continue
+            self._block = event
+            if protocol.framing == "ndjson" and not wire.endswith(b"\n"):
+                wire += b"\n"
+            blocks.append(carried + wire)
+            carried = b""
+        return blocks
+
+
+def read_verbatim(
+    client: Any,
+    method: str,
+    url: str,
+    *,
+    protocol: ResumeProtocol | None = None,
+    checkpoint: Checkpoint | None = None,
+    json: Any = None,
+    content: bytes = b"",
+    headers: Sequence[tuple[str, str]] = (),
+    timeouts: Timeouts | None = None,
+    retry: RetryPolicy | None = None,
+    limits: Limits | None = None,
+) -> VerbatimStream:
+    """
+    A stream that is read for its bytes; nothing is sent before it is opened.
+
+    The first request is never sent again, whatever it carries: it may have been paid for.
+
+    Args:
+        client: An `AsyncClient`. Its parameters go with every request, and into no checkpoint.
+        method, url: Of the first request; with a checkpoint, those that it names.
+        protocol: How to resume; with a checkpoint, the one that it names.
+        checkpoint: Continue there, as another process.
+        json, content: The body of the first request, for a protocol that sends it again to resume.
+        headers: Of every request.
+        timeouts, retry, limits: As for `connect()`.
+
+    Raises:
+        ValueError: The protocol of the checkpoint is none of this package, or has options.
+    """
+    options = Options(retry=retry, timeouts=timeouts, limits=limits)
+    elsewhere = checkpoint is not None
+    family = family_of(client, want="AsyncClient")
+    private = family.private_params(client, None)
+    settings = options.settings(idempotent=False, refreshable=False, single_use=False, elsewhere=elsewhere)
+    settings = replace(settings, verbatim=True)
+
+    def machine(start: Checkpoint | None) -> Machine:
+        state = StreamState(method, url, json, private=private)
+        chosen = protocol if start is None else protocol_of(start, protocol, state)
+        return Machine(state=state, protocol=chosen, detect=detect, settings=settings, checkpoint=start)
+
+    arguments: Mapping[str, Any] = {"headers": list(headers), **({"content": content} if content else {})}
+    plan = Plan(
+        machine=machine,
+        family=family,
+        client=client,
+        call=Call(arguments, merge=elsewhere),
+        checkpoint=checkpoint,
+        check=lambda stored: None,
+        store=None,
+        key=None,
+        observer=None,
+        timeouts=options.timeouts,
+        limits=options.limits,
+    )
+    return VerbatimStream(plan)
