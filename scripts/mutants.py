@@ -495,7 +495,7 @@ MUTANTS = (
         "_drivers/loop.py",
         "            if written or self._wrote(save):\n                self._saved(save)\n",
         "            if written or self._wrote(save):\n                pass\n",
-        "tests/drivers/test_stores.py",
+        "tests/drivers/test_leaving.py tests/drivers/test_polling.py",
     ),
     Mutant(
         "last-save",

@@ -197,12 +197,15 @@ class AsyncResumableStream(Loop, AsyncOnly):
                     machine.receive_nothing(started, monotonic())
                 if machine.calm and not machine.notices:
                     self._live = None if self._stopped else live
-                    return next(self._events)
+                    for event in self._events:
+                        return event
                 if machine.notices:
                     self._notify()
-        if not length_hint(self._events) and not await self._refill():
-            raise StopAsyncIteration
-        return next(self._events)
+        if not length_hint(self._events):
+            await self._refill()
+        for event in self._events:
+            return event
+        raise StopAsyncIteration
 
     def iter_batches(self) -> AsyncIterator[Sequence[Any]]:
         """

@@ -272,18 +272,19 @@ class StreamBase:
         return self._machine.receive_data(chunk, monotonic())
 
     def _hand_out(self, events: Sequence[Any]) -> None:
-        # An interrupt comes behind a call, so the last stores have none between them: it finds the batch handed out, or not.
-        self._events = NOTHING
-        self._upto = self._floor = 0
+        self._floor = 0
         self._in_hand = 1
         self._whole = False
+        # An interrupt comes after a call, and these stores have none among them: it finds the old batch taken, or the new one.
         if self._store is None or len(events) == 1:
-            iterator, count = iter(events), len(events)
+            iterator, upto = iter(events), len(events)
             self._batch = events
             self._events = iterator
-            self._upto = count
+            self._upto = upto
         else:
             self._batch = events
+            self._events = NOTHING
+            self._upto = 0
             self._hand_on()
 
     def _hand_on(self) -> None:

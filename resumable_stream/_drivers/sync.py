@@ -186,18 +186,20 @@ class ResumableStream(Loop, SyncOnly):
                     machine.receive_nothing(started, monotonic())
                 if machine.calm and not machine.notices:
                     self._live = None if self._stopped else live
-                    return next(self._events)
+                    for event in self._events:
+                        return event
                 if machine.notices:
                     self._notify()
         if not length_hint(self._events):
             try:
                 # Made and started at once, as `at_once()` does.
                 self._refill().send(None)
-            except StopIteration as done:
-                found = done.value
-            if not found:
-                raise StopIteration
-        return next(self._events)
+            except StopIteration:
+                pass
+        # Not `next()`: an interrupt comes after a call, and would take the event along.
+        for event in self._events:
+            return event
+        raise StopIteration
 
     def iter_batches(self) -> Iterator[Sequence[Any]]:
         """

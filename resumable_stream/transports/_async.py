@@ -11,6 +11,7 @@ import anyio
 
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.worker import in_thread
+from .._errors import ResumableStreamError
 from ._port import SendingPort
 from ._splice import Splicing
 from ._wire import Skimming, Spliced
@@ -88,9 +89,11 @@ class AsyncSplicedBody(Spliced):
 
     async def _read(self, read: Any = None, live: Any = None) -> bytes:
         stream = self._stream
-        with self._wire:
+        try:
             stream.come_back(read)
             return self._wire.of(stream.gather(await anext(stream), read, live))
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
 
     async def aclose(self) -> None:
         await self._close()

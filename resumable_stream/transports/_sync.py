@@ -14,6 +14,7 @@ from .._core.settings import Stats
 from .._drivers.base import Plan
 from .._drivers.loop import at_once
 from .._drivers.sync import ResumableStream
+from .._errors import ResumableStreamError
 from ._port import SendingPort
 from ._splice import Splicing
 from ._wire import Skimming, Spliced
@@ -54,10 +55,6 @@ class SplicedStream(Skimming, ResumableStream):
         self._reader: int | None = None  # the thread that read last
         self._glimpse: Checkpoint | None = None
         self._glimpsed_at = 0.0
-
-    def come_back(self, read: Any) -> None:
-        super().come_back(read)
-        self._reader = get_ident()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -110,9 +107,12 @@ class SplicedBody(Spliced):
 
     def _read(self, read: Any = None, live: Any = None) -> bytes:
         stream = self._stream
-        with self._wire:
+        try:
             stream.come_back(read)
+            stream._reader = get_ident()
             return self._wire.of(stream.gather(next(stream), read, live))
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
 
     def close(self) -> None:
         at_once(self._close)

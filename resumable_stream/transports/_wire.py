@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import length_hint
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from .._checkpoint import Checkpoint
@@ -130,7 +130,7 @@ class Skimming(Loop):
 
 class Wire:
     """
-    The bytes of events, for a reader that knows nothing of them. In a `with` block, errors become those of its library.
+    The bytes of events, for a reader that knows nothing of them.
 
     Args:
         library, request: For the errors.
@@ -171,13 +171,6 @@ class Wire:
         """As the SDK above handles errors: also one of its HTTP library's."""
         return twin(self._stream._with_place(error), self._library, self._request)
 
-    def __enter__(self) -> None:
-        """What is raised from here on is for the SDK."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if isinstance(error, ResumableStreamError):
-            raise self.error(error) from error.__cause__
-
 
 class Spliced:
     """The body of a response: whole events only, across connections. One reader."""
@@ -191,7 +184,8 @@ class Spliced:
 
     async def _close(self) -> None:
         try:
-            with self._wire:
-                await self._stream.done()
+            await self._stream.done()
+        except ResumableStreamError as error:
+            raise self._wire.error(error) from error.__cause__
         finally:
             self._port.restore()

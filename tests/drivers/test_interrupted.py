@@ -257,32 +257,38 @@ def behind_calls(code: CodeType) -> list[int]:
     return [found.offset for before, found in pairs if before.opname.startswith("CALL")]
 
 
+@pytest.mark.parametrize("time", [1, 2], ids=["first time", "second time"])
+@pytest.mark.parametrize("kept", [False, True], ids=["no store", "a store"])
 @pytest.mark.parametrize(
     ("where", "batches"), [("_hand_out", False), ("_hand_out", True), ("_hand_batch", True), ("_hand_on", False)]
 )
 def test_an_interrupt_while_events_are_handed_out_puts_the_place_ahead_of_none_and_loses_none(
-    scripted_client: Scripted, where: str, batches: bool
+    scripted_client: Scripted, where: str, batches: bool, kept: bool, time: int
 ) -> None:
     code = getattr(StreamBase, where).__code__
-    body = b"".join(event.encode() for event in numbered(12))
+    events = [event.encode() for event in numbered(12)]
+    body = [b"".join(events[:5]), *events[5:8], b"".join(events[8:])] if time == 2 else [b"".join(events)]
     offsets = behind_calls(code)
     assert offsets
     fired = 0
     for offset in offsets:
         struck = False
+        times = 0
 
         def trace(frame: FrameType, what: str, argument: Any, offset: int = offset) -> Any:
-            nonlocal struck
+            nonlocal struck, times
             if frame.f_code is not code:
                 return None
             frame.f_trace_opcodes = True
             if what == "opcode" and frame.f_lasti == offset and not struck:
-                struck = True
-                raise KeyboardInterrupt
+                times += 1
+                struck = times == time
+                if struck:
+                    raise KeyboardInterrupt
             return trace
 
-        script = scripted_client([Reply(body=[body]), Reply(status=204), Reply(status=204)])
-        store = {"store": rs.stores.MemoryStore(), "key": "k"} if where == "_hand_on" else {}
+        script = scripted_client([Reply(body=body), Reply(status=204), Reply(status=204)])
+        store = {"store": rs.stores.MemoryStore(), "key": "k"} if kept or where == "_hand_on" else {}
         seen: list[str] = []
         with script.sync() as client:
             stream = rs.connect("GET", "https://example.com/s", client=client, **store)
