@@ -813,7 +813,7 @@ class Machine:
         """The server says that history was lost: ask again once, then go on after the hole or fail."""
         ledger = self._ledger
         assert ledger is not None
-        if ledger.hole(gap) is False:
+        if not ledger.hole(gap):
             self._on_problem(now)
         else:
             if items := self._enter(rest, silent):

@@ -50,13 +50,12 @@ class Memory:
         self._digest = fingerprint
         self._unique = unique
         self.items: deque[Any] = deque(maxlen=window)
-        self.remembered = 0
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
         # Events that were never read, and how to read them; in time they stand anywhere between those that were.
         self._unread: list[_Unread] = []
         # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
-        self._silent: deque[str] = deque(maxlen=MAX_RECENT_IDS)
+        self._silent: tuple[str, ...] = ()
 
     def restore(self, recent_ids: Iterable[tuple[str, str]]) -> None:
         """What a checkpoint remembers."""
@@ -65,7 +64,6 @@ class Memory:
     def remember(self, item: Any) -> None:
         """Enter an event where repeats are looked for: the next one of the same chunk may repeat it."""
         self.items.append(item)
-        self.remembered += 1
         if self._index is not None:
             self._enter(self._index, item)
 
@@ -91,11 +89,21 @@ class Memory:
             self.items.clear()
             self.items.extend(items)
 
-    def forget_since(self, remembered: int) -> None:
-        """Take back what was entered after `remembered` was so much."""
-        for _ in range(min(self.remembered - remembered, len(self.items))):
+    def mark(self) -> tuple[str, ...]:
+        """What `roll_back()` cannot find out by itself."""
+        return self._silent
+
+    def roll_back(self, mark: tuple[str, ...], offset: int) -> None:
+        """
+        Take back a batch.
+
+        Args:
+            mark: Of before it.
+            offset: That of its first event.
+        """
+        while self.items and self.items[-1].offset >= offset:
             self.items.pop()
-        self.remembered = remembered
+        self._silent = mark
         self._index = None
 
     def starting_at(self, offset: int) -> Iterator[Any]:
@@ -134,7 +142,7 @@ class Memory:
 
     def remember_silent(self, own_id: str) -> None:
         """Enter the id of a block without data."""
-        self._silent.append(shortened(own_id))
+        self._silent = (*self._silent, shortened(own_id))[-MAX_RECENT_IDS:]
 
     def knows(self, own_id: str) -> bool:
         return shortened(own_id) in self._silent or shortened(own_id) in self._known()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from .._checkpoint import chain
+from .parts import Part
 
 __all__ = ["Prefix", "SinceLog"]
 
@@ -69,7 +70,7 @@ class SinceLog:
         return cls(window, since)
 
 
-class Prefix:
+class Prefix(Part):
     """
     The events that are expected again at the start of an answer.
 

@@ -17,7 +17,7 @@ from math import inf
 from typing import Final
 
 from .._events import Item
-from .ledger import NOWHERE, Place
+from .position import NOWHERE, Place
 from .settings import Settings
 
 __all__ = ["Saving"]

@@ -22,7 +22,7 @@ What would break it: delivering an event while others are held.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Final
 
 from .memory import shortened
@@ -101,6 +101,30 @@ class Seams:
     def enter(self, own_id: str, offset: int) -> int:
         """As `ids.setdefault()`, where events may have gone unread."""
         return -1 if own_id.encode("utf-8", "surrogatepass") in self.raw else self.ids.setdefault(own_id, offset)
+
+    def enter_all(self, ids: list[str], before: str | None, offset: int, *, unread: bool) -> bool:
+        """
+        Enter ids that may all be entered without a look at their events. Where events share ids, one may follow itself.
+
+        Args:
+            before: The id in front of them.
+            offset: That of the first.
+            unread: Events may have gone unread.
+
+        Returns:
+            False: one of them is known, and none was entered.
+        """
+        if self.shared:
+            ids = [own_id for own_id, previous in zip(ids, [before, *ids], strict=False) if own_id != previous]
+        new = set(ids)
+        known = self.ids
+        if len(new) != len(ids) or not known.keys().isdisjoint(new):
+            return False
+        if unread and not self.raw.keys().isdisjoint(own_id.encode("utf-8", "surrogatepass") for own_id in new):
+            return False
+        known.update(zip(ids, count(offset)))
+        self.trim()
+        return True
 
     def learn(self, own_id: str, offset: int) -> None:
         """An event with this id was delivered."""
@@ -186,6 +210,19 @@ class Seams:
         held, self.held = self.held, []
         self._close()
         return held
+
+    def mark(self) -> tuple[bool, str | None, int]:
+        """What `roll_back()` needs."""
+        return self.shared, self.latest, self._failed
+
+    def roll_back(self, mark: tuple[bool, str | None, int]) -> None:
+        """
+        Take back a batch. Its connection is over, so what is held goes with it.
+
+        An id that it brought stays known: it counts as one of an event that is no longer remembered.
+        """
+        self.shared, self.latest, self._failed = mark
+        self.cut()
 
     def _close(self) -> None:
         self._places = []

@@ -22,14 +22,15 @@ from typing import Any, Final
 from .._checkpoint import MAX_RECENT_IDS
 from .._contract import ResumeProtocol, alarm_of, quiet_of
 from ..framing import SSEDecoder, VerbatimDecoder
-from .ledger import COUNTING, NUMBERED, OPAQUE, PLAIN, Ledger
+from .lanes import COUNTING, NUMBERED, OPAQUE, PLAIN, Lane
+from .ledger import Ledger
 from .seams import Seams
 
 __all__ = ["LARGEST", "Skimmer", "Unread"]
 
 LARGEST: Final = 16 * 1024
 """Bytes; an event that goes unread is smaller."""
-SKIMMED: Final = frozenset({PLAIN, OPAQUE, COUNTING, NUMBERED})
+SKIMMED: Final = (PLAIN, OPAQUE, COUNTING, NUMBERED)
 """The ledger's lanes in which an event may go unread."""
 
 # `.` is anything but LF; CR is looked for by itself, which costs less than to exclude it here. One space behind the colon is no
@@ -78,7 +79,7 @@ class Skimmer:
         self.held: list[bytes] = []
         self.front = b""
         self.misses = self.total = 0
-        self._lane = PLAIN
+        self._lane: Lane = PLAIN
         self._counts = False
         self._next = 0
         # Where ids are opaque: what enters an id, and the number that a new one is entered with.
@@ -94,13 +95,13 @@ class Skimmer:
         """Most events of this stream differ in their beginning, or are short: looking for likeness costs more than it saves."""
         return self.misses >= _PATIENCE and self.total < _WORTH * self.misses
 
-    def start(self, lane: int, number: int | None, seams: Seams) -> None:
+    def start(self, lane: Lane, number: int | None, seams: Seams) -> None:
         """The events before have been read; `number` is that of the last, `seams` says what their ids are worth."""
         self.held.clear()
-        self._named = lane == OPAQUE
+        self._named = lane is OPAQUE
         if self._named:
             self._know(seams)
-        if lane != self._lane:
+        if lane is not self._lane:
             self._patterns.clear()
             self._shape = _never
         self._lane = lane
@@ -206,7 +207,7 @@ class Skimmer:
     def _make(self, chunk: bytes, match: re.Match[bytes], ids: list[str]) -> bytes | None:
         """Everything in front of the data's eighth character as it is, but for the id or the number."""
         end = match.end("head")
-        if self._lane == NUMBERED:
+        if self._lane is NUMBERED:
             name = match["name"].decode("utf-8", "replace") if match["name"] is not None else "message"
             known = self._protocol.counter_in(name)
             if known is None or len(known) < _HEAD:

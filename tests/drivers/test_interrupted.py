@@ -22,8 +22,8 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream import Outcome
-from resumable_stream._core.ledger import Ledger
 from resumable_stream._core.machine import Machine
+from resumable_stream._core.repeats import Repeats
 from resumable_stream._drivers import loop
 from resumable_stream._drivers.base import StreamBase
 from resumable_stream.protocols import LastEventID
@@ -188,16 +188,16 @@ async def test_an_interrupt_while_a_replay_is_compared_hands_out_nothing_twice(
     row: Row, flaky_server: Start, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=10)], chunk_bytes=4096, ignore_cursor=True)
-    drop, calls = Ledger._drop, 0
+    drop, calls = Repeats.drop, 0
 
-    def interrupted(self: Ledger, item: Any) -> None:
+    def interrupted(self: Repeats, item: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == at:
             raise KeyboardInterrupt
         drop(self, item)
 
-    monkeypatch.setattr(Ledger, "_drop", interrupted)
+    monkeypatch.setattr(Repeats, "drop", interrupted)
     async with row.connect("GET", server.url) as stream:
         assert await read_on(stream, KeyboardInterrupt) == (WANTED, 1)
 
