@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import length_hint
 from time import monotonic
 from types import TracebackType
@@ -14,6 +15,7 @@ import anyio
 from .._errors import StoreError
 from .._events import Delta, TextReset
 from .base import NOTHING, Pieces, Plan
+from .clock import ReadClock, read_clock
 from .coding import decoding_of
 from .http import RearmedTimeout, network_errors, over_httpcore, shut_down
 from .loop import Loop
@@ -35,7 +37,7 @@ class _Body:
     """
     The chunks of one response, decoded, with a read timeout that can change.
 
-    Over httpcore the timeout is a `RearmedTimeout` in the request; elsewhere a cancel scope around each read.
+    Over httpcore the timeout is a `RearmedTimeout` in the request; elsewhere reads have a clock of ours.
     """
 
     def __init__(self, response: Any, rearm: RearmedTimeout) -> None:
@@ -43,54 +45,51 @@ class _Body:
         self._decoding = decoding_of(response.headers.get("content-encoding", ""))
         self._pieces: Iterator[bytes] = NOTHING
         self._raw = aiter(response.stream)
-        self._rearm = rearm
+        self._read_raw: Callable[[], Awaitable[bytes]] = self._raw.__anext__
+        self._rearm = rearm.arm
         self._rearms = over_httpcore(response)
-        # The socket of HTTP/2 carries other streams: it cannot be shut down to wake a reader, so a read needs a scope.
-        self._shared = response.extensions.get("http_version") == b"HTTP/2"
-        self.scope: anyio.CancelScope | None = None
+        self._clock: ReadClock | None = None
+        if not self._rearms or response.extensions.get("http_version") == b"HTTP/2":
+            # The socket of HTTP/2 carries other streams: it cannot be shut down to wake a reader, but a clock wakes one.
+            self._clock = read_clock()
+            self._read_raw = partial(self._clock.run, self._read_raw)
+        if self._clock is not None and not self._rearms:
+            # What the transport made of the timeout would also run while nobody reads.
+            self._rearm(None)
+            self._rearm = self._clock.arm
         self.ended = False
-        # Where nothing has to be decoded and no scope is needed, the driver takes chunks from here directly.
-        self.plain = self._raw.__anext__ if self._decoding is None and self._rearms and not self._shared else None
+        # Where nothing has to be decoded, the driver takes chunks from here directly.
+        self.plain = self._read_raw if self._decoding is None else None
 
     def arm(self, timeout: float | None) -> bool:
         """Arm the reads from `plain`."""
-        self._rearm.arm(timeout)
+        self._rearm(timeout)
         return True
 
     async def read(self, timeout: float | None) -> bytes | None:
         """The next chunk, or `None` at the end."""
         for piece in self._pieces:
             return piece
-        while (chunk := await self._read_raw(timeout)) is not None:
-            if self._decoding is None:
-                return chunk
-            self._pieces = self._decoding.decode(chunk)
-            for piece in self._pieces:
-                return piece
-        return None
-
-    async def _read_raw(self, timeout: float | None) -> bytes | None:
+        self._rearm(timeout)
         try:
-            if self._rearms:
-                self._rearm.arm(timeout)
-                if not self._shared:
-                    return await anext(self._raw)
-                timeout = None
-            with anyio.move_on_after(timeout) as self.scope:
-                return await anext(self._raw)
+            while True:
+                chunk = await self._read_raw()
+                if self._decoding is None:
+                    return chunk
+                self._pieces = self._decoding.decode(chunk)
+                for piece in self._pieces:
+                    return piece
         except StopAsyncIteration:
             self.ended = True
             return None
         except BaseException:
             self.ended = True
             raise
-        self.ended = True
-        raise TimeoutError(f"no bytes within {timeout} seconds")
 
     def wake(self) -> None:
         """End the read that another task waits in."""
-        if self.scope is not None:
-            self.scope.cancel()
+        if self._clock is not None:
+            self._clock.wake()
         else:
             shut_down(self.response)
 
@@ -98,6 +97,8 @@ class _Body:
         """What an honest end leaves behind is read by `close()`."""
 
     async def close(self) -> None:
+        if self._clock is not None:
+            self._clock.stop()
         if not self.ended and self._rearms:
             await self._unwind()
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):

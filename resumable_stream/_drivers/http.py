@@ -99,6 +99,16 @@ class RearmedTimeout(float):
 
     __add__ = __radd__
 
+    def __mul__(self, scale: float) -> float:
+        # uvloop, on which aiohttp sets a timer of it at whatever it receives, counts in milliseconds.
+        return self.seconds * scale
+
+    __rmul__ = __mul__
+
+    def __bool__(self) -> bool:
+        # aiohttp then sets no timer.
+        return self.seconds < _FOREVER
+
 
 @dataclass(frozen=True, slots=True)
 class Family:

@@ -1,7 +1,7 @@
 """
 httpx-aiohttp, which is httpx over aiohttp's connections: below our transport, and below `aconnect()`.
 
-It has no httpcore, so the clocks are a cancel scope around each read there, and its errors are aiohttp's in httpx's words.
+It has no httpcore, so reads have a clock of ours there, and its errors are aiohttp's in httpx's words.
 """
 
 from __future__ import annotations
