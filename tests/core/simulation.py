@@ -28,7 +28,7 @@ from resumable_stream._errors import ResumableStreamError
 from resumable_stream._events import Outcome
 from resumable_stream._policy import DEFAULT_STATUSES
 from resumable_stream._settings import Limits, Timeouts
-from resumable_stream.protocols import LastEventID, detect
+from resumable_stream.protocols import LastEventID, detect, named
 
 URL = "https://api.example.com/stream"
 # Unix time at clock 0: 2026-11-20 00:00:00 UTC.
@@ -375,6 +375,8 @@ class Stream:
         connections: int = 200,
         **settings: Any,
     ) -> None:
+        self._options = {name: value for name, value in locals().items() if name not in ("self", "settings", "__class__")}
+        self._options |= settings
         self.server = server
         self.clock = clock or Clock()
         self.started = self.clock.now
@@ -455,6 +457,13 @@ class Stream:
         self._in_hand = 0
         self._save(force=True)
         return self.checkpoint
+
+    def again(self, checkpoint: Checkpoint) -> Stream:
+        """Another process that goes on from there, with the same options and the same server."""
+        options = {**self._options, "checkpoint": checkpoint}
+        if options["detecting"]:
+            options["protocol"] = named(checkpoint.protocol)
+        return Stream(**options)
 
     @property
     def elapsed(self) -> float:
