@@ -3,70 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from .._contract import Head, ResumeProtocol, StreamState
-from .a2a import A2A
-from .ably import AblySSE
-from .agno import Agno
-from .ai_sdk import AISDKStream
-from .anthropic_messages import AnthropicMessages
-from .anthropic_session import AnthropicSession
-from .byte_range import ByteRange
-from .durable_streams import DurableStreams
-from .gemini_generate import GeminiGenerate
-from .gemini_interactions import GeminiInteractions
-from .hub import HubStream
-from .langgraph import LangGraphRun, LangGraphThread
-from .last_event_id import LastEventID
-from .letta import Letta
-from .mcp import MCPStreamableHTTP
-from .ndjson import NDJSON
-from .ollama import OllamaNDJSON
-from .openai_chat import OpenAIChat
-from .openai_responses import OpenAIResponses
+from ._registry import PLAIN, SPECIFIC
 from .relayed import Relayed, can_relay, relayed
-from .resumable_stream_npm import ResumableStreamNPM
-from .s2 import S2
-from .tanstack import TanStackAI, TanStackAINDJSON
-from .trigger_dev import TriggerDev
-from .upstash import UpstashRealtime
-from .workflow import WorkflowRun
 
 __all__ = ["claimed", "detect", "named"]
 
-# The most specific first; the last ones are the plainest honest behaviour.
-_CANDIDATES: tuple[type[ResumeProtocol], ...] = (
-    HubStream,
-    WorkflowRun,
-    OpenAIResponses,
-    OpenAIChat,
-    AnthropicMessages,
-    AnthropicSession,
-    GeminiInteractions,
-    GeminiGenerate,
-    LangGraphRun,
-    LangGraphThread,
-    MCPStreamableHTTP,
-    A2A,
-    DurableStreams,
-    AISDKStream,
-    ResumableStreamNPM,
-    AblySSE,
-    S2,
-    Agno,
-    Letta,
-    TriggerDev,
-    UpstashRealtime,
-    TanStackAI,
-    TanStackAINDJSON,
-    LastEventID,
-    OllamaNDJSON,
-    NDJSON,
-    ByteRange,
-)
-# From here on the content type is all that is asked for.
-_PLAIN = LastEventID
 _RELAYED: Final = re.compile(r"Relayed\((\w+)\)", re.ASCII)
 
 
@@ -78,9 +23,11 @@ def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
         A protocol with its default options, within `Relayed` where the answer came through a relay; or `None` when it is no
         stream (a page, a JSON document).
     """
-    for candidate in _CANDIDATES:
-        if candidate is _PLAIN and (found := claimed(request, head)) is not None:
-            return found
+    return _matching(SPECIFIC, request, head) or claimed(request, head) or _matching(PLAIN, request, head)
+
+
+def _matching(candidates: Iterable[type[ResumeProtocol]], request: StreamState, head: Head) -> ResumeProtocol | None:
+    for candidate in candidates:
         protocol = candidate.for_request(request)
         if protocol.matches(request, head):
             return relayed(protocol, request, head)
@@ -92,7 +39,7 @@ def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
     if head.content_type == "text/event-stream":
         # An event stream of another kind than the request suggests.
         return None
-    for candidate in _CANDIDATES:
+    for candidate in (*SPECIFIC, *PLAIN):
         protocol = candidate.for_request(request)
         if protocol.claims(request, head):
             return relayed(protocol, request, head)
@@ -104,4 +51,4 @@ def named(name: str) -> ResumeProtocol | None:
     if (within := _RELAYED.fullmatch(name)) is not None:
         inner = named(within[1])
         return Relayed(inner) if inner is not None and can_relay(inner) else None
-    return next((candidate() for candidate in _CANDIDATES if candidate.__name__ == name), None)
+    return next((candidate() for candidate in (*SPECIFIC, *PLAIN) if candidate.__name__ == name), None)

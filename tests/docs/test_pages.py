@@ -19,7 +19,7 @@ from resumable_stream import protocols
 from resumable_stream import _notices
 from resumable_stream._core import actions
 from resumable_stream._core.phases import Phase
-from resumable_stream.protocols import _detect
+from resumable_stream.protocols import _registry
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -125,8 +125,32 @@ def test_the_table_of_promises_is_what_the_protocols_say() -> None:
 
 def test_every_protocol_is_in_the_readme() -> None:
     table = section((ROOT / "README.md").read_text(), "## Protocols")
+    assert re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE) == _registry.__all__
+
+
+def test_every_protocol_is_exported() -> None:
     ready = [name for name in protocols.__all__ if _is_ready_made(name)]
-    assert re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE) == ready
+    assert ready == _registry.__all__
+
+
+def test_every_protocol_is_in_the_reference() -> None:
+    """The page has one line for them, and the hook makes a stanza of each."""
+    hooks = runpy.run_path(str(DOCS / "hooks.py"))
+    page = hooks["on_page_markdown"]((DOCS / "reference/protocols.md").read_text())
+    listed = re.findall(r"^::: resumable_stream\.protocols\.(\w+)$", page, re.MULTILINE)
+    # `Verdict` is the union of those below "Verdicts".
+    assert sorted(listed) == sorted({*protocols.__all__} - {"Verdict"})
+    assert [name for name in listed if name in _registry.__all__] == _registry.__all__
+
+
+def test_every_protocol_has_its_page_among_the_providers() -> None:
+    """That of its module, if it is not one for endpoints of your own."""
+    linked = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.md\)", (DOCS / "protocols/index.md").read_text(), re.MULTILINE)
+    pages = {name: getattr(protocols, name).__module__.rpartition(".")[2] for name, _ in linked}
+    assert dict(linked) == {name: {"hub": "hub_stream"}.get(page, page) for name, page in pages.items()}
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    providers = next(part["Providers"] for part in nav if "Providers" in part)
+    assert {f"protocols/{page}.md" for _, page in linked} | {"protocols/index.md"} == set(_leaves(providers))
 
 
 def test_what_the_readme_says_is_not_in_it_is_not() -> None:
@@ -144,9 +168,11 @@ def test_the_table_of_detection_is_in_the_order_of_detection() -> None:
     table = (DOCS / "protocols/index.md").read_text()
     listed = re.findall(r"^\| \[`(\w+)`\].*\| (never)?.*\| (yes|no) \|$", table, re.MULTILINE)
     assert all((cancels == "yes") == _cancels(getattr(protocols, name)) for name, _, cancels in listed)
-    candidates = [each.__name__ for each in _detect._CANDIDATES]
+    candidates = [each.__name__ for each in (*_registry.SPECIFIC, *_registry.PLAIN)]
     # One that has to be named may stand anywhere, and says so.
     assert [name for name, never, _ in listed if not never or name in candidates] == candidates
+    # Two kinds of your own are chosen by hand only, and have no row.
+    assert {name for name, _, _ in listed} == {*_registry.__all__} - {"CursorProtocol", "ReplayFromZero"}
 
 
 def _cancels(protocol: type[protocols.ResumeProtocol]) -> bool:

@@ -15,7 +15,8 @@ from resumable_stream._errors import OriginMismatch, ProtocolViolation, Resumabl
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._text import TextReader
 from resumable_stream.protocols import CursorProtocol, GeminiGenerate, MCPStreamableHTTP, Relayed, detect
-from resumable_stream.protocols._detect import _CANDIDATES
+from resumable_stream.protocols._registry import PLAIN as PLAINEST
+from resumable_stream.protocols._registry import SPECIFIC
 from resumable_stream.protocols.relayed import can_relay
 
 from ..core.simulation import Reply, Sent, Stream, ev, play, run, script
@@ -70,11 +71,12 @@ def through_a_relay(cls: type[ResumeProtocol]) -> Callable[[], ResumeProtocol]:
     return make
 
 
-RELAYED = [through_a_relay(cls) for cls in _CANDIDATES if can_relay(cls())]
+CANDIDATES = [*SPECIFIC, *PLAINEST]
+RELAYED = [through_a_relay(cls) for cls in CANDIDATES if can_relay(cls())]
 each_protocol = pytest.mark.parametrize(
     "cls",
-    [*_CANDIDATES, *RELAYED],
-    ids=[*(cls.__name__ for cls in _CANDIDATES), *(f"Relayed-{make.__name__}" for make in RELAYED)],
+    [*CANDIDATES, *RELAYED],
+    ids=[*(cls.__name__ for cls in CANDIDATES), *(f"Relayed-{make.__name__}" for make in RELAYED)],
 )
 
 
