@@ -101,6 +101,7 @@ class ResumeProtocol:
 
     @property
     def promises(self) -> Promises:
+        """What it vouches for. Where no option changes it, an attribute says it: `promises = Promises(…)`."""
         return Promises(resumable=True, numbered=self.sequence == "contiguous", has_end=False)
 
     def __repr__(self) -> str:

@@ -9,19 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._contract import (
-    KEPT,
-    Alarm,
-    Ask,
-    Finished,
-    Head,
-    Resume,
-    ResumeProtocol,
-    Settled,
-    StreamState,
-    Unproven,
-    Verdict,
-)
+from .._contract import KEPT, Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath

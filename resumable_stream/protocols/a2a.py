@@ -16,23 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from .._contract import (
-    Answer,
-    Consume,
-    Finished,
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Settled,
-    Snapshot,
-    StreamState,
-    Verdict,
-    Verify,
-)
+from .._contract import Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.verdicts import Consume, Finished, Lost, Resume, Settled, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
@@ -85,12 +70,9 @@ class A2A(ResumeProtocol):
     Source: a2a-protocol.org, specification v1.0 and v0.3; PyPI a2a-sdk 1.3.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     keeps = frozenset({"version"})
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type == "text/event-stream" and self.claims(request, head)

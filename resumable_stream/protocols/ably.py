@@ -50,14 +50,10 @@ class AblySSE(ResumeProtocol):
     Source: ably.com/docs, protocols/sse, api/sse and messages/updates-deletes.
     """
 
-    sequence = None
+    promises = Promises(resumable=True, numbered=False, has_end=False)
     endless = True
     in_parts = True
     identifies_by_event = False
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=False)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         parts = urlsplit(request.url)

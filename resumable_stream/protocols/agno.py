@@ -53,12 +53,9 @@ class Agno(ResumeProtocol):
     Source: docs.agno.com, AgentOS "Background runs"; PyPI `agno` 3.1.10.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     sequence = "increasing"
     json_names = frozenset(f"{team}{kind}" for team in ("", "Team") for kind in _CONTENT)
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         # The route takes a form: a JSON body is somebody else's.

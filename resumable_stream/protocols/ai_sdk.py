@@ -10,19 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from .._contract import (
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Settled,
-    StreamState,
-    Unproven,
-    Verdict,
-)
+from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._events import Delta, Item, Outcome
 from ._ends import unproven_done
 from ._json import payload_of
@@ -72,9 +60,9 @@ class AISDKStream(ResumeProtocol):
     Source: ai-sdk.dev, "Stream protocols" and "Chatbot resume streams"; npm `ai`, `DefaultChatTransport`.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     replays = True
-    sequence = None
     identifies_by_event = False
     steps = True
 
@@ -83,10 +71,6 @@ class AISDKStream(ResumeProtocol):
             raise ValueError(f"chat_id must not be empty or dots, got {chat_id!r}: it would name the route itself, or another")
         self._chat_id = chat_id
         self._resume = resume
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         # The header says what it is; the content type must not say otherwise.

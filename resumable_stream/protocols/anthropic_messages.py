@@ -63,13 +63,10 @@ class AnthropicMessages(ResumeProtocol):
     <AnthropicMessages: has_end, tied>
     """
 
+    promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
     # "message": a proxy dropped the name.
     alarm = Alarm(frozenset({"message_delta", "message_stop", "error", "message"}), ERROR_HEADS)
     json_names = frozenset({"content_block_delta", "content_block_start", "message_delta", "message"})
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=False, numbered=False, has_end=True, tied=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":

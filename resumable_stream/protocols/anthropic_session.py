@@ -23,22 +23,8 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import (
-    Answer,
-    Backfill,
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    Settled,
-    StreamState,
-    Verdict,
-)
+from .._contract import Answer, Backfill, Head, Position, Promises, Request, ResumeProtocol, StreamState
+from .._contract.verdicts import Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._json import payload_of
 
@@ -74,6 +60,7 @@ class AnthropicSession(ResumeProtocol):
     <AnthropicSession: resumable, has_end>
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     unique_ids = True
     keeps = frozenset({"opened"})
@@ -88,10 +75,6 @@ class AnthropicSession(ResumeProtocol):
     @property
     def options(self) -> str:
         return "turn" if self._turn else ""
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     # -- starting
 

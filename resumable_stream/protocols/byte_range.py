@@ -14,20 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from .._contract import (
-    Ask,
-    Consume,
-    Finished,
-    Head,
-    Lost,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    StreamState,
-    Verdict,
-)
+from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
+from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Verdict
 from .._events import Item, Outcome
 
 __all__ = ["ByteRange"]
@@ -44,16 +32,12 @@ class ByteRange(ResumeProtocol):
     <ByteRange: resumable, numbered, has_end>
     """
 
+    promises = Promises(resumable=True, numbered=True, has_end=True)
     framing = "raw"
     accept = "*/*"
     content_types: ClassVar[tuple[str, ...]] = ()
     keeps = frozenset({"etag", "modified", "length", "coded"})
-    sequence = None
     identifies_by_event = False
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=True, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         # A page or a document is an answer of another kind: better said than streamed.

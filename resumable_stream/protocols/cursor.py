@@ -8,13 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from urllib.parse import urljoin
 
-from .._contract import (
-    Head,
-    Position,
-    Promises,
-    Request,
-    StreamState,
-)
+from .._contract import Head, Position, Promises, Request, StreamState
 from .._events import Item
 from ._ends import End, TextOf, _EndedProtocol, filled, located
 from ._json import JSONPath

@@ -17,22 +17,8 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from .._checkpoint import encodable, fingerprint
-from .._contract import (
-    Consume,
-    Document,
-    Finished,
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    StreamState,
-    Verdict,
-)
+from .._contract import Document, Head, Position, Promises, Request, ResumeProtocol, StreamState
+from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Verdict
 from .._errors import EventTooLarge
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._json import payload_of
@@ -87,9 +73,9 @@ class DurableStreams(ResumeProtocol):
     Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10 (draft).
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     # Documents are of the stream's own type.
     accept = "text/event-stream, */*;q=0.5"
-    sequence = None
     json_names = frozenset({"message"})
     # What follows the place is expected again, in order, and must be the same.
     replays = True
@@ -107,10 +93,6 @@ class DurableStreams(ResumeProtocol):
     @property
     def options(self) -> str:
         return " ".join(["json=False"] * (not self._json) + [f"live={self._live}"] * (self._live != "sse"))
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     @classmethod
     def for_request(cls, request: StreamState) -> Self:

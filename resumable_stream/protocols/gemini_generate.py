@@ -51,16 +51,13 @@ class GeminiGenerate(ResumeProtocol):
     <GeminiGenerate: has_end, tied>
     """
 
+    promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
     keeps = frozenset({"finished"})
 
     def __init__(self, *, candidates: int = 1) -> None:
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
         self._candidates = candidates
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=False, numbered=False, has_end=True, tied=True)
 
     @property
     def options(self) -> str:

@@ -21,27 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-from .._contract import (
-    Alarm,
-    Answer,
-    Finished,
-    Head,
-    Interrupted,
-    Lost,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    Settled,
-    Snapshot,
-    StreamState,
-    Unproven,
-    Verdict,
-    Verify,
-)
+from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, EndRule, unproven_done, upstream_error
@@ -92,14 +73,11 @@ class GeminiInteractions(ResumeProtocol):
     <GeminiInteractions: resumable, has_end>
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     keeps = frozenset({"unstored"})
     json_names = frozenset({*_DELTAS, *_COMPLETED, _STORED, "message"})
     # "message": an event whose name only its JSON tells.
     alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), ERROR_HEADS | DONE_HEADS)
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     # -- starting
 

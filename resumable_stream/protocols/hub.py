@@ -21,27 +21,8 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import (
-    KEY,
-    Alarm,
-    Answer,
-    Ask,
-    Consume,
-    Document,
-    Finished,
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Settled,
-    Snapshot,
-    StreamState,
-    Verdict,
-)
+from .._contract import KEY, Alarm, Answer, Document, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import TextOf
 from ._json import JSONPath, object_of, parsed, payload_of

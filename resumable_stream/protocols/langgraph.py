@@ -20,23 +20,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from .._contract import (
-    Alarm,
-    Answer,
-    Finished,
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    Snapshot,
-    StreamState,
-    Verdict,
-    Verify,
-)
+from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.verdicts import Finished, Lost, Resume, Retry, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
@@ -151,12 +136,9 @@ class LangGraphRun(_LangGraph):
     Source: langgraph-sdk 0.4.14, langgraph-api 0.16.7.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     keeps = frozenset({"resumable", "stream_mode", "stream_subgraphs"})
     alarm = Alarm(frozenset({"end", "error"}), frozenset())
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":

@@ -10,12 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 from urllib.parse import urljoin
 
-from .._contract import (
-    Head,
-    Promises,
-    Request,
-    StreamState,
-)
+from .._contract import Head, Promises, Request, StreamState
 from .._events import Gap, Item
 from ._ends import End, TextOf, _EndedProtocol, filled, located
 

@@ -56,12 +56,9 @@ class Letta(ResumeProtocol):
     Source: docs.letta.com, "Streaming" (background mode); PyPI `letta-client` 1.12.1.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     sequence = "increasing"
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type == "text/event-stream" and self.claims(request, head)

@@ -34,6 +34,7 @@ class LlamaCpp(OpenAIChat):
     <LlamaCpp: resumable, has_end>
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     measured = True
 
     def __init__(self, conversation_id: str, *, choices: int = 1, end: Literal["auto", "[DONE]"] = "auto") -> None:
@@ -43,10 +44,6 @@ class LlamaCpp(OpenAIChat):
         if not conversation_id.strip():
             raise ValueError("conversation_id must not be empty: without it the server keeps nothing")
         self._conversation_id = conversation_id
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     @property
     def options(self) -> str:

@@ -16,21 +16,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from .._contract import (
-    Consume,
-    Finished,
-    Head,
-    Lost,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    Settled,
-    StreamState,
-    Verdict,
-)
+from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
+from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
 
@@ -69,16 +56,13 @@ class MCPStreamableHTTP(ResumeProtocol):
     Source: modelcontextprotocol.io, "Transports" of 2025-11-25; PyPI mcp 2.3.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     accept = "application/json, text/event-stream"
     # "globally unique across all streams within that session" (Transports, Resumability).
     unique_ids = True
     identifies_by_event = False
     keeps = frozenset({"ids", "left", "failed"})
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return head.content_type in ("text/event-stream", "application/json") and self.claims(request, head)

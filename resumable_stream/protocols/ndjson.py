@@ -45,7 +45,6 @@ class NDJSON(_EndedProtocol):
         super().__init__(end)
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"NDJSON cannot ask for more: end must be 'close', a text or a callable, got {end!r}")
-        self.sequence = None
 
     @property
     def promises(self) -> Promises:

@@ -34,14 +34,11 @@ class OllamaNDJSON(NDJSON):
     <OllamaNDJSON: has_end, tied>
     """
 
+    promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
     json_names = frozenset({"message"})
 
     def __init__(self) -> None:
         super().__init__(end=_outcome)
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=False, numbered=False, has_end=True, tied=True)
 
     @property
     def options(self) -> str:

@@ -52,6 +52,7 @@ class OpenAIChat(ResumeProtocol):
     <OpenAIChat: has_end, tied>
     """
 
+    promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
     keeps = frozenset({"finished"})
 
     def __init__(self, *, choices: int = 1, end: Literal["auto", "[DONE]"] = "auto") -> None:
@@ -64,10 +65,6 @@ class OpenAIChat(ResumeProtocol):
         given = f"choices={choices}, " if choices > 1 else ""
         self._without = "a finish_reason" if choices == 1 else f"a finish_reason for each of the {choices} choices"
         self._advice = f"If this server never sends one, pass {self.name}({given}end='[DONE]')"
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=False, numbered=False, has_end=True, tied=True)
 
     @property
     def options(self) -> str:

@@ -22,26 +22,8 @@ from typing import Any, Final, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import (
-    Alarm,
-    Answer,
-    Finished,
-    Head,
-    Interrupted,
-    Lost,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    Retry,
-    Settled,
-    Snapshot,
-    StreamState,
-    Unproven,
-    Verdict,
-    Verify,
-)
+from .._contract import Alarm, Answer, Head, Position, Promises, Request, Snapshot, StreamState
+from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, unproven_done, upstream_error

@@ -20,31 +20,10 @@ from dataclasses import replace
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from .._contract import (
-    KEY,
-    Answer,
-    Document,
-    Finished,
-    Head,
-    Interrupted,
-    Lost,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    Settled,
-    Snapshot,
-    StreamState,
-    Unproven,
-    Verdict,
-    alarm_of,
-    origin_of,
-    quiet_of,
-    same_origin,
-)
+from .._contract import KEY, Answer, Document, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.abilities import alarm_of, quiet_of
+from .._contract.origins import origin_of, same_origin
+from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict
 from .._errors import ResumableStreamError, UpstreamError
 from .._events import Delta, Gap, Item, Outcome
 from ._json import object_of, parsed
@@ -95,7 +74,6 @@ class Relayed(ResumeProtocol):
     counted = True
     joins = True
     resumes_settled = True
-    sequence = None
     first_headers: Mapping[str, str] = {"Stream-Heartbeat": _HEARTBEAT}
 
     def __init__(self, inner: ResumeProtocol) -> None:

@@ -44,7 +44,6 @@ class ReplayFromZero(_EndedProtocol):
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
         self._resume = resume
-        self.sequence = None
         # The head says it all, unless a subclass looks at events.
         self.identifies_by_event = type(self).identify is not ReplayFromZero.identify
 

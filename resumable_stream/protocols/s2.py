@@ -13,19 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import (
-    Ask,
-    Finished,
-    Head,
-    Lost,
-    Position,
-    Promises,
-    Request,
-    Resume,
-    ResumeProtocol,
-    StreamState,
-    Verdict,
-)
+from .._contract import Ask, Finished, Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
 from .._events import Delta, Outcome, StreamEvent
 from ._json import payload_of
 
@@ -58,16 +46,13 @@ class S2(ResumeProtocol):
     Source: s2.dev/docs, "Read records"; npm `@s2-dev/streamstore` 0.27.0.
     """
 
+    promises = Promises(resumable=True, numbered=True, has_end=False)
     sequence = "contiguous"
     endless = True
     json_names = frozenset({"batch", "record"})
 
     def __init__(self, *, base64: bool = False) -> None:
         self._base64 = base64
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=True, has_end=False)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         route = _ROUTE.fullmatch(urlsplit(request.url).path)

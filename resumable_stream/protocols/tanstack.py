@@ -11,18 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import (
-    Ask,
-    Head,
-    Position,
-    Promises,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Settled,
-    StreamState,
-    Verdict,
-)
+from .._contract import Ask, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
@@ -56,13 +45,9 @@ class TanStackAI(ResumeProtocol):
     Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 and `@tanstack/ai-client`.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
-    sequence = None
     keeps = frozenset({"turn"})
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         # Only a join is told by its query. A POST looks like any AG-UI run, and those must not be repeated on suspicion.

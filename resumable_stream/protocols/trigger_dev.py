@@ -41,14 +41,10 @@ class TriggerDev(ResumeProtocol):
     Source: trigger.dev/docs, "Realtime streams"; npm `@trigger.dev/core` 4.8.3.
     """
 
-    sequence = None
+    promises = Promises(resumable=True, numbered=False, has_end=False)
     json_names = frozenset({"batch", "record"})
     unique_ids = True
     identifies_by_event = False
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=False)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         route = _ROUTE.fullmatch(urlsplit(request.url).path)

@@ -48,14 +48,10 @@ class UpstashRealtime(ResumeProtocol):
     Source: upstash.com/docs, "Realtime"; npm `@upstash/realtime` 1.1.0.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=False)
     json_names = frozenset({"message"})
-    sequence = None
     unique_ids = True
     endless = True
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=False)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         # Nothing but its acknowledgements tells it from another feed.

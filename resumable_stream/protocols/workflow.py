@@ -38,16 +38,13 @@ class WorkflowRun(AISDKStream):
     Source: useworkflow.dev, "Resumable streams"; npm `@workflow/ai` and `@ai-sdk/workflow`.
     """
 
+    promises = Promises(resumable=True, numbered=False, has_end=True)
     replays = False
     counted = True
     keeps = frozenset({"base"})
 
     def __init__(self) -> None:
         super().__init__()
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=True)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":
