@@ -22,6 +22,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
 from ._json import object_of, parsed, payload_of
+from ._shape import objects_in, said
 
 __all__ = ["A2A"]
 
@@ -278,10 +279,9 @@ def _state(body: Mapping[str, Any]) -> str:
 
 def _text(holder: Any, kind: Literal["text", "reasoning"]) -> Iterator[Delta]:
     """The text parts of a message or an artifact."""
-    parts = (holder.get("parts") or holder.get("content")) if isinstance(holder, dict) else None
-    for part in parts if isinstance(parts, list) else ():
-        if isinstance(part, dict) and isinstance(text := part.get("text"), str) and text:
-            yield Delta(kind, text)
+    holder = object_of(holder)
+    for part in objects_in(holder.get("parts") or holder.get("content")):
+        yield from said(kind, part.get("text"))
 
 
 def _said(body: Mapping[str, Any]) -> Iterator[Delta]:

@@ -18,6 +18,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
 from ._json import payload_of
+from ._shape import said
 
 __all__ = ["Agno"]
 
@@ -117,13 +118,8 @@ class Agno(ResumeProtocol):
             tool = body.get("tool")
             made = tool.get("tool_args") if isinstance(tool, dict) else None
             return (Delta("tool", json.dumps(made, ensure_ascii=False)),) if made else ()
-        thought = body.get("reasoning_content")
         text = body.get("content") if kind == "RunContent" else None
-        found = (
-            Delta("reasoning", thought) if isinstance(thought, str) and thought else None,
-            Delta("text", text) if isinstance(text, str) and text else None,
-        )
-        return tuple(delta for delta in found if delta is not None)
+        return (*said("reasoning", body.get("reasoning_content")), *said("text", text))
 
     # -- going on
 

@@ -14,14 +14,15 @@ from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeP
 from .._events import Delta, Item, Outcome
 from ._ends import unproven_done
 from ._json import payload_of
+from ._shape import Text, deltas_of
 
 __all__ = ["AISDKStream", "stream_url"]
 
 _HEADER: Final = "x-vercel-ai-ui-message-stream"
-_DELTAS: Final[Mapping[str, tuple[Any, str]]] = {
-    "text-delta": ("text", "delta"),
-    "reasoning-delta": ("reasoning", "delta"),
-    "tool-input-delta": ("tool", "inputTextDelta"),
+_TEXTS: Final = {
+    "text-delta": Text("text", "delta"),
+    "reasoning-delta": Text("reasoning", "delta"),
+    "tool-input-delta": Text("tool", "inputTextDelta"),
 }
 # Parts that end a message; the text of a delta escapes its quotes, so hardly any other part is parsed for this.
 _ENDS: Final = ('"start"', '"finish"', '"abort"', '"error"')
@@ -105,12 +106,9 @@ class AISDKStream(ResumeProtocol):
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         part = payload_of(event)
-        kind, key = _DELTAS.get(str(part.get("type")), ("text", ""))
-        text, block = part.get(key), part.get("id")
-        if not isinstance(text, str) or not text:
-            return ()
+        block = part.get("id")
         index = int(block) if isinstance(block, str) and block.isascii() and block.isdigit() and len(block) < 10 else 0
-        return (Delta(kind, text, index),)
+        return deltas_of(_TEXTS, part.get("type"), part, index)
 
     def step(self, event: Any) -> Literal["begin", "void"] | None:
         if '-step"' not in event.data:

@@ -12,8 +12,8 @@ Source: the PyPI package anthropic 2.10.0 (`_streaming.py`, `types/raw_message_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._contract import Alarm, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
@@ -21,20 +21,21 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import ERROR_HEADS, EndRule, upstream_error
 from ._json import object_of, payload_of
+from ._shape import Text, deltas_of
 
 __all__ = ["AnthropicMessages"]
 
-Kind = Literal["text", "reasoning", "tool", "refusal"]
-
 # The SDK raises on `event: error`; gateways in front of it also send a bare `{"error": …}`.
 _ERRORS: Final = EndRule("close")
-# Delta type → (its field, what it is). Signatures, citations and compactions are no content that a person reads.
-_DELTAS: Final[Mapping[str, tuple[str, Kind]]] = {
-    "text_delta": ("text", "text"),
-    "thinking_delta": ("thinking", "reasoning"),
-    "input_json_delta": ("partial_json", "tool"),
+# Signatures, citations and compactions are no content that a person reads.
+_DELTAS: Final = {
+    "text_delta": Text("text", "text"),
+    "thinking_delta": Text("reasoning", "thinking"),
+    "input_json_delta": Text("tool", "partial_json"),
 }
-_BLOCKS: Final[Mapping[str, Kind]] = {"text": "text", "thinking": "reasoning"}
+# Empty as a rule; what stands here is the beginning of the block all the same.
+_BLOCKS: Final = {"text": Text("text", "text"), "thinking": Text("reasoning", "thinking")}
+_HOLDERS: Final = {"content_block_delta": ("delta", _DELTAS), "content_block_start": ("content_block", _BLOCKS)}
 # Stop reasons by which the answer is not whole; `pause_turn` and `compaction` ask for another request that goes on.
 _REASONS: Final = {
     **dict.fromkeys(("end_turn", "stop_sequence", "tool_use"), Outcome.COMPLETED),
@@ -105,24 +106,12 @@ class AnthropicMessages(ResumeProtocol):
         return _ERRORS.error(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        field: str
-        found = _kind(event)
-        if found == "content_block_delta":
-            part = payload_of(event).get("delta")
-            if not isinstance(part, dict) or str(part.get("type")) not in _DELTAS:
-                return ()
-            field, kind = _DELTAS[part["type"]]
-        elif found == "content_block_start":
-            # Empty as a rule; what stands here is the beginning of the block all the same.
-            part = payload_of(event).get("content_block")
-            if not isinstance(part, dict) or str(part.get("type")) not in _BLOCKS:
-                return ()
-            field = part["type"]
-            kind = _BLOCKS[field]
-        else:
+        if (found := _HOLDERS.get(_kind(event))) is None:
             return ()
-        text, index = part.get(field), payload_of(event).get("index")
-        return (Delta(kind, text, index if isinstance(index, int) else 0),) if isinstance(text, str) and text else ()
+        holder, texts = found
+        payload = payload_of(event)
+        part = object_of(payload.get(holder))
+        return deltas_of(texts, part.get("type"), part, payload.get("index"))
 
     # -- going on: there is no way
 

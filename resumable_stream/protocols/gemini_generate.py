@@ -23,6 +23,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import finished, upstream_error
 from ._json import documents_of, payload_of
+from ._shape import objects_in
 
 __all__ = ["GeminiGenerate"]
 
@@ -167,6 +168,5 @@ def _deltas(payload: dict[str, Any]) -> Iterator[Delta]:
                             yield Delta("tool", json.dumps(arguments, ensure_ascii=False), at)
 
 
-def _candidates(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    found = payload.get("candidates")
-    return (candidate for candidate in found if isinstance(candidate, dict)) if isinstance(found, list) else iter(())
+def _candidates(payload: dict[str, Any]) -> list[dict[str, Any]]:
+    return objects_in(payload.get("candidates"))

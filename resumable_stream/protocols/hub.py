@@ -26,6 +26,7 @@ from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, S
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import TextOf
 from ._json import JSONPath, object_of, parsed, payload_of
+from ._shape import said
 
 __all__ = ["HubStream"]
 
@@ -185,7 +186,7 @@ class HubStream(ResumeProtocol):
             text = self._text(event)
         else:
             return ()
-        return (Delta("text", text),) if isinstance(text, str) and text else ()
+        return said("text", text)
 
     def step(self, event: Any) -> Literal["begin", "void"] | None:
         return "void" if event.event == "reset" else None

@@ -26,6 +26,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
 from ._json import object_of, parsed, payload_of
+from ._shape import objects_in, said
 
 __all__ = ["LangGraphRun", "LangGraphThread"]
 
@@ -106,13 +107,9 @@ class _LangGraph(ResumeProtocol):
         if not isinstance(message, dict) or message.get("type") not in ("AIMessageChunk", "ai"):
             return
         yield from _content(message.get("content"))
-        reasoning = kwargs.get("reasoning_content") if isinstance(kwargs := message.get("additional_kwargs"), dict) else None
-        if isinstance(reasoning, str) and reasoning:
-            yield Delta("reasoning", reasoning)
-        calls = message.get("tool_call_chunks")
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict) and isinstance(arguments := call.get("args"), str) and arguments:
-                yield Delta("tool", arguments, index if isinstance(index := call.get("index"), int) else 0)
+        yield from said("reasoning", object_of(message.get("additional_kwargs")).get("reasoning_content"))
+        for call in objects_in(message.get("tool_call_chunks")):
+            yield from said("tool", call.get("args"), call.get("index"))
 
 
 class LangGraphRun(_LangGraph):
@@ -351,14 +348,10 @@ def _status(answer: Answer) -> str | None:
 def _content(content: Any) -> Iterator[Delta]:
     """A text, or a list of texts and typed blocks."""
     for block in content if isinstance(content, list) else (content,):
-        if isinstance(block, str):
-            if block:
-                yield Delta("text", block)
-        elif isinstance(block, dict):
-            match block.get("type"):
-                case "text" | "text_delta" if isinstance(text := block.get("text"), str) and text:
-                    yield Delta("text", text, index if isinstance(index := block.get("index"), int) else 0)
-                case "reasoning" | "thinking":
-                    thought = block.get("reasoning") or block.get("thinking")
-                    if isinstance(thought, str) and thought:
-                        yield Delta("reasoning", thought)
+        match block:
+            case str():
+                yield from said("text", block)
+            case {"type": "text" | "text_delta"}:
+                yield from said("text", block.get("text"), block.get("index"))
+            case {"type": "reasoning" | "thinking"}:
+                yield from said("reasoning", block.get("reasoning") or block.get("thinking"))

@@ -20,6 +20,7 @@ from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
 from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
+from ._shape import said
 
 __all__ = ["MCPStreamableHTTP"]
 
@@ -218,11 +219,10 @@ def _is_document(state: StreamState) -> bool:
 
 def _content(responses: list[dict[str, Any]]) -> Iterator[Delta]:
     for response in responses:
-        result = response.get("result")
-        content = result.get("content") if isinstance(result, dict) else None
+        content = object_of(response.get("result")).get("content")
         for index, block in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(block, dict) and block.get("type") == "text" and isinstance(text := block.get("text"), str) and text:
-                yield Delta("text", text, index)
+            if isinstance(block, dict) and block.get("type") == "text":
+                yield from said("text", block.get("text"), index)
 
 
 def _outcome(response: Mapping[str, Any]) -> Outcome:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from .._contract import Head, Promises, StreamState
 from .._events import Delta, Outcome
 from ._json import payload_of
+from ._shape import said
 from .ndjson import NDJSON, NDJSON_TYPES
 
 __all__ = ["OllamaNDJSON"]
@@ -82,10 +83,8 @@ def _deltas(line: dict[str, Any]) -> Iterator[Delta]:
     message = line.get("message")
     # /api/chat has a message, /api/generate the same at the top.
     parts = message if isinstance(message, dict) else {"thinking": line.get("thinking"), "content": line.get("response")}
-    if isinstance(thinking := parts.get("thinking"), str) and thinking:
-        yield Delta("reasoning", thinking)
-    if isinstance(content := parts.get("content"), str) and content:
-        yield Delta("text", content)
+    yield from said("reasoning", parts.get("thinking"))
+    yield from said("text", parts.get("content"))
     calls = parts.get("tool_calls")
     for index, call in enumerate(calls if isinstance(calls, list) else ()):
         function = call.get("function") if isinstance(call, dict) else None

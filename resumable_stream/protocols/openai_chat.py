@@ -18,7 +18,8 @@ from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Se
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import DONE, finished, unproven_done, upstream_error, worst_of
-from ._json import documents_of, payload_of
+from ._json import documents_of, object_of, payload_of
+from ._shape import objects_in, said
 
 __all__ = ["OpenAIChat"]
 
@@ -180,29 +181,18 @@ def _ending(event: Any) -> list[dict[str, Any]]:
 
 
 def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:
-    found = body.get("choices")
-    return [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+    return objects_in(body.get("choices"))
 
 
 def _deltas(body: dict[str, Any]) -> Iterator[Delta]:
     for choice in _choices(body):
         index = choice.get("index")
-        index = index if type(index) is int else 0
         delta = choice.get("delta")
         # The older /v1/completions has the text in the choice itself.
         parts = delta if isinstance(delta, dict) else {"content": choice.get("text")}
         # vLLM and DeepSeek, OpenRouter: one of the two; a server that sends both sends the same.
-        for kind, text in (
-            ("reasoning", parts.get("reasoning_content") or parts.get("reasoning")),
-            ("text", parts.get("content")),
-            ("refusal", parts.get("refusal")),
-        ):
-            if isinstance(text, str) and text:
-                yield Delta(kind, text, index)  # type: ignore[arg-type]  # one of the kinds
-        calls = parts.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            function = call.get("function") if isinstance(call, dict) else None
-            text = function.get("arguments") if isinstance(function, dict) else None
-            if isinstance(text, str) and text:
-                which = call.get("index")
-                yield Delta("tool", text, which if type(which) is int else 0)
+        yield from said("reasoning", parts.get("reasoning_content") or parts.get("reasoning"), index)
+        yield from said("text", parts.get("content"), index)
+        yield from said("refusal", parts.get("refusal"), index)
+        for call in objects_in(parts.get("tool_calls")):
+            yield from said("tool", object_of(call.get("function")).get("arguments"), call.get("index"))

@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
@@ -28,6 +28,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, unproven_done, upstream_error
 from ._json import object_of, parsed, payload_of
+from ._shape import Text, deltas_of
 from .cursor import CursorProtocol
 
 __all__ = ["OpenAIResponses"]
@@ -45,14 +46,14 @@ _FINAL: Final = {
     "failed": Outcome.FAILED,
     "cancelled": Outcome.CANCELLED,
 }
-_KINDS: Final[dict[str, Literal["text", "reasoning", "tool", "refusal"]]] = {
-    "response.output_text.delta": "text",
-    "response.reasoning_text.delta": "reasoning",
-    "response.reasoning_summary_text.delta": "reasoning",
-    "response.function_call_arguments.delta": "tool",
-    "response.custom_tool_call_input.delta": "tool",
-    "response.mcp_call_arguments.delta": "tool",
-    "response.refusal.delta": "refusal",
+_TEXTS: Final = {
+    "response.output_text.delta": Text("text", "delta", "output_index"),
+    "response.reasoning_text.delta": Text("reasoning", "delta", "output_index"),
+    "response.reasoning_summary_text.delta": Text("reasoning", "delta", "output_index"),
+    "response.function_call_arguments.delta": Text("tool", "delta", "output_index"),
+    "response.custom_tool_call_input.delta": Text("tool", "delta", "output_index"),
+    "response.mcp_call_arguments.delta": Text("tool", "delta", "output_index"),
+    "response.refusal.delta": Text("refusal", "delta", "output_index"),
 }
 # Random padding against traffic analysis; quotes inside a JSON text are escaped, so no content looks like this.
 _STORED: Final = re.compile(r"/responses/(?:ca)?resp_[^/]+$")
@@ -87,7 +88,7 @@ class OpenAIResponses(CursorProtocol):
     """
 
     keeps = frozenset({"background"})
-    json_names = frozenset({*_KINDS, *_TERMINAL, "response.done", "message"})
+    json_names = frozenset({*_TEXTS, *_TERMINAL, "response.done", "message"})
 
     def __init__(self, *, numbered: bool = True, upgrade_background: bool = False) -> None:
         # No `first_sequence`, although it is 0: a GET may begin at any number.
@@ -185,12 +186,7 @@ class OpenAIResponses(CursorProtocol):
         return upstream_error(detail if isinstance(detail, dict) else {"message": detail} if detail else body, body)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        kind = _KINDS.get(_kind(event))
-        if kind is None:
-            return ()
-        body = payload_of(event)
-        text, index = body.get("delta"), body.get("output_index")
-        return (Delta(kind, text, index if type(index) is int else 0),) if isinstance(text, str) and text else ()
+        return deltas_of(_TEXTS, _kind(event), payload_of(event))
 
     def fingerprint(self, event: Any) -> str:
         return fingerprint(event.event, _PADDING.sub("", event.data) if '"obfuscation"' in event.data else event.data)

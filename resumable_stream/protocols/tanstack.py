@@ -7,7 +7,7 @@ Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 (`stream
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,14 +16,15 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
 from ._json import object_of, payload_of
+from ._shape import Text, deltas_of
 from .ndjson import NDJSON_TYPES
 
 __all__ = ["TanStackAI", "TanStackAINDJSON"]
 
-_DELTAS: Final[Mapping[str, Any]] = {
-    "TEXT_MESSAGE_CONTENT": "text",
-    "REASONING_MESSAGE_CONTENT": "reasoning",
-    "TOOL_CALL_ARGS": "tool",
+_TEXTS: Final = {
+    "TEXT_MESSAGE_CONTENT": Text("text", "delta"),
+    "REASONING_MESSAGE_CONTENT": Text("reasoning", "delta"),
+    "TOOL_CALL_ARGS": Text("tool", "delta"),
 }
 
 
@@ -98,8 +99,7 @@ class TanStackAI(ResumeProtocol):
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         chunk = self.chunk(event)
-        kind, text = _DELTAS.get(str(chunk.get("type"))), chunk.get("delta")
-        return (Delta(kind, text),) if kind is not None and isinstance(text, str) and text else ()
+        return deltas_of(_TEXTS, chunk.get("type"), chunk)
 
     # -- going on
 

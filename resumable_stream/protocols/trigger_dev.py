@@ -18,6 +18,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Outcome, StreamEvent
 from ._ends import upstream_error
 from ._json import object_of, payload_of
+from ._shape import said
 from .s2 import is_command
 
 __all__ = ["TriggerDev"]
@@ -83,7 +84,7 @@ class TriggerDev(ResumeProtocol):
         if isinstance(chunk, dict) and chunk.get("type") == "text-delta":
             # A part of the AI SDK, whose streams tasks often pipe: `text` before its version 5.
             chunk = chunk.get("delta", chunk.get("text"))
-        return (Delta("text", chunk),) if isinstance(chunk, str) and chunk else ()
+        return said("text", chunk)
 
     # -- going on
 

@@ -18,6 +18,7 @@ from .._errors import UpstreamError
 from .._events import Delta, Item, StreamEvent
 from ._ends import upstream_error
 from ._json import payload_of
+from ._shape import said
 
 __all__ = ["UpstashRealtime"]
 
@@ -92,8 +93,7 @@ class UpstashRealtime(ResumeProtocol):
         return upstream_error({"message": body.get("error")}, body)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        data = payload_of(event).get("data")
-        return (Delta("text", data),) if isinstance(data, str) and data else ()
+        return said("text", payload_of(event).get("data"))
 
     # -- going on
 
