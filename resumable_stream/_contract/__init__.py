@@ -14,6 +14,7 @@ from .values import (
     Alarm,
     Answer,
     Backfill,
+    Claim,
     Document,
     Head,
     Position,
@@ -22,13 +23,14 @@ from .values import (
     Snapshot,
     StreamState,
 )
-from .verdicts import Ask, Consume, Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
+from .verdicts import Ask, Consume, Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 
 __all__ = [
     "Alarm",
     "Answer",
     "Ask",
     "Backfill",
+    "Claim",
     "Consume",
     "Detect",
     "Document",
@@ -38,6 +40,7 @@ __all__ = [
     "KEPT",
     "KEY",
     "Lost",
+    "Over",
     "Position",
     "Promises",
     "Reject",

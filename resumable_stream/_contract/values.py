@@ -22,6 +22,7 @@ __all__ = [
     "Alarm",
     "Answer",
     "Backfill",
+    "Claim",
     "Document",
     "Head",
     "Position",
@@ -116,6 +117,21 @@ KEPT: Final = "header:"
 """In `StreamState.extra`, in front of the name of a header."""
 
 
+class Claim(NamedTuple):
+    """
+    What the provider said of a run whose last event had not come.
+
+    Attributes:
+        outcome: How it ended.
+        offset: Events delivered when it was said.
+        asked: How often the rest was asked for since, in vain.
+    """
+
+    outcome: Outcome
+    offset: int
+    asked: int
+
+
 class StreamState:
     """
     What is known of one stream. Protocols read all of it and write `stream_id`, `location` and `extra`.
@@ -131,6 +147,7 @@ class StreamState:
         head: The latest response head.
         resuming: The latest request asked for the rest of a stream, not for its start.
         asking: It did so after a clean close, only to learn whether there is more.
+        over: The provider says that the run is over (`Over`); the core asks for the rest before it believes that.
         private: Names of query values that the client adds to every request by itself.
     """
 
@@ -144,6 +161,7 @@ class StreamState:
         "location",
         "method",
         "offset",
+        "over",
         "private",
         "resuming",
         "sequence",
@@ -166,6 +184,7 @@ class StreamState:
         self.head: Head | None = None
         self.resuming = False
         self.asking = False
+        self.over: Claim | None = None
 
     @property
     def kept(self) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ __all__ = [
     "Finished",
     "Interrupted",
     "Lost",
+    "Over",
     "Reject",
     "Resume",
     "Retry",
@@ -141,6 +142,25 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Over:
+    """
+    The provider says that its run is over, and its last event has not come: it may have been on its way when the connection went.
+
+    For `ResumeProtocol.on_verified()`. The core asks for the rest, and then for the run's status again. It believes what is said
+    again after nothing new came. What it remembers is in `StreamState.over`, and in no checkpoint: another process counts anew.
+
+    Attributes:
+        outcome: How the run ended.
+        asks: So many times the rest is asked for before that is believed.
+        lost: The last event of such a run has to come: what to say if it does not (`CursorExpired`). `""`: the outcome will do.
+    """
+
+    outcome: Outcome
+    asks: int = 1
+    lost: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """A failed attempt: try again under the retry policy."""
 
@@ -154,4 +174,4 @@ class Reject:
     message: str = ""
 
 
-Verdict = Consume | Finished | Resume | Ask | Verify | Interrupted | Lost | Retry | Reject
+Verdict = Consume | Finished | Resume | Ask | Verify | Interrupted | Lost | Over | Retry | Reject

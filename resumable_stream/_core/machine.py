@@ -1034,6 +1034,7 @@ class Machine:
         if self._reading is not None:
             self._reading.start_over()
         self.state.extra.clear()
+        self.state.over = None
         self._checkpoints.start_over()
         self._account.count_events(ledger.fresh)
         self.notices.append(note.Restarted(0))
@@ -1078,7 +1079,7 @@ class Machine:
                 case snapshot:
                     self._on_snapshot(snapshot, answer)
         else:
-            match protocol.on_verified(answer, self.state):
+            match self._side.on_verified(answer):
                 case verdict.Resume():
                     self._account.checked = True
                     # Asked because of a silence: it runs, so the silent connection was no failed attempt.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .._contract import Answer, Request, ResumeProtocol
+from .._contract import Answer, Claim, Request, ResumeProtocol
 from .._contract import verdicts as verdict
 from .._errors import RetriesExhausted
 from .plan import Purpose
@@ -47,7 +47,7 @@ class Side:
         self._protocol: ResumeProtocol | None = None
         self._last_words = 0
         self._exhausted: RetriesExhausted | None = None
-        self._extra_before: dict[str, str] = {}
+        self._before: tuple[dict[str, str], Claim | None] = {}, None
 
     def adopt(self, protocol: ResumeProtocol) -> None:
         """Now the protocol is known."""
@@ -69,6 +69,27 @@ class Side:
         self._requests.sync()
         return self._protocol.snapshot_request(self._requests.state)
 
+    def on_verified(self, answer: Answer) -> verdict.Verdict:
+        """
+        What the provider says of its run.
+
+        That it is over is believed after the rest was asked for in vain; until then it is a `Resume`.
+        """
+        protocol, state = self._protocol, self._requests.state
+        assert protocol is not None
+        found = protocol.on_verified(answer, state)
+        if not isinstance(found, verdict.Over):
+            if isinstance(found, verdict.Resume):
+                state.over = None
+            return found
+        asked = 0
+        if state.over is not None and state.over[:2] == (found.outcome, state.offset):
+            asked = state.over.asked + 1
+        state.over = Claim(found.outcome, state.offset, asked)
+        if asked < found.asks:
+            return verdict.Resume()
+        return verdict.Lost(found.lost) if found.lost else verdict.Finished(found.outcome)
+
     def request_again(self, purpose: Purpose) -> Request | None:
         """The request once more, from where the stream stands now."""
         return self.snapshot_request() if purpose == "snapshot" else self.status_request()
@@ -84,7 +105,8 @@ class Side:
         if self._protocol is None or not self._requests.state.resuming or self._last_words >= LAST_WORDS:
             return None
         if not self._last_words:
-            self._extra_before = dict(self._requests.state.extra)
+            state = self._requests.state
+            self._before = dict(state.extra), state.over
         if (request := self.status_request()) is not None:
             self._last_words += 1
             self._exhausted = exhausted
@@ -97,15 +119,17 @@ class Side:
         Args:
             answer: `None`: there was none, or none that says anything.
         """
-        protocol, exhausted, state = self._protocol, self._exhausted, self._requests.state
-        assert protocol is not None and exhausted is not None
+        exhausted, state = self._exhausted, self._requests.state
+        assert exhausted is not None
         if answer is not None:
-            before = dict(state.extra)
-            match protocol.on_verified(answer, state):
+            before = dict(state.extra), state.over
+            match self.on_verified(answer):
                 case verdict.Finished() | verdict.Lost(stored=True) as found:
                     return found
-                case verdict.Resume() if state.extra != before and (request := self.last_request(exhausted)) is not None:
-                    return request
+                case verdict.Resume() if (state.extra, state.over) != before:
+                    # It says that the run is over, and has to say so again.
+                    if (request := self.last_request(exhausted)) is not None:
+                        return request
         # Another process may ask in peace: what was noted in haste does not travel in the checkpoint.
-        state.extra = self._extra_before
+        state.extra, state.over = self._before
         return Exhausted(exhausted)

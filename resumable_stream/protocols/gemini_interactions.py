@@ -22,7 +22,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
-from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
+from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, EndRule, unproven_done, upstream_error
@@ -175,22 +175,14 @@ class GeminiInteractions(ResumeProtocol):
             return Reject(f"asked how the interaction stands, the server answered {answer.status}")
         status = str(object_of(parsed(answer.body)).get("status"))
         if status in _RUNNING:
-            state.extra.pop("empty", None)
             return Resume()
         if status not in _OVER:
             return Retry(f"asked how the interaction stands, the server answered {status!r}")
         outcome = _OVER[str(status)]
         if state.cursor is not None and state.cursor.endswith(_END):
             return Finished(outcome)
-        # It is over, but its last event did not come: it may have been on its way when the connection went.
-        at, _, count = state.extra.get("empty", "").partition(" ")
-        empty = int(count) + 1 if at == str(state.offset) else 0
-        state.extra["empty"] = f"{state.offset} {empty}"
-        if empty < _BELIEVED:
-            return Resume()
-        if outcome is Outcome.COMPLETED:
-            return Lost(f"the interaction is said to be {status}, but the server does not send what follows event {state.offset}")
-        return Finished(outcome)
+        lost = f"the interaction is said to be {status}, but the server does not send what follows event {state.offset}"
+        return Over(outcome, asks=_BELIEVED, lost=lost if outcome is Outcome.COMPLETED else "")
 
     # -- the stored result
 

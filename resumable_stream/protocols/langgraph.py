@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
-from .._contract.verdicts import Finished, Lost, Resume, Retry, Verdict, Verify
+from .._contract.verdicts import Finished, Lost, Over, Resume, Retry, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import upstream_error
@@ -201,10 +201,9 @@ class LangGraphRun(_LangGraph):
         return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
-        offset, _, rest = state.extra.get("ended", "").partition(" ")
-        status, _, proven = rest.partition(" ")
-        if offset == str(state.offset) and (proven or "seen" in state.extra):
-            return Finished(_ENDED[status])
+        over = state.over
+        if over is not None and over.offset == state.offset and ("proven" in state.extra or "seen" in state.extra):
+            return Finished(over.outcome)
         request = self.status_request(state)
         return Verify(request) if request is not None else Finished(Outcome.ENDED)
 
@@ -222,11 +221,11 @@ class LangGraphRun(_LangGraph):
         if state.cursor is None and state.offset:
             # No ids, so nothing more can be asked for.
             return Finished(_ENDED[status])
-        if state.extra.get("ended", "").partition(" ")[0] == str(state.offset):
-            return Lost(f"the run has ended ({status}), and the server no longer holds its events")
-        # It may have ended after the connection did: ask for what followed before believing it.
-        state.extra["ended"] = f"{state.offset} {status} {state.extra.get('seen', '')}"
-        return Resume()
+        # It may have ended after the connection did. A replay that brings nothing that we hold is none.
+        state.extra.pop("proven", None)
+        if "seen" in state.extra:
+            state.extra["proven"] = "1"
+        return Over(_ENDED[status], lost=f"the run has ended ({status}), and the server no longer holds its events")
 
     def snapshot_request(self, state: StreamState) -> Request | None:
         if state.location is None:

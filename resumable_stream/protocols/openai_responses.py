@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._contract import Alarm, Answer, Head, Position, Promises, Request, Snapshot, StreamState
-from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
+from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, unproven_done, upstream_error
@@ -222,7 +222,7 @@ class OpenAIResponses(CursorProtocol):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         if not state.resuming or status not in (400, 404):
             return None
-        if state.extra.get("final", "").startswith("cancelled "):
+        if state.over is not None and state.over.outcome is Outcome.CANCELLED:
             return Finished(Outcome.CANCELLED)
         if status == 404:
             return Lost(f"response {state.stream_id} is unknown or has expired")
@@ -258,13 +258,10 @@ class OpenAIResponses(CursorProtocol):
             return Finished(_FINAL[status]) if status in ("failed", "cancelled") else Resume()
         if status not in _FINAL:
             return Resume()
-        # A finished response replays what follows the cursor. It is asked for that once more, and then believed.
-        asked, state.extra["final"] = state.extra.get("final"), f"{status} {state.cursor}"
-        if asked != state.extra["final"]:
-            return Resume()
-        if status in ("failed", "cancelled"):
-            return Finished(_FINAL[status])
-        return Lost(f"response {state.stream_id} is {status}, but its stream does not bring the rest")
+        # A finished response replays what follows the cursor.
+        whole = status in ("completed", "incomplete")
+        lost = f"response {state.stream_id} is {status}, but its stream does not bring the rest" if whole else ""
+        return Over(_FINAL[status], lost=lost)
 
     def snapshot_request(self, state: StreamState) -> Request | None:
         return self.status_request(state)

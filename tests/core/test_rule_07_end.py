@@ -12,6 +12,7 @@ from resumable_stream._contract import (
     Consume,
     Finished,
     Interrupted,
+    Over,
     Request,
     Resume,
     ResumeProtocol,
@@ -21,7 +22,14 @@ from resumable_stream._contract import (
     Verdict,
     Verify,
 )
-from resumable_stream._errors import DeadlineExceeded, EventTooLarge, RetriesExhausted, StreamInterrupted, UpstreamError
+from resumable_stream._errors import (
+    CursorExpired,
+    DeadlineExceeded,
+    EventTooLarge,
+    RetriesExhausted,
+    StreamInterrupted,
+    UpstreamError,
+)
 from resumable_stream._events import Outcome
 from resumable_stream._notices import CursorIgnored
 from resumable_stream._settings import Limits, Timeouts
@@ -253,6 +261,89 @@ def test_a_status_check_is_repeated_like_any_safe_request() -> None:
     assert result.outcome is Outcome.FAILED
     failing = play(Reply([evs(1, 2)]), *[Reply(status=503, type="")] * 5, protocol=Verified(), delay=policy(3))
     assert isinstance(failing.error, RetriesExhausted)
+
+
+REST = Reply([])
+
+
+@pytest.mark.parametrize("asks", [0, 1, 2, 3])
+def test_a_run_that_is_over_is_believed_after_the_rest_was_asked_for(asks: int) -> None:
+    over = Over(Outcome.FAILED, asks=asks)
+    result = play(Reply([evs(1, 2)]), STATUS, *[REST, STATUS] * asks, protocol=Verified(*[over] * (asks + 1)))
+    assert (result.data, result.outcome) == (["d1", "d2"], Outcome.FAILED)
+    assert [sent.cursor for sent in result.stream.sent if not sent.side] == [None, *["2"] * asks]
+
+
+def test_a_run_that_is_over_still_brings_its_last_event() -> None:
+    result = play(Reply([evs(1, 2)]), STATUS, Reply([evs(3, 3), DONE]), protocol=Verified(Over(Outcome.FAILED)))
+    assert (result.data, result.outcome) == (["d1", "d2", "d3", "[DONE]"], Outcome.COMPLETED)
+
+
+@pytest.mark.parametrize("asks", [1, 3])
+def test_a_run_without_the_last_event_that_it_has_to_have_is_lost(asks: int) -> None:
+    over = Over(Outcome.COMPLETED, asks=asks, lost="the last event does not come")
+    result = play(Reply([evs(1, 2)]), STATUS, *[REST, STATUS] * asks, protocol=Verified(*[over] * (asks + 1)))
+    assert isinstance(result.error, CursorExpired) and "the last event does not come" in str(result.error)
+    assert result.data == ["d1", "d2"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        pytest.param([Reply([evs(3, 3)]), STATUS], id="something new"),
+        pytest.param([REST, STATUS, REST, STATUS], id="it runs"),
+        pytest.param([REST, STATUS, REST, STATUS], id="another outcome"),
+    ],
+)
+def test_it_is_counted_anew_after(between: list[Reply], request: pytest.FixtureRequest) -> None:
+    """Each time the rest has to be asked for twice in vain, after the same was said at the same place."""
+    over, kind = Over(Outcome.FAILED, asks=2), request.node.callspec.id
+    said: dict[str, list[Verdict]] = {"something new": [], "it runs": [over, Resume()]}
+    said["another outcome"] = [over, Over(Outcome.CANCELLED, asks=2)]
+    answers = [over, *said[kind], over, over, over]
+    tail = [REST, STATUS, REST, STATUS] if kind == "something new" else [REST, STATUS, REST, STATUS, REST, STATUS]
+    result = play(Reply([evs(1, 2)]), STATUS, *between, *tail, protocol=Verified(*answers), delay=policy(20))
+    assert result.outcome is Outcome.FAILED and result.error is None
+    assert result.stream.machine.protocol.answers == []
+
+
+def test_another_process_counts_anew_and_no_checkpoint_says_what_was_said() -> None:
+    over = Over(Outcome.FAILED)
+    first = Stream(script(Reply([evs(1, 2)]), STATUS, Reply([evs(3, 4)])), protocol=Verified(over))
+    events = [next(first) for _ in range(3)]
+    assert first.state.over == (Outcome.FAILED, 2, 0)
+    place = first.leave()
+    assert len(events) == 3 and "failed" not in place.to_json()
+    second = run(Stream(script(REST, STATUS, REST, STATUS), protocol=Verified(over, over), checkpoint=place))
+    assert (second.data, second.outcome) == ([], Outcome.FAILED)
+
+
+def test_a_generation_that_is_made_anew_has_not_been_said_to_be_over() -> None:
+    lost = Over(Outcome.FAILED, asks=1, lost="gone")
+    script_ = [Reply([evs(1, 2)]), STATUS, REST, STATUS, Reply([evs(1, 2)]), STATUS, REST, STATUS]
+    protocol = Verified(lost, lost, Over(Outcome.FAILED), Over(Outcome.FAILED))
+    result = play(*script_, protocol=protocol, on_lost="restart")
+    assert result.outcome is Outcome.FAILED and protocol.answers == []
+
+
+@pytest.mark.parametrize(("asks", "expected"), [(1, Outcome.FAILED), (2, None)])
+def test_before_a_stream_is_given_up_its_run_is_asked_about_twice(asks: int, expected: Outcome | None) -> None:
+    """Its stream cannot be read any more. A run that needs more than two answers to be believed is given up."""
+
+    class Asked(Verified):
+        def status_request(self, state: StreamState) -> Request | None:
+            return Request(method="GET", url="/runs/1")
+
+    def server(sent: Sent) -> Reply:
+        if sent.side:
+            return STATUS
+        return Reply([evs(1, 2), "rst"]) if sent.cursor is None else Reply(status=503, type="")
+
+    result = run(Stream(server, protocol=Asked(*[Over(Outcome.FAILED, asks=asks)] * 2), delay=policy(3)))
+    assert result.outcome is expected
+    if expected is None:
+        assert isinstance(result.error, RetriesExhausted)
+        assert result.stream.state.over is None
 
 
 def test_a_run_that_always_runs_and_never_says_anything_ends_bounded() -> None:

@@ -21,7 +21,7 @@ from resumable_stream import (
     Timeouts,
     UpstreamError,
 )
-from resumable_stream._contract import Answer, Head, Interrupted, Lost, Reject, Resume, Retry, Settled, StreamState, Verify
+from resumable_stream._contract import Answer, Head, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, StreamState, Verify
 from resumable_stream._events import Delta, StreamEvent
 from resumable_stream.protocols.gemini_interactions import GeminiInteractions
 from resumable_stream.testing import Fault, FlakyServer
@@ -373,7 +373,7 @@ def test_without_an_answer_only_what_was_never_sent_is_sent_again() -> None:
     [
         (Answer(200, {}, document("in_progress")), Resume),
         (Answer(200, {}, document("queued")), Resume),
-        (Answer(200, {}, document("completed")), Resume),
+        (Answer(200, {}, document("completed")), Over),
         (Answer(200, {}, document("paused")), Retry),
         (Answer(200, {}, b"<html>"), Retry),
         (Answer(200, {}, b"[]"), Retry),
