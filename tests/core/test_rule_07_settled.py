@@ -9,7 +9,7 @@ import pytest
 
 from resumable_stream import Outcome, protocols
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._contract import alarm_of, quiet_of
+from resumable_stream._contract import Alarm, alarm_of, quiet_of
 from resumable_stream._errors import RetriesExhausted, StreamInterrupted, UpstreamError
 from resumable_stream._events import StreamEvent
 from resumable_stream._settings import Timeouts
@@ -17,6 +17,7 @@ from resumable_stream.protocols import (
     Agno,
     AISDKStream,
     CursorProtocol,
+    LangGraphThread,
     LastEventID,
     LlamaCpp,
     OpenAIChat,
@@ -27,6 +28,7 @@ from resumable_stream.protocols import (
     Settled,
     StreamState,
     WorkflowRun,
+    _registry,
 )
 from resumable_stream.protocols.relayed import can_relay
 
@@ -349,6 +351,51 @@ def test_an_error_of_a_subclass_is_asked_about_every_event() -> None:
     answer = Reply([chunk("hi"), ev("{}", event="fatal"), chunk(None, "stop")])
     result = run(Stream(script(answer), method="POST", json=body, protocol=Fatal()))
     assert isinstance(result.error, UpstreamError) and len(result.events) == 1
+
+
+class SaysBye:
+    """Beside a protocol, not below one."""
+
+    def end(self, event: Any) -> Any:
+        return Outcome.COMPLETED if event.event == "bye" else super().end(event)  # type: ignore[misc]
+
+
+def subclasses() -> list[Any]:
+    """Each way to judge events in one's own way, over each protocol that can be made without options."""
+    ready = [getattr(protocols, name) for name in _registry.__all__]
+    bases = [base for base in ready if base not in (CursorProtocol, LlamaCpp, Relayed)]
+    own = {judge: lambda self, event: None for judge in ("end", "error", "gap")}
+    made = {f"{base.__name__}-{name}": type("Mine", (base,), {name: own[name]}) for base in bases for name in own}
+    made |= {f"{base.__name__}-beside": type("Mine", (SaysBye, base), {}) for base in bases}
+    return [pytest.param(mine, id=name) for name, mine in made.items()]
+
+
+@pytest.mark.parametrize("mine", subclasses())
+def test_a_subclass_that_judges_for_itself_is_asked_about_every_event(mine: Any) -> None:
+    """Whatever alarm it inherits, and with no word of its own about it. One below that judges nothing changes nothing."""
+    for made in (mine(), type("Below", (mine,), {})()):
+        assert alarm_of(made) is None
+        assert quiet_of(made) is None
+        if can_relay(made):
+            assert alarm_of(Relayed(made)) is None
+            # `Relayed` passes the question on, and here nobody has an answer.
+            quiet = quiet_of(Relayed(made))
+            assert quiet is None or not quiet(b'data: {"choices":[{"delta":{"content":"x"}}]}')
+
+
+def test_one_that_says_its_own_alarm_is_asked_about_those_events_only() -> None:
+    asked = []
+
+    class Quick(LangGraphThread):
+        alarm = Alarm(frozenset({"bye"}), frozenset())
+
+        def end(self, event: Any) -> Any:
+            asked.append(event.event)
+            return Outcome.COMPLETED if event.event == "bye" else None
+
+    body = Reply([ev("a", "1-0", event="x"), ev("b", "2-0", event="bye")])
+    assert run(Stream(script(body), protocol=Quick())).outcome is Outcome.COMPLETED
+    assert asked == ["bye"]
 
 
 def test_the_alarm_of_every_protocol_covers_what_it_judges() -> None:
