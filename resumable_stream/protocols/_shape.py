@@ -38,7 +38,9 @@ class Text:
 
 def said(kind: Kind, text: Any, index: Any = 0) -> tuple[Delta, ...]:
     """A piece of content, if it is one."""
-    return (Delta(kind, text, index if type(index) is int else 0),) if isinstance(text, str) and text else ()
+    if not text or not isinstance(text, str):
+        return ()
+    return (Delta(kind, text, index if type(index) is int else 0),)
 
 
 def deltas_of(table: Mapping[str, Text], type: Any, body: Mapping[str, Any], index: Any = 0) -> tuple[Delta, ...]:

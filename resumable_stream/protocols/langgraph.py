@@ -107,9 +107,12 @@ class _LangGraph(ResumeProtocol):
         if not isinstance(message, dict) or message.get("type") not in ("AIMessageChunk", "ai"):
             return
         yield from _content(message.get("content"))
-        yield from said("reasoning", object_of(message.get("additional_kwargs")).get("reasoning_content"))
-        for call in objects_in(message.get("tool_call_chunks")):
-            yield from said("tool", call.get("args"), call.get("index"))
+        # Most messages have neither.
+        if kwargs := message.get("additional_kwargs"):
+            yield from said("reasoning", object_of(kwargs).get("reasoning_content"))
+        if calls := message.get("tool_call_chunks"):
+            for call in objects_in(calls):
+                yield from said("tool", call.get("args"), call.get("index"))
 
 
 class LangGraphRun(_LangGraph):
