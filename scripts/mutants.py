@@ -85,6 +85,22 @@ MUTANTS = (
         RULE + "07_end.py",
     ),
     Mutant(
+        "over-unasked",
+        "a run that is said to be over is believed without asking for the rest",
+        "_core/side.py",
+        "        if asked < found.asks:\n",
+        "        if asked < found.asks - 1:\n",
+        RULE + "07_end.py",
+    ),
+    Mutant(
+        "over-anywhere",
+        "that a run is over is believed although something new came since it was said",
+        "_core/side.py",
+        "state.over[:2] == (found.outcome, state.offset)",
+        "state.over.outcome is found.outcome",
+        RULE + "07_end.py",
+    ),
+    Mutant(
         "partial-is-end",
         "a close inside an event is an end",
         "_core/ending.py",
