@@ -240,6 +240,14 @@ MUTANTS = (
         CORE,
     ),
     Mutant(
+        "roll-back-held",
+        "an interrupted batch takes what was held before it",
+        "_core/seams.py",
+        "        self.held = list(held)\n",
+        "        self.held = []\n",
+        "tests/core/test_interrupted_batch.py",
+    ),
+    Mutant(
         "roll-back-part",
         "an interrupted batch leaves what its part of the ledger knows",
         "_core/ledger.py",

@@ -71,7 +71,7 @@ class Before(NamedTuple):
     repeats: tuple[Any, ...]
     resets: tuple[Any, ...]
     memory: tuple[str, ...]
-    seams: tuple[bool, str | None, int]
+    seams: tuple[bool, str | None, int, tuple[Any, ...]]
 
 
 class Ledger:
@@ -489,7 +489,7 @@ class Ledger:
             self._repeats.kept(),
             self._resets.kept(),
             self._memory.mark(),
-            self._seams.mark(),
+            self._seams.kept(),
         )
 
     def _roll_back(self, before: Before) -> None:
@@ -501,15 +501,16 @@ class Ledger:
         if log is not None:
             log.cut(logged)
         self._memory.roll_back(before.memory, offset)
-        self._seams.roll_back(before.seams)
+        self._seams.put_back(before.seams)
 
     def _go_through(self, items: Sequence[Any], silent: Sequence[tuple[int, str]]) -> Sequence[Any]:
         out: list[Any] = []
         moves = deque(silent)
+        beginning = self._repeats.beginning
         for index, item in enumerate(items):
             while moves and moves[0][0] <= index:
                 self._move(moves.popleft()[1])
-            if not self._admit(item, out):
+            if not (self._admit_first(item, out) if beginning.compared else self._admit(item, out)):
                 break
             if index % SETTLE == SETTLE - 1 and not moves and (lane := self._choose_lane()) is not CAREFUL:
                 # The rest of a long batch need not be looked at one by one.
@@ -550,11 +551,8 @@ class Ledger:
         )
         return lane_of(self._protocol, cursor, self._numbers) if settled else CAREFUL
 
-    def _admit(self, item: Any, out: list[Any]) -> bool:
-        """Deliver, hold back or drop one item. False: nothing after it may be delivered."""
-        beginning = self._repeats.beginning
-        if not beginning.compared:
-            return self._admit_next(item, out)
+    def _admit_first(self, item: Any, out: list[Any]) -> bool:
+        """As `_admit()`, as long as the answer may begin as the stream began."""
         match self._repeats.by_beginning(item):
             case "so far":
                 return True
@@ -562,8 +560,8 @@ class Ledger:
                 return self._start_over()
             case "none":
                 # No generator here: Ctrl-C within one that is being closed would be lost.
-                for each in (*beginning.take_held(), item):  # noqa: SIM110
-                    if not self._admit_next(each, out):
+                for each in (*self._repeats.beginning.take_held(), item):  # noqa: SIM110
+                    if not self._admit(each, out):
                         return False
                 return True
 
@@ -581,9 +579,10 @@ class Ledger:
                 return False
         return True
 
-    def _admit_next(self, item: Any, out: list[Any]) -> bool:
+    def _admit(self, item: Any, out: list[Any]) -> bool:
+        """Deliver, hold back or drop one item. False: nothing after it may be delivered."""
         repeats = self._repeats
-        if repeats.in_run:
+        if self._seams.open:
             if repeats.follows_run(item):
                 return True
             for held in repeats.leave_run():

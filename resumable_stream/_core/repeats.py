@@ -185,11 +185,6 @@ class Repeats(Part):
 
     # --- a run within one answer
 
-    @property
-    def in_run(self) -> bool:
-        """Events are held that may be a run which is sent again."""
-        return self._seams.open
-
     def follows_run(self, item: Any) -> bool:
         """Is it part of the run? Then it is held, or it is the proof that all of the run is a repeat."""
         if not self._seams.follow(item):

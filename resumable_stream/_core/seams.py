@@ -211,18 +211,20 @@ class Seams:
         self._close()
         return held
 
-    def mark(self) -> tuple[bool, str | None, int]:
-        """What `roll_back()` needs."""
-        return self.shared, self.latest, self._failed
+    def kept(self) -> tuple[bool, str | None, int, tuple[Any, ...]]:
+        """What `put_back()` needs."""
+        return self.shared, self.latest, self._failed, tuple(self.held)
 
-    def roll_back(self, mark: tuple[bool, str | None, int]) -> None:
+    def put_back(self, kept: tuple[bool, str | None, int, tuple[Any, ...]]) -> None:
         """
-        Take back a batch. Its connection is over, so what is held goes with it.
+        A batch has not come, and its connection is over.
 
-        An id that it brought stays known: it counts as one of an event that is no longer remembered.
+        The run is over as well. What was held before the batch stays held: it is new if the next connection brings nothing.
+        An id that came with the batch stays known: it counts as one of an event that is no longer remembered.
         """
-        self.shared, self.latest, self._failed = mark
-        self.cut()
+        self.shared, self.latest, self._failed, held = kept
+        self._close()
+        self.held = list(held)
 
     def _close(self) -> None:
         self._places = []

@@ -207,6 +207,24 @@ def test_an_interrupted_batch_has_not_come(name: str, step: int) -> None:
     assert struck > 1
 
 
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+def test_what_was_held_before_the_batch_is_delivered_if_nothing_new_comes(step: int) -> None:
+    """The run may be a repeat, or new: its server was never heard again."""
+    scene = Scene(named("b", "c", "d"), now=[named("a", "b", "c"), named("a")])
+    struck = 0
+    for at in strikes(scene, step):
+        ledger, protocol = ledger_of(scene, [])
+        batch = items_of(protocol, scene.batch)
+        try:
+            with Strike(ledger, at):
+                ledger.receive(*batch)
+        except Struck:
+            struck += 1
+            ledger.open_connection(resuming=True, asking=True)
+            assert [item.data for item in ledger.release()] == ["d-a"]
+    assert struck > 1
+
+
 def test_a_part_keeps_every_slot() -> None:
     kinds = [kind for kind in Part.__subclasses__() if kind.__module__.startswith("resumable_stream.")]
     assert Prefix in kinds
