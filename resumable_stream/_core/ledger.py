@@ -59,21 +59,6 @@ class Committed(NamedTuple):
     since: tuple[str, ...]
 
 
-class Before(NamedTuple):
-    """The ledger before a batch."""
-
-    tip: Tip
-    batch: Sequence[Any]
-    lane: Lane
-    answer: Answer
-    problem: Problem | None
-    numbers: tuple[Any, ...]
-    repeats: tuple[Any, ...]
-    resets: tuple[Any, ...]
-    memory: tuple[str, ...]
-    seams: tuple[bool, str | None, int, tuple[Any, ...]]
-
-
 class Ledger:
     """
     The book of one stream.
@@ -464,12 +449,21 @@ class Ledger:
         self._look_closely()
         if (log := self._tip[3]) is not None:
             log.fold()
-        before = self._kept()
+        before = self._tip, self._batch, self._lane, self._answer, self.problem
+        numbers, repeats, resets = self._numbers.kept(), self._repeats.kept(), self._resets.kept()
+        memory, seams = self._memory.kept(), self._seams.kept()
         try:
             out = self._go_through(items, silent)
         except BaseException:
             # A bug of the caller's protocol, or Ctrl-C: as if the batch had not come. The connection has to end.
-            self._roll_back(before)
+            self._tip, self._batch, self._lane, self._answer, self.problem = before
+            self._numbers.put_back(numbers)
+            self._repeats.put_back(repeats)
+            self._resets.put_back(resets)
+            self._memory.put_back(memory, self.offset)
+            self._seams.put_back(seams)
+            if log is not None:
+                log.cut(self._tip[4])
             raise
         if items:
             self._batch = out
@@ -477,31 +471,6 @@ class Ledger:
             # No event says where it leads: it was taken as soon as it came.
             self._base = self._tip
         return out
-
-    def _kept(self) -> Before:
-        return Before(
-            self._tip,
-            self._batch,
-            self._lane,
-            self._answer,
-            self.problem,
-            self._numbers.kept(),
-            self._repeats.kept(),
-            self._resets.kept(),
-            self._memory.mark(),
-            self._seams.kept(),
-        )
-
-    def _roll_back(self, before: Before) -> None:
-        self._tip, self._batch, self._lane, self._answer, self.problem = before[:5]
-        self._numbers.put_back(before.numbers)
-        self._repeats.put_back(before.repeats)
-        self._resets.put_back(before.resets)
-        _, _, offset, log, logged = before.tip
-        if log is not None:
-            log.cut(logged)
-        self._memory.roll_back(before.memory, offset)
-        self._seams.put_back(before.seams)
 
     def _go_through(self, items: Sequence[Any], silent: Sequence[tuple[int, str]]) -> Sequence[Any]:
         out: list[Any] = []

@@ -89,21 +89,20 @@ class Memory:
             self.items.clear()
             self.items.extend(items)
 
-    def mark(self) -> tuple[str, ...]:
-        """What `roll_back()` cannot find out by itself."""
+    def kept(self) -> tuple[str, ...]:
+        """What `put_back()` cannot find out by itself."""
         return self._silent
 
-    def roll_back(self, mark: tuple[str, ...], offset: int) -> None:
+    def put_back(self, kept: tuple[str, ...], offset: int) -> None:
         """
-        Take back a batch.
+        A batch has not come.
 
         Args:
-            mark: Of before it.
             offset: That of its first event.
         """
         while self.items and self.items[-1].offset >= offset:
             self.items.pop()
-        self._silent = mark
+        self._silent = kept
         self._index = None
 
     def starting_at(self, offset: int) -> Iterator[Any]:
