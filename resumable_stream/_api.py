@@ -1,4 +1,4 @@
-"""`connect`, `resume` and their async twins: check what was given, and put a stream together."""
+"""`connect`, `resume` and their async twins: check the arguments and build a stream."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OnLost = Literal["raise", "restart", "snapshot"]
 Commit = Literal["auto", "manual"]
 Observer = Callable[[Notice], object]
 
-# What a stream is asked for with. A token that names another method was made to have it sent.
+# Methods that can request a stream. A token with any other method was forged to have that request sent.
 _STREAMS = ("GET", "HEAD", "POST", "PUT", "PATCH")
 
 
@@ -59,28 +59,30 @@ def connect(
     """
     Read a stream that continues exactly where it stopped.
 
-    Nothing is sent until the `with` block is entered (or `open()` is called); errors of the start come from there.
+    Nothing is sent until the `with` block is entered (or `open()` is called); errors while opening are raised there.
 
     Args:
-        method: HTTP method. GET and HEAD may be repeated; a POST is repeated only where that cannot pay twice.
+        method: HTTP method. GET and HEAD may be repeated; a POST is repeated only if that cannot pay twice.
         url: Absolute, or relative to the client's `base_url`.
-        client: An `httpx.Client` or `httpx2.Client`; it keeps its settings and is not closed. `None`: one of our own.
+        client: An `httpx.Client` or `httpx2.Client`; it keeps its settings and is not closed. `None`: a new httpx client.
         protocol: How to resume; an instance from `resumable_stream.protocols`. `None`: chosen by the first response.
-        retry: When to try again, and when to give up. Default: `RetryPolicy()`.
+        retry: When to retry, and when to give up. Default: `RetryPolicy()`.
         timeouts: Clocks in seconds. Default: `Timeouts()`.
         limits: What the stream may hold. Default: `Limits()`.
-        commit: `"auto"`: the place moves when you come back for the next event. `"manual"`: only `commit()` moves it.
-        on_gap: Events that the server does not send again raise `GapError`, or with `"deliver"` are marked on the next event.
-        on_lost: The rest is gone: `"raise"`; `"restart"` sends the first request again, which may be paid again;
-            `"snapshot"` takes the provider's stored result where it has one. Half an answer in the store that cannot be
-            continued is shown, and then raises; `"restart"` replaces it.
+        commit: `"auto"`: the place moves when you ask for the next event. `"manual"`: only `commit()` moves it.
+        on_gap: If the server does not send missing events again: `"refetch"` raises `GapError`, `"deliver"` marks the gap on
+            the next event.
+        on_lost: If the rest is gone: `"raise"`; `"restart"` sends the first request again, which may be paid again;
+            `"snapshot"` returns the provider's stored result if it has one. A partial answer in the store that cannot be
+            continued is yielded, followed by the error; `"restart"` replaces it.
         store: Where the place (and, if it keeps them, the events) is saved.
-        key: The stream's name in the store; `request_key()` makes one of the request. The place of another request (method, URL,
-            body) under it is a `StoreError`.
-        checkpoint: Continue there: a `Checkpoint` or its token.
-        observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
-        **request: What `client.build_request` takes, less `timeout`, plus `auth`: `headers` (a mapping, or a callable that is
-            asked at every connection, for fresh tokens), `params`, `json`, `content`, `data`, `files`, `cookies`, `extensions`.
+        key: The stream's name in the store; `request_key()` derives one from the request. If the key holds the place of another
+            request (method, URL, body), that is a `StoreError`.
+        checkpoint: Where to continue: a `Checkpoint` or its token.
+        observer: Called with a small frozen notice for each reconnect, gap or duplicate; it runs inline, so it must be quick.
+        **request: The arguments of `client.build_request` without `timeout`, plus `auth`: `headers` (a mapping, or a callable
+            that is called for every connection, for fresh tokens), `params`, `json`, `content`, `data`, `files`, `cookies`,
+            `extensions`.
 
     Returns:
         A `ResumableStream`, not yet open.
@@ -141,21 +143,21 @@ def resume(
     Continue a stream of another process, kernel or device.
 
     Args:
-        token_or_checkpoint: What that one saved.
+        token_or_checkpoint: The token or checkpoint saved there.
         client: As for `connect()`.
-        origin: Any URL of the server that may get your credentials. `None`: the client's `base_url`.
-            The token is not signed, so without this check a forged one could carry them away.
-        protocol: Needed again when it is one of your own, or has options.
+        origin: Any URL of the server that may receive your credentials. `None`: the client's `base_url`.
+            The token is not signed, so without this check a forged one could send them to another server.
+        protocol: Pass it again if it is your own, or has options.
         **request: `params`, `headers` and `json` are merged into the resume request. A checkpoint leaves out query values that
-            may be secrets, and those of the client that began the stream; what chose the stream among them has to be in `params`.
+            may be secrets, and those of the client that began the stream; values that selected the stream must be in `params`.
 
     Returns:
-        A `ResumableStream`, not yet open. Of a complete stream it is empty, has its `outcome`, and sends nothing.
+        A `ResumableStream`, not yet open. For a complete stream it yields nothing, has its `outcome`, and sends no request.
 
     Raises:
-        OriginMismatch: The checkpoint is of another origin.
-        ValueError: The token is damaged, of a schema unknown here, or its protocol is none of ours; or `params` lacks a value
-            of the query that it leaves out.
+        OriginMismatch: The checkpoint belongs to another origin.
+        ValueError: The token is damaged, has an unknown schema, or its protocol is not one of this package; or `params` lacks a
+            query value that the checkpoint leaves out.
         TypeError: Neither `origin` nor a client with a `base_url` was given.
     """
     place = _checkpoint(token_or_checkpoint)
@@ -287,20 +289,20 @@ def _plan(
     if unknown := sorted(set(request) - set(CALL_ARGUMENTS)):
         raise TypeError(f"unknown argument {unknown[0]!r}; a request takes {', '.join(CALL_ARGUMENTS)}")
     family = family_of(client, want=want) if client is not None else own_family()
-    # The place of another process is whole; a client's own `params` would stand in place of its query.
+    # A checkpoint's URL is complete; a client's own `params` would replace its query.
     absolute = family.absolute(None, method, url, None) if merge else family.absolute(client, method, url, request.get("params"))
     private = family.private_params(client, request.get("params"))
     call = Call(dict(request), merge=merge)
     place = _checkpoint(checkpoint) if checkpoint is not None else None
     if place is not None and (seen := origin_of(place.url)) != origin_of(absolute):
         raise OriginMismatch(
-            f"the checkpoint is of {seen}, the URL of {origin_of(absolute)}", expected=origin_of(absolute), received=seen
+            f"the checkpoint belongs to {seen}, the URL to {origin_of(absolute)}", expected=origin_of(absolute), received=seen
         )
     if merge and place is not None:
         _check_withheld(place, family, client, request.get("params"))
     headers = request.get("headers")
     given = {} if headers is None or callable(headers) else {str(_text(name)).lower() for name in family.headers(headers)}
-    # The body of another process is not known here.
+    # The body sent by another process is unknown here.
     known = options.key is not None and not merge
     digest = request_digest(method, absolute, body_of(request), key=options.key) if known and options.key is not None else None
     asked = options.settings(
@@ -339,7 +341,7 @@ def _plan(
 
 
 def for_record(settings: Settings, place: Checkpoint | None, digest: str | None) -> tuple[Settings, Checkpoint | None]:
-    """The digest goes into the store's record and nowhere else; where the request's is not known, the record keeps its own."""
+    """Put the digest only into the store's record; if the request's digest is unknown, the record keeps its own."""
     if place is None or place.request is None:
         return (settings if digest is None else replace(settings, request=digest)), place
     return replace(settings, request=digest or place.request), replace(place, request=None)
@@ -354,19 +356,19 @@ def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None, request: S
         return None
     found = named(checkpoint.protocol)
     if found is None:
-        raise ValueError(f"protocol {checkpoint.protocol!r} is none of resumable_stream.protocols; pass it as protocol=")
+        raise ValueError(f"protocol {checkpoint.protocol!r} is not in resumable_stream.protocols; pass it as protocol=")
     options = checkpoint.extra.get("options", "")
     if found.options != options:
         # The request may imply them.
         found = found.for_request(request)
     if found.options != options:
-        raise ValueError(f"the stream was read with options of {checkpoint.protocol}: pass it with them as protocol= again")
+        raise ValueError(f"the stream was read by {checkpoint.protocol} with options: pass it with the same options as protocol=")
     return found
 
 
 def _checkpoint(given: Checkpoint | str) -> Checkpoint:
     if isinstance(given, Checkpoint):
-        # Of a store's record, the digest belongs to its key.
+        # The digest of a store's record belongs to its key only.
         return given if given.request is None else replace(given, request=None)
     if isinstance(given, str):
         return Checkpoint.from_json(given) if given.lstrip().startswith("{") else Checkpoint.from_token(given)
@@ -374,7 +376,7 @@ def _checkpoint(given: Checkpoint | str) -> Checkpoint:
 
 
 def _check_place(place: Checkpoint, origin: str | None, client: Any) -> None:
-    """A token may come from anywhere: nothing is sent for one that could do harm."""
+    """Reject a token that could do harm before anything is sent: it may come from anywhere."""
     if place.method not in _STREAMS:
         raise ValueError(f"resume() expects the place of a {', '.join(_STREAMS)} request, got {place.method[:20]}")
     if origin is not None and not isinstance(origin, str):
@@ -386,12 +388,14 @@ def _check_place(place: Checkpoint, origin: str | None, client: Any) -> None:
         raise ValueError(f"origin must be an absolute http(s) URL, got {base[:200]!r}")
     if (expected := origin_of(base)) != (received := origin_of(place.url)):
         raise OriginMismatch(
-            f"the checkpoint is of {received}, your credentials of {expected}: not sent", expected=expected, received=received
+            f"the checkpoint belongs to {received}, your credentials to {expected}: nothing was sent",
+            expected=expected,
+            received=received,
         )
 
 
 def _check_withheld(place: Checkpoint, family: Any, client: Any, params: Any) -> None:
-    """Without a value that chose the stream, another stream would come; and a value that could be a secret is not in a token."""
+    """Require the query values that a token leaves out as possible secrets: without them another stream might be read."""
     there = {*family.module.QueryParams(params), *(client.params if client is not None else ())}
     names = [unquote(name) for name in place.extra.get("withheld", "").split("&") if name]
     if missing := [name for name in names if name not in there]:

@@ -3,34 +3,34 @@ Everything that can go wrong, as one tree.
 
     ResumableStreamError              .checkpoint  .text_so_far
     ├── StreamInterrupted             .reason      cut, and this stream cannot be resumed
-    ├── NotResumable                               the protocol or the server offers no way back
+    ├── NotResumable                               the protocol or the server offers no way to resume
     ├── CursorExpired                              the server no longer holds what follows the cursor: start over
     ├── RetriesExhausted              .attempts  .last_error
     ├── GapError                      .expected  .received
-    ├── ReplayDiverged                             what came again is not what came before
-    ├── StreamReset                   .offset      earlier text is void, and the reader in use cannot say so
+    ├── ReplayDiverged                             the replay differs from what was sent before
+    ├── StreamReset                   .offset      earlier text is void, and the reader in use cannot express that
     ├── DeadlineExceeded                           `Timeouts.deadline` passed
-    ├── ResponseRejected              .status  .headers  .body     a status that retrying will not mend
+    ├── ResponseRejected              .status  .headers  .body     a status that retrying will not fix
     ├── ProtocolViolation                          the server broke the protocol
     │   └── EventTooLarge             .limit
     ├── UnexpectedContentType         .expected  .received
     ├── UpstreamError                 .type  .body                 the provider reported an error inside the stream
     ├── OriginMismatch                .expected  .received         credentials would have left their origin
     ├── StoreError                                 a checkpoint store failed, or is not ours to write
-    ├── LogUnavailable                .stream_id   the server's log cannot be reached, or what it holds is damaged
-    ├── StreamUnknown                 .stream_id   the server has no such stream, or not for you
+    ├── LogUnavailable                .stream_id   the server's log cannot be reached, or its data is damaged
+    ├── StreamUnknown                 .stream_id   the server has no such stream, or you may not read it
     ├── StreamEnded                   .ending      the stream takes no more messages
     ├── KeyReused                     .stream_id   the id was used for another request
     ├── HistoryGone                   .gone        the log no longer holds what follows a cursor
-    ├── HubDraining                                the server is shutting down and starts nothing
+    ├── HubDraining                                the server is shutting down and starts no new streams
     ├── LimitReached                  .limit       a limit of the server
-    ├── ReaderCut                                  the server cuts an answer on purpose, since it is not complete
+    ├── ReaderCut                                  the server cuts an answer on purpose, because it is incomplete
     ├── MessageUnknown                .mid         the session has no such message, or it was deleted
     ├── StreamBusy (RuntimeError)     .active      another thread or task reads the stream, or another stream of the session runs
     └── StreamClosed (RuntimeError)                you used a stream that is closed
-        └── StreamConsumed                         you iterated a stream that has ended
+        └── StreamConsumed                         you iterated over a stream that has ended
 
-One `except ResumableStreamError` catches them all, and each one knows the place: `.checkpoint` continues the stream.
+One `except ResumableStreamError` catches them all, and each one holds the place: `.checkpoint` continues the stream.
 Network exceptions never leak raw; they are the `__cause__`.
 """
 
@@ -81,15 +81,15 @@ class ResumableStreamError(Exception):
     Root of every error of this package.
 
     Attributes:
-        checkpoint: The place in the stream when it happened; `None` only when no request was made yet.
-        text_so_far: Text delivered before the error, when the stream was read as text; otherwise `None`.
+        checkpoint: The place in the stream when it happened; `None` only if no request was made yet.
+        text_so_far: Text delivered before the error, if the stream was read as text; otherwise `None`.
     """
 
     checkpoint: Checkpoint | None = None
     text_so_far: str | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        # For another process: the constructors below want keywords, which an exception does not remember.
+        # For pickling: the constructors below need keyword arguments, which an exception does not store in `args`.
         return _made_again, (type(self), self.args, self.__dict__)
 
 
@@ -105,7 +105,7 @@ class StreamInterrupted(ResumableStreamError):
     The stream was cut and cannot be resumed.
 
     Attributes:
-        reason: What cut it, in a few words: `"connection lost"`, `"idle"`, `"stall"`, `"first_event"`,
+        reason: What cut it, as a short string: `"connection lost"`, `"idle"`, `"stall"`, `"first_event"`,
             `"closed inside an event"`, `"closed before the end"` …
             `"interrupted from inside"`: your own process gave up a read.
     """
@@ -129,7 +129,7 @@ class RetriesExhausted(ResumableStreamError):
 
     Attributes:
         attempts: Connections tried since the last new event.
-        last_error: What the last attempt ended with: an exception, or a sentence when there was none.
+        last_error: How the last attempt ended: an exception, or a sentence if there was none.
     """
 
     def __init__(self, message: str, *, attempts: int, last_error: BaseException | str | None) -> None:
@@ -143,8 +143,8 @@ class GapError(ResumableStreamError):
     Events are missing and the server did not send them again.
 
     Attributes:
-        expected: Sequence number that should have come; `None` when the server reported the hole without numbers.
-        received: Sequence number that came instead; `None` likewise.
+        expected: Sequence number that was expected; `None` if the server reported the gap without numbers.
+        received: Sequence number that arrived instead; `None` likewise.
     """
 
     def __init__(self, message: str, *, expected: int | None, received: int | None) -> None:
@@ -154,7 +154,7 @@ class GapError(ResumableStreamError):
 
 
 class ReplayDiverged(ResumableStreamError):
-    """The server replayed something else than what it had sent: the two halves do not belong to one answer."""
+    """The replay differs from what the server had sent: the two halves do not belong to the same answer."""
 
 
 class StreamReset(ResumableStreamError):
@@ -176,7 +176,7 @@ class DeadlineExceeded(ResumableStreamError):
 
 class ResponseRejected(ResumableStreamError):
     """
-    The server answered with a status that retrying will not mend.
+    The server answered with a status that retrying will not fix.
 
     Attributes:
         status: HTTP status code.
@@ -196,7 +196,7 @@ class ProtocolViolation(ResumableStreamError):
     The server broke the wire protocol.
 
     Attributes:
-        offset: Which event it was, counted from 0, where it was one.
+        offset: Index of the event, counted from 0, if an event was at fault.
         excerpt: The beginning of its data, at most 80 characters.
     """
 
@@ -208,10 +208,10 @@ class ProtocolViolation(ResumableStreamError):
 
 class EventTooLarge(ProtocolViolation):
     """
-    One event or one line is over its limit, or one document holds too many events.
+    One event or line exceeds its limit, or one document holds too many events.
 
     Attributes:
-        limit: The limit in bytes: `Limits.event_bytes` or `Limits.line_bytes`; of a document, in events.
+        limit: The limit in bytes: `Limits.event_bytes` or `Limits.line_bytes`; for a document, in events.
     """
 
     def __init__(self, message: str, *, limit: int) -> None:
@@ -224,8 +224,8 @@ class UnexpectedContentType(ResumableStreamError):
     The response is not a stream of the expected kind.
 
     Attributes:
-        expected: Content types that would have done.
-        received: The content type seen; `""` when there was none.
+        expected: Content types that would have been accepted.
+        received: The content type received; `""` if there was none.
     """
 
     def __init__(self, message: str, *, expected: str, received: str) -> None:
@@ -236,11 +236,11 @@ class UnexpectedContentType(ResumableStreamError):
 
 class UpstreamError(ResumableStreamError):
     """
-    The provider reported an error inside the stream, and that ended it.
+    The provider reported an error inside the stream, which ended the stream.
 
     Attributes:
-        type: The provider's name for it, or `""`.
-        body: The error as sent: parsed JSON where it was JSON, else the text.
+        type: The provider's name for the error, or `""`.
+        body: The error as sent: parsed JSON if it was JSON, else the text.
     """
 
     def __init__(self, message: str, *, type: str = "", body: object = None) -> None:
@@ -251,7 +251,7 @@ class UpstreamError(ResumableStreamError):
 
 class OriginMismatch(ResumableStreamError):
     """
-    Going on would send credentials to another origin (scheme, host, port).
+    Continuing would send credentials to another origin (scheme, host, port).
 
     Attributes:
         expected: The origin that the credentials belong to.
@@ -265,15 +265,15 @@ class OriginMismatch(ResumableStreamError):
 
 
 class StoreError(ResumableStreamError):
-    """A store could not load or save, its content is not ours, or a newer writer took the key over."""
+    """A store could not load or save, its content was not written by this library, or a newer writer took over the key."""
 
 
 class LogUnavailable(ResumableStreamError):
     """
-    The log of a server cannot be reached, or what it holds is damaged. Nothing can be said about its streams.
+    The log of a server cannot be reached, or its data is damaged. The state of its streams is unknown.
 
     Attributes:
-        stream_id: The stream in question; `None` when it concerns them all.
+        stream_id: The stream concerned; `None` if all of them are.
     """
 
     def __init__(self, message: str, *, stream_id: str | None = None) -> None:
@@ -283,7 +283,7 @@ class LogUnavailable(ResumableStreamError):
 
 class StreamUnknown(ResumableStreamError):
     """
-    The server has no stream of this id: there was none, it has expired, or it belongs to somebody else.
+    The server has no stream with this id: there was none, it has expired, or it belongs to somebody else.
 
     Attributes:
         stream_id: The id.
@@ -296,7 +296,7 @@ class StreamUnknown(ResumableStreamError):
 
 class StreamEnded(ResumableStreamError):
     """
-    The stream has ended, and nobody takes messages for it.
+    The stream has ended and takes no more messages.
 
     Attributes:
         ending: How it ended.
@@ -309,7 +309,7 @@ class StreamEnded(ResumableStreamError):
 
 class KeyReused(ResumableStreamError):
     """
-    The id of a stream was used again for another request. The stream that is there answers the first one.
+    The id of a stream was reused for a different request. The existing stream answers the first one.
 
     Attributes:
         stream_id: The id.
@@ -325,7 +325,7 @@ class HistoryGone(ResumableStreamError):
     The log of a server no longer holds what follows a cursor.
 
     Attributes:
-        gone: What the log said: `why`, `oldest`, `n` and `epoch`.
+        gone: What the log reported: `why`, `oldest`, `n` and `epoch`.
     """
 
     def __init__(self, message: str, *, gone: Gone) -> None:
@@ -334,12 +334,12 @@ class HistoryGone(ResumableStreamError):
 
 
 class HubDraining(ResumableStreamError):
-    """The server is shutting down: it starts no generation, and another one will."""
+    """The server is shutting down and starts no generation; ask another instance."""
 
 
 class LimitReached(ResumableStreamError):
     """
-    A limit of the server was reached; the message says which, and the option that raises it.
+    A limit of the server was reached; the message names it, and the option that raises it.
 
     Attributes:
         limit: Its value.
@@ -352,16 +352,16 @@ class LimitReached(ResumableStreamError):
 
 class ReaderCut(ResumableStreamError):
     """
-    In a server: the body of a reader stops here on purpose, and must not be ended cleanly, since it is not complete.
+    In a server: a reader's body stops here on purpose, and must not be ended cleanly, because it is incomplete.
 
-    The stream failed, its log is gone, the server is shutting down, or the reader took nothing for too long. A reader that comes
-    back with its cursor learns which, or gets the rest.
+    The stream failed, its log is gone, the server is shutting down, or the reader accepted nothing for too long. A reader that
+    returns with its cursor gets the reason, or the rest.
     """
 
 
 class MessageUnknown(ResumableStreamError):
     """
-    The session of a server has no message of this id: there was none, or it was deleted.
+    The session of a server has no message with this id: there was none, or it was deleted.
 
     Attributes:
         mid: The id.
@@ -374,12 +374,12 @@ class MessageUnknown(ResumableStreamError):
 
 class StreamBusy(ResumableStreamError, RuntimeError):
     """
-    Another thread or task is reading the stream, which has one consumer. Its read goes on.
+    Another thread or task is reading the stream, which has one consumer. That read continues.
 
-    On a server: another stream of the session runs, and `if_busy="reject"` lets no second one begin.
+    On a server: another stream of the session is running, and `if_busy="reject"` does not allow a second one.
 
     Attributes:
-        active: On a server, the id of the stream that runs; otherwise `None`.
+        active: On a server, the id of the running stream; otherwise `None`.
     """
 
     def __init__(self, message: str, *, active: str | None = None) -> None:
@@ -397,15 +397,15 @@ class StreamConsumed(StreamClosed):
 
 def error_of(exc: BaseException | None) -> ResumableStreamError | None:
     """
-    Find our error behind an exception of an SDK that wrapped it.
+    Find the `ResumableStreamError` that an SDK's exception wraps.
 
-    Follows `__cause__` and `__context__` (also those that `raise … from None` hid) and the members of exception groups.
+    Follows `__cause__` and `__context__` (including those hidden by `raise … from None`) and the members of exception groups.
 
     Args:
         exc: Any exception, or `None`.
 
     Returns:
-        The nearest `ResumableStreamError`, or `None` when there is none.
+        The nearest `ResumableStreamError`, or `None` if there is none.
     """
     queue, seen = [exc], set[int]()
     while queue:

@@ -3,8 +3,8 @@ The values that an iterator yields, and the ways a stream can end.
 
 Everything here is plain data: the framing layer builds it, the core writes the position into it, the caller reads it.
 One object is made for each event, so the classes are slotted and mutable inside the package.
-What hardly any event has lies in a second object: each slot that is set costs 5 ns an event. (A `__getattr__` for unset ones
-would cost more: the interpreter cannot specialise such a class, and every read of every attribute takes 20 ns in place of 4.)
+Attributes that few events have are in a second object, because each slot that is set costs 5 ns per event. (A `__getattr__`
+for unset ones would cost more: the interpreter cannot specialise such a class, and every attribute read takes 20 ns, not 4.)
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["Chunk", "Delta", "Gap", "Item", "Outcome", "StreamEvent", "TextReset
 
 class Outcome(str, enum.Enum):
     """
-    How a stream ended. All but `ENDED` are what the protocol said.
+    How a stream ended. All but `ENDED` are reported by the protocol.
     """
 
     COMPLETED = "completed"
-    """As it should."""
+    """The answer is complete."""
     INCOMPLETE = "incomplete"
     """The provider stopped early, for example at a token limit."""
     FAILED = "failed"
-    """The provider reports that the run failed."""
+    """The provider reported that the run failed."""
     CANCELLED = "cancelled"
     """Somebody stopped the run."""
     ENDED = "ended"
-    """Weaker: the body closed cleanly, and nothing in the protocol can vouch for it."""
+    """Weaker: the body closed cleanly, and the protocol has no way to confirm the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,9 @@ class Gap:
     Events that exist and did not arrive.
 
     Attributes:
-        expected: Sequence number that should have come next; `None` when the server reported the hole without numbers.
-        received: Sequence number that came instead; `None` likewise.
-        after: Cursor of the last event before the hole; `None` when no cursor was known.
+        expected: Sequence number that was expected next; `None` if the server reported the gap without numbers.
+        received: Sequence number that arrived instead; `None` likewise.
+        after: Cursor of the last event before the gap; `None` if no cursor was known.
     """
 
     expected: int | None = None
@@ -51,14 +51,14 @@ class Gap:
 
     @property
     def missing(self) -> int | None:
-        """How many events are missing, or `None` when the server gave no numbers."""
+        """How many events are missing, or `None` if the server gave no numbers."""
         if self.expected is None or self.received is None:
             return None
         return self.received - self.expected
 
 
 class _Rare:
-    """What hardly any item has; one object for all of it, made when the first is set."""
+    """Attributes that few items have, in one object that is made when the first of them is set."""
 
     __slots__ = ("cursor", "ends", "gap", "moves", "parsed", "replayed", "reset", "since", "wire")
 
@@ -79,11 +79,11 @@ _NONE: Final = _Rare()
 
 class Item:
     """
-    What every yielded value has in common: its place in the stream.
+    The base of every yielded value: its place in the stream.
 
     Attributes:
         sequence: Number that the protocol gives the item (for a byte stream: position of its first byte), or `None`.
-        offset: 0-based count of the item in the stream; on a reset, the number of earlier items still valid.
+        offset: Index of the item in the stream, counted from 0; on a reset, the number of earlier items still valid.
     """
 
     __slots__ = ("_rare", "offset", "sequence")
@@ -94,17 +94,17 @@ class Item:
 
     @property
     def cursor(self) -> str | None:
-        """Opaque token from which the protocol resumes *behind* this item; `None` when it has none."""
+        """Opaque token from which the protocol resumes *after* this item; `None` if there is none."""
         return (self._rare or _NONE).cursor or None
 
     @cursor.setter
     def cursor(self, cursor: str | None) -> None:
-        # None said is not None unsaid: the last event id does not stand in for it.
+        # An explicit `None` differs from an unset cursor: the last event id does not replace it.
         self._own_rare().cursor = cursor or ""
 
     @property
     def replayed(self) -> bool:
-        """It comes from a store, not from the wire."""
+        """Whether the item comes from a store, not from the server."""
         return (self._rare or _NONE).replayed
 
     @replayed.setter
@@ -113,7 +113,7 @@ class Item:
 
     @property
     def reset(self) -> bool:
-        """What was delivered before (from `offset` on) is void; the stream starts again here."""
+        """Whether everything delivered before (from `offset` on) is void; the stream starts again here."""
         return (self._rare or _NONE).reset
 
     @reset.setter
@@ -122,15 +122,15 @@ class Item:
 
     @property
     def gap(self) -> Gap | None:
-        """The hole in front of this item."""
+        """The gap before this item, or `None`."""
         return (self._rare or _NONE).gap
 
     @gap.setter
     def gap(self, gap: Gap | None) -> None:
         self._own_rare().gap = gap
 
-    # The core's own: did this item move the cursor; its JSON, once read; the log of items since the cursor moved, and how
-    # long it was behind this one; where it is asked for, the bytes it came in, and where these end in the body.
+    # Used by the core: whether this item moved the cursor; its JSON, once parsed; the log of items since the cursor moved, and
+    # how long it was after this one; if requested, the item's original bytes, and where they end in the body.
 
     @property
     def moves(self) -> bool | None:
@@ -180,14 +180,14 @@ class Item:
 
 class StreamEvent(Item):
     """
-    One event of a stream, as httpx-sse's `ServerSentEvent`, with its position.
+    One event of a stream: httpx-sse's `ServerSentEvent` with a position.
 
     Attributes:
-        event: Event type; `"message"` when the server named none.
+        event: Event type; `"message"` if the server named none.
         data: Payload text, lines joined with LF.
         id: *Last event id* of the standard: the newest id seen up to here, `""` before any. It is not this event's own id.
         retry: Reconnection time in milliseconds that this block announced, or `None`.
-        own_id: The id that this very block carried, or `None`; `""` when it carried an empty one.
+        own_id: The id in this block itself, or `None`; `""` if the block had an empty id.
 
     Source: WHATWG HTML, section 9.2.6 (server-sent events, interpreting an event stream).
     """
@@ -212,11 +212,11 @@ class StreamEvent(Item):
 
     @property
     def cursor(self) -> str | None:
-        """Opaque token from which the protocol resumes *behind* this event; `None` when it has none."""
+        """Opaque token from which the protocol resumes *after* this event; `None` if there is none."""
         rare = self._rare
         if rare is not None and rare.cursor is not None:
             return rare.cursor or None
-        # On plain SSE the cursor *is* the last event id; where a number is the cursor, it is its text.
+        # On plain SSE the cursor *is* the last event id; if the cursor is a number, it is that number as text.
         if self.id:
             return self.id
         return str(self.sequence) if self.sequence is not None else None
@@ -227,7 +227,7 @@ class StreamEvent(Item):
 
     def json(self) -> Any:
         """
-        Parse `data` as JSON; the result is kept, so a second call is free.
+        Parse `data` as JSON; the result is cached.
 
         Raises:
             json.JSONDecodeError: `data` is not JSON.
@@ -299,9 +299,9 @@ class Delta:
     A piece of content inside an event, in the same shape for every provider.
 
     Attributes:
-        kind: `"text"` is what a person reads; `"reasoning"` and `"tool"` (arguments, as JSON text) are not part of it.
+        kind: `"text"` is the visible text; `"reasoning"` and `"tool"` (arguments, as JSON text) are not part of it.
         text: The piece itself.
-        index: Which of several parallel contents it belongs to; 0 when there is one.
+        index: Which of several parallel contents it belongs to; 0 if there is one.
     """
 
     kind: Literal["text", "reasoning", "tool", "refusal"]
@@ -314,10 +314,10 @@ class TextReset:
     """
     Yielded by `iter_text(resets=True)`: drop the text of every event from `offset` on.
 
-    What follows is text of the event being read, also where it was said before and is told again.
+    The text that follows counts as text of the current event, even if it repeats text that was yielded before.
 
     Attributes:
-        offset: Number of earlier events still valid; 0 when the whole text is void.
+        offset: Number of earlier events still valid; 0 if the whole text is void.
     """
 
     offset: int = 0

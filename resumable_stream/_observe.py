@@ -1,4 +1,4 @@
-"""The logger `resumable_stream`: an observer that is always there. It names events and ids, never contents or credentials."""
+"""The logger `resumable_stream`: a permanent observer. It names events and ids, never contents or credentials."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ __all__ = ["log_notice", "printable"]
 logger: Final = logging.getLogger("resumable_stream")
 # Silent unless the application configures logging.
 logger.addHandler(logging.NullHandler())
-# What an operator wants to see without asking: something may be missing, or is paid again.
+# Notices that an operator should always see: something may be missing, or is paid again.
 _LOUD: Final = (GapFound, CursorIgnored, Lost, Restarted, NumberingStopped, EndUnverified)
 
 
 def log_notice(notice: Notice, following: Notice | None = None) -> None:
     """
-    Write a notice: losses and restarts at WARNING; an outage, and its end, at INFO; all else at DEBUG.
+    Write a notice: losses and restarts at WARNING; an outage and its end at INFO; everything else at DEBUG.
 
     Args:
-        following: The notice that comes next, if there is one already. What a lost connection waits for stands in its own line.
+        following: The next notice, if it is known. Its wait is added to the line of a lost connection.
     """
     if isinstance(notice, _LOUD):
         level = logging.WARNING
@@ -64,7 +64,7 @@ def _of_an_outage(notice: Notice) -> bool:
 
 def printable(text: str) -> str:
     r"""
-    Text in one line: ids and messages are the server's, and must not forge a line of the log.
+    Escape text to one line: ids and messages come from the server, and must not forge log lines.
 
     >>> printable("a\nb")
     'a\\nb'

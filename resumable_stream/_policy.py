@@ -1,4 +1,4 @@
-"""When to try again. The waits and stops are tenacity's; this module translates between them and the core."""
+"""When to retry. The waits and stops are tenacity's; this module translates between them and the core."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["DEFAULT_STATUSES", "RetryPolicy"]
 
 DEFAULT_STATUSES = frozenset({408, 425, 429, 529, *range(500, 600)} - {501, 505, 511})
 """
-Answers worth another attempt: the server is busy or broken, not unwilling.
+Statuses worth another attempt: the server is busy or broken, but has not refused.
 
-Without 501 and 505 (it will never do that) and 511 (a login page of the network).
+501 and 505 (the server will never do that) and 511 (a login page of the network) are not among them.
 """
 
 # Full jitter after Amazon's "Exponential Backoff And Jitter" (2015): the spread matters more than the growth.
@@ -34,20 +34,20 @@ class RetryPolicy:
     """
     How long to keep trying.
 
-    Only a new event resets the count; a connection that opens and brings nothing is a failed attempt.
+    Only a new event resets the count; a connection that opens and delivers nothing is a failed attempt.
     The first reconnect after progress is prompt (within 0.25 s) and is not counted.
 
     Attributes:
         attempts: Failed attempts without a new event before `RetriesExhausted`. 10: with the default wait 76 s on average and
-            at most 152 s, longer than a rolling deploy.
+            at most 152 s, which is longer than a rolling deploy.
         wait: Seconds before an attempt: any tenacity wait, or a callable of its `RetryCallState`.
             `None`: uniform between 0 and min(30, 0.5 * 2**n) for the n-th attempt.
-        stop: A further reason to give up: any tenacity stop, or a callable of its `RetryCallState`.
+        stop: An additional condition to give up: any tenacity stop, or a callable of its `RetryCallState`.
             `None`: only `attempts` counts.
-        max_server_wait: Longest wait in seconds that a server may ask for by `Retry-After` or `retry:`.
-            60 keeps a person waiting, not wondering.
+        max_server_wait: Longest wait in seconds that a server may request with `Retry-After` or `retry:`.
+            60: the most that an interactive user can be expected to wait.
         statuses: HTTP statuses that count as a failed attempt; others end the stream. Default: 408, 425, 429 and 5xx
-            but for 501, 505 and 511. A request that may not be repeated is never repeated for a status in here alone.
+            except 501, 505 and 511. A request that may not be repeated is not repeated just because its status is listed here.
     """
 
     attempts: int = 10
@@ -79,14 +79,14 @@ class RetryPolicy:
             return None
         call = _call_state(state, now)
         call.upcoming_sleep = max(0.0, float((self.wait or _full_jitter)(call)))
-        # attempt 0: only the prompt reconnect failed, which is not an attempt to be judged.
+        # Attempt 0: only the prompt reconnect failed, which `stop` does not count as an attempt.
         if state.attempt and self.stop is not None and self.stop(call):
             return None
         return call.upcoming_sleep
 
 
 def _call_state(state: RetryState, now: float) -> RetryCallState:
-    """Build the state whole: tenacity's own conditions read its outcome and its times."""
+    """Build a complete state: tenacity's own conditions read its outcome and its times."""
     call: Any = RetryCallState(retry_object=_RETRYING, fn=None, args=(), kwargs={})
     call.attempt_number = max(1, state.attempt)
     call.start_time = now - state.elapsed

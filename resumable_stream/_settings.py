@@ -12,7 +12,7 @@ AUTO: Final = "auto"
 """Let the stream choose: the value depends on whether it can be resumed (see `Timeouts`)."""
 
 LONGEST: Final = 1e9
-"""Seconds, some 30 years: what the clocks of all platforms can count to."""
+"""In seconds, about 30 years: the most that the clocks of all platforms can count."""
 
 _MiB = 1024 * 1024
 
@@ -22,19 +22,19 @@ class Timeouts:
     """
     The clocks of a stream. All values are seconds; `None` switches a clock off.
 
-    All but `deadline` run only while we wait for the network: a slow consumer stops them.
-    Where the stream can be resumed they mean *reconnect*; where it cannot, `StreamInterrupted` names the clock.
-    Once an event has said how the stream ends, `idle` and `stall` are at most 10, and mean that this was all.
+    All but `deadline` run only while the library waits for the network: a slow consumer pauses them.
+    If the stream can be resumed, a clock that runs out means *reconnect*; if it cannot, `StreamInterrupted` names the clock.
+    Once an event has reported how the stream ends, `idle` and `stall` are at most 10, and the stream ends when one runs out.
 
     Attributes:
         connect: To set up one connection. 10: what a TLS handshake over a bad mobile link needs.
         first_event: From the start until the first event. 300: a reasoning model thinks for minutes before its first token.
-        idle: Without a byte. AUTO: 60 where the stream can be resumed (a false alarm costs one reconnect),
-            600 where it cannot (it would cost the answer).
-        stall: Without an event, heartbeats not counted. AUTO: 300 where the stream can be resumed, 1800 where it cannot
-            (local models have taken 20 minutes, and heartbeats say that the server lives), off for a feed.
-        deadline: Wall time for the whole stream, from its opening; looked at when we wait.
-            `None`, since only the caller knows how long an answer is worth waiting for.
+        idle: Without a byte. AUTO: 60 if the stream can be resumed (a false alarm costs one reconnect),
+            600 if it cannot (it would cost the answer).
+        stall: Without an event, heartbeats not counted. AUTO: 300 if the stream can be resumed, 1800 if it cannot
+            (local models have taken 20 minutes, and heartbeats show that the server is alive), off for a feed.
+        deadline: Wall time for the whole stream, from its opening; checked only while waiting.
+            `None`, because only the caller knows how long an answer is worth waiting for.
     """
 
     connect: float | None = 10.0
@@ -75,9 +75,9 @@ class Limits:
     Attributes:
         event_bytes: One event. 16 MiB: a base64 image of 10 MB fits; the largest text event seen is 210 KiB.
         line_bytes: One line. 16 MiB: such an image is one line.
-        window: Events remembered for the overlap after a reconnect. 4096: twice what the SDKs that dedupe keep.
+        window: Events remembered for the overlap after a reconnect. 4096: twice as many as SDKs that deduplicate keep.
         text_bytes: What `read_text()` and `.text_so_far` may hold. 16 MiB: a hundred times the longest answer of a model.
-        redirects: Followed for one connection. 5: browsers allow 20, an API needs 1 or 2.
+        redirects: Redirects followed for one connection. 5: browsers allow 20, an API needs 1 or 2.
     """
 
     event_bytes: int = 16 * _MiB

@@ -1,4 +1,4 @@
-"""Events as text: the deltas of each event in turn, the text so far, and what a reset does to it."""
+"""Events as text: the deltas of each event, the text so far, and the effect of a reset on it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class TextReader:
     Turns events into what `iter_text()` or `iter_deltas()` yields.
 
     Args:
-        protocol: Asked at each event, since it may be detected late.
+        protocol: Called for each event, because the protocol may be detected late.
         mode: `"text"`: strings (and `TextReset` with `resets`); `"deltas"`: `Delta`.
-        resets: Yield `TextReset` where earlier text became void; otherwise that raises.
+        resets: Yield `TextReset` if earlier text became void; otherwise raise.
         limit: `Limits.text_bytes`.
-        strict: Text over the limit raises; otherwise the rest is merely not remembered.
-        step_at: Offset at which the step of the answer began that an event is of, if that is known.
-        state: Of the stream; `None`: every event is taken for one of this stream.
+        strict: Text over the limit raises; otherwise the rest is not remembered.
+        step_at: Returns the offset at which the step of an event began, if it is known.
+        state: State of the stream; `None`: every event is taken as one of this stream.
     """
 
     def __init__(
@@ -47,38 +47,38 @@ class TextReader:
         self._strict = strict
         self._step_at = step_at
         self._state = state
-        # (offset of the event that told it, text, message that it belongs to); offsets never fall
+        # (offset of the event it came from, text, message it belongs to); offsets never decrease
         self._pieces: list[tuple[int, str, str | None]] = []
         self._size = 0
         # Index of the first piece of each message.
         self._first: dict[str, int] = {}
-        # Offset of the first event of which something was not remembered, and messages that such text belongs to.
+        # Offset of the first event whose text was not (fully) remembered, and the messages that such text belongs to.
         self._gap: int | None = None
         self._dropped: set[str] = set()
         self._dropped_size = 0
         self._view: TextView | None = None
         # Offset of the event that began this step of the answer; `None` before any was seen.
         self._step: int | None = None
-        # What came of that step before was told elsewhere, if at all.
+        # This reader joined in the middle of that step; another reader may have yielded its earlier text.
         self._midway = False
-        # Offset of the last event of which something was told; -1 when there is none, or it was taken back.
+        # Offset of the last event from which text was yielded; -1 if there is none, or it was revoked.
         self._told = -1
 
     def so_far(self) -> str:
-        """The text up to now, no more than the limit."""
+        """The text so far, at most up to the limit."""
         return "".join(text for _, text, _ in self._pieces)
 
     def read(self, event: Any) -> Sequence[Any]:
         """
         Raises:
-            StreamReset: Earlier text became void, and the reader cannot say so.
-            EventTooLarge: The text is over `Limits.text_bytes`, when all of it was to be held.
-            ProtocolViolation: The event is not JSON, where its content would be in it.
+            StreamReset: Earlier text became void, and the reader cannot express that.
+            EventTooLarge: The text is over `Limits.text_bytes`, and all of it has to be held.
+            ProtocolViolation: The event is not JSON, although its content should be.
         """
         out: list[Any] = []
         if self._step is None:
             began = self._step_at(event.offset)
-            # Of a step that began nobody knows where, no more is void than was told here.
+            # If the beginning of the step is unknown, at most the text yielded here can become void.
             self._step = began if began is not None else event.offset
             self._midway = event.offset > 0
         if event.reset:
@@ -91,7 +91,7 @@ class TextReader:
                 case "begin":
                     self._step, self._midway = event.offset, False
                 case "void":
-                    # Who came in the middle of a step cannot know what of it another reader has told.
+                    # A reader that joined in the middle of a step cannot know what another reader has yielded of it.
                     if self._midway or self._told >= self._step:
                         out.append(self._void(self._step))
                         self._midway = False
@@ -122,22 +122,20 @@ class TextReader:
 
     def _void(self, offset: int) -> TextReset:
         if not self._resets:
-            raise StreamReset(
-                f"the text from event {offset} on became void; pass resets=True to be told in the stream", offset=offset
-            )
+            raise StreamReset(f"the text from event {offset} on became void; pass resets=True to get a TextReset", offset=offset)
         keep = len(self._pieces)
         while keep and self._pieces[keep - 1][0] >= offset:
             keep -= 1
         self._cut(keep)
         if self._gap is not None and self._gap >= offset:
-            # All that was not remembered is void too.
+            # The text that was not remembered is void too.
             self._gap, self._dropped, self._dropped_size = None, set(), 0
         self._view = None
         self._told = -1
         return TextReset(offset)
 
     def _cut(self, keep: int) -> None:
-        """Forget all pieces but the first ones."""
+        """Forget all pieces after the first `keep`."""
         cut = self._pieces[keep:]
         del self._pieces[keep:]
         for _, text, key in cut:
@@ -147,13 +145,13 @@ class TextReader:
 
     def _replace(self, offset: int, key: str, deltas: Sequence[Delta], out: list[Any]) -> Sequence[Delta]:
         """
-        A message is replaced: say what that does to the text.
+        Replace a message, and yield what changes in the text.
 
-        A reset voids all behind it, so what other messages said since is told again around the new text. All of that is then
-        text of the event in hand: the next reset counts it so, as does whoever was told.
+        A reset voids everything after it, so the text of other messages since then is yielded again around the new text. All of
+        it then counts as text of the current event, for the next reset and for the reader alike.
 
         Returns:
-            What is still to be said.
+            The deltas that are still to be yielded.
         """
         first = self._first.get(key)
         if self._gap is not None and (first is not None or self._may_have_dropped(key)):
@@ -163,20 +161,20 @@ class TextReader:
             )
         if first is None:
             return deltas
-        behind = self._pieces[first:]
+        later = self._pieces[first:]
         new = "".join(delta.text for delta in deltas if delta.kind == "text")
-        if all(piece[2] == key for piece in behind):
-            old = "".join(text for _, text, _ in behind)
+        if all(piece[2] == key for piece in later):
+            old = "".join(text for _, text, _ in later)
             if new.startswith(old):
-                # It goes on where the message stopped.
+                # The new text extends the old one.
                 return (Delta("text", new[len(old) :]),) if len(new) > len(old) else ()
-        begin = behind[0][0]
+        begin = later[0][0]
         if not self._resets:
             raise StreamReset(
-                f"a message was replaced: the text from event {begin} on became void; pass resets=True to be told in the stream",
+                f"a message was replaced: the text from event {begin} on became void; pass resets=True to get a TextReset",
                 offset=begin,
             )
-        # An event that told others again has pieces of several messages: a reset voids all of them.
+        # An event that repeated other messages has pieces of several messages: a reset voids all of them.
         keep = first
         while keep and self._pieces[keep - 1][0] == begin:
             keep -= 1
@@ -184,7 +182,7 @@ class TextReader:
         self._told = -1
         front = self._pieces[keep:first]
         self._cut(keep)
-        for _, text, of in [*front, (offset, new, key), *(piece for piece in behind if piece[2] != key)]:
+        for _, text, of in [*front, (offset, new, key), *(piece for piece in later if piece[2] != key)]:
             if text:
                 self._remember(offset, text, of)
                 out.append(Delta("text", text) if self._mode == "deltas" else text)
@@ -192,7 +190,7 @@ class TextReader:
         return tuple(delta for delta in deltas if delta.kind != "text")
 
     def finish(self) -> Sequence[Any]:
-        """What a byte stream that ended inside a character still owes."""
+        """The rest of a byte stream that ended inside a character."""
         rest = self._view.flush() if self._view is not None else ""
         self._view = None
         if not rest:
@@ -219,7 +217,7 @@ class TextReader:
                 self._dropped.add(key)
 
     def _may_have_dropped(self, key: str) -> bool:
-        """Was there text of this message that is not remembered? Beyond the limit it is not known of which there was."""
+        """Whether text of this message was not remembered; beyond the limit every message may be affected."""
         return key in self._dropped or self._dropped_size > self._limit
 
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint lives between two processes and, if wanted, the events that came before it."""
+"""Where a checkpoint is kept between two processes, optionally with the events before it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
     "item_to_json",
 ]
 
-# Loaded when they are asked for: not everybody has redis, not every Python has sqlite3, and few programs need both.
+# Loaded on first use: redis may not be installed, some Pythons lack sqlite3, and few programs need both.
 _LAZY = {"RedisStore": ".redis", "SQLiteStore": ".sqlite"}
 
 

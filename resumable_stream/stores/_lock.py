@@ -1,8 +1,8 @@
 """
 A lock between processes that the system releases when its holder dies.
 
-The lock belongs to an open file, not to its content or existence: no stale lock can stay behind, and the file is never removed
-(removing it would let one process lock the old file and another the new one of the same name).
+The lock belongs to an open file, not to its content or existence, so no stale lock can remain. The file is never removed:
+otherwise one process could lock the old file and another a new one of the same name.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 
 __all__ = ["locked"]
 
-# A save holds the lock for about 0.1 ms, with fsync for some 10 ms. After this long its holder is stopped or hung.
+# A save holds the lock for about 0.1 ms, with fsync for about 10 ms. A holder that takes longer than this is stopped or hung.
 PATIENCE_SECONDS: Final = 10.0
 
 if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(fd: int) -> bool:
-        # Locks of Windows cover bytes and move with the file position; byte 0 need not exist.
+        # Windows locks cover bytes at the current file position; byte 0 need not exist.
         os.lseek(fd, 0, os.SEEK_SET)
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
@@ -58,7 +58,7 @@ def locked(path: str | os.PathLike[str], *, patience: float = PATIENCE_SECONDS) 
         patience: Seconds to wait for another holder.
 
     Raises:
-        TimeoutError: Somebody else held it all the time.
+        TimeoutError: Another holder did not release it in time.
         OSError: The file cannot be opened.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)

@@ -1,9 +1,9 @@
 """
-Kept events as a few compressed rows: how the stores with records of their own (SQLite, Redis) write them.
+Kept events as a few compressed rows, as the stores with their own records (SQLite, Redis) write them.
 
-A row is JSON lines, one event a line, compressed with zlib: events of a model repeat the same field names, and shrink to a
-tenth. The checksum of zlib tells damage from content. The events of one save are one row, unless they are so many that reading
-them back in one piece would take too much memory.
+A row is JSON lines, one event per line, compressed with zlib: a model's events repeat the same field names, and shrink to a
+tenth. The checksum of zlib detects damage. The events of one save are one row, unless there are so many that reading them back
+in one piece would take too much memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .base import Kept, item_from_json, item_to_json
 
 __all__ = ["ROW_BYTES", "pack", "unpack"]
 
-# JSON in one row, before it is compressed. 256 KiB: about a thousand tokens, and what a replay holds in memory at once.
-# One event that is longer is a row by itself.
+# JSON in one row, before compression. 256 KiB: about a thousand tokens, and what a replay holds in memory at once.
+# A single longer event is a row by itself.
 ROW_BYTES: Final = 256 * 1024
-# The fastest. Level 6 took twice as long and saved 5 % of the bytes.
+# The fastest level. Level 6 took twice as long and saved 5 % of the bytes.
 _LEVEL: Final = 1
 
 
@@ -28,7 +28,7 @@ def pack(events: Iterable[Kept]) -> Iterator[tuple[int, bytes]]:
     Write events as rows.
 
     Returns:
-        For each row how many events it holds, and its bytes. None for no events.
+        For each row, the number of events in it and its bytes. No rows if there are no events.
     """
     lines: list[str] = []
     size = 0
@@ -52,7 +52,7 @@ def unpack(row: object) -> Iterator[Kept]:
     Read what `pack()` wrote.
 
     Raises:
-        ValueError: Not such a row (from the call), or an event in it is damaged (from the iterator). The message says which.
+        ValueError: It is not such a row (from the call), or an event in it is damaged (from the iterator).
     """
     if not isinstance(row, bytes):
         raise ValueError(f"expected events as bytes, got {type(row).__name__}")

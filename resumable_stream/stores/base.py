@@ -1,19 +1,19 @@
 """
 What a store is, and what all stores share.
 
-    open(key)    → the place, and a fence: this writer's right to save
+    open(key)    → the place, and a fence: this writer's permission to save
     save(...)    → the new place and the events up to it: both or neither
     replay(key)  → the events kept so far, oldest first
     delete(key)  → forgets both
 
-*The fence.* A key has one writer at a time: the last one that opened it. Each `open()` hands out a higher number,
-and a save with any other number than the newest raises `StoreError`. So a kernel that was forgotten in another window
-cannot put its old place over the new one; it learns that it was superseded and stops.
+*The fence.* A key has one writer at a time: the last one that opened it. Each `open()` returns a higher number,
+and a save with any number but the newest raises `StoreError`. A kernel forgotten in another window therefore
+cannot overwrite the new place with its old one; it gets the error and stops.
 
 *Both or neither.* A place that is ahead of its events would lose them, one that is behind would deliver them twice.
-A store that cannot write the two in one step has to make the second step the one that counts.
+A store that cannot write both in one step has to make the second step the one that counts.
 
-A store knows nothing of protocols or connections, and a checkpoint holds no secret; the events are as private as the answer.
+A store knows nothing about protocols or connections, and a checkpoint holds no secret; the events are as private as the answer.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from .._events import Chunk, Gap, StreamEvent
 __all__ = ["Kept", "Listed", "Store", "check_interval", "check_key", "item_from_json", "item_to_json"]
 
 Kept: TypeAlias = StreamEvent | Chunk
-"""What a store keeps besides the place: events, or the pieces of a byte stream."""
+"""What a store keeps in addition to the place: events, or the pieces of a byte stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """
-    One place, as `places()` of a store lists it.
+    One place, as listed by a store's `places()`.
 
     Attributes:
         key: The name it was opened under.
-        checkpoint: The place; `None`: the key was opened and nothing was saved yet, or the place is damaged.
-        events: How many events are kept; 0 where only the place is.
-        size_bytes: What place and events take in the store, as stored (compressed where the store compresses).
+        checkpoint: The place; `None`: the key was opened but nothing was saved yet, or the place is damaged.
+        events: How many events are kept; 0 if only the place is.
+        size_bytes: Size of place and events in the store, after any compression.
         saved: Unix time in seconds of the last `open()` or `save()`.
-        expires: Unix time in seconds after which it is forgotten; `None`: never.
-        damage: What is wrong with it, in words; `None`: nothing.
+        expires: Unix time in seconds after which it is deleted; `None`: never.
+        damage: A description of what is wrong with it; `None`: nothing.
     """
 
     key: str
@@ -60,27 +60,27 @@ class Listed:
 
 
 MAX_KEY_CHARS: Final = 4096
-"""Longest key. 4096: any URL in use fits; a key is a name, not content."""
+"""Longest key, in characters. 4096: any URL in use fits; a key is a name, not content."""
 
 
 @runtime_checkable
 class Store(Protocol):
     """
-    Keeps the place of streams, each under a key of the caller's choice.
+    Keeps the places of streams, each under a key of the caller's choice.
 
-    Calls may come from any thread, also from a worker thread on behalf of an async stream.
+    Calls may come from any thread, including a worker thread on behalf of an async stream.
     `resumable_stream.testing.store_contract` holds the tests that an implementation has to pass.
 
-    A store may have `load(key)` too, which reads the place and leaves the key with its writer; transports ask it, so that a
-    request whose answer turns out to be no stream takes nothing over. Without it they open the key.
-    It may have `places()`, which lists what is kept as `Listed`, for people who look.
+    A store may also have `load(key)`, which reads the place and leaves the key with its writer. Transports call it, so that a
+    request whose response is not a stream does not take over the key. Without it they open the key.
+    It may have `places()`, which lists what is kept as `Listed`, for inspection.
     It may let places expire: an expired key is unknown, as if it had been deleted.
 
     Attributes:
         keep_events: Whether `save()` keeps the events too, so that a later run can `replay()` them.
         save_interval: Seconds between two saves while events flow; a stream that waits for events is saved before it waits, but
-            not within 0.1 s (or this interval, where it is shorter) of the last save. 0 saves at every event.
-            The stream reads it: a store saves whenever it is told to.
+            not within 0.1 s (or this interval, if it is shorter) of the last save. 0 saves at every event.
+            The stream applies it: a store performs every save it is asked for.
     """
 
     keep_events: bool
@@ -88,14 +88,14 @@ class Store(Protocol):
 
     def open(self, key: str) -> tuple[Checkpoint | None, int]:
         """
-        Take the key over: from now on this caller is its writer.
+        Take over the key: from now on this caller is its writer.
 
         Returns:
-            The checkpoint saved last, or `None`; and the fence to save with, higher than any given out for this key before.
+            The checkpoint saved last, or `None`; and the fence to save with, which is higher than any issued for this key before.
 
         Raises:
-            StoreError: The store cannot be read, or what is there is damaged or not ours. Nothing was changed.
-            ValueError: The key is empty, too long, or not text that UTF-8 can carry.
+            StoreError: The store cannot be read, or its content is damaged or not from this library. Nothing was changed.
+            ValueError: The key is empty, too long, or cannot be encoded as UTF-8.
         """
         ...
 
@@ -105,13 +105,13 @@ class Store(Protocol):
 
         Args:
             key: The key that was opened.
-            checkpoint: The place behind the last of `events`.
+            checkpoint: The place after the last of `events`.
             events: Oldest first. Ignored unless `keep_events`.
-            fence: What `open()` returned.
+            fence: The fence that `open()` returned.
 
         Raises:
             StoreError: Another writer opened the key, it was deleted, or it could not be written.
-                What had been saved before is still there, and the same save may be tried again.
+                What was saved before is still there, and the same save may be retried.
         """
         ...
 
@@ -119,11 +119,11 @@ class Store(Protocol):
         """
         Read the kept events, oldest first, each with `replayed` set.
 
-        They are those that were kept when `replay()` was called; later saves do not show. They are read as the caller goes on,
+        These are the events kept when `replay()` was called; later saves do not show. They are read while the caller iterates,
         never all at once.
 
         Returns:
-            An iterator; empty for an unknown key and when `keep_events` is false.
+            An iterator; empty for an unknown key and if `keep_events` is false.
 
         Raises:
             StoreError: The store cannot be read, or some events up to the checkpoint were not kept (from the call);
@@ -138,18 +138,18 @@ class Store(Protocol):
         A writer that had the key open gets `StoreError` at its next save.
 
         Raises:
-            StoreError: What is there is not ours, or could not be removed.
+            StoreError: The content is not from this library, or could not be removed.
         """
         ...
 
 
 def check_key(key: str) -> str:
     """
-    Refuse what cannot be a key.
+    Reject an invalid key.
 
     Raises:
         TypeError: Not text.
-        ValueError: Empty, longer than 4096 characters, or with a lone surrogate, which no encoding carries.
+        ValueError: It is empty, longer than 4096 characters, or has a lone surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(key, str):
         raise TypeError(f"a store key must be text, got {type(key).__name__}")
@@ -166,7 +166,7 @@ def check_key(key: str) -> str:
 
 def check_interval(seconds: float) -> float:
     """
-    Refuse what cannot be a `save_interval`.
+    Reject an invalid `save_interval`.
 
     Raises:
         ValueError: Not a number of seconds >= 0.
@@ -178,7 +178,7 @@ def check_interval(seconds: float) -> float:
 
 def check_expires(seconds: float | None) -> float | None:
     """
-    Refuse what cannot be the `expires` of a store.
+    Reject an invalid `expires` of a store.
 
     Raises:
         ValueError: Neither `None` nor a number of seconds > 0.
@@ -192,10 +192,10 @@ def check_expires(seconds: float | None) -> float | None:
 
 def superseded(key: str, fence: int, current: int | None, *, gone: str = "was deleted") -> StoreError:
     """
-    The error of a writer whose fence is not the newest.
+    Make the error for a writer whose fence is not the newest.
 
     Args:
-        current: The newest fence; `None` when the key is gone.
+        current: The newest fence; `None` if the key is gone.
         gone: What may have happened to a key that is gone.
     """
     if current is None:
@@ -206,7 +206,7 @@ def superseded(key: str, fence: int, current: int | None, *, gone: str = "was de
 
 
 def checkpoint_to_json(key: str, checkpoint: Checkpoint) -> str:
-    """`Checkpoint.to_json()`, whose one complaint becomes the store's."""
+    """Call `Checkpoint.to_json()`, and raise its `ValueError` as a `StoreError`."""
     try:
         return checkpoint.to_json()
     except ValueError as exc:
@@ -217,12 +217,12 @@ def _short(key: str) -> str:
     return repr(key if len(key) <= 80 else f"{key[:77]}...")
 
 
-# Compact, and not escaped: text that is not ASCII would double in size.
+# Compact and not escaped, because escaping would double the size of text that is not ASCII.
 _quoted = json.encoder.encode_basestring
 _quoted_as_ascii = json.encoder.encode_basestring_ascii
 _to_json = json.JSONEncoder(separators=(",", ":"))
 
-# Field name → (its type in JSON, default), to read. A field at its default is not written.
+# (field name, its type in JSON, default), for reading. A field at its default is not written.
 _EVENT_FIELDS: Final = (
     ("event", str, "message"),
     ("data", str, ""),
@@ -236,10 +236,10 @@ def item_to_json(item: Kept) -> str:
     """
     Write an event or a chunk as one line of JSON text.
 
-    Kept are content and place: `event`, `data`, `id`, `retry`, `own_id`, `cursor`, `sequence`, `offset`, `gap`, `reset`.
+    It contains content and place: `event`, `data`, `id`, `retry`, `own_id`, `cursor`, `sequence`, `offset`, `gap`, `reset`.
 
     Returns:
-        Text without a line break, which UTF-8 can carry whatever `data` holds.
+        Text without a line break, which can be encoded as UTF-8 whatever `data` holds.
 
     >>> item_to_json(StreamEvent(data="Hi", id="7"))
     '{"data":"Hi","id":"7"}'
@@ -254,7 +254,7 @@ def item_to_json(item: Kept) -> str:
 
 
 def _written(item: Kept, quoted: Callable[[str], str]) -> str:
-    # By hand, since it is done for every event: building a dict and encoding it took three times as long.
+    # Written by hand because it runs for every event: building a dict and encoding it took three times as long.
     head = tail = ""
     cursor: str | None
     sequence = item.sequence
@@ -279,7 +279,7 @@ def _written(item: Kept, quoted: Callable[[str], str]) -> str:
     if item.offset:
         tail += f',"offset":{item.offset}'
     if item._rare is not None:
-        # Hardly any item has one of these.
+        # Few items have any of these.
         if item.cursor != (cursor or None):
             tail += ',"cursor":null' if item.cursor is None else f',"cursor":{quoted(item.cursor)}'
         if item.reset:
@@ -294,7 +294,7 @@ def item_from_json(text: str | bytes) -> Kept:
     Read what `item_to_json()` wrote; `replayed` is set.
 
     Raises:
-        ValueError: Not such a text. The message says what was seen.
+        ValueError: It is not such a text. The message shows what was seen.
     """
     try:
         raw = json.loads(text)
@@ -327,11 +327,11 @@ def item_from_json(text: str | bytes) -> Kept:
 
 
 def _field(raw: dict[str, Any], name: str, kind: type, default: Any) -> Any:
-    """One field, checked: the text may come from a file that somebody edited."""
+    """Check and return one field: the text may come from a file that somebody edited."""
     value = raw.get(name, default)
     if value is None and default is None:
         return None
-    # `bool` is an `int` to isinstance(), and `true` is no number here.
+    # isinstance() treats a `bool` as an `int`, but `true` is not a number here.
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"event field {name!r}: expected {kind.__name__}, got {value!r:.60}")
     return value

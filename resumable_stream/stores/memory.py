@@ -1,4 +1,4 @@
-"""A store for one process: tests, and streams that must outlive their reader but not the program."""
+"""A store within one process, for tests, and for streams that must outlive their reader but not the program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MemoryStore"]
 @dataclass(slots=True)
 class _Record:
     fence: int
-    # JSON text, not objects: what the caller does to its events afterwards does not reach what was saved.
+    # JSON text, not objects: later changes to the caller's events must not affect what was saved.
     checkpoint: str | None = None
     events: list[str] = field(default_factory=list)
 
@@ -26,13 +26,13 @@ class MemoryStore:
     """
     Keep places in memory, for as long as the store object lives.
 
-    Nothing is evicted, because a place that vanishes is an answer paid twice: `delete()` a key when it is done.
+    Nothing is evicted, because losing a place can mean paying for the answer twice: `delete()` a key when it is done.
 
     Args:
         keep_events: Keep the events too, for `replay()`.
         save_interval: Seconds between two saves while events flow; see `Store`. 1.0, as for all stores.
         max_bytes: Bound on everything kept, counted in characters of JSON; a save beyond it raises `StoreError`.
-            256 MiB: some thousand long answers. `None` removes the bound.
+            256 MiB: more than a thousand long answers. `None` removes the bound.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._records: dict[str, _Record] = {}
         self._size = 0
-        # One counter for all keys: a key that was deleted and opened again never sees an old number.
+        # One counter for all keys, so that a key that was deleted and opened again never gets an old number.
         self._fences = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -60,7 +60,7 @@ class MemoryStore:
         return (None if saved is None else Checkpoint.from_json(saved)), fence
 
     def load(self, key: str) -> Checkpoint | None:
-        """Read the place without taking the key over."""
+        """Read the place without taking over the key."""
         check_key(key)
         with self._lock:
             record = self._records.get(key)
