@@ -1,4 +1,4 @@
-"""A whole document where a stream might have been: some servers answer with JSON when there is nothing to stream."""
+"""A whole document instead of a stream: some servers answer with JSON when there is nothing to stream."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["DocumentDecoder"]
 
 class DocumentDecoder:
     """
-    Collect a body, and make events of it at its end.
+    Collect a body, and turn it into events at its end.
 
     Args:
-        event_bytes: Most bytes that it may have.
-        read: Makes the events; `None`: the body is not whole.
+        event_bytes: Limit for the body, in bytes.
+        read: Makes the events; returns `None` if the body is incomplete.
 
     Attributes:
-        error: `EventTooLarge`, once it has more; or what `read` raised.
-        retry, last_event_id, silent: As an `SSEDecoder` that has seen none of them.
-        partial: The body ended cleanly, and is not whole all the same.
+        error: `EventTooLarge` once the body exceeds the limit, or the error that `read` raised.
+        retry, last_event_id, silent: As in an `SSEDecoder` that has seen none of them.
+        partial: The body ended cleanly, but is incomplete.
     """
 
     def __init__(self, *, event_bytes: int, read: Callable[[bytes], Sequence[StreamEvent] | None]) -> None:

@@ -1,8 +1,8 @@
 """
-JSON lines: one value to a line, lines end in LF.
+JSON lines: one value per line, lines end in LF.
 
-The line is handed on as text, unparsed: the caller may never look at it.
-No blank line proves that an item is whole, so a last line without its LF is a question of its own: see `NDJSONDecoder.eof`.
+The line is passed on as unparsed text, because the caller may never read it.
+No blank line proves that an item is complete; for a last line without its LF see `NDJSONDecoder.eof`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class NDJSONDecoder:
     """
     Decode JSON lines, fed in chunks of any size.
 
-    Lines are split on LF only: JSON may hold U+2028 and its like. A CR before the LF is dropped, and so are blank lines.
+    Lines are split on LF only, because JSON may contain U+2028 and similar characters. A CR before the LF is dropped, and so
+    are blank lines.
 
     Args:
         line_bytes: Limit for one line, in bytes, without its LF.
@@ -42,7 +43,7 @@ class NDJSONDecoder:
 
     @property
     def partial(self) -> bool:
-        """A line has begun and not ended. White space alone is no line."""
+        """A line has begun and not ended. White space alone is not a line."""
         held = self._held()
         return bool(held) and not held.isspace()
 
@@ -51,7 +52,7 @@ class NDJSONDecoder:
         Decode a chunk.
 
         Args:
-            data: The next bytes of the body, as many or few as came.
+            data: The next bytes of the body, of any length.
 
         Returns:
             One event for each line that the chunk completed, with the line as `data`; none once `error` is set.
@@ -76,7 +77,7 @@ class NDJSONDecoder:
         if not self._started and block:
             self._started = True
             block = block.removeprefix(_BOM)
-        # A byte that is not UTF-8 becomes U+FFFD: the line is then odd, but the stream goes on.
+        # A byte that is not UTF-8 becomes U+FFFD: the line is then damaged, but the stream continues.
         lines = block.decode(errors="replace").split("\n")
         return [StreamEvent(data=line.removesuffix("\r")) for line in lines if line and not line.isspace()]
 
@@ -84,8 +85,8 @@ class NDJSONDecoder:
         """
         End the body.
 
-        Many servers leave out the last LF, and a line that was cut looks the same. It is believed if it is JSON:
-        a cut object or array never is. (A bare number may be, `12` of `123`; nobody streams those.)
+        Many servers leave out the last LF, and a line that was cut looks the same. It is accepted if it is valid JSON,
+        which a cut object or array never is. (A bare number may be, `12` of `123`; nobody streams those.)
 
         Returns:
             The last line, if it has no LF and is valid JSON. If it is not, it is dropped and `partial` remains true.

@@ -1,4 +1,4 @@
-"""Bytes as they come, with positions; and text from bytes, without cutting a character in two."""
+"""Unchanged bytes with positions, and text from bytes without splitting a character."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RawDecoder:
     Every chunk is complete in itself: there is nothing to hold back and no limit to exceed.
 
     Args:
-        start: Position of the first byte delivered, in the whole body; not 0 when the body was resumed there.
+        start: Position of the first byte delivered, in the whole body; not 0 if the body was resumed there.
         skip: Bytes to discard first. A server that ignores the range sends the body from its beginning;
             then `start` and `skip` are both the number of bytes that we already have.
 
@@ -34,7 +34,7 @@ class RawDecoder:
 
     @property
     def partial(self) -> bool:
-        """Always false: bytes have no inner ends."""
+        """Always false: every byte is complete."""
         return False
 
     def feed(self, data: bytes) -> list[Chunk]:
@@ -42,10 +42,10 @@ class RawDecoder:
         Number a chunk.
 
         Args:
-            data: The next bytes of the body. They are handed on as they are, not copied.
+            data: The next bytes of the body. They are passed on unchanged, not copied.
 
         Returns:
-            One chunk, or none when `data` is empty or still to be discarded.
+            One chunk, or none if `data` is empty or still to be discarded.
         """
         if self._skip:
             skipped = min(self._skip, len(data))
@@ -64,9 +64,9 @@ class RawDecoder:
 
 class TextView:
     """
-    Decode UTF-8 piece by piece; a character that is cut waits for its rest.
+    Decode UTF-8 piece by piece; a character that is cut waits for its remaining bytes.
 
-    Bytes that are not UTF-8 become U+FFFD: half a text beats an exception in the middle of it.
+    Bytes that are not UTF-8 become U+FFFD, because a damaged character is better than an exception in the middle of a text.
 
     >>> view = TextView()
     >>> view.decode(b"caf\\xc3"), view.decode(b"\\xa9"), view.flush()
@@ -86,16 +86,16 @@ class TextView:
             chunk: The next bytes.
 
         Returns:
-            The characters that it completed; `""` when it ends inside the first of them.
+            The characters that it completed; `""` if it ends inside the first of them.
         """
         return self._decoder.decode(chunk)
 
     def flush(self) -> str:
         """
-        End the text. The decoder may be used again, for another one.
+        End the text. The decoder may then be used for another text.
 
         Returns:
-            U+FFFD when the last character was cut, else `""`.
+            U+FFFD if the last character was cut, else `""`.
         """
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()

@@ -12,13 +12,13 @@ A chunk goes through three stages:
 
 What the shortcuts rest on:
 
-- A line end is ASCII, so it never cuts a UTF-8 sequence, and what is invalid in a line is replaced the same way
-  whether the line is decoded alone or with its neighbours. So text is made last, of each value by itself:
-  one emoji then costs its own line four bytes a character, not the block.
+- A line end is ASCII, so it never cuts a UTF-8 sequence, and invalid bytes in a line are replaced the same way
+  whether the line is decoded alone or with its neighbours. Each value is therefore decoded last, by itself:
+  an emoji then makes only its own line take four bytes a character, not the whole block.
 - They run only while the block is within both limits, so nothing in it can be too large.
-  What they do not recognise falls through to `_read_lines`, which is always right.
+  Anything they do not recognise falls through to `_read_lines`, which is always correct.
 - Between two blank lines an id is this block's own or the sticky one. `_own_id` is therefore all that is kept of the
-  standard's id buffer: at a blank line it becomes `last_event_id`, at the end of the body it is forgotten.
+  standard's id buffer: at a blank line it becomes `last_event_id`, at the end of the body it is dropped.
 
 Held bytes are one `bytearray`, held data lines a list that is joined now and then: both grow in linear time,
 and neither costs more than a small multiple of the limits, however small the pieces in which a peer sends them.
@@ -44,8 +44,8 @@ _DEFAULT = Limits()
 
 # A chunk is read in slices of this size: the objects of one slice stay in the processor's cache.
 _SLICE = 65536
-# Events that are read as columns together. Enough to make the setting up vanish, few enough that a stranger among them
-# (a comment, another shape) sends only so many down the slow path.
+# Events that are read as columns together: enough to make the set-up cost negligible, few enough that an exception among them
+# (a comment, another shape) sends only this many down the slow path.
 _RUN = 128
 # Up to this many lines, columns cost more than they save.
 _FEW = 24
@@ -69,7 +69,7 @@ class SSEDecoder:
         line_bytes: Limit for one line, in bytes, without its line end.
 
     Attributes:
-        silent: Blocks that carried an id and no data, as (events of this feed in front of it, id). The reader empties it.
+        silent: Blocks that had an id and no data, as (events of this feed before it, id). The reader empties it.
         last_event_id: Newest id that a *finished* block carried, with or without data; `""` before any and after an empty one.
         retry: Newest reconnection time that the stream announced, in milliseconds, or `None`.
         error: Why decoding stopped: a limit was exceeded; otherwise `None`. Where it stops does not depend on the chunking.
@@ -225,7 +225,7 @@ class SSEDecoder:
                 lines, blank, end = BytesIO(block).readlines(), b"\n", -1
             count = len(lines)
             if count < 5 and usual and lines[-1] == blank:
-                if count == 3:  # data, behind or before event or id
+                if count == 3:  # data, after or before event or id
                     first, last, _ = lines
                     found = last[:6] == b"data: "
                     if not found:
@@ -317,7 +317,7 @@ class SSEDecoder:
         return found
 
     def _assemble(self, data: bytes) -> bytes | None:
-        """Add a chunk to the unfinished line; return the lines that are now finished, or `None` when there is none."""
+        """Add a chunk to the unfinished line; return the lines that are now finished, or `None` if there are none."""
         if self.error is not None:
             return None
         if not self._open:
@@ -337,7 +337,7 @@ class SSEDecoder:
         self._open = self._started and not self._skip_lf
         self._ready = self._open and not pending and not self._held
 
-        # What is wrong behind the block is found first; a fault inside it comes later here, and replaces the error.
+        # A fault after the block is found first; one inside the block is found later here, and replaces the error.
         if len(pending) > self._line_bytes and self._started:
             self._fail("line", len(pending), self._line_bytes)
         if block and len(block) > self._line_bytes:
@@ -384,7 +384,7 @@ class SSEDecoder:
 
     def _read_runs(self, lines: list[bytes], blank: bytes, end: int | None, events: list[StreamEvent]) -> int:
         """Read all lines up to the end of the last run of events of one shape; return how many lines that is."""
-        start = done = 0  # `done` trails behind `start`: `_read_lines` takes what lies between two runs in one go
+        start = done = 0  # `done` trails `start`: `_read_lines` takes what lies between two runs in one call
         if self._held:
             # The rest of a block that earlier chunks began; only this one may still become too large.
             try:

@@ -1,8 +1,8 @@
 """
-Items with the bytes that they came in, for those who hand bytes on, and with their place in the body.
+Items with their original bytes, for callers that pass bytes on, and with their position in the body.
 
-A chunk is cut behind each blank line (for JSON lines: behind each line end), and the pieces are fed to the decoder one by
-one. So an item's bytes are known to be those that no item had before it: its own block, and the comments in front of it.
+A chunk is cut after each blank line (for JSON lines: after each line end), and the pieces are fed to the decoder one by one.
+An item's bytes are therefore those that belong to no item before it: its own block, and the comments before it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from .._errors import ResumableStreamError
 __all__ = ["VerbatimDecoder", "encoded"]
 
 _BOM = b"\xef\xbb\xbf"
-# Two line ends in a row; atomic, since a CRLF is never taken for two.
+# Two line ends in a row; atomic, because a CRLF must not count as two.
 _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END: Final = re.compile(rb"\n")
-# Heartbeats between two events: at 20 bytes each 15 seconds, half a day of them.
+# Heartbeats between two events: half a day's worth at 20 bytes every 15 seconds.
 _LOOSE_BYTES: Final = 64 * 1024
 _LINE_ENDS: Final = re.compile(r"\r\n|\n|\r")
 
 
 class VerbatimDecoder:
     """
-    A decoder whose items know their bytes (`Item.wire`) and where these end in the body (`Item.ends`).
+    A decoder whose items have their original bytes (`Item.wire`) and the position where they end in the body (`Item.ends`).
 
     Args:
         decoder: An `SSEDecoder` or an `NDJSONDecoder`.
         framing: Which of the two.
         start: Position of the first byte in the whole body.
-        carried: What `carry()` of the decoder of the connection before said; see `take_carried()`.
-        spliced: Bytes of an earlier connection stand before these.
-        beat: A block without an event that belongs to nobody's bytes; empty: there is none.
+        carried: The result of `carry()` of the previous connection's decoder; see `take_carried()`.
+        spliced: Bytes of an earlier connection precede these.
+        beat: A block without an event that belongs to no item's bytes; empty: there is none.
     """
 
     __slots__ = ("_beat", "_carried", "_decoder", "_edge", "_end", "_held", "_open", "_owed", "_spliced", "_sse", "_supplied")
@@ -52,19 +52,19 @@ class VerbatimDecoder:
         self._beat = beat
         self._sse = framing == "sse"
         self._end = start
-        # What belongs to no item yet; of it, so much in front will not be sent again: its id has moved the cursor.
+        # Bytes that belong to no item yet. The first `_owed` of them will not be sent again, because their id moved the cursor.
         self._carried = carried
         self._held = bytearray()
         self._owed = 0
-        # Where the block begins that has not ended yet.
+        # Where the unfinished block begins.
         self._open = 0
-        # The end of what is held: half a blank line may stand there.
+        # The end of the held bytes, which may be half a blank line.
         self._edge = b""
-        # The LF of a CRLF was handed out before it came.
+        # The LF of a CRLF was passed on before it arrived.
         self._supplied = False
         self._spliced = spliced
 
-    # Read by the machine at every chunk, so these are no `__getattr__`.
+    # Read by the machine at every chunk, so these are properties and not a slower `__getattr__`.
 
     @property
     def error(self) -> ResumableStreamError | None:
@@ -92,12 +92,12 @@ class VerbatimDecoder:
         self._decoder.silent = silent
 
     def take_carried(self) -> bytes:
-        """What goes in front of the first item that is delivered. (The first that comes may be a repeat.)"""
+        """Bytes to put before the first item that is delivered. (The first that arrives may be a repeat.)"""
         carried, self._carried = self._carried, b""
         return carried
 
     def carry(self) -> bytes:
-        """What the next connection's bytes have to be led by."""
+        """Bytes that have to precede those of the next connection."""
         return self._carried + self._held[: self._owed]
 
     @property
@@ -106,11 +106,11 @@ class VerbatimDecoder:
         return not self._held and not self._carried and not self._supplied
 
     def pass_over(self, size: int) -> None:
-        """So many bytes of whole blocks were handed on, and are not read here."""
+        """Skip `size` bytes of whole blocks that were passed on without being read here."""
         self._end += size
 
     def read_late(self, data: bytes) -> list[Any]:
-        """Decode whole blocks whose bytes were handed on already."""
+        """Decode whole blocks whose bytes were already passed on."""
         self._end += len(data)
         items: list[Any] = self._decoder.feed(data)
         return items

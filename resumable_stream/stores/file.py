@@ -3,20 +3,20 @@ A store in plain files: no server, no dependency, readable with a pager.
 
 A directory holds, for each key:
 
-    <name>.checkpoint    line 1: whose, fence, and how many bytes of the events count; line 2: `Checkpoint.to_json()`
-    <name>.events        line 1: whose; then one event per line, append-only (only with `keep_events`)
+    <name>.checkpoint    line 1: key, fence, and how many bytes of the events count; line 2: `Checkpoint.to_json()`
+    <name>.events        line 1: key; then one event per line, append-only (only with `keep_events`)
 
-and one `.lock` for all. `<name>` is a readable piece of the key and a digest of all of it, so that any text is a key:
-no path can be climbed, no name is too long, and `a` and `A` stay apart where file names ignore case.
+and one `.lock` for all. `<name>` is a readable part of the key and a digest of the whole key, so that any text can be a key:
+no path traversal is possible, no name is too long, and `a` and `A` remain distinct if file names ignore case.
 
-*Both or neither.* Events are appended first, behind the bytes that count. Then the checkpoint file, which says how many count
-now, is written aside and renamed into place: this one step makes both true. After a crash before it, the old checkpoint stands,
-and the surplus events do not count; the next save cuts them off.
+*Both or neither.* Events are appended first, after the bytes that count. Then the checkpoint file, which says how many count
+now, is written aside and renamed into place: this one step makes both take effect. After a crash before it, the old checkpoint is in
+force, and the surplus events do not count; the next save truncates them.
 
 *The fence* is in the checkpoint file and compared under the lock, across processes.
-It also takes the time into account, so that a key deleted and opened again does not hand out an old number.
+It also takes the time into account, so that a key that was deleted and opened again does not get an old number.
 
-What is not ours is never written: every file begins with a name that says what it is.
+Foreign files are never overwritten: every file begins with a magic string that identifies it.
 By default nothing waits for the disk: a crash of the program loses nothing, a power cut at most the last seconds.
 """
 
@@ -43,13 +43,13 @@ __all__ = ["FileStore"]
 
 CHECKPOINT_MAGIC: Final = b'{"resumable_stream.checkpoint":1,'
 EVENTS_MAGIC: Final = b'{"resumable_stream.events":1,'
-# Line 1 holds a key of at most 4096 characters, line 2 at most 8 KiB. More than this is none of ours, and not read.
+# Line 1 holds a key of at most 4096 characters, line 2 at most 8 KiB. A larger file is not from this library, and not read.
 MAX_CHECKPOINT_FILE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
-    """Where one key lives."""
+    """The files of one key."""
 
     checkpoint: Path
     events: Path
@@ -58,11 +58,11 @@ class _Files:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """What a checkpoint file says."""
+    """The content of a checkpoint file."""
 
     fence: int
     events_bytes: int = 0
-    """How much of the events file counts, its first line included; 0 before the first event."""
+    """How many bytes of the events file count, including its first line; 0 before the first event."""
     whole: bool = True
     """Every event up to the checkpoint was kept."""
     checkpoint: str | None = None
@@ -74,11 +74,11 @@ class Moving:
     A place on its way into another store.
 
     Attributes:
-        fence: The newest fence that was given out.
+        fence: The newest fence that was issued.
         checkpoint: The place as JSON; `None`: nothing was saved yet.
-        events: The kept events, oldest first; to be read while the place is held.
-        whole: They are all up to the place.
-        moved: Set it once the other store has everything. The files are then removed.
+        events: The kept events, oldest first; read them while the place is held.
+        whole: Whether all events up to the place were kept.
+        moved: Set this once the other store has everything. The files are then removed.
     """
 
     fence: int
@@ -92,19 +92,19 @@ class FileStore:
     """
     Keep places in files of one directory, for any number of processes on one machine.
 
-    Files have mode 0600, and a directory that is made here 0700: events are as private as the answer.
+    Files have mode 0600, and a directory created here has 0700: events are as private as the answer.
     Nothing is touched before the first `open()`.
 
     Args:
-        path: The directory; made when needed. With `one_file`, the checkpoint file itself.
+        path: The directory; created when needed. With `one_file`, the checkpoint file itself.
         keep_events: Keep the events too, for `replay()`.
         save_interval: Seconds between two saves while events flow; see `Store`. 1.0: a save costs about 0.5 ms (one rename).
-        fsync: Wait until each save is on the disk, so that it survives a power cut. Off: some milliseconds each time,
-            and what is lost without it is asked for again.
-        one_file: `path` is the file, for one stream: `FileStore("answer.place", one_file=True)`. Whatever key comes first is
-            written into it; another key is refused. Events go to `<path>.events`, the lock is `.<name>.lock` beside it.
+        fsync: Wait until each save is on the disk, so that it survives a power cut. Off by default: it costs some milliseconds
+            each time, and lost events are requested again.
+        one_file: `path` is the file, for one stream: `FileStore("answer.place", one_file=True)`. The first key is written into
+            it; any other key is refused. Events go to `<path>.events`, and the lock is `.<name>.lock` next to it.
 
-    Network file systems work as far as their `flock()` does: NFS since version 4.
+    Network file systems work if their `flock()` does: NFS since version 4.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class FileStore:
         self.keep_events = keep_events
         self.save_interval = check_interval(save_interval)
         self.fsync = fsync
-        # Absolute, so that a later chdir() moves nothing; resolved, so that a link keeps pointing at the file we replace.
+        # Absolute, so that a later chdir() changes nothing; resolved, so that a link keeps pointing at the file we replace.
         target = Path(os.path.realpath(path))
         self._file = target if one_file else None
         self._directory = target.parent if one_file else target
         self._lock_file = self._directory / (f".{target.name}.lock" if one_file else ".lock")
-        # The file lock alone would do on POSIX, by polling. Threads of one store need not poll.
+        # On POSIX the file lock alone would be enough, by polling. With this lock, threads of one store need not poll.
         self._threads = threading.Lock()
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ class FileStore:
         return saved, fence
 
     def load(self, key: str) -> Checkpoint | None:
-        """Read the place without taking the key over."""
+        """Read the place without taking over the key."""
         files = self._files(key)
         if not self._directory.is_dir():
             return None
@@ -160,7 +160,7 @@ class FileStore:
             state = _read_state(files, key)
             if state is None or state.fence != fence:
                 raise superseded(key, fence, None if state is None else state.fence)
-            # Moving on without keeping leaves a hole that `replay()` must not pass over in silence.
+            # Saving a place without its events leaves a gap, which `replay()` must report.
             whole = state.whole and (self.keep_events or checkpoint.offset == 0 or place == state.checkpoint)
             end = self._append(files, key, state.events_bytes, lines) if lines else state.events_bytes
             self._write_state(files, key, _State(fence=fence, events_bytes=end, whole=whole, checkpoint=place))
@@ -292,7 +292,7 @@ class FileStore:
 
     @contextmanager
     def _exclusive(self, files: _Files) -> Iterator[None]:
-        """One caller at a time, in all processes; what the system refuses becomes a `StoreError`."""
+        """Allow one caller at a time, across processes, and raise errors of the system as `StoreError`."""
         try:
             try:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -306,7 +306,7 @@ class FileStore:
             raise StoreError(f"cannot use {files.checkpoint}: {exc}") from exc
 
     def _append(self, files: _Files, key: str, end: int, lines: list[bytes]) -> int:
-        """Write events behind the first `end` bytes, whatever a crash left there, and return the new end."""
+        """Write events after the first `end` bytes, over anything left by a crash, and return the new end."""
         _refuse_foreign_events(files.events)
         fd = os.open(files.events, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         with open(fd, "r+b", buffering=64 * 1024) as file:
@@ -326,7 +326,7 @@ class FileStore:
     def _write_state(self, files: _Files, key: str, state: _State) -> None:
         head = {"key": key, "fence": state.fence, "events_bytes": state.events_bytes, "whole": state.whole}
         text = json.dumps(head, separators=(",", ":")).encode()
-        # The lock makes us the only user of the temporary name, so what is there was left by a crash.
+        # The lock makes us the only user of the temporary name, so an existing file was left by a crash.
         files.temporary.unlink(missing_ok=True)
         fd = os.open(files.temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         with open(fd, "wb") as file:
@@ -338,7 +338,7 @@ class FileStore:
         self._sync_directory()
 
     def _sync_directory(self) -> None:
-        # A rename is on the disk once its directory is; Windows cannot open one.
+        # A rename is on the disk once its directory is; Windows cannot open a directory.
         if self.fsync and os.name == "posix":
             fd = os.open(self._directory, os.O_RDONLY)
             try:
@@ -348,11 +348,11 @@ class FileStore:
 
 
 class _Damaged(StoreError):
-    """A file of ours that cannot be read any more. `delete()` may remove it."""
+    """A file of this store that can no longer be read. `delete()` may remove it."""
 
 
 def _read_state(files: _Files, key: str) -> _State | None:
-    """Read the checkpoint file; `None` when there is none."""
+    """Read the checkpoint file; `None` if it does not exist."""
     path = files.checkpoint
     try:
         with path.open("rb") as file:
@@ -401,7 +401,7 @@ def _checkpoint(files: _Files, state: _State) -> Checkpoint | None:
 
 
 def _refuse_foreign_events(path: Path) -> None:
-    """Somebody else's `answer.events` beside our `answer` must survive us."""
+    """Refuse to overwrite a foreign `answer.events` next to our `answer`."""
     try:
         with path.open("rb") as file:
             start = file.read(len(EVENTS_MAGIC))
@@ -414,7 +414,7 @@ def _refuse_foreign_events(path: Path) -> None:
 
 
 def _read_events(path: Path, end: int) -> Iterator[Kept]:
-    """Read the first `end` bytes, line by line: later appends and leftovers of a crash are behind them."""
+    """Read the first `end` bytes, line by line: later appends and leftovers of a crash come after them."""
     if end == 0:
         return
     position = number = 0
@@ -424,7 +424,7 @@ def _read_events(path: Path, end: int) -> Iterator[Kept]:
                 number += 1
                 position += len(line)
                 if position > end or not line.endswith(b"\n"):
-                    break  # a line that straddles the end is not what was written
+                    break  # a line across the end is not what was written
                 if number == 1:
                     if not line.startswith(EVENTS_MAGIC):
                         raise StoreError(f"{path} is not ours: expected {EVENTS_MAGIC.decode()!r}, found {line[:40]!r}")

@@ -4,22 +4,22 @@ A store in Redis: for many machines, and for processes that come and go.
     rs:k:{digest}      a hash: key, fence, checkpoint, count, events, …
     rs:k:{digest}:e    a list: the events of one save are one element
 
-The digest is one of the key, so any text is a key; the braces make both one slot of a cluster.
+The digest is computed from the key, so any text can be a key; the braces put both into one slot of a cluster.
 
-*Both or neither.* Each operation is one script, which Redis runs without anything in between: a save compares the fence, appends
-the events and moves the place. `count` says how many elements there are: if the list lost some, or was evicted alone, that is an
-error and not a shorter answer.
+*Both or neither.* Each operation is one script, which Redis runs atomically: a save compares the fence, appends the events and
+moves the place. `count` says how many elements there are: if the list lost some, or was evicted alone, that is an error and not
+a shorter answer.
 
 *The fence* takes the server's clock into account, so a key that was deleted, has expired, or was lost with a Redis that came
-back empty does not hand out an old number. Who had it open is told at its next save.
+back empty does not get an old number. Its previous writer gets an error at its next save.
 
-*A reply that got lost.* When the connection breaks after a save was sent, nobody knows whether it was done. The error says that
-it was not, and the caller will save the same events again, perhaps with more behind them. So each attempt has a number, which
-grows, and the hash remembers the last one that was done and what was there before it. The next attempt says which earlier ones
-it repeats: if one of them was done after all, it is taken back in the same step. And an attempt that was held up somewhere and
-arrives after a later one is refused. So the events are there once, whatever arrives, and how often.
+*A reply that got lost.* If the connection breaks after a save was sent, it is unknown whether the save was done. The error says
+that it was not, and the caller will save the same events again, perhaps followed by more. Each attempt therefore has an
+increasing number, and the hash remembers the last one that was done and the state before it. The next attempt says which earlier
+ones it repeats: if one of them was done after all, it is undone in the same step. An attempt that was delayed and arrives after a
+later one is refused. The events are therefore stored once, whatever arrives, and however often.
 
-Redis is as durable as it was set up to be. What it loses is not a hole: the place and its events are lost together.
+Redis is as durable as it is configured to be. If it loses data, there is no gap: the place and its events are lost together.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ except ImportError as error:
 
 __all__ = ["RedisStore"]
 
-# Elements that a replay asks for at once. 16: at most some MB, and few round trips for an answer that was saved each second.
+# Elements that a replay requests at once. 16: at most some MB, and few round trips for an answer that was saved each second.
 _PAGE: Final = 16
 # Saves whose reply got lost and that were not repeated yet. Each is a stream that failed and was not continued here.
 _MOST_DOUBTS: Final = 10_000
-# Nothing of what a server says is longer than this in an error.
+# Longest text of a server, in characters, that is quoted in an error.
 _MOST_SAID: Final = 300
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
@@ -131,7 +131,7 @@ end
 return {'OK'}
 """
 
-# After this an attempt is done or never will be.
+# After this script an attempt is either done or will never be.
 _SETTLE: Final = """
 local f = redis.call('HMGET', KEYS[1], 'fence', 'seq', 'count', 'events', 'bytes', 'whole')
 if f[1] == ARGV[1] and tonumber(f[2]) < tonumber(ARGV[2]) then
@@ -160,7 +160,7 @@ return {{redis.call('PTTL', KEYS[1]), redis.call('HGET', KEYS[1], 'saved'), redi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """What the hash says."""
+    """The content of the hash."""
 
     fence: int
     checkpoint: str | None
@@ -172,20 +172,20 @@ class _Place:
 
 @dataclass(slots=True)
 class _Doubt:
-    """A save of which nobody knows whether it was done."""
+    """A save that may or may not have been done."""
 
     first: int
     """Number of its first attempt."""
     last: int
     interrupted: bool = False
-    """The caller was interrupted, and will look whether it was done; see `RedisStore._settle()`."""
+    """The caller was interrupted, and will check whether it was done; see `RedisStore._settle()`."""
 
 
 class RedisStore:
     """
     Keep places in Redis, for any number of processes on any number of machines. Redis 6.2 or newer, Valkey too.
 
-    Nothing is sent before the first use. Events are as private as the answer: who can read this Redis can read them.
+    Nothing is sent before the first use. Events are as private as the answer: anyone who can read this Redis can read them.
 
     Args:
         url_or_client: `redis://host:6379/0`, `rediss://…` (TLS), `unix:///path/to/socket`, `redis+cluster://host:6379`,
@@ -574,7 +574,7 @@ def _read_url(url: str, timeout: float) -> tuple[Callable[[], Any], str, list[st
         if scheme == "redis+sentinel":
             return _sentinel(rest, options)
         plain = f"redis://{rest}" if scheme == "redis+cluster" else url
-        # Made, and not connected: an option that it does not know is told now.
+        # Creating the client does not connect, but reports unknown options now.
         client = redis.Redis.from_url(plain, **options)
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
         if scheme == "redis+cluster":

@@ -4,21 +4,21 @@ A store in one SQLite file: for notebooks, scripts and the command line.
     place(key, fence, checkpoint, events, …)    one row for each key; `events` says how many are kept
     kept(key, first, z)                         the events of one save are one row: `first` is the number of events before it
 
-*Both or neither.* A save appends its events and moves the place in one transaction. A process that is killed inside it leaves
+*Both or neither.* A save appends its events and moves the place in one transaction. A process that is killed during it leaves
 the old place and the old events.
 
-*The fence* is a column of `place`, compared inside the transaction, so it holds between threads and between processes. It also
-takes the time into account, so that a key that was deleted and opened again does not hand out an old number.
+*The fence* is a column of `place`, compared inside the transaction, so it works between threads and between processes. It also
+takes the time into account, so that a key that was deleted and opened again does not get an old number.
 
-*Who waits for whom.* The file is in WAL mode: readers wait for nobody, and writers take turns. A transaction takes well under a
-millisecond. Somebody who holds the lock for longer than `busy_timeout` is reported as an error.
+*Locking.* The file is in WAL mode: readers never wait, and writers take turns. A transaction takes well under a millisecond. If
+another process holds the lock for longer than `busy_timeout`, that is reported as an error.
 
-*Connections.* Each thread has one, which it opens when it first needs it. SQLite must not be carried across a `fork()`, and a
-connection that is only left open in the parent does harm in the child too: SQLite remembers its locks per process, and the
-child would believe it held them. So all connections are closed just before a fork, and each side opens its own again.
+*Connections.* Each thread has one, which it opens on first use. SQLite connections must not be carried across a `fork()`, and
+even one that is only left open in the parent does harm in the child: SQLite remembers its locks per process, and the child would
+believe it held them. All connections are therefore closed just before a fork, and each side opens its own again.
 
-*The file is looked at before each use.* If it was deleted or replaced meanwhile, an open connection would go on writing into
-the old one, which nobody can read. It is opened anew instead, and a writer learns that its key is gone.
+*The file is checked before each use.* If it was deleted or replaced, an open connection would continue to write into the old
+file, which nobody can read. It is reopened instead, and a writer gets an error that its key is gone.
 
 Places that `FileStore` kept in the same directory are found again; see `SQLiteStore`.
 """
@@ -49,7 +49,7 @@ __all__ = ["SQLiteStore"]
 T = TypeVar("T")
 
 DATABASE: Final = "places.db"
-"""Name of the file where `path` is a directory."""
+"""Name of the file if `path` is a directory."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS place (
@@ -69,14 +69,14 @@ _COLUMNS: Final = {
     "place": {"key", "fence", "checkpoint", "events", "whole", "born", "saved", "expires"},
     "kept": {"key", "first", "z"},
 }
-# A log of this package may live in the same file. Any other table belongs to somebody else.
+# A server log of this package may be in the same file. Any other table belongs to another program.
 _NEIGHBOURS: Final = {"stream", "span"}
 
-# Expired places forgotten at one `open()`. 100: a few milliseconds, so that nobody waits long for other people's rubbish.
+# Expired places deleted by one `open()`. 100: a few milliseconds, so that no caller waits long for the clean-up.
 _SWEEP: Final = 100
 # Places read at once by `places()`.
 _PAGE: Final = 100
-# The write-ahead log is cut back to this when it was longer. 4 MiB: what SQLite itself lets it grow to between checkpoints.
+# The write-ahead log is truncated to this size if it was longer. 4 MiB: SQLite's own limit between checkpoints.
 _WAL_BYTES: Final = 4 * 1024 * 1024
 
 _ROW: Final = "fence, checkpoint, events, whole, born, expires"
@@ -84,7 +84,7 @@ _ROW: Final = "fence, checkpoint, events, whole, born, expires"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """A row of `place`, less its key."""
+    """A row of `place`, without its key."""
 
     fence: int
     checkpoint: str | None
@@ -92,12 +92,12 @@ class _Place:
     whole: bool
     """Every event up to the checkpoint was kept."""
     born: int
-    """The first fence: a key that was deleted and opened again is another one."""
+    """The first fence, which distinguishes a key from the same key deleted and opened again."""
     expires: float | None
 
 
 class _Handle:
-    """The connection of one thread. The lock is for who wants to close it from another one."""
+    """The connection of one thread. The lock is for closing it from another thread."""
 
     __slots__ = ("__weakref__", "connection", "inode", "lock")
 
@@ -113,7 +113,7 @@ class _Handle:
             connection.close()
 
     def __del__(self) -> None:
-        # The thread is gone, or the store is.
+        # The thread or the store is gone.
         self.close()
 
 
@@ -125,25 +125,25 @@ class SQLiteStore:
     """
     Keep places in one SQLite file, for any number of threads and processes on one machine.
 
-    The file has mode 0600, and a directory that is made here 0700: events are as private as the answer. While a process has it
-    open, the files `-wal` and `-shm` stand beside it. Nothing is touched before the first `open()`.
+    The file has mode 0600, and a directory created here has 0700: events are as private as the answer. While a process has it
+    open, there are `-wal` and `-shm` files next to it. Nothing is touched before the first `open()`.
 
-    *Where `FileStore` was used before.* If `path` is a directory, the database is the file `places.db` in it. A key that the
-    database does not have is looked for among the places that `FileStore` left in the directory; `open()` moves it into the
-    database, events included. So `SQLiteStore("answers")` continues what `FileStore("answers")` began.
+    *If you used `FileStore` before.* If `path` is a directory, the database is the file `places.db` in it. A key that is not in
+    the database is looked up among the places that `FileStore` left in the directory; `open()` moves it into the database with
+    its events. `SQLiteStore("answers")` therefore continues what `FileStore("answers")` began.
 
     Args:
-        path: The file, made when needed with its directory; or a directory.
-        keep_events: Keep the events too, for `replay()`. They are compressed, mostly to a tenth.
+        path: The file, created when needed with its directory; or a directory.
+        keep_events: Keep the events too, for `replay()`. They are compressed, usually to a tenth.
         save_interval: Seconds between two saves while events flow; see `Store`. 1.0: a save costs about 0.2 ms.
-        expires: Seconds after its last `open()` or `save()` at which a place is forgotten. `None`, the default, keeps it until it
-            is deleted: a place that vanishes is an answer paid twice.
-        busy_timeout: Seconds to wait for another process that is writing. 5.0: a transaction takes a millisecond, so whoever
-            takes longer is stopped or hung.
-        durable: Wait until each save is on the disk, so that it survives a power cut. Off: some milliseconds each time, and what
-            is lost without it is asked for again. A crash of the program loses nothing either way.
+        expires: Seconds after its last `open()` or `save()` at which a place is deleted. `None`, the default, keeps it until you
+            delete it, because losing a place can mean paying for the answer twice.
+        busy_timeout: Seconds to wait for another process that is writing. 5.0: a transaction takes a millisecond, so a process
+            that takes longer is stopped or hung.
+        durable: Wait until each save is on the disk, so that it survives a power cut. Off by default: it costs some milliseconds
+            each time, and lost events are requested again. A crash of the program loses nothing either way.
 
-    Not for network file systems: SQLite's write-ahead log needs memory that all its users share.
+    Do not use it on network file systems: SQLite's write-ahead log needs memory that all its users share.
     """
 
     def __init__(
@@ -163,14 +163,14 @@ class SQLiteStore:
             raise ValueError(f"busy_timeout must be seconds from 0 to 3600, got {busy_timeout!r}")
         self.busy_timeout = float(busy_timeout)
         self.durable = durable
-        # Absolute, so that a later chdir() moves nothing.
+        # Absolute, so that a later chdir() changes nothing.
         target = Path(os.path.realpath(path))
         self._old = FileStore(target, keep_events=True) if target.is_dir() else None
         self._path = target / DATABASE if self._old is not None else target
         self._local = _Local()
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._registry = threading.RLock()
-        # At exit too: a connection that is closed in order leaves one file instead of three.
+        # Runs at exit too: a connection that is closed properly leaves one file instead of three.
         # Locks are taken in this order: the registry, the lock of a handle, `opening`.
         weakref.finalize(self, _close_all, self._registry, self._handles)
         close_at_forks(self)
@@ -310,7 +310,7 @@ class SQLiteStore:
         return self._read(lambda database: self._read_place(database, key, time.time()))
 
     def _read_place(self, database: sqlite3.Connection, key: str, now: float) -> _Place | None:
-        """The row of a key; `None` when there is none, or it has expired."""
+        """The row of a key; `None` if it does not exist or has expired."""
         row = database.execute(f"SELECT {_ROW} FROM place WHERE key = ?", (key,)).fetchone()  # noqa: S608
         if row is None:
             return None
