@@ -10,8 +10,8 @@ and one `.lock` for all. `<name>` is a readable part of the key and a digest of 
 no path traversal is possible, no name is too long, and `a` and `A` remain distinct if file names ignore case.
 
 *Both or neither.* Events are appended first, after the bytes that count. Then the checkpoint file, which says how many count
-now, is written aside and renamed into place: this one step makes both take effect. After a crash before it, the old checkpoint is in
-force, and the surplus events do not count; the next save truncates them.
+now, is written aside and renamed into place: this one step makes both take effect. After a crash before it, the old checkpoint
+is in force, and the surplus events do not count; the next save truncates them.
 
 *The fence* is in the checkpoint file and compared under the lock, across processes.
 It also takes the time into account, so that a key that was deleted and opened again does not get an old number.

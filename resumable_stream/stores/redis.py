@@ -189,18 +189,18 @@ class RedisStore:
 
     Args:
         url_or_client: `redis://host:6379/0`, `rediss://…` (TLS), `unix:///path/to/socket`, `redis+cluster://host:6379`,
-            `redis+sentinel://host:26379,host2:26379/name/0`, each with `user:password@` in front of the host where needed. Or a
-            client of yours: `redis.Redis` (also of `Sentinel.master_for()`) or `redis.RedisCluster`. It is never closed here, and
-            its timeouts, retries and other settings stay.
-        keep_events: Keep the events too, for `replay()`. They are compressed, mostly to a tenth.
+            `redis+sentinel://host:26379,host2:26379/name/0`, each with `user:password@` before the host if needed. Or your own
+            client: a `redis.Redis` (also from `Sentinel.master_for()`) or a `redis.RedisCluster`. It is never closed here, and
+            keeps its timeouts, retries and other settings.
+        keep_events: Keep the events too, for `replay()`. They are compressed, usually to a tenth.
         save_interval: Seconds between two saves while events flow; see `Store`. 1.0, as for all stores.
-        expires: Seconds after its last `open()` or `save()` at which a place is forgotten. 30 days: the memory of a Redis is
-            shared and dear, and no provider is known that holds an answer for longer. `None`: never.
-        prefix: Begins all keys. `"rs:"`; another one keeps another deployment apart in the same Redis.
-        timeout: Seconds that a connection may take to be made, and Redis to answer. 5.0. Not for a client of yours.
+        expires: Seconds after its last `open()` or `save()` at which a place is deleted. 30 days: Redis memory is shared and
+            expensive, and no known provider keeps an answer for longer. `None`: never.
+        prefix: The beginning of all keys. `"rs:"`; pass another one to separate deployments in the same Redis.
+        timeout: Seconds to wait for a connection, and for each reply of Redis. 5.0. Not used for your own client.
 
     Raises:
-        ValueError: The URL cannot be read. It is not in the message, since it may hold a password.
+        ValueError: The URL cannot be parsed. It is not in the message, because it may contain a password.
         TypeError: Neither a URL nor such a client.
     """
 
@@ -223,7 +223,7 @@ class RedisStore:
         self.timeout = float(timeout)
         given: Any = url_or_client
         self._client: Any = None
-        # Makes the client; `None`: it is the caller's.
+        # Makes the client; `None` if the caller passed one.
         self._make: Callable[[], Any] | None = None
         if isinstance(given, str):
             self._make, self._where, secrets = _read_url(given, self.timeout)
@@ -236,7 +236,7 @@ class RedisStore:
             raise TypeError(f"expected the URL of a Redis, a redis.Redis or a redis.RedisCluster, got {kind}{hint}")
         self._scrubber = Scrubber(secrets)
         self._lock = threading.Lock()
-        # Numbers of attempts. Microseconds, so that another store object with the same fence counts on.
+        # Numbers of attempts. Microseconds, so that another store object with the same fence continues to count up.
         self._attempts = itertools.count(time.time_ns() // 1000)
         self._doubts: OrderedDict[tuple[str, int], _Doubt] = OrderedDict()
         self._shas = {script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in _SCRIPTS}
@@ -247,7 +247,7 @@ class RedisStore:
     def open(self, key: str) -> tuple[Checkpoint | None, int]:
         """See `Store.open()`."""
         check_key(key)
-        # Before it is taken over: what is damaged or not ours stays as it is.
+        # Checked before the key is taken over, so that damaged or foreign data stays unchanged.
         if (place := self._find(key)) is not None:
             self._checkpoint(key, place)
         # A client that sends it twice, because a reply got lost, does not supersede itself.
@@ -258,7 +258,7 @@ class RedisStore:
         return (None if checkpoint is None else self._read_checkpoint(key, _text(checkpoint))), int(fence)
 
     def load(self, key: str) -> Checkpoint | None:
-        """Read the place without taking the key over."""
+        """Read the place without taking over the key."""
         check_key(key)
         self._settle(key)
         place = self._find(key)
@@ -281,7 +281,7 @@ class RedisStore:
                 *(text.encode(), sum(count for count, _ in rows), *(row for _, row in rows)),
             )
         except StoreError:
-            # Whatever it says: a client may have tried before on its own. The doubt stays, for the next attempt.
+            # Whatever the error: a client may have retried on its own. The doubt is kept for the next attempt.
             raise
         except BaseException:
             doubt.interrupted = True
@@ -425,7 +425,7 @@ class RedisStore:
                 try:
                     for item in unpack(row):
                         if position == place.events:
-                            # Of a save that was repeated with more events while this was read.
+                            # From a save that was repeated with more events during this replay.
                             return
                         position += 1
                         yield item
@@ -437,7 +437,7 @@ class RedisStore:
     def _listed(self, name: str) -> Listed | None:
         ttl, saved, size, *fields = self._call(_LIST, name)
         if ttl == -2:
-            return None  # gone meanwhile
+            return None  # deleted in the meantime
         found, *_ = fields
         key = name if found is None else _text(found)
         checkpoint, events, damage = None, 0, None
@@ -487,7 +487,7 @@ class RedisStore:
         keys = (2, name, f"{name}:e")
 
         def send(client: Any) -> list[Any]:
-            # NEVER_DECODE: events are bytes, also for a client of the caller's that decodes what it receives.
+            # NEVER_DECODE: events are bytes, even if the caller's client decodes responses.
             try:
                 found = client.execute_command("EVALSHA", self._shas[script], *keys, *arguments, NEVER_DECODE=True)
             except NoScriptError:
@@ -498,18 +498,18 @@ class RedisStore:
         return found
 
     def _guarded(self, call: Callable[[Any], Any]) -> Any:
-        """Call with the client; what Redis refuses becomes a `StoreError`."""
+        """Call with the client, and raise errors of Redis as `StoreError`."""
         try:
             return call(self._connected())
         except (RedisError, RedisClusterException, OSError) as exc:
             failure, cause = self._explained(exc), self._scrubber.harmless(exc)
-        # Outside of the handler: else the exception would be carried along, password and all, whatever the cause is.
+        # Raised outside of the handler: otherwise the exception, which may contain a password, would be attached as context.
         raise failure from cause
 
     def _explained(self, exc: Exception) -> StoreError:
         """The error for the caller: what was expected, what was found, what to do."""
         said = self._scrubber.scrubbed(str(exc) or type(exc).__name__)
-        # What a script met, without the way there.
+        # The error of a script, without its location.
         said = re.sub(r"^.*@user_script: ?\d+: -?", "", said)[:_MOST_SAID]
         if isinstance(exc, OutOfMemoryError) or said.startswith("OOM"):
             return StoreError(
@@ -567,7 +567,7 @@ def _read_url(url: str, timeout: float) -> tuple[Callable[[], Any], str, list[st
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        # The caller decides whether to try again, and when.
+        # The caller decides whether and when to retry.
         "retry": Retry(NoBackoff(), 0),
     }
     try:
@@ -582,7 +582,7 @@ def _read_url(url: str, timeout: float) -> tuple[Callable[[], Any], str, list[st
         return partial(redis.Redis.from_url, url, **options), _where(client), _secrets(client)
     except (ValueError, TypeError):
         pass
-    # Outside of the handler, and without the text: what could not be read may be a part of the password.
+    # Raised outside of the handler, and without the URL: the part that could not be parsed may belong to the password.
     raise ValueError(f"the URL of a Redis cannot be read: expected {_EXPECTED}, where needed with user:password@ before the host")
 
 
@@ -606,7 +606,7 @@ def _sentinel(rest: str, options: dict[str, Any]) -> tuple[Callable[[], Any], st
 
 
 def _close(client: Any) -> None:
-    """Close a client made of a URL, with what it leaves open: the pools of a Cluster's nodes, and those to sentinels."""
+    """Close a client made from a URL, including what it leaves open: the pools of a cluster's nodes, and those to sentinels."""
     client.close()
     if isinstance(client, RedisCluster):
         nodes = client.get_nodes()  # type: ignore[no-untyped-call]
@@ -619,7 +619,7 @@ def _close(client: Any) -> None:
 
 
 def _where(client: Any) -> str:
-    """Where a client goes: never its user, its password or another option."""
+    """Describe the server of a client, without its user, password or other options."""
     if isinstance(client, RedisCluster):
         nodes = client.get_nodes() or client.nodes_manager.startup_nodes.values()  # type: ignore[no-untyped-call]
         first = next(iter(nodes), None)
@@ -639,7 +639,7 @@ def _host(client: Any) -> str:
 
 
 def _secrets(client: Any) -> list[str]:
-    """What a client was given to log in with."""
+    """The credentials that a client was given."""
     holder = client.nodes_manager if isinstance(client, RedisCluster) else client.connection_pool
     given = [holder.connection_kwargs]
     if (manager := getattr(holder, "sentinel_manager", None)) is not None:

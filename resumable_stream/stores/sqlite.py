@@ -205,7 +205,7 @@ class SQLiteStore:
         return taken
 
     def load(self, key: str) -> Checkpoint | None:
-        """Read the place without taking the key over."""
+        """Read the place without taking over the key."""
         check_key(key)
         place = self._find(key)
         if place is not None:
@@ -225,7 +225,7 @@ class SQLiteStore:
             if place is None or place.fence != fence:
                 gone = "was deleted" if self.expires is None else "was deleted or has expired"
                 raise superseded(key, fence, None if place is None else place.fence, gone=gone)
-            # Moving on without keeping leaves a hole that `replay()` must not pass over in silence.
+            # Saving a place without its events leaves a gap, which `replay()` must report.
             whole = place.whole and (self.keep_events or checkpoint.offset == 0 or text == place.checkpoint)
             end = place.events
             for count, z in rows:
@@ -256,7 +256,7 @@ class SQLiteStore:
     def delete(self, key: str) -> None:
         """See `Store.delete()`."""
         check_key(key)
-        # The old place first: after a crash in between it would come back.
+        # Delete the old place first: otherwise it would reappear after a crash in between.
         if self._old is not None:
             self._old.delete(key)
         if self._path.exists():
@@ -339,7 +339,7 @@ class SQLiteStore:
             ) from exc
 
     def _events(self, key: str, born: int, end: int) -> Iterator[Kept]:
-        """Read the first `end` events, a row at a time. No transaction stays open in between: it would hold up checkpoints."""
+        """Read the first `end` events, a row at a time. No transaction stays open in between, as it would delay checkpoints."""
         position = 0
 
         def read(database: sqlite3.Connection) -> tuple[int, object] | None:
@@ -407,7 +407,7 @@ class SQLiteStore:
     # --- places of FileStore
 
     def _moving(self, key: str) -> AbstractContextManager[Moving | None]:
-        """What `FileStore` has of a key that the database does not have, locked against its other users."""
+        """The place that `FileStore` has for a key missing in the database, locked against other users."""
         if self._old is None or self._find(key) is not None:
             return nullcontext()
         return self._old._moving(key)
@@ -429,7 +429,7 @@ class SQLiteStore:
     # --- the file
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run statements that only read, each by itself."""
+        """Run statements that only read, each in its own transaction."""
         handle = self._handle()
         with handle.lock:
             try:
@@ -444,7 +444,7 @@ class SQLiteStore:
             try:
                 database = self._connection(handle)
                 try:
-                    # IMMEDIATE: who reads first and writes later in one transaction may be refused without waiting.
+                    # IMMEDIATE: a transaction that reads first and writes later may be refused without waiting.
                     database.execute("BEGIN IMMEDIATE")
                     result = work(database)
                     database.execute("COMMIT")
@@ -453,7 +453,7 @@ class SQLiteStore:
                         database.execute("ROLLBACK")
                     raise
             except (sqlite3.Error, OSError, OverflowError) as exc:
-                # An OverflowError is a text or a blob beyond what SQLite holds, 1 GB.
+                # An OverflowError means a text or a blob over SQLite's limit of 1 GB.
                 raise self._explained(exc) from exc
             return result
 
@@ -466,7 +466,7 @@ class SQLiteStore:
         return handle
 
     def _connection(self, handle: _Handle) -> sqlite3.Connection:
-        """The open connection of this thread, to the file that is there now."""
+        """The open connection of this thread, to the current file."""
         connection = handle.connection
         if connection is not None:
             if handle.inode == _inode(self._path):
@@ -477,9 +477,9 @@ class SQLiteStore:
             handle.close()
         with opening:
             self._create()
-            # Before it is opened: if it is replaced in between, the next look sees that.
+            # Checked before it is opened: if the file is replaced in between, the next check notices.
             handle.inode = _inode(self._path)
-            # The log and the index beside it get the mode of the file from SQLite.
+            # SQLite gives the log and the index next to it the mode of the file.
             connection = sqlite3.connect(self._path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False)
             try:
                 self._set_up(connection)
@@ -519,10 +519,10 @@ class SQLiteStore:
         self._set_mode(connection)
         connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-        # What is deleted is overwritten: an answer that somebody wants forgotten is not left in a free page.
+        # Overwrite deleted data, so that a deleted answer does not remain in a free page.
         connection.execute("PRAGMA secure_delete = ON")
         if not found >= _COLUMNS.keys():
-            # No transaction of ours around it: two processes may both come here, and the second finds what the first made.
+            # Not inside our own transaction: two processes may both get here, and the second finds the tables of the first.
             connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
 
     def _set_mode(self, connection: sqlite3.Connection) -> None:
@@ -588,7 +588,7 @@ def _forget(database: sqlite3.Connection, key: str) -> None:
 
 
 def _code(exc: Exception) -> int:
-    """SQLite's result code, less the detail; 0 for other errors."""
+    """SQLite's primary result code; 0 for other errors."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF
 
 
