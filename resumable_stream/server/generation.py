@@ -12,6 +12,7 @@ What a producer holds in its hands: one generation, from its first event to its 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from .events import Content, encode, encode_text
 from .outbox import Outbox
 
 __all__ = ["Generation", "GenerationFailed", "GenerationReleased", "Pace"]
+
+logger = logging.getLogger("resumable_stream.server")
 
 _OVERRUN: Final = 8
 """`text()` that nobody awaits may run ahead of the log by so many times `pending_bytes`, since it cannot wait."""
@@ -98,7 +101,7 @@ class Generation:
         appended_at: When the log acknowledged events last, likewise.
         note_n: The event that the note belongs to.
         paused: Nothing is sent until `go_on()`: the log has lost the stream, and is being given it again.
-        stopped: It was cancelled and went on; no event of it is taken any more.
+        stopped: It was cancelled and went on, or its note cannot be stored; no event of it is taken any more.
         continues: Another producer could go on with it: a hub that shuts down releases it, and does not end it.
         item: What the flusher has sent, and the log has not answered yet.
     """
@@ -263,8 +266,8 @@ class Generation:
             check_text("a note", note, limit=MAX_NOTE_BYTES)
             self._mark(note)
         await self.stored()
-        if self._closed is not None:
-            raise GenerationFailed(self._closed)
+        if (ending := self._closed or self.stopped) is not None:
+            raise GenerationFailed(ending)
 
     def fail(self, reason: str, error: str | None = None) -> NoReturn:
         """
@@ -410,13 +413,21 @@ class Generation:
             if at <= n:
                 if callable(text):
                     # Of events that were passed on since, it would say too much.
-                    text = text() if at == self._outbox.n else None
-                    if text is not None:
-                        check_text("a note", text, limit=MAX_NOTE_BYTES)
+                    text = self._asked(text) if at == self._outbox.n else None
                     self._marks[index] = at, text, count
                 note = text if text is not None else note
                 taken = count
         return note, taken
+
+    def _asked(self, note: Callable[[], str | None]) -> str | None:
+        """What a callable says. If that cannot be stored, its producer fails: what sends for all streams must not."""
+        try:
+            text = note()
+            return None if text is None else check_text("a note", text, limit=MAX_NOTE_BYTES)
+        except Exception as exc:
+            logger.exception("the note of stream %s cannot be stored", self.id)
+            self.stopped = Ending(outcome=Outcome.FAILED, reason="producer_error", error=type(exc).__name__)
+            return None
 
     @property
     def due(self) -> float | None:

@@ -498,7 +498,7 @@ class Generations:
         if running is None or running.generation is not generation:
             return
         running.given_up = True
-        elsewhere = ending is _AWAY and callable(self._on_lost)
+        elsewhere = ending is _AWAY and (callable(self._on_lost) or generation.continues)
         ending = replace(ending, applied=generation.stored_k)
         running.stop(ending)
         generation.close(ending)

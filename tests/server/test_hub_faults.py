@@ -1693,3 +1693,67 @@ def test_a_cancel_takes_few_trips(session: str | None, where: str) -> None:
                 assert not await each.cancel("s")
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    "note", ["\ud800", "x" * ((256 << 10) + 1), RuntimeError("no place")], ids=["no text", "too long", "raises"]
+)
+def test_a_note_that_cannot_be_stored_ends_its_own_stream_and_no_other(note: str | Exception) -> None:
+    def place() -> str:
+        if isinstance(note, Exception):
+            raise note
+        return note
+
+    async def bad(gen: Generation) -> None:
+        await gen.pass_on([b"data: 0\n\n"], place)
+        await gen.flush()
+
+    async def going_on(gen: Generation) -> None:
+        await gen.pass_on([b"data: 0\n\n"], place)
+        while True:
+            # Not at once: a note that events follow is not asked.
+            await asyncio.sleep(0.05)
+            await gen.send("more")
+
+    async def scenario() -> None:
+        async with Hub(MemoryLog(), flush=0.0) as hub:
+            await hub.start("bad", bad)
+            await hub.start("going-on", going_on)
+            await asyncio.sleep(0.01)
+            await hub.start("good", words(2))
+            async with asyncio.timeout(10.0):
+                body, reader = await read_all(hub, "good")
+                assert (data_of(body)[:2], reader.ending) == (["word 0", "word 1"], replace(COMPLETED, applied=0))
+                for id in ("bad", "going-on"):
+                    body, reader = await read_all(hub, id)
+                    assert data_of(body)[0] == "0"
+                    assert (reader.ending.outcome, reader.ending.reason) == (rs.Outcome.FAILED, "producer_error")
+
+    run(scenario)
+
+
+def test_readers_of_a_stream_that_can_be_continued_are_sent_on_where_the_log_is_away() -> None:
+    """Its producer is cut off. Another process goes on with it, so here it has not failed."""
+
+    async def produce(gen: Generation) -> None:
+        gen.continues = True
+        await gen.send("0")
+        await gen.flush()
+        while True:
+            await gen.send("more")
+            await asyncio.sleep(0.001)
+
+    async def scenario() -> None:
+        away = False
+        log = FaultyLog(MemoryLog(), lose=0.0, double=0.0, swap=0.0, reach=lambda verb, id: "not_done" if away else None)
+        async with Hub(log, flush=0.0, log_timeout=0.05, lease=0.2) as hub:
+            await hub.start("a", produce)
+            with await hub.reader("a") as reader:
+                assert await reader.next()
+                away = True
+                async with asyncio.timeout(30.0):
+                    while await reader.next():
+                        pass
+                assert (reader.ending, reader.left) == (None, True)
+
+    run(scenario)
