@@ -15,6 +15,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
 
@@ -24,7 +25,7 @@ from .._settings import Limits, Timeouts
 from ..transports._verbatim import VerbatimStream, read_verbatim
 from ._relay_notes import Credentials, Note, Refused, end_of, ending_of, merged
 from ._relay_upstream import _BROKEN, Trouble, _arrived, _word
-from ._values import Ending
+from ._values import MAX_NOTE_BYTES, Ending, check_text
 from .generation import GenerationFailed
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Upstream:
     ) -> VerbatimStream:
         """The stream of an answer that is there already."""
         return read_verbatim(
-            self._http_client(response),
+            self._http_client(url, response),
             method,
             url,
             protocol=protocol,
@@ -103,7 +104,7 @@ class Upstream:
             ValueError: This version has no protocol of that name.
         """
         return read_verbatim(
-            self._http_client(None),
+            self._http_client(note.place.url, None),
             note.place.method,
             note.place.url,
             checkpoint=note.place,
@@ -117,8 +118,14 @@ class Upstream:
         place = stream.place
         if place is None:
             return None
+        text = Note(self.mount, place, self._noted).text()
+        try:
+            check_text("a note", text, limit=MAX_NOTE_BYTES)
+        except ValueError:
+            # An id of the upstream's that is no text, or is far too long.
+            return None
         gen.continues = True
-        return Note(self.mount, place, self._noted).text()
+        return text
 
     async def aclose(self) -> None:
         """Close what the stream has open."""
@@ -127,18 +134,32 @@ class Upstream:
                 async with asyncio.timeout(_CLOSE):
                     await self._http.aclose()
 
-    def _http_client(self, first: aiohttp.ClientResponse | None) -> httpx.AsyncClient:
-        transport = _Port(self._client, first, self._count)
-        self._http = made = httpx.AsyncClient(transport=transport, trust_env=False, params=list(self.credentials.params))
+    def _http_client(self, url: str, first: aiohttp.ClientResponse | None) -> httpx.AsyncClient:
+        transport = _Port(self._client, first, self._count, origin=_origin(url), params=self.credentials.params)
+        self._http = made = httpx.AsyncClient(transport=transport, trust_env=False)
         # A request has its own, or none.
         made.headers.clear()
         return made
 
 
 class _Port(httpx.AsyncBaseTransport):
-    """The relay's connections as what the client half sends through. What is answered first was sent before."""
+    """
+    The relay's connections as what the client half sends through. What is answered first was sent before.
 
-    def __init__(self, client: Client, first: aiohttp.ClientResponse | None, count: Callable[[int], None]) -> None:
+    Keys of a query are added here, since httpx logs the URL of each request; and only where the stream is.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        first: aiohttp.ClientResponse | None,
+        count: Callable[[int], None],
+        *,
+        origin: tuple[str, str],
+        params: Sequence[tuple[str, str]],
+    ) -> None:
+        self._origin = origin
+        self._params = params
         self._client = client
         self._first = first
         self._count = count
@@ -150,17 +171,31 @@ class _Port(httpx.AsyncBaseTransport):
             content = await request.aread()
             try:
                 async with asyncio.timeout(request.extensions.get("timeout", {}).get("read")):
-                    response = await self._client.open(request.method, str(request.url), headers, content)
+                    response = await self._client.open(request.method, self._with_keys(str(request.url)), headers, content)
             except Trouble as trouble:
                 raise _error(trouble) from None
         # Cookies pass in neither direction.
         heads = [(name, value) for name, value in response.raw_headers if name.lower() not in (b"set-cookie", b"set-cookie2")]
         return httpx.Response(response.status, headers=heads, stream=_Bytes(response, self._count))
 
+    def _with_keys(self, url: str) -> str:
+        parts = urlsplit(url)
+        named = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+        added = [(name, value) for name, value in self._params if name not in named]
+        if not added or _origin(url) != self._origin:
+            return url
+        return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, urlencode(added))))))
+
     async def aclose(self) -> None:
         if self._first is not None:
             self._first.close()
             self._first = None
+
+
+def _origin(url: str) -> tuple[str, str]:
+    # As httpx writes it: without a port that the scheme means anyway.
+    parts = httpx.URL(url)
+    return parts.scheme, parts.netloc.decode("ascii")
 
 
 class _Bytes(httpx.AsyncByteStream):
@@ -265,6 +300,9 @@ async def follow(
         return ending
     finally:
         if watching is not None:
+            if _is_cancelled(gen):
+                # Events may go on coming until the upstream has heard of it; and who deletes a stream waits for nothing else.
+                await asyncio.wait({watching}, timeout=_CANCEL)
             watching.cancel()
         if stream is not None:
             metrics.count("relay_resumes_total", stream.stats.reconnects, upstream=upstream.mount)

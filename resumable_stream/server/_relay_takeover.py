@@ -178,11 +178,12 @@ class Takeovers:
     async def _go_on(self, gen: Generation, *, credentials: Credentials) -> Ending | None:
         """The producer for a stream of another relay."""
         key, note = gen.writer.stream_id, Note.of(gen.note)
+        attempt = self._attempts.setdefault(key, asyncio.get_running_loop().create_future())
         if note is None or gen.resumed_from is None or gen.resumed_from < gen.note_n:
             # The log has lost events, and with them the place.
+            self._settle(key, attempt, None)
             return _LOST
         gen.continues = True
-        attempt = self._attempts.setdefault(key, asyncio.get_running_loop().create_future())
         upstream = self._upstream(note.mount, credentials, note.headers)
 
         def opened() -> None:
@@ -323,6 +324,9 @@ class Takeovers:
                     # Somebody else was quicker, or nobody can go on with it.
                     self._settle(key, attempt, None)
         await asyncio.wait({attempt}, timeout=_PATIENCE)
+        if key not in hub._generations:
+            # Its producer was stopped before it began.
+            self._settle(key, attempt, None)
         refused = attempt.result() if attempt.done() else None
         if refused is None:
             return None

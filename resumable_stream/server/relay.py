@@ -95,7 +95,7 @@ class _Asked:
 
     method: str
     path: str
-    url: str
+    url: str = field(repr=False)
     mount: str
     location: str
     facts: Facts = field(repr=False)

@@ -1,0 +1,196 @@
+"""Where features of a relay meet: a cancel and events that go on coming, a refusal and a note, a takeover and a lossy log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from resumable_stream import Outcome
+from resumable_stream.server import Generation, MemoryLog, _relay_takeover
+from resumable_stream.server._relay_notes import Note
+from resumable_stream.server._relay_resuming import _origin, _Port
+from resumable_stream.server.hub import key_of
+from resumable_stream.server.relay import _Asked
+from resumable_stream.server.wire import Facts
+
+from ..core.simulation import Reply
+from .relay_upstreams import (
+    AUTH,
+    FakeClient,
+    FakeResponse,
+    HangingClient,
+    ended,
+    origin_of,
+    owner_of,
+    relaying,
+    target_of,
+    without_waits,
+)
+from .test_relay_resuming import BLOCKS, MIDDLE, RESPONSE, Two
+
+OWNER = owner_of(AUTH)
+
+
+@pytest.fixture(autouse=True)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waits(monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["key", "access_token"])
+def test_a_key_in_the_query_is_in_no_log(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "rst"), None)
+        client, log = FakeClient(stream.server), MemoryLog()
+        async with relaying(client, log, origin_of(stream.state.url)) as (_, http):
+            # The client of this test logs its own requests.
+            with caplog.filtering(_not_to_the_relay):
+                await http.post(f"{target_of(stream.state.url)}?{name}=sk-hidden", json=stream.state.json)
+        assert [sent.method for sent in client.sent] == ["POST", "GET"]
+        assert all(sent.params[name] == "sk-hidden" for sent in client.sent)
+        assert "/v1/responses" in caplog.text and "sk-hidden" not in caplog.text
+
+    asyncio.run(main())
+
+
+def _not_to_the_relay(record: logging.LogRecord) -> bool:
+    return "http://relay/" not in record.getMessage()
+
+
+def test_a_key_in_the_query_goes_to_no_other_origin() -> None:
+    async def main() -> None:
+        client = FakeClient(lambda sent: Reply([b"", "close"]))
+        port = _Port(
+            client,  # type: ignore[arg-type]
+            None,
+            lambda size: None,
+            origin=_origin("https://api.example.com/v1/responses"),
+            params=[("key", "sk-hidden")],
+        )
+        for url in (
+            "https://api.example.com/v1/responses/1?after=2",
+            "https://api.example.com:443/v1/responses/1?key=own",
+            "https://api.example.com/v1/responses/1",
+            "https://elsewhere.example.com/1",
+            "http://api.example.com/1",
+            "https://api.example.com:8443/1",
+        ):
+            await port.handle_async_request(httpx.Request("GET", url))
+        assert [sent.url.partition("?")[2] for sent in client.sent] == [
+            "after=2&key=sk-hidden",
+            "key=own",
+            "key=sk-hidden",
+            "",
+            "",
+            "",
+        ]
+
+    asyncio.run(main())
+
+
+def test_a_request_is_shown_without_its_keys() -> None:
+    url = "https://api.example.com/v1?key=sk-hidden"
+    facts = Facts("POST", {"authorization": "Bearer sk-hidden"}, "key=sk-hidden")
+    asked = _Asked("POST", "/v1", url, "/", "", facts, [("authorization", "sk-hidden")], b"sk-hidden", {"key": "sk-hidden"})
+    assert "sk-hidden" not in repr(asked)
+
+
+class Going(HangingClient):
+    """Its first answer goes on with another event while the upstream is being told to stop, which takes a while."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self.asked = asyncio.Event()
+        self.told = 0
+
+    async def open(self, method: str, url: str, headers: Any, body: bytes) -> FakeResponse:
+        if url.endswith("/cancel"):
+            self.asked.set()
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            self.told += 1
+        response = await super().open(method, url, headers, body)
+        if len(self.sent) == 1:
+            steps = response.content._steps
+            steps[steps.index(self._hang) + 1 :] = [BLOCKS[5], asyncio.Event().wait]
+        return response
+
+    async def _hang(self) -> None:
+        self.reached.set()
+        await self.asked.wait()
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete", "delete elsewhere"])
+def test_a_live_stream_is_stopped_upstream_although_its_events_go_on_coming(how: str) -> None:
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "rst"), None)
+        client, log = Going(stream.server), MemoryLog()
+        origin = origin_of(stream.state.url)
+        async with relaying(client, log, origin) as (relay, http), relaying(FakeClient(stream.server), log, origin) as (_, there):
+            begun = asyncio.create_task(http.post(target_of(stream.state.url), json=stream.state.json, headers=AUTH))
+            await client.reached.wait()
+            ((_, running),) = relay.hub._generations._running.items()
+            id = running.generation.id
+            if how == "cancel":
+                assert (await http.post(f"/.streams/{id}/cancel", headers=AUTH)).status_code == 202
+                assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.CANCELLED
+            else:
+                by = http if how == "delete" else there
+                assert (await by.delete(f"/.streams/{id}", headers=AUTH)).status_code == 204
+                assert (await by.get(f"/.streams/{id}", headers=AUTH)).status_code == 404
+            await begun
+        assert client.told == 1
+
+    asyncio.run(main())
+
+
+def test_the_place_of_a_stream_that_is_released_is_not_that_of_its_end() -> None:
+    """A note that is due when the upstream refuses the key is read after the stream was closed."""
+
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "rst"), None)
+
+        def server(sent: Any) -> Any:
+            if sent.method == "GET":
+                return Reply([b"{}"], status=401, type="application/json")
+            return stream.server(sent)
+
+        client, log = FakeClient(server), MemoryLog()
+        # The flusher waits for its window, so the note is due after the release.
+        async with relaying(client, log, origin_of(stream.state.url), flush=0.5) as (relay, http):
+            answer = await http.post(target_of(stream.state.url), json=stream.state.json, headers=AUTH)
+            id = answer.headers["stream-id"]
+            while relay.hub._generations:
+                await relay.hub._generations.changed.wait()
+            page: Any = await log.read(key_of(id, OWNER), None, limit_bytes=0)
+            place = Note.of(page.note).place
+            assert page.ending is None
+            assert (page.n, place.offset, place.complete) == (5, 5, False)
+
+    asyncio.run(main())
+
+
+def test_a_reader_does_not_wait_for_a_stream_that_nobody_can_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, None)
+        async with two.dead(stored=True) as (relay, http, id):
+            takeovers = relay._takeovers
+            go_on = takeovers._go_on
+
+            async def without_its_place(gen: Generation, **options: Any) -> Any:
+                gen.resumed_from = gen.note_n - 1
+                return await go_on(gen, **options)
+
+            monkeypatch.setattr(takeovers, "_go_on", without_its_place)
+            monkeypatch.setattr(_relay_takeover, "_PATIENCE", 3600.0)
+            async with asyncio.timeout(30.0):
+                answer = await http.get(f"/.streams/{id}", headers=AUTH)
+            assert b"producer_lost" in answer.content
+            assert not takeovers._attempts
+
+    asyncio.run(main())
