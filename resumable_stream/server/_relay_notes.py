@@ -13,6 +13,7 @@ those stand beside it that say which version of the API is spoken and for whose 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -51,6 +52,8 @@ __all__ = [
 _MARK: Final = '{"relay":1,'
 # Of the headers of a request, what a later one needs to be understood alike. A name that ends in "-" is the beginning of one.
 _DESCRIBE: Final = ("a2a-", "anthropic-", "mcp-protocol-version", "openai-", "x-api-version", "x-goog-user-project")
+# Of these, none that may hold a secret: `A2A-Notification-Token`.
+_SECRET: Final = re.compile("key|token|secret|auth|cred|passw|session|cookie|signature", re.IGNORECASE)
 _MOST: Final = 20
 _LONGEST: Final = 1024
 # Of a reader's request, what grants access beside a key: a session of MCP's. It is shown, and never noted.
@@ -109,6 +112,13 @@ class Credentials:
     def __repr__(self) -> str:
         return f"<Credentials{' (refused)' if self.refused else ''}>"
 
+    def grants_like(self, other: Credentials) -> bool:
+        """Whether these say of who shows them the same as others do, whatever else stands beside it."""
+        return self._grants() == other._grants()
+
+    def _grants(self) -> set[tuple[str, str]]:
+        return {*self.params, *((name.lower(), value) for name, value in self.headers if name.lower() in _GRANT)}
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -143,7 +153,9 @@ def shown_by(headers: Iterable[tuple[str, str]], query: str) -> Credentials:
 def described(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Those of the first request's headers that are noted."""
     found = [
-        (name.lower(), value) for name, value in headers if _describes(name) and len(value) <= _LONGEST and value.isprintable()
+        (name.lower(), value)
+        for name, value in headers
+        if _describes(name) and _SECRET.search(name) is None and len(value) <= _LONGEST and value.isprintable()
     ]
     return tuple(found[:_MOST])
 
@@ -186,7 +198,8 @@ def next_of(
     if note is None:
         return "end"
     base = upstreams.get(note.mount)
-    ours = base is not None and note.place.url.startswith((f"{base}/", f"{base}?"))
+    # An upstream may be one endpoint, as with MCP: then a URL has nothing after its base.
+    ours = base is not None and f"{note.place.url}/".startswith((f"{base}/", f"{base}?"))
     if ours and (shown or note.place.complete):
         return "go_on"
     return "wait" if waited < patience else "end"

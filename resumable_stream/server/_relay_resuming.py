@@ -118,11 +118,10 @@ class Upstream:
         place = stream.place
         if place is None:
             return None
-        text = Note(self.mount, place, self._noted).text()
         try:
-            check_text("a note", text, limit=MAX_NOTE_BYTES)
+            text = check_text("a note", Note(self.mount, place, self._noted).text(), limit=MAX_NOTE_BYTES)
         except ValueError:
-            # An id of the upstream's that is no text, or is far too long.
+            # An id or a cursor of the upstream's that is no text, or is far too long.
             return None
         gen.continues = True
         return text

@@ -239,6 +239,9 @@ class Takeovers:
     async def _on_refused(self, key: str, credentials: Credentials, found: Refused) -> None:
         """With these credentials the upstream says no more; readers are sent away, unless one here has others."""
         credentials.refused = True
+        for other in self._shown.get(key, []):
+            # Thousands may read with one key, and it is not asked for once for each of them.
+            other.refused = other.refused or other.grants_like(credentials)
         self._leaving.add(key)
         if self._usable(key) is None:
             for reader in list(self._hub._readers):

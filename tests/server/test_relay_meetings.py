@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -192,5 +193,70 @@ def test_a_reader_does_not_wait_for_a_stream_that_nobody_can_go_on_with(monkeypa
                 answer = await http.get(f"/.streams/{id}", headers=AUTH)
             assert b"producer_lost" in answer.content
             assert not takeovers._attempts
+
+    asyncio.run(main())
+
+
+def test_a_key_that_is_refused_is_shown_once_however_many_readers_have_it() -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, None)
+        works = two.second.server
+
+        def server(sent: Any) -> Any:
+            return Reply([b"{}"], status=401, type="application/json") if sent.method == "GET" else works(sent)
+
+        two.second.server = server
+        async with two.dead(stored=True, lease=0.3) as (relay, http, id):
+            two.clock.now -= 16.0
+            reading = [asyncio.create_task(http.get(f"/.streams/{id}", headers=AUTH)) for _ in range(5)]
+            while len(relay.hub._readers) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            two.clock.now += 16.0
+            answers = await asyncio.wait_for(asyncio.gather(*reading), 30.0)
+            assert {answer.status_code for answer in answers} == {200}
+            assert relay.hub._generations.taken_over == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("id", ["resp_\ud800", "resp_" + "x" * (256 << 10)], ids=["no text", "too long"])
+def test_a_place_that_no_log_takes_costs_the_stream_its_successor_and_nothing_else(id: str) -> None:
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "close"), None)
+        body = b"".join(BLOCKS).replace(b'"resp_1"', json.dumps(id).encode())
+        assert body != b"".join(BLOCKS)
+        client, log = FakeClient(lambda sent: Reply([body, "close"])), MemoryLog()
+        async with relaying(client, log, origin_of(stream.state.url)) as (relay, http):
+            for _ in range(2):
+                answer = await http.post(target_of(stream.state.url), json=stream.state.json, headers=AUTH)
+                assert answer.content == body
+                id_here = answer.headers["stream-id"]
+                assert (await ended(relay, id_here, OWNER)).ending.outcome is Outcome.COMPLETED
+
+    asyncio.run(main())
+
+
+def test_a_url_that_opens_a_stream_takes_nothing_over() -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, None)
+        async with two.dead(stored=True, capability_urls=True, lease=0.3) as (relay, http, id):
+            url = f"/.streams/{id}{relay._capability(OWNER, id)}"
+            head = await http.head(url)
+            assert (head.status_code, two.second.sent) == (200, [])
+            assert (await http.head(f"/.streams/{id}", headers=AUTH)).status_code == 200
+            reading = asyncio.create_task(http.get(f"{url}&view=verbatim"))
+            with_another_key = asyncio.create_task(http.get(f"{url}&view=verbatim", headers={"authorization": "Bearer sk-other"}))
+            while len(relay.hub._readers) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.5)
+            assert not reading.done() and not with_another_key.done() and two.second.sent == []
+            assert (await http.post(f"{url.replace('?', '/cancel?')}")).status_code == 404
+            assert (await http.delete(url)).status_code == 404
+            assert two.second.sent == []
+            whole = await http.get(f"/.streams/{id}?view=verbatim", headers=AUTH)
+            for each in (reading, with_another_key):
+                assert (await asyncio.wait_for(each, 30.0)).content == whole.content
+            assert {sent.headers.get("authorization") for sent in two.second.sent} == {AUTH["authorization"]}
+            assert not any("t=" in sent.url for sent in two.second.sent)
 
     asyncio.run(main())

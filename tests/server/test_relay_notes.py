@@ -61,6 +61,7 @@ def test_of_the_first_request_only_what_describes_it_is_noted() -> None:
     sent = [
         ("Authorization", "Bearer k"), ("X-Api-Key", "k"), ("api-key", "k"), ("x-goog-api-key", "k"), ("X-Custom-Auth", "k"),
         ("OpenAI-Organization", "org-1"), ("anthropic-version", "2023-06-01"), ("mcp-session-id", "grants access"),
+        ("a2a-notification-token", "k"), ("OpenAI-API-Key", "k"), ("anthropic-auth", "k"),
         ("openai-long", "x" * 2000), ("openai-odd", "a\x7fb"), ("user-agent", "sdk/1"),
     ]  # fmt: skip
     assert described(sent) == (("openai-organization", "org-1"), ("anthropic-version", "2023-06-01"))
@@ -76,6 +77,17 @@ def test_a_reader_shows_his_key_and_nothing_of_his_own_request() -> None:
         (("key", "AIza"),),
     )
     assert "sk-" not in repr(Credentials((("a", "sk-1"),)))
+
+
+def test_one_key_is_known_wherever_else_a_request_differs() -> None:
+    one = Credentials((("Authorization", "Bearer k"), ("openai-project", "a")), (("key", "AIza"),))
+    assert one.grants_like(Credentials((("authorization", "Bearer k"), ("x-tenant", "t")), (("key", "AIza"),)))
+    for other in (
+        Credentials((("authorization", "Bearer k"),)),
+        Credentials((("authorization", "Bearer l"),), (("key", "AIza"),)),
+        Credentials((*one.headers, ("mcp-session-id", "s")), one.params),
+    ):
+        assert not one.grants_like(other)
 
 
 def test_the_first_request_goes_along_but_for_what_was_its_own() -> None:
@@ -109,6 +121,8 @@ def test_a_url_loses_its_keys_and_nothing_else() -> None:
         (NOTE, {"/other": "https://api.example.com"}, True, 0.0, "wait"),
         (NOTE, {"/openai": "https://api.example.com/v2"}, True, 600.0, "end"),
         (Note("/openai", rs.Checkpoint(protocol="A2A", method="POST", url=PLACE.url, complete=True)), HERE, False, 0.0, "go_on"),
+        (NOTE, {"/openai": PLACE.url}, True, 0.0, "go_on"),
+        (NOTE, {"/openai": PLACE.url[:-1]}, True, 0.0, "wait"),
         (None, HERE, True, 0.0, "end"),
     ],
 )
