@@ -269,7 +269,7 @@ def _announce(hub: Hub, target: str, app_text: str | None, url: str, host: str, 
     else:
         body = quote(json.dumps({"kind": next(iter(hub.kinds)), "input": "Hi"}))
         lines += [
-            "start a stream, and read it; cut it, and read it again, from the start or behind an id:",
+            "start a stream, and read it; cut it, and read it again, from the start or after an id:",
             f"    curl -N {near}/streams -H 'Idempotency-Key: try-1' -d {body}",
             f"    curl -N {near}/streams/try-1",
             f"    curl -N {near}/streams/try-1 -H 'Last-Event-ID: <id>'",

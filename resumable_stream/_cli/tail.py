@@ -45,7 +45,7 @@ _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayD
     help="What the endpoint speaks. auto looks at the response; with --end it is sse.",
 )
 @click.option("--end", metavar="TEXT|close|never", help="What ends it: an event with this data, a clean close, or nothing.")
-@click.option("--last-event-id", metavar="ID", help="Begin behind this event.")
+@click.option("--last-event-id", metavar="ID", help="Begin after this event.")
 @click.option("--idle", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds without a byte: reconnect.")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for the whole stream.")
 @click.option(
