@@ -95,7 +95,9 @@ def relay(
 
     RESUMABLE_STREAM_SECRET, of at least 16 characters, is what hashes of keys are made with; without it the store keeps one.
 
-    SIGTERM or Ctrl-C drains, as for serve. Exit codes: 0 drained, 1 it could not start, 2 the command is wrong.
+    SIGTERM or Ctrl-C drains: clients are sent away, and answers come to their end in the store. A second signal stops at once.
+
+    Exit codes: 0 drained, 1 it could not start, 2 the command is wrong, 130 and 143 stopped at once.
     """
     settings = {} if config_path is None else _read(config_path)
     named = _upstreams(upstreams) if upstreams else settings.pop("upstreams", None)
@@ -152,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise Mistake(f"--config: {path} is not TOML: {error}") from None
     for name, value in settings.items():
         if name not in _KEYS:
-            raise Mistake(f"--config: {path} has {name!r}, which is none of {', '.join(_KEYS)}")
+            raise Mistake(f"--config: {path} has {name!r}, which is not a setting; there are {', '.join(_KEYS)}")
         if not _fits(name, value):
             # Not the value: a store may hold a password.
             raise Mistake(f"--config: {path} has {name!r} with a value of another kind ({type(value).__name__})")

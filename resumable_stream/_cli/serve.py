@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -218,7 +219,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         # Without the addition of `create_server()`, which names the address once more.
         reason = os.strerror(error.errno) if error.errno and not isinstance(error, socket.gaierror) else error.strerror
-        click.echo(f"error: cannot listen on {host}, port {port}: {reason}", err=True)
+        hint = "; --port names another, 0 any that is free" if error.errno == errno.EADDRINUSE else ""
+        click.echo(f"error: cannot listen on {host}, port {port}: {reason}{hint}", err=True)
         sys.exit(1)
     # Connections inherit it. asyncio sets it only for those whose listener says that it speaks TCP, and this one says 0, "any":
     # then the second of two writes waits for the acknowledgement of the first, which a client puts off for 40 ms.

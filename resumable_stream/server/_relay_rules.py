@@ -91,7 +91,8 @@ _NOT_UP: Final = _HOP_BY_HOP | {
     "x-forwarded-proto",
     "x-real-ip",
 }
-_NOT_DOWN: Final = _HOP_BY_HOP | {"alt-svc", "set-cookie", "set-cookie2", "strict-transport-security"}
+# The date is left to the server that the relay runs under, which writes its own: nobody can tell which of two counts.
+_NOT_DOWN: Final = _HOP_BY_HOP | {"alt-svc", "date", "set-cookie", "set-cookie2", "strict-transport-security"}
 # Of the head of a stream, these are kept with it; a name that ends in "-" is the beginning of one.
 _KEPT: Final = (
     "anthropic-",
@@ -276,11 +277,12 @@ class Upstreams:
                 raise ValueError(f"no upstream can be mounted at {mount!r}, which is the relay's own")
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
+                # The URL is not shown, here and below: it may hold a key.
                 raise ValueError(
-                    f"an upstream is a URL such as 'https://api.openai.com', got one for {mount or '/'!r} without that"
+                    f"the upstream at {mount or '/'!r} is not a URL such as 'https://api.openai.com': "
+                    "it needs http or https, and a host"
                 )
             if parts.username is not None or parts.query or parts.fragment:
-                # It is not shown, since it may hold a key.
                 raise ValueError(f"the URL of the upstream at {mount or '/'!r} may have a host and a path, and nothing else")
             found[mount] = url.rstrip("/")
         return cls(found)

@@ -647,11 +647,12 @@ class Generations:
             return
         handover = writer.handover
         assert handover is not None
+        stream_id = handover.head.public_id or key
         if callable(run) and not self.is_behind(writer):
-            logger.warning("stream %s lost its producer after event %d and is continued here", key, handover.n)
-            self.run(handover.head.public_id or key, writer, handover.head, run, None, looks=self.successor is not None)
+            logger.warning("stream %s lost its producer after event %d and is continued here", stream_id, handover.n)
+            self.run(stream_id, writer, handover.head, run, None, looks=self.successor is not None)
             return
-        logger.warning("stream %s lost its producer after event %d", key, handover.n)
+        logger.warning("stream %s lost its producer after event %d", stream_id, handover.n)
         await self.end_lost(writer)
 
     def is_behind(self, writer: Writer) -> bool:

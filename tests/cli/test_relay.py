@@ -325,7 +325,7 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "at least 16 bytes" in wrong("--upstream", "https://a.example", RESUMABLE_STREAM_SECRET="short")
     assert "cannot be read" in wrong("--config", str(tmp_path / "none.toml"))
     assert "is not TOML" in wrong("--config", config("upstreams ="))
-    assert "none of store, host" in wrong("--config", config("upstream = 'https://a.example'"))
+    assert "not a setting; there are store, host" in wrong("--config", config("upstream = 'https://a.example'"))
     assert "another kind" in wrong("--config", config("port = 'x'"))
     assert "another kind" in wrong("--config", config("keep_alive = 0"))
     assert "another kind" in wrong("--config", config("capability_urls = 1"))

@@ -247,7 +247,10 @@ def test_a_port_that_is_taken_is_exit_code_1(module: Path) -> None:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+    assert (
+        done.stderr
+        == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use; --port names another, 0 any that is free\n"
+    )
 
 
 def test_without_the_extra_the_message_names_it(module: Path) -> None:

@@ -473,7 +473,9 @@ def metric(client: httpx.Client, name: str) -> int:
     return int(line.split()[1])
 
 
-def test_a_takeover_is_counted_where_a_stream_is_ended_and_not_where_it_is_only_claimed() -> None:
+def test_a_takeover_is_counted_where_a_stream_is_ended_and_not_where_it_is_only_claimed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log, secret = MemoryLog(), b"0123456789abcdef"
     owner = principal_of(secret, Facts("GET", {"authorization": f"Bearer {KEY}"}))
     head = Head(content_type="text/event-stream", framing="sse", owner=owner, public_id="lost")
@@ -489,6 +491,8 @@ def test_a_takeover_is_counted_where_a_stream_is_ended_and_not_where_it_is_only_
         read = client.get("/.streams/lost", headers=OPENAI.credentials())
         assert '"reason":"producer_lost"' in read.text
         assert metric(client, "relay_takeovers_total") == 1
+    # By the id that readers know, and not by the log's key for it.
+    assert "stream lost lost its producer after event 0" in caplog.messages
 
 
 def test_a_hole_that_is_filled_from_the_log_is_counted() -> None:
