@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -66,12 +68,24 @@ class Trouble(Exception):
     Attributes:
         sent: It may have got the request, so it may do the work, and be paid for it.
         timeout: It was waited for long enough.
+        why: For the log: the kind of the error, and what the system says of it. It holds nothing of the URL.
     """
 
-    def __init__(self, *, sent: bool, timeout: bool) -> None:
+    def __init__(self, *, sent: bool, timeout: bool, why: str = "") -> None:
         super().__init__(sent, timeout)
         self.sent = sent
         self.timeout = timeout
+        self.why = why or "it was given up here"
+
+    @classmethod
+    def of(cls, error: Exception, *, sent: bool) -> Trouble:
+        """What an error of aiohttp means for a request. Its text is not kept, since a URL stands in it."""
+        why = type(error).__name__
+        number = getattr(error, "errno", None)
+        if isinstance(number, int) and number in errno.errorcode:
+            # A name that is not found has a number of another list; the name of its error says as much.
+            why += f" ({os.strerror(number)})"
+        return cls(sent=sent, timeout=isinstance(error, TimeoutError), why=why)
 
 
 class Client:
@@ -106,9 +120,9 @@ class Client:
                 method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as exc:
-            raise Trouble(sent=False, timeout=isinstance(exc, TimeoutError)) from None
+            raise Trouble.of(exc, sent=False) from None
         except (*_BROKEN, ValueError) as exc:
-            raise Trouble(sent=True, timeout=isinstance(exc, TimeoutError)) from None
+            raise Trouble.of(exc, sent=True) from None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -163,7 +177,7 @@ async def collected(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes
                 return b"".join(pieces), False
     except _BROKEN as exc:
         response.close()
-        raise Trouble(sent=True, timeout=isinstance(exc, TimeoutError)) from None
+        raise Trouble.of(exc, sent=True) from None
     except BaseException:
         response.close()
         raise

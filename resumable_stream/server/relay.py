@@ -470,7 +470,7 @@ class Relay:
             stream = await self.hub.start(id, run, owner=asked.principal, head=kept, fingerprint=fingerprint)
         except (ResumableStreamError, ValueError) as exc:
             # It is being paid for, so it is delivered, though nobody can come back to it.
-            logger.warning("a stream of the upstream at %s is not kept: %s", asked.mount, type(exc).__name__)
+            logger.warning("a stream of the upstream at %s is not kept: %s", asked.mount or "/", type(exc).__name__)
             return None
         except BaseException:
             response.close()
@@ -503,6 +503,7 @@ class Relay:
 
     def _no_answer(self, asked: _Asked, trouble: Trouble) -> Answer:
         self._metrics.count("relay_requests_total", result="no_answer", upstream=asked.mount)
+        logger.warning("the upstream at %s gave no answer: %s", asked.mount or "/", trouble.why)
         if trouble.timeout:
             return wire.problem(504, "upstream_timeout", "the upstream did not answer in time", sent=trouble.sent)
         if trouble.sent:

@@ -155,13 +155,18 @@ def test_several_upstreams_are_mounted_and_no_request_can_name_another() -> None
         assert [request.path for request in second.requests] == ["/base/v1/messages"]
 
 
-def test_an_upstream_that_cannot_be_reached_is_502() -> None:
+def test_an_upstream_that_cannot_be_reached_is_502(caplog: pytest.LogCaptureFixture) -> None:
     with FlakyServer() as upstream:
         pass
     with relayed(upstream) as served, served.client() as client:
         for headers in ({}, {"idempotency-key": "k"}, {"idempotency-key": "k"}):
             answer = post(client, OPENAI, **headers)
             assert (answer.status_code, answer.json()["error"]) == (502, "upstream_unreachable")
+        assert client.post("/v1/x?key=s3cr3t", json={}).status_code == 502
+    # Whoever runs the relay has to know why. The query may hold a key.
+    said = [text for text in caplog.messages if text.startswith("the upstream at / gave no answer: ClientConnector")]
+    assert len(said) == 4 and "refused" in said[0], caplog.messages
+    assert "s3cr3t" not in caplog.text and upstream.origin not in caplog.text
 
 
 def test_a_body_that_is_too_large_is_413() -> None:
