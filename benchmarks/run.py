@@ -34,6 +34,7 @@ import growth
 import latency
 import logs
 import memory
+import paced
 import relaying
 import serving
 import whole
@@ -46,8 +47,8 @@ QUICK = Size(rounds=5, events=8_000, streamed=15_000, trials=60, endless=200_000
 MANY_READERS = 1_000
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = (
-    "httpx", "httpcore", "h11", "httpx-sse", "httpx2", "launchdarkly-eventsource", "openai", "anthropic", "starlette", "uvicorn",
-    "sse-starlette", "redis", "aiohttp",
+    "httpx", "httpcore", "h11", "httpx-aiohttp", "aiohttp", "httpx-sse", "httpx2", "launchdarkly-eventsource", "openai",
+    "anthropic", "starlette", "uvicorn", "sse-starlette", "redis",
 )  # fmt: skip
 
 
@@ -131,6 +132,24 @@ ROWS = (
     Row("sync-event", "end to end, sync, one HTTP chunk per event", HTTP, 1.1, 1.25, over_http(SYNC, "event")),
     Row("async-64k", "end to end, async, 64 KiB HTTP chunks", HTTP, 1.9, 2.3, over_http(ASYNC, "64k")),
     Row("async-event", "end to end, async, one HTTP chunk per event", HTTP, 1.1, 1.25, over_http(ASYNC, "event")),
+    Row(
+        "paced-httpx",
+        f"{paced.STREAMS} streams, each token alone, {paced.APART} ms apart, over httpx",
+        HTTP,
+        floor=1.3,
+        aim=1.0,
+        measure=lambda bench: paced.paced(bench.server(), "httpx", few(bench)),
+        better="lower",
+    ),
+    Row(
+        "paced-aiohttp",
+        "the same over httpx-aiohttp",
+        "httpx-aiohttp + httpx-sse",
+        floor=1.3,
+        aim=1.15,
+        measure=lambda bench: paced.paced(bench.server(), "httpx-aiohttp", few(bench)),
+        better="lower",
+    ),
     Row(
         "below-sync",
         "under an SDK, sync, one HTTP chunk per event",

@@ -2,6 +2,7 @@
 The other end of the loopback: a bare HTTP/1.1 server in a process of its own, so that its CPU is not counted.
 
     GET /stream/<corpus>/<how>/<events>   the corpus, one HTTP chunk for each event (`event`) or for 64 KiB (`64k`)
+    GET /paced/<corpus>/<ms>/<events>     the corpus, one event alone after each so many milliseconds
     GET /cut                              a few events with ids behind `Last-Event-ID`, then the connection is cut
 
 Bodies are made once and sent from memory. It prints its port and ends with its standard input.
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -38,25 +40,39 @@ def _chunked(parts: list[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
+def _pace(connection: socket.socket, corpus: str, number: int, apart: float) -> None:
+    connection.sendall(_HEAD)
+    due = time.monotonic()
+    for part in cut(corpus, number, "event"):
+        # By the clock: a thread that is late does not make its stream a slower one.
+        due += apart
+        time.sleep(max(due - time.monotonic(), 0))
+        connection.sendall(_chunked([part]))
+    connection.sendall(b"0\r\n\r\n")
+
+
 def _answer(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with connection:
         while True:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                piece = connection.recv(65536)
-                if not piece:
-                    return
-                request += piece
-            path = request.split(b" ", 2)[1].decode().partition("?")[0]
             try:
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        return
+                    request += piece
+                path = request.split(b" ", 2)[1].decode().partition("?")[0]
                 if path == "/cut":
                     found = _LAST_ID.search(request)
                     start = int(found[1]) + 1 if found else 0
                     parts = [b"id: %d\ndata: %d\n\n" % (number, number) for number in range(start, start + EVENTS_PER_CUT)]
                     connection.sendall(_HEAD + _chunked(parts))
                     return
-                _, _, corpus, how, number = path.split("/")
+                _, kind, corpus, how, number = path.split("/")
+                if kind == "paced":
+                    _pace(connection, corpus, int(number), int(how) / 1000)
+                    continue
                 connection.sendall(_body(corpus, how, int(number)))
             except OSError:
                 return  # a client that leaves early
