@@ -95,6 +95,21 @@ def test_architecture_names_modules_that_exist() -> None:
     assert missing == []
 
 
+def test_architecture_says_where_to_change_what_by_functions_that_exist() -> None:
+    package = ROOT / "resumable_stream"
+    text = section((DOCS / "architecture.md").read_text(), "## Where to change what")
+    named = 0
+    for line in text.splitlines():
+        modules = [package / name for name in re.findall(r"`([\w/]+\.py)`", line)]
+        defined = {node.name for path in modules for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "name")}
+        # In the first column, and of a protocol or a stream, they are what the reader knows.
+        for function in re.findall(r"`(?:\w+\.)?(\w+)\(\)`", line.split("|")[-2] if line.startswith("|") else ""):
+            if function not in ("on_status", "deltas"):
+                assert function in defined, f"{function}() is in none of {[path.name for path in modules]}"
+                named += 1
+    assert named >= 8
+
+
 def test_observe_lists_every_notice_with_its_fields() -> None:
     listed = {names(notice)[0]: names(fields) for notice, _, fields in rows("how-to/observe.md", "## Notices")}
     assert listed == {notice.__name__: list(notice.__dataclass_fields__) for notice in get_args(_notices.Notice)}
