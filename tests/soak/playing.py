@@ -57,7 +57,8 @@ class VirtualTime:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        def sleep(stream: Any, seconds: float) -> None:
+        async def sleep(stream: Any, seconds: float) -> None:
+            # As in the drivers: one that never suspends.
             self.now += seconds
 
         async def asleep(stream: Any, seconds: float) -> None:
