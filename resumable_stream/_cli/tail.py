@@ -75,7 +75,7 @@ def tail(
     Events go to standard output, what happens to the connection to standard error.
 
     Exit codes: 0 the stream ended, 1 it failed, 2 the command is wrong, 3 it closed in order and has ids, but nothing shows
-    that this was the end, 130 Ctrl-C, 141 the reader of the pipe left.
+    that this was the end, 130 Ctrl-C, 143 SIGTERM, 141 the reader of the pipe left.
     """
     if json_ and text:
         raise click.UsageError("--json and --text exclude each other")
