@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -91,7 +91,7 @@ class Upstream:
             protocol=protocol,
             json=json,
             content=content,
-            headers=self.credentials.headers,
+            headers=_raw(self.credentials.headers),
             timeouts=self._timeouts,
             limits=self._limits,
         )
@@ -108,7 +108,7 @@ class Upstream:
             note.place.method,
             note.place.url,
             checkpoint=note.place,
-            headers=merged(note.headers, self.credentials.headers),
+            headers=_raw(merged(note.headers, self.credentials.headers)),
             timeouts=self._timeouts,
             limits=self._limits,
         )
@@ -218,6 +218,11 @@ class _Bytes(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._response.close()
+
+
+def _raw(headers: Iterable[tuple[str, str]]) -> Sequence[tuple[Any, Any]]:
+    # As they were sent with the first request. Of texts httpx takes ASCII alone.
+    return [(name.encode(), value.encode()) for name, value in headers]
 
 
 def _texts(request: httpx.Request) -> Sequence[tuple[str, str]]:

@@ -128,7 +128,7 @@ def read_verbatim(
     checkpoint: Checkpoint | None = None,
     json: Any = None,
     content: bytes = b"",
-    headers: Sequence[tuple[str, str]] = (),
+    headers: Sequence[tuple[Any, Any]] = (),
     timeouts: Timeouts | None = None,
     retry: RetryPolicy | None = None,
     limits: Limits | None = None,
@@ -144,7 +144,7 @@ def read_verbatim(
         protocol: How to resume; with a checkpoint, the one that it names.
         checkpoint: Continue there, as another process.
         json, content: The body of the first request, for a protocol that sends it again to resume.
-        headers: Of every request.
+        headers: Of every request; pairs of texts, or of bytes, which need not be ASCII.
         timeouts, retry, limits: As for `connect()`.
 
     Raises:

@@ -17,6 +17,7 @@ from resumable_stream.server._relay_resuming import _origin, _Port
 from resumable_stream.server.hub import key_of
 from resumable_stream.server.relay import _Asked
 from resumable_stream.server.wire import Facts
+from resumable_stream.testing.faulty_log import FaultyLog
 
 from ..core.simulation import Reply
 from .relay_upstreams import (
@@ -24,14 +25,16 @@ from .relay_upstreams import (
     FakeClient,
     FakeResponse,
     HangingClient,
+    Mortal,
     ended,
+    logged,
     origin_of,
     owner_of,
     relaying,
     target_of,
     without_waits,
 )
-from .test_relay_resuming import BLOCKS, MIDDLE, RESPONSE, Two
+from .test_relay_resuming import BLOCKS, MIDDLE, RESPONSE, Two, numbers
 
 OWNER = owner_of(AUTH)
 
@@ -258,5 +261,132 @@ def test_a_url_that_opens_a_stream_takes_nothing_over() -> None:
                 assert (await asyncio.wait_for(each, 30.0)).content == whole.content
             assert {sent.headers.get("authorization") for sent in two.second.sent} == {AUTH["authorization"]}
             assert not any("t=" in sent.url for sent in two.second.sent)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("value", ["Übersetzer", "訳", b"\xdcbersetzer"], ids=["latin", "utf-8", "no utf-8"])
+def test_a_header_that_is_not_ascii_passes_also_with_the_request_for_the_rest(value: str | bytes) -> None:
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "rst"), None)
+        client, log = FakeClient(stream.server), MemoryLog()
+        async with relaying(client, log, origin_of(stream.state.url)) as (relay, http):
+            sent = {**AUTH, "x-title": value if isinstance(value, bytes) else value.encode(), "x-stainless": b"1"}
+            answer = await http.post(target_of(stream.state.url), json=stream.state.json, headers=sent)
+            assert (await ended(relay, answer.headers["stream-id"], OWNER)).ending.outcome is Outcome.COMPLETED
+            assert len({each.headers["x-title"] for each in client.sent}) == 1 and len(client.sent) == 2
+
+    asyncio.run(main())
+
+
+class Faulty(FaultyLog):
+    """One as a process has it that dies."""
+
+    @property
+    def dead(self) -> bool:
+        return self.log.dead  # type: ignore[attr-defined, no-any-return]
+
+    @dead.setter
+    def dead(self, dead: bool) -> None:
+        self.log.dead = dead  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("first", range(8))
+def test_a_note_that_was_due_while_its_shard_was_away_is_stored_with_its_events(first: int) -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, 7)
+        calls, back = 0, False
+
+        def reach(verb: str, id: str) -> Any:
+            nonlocal calls
+            calls += verb == "append"
+            return "reply_lost" if not back and verb == "append" and calls > first else None
+
+        mortal = Mortal(two.log)
+        two.mortal = Faulty(mortal, lose=0.0, double=0.0, swap=0.0, reach=reach)  # type: ignore[assignment, arg-type]
+
+        async def later() -> None:
+            nonlocal back
+            await two.first.reached.wait()
+            await asyncio.sleep(0.02)
+            back = True
+
+        coming_back = asyncio.create_task(later())
+        async with two.dead(stored=True) as (_, http, id):
+            await coming_back
+            page: Any = await two.log.read(key_of(id, OWNER), None, limit_bytes=0)
+            assert (page.n, Note.of(page.note).place.offset) == (5, 5)
+            answer = await http.get(f"/.streams/{id}?view=verbatim", headers=AUTH)
+            events = await logged(two.log, two.key)
+            assert (numbers(events), answer.content) == (list(range(len(BLOCKS))), b"".join(events))
+
+    asyncio.run(main())
+
+
+def test_a_reader_who_leaves_while_the_stream_is_claimed_for_him_leaves_no_stream_without_producer() -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, None)
+        async with two.dead(stored=True) as (relay, http, id):
+            claim, claimed = relay.hub._generations.log.claim, asyncio.Event()
+
+            async def slow(*args: Any, **options: Any) -> Any:
+                writer = await claim(*args, **options)
+                claimed.set()
+                await asyncio.sleep(0.05)
+                return writer
+
+            relay.hub._generations.log.claim = slow  # type: ignore[method-assign]
+            reading = asyncio.create_task(http.get(f"/.streams/{id}", headers=AUTH))
+            await claimed.wait()
+            reading.cancel()
+            await asyncio.wait([reading])
+            assert (await asyncio.wait_for(ended(relay, id, OWNER), 10.0)).ending.outcome is Outcome.COMPLETED
+            assert not relay._takeovers._attempts
+
+    asyncio.run(main())
+
+
+def test_a_reader_does_not_wait_for_a_producer_that_is_stopped_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, None)
+        async with two.dead(stored=True) as (relay, http, id):
+            monkeypatch.setattr(_relay_takeover, "_PATIENCE", 3600.0)
+            generations = relay.hub._generations
+            run = generations.run
+
+            def stopped(*args: Any, **options: Any) -> None:
+                run(*args, **options)
+                generations.closing = True
+                generations.tasks.spawn(generations.stop())
+
+            monkeypatch.setattr(generations, "run", stopped)
+            async with asyncio.timeout(30.0):
+                begun = asyncio.create_task(http.get(f"/.streams/{id}", headers=AUTH))
+                while not generations.closing:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                while relay._takeovers._attempts:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                begun.cancel()
+
+    asyncio.run(main())
+
+
+def test_of_refused_streams_nothing_is_kept_when_nobody_comes_back() -> None:
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "rst"), None)
+
+        def server(sent: Any) -> Any:
+            return Reply([b"{}"], status=401, type="application/json") if sent.method == "GET" else first(sent)
+
+        def first(sent: Any) -> Any:
+            return RESPONSE.stream((MIDDLE, "rst"), None).server(sent)
+
+        async with relaying(FakeClient(server), MemoryLog(), origin_of(stream.state.url)) as (relay, http):
+            for _ in range(5):
+                await http.post(target_of(stream.state.url), json=stream.state.json, headers=AUTH)
+                while relay.hub._generations:
+                    await relay.hub._generations.changed.wait()
+            assert len(relay._takeovers._leaving) == 1
+            assert not relay._takeovers._shown and not relay._takeovers._attempts
 
     asyncio.run(main())
