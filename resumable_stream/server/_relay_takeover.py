@@ -242,7 +242,8 @@ class Takeovers:
         for other in self._shown.get(key, []):
             # Thousands may read with one key, and it is not asked for once for each of them.
             other.refused = other.refused or other.grants_like(credentials)
-        self._leaving.add(key)
+        # Those of which nobody came back are forgotten.
+        self._leaving = {each for each in self._leaving if each in self._hub._generations} | {key}
         if self._usable(key) is None:
             for reader in list(self._hub._readers):
                 if reader._followed.key == key:
@@ -320,21 +321,24 @@ class Takeovers:
                 return None
             # Made before its producer, which begins in a task of its own.
             attempt = self._attempts.setdefault(key, asyncio.get_running_loop().create_future())
-            try:
-                await hub._generations.take_over(key)
-            finally:
-                if key not in hub._generations:
-                    # Somebody else was quicker, or nobody can go on with it.
-                    self._settle(key, attempt, None)
-        await asyncio.wait({attempt}, timeout=_PATIENCE)
-        if key not in hub._generations:
-            # Its producer was stopped before it began.
-            self._settle(key, attempt, None)
+            # So is the claim: a reader who leaves must not leave a stream that is claimed and has no producer.
+            taking = hub._generations.tasks.spawn(hub._generations.take_over(key))
+            taking.add_done_callback(lambda _: self._settle_without_producer(key, attempt))
+            await asyncio.wait({attempt, taking}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if (running := hub._generations._running.get(key)) is not None:
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            await asyncio.wait({attempt, running.task}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._settle_without_producer(key, attempt)
         refused = attempt.result() if attempt.done() else None
         if refused is None:
             return None
         text = "the upstream refuses the key with which this stream would go on; it can go on with one that the upstream takes"
         return wire.problem(refused.status, "upstream_refused", text)
+
+    def _settle_without_producer(self, key: str, attempt: asyncio.Future[Refused | None]) -> None:
+        """Somebody else was quicker, nobody can go on with it, or its producer was stopped before it began."""
+        if key not in self._hub._generations:
+            self._settle(key, attempt, None)
 
     async def _stop_lost(self, key: str, credentials: Credentials) -> None:
         """Stop the work upstream for a stream that has no relay, and is about to be deleted."""
