@@ -56,8 +56,9 @@ _DESCRIBE: Final = ("a2a-", "anthropic-", "mcp-protocol-version", "openai-", "x-
 _SECRET: Final = re.compile("key|token|secret|auth|cred|passw|session|cookie|signature", re.IGNORECASE)
 _MOST: Final = 20
 _LONGEST: Final = 1024
-# Of a reader's request, what grants access beside a key: a session of MCP's. It is shown, and never noted.
-_GRANT: Final = (*CREDENTIALS, "mcp-session-id")
+# Of a reader's request, what grants access beside a key: a session of MCP's. It is shown, and of it only the name is noted.
+_SESSIONS: Final = ("mcp-session-id",)
+_GRANT: Final = (*CREDENTIALS, *_SESSIONS)
 # Of the request that started it, and of no later one.
 _FIRST_ONLY: Final = frozenset({"accept", "content-length", "content-type", "idempotency-key", "range", "stream-heartbeat"})
 
@@ -71,15 +72,20 @@ class Note:
         mount: Of the upstream.
         place: In its stream.
         headers: Of the first request, those that describe it.
+        needs: Names of the headers that it had beside a key, and without which the upstream would refuse the rest.
     """
 
     mount: str
     place: Checkpoint
     headers: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
 
     def text(self) -> str:
         """As it is stored."""
-        told = {"mount": self.mount, "headers": [list(pair) for pair in self.headers], "place": self.place.to_json()}
+        told: dict[str, object] = {"mount": self.mount, "headers": [list(pair) for pair in self.headers]}
+        if self.needs:
+            told["needs"] = self.needs
+        told["place"] = self.place.to_json()
         return _MARK + json.dumps(told, ensure_ascii=False, separators=(",", ":"))[1:]
 
     @classmethod
@@ -90,7 +96,8 @@ class Note:
         try:
             told = json.loads(text)
             headers = tuple((str(name), str(value)) for name, value in told["headers"])
-            return cls(str(told["mount"]), Checkpoint.from_json(told["place"]), headers)
+            needs = tuple(map(str, told.get("needs", ())))
+            return cls(str(told["mount"]), Checkpoint.from_json(told["place"]), headers, needs)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
@@ -115,6 +122,12 @@ class Credentials:
     def grants_like(self, other: Credentials) -> bool:
         """Whether these say of who shows them the same as others do, whatever else stands beside it."""
         return self._grants() == other._grants()
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """Names of the headers that grant access beside a key."""
+        names = {name.lower() for name, _ in self.headers}
+        return tuple(name for name in _SESSIONS if name in names)
 
     def _grants(self) -> set[tuple[str, str]]:
         return {*self.params, *((name.lower(), value) for name, value in self.headers if name.lower() in _GRANT)}

@@ -54,6 +54,7 @@ class Upstream:
         mount: Of the upstream.
         credentials: What the upstream is shown.
         noted: The headers that describe the first request.
+        needs: As in a note.
         connect, idle: Seconds, as for the relay.
         event_bytes: Most bytes of an event.
         count: Told of the bytes of bodies.
@@ -65,6 +66,7 @@ class Upstream:
         mount: str,
         credentials: Credentials,
         noted: tuple[tuple[str, str], ...],
+        needs: tuple[str, ...],
         *,
         connect: float,
         idle: float,
@@ -75,6 +77,7 @@ class Upstream:
         self.credentials = credentials
         self._client = client
         self._noted = noted
+        self._needs = needs
         self._count = count
         self._timeouts = Timeouts(connect=connect, first_event=idle)
         self._limits = Limits(event_bytes=event_bytes, line_bytes=event_bytes, redirects=0)
@@ -119,7 +122,7 @@ class Upstream:
         if place is None:
             return None
         try:
-            text = check_text("a note", Note(self.mount, place, self._noted).text(), limit=MAX_NOTE_BYTES)
+            text = check_text("a note", Note(self.mount, place, self._noted, self._needs).text(), limit=MAX_NOTE_BYTES)
         except ValueError:
             # An id or a cursor of the upstream's that is no text, or is far too long.
             return None

@@ -115,7 +115,8 @@ class Takeovers:
         content: bytes,
     ) -> Callable[[Generation], Awaitable[Ending | None]]:
         """The producer for the answer of an upstream that can resume; for the rest, see `Relay`."""
-        upstream = self._upstream(mount, credentials_of(headers, query), described(headers))
+        credentials = credentials_of(headers, query)
+        upstream = self._upstream(mount, credentials, described(headers), credentials.sessions)
 
         async def run(gen: Generation) -> Ending | None:
             key = gen.writer.stream_id
@@ -131,7 +132,9 @@ class Takeovers:
 
         return run
 
-    def _upstream(self, mount: str, credentials: Credentials, noted: tuple[tuple[str, str], ...]) -> Upstream:
+    def _upstream(
+        self, mount: str, credentials: Credentials, noted: tuple[tuple[str, str], ...], needs: tuple[str, ...]
+    ) -> Upstream:
         assert self.client is not None, "the relay is entered"
         count = functools.partial(self._metrics.count, "relay_upstream_bytes_total", upstream=mount)
         return Upstream(
@@ -139,6 +142,7 @@ class Takeovers:
             mount,
             credentials,
             noted,
+            needs,
             connect=self._connect,
             idle=self._idle,
             event_bytes=self._hub.limits.event_bytes,
@@ -150,7 +154,7 @@ class Takeovers:
     def successor(self, key: str, page: Page) -> Any:
         """Who goes on with a stream that nobody produces; see `Successor`."""
         note = Note.of(page.note)
-        shown = self._usable(key)
+        shown = self._usable(key, () if note is None else note.needs)
         # A later version may know the protocol of its note.
         upstreams = self._upstreams if note is not None and named(note.place.protocol) is not None else {}
         found = next_of(note, upstreams, shown=shown is not None, waited=self._waited(key, page), patience=self._wait)
@@ -172,8 +176,9 @@ class Takeovers:
             del self._seen[next(iter(self._seen))]
         return max(now - since, page.now - page.running_until if page.running_until else 0.0)
 
-    def _usable(self, key: str) -> Credentials | None:
-        return next((each for each in reversed(self._shown.get(key, [])) if not each.refused), None)
+    def _usable(self, key: str, needs: tuple[str, ...]) -> Credentials | None:
+        shown = reversed(self._shown.get(key, []))
+        return next((each for each in shown if not each.refused and set(needs) <= set(each.sessions)), None)
 
     async def _go_on(self, gen: Generation, *, credentials: Credentials) -> Ending | None:
         """The producer for a stream of another relay."""
@@ -184,7 +189,7 @@ class Takeovers:
             self._settle(key, attempt, None)
             return _LOST
         gen.continues = True
-        upstream = self._upstream(note.mount, credentials, note.headers)
+        upstream = self._upstream(note.mount, credentials, note.headers, note.needs)
 
         def opened() -> None:
             self._settle(key, attempt, None)
@@ -244,7 +249,7 @@ class Takeovers:
             other.refused = other.refused or other.grants_like(credentials)
         # Those of which nobody came back are forgotten.
         self._leaving = {each for each in self._leaving if each in self._hub._generations} | {key}
-        if self._usable(key) is None:
+        if self._usable(key, credentials.sessions) is None:
             for reader in list(self._hub._readers):
                 if reader._followed.key == key:
                     reader.leave()
@@ -348,7 +353,7 @@ class Takeovers:
                 return
             note = Note.of(page.note)
             if note is not None and next_of(note, self._upstreams, shown=True, waited=0.0, patience=0.0) == "go_on":
-                upstream = self._upstream(note.mount, credentials, note.headers)
+                upstream = self._upstream(note.mount, credentials, note.headers, note.needs)
                 with contextlib.suppress(ValueError):
                     await stop(upstream.resumed(note))
                 await upstream.aclose()

@@ -20,6 +20,7 @@ from resumable_stream.server.wire import Facts
 from resumable_stream.testing.faulty_log import FaultyLog
 
 from ..core.simulation import Reply
+from ..protocols.scenarios import SCENARIOS
 from .relay_upstreams import (
     AUTH,
     FakeClient,
@@ -388,5 +389,33 @@ def test_of_refused_streams_nothing_is_kept_when_nobody_comes_back() -> None:
                     await relay.hub._generations.changed.wait()
             assert len(relay._takeovers._leaving) == 1
             assert not relay._takeovers._shown and not relay._takeovers._attempts
+
+    asyncio.run(main())
+
+
+def test_who_has_the_key_and_not_the_session_ends_no_stream() -> None:
+    """A session of MCP's is not in the log, so a reader without it can read and not go on."""
+
+    async def main() -> None:
+        scenario = SCENARIOS["MCPStreamableHTTP"]
+        two = Two(scenario, sum(map(len, scenario.blocks[: scenario.named + 1])), None)
+        works, session = two.second.server, {"mcp-session-id": "secret-session"}
+
+        def server(sent: Any) -> Any:
+            if sent.headers.get("mcp-session-id") != "secret-session":
+                return Reply([b"{}"], status=400, type="application/json")
+            return works(sent)
+
+        two.second.server = server
+        async with two.dead(stored=True, headers={**AUTH, **session}) as (relay, http, id):
+            page: Any = await two.log.read(key_of(id, OWNER), None, limit_bytes=0)
+            assert Note.of(page.note).needs == ("mcp-session-id",) and "secret-session" not in page.note  # type: ignore[union-attr]
+            without = asyncio.create_task(http.get(f"/.streams/{id}?view=verbatim", headers=AUTH))
+            while not relay.hub._readers:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert two.second.sent == [] and not without.done()
+            answer = await http.get(f"/.streams/{id}?view=verbatim", headers={**AUTH, **session})
+            assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
+            assert answer.content == (await without).content == b"".join(await logged(two.log, two.key))
 
     asyncio.run(main())
