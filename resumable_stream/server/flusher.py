@@ -27,6 +27,7 @@ logger = logging.getLogger("resumable_stream.server")
 Refusal = Fenced | Ended | Behind | Lost | SpanRefused
 """What a log answers that did not store a span."""
 
+_VERDICTS: Final = (Appended, Fenced, Ended, Behind, Lost, Unavailable)
 _COMPANY: Final = 0.005
 """Seconds that a stream may go before its time, if another one goes now. 0.005: a fifth of the window, and streams whose windows
 end one after the other do not take a trip each."""
@@ -138,13 +139,19 @@ class Flusher:
         loop = asyncio.get_running_loop()
         while await self._due(lane, loop):
             # One moment for all of them: their next windows end together, too.
-            batch = self._batch(lane, loop.time())
-            if not batch:
-                continue
-            if await self._send(lane, batch, loop):
-                lane.backoff.reset()
-            else:
+            began = loop.time()
+            try:
+                batch = self._batch(lane, began)
+                sent = not batch or await self._send(lane, batch, loop)
+            except Exception as exc:
+                # A fault of ours, met with one of them. The others must not wait for ever for a lane that has ended.
+                logger.exception("spans could not be sent")
+                self._away(lane, type(exc).__name__, began)
+                sent = False
+            if not sent:
                 await lane.backoff.wait()
+            elif batch:
+                lane.backoff.reset()
         del self._lanes[lane.shard, lane.waiting]
 
     async def _due(self, lane: _Lane, loop: asyncio.AbstractEventLoop) -> bool:
@@ -193,6 +200,7 @@ class Flusher:
             began = loop.time()
             try:
                 verdicts: Sequence[object] = await self._log.append([item for _, item in batch])
+                _check(verdicts, len(batch))
             except LogUnavailable as exc:
                 rest = [(generation, item) for generation, item in batch if item.writer.stream_id != exc.stream_id]
                 if len(rest) == len(batch):
@@ -234,7 +242,7 @@ class Flusher:
                     if generation.due is None:
                         self.forget(generation)
                 else:
-                    assert isinstance(verdict, Fenced | Ended | Behind | Lost)
+                    assert isinstance(verdict, Fenced | Ended | Behind | Lost), "checked"
                     self._refuse(generation, verdict)
         # In the lane of those that wait, one that still does must not be asked for without a pause.
         return not (lane.waiting and any(isinstance(verdict, Unavailable) for verdict in verdicts))
@@ -287,6 +295,16 @@ class Flusher:
         if asyncio.get_running_loop().time() - since >= self._log_timeout:
             self.forget(generation)
             self._on_away(generation)
+
+
+def _check(verdicts: Sequence[object], count: int) -> None:
+    if len(verdicts) != count:
+        raise ValueError(f"append() takes {count} items, so it returns {count} verdicts, got {len(verdicts)}")
+    for verdict in verdicts:
+        if not isinstance(verdict, _VERDICTS):
+            raise TypeError(
+                f"append() returns Appended, Fenced, Ended, Behind, Lost or Unavailable, got {type(verdict).__name__}"
+            )
 
 
 def _of(shard: str) -> str:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from resumable_stream.server import Span
 from resumable_stream.server.flusher import Flusher
 from resumable_stream.server.log import Append, Appended, Writer
@@ -80,3 +82,50 @@ def test_windows_that_end_in_one_trip_begin_together() -> None:
     trip, streams = first_trip(*(0.0 for _ in range(50)))
     assert len(trip) == 50
     assert len({stream.taken_at for stream in streams}) == 1
+
+
+@pytest.mark.parametrize("fault", ["too few", "too many", "no verdict", "ours"])
+def test_after_a_fault_in_a_trip_the_lane_goes_on(fault: str) -> None:
+    """Whoever is at fault, none of its streams waits for ever."""
+
+    async def scenario() -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        found: list[str] = []
+
+        class Log:
+            trips = 0
+
+            async def append(self, batch: Sequence[Append]) -> list[Any]:
+                self.trips += 1
+                verdicts: list[Any] = [Appended(1) for _ in batch]
+                if self.trips > 2 or fault == "ours":
+                    return verdicts
+                return {"too few": verdicts[1:], "too many": [*verdicts, Appended(1)], "no verdict": [*verdicts[:-1], None]}[
+                    fault
+                ]
+
+        log = Log()
+
+        def appended(stream: Any, *_: Any) -> None:
+            if fault == "ours" and log.trips == 1:
+                raise RuntimeError("a fault")
+            found.append(stream.id)
+            if {"s0", "s1"} <= set(found) or (fault == "ours" and found):
+                done.set()
+
+        flusher: Any = Flusher(
+            log,  # type: ignore[arg-type]
+            log_timeout=60.0,
+            on_appended=appended,
+            on_refused=lambda *_: None,
+            on_away=lambda *_: None,
+            on_back=lambda _: None,
+        )
+        for name in ("s0", "s1"):
+            flusher.touch(Stream(name, loop.time()))
+        running = asyncio.create_task(flusher.run())
+        await asyncio.wait_for(done.wait(), 30)
+        running.cancel()
+        assert log.trips >= 2 and len(found) == len(set(found))
+
+    asyncio.run(scenario())
