@@ -332,7 +332,8 @@ class Takeovers:
             await asyncio.wait({attempt, taking}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         if (running := hub._generations._running.get(key)) is not None:
             left = max(0.0, deadline - asyncio.get_running_loop().time())
-            await asyncio.wait({attempt, running.task}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            with hub._following.waited_for(key):
+                await asyncio.wait({attempt, running.task}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         self._settle_without_producer(key, attempt)
         refused = attempt.result() if attempt.done() else None
         if refused is None:

@@ -6,9 +6,10 @@ the clock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from .._errors import LogUnavailable
@@ -182,6 +183,17 @@ class Following:
         if followed is None:
             followed = self._streams[key] = Followed(key, self.now())
         return followed
+
+    @contextlib.contextmanager
+    def waited_for(self, key: str) -> Iterator[None]:
+        """Somebody waits for a stream that is produced here, and has not begun to read it: it is not abandoned."""
+        followed = self.get(key)
+        followed.readers += 1
+        try:
+            yield
+        finally:
+            followed.readers -= 1
+            followed.left_at = self.now()
 
     async def settle(self, followed: Followed, *, timeout: float) -> None:
         """

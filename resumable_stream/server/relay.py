@@ -548,7 +548,9 @@ class Relay:
                     again="failed" if again else None,
                 )
                 if not claim.joined:
-                    begun = await self._handed(handed, receive)
+                    # Nobody reads anything of a claim.
+                    with self.hub._following.waited_for(key_of(id, owner)):
+                        begun = await self._handed(handed, receive)
                     if begun is None:
                         return await self._first_reader(asked, id, extra, heeded)
                     if isinstance(begun, Trouble):

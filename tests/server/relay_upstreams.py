@@ -70,6 +70,7 @@ class FakeResponse:
         self.headers = CIMultiDict(head.headers)
         self.raw_headers = tuple((name.encode(), value.encode()) for name, value in head.headers.items())
         self.content = _Content(reply.steps)
+        self.content_length: int | None = None
         self.closed = False
 
     def close(self) -> None:

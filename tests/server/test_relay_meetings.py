@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -417,5 +418,54 @@ def test_who_has_the_key_and_not_the_session_ends_no_stream() -> None:
             answer = await http.get(f"/.streams/{id}?view=verbatim", headers={**AUTH, **session})
             assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
             assert answer.content == (await without).content == b"".join(await logged(two.log, two.key))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in one piece", "stream"])
+def test_who_waits_for_the_head_of_an_answer_has_not_left_it(kept: bool) -> None:
+    """A request with a key has no reader before its answer begins, which may take longer than `abandon_after`."""
+
+    async def main() -> None:
+        stream = RESPONSE.stream((MIDDLE, "rst"), None)
+
+        class Slow(FakeClient):
+            async def open(self, *args: Any) -> FakeResponse:
+                if not self.sent:
+                    await asyncio.sleep(1.0)
+                return await super().open(*args)
+
+        answer_in_one_piece = Reply([b'{"id": "1"}', "close"], type="application/json")
+        client = Slow((lambda sent: answer_in_one_piece) if kept else stream.server)
+        options = {"abandon_after": 0.1, "lease": 0.3, "keep_answers": kept}
+        async with relaying(client, MemoryLog(), origin_of(stream.state.url), **options) as (relay, http):
+            generations = relay.hub._generations
+            generations.pace = replace(generations.pace, cancel_grace=0.1)
+            body = {} if kept else stream.state.json
+            answer = await http.post(target_of(stream.state.url), json=body, headers={**AUTH, "idempotency-key": "one"})
+            assert answer.status_code == 200 and answer.content
+        assert client.posts == 1
+
+    asyncio.run(main())
+
+
+def test_who_waits_for_the_upstream_of_a_stream_that_is_taken_over_has_not_left_it() -> None:
+    async def main() -> None:
+        two = Two(RESPONSE, MIDDLE, None)
+        options = {"abandon_after": 0.1, "lease": 0.3}
+        async with two.dead(stored=True) as (_, _, id):
+            stream = two.second
+
+            class Slow(FakeClient):
+                async def open(self, *args: Any) -> FakeResponse:
+                    await asyncio.sleep(1.0)
+                    return await super().open(*args)
+
+            client = Slow(stream.server)
+            async with relaying(client, two.log, two.origin, **options) as (relay, http):
+                answer = await http.get(f"/.streams/{id}?view=verbatim", headers=AUTH)
+                assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
+                assert answer.content == b"".join(await logged(two.log, two.key))
+            assert [sent.method for sent in client.sent] == ["GET"]
 
     asyncio.run(main())
