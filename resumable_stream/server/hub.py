@@ -356,7 +356,9 @@ class Hub:
         """
         if self._entered:
             raise RuntimeError("this hub runs already; its log can be changed before it is entered")
+        successor = self._generations.successor
         self._keep_in(log)
+        self._generations.successor = successor
 
     @property
     def running(self) -> bool:

@@ -259,7 +259,7 @@ class Relay:
             authorize=self._authorize,
             text_of=text_in,
         )
-        self._retries = Retries(self.hub._log, lease=lease) if join_retries else None
+        self._join_retries = join_retries
         self._takeovers = Takeovers(
             self.hub,
             self._upstreams.by_mount,
@@ -353,8 +353,10 @@ class Relay:
         is_stream = asks_for_stream(asked.path, asked.facts.headers, asked.json)
         is_kept = is_stream or (self._keep_answers and asked.json is not None)
         try:
-            if view.key is None and self._retries is not None and asked.method == "POST" and is_stream:
-                return await self._send_or_retry(asked, receive, extra, heeded, secret, self._retries)
+            if view.key is None and self._join_retries and asked.method == "POST" and is_stream:
+                # Not made before: the hub may be given another log until it runs.
+                retries = Retries(self.hub._log, lease=self.hub.lease)
+                return await self._send_or_retry(asked, receive, extra, heeded, secret, retries)
             if view.key is None or not is_kept:
                 return await self._send_once(asked, receive, extra, heeded)
             return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)

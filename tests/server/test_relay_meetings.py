@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from resumable_stream import Outcome
-from resumable_stream.server import Generation, MemoryLog, _relay_takeover
+from resumable_stream.server import Generation, MemoryLog, Relay, _relay_takeover
 from resumable_stream.server._relay_notes import Note
 from resumable_stream.server._relay_resuming import _origin, _Port
 from resumable_stream.server.hub import key_of
@@ -467,5 +467,28 @@ def test_who_waits_for_the_upstream_of_a_stream_that_is_taken_over_has_not_left_
                 assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
                 assert answer.content == b"".join(await logged(two.log, two.key))
             assert [sent.method for sent in client.sent] == ["GET"]
+
+    asyncio.run(main())
+
+
+def test_a_hub_that_is_given_another_log_is_still_that_of_its_relay() -> None:
+    """As `resumable-stream serve --store` does."""
+
+    async def main() -> None:
+        first, second = MemoryLog(), MemoryLog()
+        relay = Relay("https://api.example.com", first, secret=b"0123456789abcdef", join_retries=True)
+        relay.hub.use_log(second)
+        assert relay.hub._generations.successor == relay._takeovers.successor
+        async with relay:
+            stream = RESPONSE.stream((MIDDLE, "rst"), None)
+            assert relay._client is not None
+            await relay._client.aclose()
+            relay._client = relay._takeovers.client = FakeClient(stream.server)  # type: ignore[assignment]
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(relay), base_url="http://relay") as http:
+                sent = target_of(stream.state.url), stream.state.json
+                answers = [await http.post(sent[0], json=sent[1], headers={**AUTH, "x-stainless-retry-count": n}) for n in "01"]
+            assert answers[0].content == answers[1].content
+            assert answers[0].headers["stream-id"] == answers[1].headers["stream-id"]
+        assert not first._streams and second._streams
 
     asyncio.run(main())
