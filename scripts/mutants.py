@@ -112,8 +112,8 @@ MUTANTS = (
         "complete-kept-open",
         "a cut after the settled end is asked about",
         "_core/ending.py",
-        "        if self.settled is not None and not self.wants_more(now):\n            return Over(self.settled)\n",
-        "        if False:\n            return Over(Outcome.ENDED)\n",
+        "        if self.settled is not None and not self.wants_more(now):\n            return Done(self.settled)\n",
+        "        if False:\n            return Done(Outcome.ENDED)\n",
         CORE,
     ),
     Mutant(

@@ -16,7 +16,7 @@ from .._errors import StreamInterrupted
 from .._events import Outcome
 from .clocks import Clocks
 from .ledger import Ledger
-from .plan import AskProvider, Ended, GoOn, Leave, Next, NoWayBack, Over, Stop, Turn, Unverified
+from .plan import AskProvider, Done, Ended, GoOn, Leave, Next, NoWayBack, Stop, Turn, Unverified
 from .requests import Requests
 from .settings import Settings
 from .timeline import Timeline
@@ -205,7 +205,7 @@ class Ending:
     def on_cut(self, now: float, reason: str, leave: Leave = Leave.LOST) -> Next:
         """A connection broke off."""
         if self.settled is not None and not self.wants_more(now):
-            return Over(self.settled)
+            return Done(self.settled)
         return GoOn(reason, leave)
 
     def on_clean_close(self, now: float, *, inside: str, cursor_before: str | None) -> Next:
@@ -219,7 +219,7 @@ class Ending:
         protocol, ledger = self._protocol, self._ledger
         assert protocol is not None and ledger is not None
         if self.settled is not None and not (inside and self.wants_more(now)):
-            return Over(self.settled)
+            return Done(self.settled)
         if inside:
             return self.on_cut(now, inside)
         if ledger.behind:
@@ -239,7 +239,7 @@ class Ending:
         match found:
             case verdict.Finished(outcome, more, verified):
                 self.more = more
-                return Unverified() if outcome is Outcome.ENDED and not verified else Over(outcome)
+                return Unverified() if outcome is Outcome.ENDED and not verified else Done(outcome)
             case verdict.Resume(routine=True, waits=waits):
                 self.waits = waits
                 return self._onward(now, cursor_before)
@@ -290,14 +290,14 @@ class Ending:
         resuming, quick = requests.state.resuming, self._quick(now)
         if ledger.offset == 0 and ledger.cursor is None:
             if self._asked_empty:
-                return Over(Outcome.ENDED)
+                return Done(Outcome.ENDED)
             # A first answer without an event is a cut; a GET may be asked again, once.
             self._asked_empty = True
             return GoOn("closed before the first event", Leave.NEUTRAL)
         if not requests.resumable():
             return Unverified()
         if requests.asking and quick and ledger.fresh == 0:
-            return Over(Outcome.ENDED)
+            return Done(Outcome.ENDED)
         if resuming and not quick and ledger.fresh == 0:
             # Feeds rotate: held open with nothing to say is neither progress nor failure.
             return GoOn("closed", Leave.QUIET)

@@ -406,7 +406,7 @@ class Machine:
     def _follow(self, found: plan.Next, now: float, error: BaseException | None = None) -> None:
         """Do what the close of a connection means. It is disconnected already, or that is planned."""
         match found:
-            case plan.Over(outcome):
+            case plan.Done(outcome):
                 self._finish(outcome)
             case plan.Unverified():
                 self._finish_unverified()

@@ -28,13 +28,13 @@ __all__ = [
     "Broken",
     "Closed",
     "Conclude",
+    "Done",
     "Ended",
     "Failed",
     "GoOn",
     "Leave",
     "Next",
     "NoWayBack",
-    "Over",
     "Problem",
     "Purpose",
     "RanOut",
@@ -219,7 +219,7 @@ Step: TypeAlias = Send | Ask | SleepUntil | ReadOn | TurnPage | Conclude | Resum
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class Done:
     """The stream has ended."""
 
     outcome: Outcome
@@ -268,4 +268,4 @@ class Stop:
     error: ResumableStreamError
 
 
-Next: TypeAlias = Over | Unverified | GoOn | AskProvider | NoWayBack | verdict.Lost | Stop
+Next: TypeAlias = Done | Unverified | GoOn | AskProvider | NoWayBack | verdict.Lost | Stop
