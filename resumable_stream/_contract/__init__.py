@@ -1,5 +1,5 @@
 """
-What a protocol and the core say to each other. Neither imports the other; both import this.
+The values and verdicts that a protocol and the core exchange. Neither imports the other; both import this package.
 """
 
 from __future__ import annotations

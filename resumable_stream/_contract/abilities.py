@@ -1,4 +1,4 @@
-"""What a protocol can do beyond the least: judge an event at a glance, and say which events have to be JSON."""
+"""Optional abilities of a protocol: judging an event at a glance, and naming the events that must be JSON."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .values import SENTINEL, Alarm
 __all__ = ["alarm_of", "not_json", "quiet_of", "readable"]
 
 _EXCERPT: Final = 80
-"""Characters of an event that is not JSON, in its error."""
+"""How many characters of an event that is not JSON its error quotes."""
 
 
 def alarm_of(protocol: ResumeProtocol) -> Alarm | None:
-    """Its alarm; `None` where a subclass judges events in its own way, of which an inherited alarm knows nothing."""
+    """The protocol's alarm, or `None` if a subclass overrides how events are judged, which an inherited alarm cannot know."""
     return protocol.alarm if _covers(protocol, "alarm") else None
 
 
 def quiet_of(protocol: ResumeProtocol) -> Callable[[bytes], bool] | None:
-    """Its `quiet()`, where it has one and no alarm, and a subclass does not judge events in its own way."""
+    """The protocol's `quiet()`, if it has one and no alarm, and no subclass overrides how events are judged."""
     known = protocol.alarm is None and type(protocol).quiet is not ResumeProtocol.quiet and _covers(protocol, "quiet")
     return protocol.quiet if known else None
 
 
 def _covers(protocol: ResumeProtocol, name: str) -> bool:
-    """Was `name` declared by the class that judges events, or by one that extends it?"""
+    """Whether `name` is declared by the class that judges events, or by a subclass of it."""
     classes = type(protocol).__mro__
 
     def declared(attribute: str) -> int:
@@ -35,7 +35,7 @@ def _covers(protocol: ResumeProtocol, name: str) -> bool:
 
     at = declared(name)
     if name in vars(protocol):
-        # A constructor of ours made it. A subclass elsewhere that judges for itself is better asked about every event.
+        # One of our constructors set it. A subclass from elsewhere that overrides the judging is asked about every event.
         ours = __name__.partition(".")[0]
         at = next(at for at, each in enumerate(classes) if each.__module__.partition(".")[0] == ours)
     return all(at <= declared(judge) for judge in ("end", "error", "gap"))
@@ -43,10 +43,10 @@ def _covers(protocol: ResumeProtocol, name: str) -> bool:
 
 def not_json(event: Any, offset: int) -> ProtocolViolation:
     """
-    The error of an event that has to be JSON.
+    The error for an event that must be JSON and is not.
 
     Args:
-        offset: Which event of the stream it is.
+        offset: The event's number in the stream.
     """
     data = event.data
     excerpt = data if len(data) <= _EXCERPT else f"{data[: _EXCERPT - 1]}…"
@@ -56,7 +56,7 @@ def not_json(event: Any, offset: int) -> ProtocolViolation:
 
 
 def readable(event: Any) -> bool:
-    """Is the data of an event JSON, or nothing?"""
+    """Whether an event's data is JSON, blank or `[DONE]`."""
     try:
         event.json()
     except ValueError:

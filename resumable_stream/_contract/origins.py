@@ -1,4 +1,4 @@
-"""Whose a URL is: origins, and the URLs that a server names."""
+"""The origin of a URL, and how URLs that a server names are resolved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["origin_of", "resolved", "same_origin"]
 
 def origin_of(url: str) -> str:
     """
-    Scheme, host and port of a URL, in one form.
+    Scheme, host and port of a URL, normalized.
 
     >>> origin_of("HTTPS://API.example.com/v1"), origin_of("https://api.example.com:443")
     ('https://api.example.com:443', 'https://api.example.com:443')
@@ -24,16 +24,16 @@ def origin_of(url: str) -> str:
 
 def same_origin(url: str, *, base: str, origin: str) -> str:
     """
-    Resolve a URL to resume from.
+    Resolve a URL to resume from, and check its origin.
 
     Args:
-        url: As the server or the caller gave it.
-        base: What it is relative to.
-        origin: Whose credentials would be sent.
+        url: The URL as the server or the caller gave it.
+        base: The URL that it is relative to.
+        origin: The origin that the credentials belong to.
 
     Raises:
-        OriginMismatch: It is elsewhere.
-        ProtocolViolation: It is no URL.
+        OriginMismatch: The URL is on another origin.
+        ProtocolViolation: The text is not a URL.
     """
     absolute, seen = resolved(base, url)
     if seen != origin:
@@ -44,7 +44,7 @@ def same_origin(url: str, *, base: str, origin: str) -> str:
 
 
 def resolved(base: str, url: str) -> tuple[str, str]:
-    """An absolute URL and its origin."""
+    """The absolute URL, and its origin."""
     try:
         absolute = urljoin(base, url)
         return absolute, origin_of(absolute)

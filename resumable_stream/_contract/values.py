@@ -1,7 +1,7 @@
 """
-What a protocol is shown and what it answers with: requests, heads, the state of a stream, places, whole answers.
+What a protocol receives and returns: requests, response heads, the state of a stream, positions, whole answers.
 
-Plain values. A protocol keeps nothing of its own; what it must remember goes into `StreamState`.
+All are plain values. A protocol keeps no state of its own; what it must remember goes into `StreamState`.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ __all__ = [
 ]
 
 SENTINEL: Final = "[DONE]"
-"""What most providers send after an answer; the protocols say what it proves."""
+"""What most providers send after an answer. Each protocol decides what it proves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """
-    One HTTP request as plain values. The driver adds what the caller gave (headers, auth, cookies).
+    One HTTP request as plain values. The driver adds the caller's headers, auth and cookies.
 
     Attributes:
         method: HTTP method.
         url: Absolute URL, or one relative to the first request's.
-        headers: Set over the caller's; `None` removes one. An `Idempotency-Key` and a `Stream-Heartbeat` give way to the caller's
-            own.
-        params: Set in the query over what is there; `None` removes one.
-        json: Keys set in the caller's JSON body, if `repeat` sends that once more; otherwise they are a body of its own.
+        headers: Override the caller's headers; `None` removes one. The caller's own `Idempotency-Key` and `Stream-Heartbeat`
+            win over these.
+        params: Override query parameters; `None` removes one.
+        json: Keys set in the caller's JSON body, if `repeat` includes the body; otherwise a body of their own.
         form: Fields set in the caller's form (`data=`), likewise.
-        repeat: What else of the first request is sent once more: `"all"` (query and body), `"query"`, `"body"`, or nothing.
-        bare: Send nothing of the caller's or the client's: it goes to another origin.
+        repeat: What else of the first request is sent again: `"all"` (query and body), `"query"`, `"body"`, or nothing.
+        bare: Send nothing that belongs to the caller or the client, because the request goes to another origin.
     """
 
     method: str
@@ -64,12 +64,12 @@ class Request:
 
     @property
     def sendable(self) -> bool:
-        """It holds no text that could not be sent. Headers take any."""
+        """Whether all its text can be encoded for sending. Headers can carry any text, so they are not checked."""
         given = (self.params, self.json, self.form)
         return encodable(self.url) and all(encodable(json.dumps(dict(part), ensure_ascii=False)) for part in given if part)
 
 
-# RFC 9110 section 8.3.1, and a parameter's value in quotes, which may hold a comma.
+# RFC 9110 section 8.3.1. A parameter's quoted value may contain a comma.
 _MEDIA_TYPE: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 
@@ -92,9 +92,9 @@ class Head:
     @property
     def content_type(self) -> str:
         """
-        Media type in lower case without parameters; `""` when there is none.
+        Media type in lower case without parameters; `""` if there is none.
 
-        Of several (a proxy that adds its own) it is the last that is one, as browsers have it.
+        If there are several (a proxy may add its own), the last valid one counts, as in browsers.
 
         Source: the Fetch standard, "extract a MIME type".
         """
@@ -106,25 +106,25 @@ class Head:
 
     @property
     def is_json(self) -> bool:
-        """It announces JSON, or one of the types that are written in it (RFC 6839 section 3.1)."""
+        """Whether the content type is JSON, or a type based on it (`+json`, RFC 6839 section 3.1)."""
         kind = self.content_type
         return kind == "application/json" or kind.endswith("+json")
 
 
 KEY: Final = "idempotency_key"
-"""In `StreamState.extra`: the key that the core gave the first request; see `ResumeProtocol.joins`."""
+"""Name in `StreamState.extra` of the key that the core gave the first request; see `ResumeProtocol.joins`."""
 KEPT: Final = "header:"
-"""In `StreamState.extra`, in front of the name of a header."""
+"""Prefix in `StreamState.extra` for the name of a kept header."""
 
 
 class Claim(NamedTuple):
     """
-    What the provider said of a run whose last event had not come.
+    What the provider said about a run whose last event had not arrived.
 
     Attributes:
-        outcome: How it ended.
-        offset: Events delivered when it was said.
-        asked: How often the rest was asked for since, in vain.
+        outcome: How the run ended.
+        offset: Events delivered when the provider said so.
+        asked: How often the rest has been requested since, in vain.
     """
 
     outcome: Outcome
@@ -134,21 +134,21 @@ class Claim(NamedTuple):
 
 class StreamState:
     """
-    What is known of one stream. Protocols read all of it and write `stream_id`, `location` and `extra`.
+    What is known about one stream. Protocols read all of it and write `stream_id`, `location` and `extra`.
 
     Attributes:
-        method, url: Of the first request.
-        json: Its JSON body, when it was given as one; otherwise `None`.
+        method, url: Method and URL of the first request.
+        json: Its JSON body, if it was given as JSON; otherwise `None`.
         stream_id: The provider's id of the stream.
-        location: URL from which the stream can be resumed, when the server named one; the core makes it absolute.
-        cursor, sequence: Of the last event delivered.
+        location: URL from which the stream can be resumed, if the server named one; the core makes it absolute.
+        cursor, sequence: Cursor and number of the last event delivered.
         offset: Events delivered so far.
-        extra: Text that the protocol wants in the checkpoint; only names in `ResumeProtocol.keeps` are saved.
+        extra: Text that the protocol remembers. The checkpoint saves only the names in `ResumeProtocol.keeps`.
         head: The latest response head.
         resuming: The latest request asked for the rest of a stream, not for its start.
-        asking: It did so after a clean close, only to learn whether there is more.
-        over: The provider says that the run is over (`Over`); the core asks for the rest before it believes that.
-        private: Names of query values that the client adds to every request by itself.
+        asking: The latest request was made after a clean close, only to find out whether there is more.
+        over: The provider says that the run is over (`Over`); the core requests the rest before it believes that.
+        private: Names of query parameters that the client itself adds to every request.
     """
 
     __slots__ = (
@@ -189,15 +189,15 @@ class StreamState:
     @property
     def kept(self) -> Mapping[str, str]:
         """
-        Headers of the first response, by name in lower case: those that `keep=` names and that were there.
+        The headers of the first response that `keep=` names, by lower-case name; absent ones are left out.
 
-        `head` is that of the latest response. These stay, also in a checkpoint.
+        Unlike `head`, which is the latest response's, they stay the same and are saved in checkpoints.
         """
         return {name[len(KEPT) :]: value for name, value in self.extra.items() if name.startswith(KEPT)}
 
     @property
     def public_url(self) -> str:
-        """`url` without what may be a secret: for checkpoints, errors and logs."""
+        """`url` without anything that may be secret, for checkpoints, errors and logs."""
         if self._public_url is None or self._public_url[0] != self.url:
             self._public_url = (self.url, public_url(self.url, self.private))
         return self._public_url[1]
@@ -210,12 +210,12 @@ class StreamState:
 
 class Position(NamedTuple):
     """
-    Where one event stands.
+    The position of one event.
 
     Attributes:
-        cursor: The cursor *after* this event, or `None` when the event does not move it. `""` makes the stream forget it.
-        sequence: Its number, or `None`.
-        own_id: Its own identity, by which a repeat is known, or `None`.
+        cursor: The cursor *after* this event, or `None` if the event does not move it. `""` clears the stream's cursor.
+        sequence: The event's number, or `None`.
+        own_id: The event's own id, by which a repeat is recognised, or `None`.
     """
 
     cursor: str | None
@@ -225,7 +225,7 @@ class Position(NamedTuple):
 
 class Alarm(NamedTuple):
     """
-    How an event looks that may end the stream, told at a glance, since it is taken at every event.
+    How to recognise cheaply an event that may end the stream. It is checked for every event.
 
     Attributes:
         names: Event names.
@@ -248,12 +248,12 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """
-    A stored result, in place of the lost rest.
+    A stored result that takes the place of a rest that cannot be resumed.
 
     Attributes:
-        events: What to deliver.
+        events: The events to deliver.
         reset: They replace everything delivered; otherwise they are the missing remainder.
-        outcome: How the run ended; `None` when it still runs and the stream goes on after them.
+        outcome: How the run ended; `None` if it is still running and the stream continues after them.
     """
 
     events: Sequence[StreamEvent]
@@ -264,11 +264,11 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class Backfill:
     """
-    What happened while nobody was connected, or a page of it.
+    Events that happened while nobody was connected, or one page of them.
 
     Attributes:
-        events: What to deliver in front of the live ones; repeats are dropped as ever.
-        more: Request for the next page; `None`: that was all.
+        events: The events to deliver before the live ones; repeats are dropped as usual.
+        more: Request for the next page; `None` if this was the last.
     """
 
     events: Sequence[StreamEvent]
@@ -278,11 +278,11 @@ class Backfill:
 @dataclass(frozen=True, slots=True)
 class Document:
     """
-    What a whole document holds (`Consume.whole`).
+    The content of a whole document (`Consume.whole`).
 
     Attributes:
-        events: What to deliver.
-        cursor: Where the stream goes on behind it, also when it holds no event; `None`: it does not say.
+        events: The events to deliver.
+        cursor: Where the stream continues after it, even if it holds no event; `None` if it does not say.
     """
 
     events: Sequence[StreamEvent]
@@ -292,12 +292,12 @@ class Document:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promises:
     """
-    What a protocol can vouch for; printed in the docs' table and in `repr()`.
+    What a protocol can vouch for. Shown in the docs' table and in `repr()`.
 
     Attributes:
-        resumable: It can ask for what follows a cursor.
-        numbered: Its events carry contiguous numbers, so a gap is provable.
-        has_end: It says when a stream is over.
+        resumable: It can request what follows a cursor.
+        numbered: Its events carry contiguous numbers, so a gap can be proven.
+        has_end: Its streams say when they are over.
         tied: Closing the connection ends the generation.
     """
 

@@ -1,4 +1,4 @@
-"""What a protocol says of an answer, of a close and of an event that looks like the end."""
+"""A protocol's verdicts on a response, on a close and on an event that looks like the end."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class Settled:
     """
-    The outcome is known, but more may follow (usage, `[DONE]`): read on, and take any close as the end.
+    The outcome is known, but more may follow (usage, `[DONE]`): read on, and treat any close as the end.
 
     If a piece of the answer follows, the event proved nothing (see `ResumeProtocol.has_content()`), and a close is a cut again.
-    An event that claims an outcome again and brings such a piece itself is not believed either, until an `Unproven` marker comes.
+    A later event that claims an outcome but also brings such a piece is not believed either, until an `Unproven` marker comes.
 
     Attributes:
-        outcome: `None`: another part has begun, and a close is a cut again. `ENDED` takes the place of no other outcome.
+        outcome: `None`: another part has begun, and a close is a cut again. `ENDED` does not replace any other outcome.
     """
 
     outcome: Outcome | None
@@ -42,14 +42,14 @@ class Settled:
 @dataclass(frozen=True, slots=True)
 class Unproven:
     """
-    The sender says that it is done, which proves nothing by itself (`[DONE]` of a proxy whose server died).
+    The sender claims to be done, which proves nothing by itself (a proxy sends `[DONE]` even if its upstream died).
 
-    After an event that settled the outcome, or claimed to, it is one more event. Without one it is a cut: the core then does what
-    `ResumeProtocol.on_clean_close()` says. Nor is it delivered, since readers stop at it and would take a half for the whole.
+    After an event that settled the outcome, or claimed to, it is an ordinary event. Otherwise it is a cut, and the core follows
+    `ResumeProtocol.on_unproven()`. It is then not delivered, since readers stop at it and would take a partial answer as whole.
 
     Attributes:
-        text: What came without what, for the error.
-        advice: What to pass if the server never sends the proof; `""` where there is nothing to pass.
+        text: What was received and what was missing, for the error.
+        advice: What to pass if the server never sends the proof; `""` if nothing helps.
     """
 
     text: str
@@ -62,10 +62,10 @@ class Consume:
     Read the body.
 
     Attributes:
-        skip: Discard so many bytes first: the body restarted although we hold them.
-        reset: What was delivered is void; the body starts anew.
+        skip: Discard this many bytes first: the body restarted, and we already have them.
+        reset: What was delivered is void; the body starts over.
         any_type: Do not check the content type.
-        whole: It is one document in place of a stream, of any type: `ResumeProtocol.on_document()` reads it when it is complete.
+        whole: The body is one document of any type, not a stream: `ResumeProtocol.on_document()` reads it once it is complete.
     """
 
     skip: int = 0
@@ -81,8 +81,8 @@ class Finished:
 
     Attributes:
         outcome: How it ended.
-        more: Only this reading of it is: a token of it reads on.
-        verified: Of `ENDED`: the server, or the caller's own `end=`, vouches for it. Any other outcome is vouched for.
+        more: Only this reading of the stream is over; its token can be used to read on.
+        verified: For `ENDED`: the server, or the caller's own `end=`, vouches for it. Any other outcome counts as verified.
     """
 
     outcome: Outcome
@@ -93,13 +93,13 @@ class Finished:
 @dataclass(frozen=True, slots=True)
 class Resume:
     """
-    The connection is over, the stream is not: ask for the rest.
+    The connection is over but the stream is not: request the rest.
 
     Attributes:
-        routine: The answer was whole, and the stream is read answer by answer. Behind one that brought something new the next
-            is asked for at once, and that is no reconnect.
-        waits: The server may hold the next answer back until there is something to say: one that was, and says nothing, is
-            neither progress nor failure, and nor is one that takes longer than `Timeouts.idle`.
+        routine: The answer was complete, and the stream is read one answer at a time. After an answer with new events the
+            next is requested immediately, and that does not count as a reconnect.
+        waits: The server may hold back the next answer until there is something to send. A held answer that brings nothing is
+            neither progress nor failure; the same goes for one that takes longer than `Timeouts.idle`.
     """
 
     routine: bool = False
@@ -108,19 +108,19 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Nothing tells an end from a cut: ask once from the cursor whether there is more (rule 7c)."""
+    """The close may be an end or a cut: request once from the cursor to find out whether there is more (rule 7c)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Ask the provider how the run stands; the answer goes to `ResumeProtocol.on_verified()`."""
+    """Ask the provider for the status of the run; the answer goes to `ResumeProtocol.on_verified()`."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Cut, and there is no way back."""
+    """The stream was cut and cannot be resumed."""
 
     reason: str
 
@@ -128,12 +128,12 @@ class Interrupted:
 @dataclass(frozen=True, slots=True)
 class Lost:
     """
-    The rest cannot be had by resuming (rule 8).
+    The rest cannot be obtained by resuming (rule 8).
 
     Attributes:
         message: What the server said, for the error.
-        expired: It was there once (`CursorExpired`); otherwise it never was to be had (`NotResumable`).
-        stored: The stored result is how this protocol goes on: take it, whatever `on_lost` says.
+        expired: The rest was available once (`CursorExpired`); otherwise it never was (`NotResumable`).
+        stored: This protocol continues with the stored result: fetch it, whatever `on_lost` says.
     """
 
     message: str
@@ -144,15 +144,17 @@ class Lost:
 @dataclass(frozen=True, slots=True)
 class Over:
     """
-    The provider says that its run is over, and its last event has not come: it may have been on its way when the connection went.
+    The provider says that its run is over, but its last event has not arrived: it may have been lost with the connection.
 
-    For `ResumeProtocol.on_verified()`. The core asks for the rest, and then for the run's status again. It believes what is said
-    again after nothing new came. What it remembers is in `StreamState.over`, and in no checkpoint: another process counts anew.
+    For `ResumeProtocol.on_verified()`. The core requests the rest, then the run's status again. If nothing new came and the
+    provider repeats its claim, the core believes it. `StreamState.over` keeps count; checkpoints do not, so another process
+    starts counting anew.
 
     Attributes:
         outcome: How the run ended.
-        asks: So many times the rest is asked for before that is believed.
-        lost: The last event of such a run has to come: what to say if it does not (`CursorExpired`). `""`: the outcome will do.
+        asks: How many times the rest is requested before the claim is believed.
+        lost: If the last event of such a run must arrive: the error message if it does not (`CursorExpired`). `""`: the
+            outcome is enough.
     """
 
     outcome: Outcome
@@ -162,14 +164,14 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A failed attempt: try again under the retry policy."""
+    """The attempt failed: try again under the retry policy."""
 
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Retrying will not mend it."""
+    """Retrying will not help."""
 
     message: str = ""
 
