@@ -1,7 +1,7 @@
 """
-How to resume each kind of endpoint: one module per wire protocol, and the class that yours extends.
+How to resume each kind of endpoint: one module per wire protocol, and the base class for your own.
 
-Modules here are pure functions of frames; they import no HTTP client.
+The modules are pure functions of frames; they import no HTTP client.
 """
 
 from __future__ import annotations

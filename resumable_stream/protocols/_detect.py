@@ -1,4 +1,4 @@
-"""Which protocol a response speaks, when the caller named none, and which one a checkpoint means."""
+"""Detect which protocol a response speaks if the caller named none, and find the one that a checkpoint names."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
     Choose by the request and the head of its response.
 
     Returns:
-        A protocol with its default options, within `Relayed` where the answer came through a relay; or `None` when it is no
-        stream (a page, a JSON document).
+        A protocol with its default options, wrapped in `Relayed` if the answer came through a relay; or `None` if the response
+        is not a stream (a page, a JSON document).
     """
     return _matching(SPECIFIC, request, head) or claimed(request, head) or _matching(PLAIN, request, head)
 
@@ -35,9 +35,9 @@ def _matching(candidates: Iterable[type[ResumeProtocol]], request: StreamState, 
 
 
 def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
-    """The protocol whose stream the request asks for, where the answer has another content type than its own, or none."""
+    """The protocol whose stream the request asks for, if the response has an unexpected content type or none at all."""
     if head.content_type == "text/event-stream":
-        # An event stream of another kind than the request suggests.
+        # An event stream, but not of the kind that the request suggests.
         return None
     for candidate in (*SPECIFIC, *PLAIN):
         protocol = candidate.for_request(request)
@@ -47,7 +47,7 @@ def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
 
 
 def named(name: str) -> ResumeProtocol | None:
-    """The protocol with default options that a checkpoint's `protocol` names, or `None` for one of your own."""
+    """The protocol that a checkpoint names, with default options; `None` for one of your own."""
     if (within := _RELAYED.fullmatch(name)) is not None:
         inner = named(within[1])
         return Relayed(inner) if inner is not None and can_relay(inner) else None

@@ -36,14 +36,14 @@ _SECRET_HEADERS: Final = frozenset(
     {"set-cookie", "set-cookie2", "cookie", "authorization", "proxy-authorization", "authentication-info", "mcp-session-id"}
 )
 DONE_HEADS: Final = frozenset({DONE, f"{DONE} ", f"{DONE}\n"})
-"""How it looks in an `Alarm`."""
-# Of several parallel answers the outcome is the first of these that one of them has.
+"""The marker's first seven characters, as an `Alarm` compares them."""
+# The outcome of several parallel answers is the first of these that any of them has.
 _WORST_FIRST: Final = (Outcome.FAILED, Outcome.INCOMPLETE, Outcome.COMPLETED)
-# The worst outcome so far, and the parts that have one, as bits.
+# The worst outcome so far, and a bit for each part that has ended.
 _FINISHED: Final = re.compile(r"(failed|incomplete|completed) ([0-9a-f]{1,1024})")
-# Names of events that servers and proxies send so that a connection is not silent.
+# Names of the events with which servers and proxies keep a connection alive.
 _ALIVE: Final = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
-# An object that is led by an error, on one line or over several `data:` lines, as pretty printers indent it.
+# An object whose first key is `error`, on one line or pretty-printed over several `data:` lines.
 _ERROR_START: Final = re.compile(r'\s*\{\s*"error"')
 ERROR_HEADS: Final = frozenset(
     (front + "{" + "".join(space) + '"error')[:7]
@@ -57,7 +57,7 @@ ERROR_HEADS: Final = frozenset(
 class EndRule:
     """
     Args:
-        end: `"auto"`: `[DONE]` ends it, and a clean close is looked into. `"close"`: a clean close is the end.
+        end: `"auto"`: `[DONE]` ends the stream, and a clean close is checked. `"close"`: a clean close is the end.
             `"never"`: a feed. Any other text: an event whose `data` equals it. A callable of the event: truthy, or the `Outcome`.
 
     Raises:
@@ -76,7 +76,7 @@ class EndRule:
 
     @property
     def has_end(self) -> bool:
-        """A clean close without the marker is a cut."""
+        """Whether a clean close without the marker is a cut."""
         return self.mode == "marker"
 
     def __repr__(self) -> str:
@@ -91,11 +91,11 @@ class EndRule:
         return Outcome.COMPLETED if found else None
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        """All of `data`, but for the marker: that is no text."""
+        """All of `data`; nothing for the marker, which is not text."""
         return () if event.data == self._marker else (Delta("text", event.data),)
 
     def error(self, event: Any) -> UpstreamError | None:
-        """An error frame: `event: error`, or an object that is led by a truthy `error`; not if `end=` knows the event."""
+        """Read an error frame: `event: error`, or an object that starts with a truthy `error`, unless `end=` knows the event."""
         by_name = event.event == "error"
         if not by_name and _ERROR_START.match(event.data) is None:
             return None
@@ -117,7 +117,7 @@ class EndRule:
     def alarm(self, names: Iterable[str] = ()) -> Alarm | None:
         """
         Args:
-            names: Event names that matter to the protocol besides.
+            names: Further event names that matter to the protocol.
         """
         if self._ask is not None:
             return None
@@ -126,7 +126,7 @@ class EndRule:
 
 
 def worst_of(outcomes: Iterable[Outcome], state: StreamState | None = None) -> Outcome:
-    """The outcome of an answer whose parts ended so, and of those that `finished()` has noted."""
+    """The outcome of an answer whose parts ended with `outcomes`, together with those that `finished()` has noted."""
     found = {*outcomes, *_noted(state)[0]} if state is not None else set(outcomes)
     return next(outcome for outcome in _WORST_FIRST if outcome in found)
 
@@ -136,11 +136,11 @@ def finished(state: StreamState, parts: int, ended: Iterable[tuple[Any, Outcome]
     Note which of several parallel answers have ended, in `state.extra["finished"]`.
 
     Args:
-        parts: How many there are.
-        ended: The index and the outcome of each that ends now.
+        parts: The number of answers.
+        ended: Index and outcome of each answer that ends now.
 
     Returns:
-        The worst outcome of all, when the last of them has ended.
+        The worst outcome of all, once the last of them has ended.
     """
     outcomes, bits = _noted(state)
     for index, outcome in ended:
@@ -155,16 +155,16 @@ def finished(state: StreamState, parts: int, ended: Iterable[tuple[Any, Outcome]
 
 
 def _noted(state: StreamState) -> tuple[list[Outcome], int]:
-    # A checkpoint may hold anything.
+    # A checkpoint can contain anything, so this may be malformed.
     known = _FINISHED.fullmatch(state.extra.get("finished", ""))
     return ([Outcome(known[1])], int(known[2], 16)) if known is not None else ([], 0)
 
 
 def unproven_done(event: Any, without: str, advice: str = "") -> Unproven | None:
     """
-    Judge `[DONE]` where it proves nothing: proxies send it too when the server behind them died.
+    Judge `[DONE]` where it proves nothing: proxies send it even if their upstream died.
 
-    SDKs stop at any data that begins so (openai's `_streaming.py`, `startswith`).
+    SDKs stop at any data that starts with it (openai's `_streaming.py`, `startswith`).
 
     Args:
         without: What should have come before it.
@@ -174,11 +174,11 @@ def unproven_done(event: Any, without: str, advice: str = "") -> Unproven | None
 
 def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
     """
-    Put a provider's error object into ours.
+    Convert a provider's error object to an `UpstreamError`.
 
     Args:
         detail: The object that holds `message` and `type` or `code`.
-        body: All that was sent.
+        body: Everything that was sent.
     """
     kind = detail.get("type") or detail.get("code") or ""
     message = detail.get("message") or detail.get("detail") or ""
@@ -188,13 +188,13 @@ def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
 
 class _EndedProtocol(ResumeProtocol):
     """
-    A protocol of plain events whose end the caller names.
+    A protocol of plain events whose end the caller specifies.
 
     Args:
-        text: Where the visible text stands: a dotted path into the JSON of `data`, or a callable of the event (→ text or `None`);
-            `None`: all of `data` is text.
-        stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
-        keep: Names of headers of the first response that are in `StreamState.kept`, and in checkpoints.
+        text: Where to find the visible text: a dotted path into the JSON of `data`, or a callable of the event (→ text or
+            `None`); `None`: all of `data` is text.
+        stream_id: Where to find the stream's id: a dotted path into the first events, or `"header:NAME"`.
+        keep: Names of headers of the first response to keep in `StreamState.kept` and in checkpoints.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class _EndedProtocol(ResumeProtocol):
         chosen = {name: value for name, value in given.items() if value != defaults[name]}
         if not chosen:
             return ""
-        # A callable has no text that is the same in every process; that there is one is enough.
+        # A callable has no representation that is the same in every process, so only its presence counts.
         text = repr(sorted((name, "callable" if callable(value) else repr(value)) for name, value in chosen.items()))
         return fingerprint("options", text)
 
@@ -242,7 +242,7 @@ class _EndedProtocol(ResumeProtocol):
         return self._end.error(event)
 
     def reads_json(self, event: Any) -> bool:
-        # A callable reads as it likes. The marker is no JSON, and what keeps a connection alive is no content.
+        # A callable need not expect JSON. The marker is not JSON, and keep-alive events hold no content.
         if not isinstance(self._text, JSONPath):
             return super().reads_json(event)
         return event.event not in _ALIVE and bool(self._end.deltas(event)) and self._end.judge(event) is None
@@ -251,7 +251,7 @@ class _EndedProtocol(ResumeProtocol):
         if self._text is None:
             return self._end.deltas(event)
         if not self._end.deltas(event):
-            # The marker: it is not for a callable that expects JSON.
+            # The marker is not passed to the callable, which may expect JSON.
             return ()
         value = self._text(event)
         return (Delta("text", value),) if isinstance(value, str) and value else ()
@@ -260,7 +260,7 @@ class _EndedProtocol(ResumeProtocol):
         return self._text is not None and super().has_content(event)
 
     def _identify(self, state: StreamState, source: Head | Item) -> None:
-        """Find the stream's id where `stream_id=` says that it stands."""
+        """Find the stream's id where `stream_id=` says it is."""
         if isinstance(source, Head):
             known = state.resuming and state.stream_id is not None
             if self._id_header is not None and not known and (value := source.headers.get(self._id_header)):
@@ -281,14 +281,14 @@ class _EndedProtocol(ResumeProtocol):
 
 
 def located(state: StreamState, head: Head) -> None:
-    """Note where the answer to an unsafe request says that it can be fetched (RFC 9110 sections 8.7 and 10.2.2)."""
+    """Note the URL at which an unsafe request's answer can be fetched, from its headers (RFC 9110 sections 8.7 and 10.2.2)."""
     location = head.headers.get("location") or head.headers.get("content-location")
     if location and not state.safe and not state.resuming:
         state.location = location
 
 
 def filled(target: str, state: StreamState) -> str | None:
-    """A URL with the stream's id in place of `{stream_id}`; `None` while that is not known."""
+    """A URL with `{stream_id}` filled in; `None` while the id is not known."""
     if "{stream_id}" not in target:
         return target
     return None if state.stream_id is None else target.replace("{stream_id}", quote(state.stream_id, safe=""))

@@ -1,9 +1,9 @@
 """
-Read JSON payloads: whole, or one value of them quickly.
+Read JSON payloads in full, or read one value from them quickly.
 
 Parsing every payload in full to read a counter costs as much as the rest of the library.
-Payloads of one event type share what stands in front of the counter, so that text is learned once, proven to be at the
-top level, and from then on compared. Anything else is parsed in full, and the result is shared with the caller.
+Payloads of one event type share the text before the counter. That text is learned once, proven to be at the
+top level, and from then on only compared. Anything else is parsed in full, and the result is shared with the caller.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, Final
 
 __all__ = ["JSONPath", "documents_of", "object_of", "parsed", "payload_of"]
 
-# Event types of one stream: OpenAI has 53. Beyond the bound nothing more is learned.
+# Event types per stream (OpenAI has 53). Beyond this bound no more are learned.
 _TYPES: Final = 256
-# A type whose payloads never share a prefix is not worth trying again.
+# After this many failures, a type whose payloads share no prefix is not tried again.
 _PATIENCE: Final = 8
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text; `None` for what is no JSON, or is nested too deeply."""
+    """The value of a JSON text; `None` if it is not JSON or is nested too deeply."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -29,15 +29,15 @@ def parsed(text: str | bytes) -> Any:
 
 
 def object_of(value: Any) -> dict[str, Any]:
-    """A JSON object; an empty one in place of anything else."""
+    """`value` if it is a JSON object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def documents_of(event: Any) -> list[dict[str, Any]]:
     """
-    The JSON objects in the data of an event: one, or several whole ones, one a line; none where it is something else.
+    The JSON objects in an event's data: one object, or several with one per line; an empty list for anything else.
 
-    Several are what is left of two events whose blank line a proxy took for one line feed too many.
+    There are several when a proxy removed the blank line between two events.
     """
     if payload := payload_of(event):
         return [payload]
@@ -46,7 +46,7 @@ def documents_of(event: Any) -> list[dict[str, Any]]:
 
 
 def payload_of(event: Any) -> dict[str, Any]:
-    """The JSON object in the data of an event; an empty one for what is none."""
+    """The JSON object in an event's data; an empty one if the data is not an object."""
     try:
         return object_of(event.json())
     except ValueError:
@@ -57,7 +57,7 @@ class JSONPath:
     """
     A dotted path into a JSON object: `"sequence_number"`, `"response.id"`.
 
-    Calling it with an event gives the value, or `None` when it is absent or the payload is no such object.
+    Calling it with an event returns the value, or `None` if it is absent or the payload has no such object.
     """
 
     __slots__ = ("_misses", "_needle", "guess", "learned", "path")
@@ -73,10 +73,10 @@ class JSONPath:
 
     def numbers(self, events: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """
-        Pairs of event and value.
+        Yield pairs of event and value.
 
-        A counter is most often one more than the last: then comparing the text is all, and nothing is parsed.
-        The guess is a hint only, so that streams may share it.
+        A counter is usually one more than the last. Comparing the text is then enough, and nothing is parsed.
+        The guess is only a hint, so streams may share it.
         """
         learned, guess = self.learned, self.guess
         for event in events:
@@ -101,7 +101,7 @@ class JSONPath:
                 if stop < 0:
                     stop = data.find("}", start, start + 21)
                 digits = data[start:stop]
-                # The text of a number as JSON writes it is itself again; "01", "1.5", "1_0" and other scripts are not.
+                # A JSON integer survives the round trip through int(); "01", "1.5", "1_0" and digits of other scripts do not.
                 if digits.isdigit() and (str(value := int(digits))) == digits:
                     return value
         return self._parse(event)
@@ -130,7 +130,7 @@ class JSONPath:
         if at < 0:
             return
         prefix = data[: at + len(self._needle)]
-        # Only at the top level does closing one brace make it an object that holds the key.
+        # Closing one brace gives an object that holds the key only if the key is at the top level.
         try:
             proof = json.loads(prefix + "0}")
         except ValueError:

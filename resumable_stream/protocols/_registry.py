@@ -1,8 +1,8 @@
 """
-Where a protocol is registered: its import and its name in the list below, and it is exported, detected and documented.
+Where a protocol is registered. Add its import and its name to the list below to export, detect and document it.
 
-The rest is its own: a module here, a page and its rows in the tables (`tests/docs/test_pages.py` says which are missing), a row
-in `tests/protocols/scenarios.py`, and in `tests/protocols/recorded_checkpoints.json` what that file's test writes.
+A protocol also needs a module here, a page and rows in the tables (`tests/docs/test_pages.py` reports what is missing), a row
+in `tests/protocols/scenarios.py`, and an entry in `tests/protocols/recorded_checkpoints.json`, which that file's test writes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .upstash import UpstashRealtime
 from .workflow import WorkflowRun
 
 __all__ = [
-    # For endpoints of your own: tried last, by the content type alone.
+    # For your own endpoints: tried last, by content type alone.
     "LastEventID",
     "CursorProtocol",
     "ReplayFromZero",
@@ -50,7 +50,7 @@ __all__ = [
     # Our own server, and relays.
     "HubStream",
     "Relayed",
-    # Providers, in the order of detection: where two could match, the more specific one is first.
+    # Providers, in order of detection: if two could match, the more specific one comes first.
     "WorkflowRun",
     "OpenAIResponses",
     "OpenAIChat",

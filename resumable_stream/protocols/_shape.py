@@ -1,10 +1,10 @@
 """
-What the events of most providers have in common, so that their modules say only what is particular.
+What the events of most providers have in common, so that their modules contain only the differences.
 
     TEXTS = {"response.output_text.delta": Text("text", "delta", index="output_index")}
     deltas_of(TEXTS, kind, payload)
 
-A field may hold anything: what is not a text, or is empty, is no content, and what is not a number is part 0.
+A field may hold anything. A value that is not text, or is empty, is not content; an index that is not a number means part 0.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Kind = Literal["text", "reasoning", "tool", "refusal"]
 @dataclass(frozen=True, slots=True)
 class Text:
     """
-    Where the text of one type of event stands.
+    Where to find the text in one type of event.
 
     Attributes:
-        kind: What it is.
-        field: Name of the text in the object.
-        index: Name of the number that says which part it belongs to; `""`: there is none.
+        kind: The kind of content.
+        field: Name of the field that holds the text.
+        index: Name of the field with the part's number; `""` if there is none.
     """
 
     kind: Kind
@@ -37,7 +37,7 @@ class Text:
 
 
 def said(kind: Kind, text: Any, index: Any = 0) -> tuple[Delta, ...]:
-    """A piece of content, if it is one."""
+    """A piece of content, or nothing if `text` is not a non-empty text."""
     if not text or not isinstance(text, str):
         return ()
     return (Delta(kind, text, index if type(index) is int else 0),)
@@ -45,12 +45,12 @@ def said(kind: Kind, text: Any, index: Any = 0) -> tuple[Delta, ...]:
 
 def deltas_of(table: Mapping[str, Text], type: Any, body: Mapping[str, Any], index: Any = 0) -> tuple[Delta, ...]:
     """
-    The content of an event, by a table of types.
+    The content of an event, looked up in a table of types.
 
     Args:
-        type: Of the event, as it stands in its JSON.
+        type: The event's type, as in its JSON.
         body: The object that holds the text.
-        index: Which part it belongs to, where the object does not say so itself.
+        index: The part it belongs to, if the object does not say so itself.
     """
     found = table.get(type) if isinstance(type, str) else None
     if found is None:
@@ -59,5 +59,5 @@ def deltas_of(table: Mapping[str, Text], type: Any, body: Mapping[str, Any], ind
 
 
 def objects_in(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list; none where it is something else."""
+    """The objects in a list; an empty list if `value` is not a list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

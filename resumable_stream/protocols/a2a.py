@@ -1,8 +1,8 @@
 """
 A2A (Agent2Agent): the updates of one task, over JSON-RPC or REST, in the names of v0.3 and v1.
 
-There is no cursor and no replay. Who comes back subscribes to the task: the first event is the task as it stands, then live
-updates follow. So a resume is a reset: the snapshot stands for all that was delivered before, and the *state* is exact.
+There is no cursor and no replay. To come back, a client subscribes to the task: the first event is its current state, then live
+updates follow. So a resume is a reset: the snapshot replaces everything delivered before, and the *state* is exact.
 
 Source: a2a-protocol.org, specification v1.0 and v0.3; PyPI a2a-sdk 1.3 (`client/transports`, `server/routes`,
 `server/request_handlers/default_request_handler_v2`, `utils/errors`).
@@ -27,7 +27,7 @@ from ._shape import objects_in, said
 __all__ = ["A2A"]
 
 _REST: Final = re.compile(r"(?P<base>[^?#]*)/(message:stream|tasks/(?P<task>[^/?#:]+):subscribe)(?:[?#]|$)")
-# What a request asks for, by the name of its method in each version.
+# The method names of each version.
 _NAMES: Final = {
     "0.3": {"start": "message/stream", "subscribe": "tasks/resubscribe", "get": "tasks/get", "cancel": "tasks/cancel"},
     "1.0": {"start": "SendStreamingMessage", "subscribe": "SubscribeToTask", "get": "GetTask", "cancel": "CancelTask"},
@@ -42,9 +42,9 @@ _ENDED: Final = {
     "canceled": Outcome.CANCELLED,
     "cancelled": Outcome.CANCELLED,
 }
-# They end the stream, but not the task: it goes on when somebody answers.
+# States that end the stream but not the task: it continues when somebody answers.
 _WAITING: Final = ("input-required", "auth-required")
-# How an answer 400 says that the task has ended: v1 by its reason, others in words or by the code of JSON-RPC.
+# How a 400 response says that the task has ended: v1 by its reason, others in words or by the JSON-RPC code.
 _NOTHING_TO_STREAM: Final = (b"UNSUPPORTED_OPERATION", b"UnsupportedOperation", b"-32004", b"terminal state")
 _NO_SUBSCRIPTION: Final = (-32001, -32004)
 _ENDED_OR_UNKNOWN: Final = "the task can no longer be subscribed to: it has ended, or the server does not know it"
@@ -56,14 +56,15 @@ class A2A(ResumeProtocol):
     """
     An A2A task: `SendStreamingMessage` (v0.3: `message/stream`) by JSON-RPC, or `POST …/message:stream`.
 
-    Each resume delivers the task as it stands, as an event with `.reset`; what came before is void, since the snapshot holds it.
-    `iter_text(resets=True)` and `read_text()` handle that. Of updates that nobody heard, only what they did to the task is seen.
+    Each resume delivers the current state of the task as an event with `.reset`. What came before is void, since the snapshot
+    includes it; `iter_text(resets=True)` and `read_text()` handle that. Updates sent while nobody was connected are seen only by
+    their effect on the task.
 
-    A task that ended while nobody listened can no longer be subscribed to: then the finished task is fetched, and comes as an
-    event of the same form. One that the server does not know any more is `CursorExpired`.
+    A task that ended while nobody was connected can no longer be subscribed to. The finished task is then fetched and delivered
+    as an event of the same form. If the server no longer knows the task, that is `CursorExpired`.
 
     The task's id comes with the first event: a cut before that cannot be resumed, nor can an answer that is a single message.
-    `A2A-Version` and the other headers are yours; they go along.
+    Your headers, such as `A2A-Version`, are sent again.
 
     >>> A2A()
     <A2A: resumable, has_end>
@@ -91,7 +92,7 @@ class A2A(ResumeProtocol):
             state.stream_id = _task_of(_read(source)) or None
             return
         if state.cursor is not None:
-            # A reset forgets all but the task; the version stands in the cursor too.
+            # A reset clears `extra`; the version is in the cursor too.
             state.extra["version"] = state.cursor[:3]
         elif isinstance(state.json, dict) and (version := _VERSIONS.get(str(state.json.get("method")))):
             state.extra["version"] = version
@@ -101,8 +102,8 @@ class A2A(ResumeProtocol):
     # -- reading
 
     def position(self, event: Any) -> Position:
-        # There is no cursor; this is what the next subscription needs to know: the version, whether the latest event is a task
-        # that waits for somebody ("?"), and the task.
+        # The server has no cursor. Ours holds what the next subscription needs: the version, whether the latest event is a task
+        # that waits for input ("?"), and the task's id.
         message = _read(event)
         task = _task_of(message)
         if not task:
@@ -113,14 +114,14 @@ class A2A(ResumeProtocol):
     def end(self, event: Any) -> Outcome | None:
         kind, body, _ = _read(event)
         if kind == "message":
-            # An answer without a task is this one message.
+            # An answer without a task consists of this one message.
             return Outcome.COMPLETED
         if kind not in ("task", "statusUpdate"):
             return None
         state = _state(body)
         if kind == "statusUpdate" and state in _WAITING:
             return Outcome.INCOMPLETE
-        # A task that waits may be one that is about to go on, with the message that was sent: its close tells.
+        # A waiting task may be about to continue with the message just sent; only the close decides.
         return _ENDED.get(state)
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
@@ -139,7 +140,7 @@ class A2A(ResumeProtocol):
         return upstream_error({"type": str(detail.get("code", "")), "message": detail.get("message")}, body)
 
     def refusal(self, event: Any, state: StreamState) -> Lost | None:
-        # So a2a-sdk 1.3 answers those who speak v0.3, in a stream with status 200.
+        # a2a-sdk 1.3 answers v0.3 clients this way, in a stream with status 200.
         code = object_of(payload_of(event).get("error")).get("code")
         return Lost(_ENDED_OR_UNKNOWN, stored=True) if code in _NO_SUBSCRIPTION else None
 
@@ -170,13 +171,13 @@ class A2A(ResumeProtocol):
             task = f"{found['base']}/tasks/{quote(state.stream_id, safe='')}"
             if verb == "get":
                 return Request(method="GET", url=task, repeat="query")
-            # v0.3 lives under /v1 and subscribes by GET; a v1 server takes both.
+            # v0.3 is served under /v1 and subscribes by GET; a v1 server accepts both.
             by_get = verb == "subscribe" and found["base"].endswith("/v1")
             return Request(method="GET" if by_get else "POST", url=f"{task}:{verb}", repeat="query")
         version = state.cursor[:3] if state.cursor is not None else state.extra.get("version", "1.0")
         if version not in _NAMES:
             return None
-        # The answers go on with those to the first request, so they bear its id: "it MUST be the same" (JSON-RPC 2.0, section 5).
+        # The answers continue those to the first request, so they carry its id: "it MUST be the same" (JSON-RPC 2.0, section 5).
         own = state.json.get("id") if isinstance(state.json, dict) else None
         name = own if isinstance(own, str | int) and verb != "cancel" else f"resumable-{verb}"
         call = {"jsonrpc": "2.0", "id": name, "method": _NAMES[version][verb], "params": {"id": state.stream_id}}
@@ -188,11 +189,11 @@ class A2A(ResumeProtocol):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         json_type = Head(status, headers, "").content_type == "application/json"
         if not state.resuming:
-            # JSON-RPC reports an error that came before the stream with status 200.
+            # JSON-RPC reports an error before the stream with status 200.
             return Consume(whole=True) if status == 200 and json_type else None
         if status == 200:
-            # Of a JSON answer the reason is not read: whatever it is, the task itself tells how it stands.
-            # Nothing delivered since the last reset: that one still stands.
+            # The reason in a JSON answer is not read: whatever it is, the task itself shows its state.
+            # If nothing was delivered since the last reset, another reset is not needed.
             return Lost(_ENDED_OR_UNKNOWN, stored=True) if json_type else Consume(reset=state.offset > 0)
         if status == 400 and any(word in body for word in _NOTHING_TO_STREAM):
             return Lost("the server answered 400: the task has ended, there is nothing more to stream", stored=True)
@@ -202,7 +203,7 @@ class A2A(ResumeProtocol):
         if state.cursor is not None and state.cursor[3:4] == "?" and state.cursor[4:] == state.stream_id:
             return Finished(Outcome.INCOMPLETE)
         if state.resuming and state.offset == 0:
-            # Some servers answer the subscription to a task that has ended with an empty stream (a2aproject/A2A#174).
+            # Some servers answer a subscription to an ended task with an empty stream (a2aproject/A2A#174).
             request = self._request("get", state)
             return Verify(request) if request is not None else Resume()
         return Resume()
@@ -215,8 +216,8 @@ class A2A(ResumeProtocol):
         return Resume()
 
     def tells_reset(self, event: Any) -> bool:
-        # Whoever follows a task puts it in place of what was known of it. An update alone says nothing of the kind: servers of
-        # v0.3 need not begin with the task. Behind an error nothing is read any more.
+        # A client replaces what it knows by the task it receives, so a task is a visible reset. An update is not: v0.3 servers
+        # need not begin with the task. After an error nothing more is read.
         return _read(event)[0] == "task" or self.error(event) is not None
 
     def snapshot_request(self, state: StreamState) -> Request | None:
@@ -242,10 +243,10 @@ class A2A(ResumeProtocol):
 
 def _read(event: Any) -> tuple[str, dict[str, Any], str]:
     """
-    What an event holds.
+    Read an event.
 
     Returns:
-        Its kind in the names of v1 (`""` for anything else), its body, and the version that it is written in.
+        Its kind in v1 terms (`""` for anything else), its body, and the version it is written in.
     """
     message = payload_of(event)
     if "jsonrpc" in message:
@@ -265,7 +266,7 @@ def _task_of(message: tuple[str, dict[str, Any], str]) -> str:
 
 
 def _is_of(state: StreamState, event: Any) -> bool:
-    """Is it about the task of this stream? What names no task is."""
+    """Whether the event concerns this stream's task. An event that names no task does."""
     task = _task_of(_read(event))
     return not task or state.stream_id is None or task == state.stream_id
 
@@ -285,7 +286,7 @@ def _text(holder: Any, kind: Literal["text", "reasoning"]) -> Iterator[Delta]:
 
 
 def _said(body: Mapping[str, Any]) -> Iterator[Delta]:
-    """What the agent says with a state: while it works that is about the answer; at an end, or in a question, part of it."""
+    """What the agent says with a state: a comment on the answer while it works, part of the answer at an end or in a question."""
     status = body.get("status")
     working = _state(body) not in (*_ENDED, *_WAITING)
     yield from _text(status.get("message") if isinstance(status, dict) else None, "reasoning" if working else "text")

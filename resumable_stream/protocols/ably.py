@@ -1,5 +1,5 @@
 """
-Ably over server-sent events: the id of an event covers all channels of the connection, and goes back as `lastEvent`.
+Ably over server-sent events: an event's id covers all channels of the connection, and is sent back as `lastEvent`.
 
 Source: ably.com/docs, "SSE" (protocols/sse, api/sse), "Updates and deletes" (messages/updates-deletes) and the pages of its
 error codes (platform/errors/codes); npm `ably` 2.28.
@@ -19,11 +19,11 @@ from ._json import object_of, parsed, payload_of
 
 __all__ = ["AblySSE"]
 
-# The state of the connection is gone.
+# Codes for a connection whose state is gone.
 _LOST: Final = frozenset({80008, 80018})
-# What a message does. 0 creates one, and 5 appends to it.
+# The `action` of a message. 0 creates a message, and 5 appends to it.
 _UPDATE, _DELETE, _META, _SUMMARY = 1, 2, 3, 4
-# The transport was dropped, or its state is elsewhere: npm `ably`, `isRetriable()`, and the pages of the codes.
+# Codes for a dropped transport, or state kept elsewhere: npm `ably`, `isRetriable()`, and the pages of the codes.
 _DROPPED: Final = frozenset({80000, 80002, 80003, 80017, 80022})
 
 
@@ -31,18 +31,19 @@ class AblySSE(ResumeProtocol):
     """
     Messages of Ably channels over `/sse` or `/event-stream`: a feed that never ends.
 
-    The place is the SSE id, which counts on the connection that Ably keeps for 2 minutes after a cut. Within them every message
-    arrives once and in order; after them Ably may go on with what is new, without a word that is documented.
-    Where it says so (codes 80008, 80018), the hole is told: `GapError`, or `.gap` with `on_gap="deliver"`.
+    The cursor is the SSE id, which depends on connection state that Ably keeps for 2 minutes after a cut. Within that time every
+    message arrives once and in order. Later, Ably may continue with new messages; no documented signal marks that.
+    If Ably does say so (codes 80008, 80018), the gap is reported: `GapError`, or `.gap` with `on_gap="deliver"`.
 
-    A token that ran out closes the connection with an `error` event: we connect again with the place, so pass a callable as
-    `headers=` that brings a new token. So it is where Ably dropped the connection (80003 and its like) or is in trouble
-    (5xxxx). All other errors are `UpstreamError`.
+    An expired token closes the connection with an `error` event. The stream reconnects from its cursor, so pass a callable as
+    `headers=` that returns a new token. The same applies when Ably drops the connection (80003 and similar codes) or reports a
+    server error (5xxxx). All other errors are `UpstreamError`.
 
     Messages may be updated (`action` 1), deleted (2) or appended to (5) on channels that allow it. The text of an event is the
-    `data` of its message, if that is a text. As text, an update that goes on where its message stopped is an append, since Ably
-    may send one as the other; any other voids the text from that message on (`TextReset`, `StreamReset`), and what other messages
-    said since is told again. Events are told as they come, without `.reset`: it is one message that is replaced, not the stream.
+    `data` of its message, if that is text. When reading as text, an update that continues where its message stopped counts as an
+    append, since Ably may send one as the other. Any other update voids the text from that message on (`TextReset`,
+    `StreamReset`), and what other messages said since is repeated. Events are delivered as they come, without `.reset`: one
+    message is replaced, not the stream.
 
     >>> AblySSE()
     <AblySSE: resumable>
@@ -65,7 +66,7 @@ class AblySSE(ResumeProtocol):
     # -- reading
 
     def unpack(self, event: Any) -> Sequence[Any]:
-        # What only says "connect again", or "still here" (`heartbeats=true`), is no event of a channel.
+        # An event that only says "connect again" or "still here" (`heartbeats=true`) belongs to no channel.
         if event.event == "heartbeat" or (event.event == "error" and _passes(payload_of(event))):
             return ()
         return (event,)
@@ -103,7 +104,7 @@ class AblySSE(ResumeProtocol):
     # -- going on
 
     def resume_request(self, state: StreamState) -> Request | None:
-        # Ably ignores `rewind` while it resumes.
+        # Ably ignores `rewind` when it resumes.
         params: Mapping[str, str] = {"lastEvent": state.cursor} if state.cursor is not None else {}
         return Request(method="GET", url=state.url, params=params, repeat="all")
 
@@ -112,7 +113,7 @@ class AblySSE(ResumeProtocol):
         if state.resuming and _code(error) in _LOST:
             return Lost(f"Ably no longer keeps this connection: {str(error.get('message', ''))[:200]}")
         if state.resuming and _code(error) in _DROPPED:
-            # 80022 comes with 410, and loses nothing.
+            # 80022 comes with status 410, but nothing is lost.
             return Retry(f"Ably let go of the connection: {str(error.get('message', ''))[:200]}")
         return None
 
@@ -126,7 +127,7 @@ def _code(error: dict[str, Any]) -> int:
 
 
 def _passes(error: dict[str, Any]) -> bool:
-    """Connect again: the token ran out, the transport was dropped, or it is Ably's own trouble."""
+    """Whether to connect again: the token expired, the transport was dropped, or Ably reports a server error."""
     code, status = _code(error), error.get("statusCode")
     if code in _LOST:
         return False

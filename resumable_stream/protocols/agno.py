@@ -1,5 +1,5 @@
 """
-Agno AgentOS: a background run counts its events, and its resume route replays what follows.
+Agno AgentOS: a background run numbers its events, and its resume route replays those that follow.
 
 Source: docs.agno.com, AgentOS "Background runs"; PyPI `agno` 3.1.10 (`os/routers/agents/router.py`, `os/event_streams/base.py`).
 """
@@ -23,7 +23,7 @@ from ._shape import said
 __all__ = ["Agno"]
 
 _ROUTE: Final = re.compile(r"(.*/(?:agents|teams|workflows)/[^/]+/runs)(?:/[^/]+/continue)?/?")
-# About the connection, not of the run.
+# Frames about the connection, not events of the run.
 _FRAMES: Final = frozenset({"catch_up", "replay", "subscribed", "stream_expired"})
 _CONTENT: Final = ("RunContent", "ReasoningContentDelta", "ToolCallStarted")
 _WHOSE: Final = re.compile(r"(?:Team)?Run|Workflow")
@@ -31,7 +31,7 @@ _ENDS: Final = {
     "Completed": Outcome.COMPLETED,
     "Error": Outcome.FAILED,
     "Cancelled": Outcome.CANCELLED,
-    # It waits for a person; going on is another request.
+    # The run waits for a person; continuing it takes another request.
     "Paused": Outcome.INCOMPLETE,
 }
 
@@ -40,13 +40,13 @@ class Agno(ResumeProtocol):
     """
     A run of an Agno AgentOS agent, team or workflow, with `stream=true` and `background=true`, on a server with a database.
 
-    The run goes on without us. A POST to `{runs}/{run id}/resume` brings what follows the last `event_index`.
-    The form of the first request is sent along, since its `session_id` lets the server look into its database;
-    the server takes nothing else from it. Without `background=true` there is no `event_index`, and a cut is `StreamInterrupted`.
+    The run continues without a connection. A POST to `{runs}/{run id}/resume` returns what follows the last `event_index`.
+    It repeats the form of the first request, since its `session_id` lets the server look into its database;
+    the server uses nothing else of it. Without `background=true` there is no `event_index`, and a cut is `StreamInterrupted`.
 
-    The run's own `…Completed`, `…Error` (`FAILED`), `…Cancelled` and `…Paused` (`INCOMPLETE`) end the stream, those of a team's
-    members and of a workflow's steps do not. An `error` frame, such as for a run that the server forgot, is `UpstreamError`.
-    The server may skip numbers, so a hole cannot be proven.
+    The run's own `…Completed`, `…Error` (`FAILED`), `…Cancelled` and `…Paused` (`INCOMPLETE`) end the stream; those of a team's
+    members and of a workflow's steps do not. An `error` frame, for example for a run the server forgot, is `UpstreamError`.
+    The server may skip numbers, so a gap cannot be proven.
 
     >>> Agno()
     <Agno: resumable, has_end>
@@ -59,9 +59,9 @@ class Agno(ResumeProtocol):
     json_names = frozenset(f"{team}{kind}" for team in ("", "Team") for kind in _CONTENT)
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        # The route takes a form: a JSON body is somebody else's.
+        # The route takes a form, so a JSON body belongs to another API.
         route = _ROUTE.fullmatch(urlsplit(request.url).path)
-        # One that names a place to go on from speaks another protocol.
+        # A response with a `Location` to continue from belongs to another protocol.
         ours = request.method == "POST" and request.json is None and bool(route) and "location" not in head.headers
         return ours and head.content_type == "text/event-stream"
 
@@ -79,16 +79,16 @@ class Agno(ResumeProtocol):
         return Position(str(number), number) if type(number) is int else Position(None)
 
     def unpack(self, event: Any) -> Sequence[Any]:
-        # Such frames come anew with each connection.
+        # These frames are sent anew on each connection.
         return (event,) if event.event not in _FRAMES or self.error(event) is not None else ()
 
     def fingerprint(self, event: Any) -> str:
-        # The database writes an event in another order than the wire did.
+        # The database writes an event's keys in another order than the wire did.
         body = payload_of(event)
         try:
             said = json.dumps([body.get("run_id"), body.get("content")], sort_keys=True)
         except RecursionError:
-            # It can be read, but a little deeper it cannot be written.
+            # JSON nested this deeply can be parsed but not serialized.
             said = event.data
         return fingerprint(event.event, said)
 
@@ -101,8 +101,8 @@ class Agno(ResumeProtocol):
             return None
         body = payload_of(event)
         if event.event == "replay":
-            # The run is over and the server has no events of it: its result is to be had from the run's own route.
-            # Where it has buffered some, there are merely none behind ours.
+            # The run is over and the server has no events of it; its result is available at the run's own route.
+            # If some are buffered, there are merely none after ours.
             none = body.get("total_events") == 0 and not body.get("total_buffered")
             return upstream_error({"type": "no stored events", **body}, body) if none else None
         return upstream_error({"message": body.get("error") or event.data}, body or event.data)
@@ -129,7 +129,7 @@ class Agno(ResumeProtocol):
             return None
         cursor = state.cursor or ""
         held = {"last_event_index": cursor} if re.fullmatch(r"[0-9]{1,15}", cursor) else {}
-        # The rest of the form goes along: with its `session_id` the server finds a run that has left its memory.
+        # The rest of the form is repeated: its `session_id` lets the server find a run that is no longer in memory.
         return Request(method="POST", url=route, form=held, repeat="body")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
@@ -154,6 +154,6 @@ class Agno(ResumeProtocol):
 
 
 def _nested(event: Any, body: dict[str, Any]) -> bool:
-    """Is it of a team's member, of a workflow's step, or of a workflow within one?"""
+    """Whether the event belongs to a team's member, a workflow's step or a nested workflow."""
     step = bool(body.get("workflow_id")) and not event.event.startswith("Workflow")
     return bool(body.get("parent_run_id") or body.get("nested_depth")) or step

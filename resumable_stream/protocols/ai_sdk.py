@@ -1,5 +1,5 @@
 """
-Vercel AI SDK, UI message stream: no cursor, the resume endpoint replays the whole answer from its start.
+Vercel AI SDK, UI message stream: it has no cursor; the resume endpoint replays the whole answer from its start.
 
 Source: ai-sdk.dev, "Stream protocols" (UI message stream) and "Chatbot resume streams"; npm `ai`, `DefaultChatTransport`.
 """
@@ -24,7 +24,7 @@ _TEXTS: Final = {
     "reasoning-delta": Text("reasoning", "delta"),
     "tool-input-delta": Text("tool", "inputTextDelta"),
 }
-# Parts that end a message; the text of a delta escapes its quotes, so hardly any other part is parsed for this.
+# Parts that end a message. Text in a delta has its quotes escaped, so hardly any other part matches and is parsed.
 _ENDS: Final = ('"start"', '"finish"', '"abort"', '"error"')
 _EARLY: Final = {
     "length": Outcome.INCOMPLETE,
@@ -39,21 +39,21 @@ class AISDKStream(ResumeProtocol):
     """
     A chat route of the Vercel AI SDK that answers with a UI message stream.
 
-    A POST resumes by `GET {url}/{chat id}/stream`, a GET by itself. Either replays the answer from its beginning: what was
-    delivered is counted and compared, then dropped. An answer that begins elsewhere is `ReplayDiverged`, never a silent hole.
-    204 to a resume means that no answer is being made any more: what came meanwhile is in the message store of the
-    application, and here it is `CursorExpired`.
+    A POST resumes by `GET {url}/{chat id}/stream`, a GET by repeating itself. Either replays the answer from its beginning: what
+    was delivered is counted, compared and dropped. An answer that begins elsewhere is `ReplayDiverged`, never a silent gap.
+    204 to a resume means that the answer is no longer being generated. What came in the meantime is in the application's
+    message store, and the stream raises `CursorExpired`.
 
     A `finish` part ends the stream, `abort` gives `CANCELLED`, `error` gives `FAILED`. `[DONE]` alone proves nothing:
     it is written after failures too.
 
-    A `reset-step` part takes back the parts of its step, which is tried again: `iter_text()` raises `StreamReset` where it has
-    told some of them, `iter_text(resets=True)` tells of it, and `read_text()` leaves them out.
+    A `reset-step` part takes back the parts of its step, which is tried again. If some of them were already yielded,
+    `iter_text()` raises `StreamReset` and `iter_text(resets=True)` reports the reset; `read_text()` leaves them out.
 
     Args:
         chat_id: Id of the chat in the resume URL. `None`: `id` of the JSON body, where the SDK's own client puts it.
         resume: Where to GET the answer instead: a URL, absolute or relative to the first one, or a callable of the
-            `StreamState`. For routes that are not laid out as the SDK's default.
+            `StreamState`. For routes that do not follow the SDK's default layout.
 
     >>> AISDKStream()
     <AISDKStream: resumable, has_end>
@@ -74,7 +74,7 @@ class AISDKStream(ResumeProtocol):
         self._resume = resume
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        # The header says what it is; the content type must not say otherwise.
+        # The header identifies the stream; the content type must not contradict it.
         return _HEADER in head.headers and head.content_type in ("text/event-stream", "")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
@@ -93,14 +93,14 @@ class AISDKStream(ResumeProtocol):
         part = payload_of(event)
         match part.get("type"):
             case "finish":
-                # More may follow where an application merges streams, so read on.
+                # More may follow if the application merges streams, so read on.
                 return Settled(_EARLY.get(str(part.get("finishReason")), Outcome.COMPLETED))
             case "start":
                 return Settled(None)
             case "abort":
                 return Settled(Outcome.CANCELLED)
             case "error":
-                # At once: a `finish` behind it must not make it good. The SDK's own client stops here too.
+                # End at once: a later `finish` must not turn it into a success. The SDK's own client stops here too.
                 return Outcome.FAILED
         return None
 
@@ -117,7 +117,7 @@ class AISDKStream(ResumeProtocol):
             case "start-step":
                 return "begin"
             case "reset-step":
-                # The SDK's agents write one before each attempt at a step, the first one too.
+                # The SDK's agents write one before each attempt at a step, including the first.
                 return "void"
         return None
 
@@ -135,7 +135,7 @@ class AISDKStream(ResumeProtocol):
         return None if url is None else Request(method="GET", url=url)
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        # 204: the SDK's guide; 422: the readme of npm `resumable-stream`, which most routes are made of.
+        # 204: the SDK's guide; 422: the readme of npm `resumable-stream`, which most routes are built on.
         if state.resuming and status in (204, 422):
             return Lost(f"the server answered {status}: the answer is no longer being made, load it from the message store")
         return None
@@ -145,8 +145,8 @@ class AISDKStream(ResumeProtocol):
 
 
 def stream_url(state: StreamState) -> str | None:
-    """Where the routes of the SDK and of its workflows give a stream again: below their own path, with their query."""
-    # Dots would name the route itself, or the one above it, however they are quoted. The SDK's own client refuses them too.
+    """The URL at which routes of the SDK and of its workflows replay a stream: below their own path, with their query."""
+    # Dots would name the route itself or its parent, even when quoted. The SDK's own client refuses them too.
     if state.stream_id in (None, ".", ".."):
         return None
     parts = urlsplit(state.url)

@@ -4,7 +4,7 @@ Anthropic's Messages API: one answer, bound to its connection.
     message_start → (content_block_start → content_block_delta… → content_block_stop)… → message_delta → message_stop
                                             ping anywhere, error instead of the rest
 
-No event has an id and no call returns the rest of an answer, so a cut is a cut. What can be promised is an honest end.
+No event has an id and no call returns the rest of an answer, so a cut cannot be resumed. What can be promised is an honest end.
 
 Source: the PyPI package anthropic 2.10.0 (`_streaming.py`, `types/raw_message_stream_event.py`, `types/stop_reason.py`,
 `types/beta/beta_stop_reason.py`) and its API reference, "Streaming Messages".
@@ -27,16 +27,16 @@ __all__ = ["AnthropicMessages"]
 
 # The SDK raises on `event: error`; gateways in front of it also send a bare `{"error": …}`.
 _ERRORS: Final = EndRule("close")
-# Signatures, citations and compactions are no content that a person reads.
+# Signatures, citations and compactions are not content that a person reads.
 _DELTAS: Final = {
     "text_delta": Text("text", "text"),
     "thinking_delta": Text("reasoning", "thinking"),
     "input_json_delta": Text("tool", "partial_json"),
 }
-# Empty as a rule; what stands here is the beginning of the block all the same.
+# Usually empty; any text here is the beginning of the block.
 _BLOCKS: Final = {"text": Text("text", "text"), "thinking": Text("reasoning", "thinking")}
 _HOLDERS: Final = {"content_block_delta": ("delta", _DELTAS), "content_block_start": ("content_block", _BLOCKS)}
-# Stop reasons by which the answer is not whole; `pause_turn` and `compaction` ask for another request that goes on.
+# Stop reasons and their outcomes. `pause_turn` and `compaction` expect another request that continues the answer.
 _REASONS: Final = {
     **dict.fromkeys(("end_turn", "stop_sequence", "tool_use"), Outcome.COMPLETED),
     **dict.fromkeys(("max_tokens", "model_context_window_exceeded", "pause_turn", "compaction", "refusal"), Outcome.INCOMPLETE),
@@ -47,16 +47,16 @@ class AnthropicMessages(ResumeProtocol):
     """
     `POST /v1/messages` with `"stream": true`.
 
-    It cannot be resumed: a cut before `message_stop` raises `StreamInterrupted`, also when the body closed cleanly,
-    which most clients take for the end. The request is never repeated once it may have been accepted, since that would be
-    another, paid answer; ask for that with `on_lost="restart"`.
+    It cannot be resumed: a cut before `message_stop` raises `StreamInterrupted`, even if the body closed cleanly,
+    which most clients take for the end. Once the request may have been accepted it is never repeated, since that would bill
+    another answer; request that with `on_lost="restart"`.
 
     The outcome is known with the stop reason, one event before `message_stop`, so a cut in between changes nothing. It is
-    `INCOMPLETE` when the reason says that the answer is not whole (`max_tokens`, `model_context_window_exceeded`, `pause_turn`,
-    `compaction`, `refusal`), and `COMPLETED` for `end_turn`, `stop_sequence` and `tool_use`; a reason that is not known leaves
-    it to `message_stop`. An `error` event raises `UpstreamError`.
+    `INCOMPLETE` if the reason says that the answer is not whole (`max_tokens`, `model_context_window_exceeded`, `pause_turn`,
+    `compaction`, `refusal`), and `COMPLETED` for `end_turn`, `stop_sequence` and `tool_use`. After an unknown reason,
+    `message_stop` decides. An `error` event raises `UpstreamError`.
 
-    Events whose `event:` line a proxy dropped are read by the `type` in their JSON.
+    If a proxy dropped an event's `event:` line, the `type` in its JSON is used.
 
     `stream_id` is the id of the message.
 
@@ -65,14 +65,14 @@ class AnthropicMessages(ResumeProtocol):
     """
 
     promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
-    # "message": a proxy dropped the name.
+    # "message": an event whose name a proxy dropped.
     alarm = Alarm(frozenset({"message_delta", "message_stop", "error", "message"}), ERROR_HEADS)
     json_names = frozenset({"content_block_delta", "content_block_start", "message_delta", "message"})
 
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":
             return False
-        # The path alone is too plain a name; a body that was not given as JSON is vouched for by the server's own headers.
+        # The path alone is too generic. If the body was not given as JSON, the server's own headers must confirm it.
         vouched = any(name.startswith("anthropic-") for name in head.headers)
         return (_is_ours(request) and vouched) or self.claims(request, head)
 
@@ -113,7 +113,7 @@ class AnthropicMessages(ResumeProtocol):
         part = object_of(payload.get(holder))
         return deltas_of(texts, part.get("type"), part, payload.get("index"))
 
-    # -- going on: there is no way
+    # -- continuing: not possible
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")

@@ -4,9 +4,9 @@ Anthropic's Managed Agents: the events of a session, which outlives every connec
     GET /v1/sessions/{id}/events/stream                          what happens from now on
     GET /v1/sessions/{id}/events?order=asc&created_at[gte]=T     what has happened; pages by `next_page`
 
-The stream has no cursor and no replay. So it is opened first and the history read then, from the time of the last event
-held; what stands in both is dropped by its id. An event that is queued and processed later comes twice, without a time
-and with one: these are two events. Previews (`event_start`, `event_delta`) are never replayed; the final event holds all of it.
+The stream has no cursor and no replay. So it is opened first, and then the history is read from the time of the last event
+we have; events in both are dropped by their id. An event that is queued and processed later comes twice, without a time
+and with one: these are two events. Previews (`event_start`, `event_delta`) are never replayed; the final event is complete.
 
 Source: the PyPI package anthropic 2.10.0 (`resources/beta/sessions/events.py`, `types/beta/sessions/*`,
 `lib/tools/_beta_session_runner.py`), beta `managed-agents-2026-04-01`. Older pages of the API name `/v1/sessions/{id}/stream`.
@@ -31,7 +31,7 @@ from ._json import payload_of
 __all__ = ["AnthropicSession"]
 
 _STREAM: Final = re.compile(r"(.*/v1/sessions/([^/]+)(?:/threads/[^/]+)?)(?:/events)?/stream")
-# 60 s: history is ordered by the time an event was processed, the stream by when it was sent. What comes twice is dropped.
+# 60 s: history is ordered by the time an event was processed, the stream by the time it was sent. Repeats are dropped.
 _OVERLAP: Final = timedelta(seconds=60)
 _EVER: Final = datetime(1970, 1, 2, tzinfo=UTC)
 _TURN: Final[Mapping[str, Outcome]] = {
@@ -46,15 +46,15 @@ class AnthropicSession(ResumeProtocol):
     """
     `GET /v1/sessions/{id}/events/stream`, or that of one of its threads.
 
-    Every persisted event arrives once; after a cut, what was missed comes from the history, in front of what is live.
-    Events of the history are named `message`, and their JSON is that of the list. Previews that a cut swallowed are gone,
-    and so is an event that was still queued (it comes when it is processed).
+    Every persisted event arrives once. After a cut, missed events come from the history, before the live ones.
+    Events from the history are named `message`, and their JSON is that of the list. Previews lost to a cut are gone,
+    and so is an event that was still queued (it comes again when it is processed).
 
-    `iter_text()` yields the text of `agent.message` events, not of their previews, which would say it twice.
+    `iter_text()` yields the text of `agent.message` events, not of their previews, which would repeat it.
 
     Args:
-        until: `"session"`: a feed, which ends when the session is terminated or deleted. `"turn"`: it ends as well when the agent
-            goes idle for another reason than that it waits for an action of yours.
+        until: `"session"`: a feed, which ends when the session is terminated or deleted. `"turn"`: it also ends when the agent
+            goes idle, unless it waits for an action of yours.
 
     >>> AnthropicSession(until="turn")
     <AnthropicSession: resumable, has_end>
@@ -88,7 +88,7 @@ class AnthropicSession(ResumeProtocol):
             return
         if (found := _STREAM.fullmatch(urlsplit(state.url).path)) is not None:
             state.stream_id = found[2]
-        # From here on everything is ours, also if the connection is lost before the first event.
+        # From this time on everything belongs to the stream, even if the connection is lost before the first event.
         if "opened" not in state.extra and (opened := _date(source.headers.get("date", ""))) is not None:
             state.extra["opened"] = opened.isoformat()
 
@@ -102,7 +102,7 @@ class AnthropicSession(ResumeProtocol):
         return Position(time, None, own_id) if isinstance(time, str) else Position(None, None, f"{own_id} queued")
 
     def fingerprint(self, event: Any) -> str:
-        # The stream and the list may write one event in two ways; what it is called does not change.
+        # The stream and the list may write the same event differently; its type and id do not change.
         payload = payload_of(event)
         kind = str(payload.get("type"))
         own_id = self.position(event).own_id
@@ -137,16 +137,16 @@ class AnthropicSession(ResumeProtocol):
         return Request(method="GET", url=state.url, repeat="all")
 
     def reaches_back(self, state: StreamState) -> bool:
-        # The history is read from a minute before the place.
+        # The history is read from a minute before the cursor.
         return True
 
     def backfill_request(self, state: StreamState) -> Request | None:
         since = _time(state.cursor)
         opened = _time(state.extra.get("opened"))
-        # What was over before the stream was opened is none of ours: the idle event of the turn before would end this one.
+        # Events from before the stream was opened are not part of it: the idle event of the previous turn would end this one.
         state.extra["floor"] = (opened or since or _EVER).isoformat()
         since = opened if since is None else max(since, _EVER) - _OVERLAP
-        # Its pages belong to one list: its start stays, while the cursor moves with the events of the first ones.
+        # All pages belong to one list, so its start must stay fixed while the cursor moves with the events of the first pages.
         state.extra["since"] = "" if since is None else since.isoformat().replace("+00:00", "Z")
         return _history(state, None)
 

@@ -1,7 +1,7 @@
 """
-Any body of bytes: the count of bytes goes back as `Range`.
+Any body of bytes: the number of bytes received is sent back as `Range`.
 
-Offsets refer to the encoded representation, so identity encoding is asked for, and a coded answer cannot be resumed.
+Offsets refer to the encoded representation, so identity encoding is requested, and an encoded answer cannot be resumed.
 Only a strong validator proves that two answers are pieces of one document (RFC 9110 section 13.1.5);
 without one a 206 is believed and a 200 is not.
 
@@ -26,7 +26,7 @@ _FOREIGN: Final = ("text/html", "application/xhtml+xml", "application/json", "ap
 
 class ByteRange(ResumeProtocol):
     """
-    A download, a log, a batch result: bytes by `GET`. Yields `Chunk`.
+    A download, a log or a batch result: bytes by `GET`. Yields `Chunk`.
 
     >>> ByteRange()
     <ByteRange: resumable, numbered, has_end>
@@ -40,7 +40,7 @@ class ByteRange(ResumeProtocol):
     identifies_by_event = False
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        # A page or a document is an answer of another kind: better said than streamed.
+        # A page or a JSON document is better reported as the wrong kind of response than streamed.
         return head.status != 204 and head.content_type not in _FOREIGN
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
@@ -51,7 +51,7 @@ class ByteRange(ResumeProtocol):
             extra["coded"] = "1"
             return
         if not state.offset:
-            # Of the answer that brings the first byte; one that was cut before it proves nothing.
+            # Taken from the answer that brings the first byte; one that was cut before it proves nothing.
             for name in ("etag", "modified", "length"):
                 extra.pop(name, None)
             if etag := headers.get("etag", ""):
@@ -65,7 +65,7 @@ class ByteRange(ResumeProtocol):
             extra["length"] = str(total)
 
     def deltas(self, event: Any) -> Any:
-        # Text of bytes needs the bytes before them; `iter_text()` decodes the run of chunks.
+        # Decoding a chunk needs the bytes before it; `iter_text()` decodes across chunks.
         return ()
 
     def resume_request(self, state: StreamState) -> Request | None:
@@ -79,7 +79,7 @@ class ByteRange(ResumeProtocol):
         return Request(method="GET", url=state.url, headers=headers, repeat="all")
 
     def first_request(self, state: StreamState) -> Request:
-        # The caller's Accept-Encoding would make offsets refer to something that we never see.
+        # With the caller's Accept-Encoding, offsets would refer to encoded bytes that we never see.
         return Request(method=state.method, url=state.url, headers={"Accept-Encoding": "identity"}, repeat="all")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
@@ -121,12 +121,12 @@ class ByteRange(ResumeProtocol):
             return Finished(Outcome.COMPLETED) if int(length) <= int(state.cursor or 0) else Resume()
         if "coded" in state.extra or state.head is None or state.head.headers.get("accept-ranges", "").lower() != "bytes":
             return Finished(Outcome.ENDED)
-        # Unknown length: a 416 with our count proves that it was all.
+        # The length is unknown: a 416 with our count proves that the body was complete.
         return Ask()
 
 
 def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """First byte and total of a `Content-Range`; `None` for what is absent, `*` or malformed."""
+    """First byte and total of a `Content-Range`; each is `None` if absent, `*` or malformed."""
     found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if found is None:
         return None, None
