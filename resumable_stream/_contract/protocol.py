@@ -284,7 +284,7 @@ class ResumeProtocol:
             return None
         return Document([StreamEvent("message", text)] if text.strip() else [])
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         """Build the request for what follows the cursor, or return `None` if this stream cannot be resumed."""

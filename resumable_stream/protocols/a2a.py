@@ -162,7 +162,7 @@ class A2A(ResumeProtocol):
     def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
         return self.deltas(event) if _is_of(state, event) else ()
 
-    # -- going on
+    # -- resuming
 
     def _request(self, verb: Verb, state: StreamState) -> Request | None:
         if state.stream_id is None:

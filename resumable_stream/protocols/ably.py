@@ -101,7 +101,7 @@ class AblySSE(ResumeProtocol):
             text = None
         return (Delta("text", text),) if isinstance(text, str) and text else ()
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         # Ably ignores `rewind` when it resumes.

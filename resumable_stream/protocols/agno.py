@@ -121,7 +121,7 @@ class Agno(ResumeProtocol):
         text = body.get("content") if kind == "RunContent" else None
         return (*said("reasoning", body.get("reasoning_content")), *said("text", text))
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         route = self._route(state, "resume")

@@ -121,7 +121,7 @@ class AISDKStream(ResumeProtocol):
                 return "void"
         return None
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._resume(state) if callable(self._resume) else self._resume

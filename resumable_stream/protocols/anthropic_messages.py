@@ -113,7 +113,7 @@ class AnthropicMessages(ResumeProtocol):
         part = object_of(payload.get(holder))
         return deltas_of(texts, part.get("type"), part, payload.get("index"))
 
-    # -- continuing: not possible
+    # -- resuming: not possible
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")

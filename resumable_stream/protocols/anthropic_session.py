@@ -131,7 +131,7 @@ class AnthropicSession(ResumeProtocol):
                 )
         return ()
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         return Request(method="GET", url=state.url, repeat="all")

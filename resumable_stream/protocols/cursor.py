@@ -1,5 +1,5 @@
 """
-A resume protocol as a handful of facts: where the cursor stands in an event, and where it goes in the next request.
+A resume protocol described by a few facts: where to find the cursor in an event, and where to put it in the next request.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ __all__ = ["CursorProtocol"]
 
 class CursorProtocol(_EndedProtocol):
     """
-    An endpoint whose events carry a cursor that the next request names.
+    An endpoint whose events carry a cursor that the next request sends back.
 
     Args:
-        read: Where the cursor stands: `"id"` (the SSE id), a dotted path into the JSON of `data`, or a callable of the event
-            (→ text, integer or `None`). An integer is the event's sequence number too.
-        send: Where it goes: `"header:NAME"`, `"query:NAME"` or `"body:NAME"` (a key of the JSON body).
-        inclusive: The server sends the event that the cursor names once more; it is dropped.
-            An integer cursor is then sent plus one instead, as the name of the next event.
+        read: Where to find the cursor: `"id"` (the SSE id), a dotted path into the JSON of `data`, or a callable of the event
+            (→ text, integer or `None`). An integer is also the event's sequence number.
+        send: Where to put it: `"header:NAME"`, `"query:NAME"` or `"body:NAME"` (a key of the JSON body).
+        inclusive: The server repeats the event that the cursor names, and the repeat is dropped.
+            An integer cursor is sent plus one instead, which names the next event.
         end: What ends the stream, as for `LastEventID`.
-        url: Where to ask for the rest, with `{stream_id}` filled in, or a callable of the `StreamState`. `None`: the
-            first URL; after a POST, what its answer names as `Location` or `Content-Location`.
-        method: Of that request. A POST is sent with the first body: say so only if that does not start another generation.
-        stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`.
+        url: Where to request the rest, with `{stream_id}` filled in, or a callable of the `StreamState`. `None`: the
+            first URL; after a POST, the `Location` or `Content-Location` of its answer.
+        method: Method of that request. A POST repeats the first body, so use it only if that does not start another generation.
+        stream_id: Where to find the stream's id: a dotted path into the first events, or `"header:NAME"`.
         sequence: `"contiguous"`: integers that grow by one, a jump is a gap; `"increasing"`: they grow; `None`: opaque.
-        first_sequence: The first event's number, where it is promised.
-        text: Where the visible text of an event stands: a dotted path, or a callable of the event (→ text or `None`);
+        first_sequence: The first event's number, if it is promised.
+        text: Where to find an event's visible text: a dotted path, or a callable of the event (→ text or `None`);
             `None`: all of `data`.
         framing: `"sse"` or `"ndjson"`.
-        name: What checkpoints call it; give each of your protocols its own.
+        name: The protocol's name in checkpoints; give each of your protocols its own.
 
     >>> CursorProtocol(read="seq", send="query:after", end="[DONE]", sequence="contiguous", name="Acme")
     <Acme: resumable, numbered, has_end>
@@ -80,7 +80,7 @@ class CursorProtocol(_EndedProtocol):
         self.identifies_by_event = self._id_path is not None
         self.sequence = sequence
         self.first_sequence = first_sequence
-        self.framing = framing  # type: ignore[misc]  # a fact of the class elsewhere, an option here
+        self.framing = framing  # type: ignore[misc]  # a class attribute elsewhere, an option here
         if framing == "ndjson":
             self.accept = "application/x-ndjson"  # type: ignore[misc]
             self.content_types = ()  # type: ignore[misc]
@@ -111,7 +111,7 @@ class CursorProtocol(_EndedProtocol):
         return Position(cursor, value if isinstance(value, int) else self._number(cursor), cursor)
 
     def place(self, events: Sequence[Any]) -> None:
-        # As `position()`, with as few stores as can be: a promised number is identity and cursor too.
+        # The same as `position()`, with as few writes as possible: a promised number is also the identity and the cursor.
         path, promised = self._path, self.sequence is not None
         if promised and path is not None and len(events) == 1:
             event = events[0]
@@ -143,7 +143,7 @@ class CursorProtocol(_EndedProtocol):
         return self._path.learned.get(name) if self._path is not None else None
 
     def _number(self, cursor: str) -> int | None:
-        # Decimal text counts as a number only where numbers are promised.
+        # Decimal text counts as a number only if numbers are promised.
         return int(cursor) if self.sequence and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else None
 
     def why_not(self, state: StreamState) -> str:
@@ -186,6 +186,6 @@ def _own_id(event: Any) -> str | None:
 
 
 def _plain(cursor: str, state: StreamState) -> str | int:
-    """A number goes into a JSON body as a number."""
+    """A numeric cursor is put into a JSON body as a number."""
     counts = state.sequence is not None and cursor.isascii() and cursor.isdecimal() and len(cursor) < 20
     return int(cursor) if counts else cursor

@@ -1,8 +1,8 @@
 """
 Durable Streams in its three modes: catch-up, long-poll and server-sent events.
 
-A place is an offset of the server's: the one to read *next*. Over SSE a `control` event names it, behind the data it stands for;
-the answers of the other two are documents, and their heads name it.
+A cursor is one of the server's offsets: the one to read *next*. Over SSE a `control` event names it, after the data it covers;
+in the other two modes the answers are documents, and their headers name it.
 
 Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10 (draft).
 """
@@ -30,9 +30,9 @@ Live = Literal["sse", "long-poll"]
 _MODES: Final = ("sse", "long-poll", None)
 _NEXT: Final = "stream-next-offset"
 _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
-# Characters of the hint for caches; the protocol's own is a number of some eight digits.
+# Maximum length of the cache hint; the protocol's own is a number of about eight digits.
 _COLLAPSE: Final = 1024
-# Messages of one answer or batch. Each is an event of some 500 bytes, however short, so these are 50 MB.
+# Maximum messages per answer or batch. Each event takes about 500 bytes, however short, so this is 50 MB.
 _MESSAGES: Final = 100_000
 
 
@@ -40,19 +40,20 @@ class DurableStreams(ResumeProtocol):
     """
     A stream of the Durable Streams protocol, from `offset=-1` unless the URL names another.
 
-    The URL's `live` says how it is read; `live=` does where the URL names none:
+    The URL's `live` parameter chooses the mode; without it, the option `live=` does:
 
-    - `sse`: all there is, then live, over server-sent events.
-    - `long-poll`: the same, answer by answer; each request waits until there is something.
-    - without: catch-up. Answer by answer to the tail (`Stream-Up-To-Date`), and no further.
+    - `sse`: everything stored, then live events, over server-sent events.
+    - `long-poll`: the same, one answer at a time; each request waits until there is something to send.
+    - without: catch-up. One answer at a time to the tail (`Stream-Up-To-Date`), and no further.
 
-    A stream of JSON yields one event named `message` for each message, one of text or bytes an event named `data` for each piece;
-    bytes are base64. Over SSE `control` events are delivered too.
+    A JSON stream yields one event named `message` per message. A stream of text or bytes yields one event named `data` per
+    piece, with bytes as base64. Over SSE, `control` events are delivered too.
 
-    *The place.* Over SSE it moves at `control` events, otherwise behind each answer, which is delivered whole or not at all.
-    What was delivered since is sent again after a cut, is compared and dropped; messages may come again in other batches.
-    Over SSE, `control` events within what comes again, or text in other pieces, are `ReplayDiverged`, never a doubled piece.
-    A character that lies in two answers is delivered with the second: until then the cursor carries the bytes of the first.
+    *The cursor.* Over SSE it moves at `control` events, otherwise after each answer, which is delivered whole or not at all.
+    Events delivered since are sent again after a cut, compared and dropped; messages may come again in other batches.
+    Over SSE, if `control` events appear among the repeated events, or text is split differently, the stream raises
+    `ReplayDiverged` and never delivers a piece twice.
+    A character split over two answers is delivered with the second; until then the cursor carries the bytes of the first.
 
     *The end.* `Stream-Closed` (`streamClosed`) is `COMPLETED`, unless `Stream-Outcome` (`streamOutcome`), which the server of
     this package sends, says otherwise. A catch-up read that reaches the tail of an open stream is
@@ -60,26 +61,26 @@ class DurableStreams(ResumeProtocol):
     each minute, a poll that found nothing.
 
     Args:
-        json: Over SSE, the stream's content type is JSON. `False`: text, or bytes as base64, as the server sends them.
-            The heads of the other modes tell.
-        live: `"sse"`, `"long-poll"` or `None` (catch-up), where the URL does not say.
+        json: Over SSE, whether the stream's content type is JSON. `False`: text, or bytes as base64, as the server sends them.
+            In the other modes the response headers say so.
+        live: `"sse"`, `"long-poll"` or `None` (catch-up), if the URL does not say.
 
     >>> DurableStreams()
     <DurableStreams: resumable, has_end>
 
     Raises:
-        ValueError: There is no such mode.
+        ValueError: `live` is not one of these modes.
 
     Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10 (draft).
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
-    # Documents are of the stream's own type.
+    # Documents have the stream's own content type.
     accept = "text/event-stream, */*;q=0.5"
     json_names = frozenset({"message"})
-    # What follows the place is expected again, in order, and must be the same.
+    # After a resume, events after the cursor are expected again, in order and unchanged.
     replays = True
-    # A control event that names the place where we are says nothing new.
+    # A control event that names our current offset is a duplicate.
     unique_ids = True
     endless = True
     keeps = frozenset({"collapse"})
@@ -122,7 +123,7 @@ class DurableStreams(ResumeProtocol):
         return Request(method=state.method, url=state.url, params=self._start(state), repeat="all")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        # The server's hint for caches, to be echoed; it has nothing to do with the place.
+        # The server's hint for caches, to be echoed; it is unrelated to the offset.
         if isinstance(source, StreamEvent):
             if source.event == "control":
                 _remember(state, payload_of(source).get("streamCursor"))
@@ -132,7 +133,7 @@ class DurableStreams(ResumeProtocol):
     # -- reading
 
     def unpack(self, event: Any) -> Iterable[Any]:
-        # A batch may have other messages in it when it comes again: take it apart.
+        # A repeated batch may contain other messages, so it is split.
         if not self._json or event.event != "data":
             return (event,)
         try:
@@ -154,7 +155,7 @@ class DurableStreams(ResumeProtocol):
             and state.head is not None
             and state.head.headers.get(_NEXT) == asked
         ):
-            # What was asked for again would be the same: a cache that leaves the query out, or a server that ignores it.
+            # The next request would be the same: a cache that leaves out the query, or a server that ignores it.
             return Retry("the answer brings data, and its Stream-Next-Offset is the offset that was asked for")
         return document
 
@@ -170,14 +171,14 @@ class DurableStreams(ResumeProtocol):
             return Document([StreamEvent("data", base64.b64encode(body).decode())], there)
         if body:
             return _document_of_text(held + body, there, final=closed)
-        # Without data the place stays, and nothing can be lost by it. Only `now` is another place each time it is asked for.
+        # Without data the cursor stays, so nothing is lost. Only `now` means another offset with each request.
         if place is None:
             if json_type and head.status == 200:
-                # Not even an empty array: a body that was cut in front of its first byte.
+                # Not even an empty array: the body was cut before its first byte.
                 return None
             return Document([], there if _query(state.url).get("offset") == "now" else None)
         if there not in (None, place):
-            # Something stands in front of that offset and was not sent: the body was cut, or its head is newer.
+            # There is data before that offset that was not sent: the body was cut, or its head is newer.
             return None
         return _document_of_text(held, there, final=True) if closed else Document([])
 
@@ -208,7 +209,7 @@ class DurableStreams(ResumeProtocol):
                 text = None
         return (Delta("text", text),) if isinstance(text, str) and text else ()
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         params, mode = self._start(state), self._mode(state)
@@ -235,8 +236,8 @@ class DurableStreams(ResumeProtocol):
         if _says(head, "stream-closed"):
             return Finished(_outcome(head.headers.get("stream-outcome")))
         if mode is None and _says(head, "stream-up-to-date"):
-            # A cache may hold the last piece from before the stream was closed, or went on (RFC 9111: it adds an Age). Ask at the
-            # tail that it names, unless this was the answer from there.
+            # A cached last piece may predate the close of the stream, or newer data (RFC 9111: a cache adds an Age). Ask again at
+            # the tail that it names, unless this was the answer from there.
             stale = "age" in head.headers and _query(head.url).get("offset") != head.headers.get(_NEXT)
             return Resume(routine=True) if stale else Finished(Outcome.ENDED, more=True, verified=True)
         return Resume(routine=True, waits=mode == "long-poll")
@@ -251,13 +252,13 @@ def _says(head: Head, name: str) -> bool:
 
 
 def _outcome(told: Any) -> Outcome:
-    """How a closed stream ended. The protocol does not say; our server does, `failed; reason=producer_lost` for one."""
+    """How a closed stream ended. The protocol does not say; our server does, for example `failed; reason=producer_lost`."""
     word = told.partition(";")[0].strip().lower() if isinstance(told, str) else ""
     return Outcome(word) if word in _OUTCOMES else Outcome.COMPLETED
 
 
 def _remember(state: StreamState, collapse: Any) -> None:
-    # A hint only, and a checkpoint has 8 KiB.
+    # It is only a hint, and a checkpoint has a limit of 8 KiB.
     if isinstance(collapse, str) and 0 < len(collapse) <= _COLLAPSE and encodable(collapse):
         state.extra["collapse"] = collapse
     else:
@@ -266,9 +267,9 @@ def _remember(state: StreamState, collapse: Any) -> None:
 
 def _parts(cursor: str | None) -> tuple[str | None, bytes]:
     """
-    The offset in a cursor, and the bytes of a character that began in front of it.
+    The offset in a cursor, and the bytes of a character that began before it.
 
-    An offset has no comma (section 6), so one may stand behind it.
+    An offset contains no comma (section 6), so a comma separates the two.
     """
     offset, _, held = (cursor or "").partition(",")
     try:
@@ -289,12 +290,12 @@ def _document_of_json(body: bytes, there: str | None) -> Document | None:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        # HTTP closed it as it should, and it is half of an array all the same.
+        # HTTP closed cleanly, but the array is incomplete.
         return None
     try:
         events = _messages(value if isinstance(value, list) else [value])
     except RecursionError:
-        # It can be read, but a little deeper it cannot be written.
+        # JSON nested this deeply can be parsed but not serialized.
         events = [StreamEvent("message", body.decode("utf-8", "replace"))]
     return Document(events, there)
 

@@ -4,8 +4,8 @@ Gemini's `streamGenerateContent`: one answer, bound to its connection.
     data: {"candidates": [{"content": {"parts": [{"text": "Hel"}]}, "index": 0}], "responseId": "r"}
     data: {"candidates": [{"content": …, "finishReason": "STOP", "index": 0}], "usageMetadata": …, "responseId": "r"}
 
-Events without name and id, and no call that returns the rest, so a cut is a cut. The finish reason settles how the answer ended;
-then the body closes, without a marker.
+Events have no name and no id, and no call returns the rest, so a cut cannot be resumed. The finish reason settles how the answer
+ended; then the body closes, without a marker.
 
 Source: the PyPI package google-genai 3.3.0 (`types.py`: `GenerateContentResponse`, `FinishReason`, `BlockedReason`) and the
 API reference of ai.google.dev, "models.streamGenerateContent".
@@ -35,16 +35,16 @@ class GeminiGenerate(ResumeProtocol):
     """
     `POST …/models/{model}:streamGenerateContent?alt=sse`, of the Gemini API and of Vertex AI.
 
-    It cannot be resumed: a cut before the finish reason raises `StreamInterrupted`, also when the body closed cleanly, which
-    most clients take for the end. The request is never repeated once it may have been accepted, since that would be another,
-    paid answer; ask for that with `on_lost="restart"`.
+    It cannot be resumed: a cut before the finish reason raises `StreamInterrupted`, even if the body closed cleanly, which
+    most clients take for the end. Once the request may have been accepted it is never repeated, since that would bill another
+    answer; request that with `on_lost="restart"`.
 
     The outcome is `COMPLETED` for the finish reason `STOP` and `INCOMPLETE` for any other (a token limit, a filter, a malformed
-    function call). It is `FAILED` when the prompt was blocked, for then there is no answer. An event with an `error` raises
-    `UpstreamError`; one that the API writes as bare lines of JSON, as its SDK knows to expect, is no event by the standard, and
-    the close behind it raises `StreamInterrupted`.
+    function call). It is `FAILED` if the prompt was blocked, since there is no answer then. An event with an `error` raises
+    `UpstreamError`. The API may also write an error as bare lines of JSON, which its SDK expects; by the SSE standard that is
+    not an event, so the close after it raises `StreamInterrupted`.
 
-    With `candidateCount` above 1 the answer is whole when each candidate has its finish reason; the worst of them is the outcome.
+    With `candidateCount` above 1 the answer is whole once every candidate has a finish reason; the worst of them is the outcome.
 
     Without `alt=sse` the body is one JSON array, which is refused as `UnexpectedContentType`. `stream_id` is the `responseId`.
 
@@ -90,7 +90,7 @@ class GeminiGenerate(ResumeProtocol):
     # -- reading
 
     def end(self, event: Any) -> Outcome | Settled | None:
-        # Most events say neither, and need not be parsed to see it: quotes inside a text are escaped, so no content looks so.
+        # Most events have neither key, which shows without parsing: quotes in text are escaped, so content never matches.
         if '"finishReason"' not in event.data and '"promptFeedback"' not in event.data:
             return None
         documents = documents_of(event)
@@ -100,7 +100,7 @@ class GeminiGenerate(ResumeProtocol):
         if candidates and reasons.isdisjoint(_UNFINISHED):
             return Settled(Outcome.COMPLETED if reasons == {"STOP"} else Outcome.INCOMPLETE)
         if self._candidates > 1 and reasons - _UNFINISHED:
-            # Some of those in this event. `end_in()` knows the others.
+            # Some of the candidates in this event have ended. `end_in()` knows about the others.
             return Settled(Outcome.COMPLETED if reasons <= {"STOP", *_UNFINISHED} else Outcome.INCOMPLETE)
         feedback = payload.get("promptFeedback")
         if not candidates and isinstance(feedback, dict) and feedback.get("blockReason"):
@@ -130,13 +130,13 @@ class GeminiGenerate(ResumeProtocol):
         return upstream_error({**detail, "type": detail.get("status")}, payload)
 
     def reads_json(self, event: Any) -> bool:
-        # Several documents in one event were read.
+        # Several documents in one event are readable too.
         return event.event == "message" and not documents_of(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         return tuple(delta for document in documents_of(event) for delta in _deltas(document))
 
-    # -- going on: there is no way
+    # -- resuming: not possible
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")

@@ -3,14 +3,14 @@ Gemini's Interactions API: a stored interaction is read again from any event tha
 
     POST …/interactions {"stream": true, …}                      →  interaction.created (the id), step.start, step.delta, …
     GET  …/interactions/{id}?stream=true&last_event_id=E         →  what follows event E
-    GET  …/interactions/{id}                                     →  how it stands, and in the end the whole result
+    GET  …/interactions/{id}                                     →  its status, and in the end the whole result
     POST …/interactions/{id}/cancel
 
-`event_id` is optional on every event; the last one seen is the cursor. It is opaque, so a hole cannot be seen in it.
-`interaction.completed` settles the outcome and `[DONE]` follows, which proves nothing by itself.
+`event_id` is optional on every event; the last one seen is the cursor. It is opaque, so it cannot reveal a gap.
+`interaction.completed` settles the outcome, and `[DONE]` follows, which proves nothing by itself.
 
 Source: the PyPI package google-genai 3.3.0 (`_gaos/interactions.py`, `_gaos/types/interactions/*`), and the Interactions API
-reference of ai.google.dev. Not documented, hence taken as HTTP has it: the status of an interaction that has expired (404).
+reference of ai.google.dev. The status for an expired interaction is not documented; 404 is assumed, as usual in HTTP.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ._json import object_of, parsed, payload_of
 __all__ = ["GeminiInteractions"]
 
 _RUNNING: Final = frozenset({"queued", "in_progress"})
-# With `requires_action` the turn is over: the next move is the caller's.
+# With `requires_action` the turn is over, and the caller acts next.
 _OVER: Final[Mapping[str, Outcome]] = {
     "completed": Outcome.COMPLETED,
     "requires_action": Outcome.COMPLETED,
@@ -41,32 +41,32 @@ _OVER: Final[Mapping[str, Outcome]] = {
     "failed": Outcome.FAILED,
     "cancelled": Outcome.CANCELLED,
 }
-# The second name of each is that of the earlier previews.
+# The second name of each is from earlier previews.
 _COMPLETED: Final = frozenset({"interaction.completed", "interaction.complete"})
 _DELTAS: Final = frozenset({"step.delta", "content.delta"})
 _STORED: Final = "interaction"
-"""Name of the one event that a snapshot delivers; the API has none of that name."""
+"""Name of the one event that a snapshot delivers; the API has no event of that name."""
 _RESOURCE: Final = re.compile(r"/v[0-9][^/]*/(?:.+/)?interactions/[^/]+")
 _ERRORS: Final = EndRule("close")
-# Answers in a row with nothing new, while the provider says that it is over. 3: as in rule 7c.
+# Answers in a row without anything new before the provider's claim to be over is believed. 3, as in rule 7c.
 _BELIEVED: Final = 3
 _END: Final = " (end)"
-"""In a cursor: behind its event there is only `[DONE]`, so whoever resumes there must not wait for a last event."""
+"""Marks a cursor whose event is followed only by `[DONE]`, so a resume from it must not wait for a last event."""
 
 
 class GeminiInteractions(ResumeProtocol):
     """
     `POST /v1beta/interactions` with `"stream": true`, or `GET /v1beta/interactions/{id}?stream=true`.
 
-    It resumes behind the last `event_id`, also where the connection closed cleanly: the interaction is then asked how it stands.
-    It cannot resume before the first event, which has the id of the interaction; nor with `"store": false`; nor while no event
-    had an `event_id`. Then a cut raises `StreamInterrupted`. The POST itself is never repeated once it may have been accepted.
+    It resumes after the last `event_id`. If the connection closed cleanly, the status of the interaction is requested first.
+    It cannot resume before the first event, which carries the interaction's id, nor with `"store": false`, nor while no event
+    had an `event_id`. A cut then raises `StreamInterrupted`. The POST itself is never repeated once it may have been accepted.
 
-    If the provider says that the interaction is over, and three times sends nothing more, its status is the outcome; but an
-    interaction that is said to be `completed` must bring its last event, or else what follows the cursor counts as lost
+    If the provider says that the interaction is over, and three times sends nothing more, its status is the outcome. But if the
+    status is `completed`, the last event must arrive; otherwise what follows the cursor counts as lost
     (`CursorExpired`). With `on_lost="snapshot"` the stored result then replaces what came: one event named `interaction`.
 
-    `continuation_token` is not used: it makes the model go on generating, which may repeat text and is billed.
+    `continuation_token` is not used: it makes the model generate more, which may repeat text and is billed.
     An API key in `params=` is not sent when a POST is resumed; give it as the header `x-goog-api-key`, as the SDK does.
 
     >>> GeminiInteractions()
@@ -76,7 +76,7 @@ class GeminiInteractions(ResumeProtocol):
     promises = Promises(resumable=True, numbered=False, has_end=True)
     keeps = frozenset({"unstored"})
     json_names = frozenset({*_DELTAS, *_COMPLETED, _STORED, "message"})
-    # "message": an event whose name only its JSON tells.
+    # "message": an event that is named only in its JSON.
     alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), ERROR_HEADS | DONE_HEADS)
 
     # -- starting
@@ -126,7 +126,7 @@ class GeminiInteractions(ResumeProtocol):
             # The SDK stops here.
             return unproven_done(event, "the interaction.completed before it")
         interaction = payload_of(event).get("interaction")
-        # Lifecycle events may leave fields out; without a status the event's name is what is said.
+        # Lifecycle events may leave out fields; without a status, the event's name decides.
         status = interaction.get("status") if isinstance(interaction, dict) else None
         return Settled(_OVER.get(str(status), Outcome.COMPLETED))
 
@@ -155,7 +155,7 @@ class GeminiInteractions(ResumeProtocol):
                 return (Delta("tool", text, at),)
         return ()
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         sent = {"stream": "true"} | ({} if state.cursor is None else {"last_event_id": state.cursor.removesuffix(_END)})
@@ -193,7 +193,7 @@ class GeminiInteractions(ResumeProtocol):
         interaction = object_of(parsed(answer.body))
         outcome = _OVER.get(str(interaction.get("status")))
         if outcome is None:
-            # It still runs: what is stored is a piece, and nothing says from which event to go on.
+            # It is still running: the stored result is partial, and nothing says from which event to continue.
             return None
         data = json.dumps(interaction, ensure_ascii=False, separators=(",", ":"))
         return Snapshot([StreamEvent(_STORED, data)], reset=True, outcome=outcome)
@@ -203,12 +203,12 @@ class GeminiInteractions(ResumeProtocol):
 
 
 def _request(method: str, state: StreamState, params: Mapping[str, str | None], verb: str = "") -> Request | None:
-    """A request for the interaction itself, or `None` when it is not known or not stored."""
+    """A request for the interaction itself, or `None` if its id is not known or it is not stored."""
     if state.stream_id is None or "unstored" in state.extra:
         return None
     parts = urlsplit(state.url)
     path = parts.path if state.method == "GET" else f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}"
-    # The query stays: it may hold the API key. `repeat` would send the body of a POST too.
+    # Keep the query, which may hold the API key. `repeat` would also send the body of a POST.
     url = urlunsplit(parts._replace(path=path + verb))
     return Request(method=method, url=url, params=params, repeat="all" if state.method == "GET" else None)
 
@@ -218,7 +218,7 @@ def _kind(event: Any) -> str:
 
 
 def _contents(interaction: Mapping[str, Any]) -> Iterator[Delta]:
-    """The content of a stored interaction, in the form of its deltas."""
+    """The content of a stored interaction, as deltas."""
     for index, step in enumerate(steps if isinstance(steps := interaction.get("steps"), list) else ()):
         match step:
             case {"type": "model_output", "content": [*parts]}:

@@ -1,5 +1,5 @@
 """
-The streams of `resumable_stream.server`: server-sent events out of a log that outlives the connection.
+The streams of `resumable_stream.server`: server-sent events from a log that outlives the connection.
 
     POST /chat                              →  200, Content-Location: /streams/msg_42, Stream-Id: msg_42
                                                id: k7q2.1 …
@@ -7,9 +7,9 @@ The streams of `resumable_stream.server`: server-sent events out of a log that o
          Last-Event-ID: k7q2.1247
     POST /streams/msg_42/cancel             →  the generation stops; leaving does not stop it
 
-An id is `<epoch>.<n>`: `n` counts the events of the log from 1 on without holes, and the epoch names the log, so that one that
-was lost and made anew is never mistaken for it. The last event is `event: end` and says the outcome. Whoever asks from behind
-it is answered 204, with the outcome in the head.
+An id is `<epoch>.<n>`: `n` numbers the events of the log from 1 without gaps, and the epoch names the log, so that a recreated
+log is never mistaken for a lost one. The last event is `event: end` and carries the outcome. A request from after that event
+is answered 204, with the outcome in a header.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["HubStream"]
 # 18 digits fit a signed 64-bit integer.
 _PLACE: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,18})")
 _FEED: Final = re.compile(r".*/sessions/[^/]+/feed/?")
-# About the connection, so without a place in the log.
+# Events about the connection, which have no position in the log.
 _CONTROL: Final = frozenset({"caught-up", "presence", "snapshot"})
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 REASON: Final = re.compile(r';\s*reason\s*=\s*"?([^";]*)')
-# In a query they choose where an answer begins, or how it is written. A reader that comes back has a place of its own.
+# Query parameters that choose where an answer begins, or its form. A returning reader sends its own cursor instead.
 _WHERE: Final[dict[str, str | None]] = dict.fromkeys(("after", "view"))
-# Headers that belong to the request that starts a stream.
+# Headers that belong only to the request that starts a stream.
 STARTING: Final[dict[str, str | None]] = dict.fromkeys(("Idempotency-Key", "Prefer"))
-# Of what a server says, for messages.
+# Maximum characters of a server's text in messages.
 _SHOWN: Final = 200
 
 
@@ -49,26 +49,27 @@ class HubStream(ResumeProtocol):
     """
     A stream of our own server: `hub.respond()`, `POST /streams`, `GET /streams/{id}`, and the feed of a session.
 
-    It is chosen by itself where an answer has the header `Stream-Id`, and resumes by a GET of the answer's `Content-Location`
-    with `Last-Event-ID`. Ids count, so a hole is seen. An event of another epoch is of another log, and is `ReplayDiverged`.
+    It is chosen automatically if a response has the header `Stream-Id`, and resumes by a GET of its `Content-Location`
+    with `Last-Event-ID`. Ids are numbered, so a gap is detected. An event of another epoch comes from another log and raises
+    `ReplayDiverged`.
 
-    Named by the caller (`protocol=HubStream()`), a POST carries a random `Idempotency-Key`, unless the caller chose one: if its
-    answer gets lost it is sent again with the same key, and the server joins it to the stream that it started.
+    If the caller names it (`protocol=HubStream()`), a POST carries a random `Idempotency-Key`, unless the caller chose one. If
+    its response is lost, it is sent again with the same key, and the server joins it to the stream that it started.
 
-    `event: end` ends the stream with the outcome in it, and so does 204. Any other close is followed by a reconnect: a server
-    that shuts down says `retry:` and closes, or answers 503.
-    A log that no longer holds what follows the cursor answers 410, and that is `CursorExpired`, with the reason. With
+    `event: end` ends the stream with the outcome that it carries, and so does 204. After any other close the stream reconnects:
+    a server that shuts down sends `retry:` and closes, or answers 503.
+    If the log no longer holds what follows the cursor, the server answers 410, which raises `CursorExpired` with the reason. With
     `on_lost="snapshot"` the text that the server has stored (`GET …/message`) is delivered as a reset.
 
-    Events are what the producer wrote. Four names are the server's own besides `end`: `snapshot`, the first event of
-    `?view=snapshot`, holds the text of all that came before it; `reset` takes back the text so far, since the producer starts
-    over; `caught-up`, which `?control=1` asks for, has no id and says that the replay is over. It may come once for each
-    connection. `presence`, which `?presence=1` asks for, has no id either and says how many follow a session now.
+    Events are what the producer wrote. Besides `end`, the server itself uses four names. `snapshot`, the first event of
+    `?view=snapshot`, holds the text of everything before it. `reset` takes back the text so far, because the producer starts
+    over. `caught-up`, requested by `?control=1`, has no id and says that the replay is over; it may come once per
+    connection. `presence`, requested by `?presence=1`, has no id either and says how many readers follow a session now.
 
     Args:
-        end: `"auto"`: `event: end` ends the stream, and a close without it is a cut. `"never"`: a feed, as that of a session;
+        end: `"auto"`: `event: end` ends the stream, and a close without it is a cut. `"never"`: a feed, such as a session's;
             only 204 ends it.
-        text: Where the visible text of an event without a name stands: a dotted path into the JSON of its `data`, or a callable
+        text: Where to find the visible text of an unnamed event: a dotted path into the JSON of its `data`, or a callable
             of any event (→ text or `None`).
 
     >>> HubStream()
@@ -130,7 +131,7 @@ class HubStream(ResumeProtocol):
         url = urlsplit(request.url)
         if parse_qs(url.query).get("view") == ["verbatim"]:
             return False
-        # A header of that name may be anybody's.
+        # Other servers may use a header of that name.
         named = unquote(url.path).rstrip("/").endswith(f"/{headers['stream-id']}")
         return "content-location" in headers or named or (request.method == "GET" and _FEED.fullmatch(url.path) is not None)
 
@@ -145,13 +146,13 @@ class HubStream(ResumeProtocol):
         own_id = event.own_id
         if event.event in _CONTROL and not own_id:
             return Position(None)
-        # A block that the producer wrote may begin with one that delivers nothing, and the id is in front of that.
+        # What the producer wrote may begin with a block that delivers nothing, and the id is on that block.
         cursor = own_id if own_id is not None else event.id or None
         found = _PLACE.fullmatch(cursor) if cursor else None
         return Position(cursor, int(found[2]) if found else None, own_id)
 
     def place(self, events: Sequence[Any]) -> None:
-        # As `position()`, and what an event has anyway is not written: its id is the cursor.
+        # The same as `position()`, without writing what the event already has: its id is the cursor.
         for event in events:
             own_id = event.own_id
             if event.event in _CONTROL and not own_id:
@@ -169,7 +170,7 @@ class HubStream(ResumeProtocol):
         if self._feed or event.event != "end":
             return None
         outcome = payload_of(event).get("outcome")
-        # Without an outcome it is an event of the application's, whatever its name.
+        # Without an outcome it is the application's own event, despite its name.
         return outcome_of(outcome) if isinstance(outcome, str) else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled:
@@ -191,7 +192,7 @@ class HubStream(ResumeProtocol):
     def step(self, event: Any) -> Literal["begin", "void"] | None:
         return "void" if event.event == "reset" else None
 
-    # -- going on
+    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         return "" if home_of(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
@@ -207,7 +208,7 @@ class HubStream(ResumeProtocol):
         if state.cursor is not None:
             headers["Last-Event-ID"] = state.cursor
             params = dict(_WHERE)
-        # Its own URL may have a query that grants access.
+        # The request's own URL may have a query that grants access.
         return Request(method="GET", url=home, headers=headers, params=params, repeat="all" if home == state.url else None)
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
@@ -215,7 +216,7 @@ class HubStream(ResumeProtocol):
             case 202 if state.location is None and not state.resuming and "location" in headers and _deferred(headers):
                 return Consume(whole=True)
             case 204:
-                # It is the answer to a cursor behind the end, so nothing is missing, whatever else the head says.
+                # This answers a cursor after the end, so nothing is missing, whatever else the head says.
                 told = headers.get("stream-outcome", "")
                 if (reason := REASON.search(told)) is not None:
                     note_reason(state, reason[1].strip())
@@ -235,13 +236,13 @@ class HubStream(ResumeProtocol):
         return None
 
     def on_document(self, body: bytes, state: StreamState) -> Document:
-        # Of an answer that was deferred. What it says is in the head.
+        # The body of a deferred answer. What matters is in its head.
         return Document(())
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         head = state.head
         if head is not None and head.status == 202 and _deferred(head.headers) and state.location is not None:
-            # That was no connection of the stream: it is read where `Location` says, at once.
+            # That response was not the stream, which is now read from its `Location`, without waiting.
             return Ask()
         return Resume()
 
@@ -265,7 +266,7 @@ class HubStream(ResumeProtocol):
 
 
 def home_of(state: StreamState) -> str | None:
-    """Where a stream is read again: what the answer named; of a GET, its own URL if that is the same place."""
+    """The URL to read a stream from again: the one its answer named, or a GET's own URL if that is the same resource."""
     if state.location is None:
         return state.url if state.safe else None
     location = urljoin(state.url, state.location)
@@ -274,7 +275,7 @@ def home_of(state: StreamState) -> str | None:
 
 
 def beside(home: str, verb: str, method: str, *, own: bool) -> Request:
-    """A request for what stands below a stream. `own`: that is at the caller's own URL, whose query may grant access."""
+    """A request for a resource below a stream. `own`: the stream is at the caller's own URL, whose query may grant access."""
     parts = urlsplit(home)
     url = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{verb}"))
     headers, params = {**STARTING, "Last-Event-ID": None}, {**_WHERE, "control": None}
@@ -282,18 +283,18 @@ def beside(home: str, verb: str, method: str, *, own: bool) -> Request:
 
 
 def outcome_of(value: str) -> Outcome:
-    """An outcome that only a later version knows is an end all the same."""
+    """The named outcome; `ENDED` for one that only a later version knows."""
     return _OUTCOMES.get(value, Outcome.ENDED)
 
 
 def note_reason(state: StreamState, reason: str) -> None:
-    """Why it ended, for people. It is kept in checkpoints, so it is bounded."""
+    """Remember why the stream ended, for people. Checkpoints keep it, so its length is bounded."""
     if reason:
         state.extra["reason"] = reason[:_SHOWN]
 
 
 def _deferred(headers: Mapping[str, str]) -> bool:
-    """`Prefer: respond-async` was heeded: this answer is about the stream, and not the stream."""
+    """Whether the server honoured `Prefer: respond-async`: the response describes the stream and is not the stream itself."""
     return not headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
@@ -302,7 +303,7 @@ def _named(state: StreamState) -> str:
 
 
 def _gone(said: dict[str, Any], state: StreamState) -> str:
-    """Why the log no longer has what follows our place, and what can be had instead."""
+    """Why the log no longer has what follows our cursor, and what is available instead."""
     if said.get("snapshot"):
         way = "params={'view': 'snapshot'} begins with its state"
     else:
@@ -312,12 +313,12 @@ def _gone(said: dict[str, Any], state: StreamState) -> str:
 
 def gone(said: dict[str, Any], cursor: str | None, name: str) -> str:
     """
-    Why a log no longer has what follows a place, in a sentence.
+    Why a log no longer has what follows a cursor, in a sentence.
 
     Args:
         said: The body of the 410.
-        cursor: Our place; `None`: the beginning.
-        name: Of the stream.
+        cursor: Our cursor; `None`: the beginning.
+        name: Name of the stream.
     """
     why, oldest, tail = (str(said.get(each) or "")[:_SHOWN] for each in ("why", "oldest", "tail"))
     place = f"what follows {cursor!r}" if cursor is not None else "the beginning"
@@ -334,7 +335,7 @@ def gone(said: dict[str, Any], cursor: str | None, name: str) -> str:
 
 
 def conflict(headers: Mapping[str, str], body: bytes) -> str:
-    """Two things are 409 to a request that starts a stream: its key is taken by another request, or its session is busy."""
+    """Explain a 409 to a request that starts a stream: another request has used its key, or its session is busy."""
     said = object_of(parsed(body))
     kind = str(said.get("error") or "")
     active = str(said.get("active") or headers.get("content-location") or "")[:_SHOWN]

@@ -1,13 +1,13 @@
 """
 LangGraph Platform and Agent Server: the runs of a thread, and the stream of a thread.
 
-A run that was created with `stream_resumable` has ids, and the server replays what follows one.
-But ids are no identity: the development server gives all events of one millisecond the same id, so "after id X" skips what
-shares it. Hence the cursor is the id *before* that of the event (the previous distinct one). A replay from there brings all of X
-once more; a repeat is known by its id, its content, and how often that content came under that id before.
+The events of a run created with `stream_resumable` have ids, and the server replays what follows an id.
+But ids are not unique: the development server gives all events of one millisecond the same id, so "after id X" skips the events
+that share it. Hence the cursor is the id *before* the event's own (the previous distinct one). A replay from there repeats all
+of X. A repeat is recognised by its id, its content, and how often that content came under that id before.
 
-That has a second use. The replay must bring at least one event that we hold; one that brings nothing proves that the server
-no longer has the history, which it says in no other way.
+This has a second use. A replay must bring at least one event that we already have. If it brings nothing, the server no longer
+has the history, which it reports in no other way.
 
 Source: langgraph-sdk 0.4.14 (`_async/http`), langgraph-api 0.16.7 (`api/runs`, `api/threads`),
 langgraph-runtime-inmem 0.36.7 (`inmem_stream`, `ops`).
@@ -33,16 +33,16 @@ __all__ = ["LangGraphRun", "LangGraphThread"]
 _CREATE: Final = re.compile(r"(?P<base>[^?#]*/threads/[^/?#]+/runs)/stream(?:[?#]|$)")
 _JOIN: Final = re.compile(r"(?P<run>[^?#]*/threads/[^/?#]+/runs/[^/?#]+)/stream(?:[?#]|$)")
 _THREAD: Final = re.compile(r"[^?#]*/threads/[^/?#]+/stream(?:[?#]|$)")
-# Threads and runs of an Agent Server are UUIDs; other servers have such paths too.
+# On an Agent Server, the ids of threads and runs are UUIDs; other servers use similar paths.
 _UUIDS: Final = re.compile(r"/(?:threads|runs)/[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?=/)")
 _RUN_ID: Final = re.compile(r"/threads/[^/?#]+/runs/([^/?#]+)")
 _STREAM_ID: Final = re.compile(r"([0-9]{1,18})-[0-9]{1,20}")
-# The last id of a millisecond: Redis counts within it with 64 bits.
+# The last id of a millisecond: Redis numbers the events within it with 64 bits.
 _LAST_OF_MS: Final = 2**64 - 1
-# Characters, 9 for each event: 4096 events of one id, as many as the ledger remembers. A millisecond has few.
+# Characters, 9 per event: 4096 events under one id, as many as the ledger remembers. A millisecond has only a few.
 _UNDER_ONE_ID: Final = 9 * 4096
 
-# `RunStatus` of the SDK. A run that somebody cancelled and one that waits for a person are both "interrupted".
+# The SDK's `RunStatus`. A cancelled run and a run that waits for a person are both "interrupted".
 _ENDED: Final = {
     "success": Outcome.COMPLETED,
     "error": Outcome.FAILED,
@@ -52,19 +52,19 @@ _ENDED: Final = {
 
 
 class _LangGraph(ResumeProtocol):
-    """What the two streams share: ids that may repeat, and the events."""
+    """What the two kinds of stream share: the events, and ids that may repeat."""
 
     def matches(self, request: StreamState, head: Head) -> bool:
         raise NotImplementedError
 
     def _before_all(self, state: StreamState) -> str | None:
-        """The cursor in front of the first event, where the first request brings the stream from its beginning."""
+        """The cursor before the first event, if the first request reads the stream from its beginning."""
         return None
 
     # -- reading
 
     def position(self, event: Any) -> Position:
-        # `identify()` completes it: where an event stands depends on the ids before it.
+        # `identify()` completes it: the position depends on the ids of earlier events.
         return Position(None, None, event.own_id)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
@@ -89,15 +89,15 @@ class _LangGraph(ResumeProtocol):
         source.moves = True
 
     def reaches_back(self, state: StreamState) -> bool:
-        # Before the second id the place is in front of the first one.
+        # Until the second id arrives, the cursor is before the first one.
         return state.cursor == "-1" or (state.cursor or "").endswith(f"-{_LAST_OF_MS}")
 
     def reads_json(self, event: Any) -> bool:
         return bool(event.event.partition("|")[0] == "messages")
 
     def deltas(self, event: Any) -> Iterator[Delta]:
-        # `messages` is a pair of a message and its metadata; of a sub-graph it is called "messages|name:id".
-        # `messages/partial` repeats all of a message that grows: no piece of it can be told from one event.
+        # `messages` is a pair of a message and its metadata; for a sub-graph it is called "messages|name:id".
+        # `messages/partial` repeats a growing message in full, so a single event does not show what is new.
         if event.event.partition("|")[0] != "messages":
             return
         try:
@@ -123,12 +123,12 @@ class LangGraphRun(_LangGraph):
     no ids and a cut is `StreamInterrupted`. Give it `"on_disconnect": "continue"` too: with `"cancel"` every cut stops the run.
     `stream_mode` and `stream_subgraphs` of the first request are repeated, since the server filters a joined stream by them.
 
-    A finished run is a mere clean close. The run's status is then asked for, and if it has ended, the server once more
-    for what followed: only if that is nothing is the stream over, with the outcome that the status tells.
-    Events are kept for 120 s by default (`RESUMABLE_STREAM_TTL_SECONDS`); after that `CursorExpired`, or with
-    `on_lost="snapshot"` the state of the thread, as an event `values`.
+    A finished run only closes the connection cleanly. The run's status is then requested, and if the run has ended, whatever
+    followed is requested once more. Only if nothing followed is the stream over, with the outcome that the status gives.
+    Events are kept for 120 s by default (`RESUMABLE_STREAM_TTL_SECONDS`). After that a resume raises `CursorExpired`, or with
+    `on_lost="snapshot"` delivers the state of the thread as an event `values`.
 
-    A stateless run (`POST /runs/stream`) cannot be joined, hence not resumed.
+    A stateless run (`POST /runs/stream`) cannot be joined, so it cannot be resumed.
 
     >>> LangGraphRun()
     <LangGraphRun: resumable, has_end>
@@ -167,19 +167,19 @@ class LangGraphRun(_LangGraph):
         super().identify(state, source)
 
     def _before_all(self, state: StreamState) -> str | None:
-        # A joined run begins where it is, a created one with its first event.
+        # Joining a run begins at its current point; creating one begins with its first event.
         return "-1" if state.method == "POST" else None
 
     def end(self, event: Any) -> Outcome | None:
         return {"end": Outcome.COMPLETED, "error": Outcome.FAILED}.get(event.event)
 
     def error(self, event: Any) -> UpstreamError | None:
-        # An unknown run is reported inside an answer 200; that is not the failure of a run.
+        # An unknown run is reported inside a 200 response; that is not a failed run.
         if event.event == "error" and _field(event, "error") == "HTTPException" and _field(event, "message").startswith("404"):
             return upstream_error({"type": "HTTPException", "message": _field(event, "message")}, event.json())
         return None
 
-    # -- going on
+    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         if state.location is None:
@@ -191,7 +191,7 @@ class LangGraphRun(_LangGraph):
         created = state.method == "POST"
         if state.location is None or (created and state.cursor is None and "resumable" not in state.extra):
             return None
-        # Without the header the server sends what is new, and all that was missed is lost without a word.
+        # Without the header the server sends only new events, and the missed ones are silently lost.
         cursor = state.cursor or self._before_all(state)
         headers = {"Last-Event-ID": cursor} if cursor is not None else {}
         params = {"cancel_on_disconnect": "0"}
@@ -222,9 +222,9 @@ class LangGraphRun(_LangGraph):
         if status not in _ENDED:
             return Resume()
         if state.cursor is None and state.offset:
-            # No ids, so nothing more can be asked for.
+            # Without ids, nothing more can be requested.
             return Finished(_ENDED[status])
-        # It may have ended after the connection did. A replay that brings nothing that we hold is none.
+        # The run may have ended after the connection did. A replay without any event that we already have proves nothing.
         state.extra.pop("proven", None)
         if "seen" in state.extra:
             state.extra["proven"] = "1"
@@ -245,14 +245,14 @@ class LangGraphRun(_LangGraph):
         except (RecursionError, ValueError, KeyError, TypeError, AttributeError):
             return None
         if run is not None and state.location is not None and run != _run_url(state.location).rpartition("/")[2]:
-            # Another run of the thread has written over it.
+            # Another run of the thread has overwritten the state.
             return None
         if any(task.get("error") for task in tasks):
             outcome = Outcome.FAILED
         elif any(task.get("interrupts") for task in tasks):
             outcome = Outcome.INCOMPLETE
         elif following:
-            # It still runs: the state is not the result.
+            # The run has not finished: the state is not the result.
             return None
         else:
             outcome = Outcome.COMPLETED
@@ -271,8 +271,8 @@ class LangGraphThread(_LangGraph):
     All runs of a thread, one after the other: `GET /threads/{thread}/stream`. It never ends.
 
     It resumes by the same GET with `Last-Event-ID`. The end of a run is an event `metadata` whose `status` is `run_done`.
-    Without `Last-Event-ID` it begins with what is new; `headers={"Last-Event-ID": "-"}` asks for all that is kept.
-    The server keeps events for a while and does not say when some have gone: a gap after a long absence is not seen.
+    Without `Last-Event-ID` it begins with new events; `headers={"Last-Event-ID": "-"}` requests everything that is kept.
+    The server keeps events for a while and does not say when some are gone, so a gap after a long absence is not detected.
 
     >>> LangGraphThread()
     <LangGraphThread: resumable>
@@ -303,9 +303,9 @@ class LangGraphThread(_LangGraph):
 
 def _locate(state: StreamState, run: re.Match[str] | None) -> None:
     """
-    Name the place of the run beside that of its thread, in the first request.
+    Build the run's URL from the thread's URL in the first request.
 
-    Only the id is taken from the server: a path that it names lacks the prefix under which it is mounted.
+    Only the id comes from the server: the path that it names lacks the prefix under which it is mounted.
     """
     created = _CREATE.match(state.url)
     if created is not None and run is not None:
@@ -317,10 +317,10 @@ def _run_url(location: str | None) -> str:
 
 
 def _remember_body(state: StreamState) -> None:
-    """What the first request asked for: a joined stream is filtered by *its* request, so that must say the same."""
+    """Remember what the first request asked for: a joined stream is filtered by *its* own request, so that must match."""
     body = state.json if isinstance(state.json, dict) else {}
     if modes := body.get("stream_mode"):
-        # The filter holds for these two as well, although no run can be created with them.
+        # The filter also applies to these two, although a run cannot be created with them.
         names = [*([modes] if isinstance(modes, str) else modes), "metadata", "error"]
         state.extra["stream_mode"] = json.dumps(names, separators=(",", ":"))
     if body.get("stream_resumable"):
@@ -330,7 +330,7 @@ def _remember_body(state: StreamState) -> None:
 
 
 def _just_before(own_id: str) -> str | None:
-    """An id that is behind everything of the millisecond before; `None` for ids of another form."""
+    """An id after everything in the previous millisecond; `None` for ids of another form."""
     found = _STREAM_ID.fullmatch(own_id)
     return f"{int(found[1]) - 1}-{_LAST_OF_MS}" if found and int(found[1]) else None
 
@@ -348,7 +348,7 @@ def _status(answer: Answer) -> str | None:
 
 
 def _content(content: Any) -> Iterator[Delta]:
-    """A text, or a list of texts and typed blocks."""
+    """Read content that is a text, or a list of texts and typed blocks."""
     for block in content if isinstance(content, list) else (content,):
         match block:
             case str():

@@ -1,5 +1,5 @@
 """
-Plain server-sent events: the id of the last event goes back as `Last-Event-ID`.
+Plain server-sent events: the id of the last event is sent back as `Last-Event-ID`.
 
 Source: WHATWG HTML, section 9.2 (server-sent events).
 """
@@ -27,22 +27,22 @@ class LastEventID(_EndedProtocol):
     `Location` or `Content-Location` of its response, or at `resume=`; without either it cannot resume.
 
     Args:
-        sequence: `"contiguous"`: ids are integers that grow by one; a jump is a gap. `"auto"`: watch whether they do,
-            and mark a jump without asking again. `None`: ids are opaque.
-        end: How the stream ends (rule 7 of docs/rules.md): `"auto"` (`[DONE]`, and a clean close is asked about once),
+        sequence: `"contiguous"`: ids are integers that grow by one; a jump is a gap. `"auto"`: find out whether they do,
+            and mark a jump without requesting again. `None`: ids are opaque.
+        end: How the stream ends (rule 7 of docs/rules.md): `"auto"` (`[DONE]`, and a clean close is checked by one more request),
             a text (the `data` of the last event), a callable of the event (→ bool or `Outcome`),
             `"close"` (a clean close is the end; a GET is not repeated after it answered), `"never"` (a feed).
-        text: Where the visible text of an event stands: a dotted path into the JSON of its `data` (`"delta.text"`), or a callable
+        text: Where to find an event's visible text: a dotted path into the JSON of its `data` (`"delta.text"`), or a callable
             of the event (→ text or `None`); `None`: all of `data` is text.
-        stream_id: Where the stream's id stands: a dotted path into the first events, or `"header:NAME"`. It is in checkpoints
-            and log lines, so it must not grant access.
+        stream_id: Where to find the stream's id: a dotted path into the first events, or `"header:NAME"`. It appears in
+            checkpoints and log lines, so it must not grant access.
         resume: Where to GET the rest: a URL, absolute or relative to the first one, with `{stream_id}` filled in, or a callable
-            of the `StreamState`. It is asked at every reconnect, also of another process: `state.head` is then that of the latest
-            response, or `None`. What the callable needs of the first one is named by `keep`.
-        keep: Names of headers of the first response that `resume` needs: `state.kept["x-answer-id"]`. They are in checkpoints, so
-            they must not grant access.
+            of the `StreamState`. The callable runs at every reconnect, in another process too: `state.head` is then the latest
+            response's, or `None`. Use `keep` for headers of the first response that it needs.
+        keep: Names of headers of the first response that `resume` needs: `state.kept["x-answer-id"]`. Checkpoints contain them,
+            so they must not grant access.
         cursor_param: Send the cursor in this query parameter instead of the header.
-        gap_events: Event names by which the server says that history was lost.
+        gap_events: Names of events that report lost history.
 
     >>> LastEventID()
     <LastEventID: resumable>
@@ -111,7 +111,7 @@ class LastEventID(_EndedProtocol):
         text = super().__repr__()
         if not self._needs_place:
             return text
-        # Detected for a POST: whether it can be resumed is up to the answer.
+        # Detected for a POST: whether it can be resumed depends on the answer.
         return text.replace("resumable", "resumable if the answer names a Location", 1)
 
     def matches(self, request: StreamState, head: Head) -> bool:
@@ -126,7 +126,7 @@ class LastEventID(_EndedProtocol):
 
     @property
     def places(self) -> bool:
-        # Without promised numbers the decoder has said it all: the id is the cursor.
+        # Without promised numbers the decoder already knows the position: the id is the cursor.
         return self.sequence == "contiguous"
 
     def place(self, events: Sequence[Any]) -> None:
@@ -138,7 +138,7 @@ class LastEventID(_EndedProtocol):
     def gap(self, event: Any) -> Gap | None:
         return Gap(after=event.cursor) if event.event in self._gaps else None
 
-    # -- going on
+    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         if state.method == "GET":

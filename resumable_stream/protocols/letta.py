@@ -34,7 +34,7 @@ _STOPS: Final = {
     "invalid_llm_response": Outcome.FAILED,
     "invalid_tool_call": Outcome.FAILED,
     "insufficient_credits": Outcome.FAILED,
-    # It waits for a person; going on is another request.
+    # The run waits for a person; continuing it takes another request.
     "requires_approval": Outcome.INCOMPLETE,
 }
 
@@ -43,12 +43,12 @@ class Letta(ResumeProtocol):
     """
     Messages of a Letta agent or conversation, streamed with `"background": true`.
 
-    The run goes on without us. A POST to `/v1/runs/{run_id}/stream` sends what follows `seq_id`; the first body is sent along
-    with `starting_after` added, since its `include_pings` holds there too, and the server takes nothing else from it.
+    The run continues without a connection. A POST to `/v1/runs/{run_id}/stream` returns what follows `seq_id`. It repeats the
+    first body with `starting_after` added, since `include_pings` applies there too; the server uses nothing else of it.
     Without `background` there is no `seq_id`, and a cut is `StreamInterrupted`.
 
-    The `stop_reason` message tells the outcome; usage and `[DONE]` follow it. `[DONE]` alone proves nothing.
-    Numbers grow, but it is not documented that none is left out, so a hole cannot be proven. Pings are not delivered.
+    The `stop_reason` message gives the outcome; usage and `[DONE]` follow it. `[DONE]` alone proves nothing.
+    Numbers grow, but no document says that they have no gaps, so a gap cannot be proven. Pings are not delivered.
 
     >>> Letta()
     <Letta: resumable, has_end>
@@ -110,7 +110,7 @@ class Letta(ResumeProtocol):
                 return tuple(Delta("tool", text) for text in _texts(call.get("arguments") if isinstance(call, dict) else None))
         return ()
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         found = _ROUTE.fullmatch(urlsplit(state.url).path)
@@ -133,7 +133,7 @@ class Letta(ResumeProtocol):
 
 
 def _texts(content: Any) -> list[str]:
-    """A text, or the texts of content parts."""
+    """Read content that is a text, or a list of parts with text."""
     parts = content if isinstance(content, list) else [content]
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return [text for text in texts if isinstance(text, str) and text]

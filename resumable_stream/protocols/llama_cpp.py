@@ -1,5 +1,5 @@
 """
-llama.cpp's `llama-server`: Chat Completions whose bytes are kept for a while, for those who name the conversation.
+llama.cpp's `llama-server`: Chat Completions whose bytes are kept for a while, for clients that name the conversation.
 
 Source: ggml-org/llama.cpp, `tools/server/README-dev.md` ("Resumable streaming"), pull requests 23226 and 25047.
 """
@@ -18,16 +18,16 @@ __all__ = ["LlamaCpp"]
 
 class LlamaCpp(OpenAIChat):
     """
-    `POST /v1/chat/completions` of a `llama-server`, kept under a conversation id for the time of a reconnect.
+    `POST /v1/chat/completions` of a `llama-server`, kept under a conversation id so that a reconnect can read on.
 
-    The cursor is a position in the bytes of the body, behind the last whole event: `GET /v1/stream?conv_id=…&from=…`.
-    The server holds the newest 4 MiB, and a finished answer for 5 minutes; what is older is `CursorExpired`.
-    Its end is that of `OpenAIChat`.
+    The cursor is a byte offset in the body, after the last whole event: `GET /v1/stream?conv_id=…&from=…`.
+    The server keeps the newest 4 MiB, and a finished answer for 5 minutes; anything older is `CursorExpired`.
+    It ends like `OpenAIChat`.
 
     Args:
-        conversation_id: The id of this answer, sent as `X-Conversation-Id`. Choose one that cannot be guessed, anew for each
-            request: who has it can read the answer, and a second request with it ends the first. So it is in no
-            checkpoint; another process passes the protocol again.
+        conversation_id: The id of this answer, sent as `X-Conversation-Id`. Choose a new one that cannot be guessed for each
+            request: anyone who has it can read the answer, and a second request with it ends the first. So checkpoints do not
+            contain it; another process must pass the protocol again.
         choices, end: As for `OpenAIChat`.
 
     >>> LlamaCpp("5f0c1d2e")
@@ -65,7 +65,7 @@ class LlamaCpp(OpenAIChat):
     def position(self, event: Any) -> Position:
         return Position(str(event.ends))
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         return self._stream(state, "GET", {"from": state.cursor or "0"})
@@ -83,7 +83,7 @@ class LlamaCpp(OpenAIChat):
 
     def _stream(self, state: StreamState, method: str, params: Mapping[str, str]) -> Request:
         parts = urlsplit(state.url)
-        # Both spellings of the route, and whatever a proxy has put in front.
+        # Both spellings of the route, and any prefix that a proxy adds.
         prefix = parts.path.removesuffix("/completions").removesuffix("/chat").removesuffix("/v1")
         url = urlunsplit((parts.scheme, parts.netloc, f"{prefix}/v1/stream", "", ""))
         return Request(method=method, url=url, params={"conv_id": self._conversation_id, **params})

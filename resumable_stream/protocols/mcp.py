@@ -1,9 +1,9 @@
 """
 MCP's Streamable HTTP, versions 2025-03-26 to 2025-11-25: the answer to one JSON-RPC request.
 
-The answer begins as a POST and is resumed by GET at the same address, with `Last-Event-ID`. From 2025-11-25 on a clean close
-in the middle is normal operation: the server lets go of the connection, and the client comes back after `retry`.
-The answer is complete when the JSON-RPC response to that request has come, and not before.
+The answer starts as a POST and is resumed by GET at the same address, with `Last-Event-ID`. Since 2025-11-25 a clean close
+in the middle is normal: the server drops the connection, and the client comes back after `retry`.
+The answer is complete only once the JSON-RPC response to that request has arrived.
 
 Source: modelcontextprotocol.io, "Transports" of 2025-03-26, 2025-06-18 and 2025-11-25 (SEP-1699); PyPI mcp 2.3
 (`client/streamable_http`, `server/streamable_http`).
@@ -24,12 +24,12 @@ from ._shape import said
 
 __all__ = ["MCPStreamableHTTP"]
 
-# Of the client's requests; A2A speaks JSON-RPC over SSE too, with other names.
+# Methods of client requests; A2A speaks JSON-RPC over SSE too, with other names.
 _METHODS: Final = re.compile(r"initialize|ping|(tools|prompts|resources|completion|logging)/.+")
 _SESSION: Final = "mcp-session-id"
-# How mcp 2.3 answers a request that was cancelled (LSP's number); others do not answer it.
+# The code with which mcp 2.3 answers a cancelled request (taken from LSP); other servers do not answer it.
 _REQUEST_CANCELLED: Final = -32800
-# Characters of all ids. A checkpoint has 8 KiB, so it holds no more of them than that, and this in place of more.
+# Maximum characters of all ids in a checkpoint, which has 8 KiB; if there are more, `_MANY` is stored instead.
 _IDS: Final = 1024
 _MANY: Final = "many"
 
@@ -38,18 +38,18 @@ class MCPStreamableHTTP(ResumeProtocol):
     """
     The answer to one MCP request, sent by POST.
 
-    It resumes where the server gives its events ids; without them a cut is `StreamInterrupted`. The response to the request ends
-    it, result or error, and for a batch (2025-03-26) the last one of them; where the body was not given as `json=`, any response.
-    A tool that reports its own failure (`isError`) and a JSON-RPC error are `FAILED`, one that says "cancelled" `CANCELLED`;
-    all are delivered. `cancel()` sends `notifications/cancelled`; then leave, since not every server answers what was cancelled.
-    The ids of the requests are in the checkpoint, and those without a response: another process knows them too.
+    It can be resumed if the server gives its events ids; without ids a cut is `StreamInterrupted`. The response to the request
+    ends it, be it a result or an error; for a batch (2025-03-26) the last response does. If the body was not given as `json=`,
+    any response ends it. A tool that reports its own failure (`isError`) and a JSON-RPC error are `FAILED`, and the error for
+    "cancelled" is `CANCELLED`; all are delivered. `cancel()` sends `notifications/cancelled`; leave the stream after it, since
+    not every server answers a cancelled request. The checkpoint holds the ids of the requests, and of those without a response.
 
-    *The session.* `Mcp-Session-Id` must go along with the resume, and grants access. Your own headers always go along; one that
-    the answer to `initialize` announces is remembered for this stream, in memory. A checkpoint never holds it:
-    in another process pass it to `resume()` again, with `MCP-Protocol-Version`, as you did to `connect()`.
+    *The session.* A resume must send `Mcp-Session-Id`, which grants access. Your own headers are always sent. A session id that
+    the answer to `initialize` announces is remembered for this stream, in memory. A checkpoint never holds it: in another
+    process, pass it to `resume()` again together with `MCP-Protocol-Version`, as you did to `connect()`.
 
     Version 2026-07-28 has neither ids nor sessions: there a cut is `StreamInterrupted`, and closing stops the request.
-    A server may answer with JSON in place of a stream: that is one event.
+    A server may answer with JSON instead of a stream, which is delivered as one event.
 
     >>> MCPStreamableHTTP()
     <MCPStreamableHTTP: resumable, has_end>
@@ -85,7 +85,7 @@ class MCPStreamableHTTP(ResumeProtocol):
             ids = _ids(state.json)
             _write(state, "ids", ids)
             if len(ids) > 1:
-                # Those without a response.
+                # The requests still without a response.
                 _write(state, "left", ids)
 
     # -- reading
@@ -99,14 +99,14 @@ class MCPStreamableHTTP(ResumeProtocol):
             return end
         answered = [response.get("id") for response in _responses(event)]
         if None in answered:
-            # The server could not read the id, so this is about what we sent.
+            # The server could not read the id, so this response concerns our request.
             return end
         if "left" not in state.extra:
             ids = _read(state, "ids")
             return end if not ids or _unanswered(ids[:1], answered, ids) == [] else None
         waiting = _read(state, "left")
         if waiting is None:
-            # A batch in another process, with more ids than a checkpoint holds: no response is known to be the last.
+            # A batch resumed in another process, with more ids than a checkpoint holds: the last response is not known.
             return None
         left = _unanswered(waiting, answered, _read(state, "ids") or waiting)
         if len(left) == len(waiting):
@@ -119,22 +119,22 @@ class MCPStreamableHTTP(ResumeProtocol):
         return Outcome.FAILED if "failed" in state.extra else end
 
     def deltas(self, event: Any) -> Iterator[Delta]:
-        # Progress and log messages are about the answer; only the result is it.
+        # Progress and log messages are about the answer; only the result is the answer.
         return _content(_responses(event))
 
     def deltas_in(self, state: StreamState, event: Any) -> Iterator[Delta]:
         responses = _responses(event)
         ids = _read(state, "ids")
         if ids and not _is_document(state):
-            # A replay may bring the responses to other requests of the session too.
+            # A replay may also contain the responses to other requests of the session.
             responses = [each for each in responses if len(_unanswered(ids, [each.get("id")], ids)) < len(ids)]
         return _content(responses)
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         if state.cursor is None:
-            # A GET without the header opens another stream: the server's own messages.
+            # A GET without the header opens another stream, with the server's own messages.
             return None
         headers = {"Last-Event-ID": state.cursor, **_session(state)}
         return Request(method="GET", url=state.url, headers=headers, repeat="query")
@@ -145,14 +145,14 @@ class MCPStreamableHTTP(ResumeProtocol):
             asks = bool(_ids(state.json)) or not isinstance(state.json, dict | list)
             return Reject("the server accepted the request and will not answer it") if asks else Finished(Outcome.COMPLETED)
         if status == 200 and json_type:
-            # Nothing to stream: the response is the whole body.
+            # This is not a stream: the response is the whole body.
             return Consume(whole=True)
         if not state.resuming:
             return None
         if status == 404:
             return Lost("the server answered 404: the session is gone, initialize a new one")
         if status == 409:
-            # It has not noticed yet that the connection before is dead.
+            # The server has not noticed yet that the previous connection is dead.
             return Retry("the server still holds the connection before")
         return None
 
@@ -162,7 +162,7 @@ class MCPStreamableHTTP(ResumeProtocol):
     def cancel_request(self, state: StreamState) -> Request | None:
         ids = _read(state, "ids")
         if ids is None or len(ids) != 1 or (isinstance(state.json, dict) and state.json.get("method") == "initialize"):
-            # A notification names one request, and "the `initialize` request MUST NOT be cancelled by clients".
+            # The notification names exactly one request, and "the `initialize` request MUST NOT be cancelled by clients".
             return None
         call = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": ids[0]}}
         return Request(method="POST", url=state.url, headers=_session(state), json=call, repeat="query")
@@ -174,16 +174,16 @@ def _session(state: StreamState) -> dict[str, str]:
 
 
 def _ids(body: Any) -> list[Any]:
-    """The ids of the requests in a body; notifications have none, and what answers the server has no method."""
+    """The ids of the requests in a body. Notifications have no id, and responses to the server have no method."""
     calls = [call for call in (body if isinstance(body, list) else [body]) if isinstance(call, dict)]
     return [call["id"] for call in calls if "method" in call and isinstance(call.get("id"), str | int | float)]
 
 
 def _unanswered(waiting: list[Any], answered: list[Any], ids: list[Any]) -> list[Any]:
     """
-    Those of `waiting` that no response names.
+    The ids in `waiting` that no response names.
 
-    Some servers write the id 1 as "1": that will do, unless it is the id of another request.
+    Some servers write the id 1 as "1", which is accepted unless that is the id of another request.
     """
     spelled = {str(each) for each in answered if each not in ids}
     return [each for each in waiting if each not in answered and str(each) not in spelled]
@@ -191,19 +191,19 @@ def _unanswered(waiting: list[Any], answered: list[Any], ids: list[Any]) -> list
 
 def _write(state: StreamState, name: str, ids: list[Any]) -> None:
     text = json.dumps(ids)
-    # In memory all of them, whatever their size.
+    # In memory, all ids are kept, whatever their size.
     state.extra[f"all {name}"] = text
     state.extra[name] = text if len(text) <= _IDS else _MANY
 
 
 def _read(state: StreamState, name: str) -> list[Any] | None:
-    """`None`: not known, since another process had more than a checkpoint holds."""
+    """The stored ids; `None` if not known, because another process had more than a checkpoint holds."""
     found = parsed(state.extra.get(f"all {name}", state.extra.get(name, "")))
     return found if isinstance(found, list) else None
 
 
 def _responses(event: Any) -> list[dict[str, Any]]:
-    """The JSON-RPC responses in an event: one, or those of a batch. The server's own requests have an id too, and a method."""
+    """The JSON-RPC responses in an event: one, or those of a batch. Requests of the server have a `method`, responses do not."""
     try:
         message = event.json()
     except ValueError:
@@ -213,7 +213,7 @@ def _responses(event: Any) -> list[dict[str, Any]]:
 
 
 def _is_document(state: StreamState) -> bool:
-    """The answer is one response instead of a stream, so it is ours whatever id it has."""
+    """Whether the answer is one response instead of a stream, and so belongs to our request whatever its id."""
     return state.head is not None and state.head.content_type == "application/json"
 
 

@@ -1,7 +1,7 @@
 """
-One JSON value a line (`application/x-ndjson`, `application/jsonl`): as Ollama streams.
+One JSON value per line (`application/x-ndjson`, `application/jsonl`), as Ollama streams.
 
-The format has no cursor, so it cannot resume; a last line without LF is delivered if it is valid JSON.
+The format has no cursor, so it cannot be resumed. A last line without LF is delivered if it is valid JSON.
 
 Source: github.com/ndjson/ndjson-spec, and Ollama's API (docs/api.md of its repository).
 """

@@ -153,7 +153,7 @@ class OpenAIChat(ResumeProtocol):
     def deltas(self, event: Any) -> Sequence[Delta]:
         return tuple(delta for document in documents_of(event) for delta in _deltas(document))
 
-    # -- going on
+    # -- resuming
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Interrupted("closed before the end")

@@ -191,7 +191,7 @@ class OpenAIResponses(CursorProtocol):
     def fingerprint(self, event: Any) -> str:
         return fingerprint(event.event, _PADDING.sub("", event.data) if '"obfuscation"' in event.data else event.data)
 
-    # -- going on
+    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         if not self._numbered:

@@ -200,7 +200,7 @@ class Relayed(ResumeProtocol):
     def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
         return self.inner.on_document(body, state)
 
-    # -- going on
+    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         if self._home(state) is not None:

@@ -89,7 +89,7 @@ class S2(ResumeProtocol):
                 return ()
         return (Delta("text", body),)
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         cursor, headers = state.cursor, self._format()

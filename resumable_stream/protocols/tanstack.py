@@ -101,7 +101,7 @@ class TanStackAI(ResumeProtocol):
         chunk = self.chunk(event)
         return deltas_of(_TEXTS, chunk.get("type"), chunk)
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         if state.cursor is None:

@@ -86,7 +86,7 @@ class TriggerDev(ResumeProtocol):
             chunk = chunk.get("delta", chunk.get("text"))
         return said("text", chunk)
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         # "latest" asks for another start than the one that we name.

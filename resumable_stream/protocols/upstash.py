@@ -95,7 +95,7 @@ class UpstashRealtime(ResumeProtocol):
     def deltas(self, event: Any) -> Sequence[Delta]:
         return said("text", payload_of(event).get("data"))
 
-    # -- going on
+    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         channels = _channels(state)
