@@ -27,7 +27,7 @@ NDJSON_TYPES = (
 
 class NDJSON(_EndedProtocol):
     """
-    Lines of JSON. Each is a `StreamEvent` whose `data` is the line.
+    Lines of JSON. Each becomes a `StreamEvent` whose `data` is the line.
 
     Args:
         end: A callable of the event (→ bool or `Outcome`): a clean close before it is `StreamInterrupted`.

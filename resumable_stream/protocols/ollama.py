@@ -19,7 +19,7 @@ from .ndjson import NDJSON, NDJSON_TYPES
 
 __all__ = ["OllamaNDJSON"]
 
-# `load` and `unload` answer a request without a prompt; older servers give no reason.
+# `load` and `unload` answer a request without a prompt; older servers send no reason.
 _WHOLE: Final = (None, "", "stop", "load", "unload")
 
 
@@ -29,7 +29,7 @@ class OllamaNDJSON(NDJSON):
 
     A close before the line with `"done": true` raises `StreamInterrupted`, with the text so far, and a line with an `error`
     raises `UpstreamError`. A `done_reason` other than `stop`, `load` and `unload` is `INCOMPLETE`.
-    Ollama stops the generation when the connection closes; there is nothing to come back to.
+    Ollama stops the generation when the connection closes, so there is nothing to resume.
 
     >>> OllamaNDJSON()
     <OllamaNDJSON: has_end, tied>
@@ -55,7 +55,7 @@ class OllamaNDJSON(NDJSON):
         )
 
     def claims(self, request: StreamState, head: Head) -> bool:
-        # The path is that of many an application too, whose answer is plain text.
+        # Many applications use the same path and answer with plain text.
         return (
             request.method == "POST"
             and head.content_type != "text/plain"
@@ -70,7 +70,7 @@ class OllamaNDJSON(NDJSON):
 
 
 def _outcome(event: Any) -> Outcome | None:
-    # A look at the text spares most lines the parser.
+    # Checking the text first saves parsing most lines.
     if '"done"' not in event.data or "true" not in event.data:
         return None
     line = payload_of(event)
@@ -81,7 +81,7 @@ def _outcome(event: Any) -> Outcome | None:
 
 def _deltas(line: dict[str, Any]) -> Iterator[Delta]:
     message = line.get("message")
-    # /api/chat has a message, /api/generate the same at the top.
+    # /api/chat has a message, /api/generate the same fields at the top level.
     parts = message if isinstance(message, dict) else {"thinking": line.get("thinking"), "content": line.get("response")}
     yield from said("reasoning", parts.get("thinking"))
     yield from said("text", parts.get("content"))
@@ -89,5 +89,5 @@ def _deltas(line: dict[str, Any]) -> Iterator[Delta]:
     for index, call in enumerate(calls if isinstance(calls, list) else ()):
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict) and "arguments" in function:
-            # Whole, and an object: as the text that other providers send in pieces.
+            # The arguments come whole, as an object. Deliver them as the text that other providers send in pieces.
             yield Delta("tool", json.dumps(function["arguments"], ensure_ascii=False), index)

@@ -1,8 +1,8 @@
 """
-OpenAI's Chat Completions, as dozens of servers speak it. It has no cursor, so it cannot be resumed.
+OpenAI's Chat Completions, which dozens of servers speak. It has no cursor, so it cannot be resumed.
 
-What it has is an honest end: a chunk with a `finish_reason`. Usage and `[DONE]` may follow, and a `[DONE]` or a clean close
-without it proves nothing: that is what a proxy leaves of an answer whose server died.
+It does have an honest end: a chunk with a `finish_reason`. Usage and `[DONE]` may follow. A `[DONE]` or a clean close
+without a reason proves nothing: a proxy sends the same when its upstream dies.
 
 Source: the types and the streaming code of the `openai` package 3.51 (`chat.completion.chunk`), OpenAI's API reference,
 and the streaming pages of OpenRouter (error chunks, comments) and vLLM (`reasoning_content`).
@@ -37,17 +37,17 @@ class OpenAIChat(ResumeProtocol):
     """
     `POST /v1/chat/completions` with `stream: true`, and the older `/v1/completions`.
 
-    A cut before the `finish_reason` raises `StreamInterrupted`, with the text so far; behind it any close is the end.
-    A reason that OpenAI does not list is `INCOMPLETE`: better a false alarm than half an answer taken for a whole one.
-    Nothing is sent twice: a second answer would be another one, and paid.
+    A cut before the `finish_reason` raises `StreamInterrupted`, with the text so far; after it any close is the end.
+    A reason that OpenAI does not list is `INCOMPLETE`: a false alarm is better than taking a partial answer as whole.
+    The request is never sent twice: the second answer would differ, and would be billed.
 
     `[DONE]` without a `finish_reason` is a cut as well. SDKs stop reading there, so it is not delivered: the error comes first.
 
     Args:
-        choices: How many the answer has: `n` of the request, times the prompts of an older completion. One `finish_reason` says
-            nothing of the others, so with several the stream is whole when each has one, and the worst of them is the outcome.
-        end: `"auto"`: a `finish_reason` ends it. `"[DONE]"`: so does `[DONE]`, for a server that never sends a reason; an
-            answer that such a server cut short and closed with `[DONE]` is then taken for a whole one.
+        choices: The number of choices: `n` of the request, times the prompts of an older completion. Each choice has its own
+            `finish_reason`, so the stream is whole once all of them have one, and the worst of them is the outcome.
+        end: `"auto"`: a `finish_reason` ends it. `"[DONE]"`: so does `[DONE]`, for a server that never sends a reason. If such
+            a server cuts an answer short and closes it with `[DONE]`, the answer is then taken as whole.
 
     >>> OpenAIChat()
     <OpenAIChat: has_end, tied>
@@ -101,14 +101,14 @@ class OpenAIChat(ResumeProtocol):
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) and isinstance(found := payload_of(source).get("id"), str):
-            # Of the answer, the same in each chunk: nothing to know a repeat by.
+            # The id of the answer is the same in each chunk, so it does not identify repeats.
             state.stream_id = found or None
 
     # -- reading
 
     def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         data = event.data
-        # Quotes inside a JSON text are escaped, so this is no content.
+        # Quotes inside JSON text are escaped, so content never matches.
         if '"finish_reason"' not in data:
             if self._done_ends:
                 return Outcome.COMPLETED if data.startswith(DONE) else None
@@ -139,7 +139,7 @@ class OpenAIChat(ResumeProtocol):
         return upstream_error(message if isinstance(message, dict) else {"message": message}, body or event.data)
 
     def quiet(self, event: bytes) -> bool:
-        # Quotes inside a JSON text are escaped, so these are keys. An event has a name only where it is an error.
+        # Quotes inside JSON text are escaped, so these are keys. Only error events have a name.
         if b'"error"' in event or event.startswith(b"event") or b"[DONE]" in event:
             return False
         if b'"finish_reason"' not in event:
@@ -147,7 +147,7 @@ class OpenAIChat(ResumeProtocol):
         return self._choices == 1 and (b'"finish_reason":null' in event or b'"finish_reason": null' in event)
 
     def reads_json(self, event: Any) -> bool:
-        # Several documents in one event were read.
+        # Several documents in one event are readable too.
         return event.event == "message" and not documents_of(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
@@ -164,11 +164,11 @@ def _outcome_of(reason: Any) -> Outcome:
 
 
 def _asked(state: StreamState) -> int:
-    """How many choices the request asks for."""
+    """The number of choices that the request asks for."""
     body = state.json if isinstance(state.json, dict) else {}
     asked = body.get("n")
     number = asked if type(asked) is int and asked > 1 else 1
-    # An older completion may have several prompts at once, each a text or a list of tokens: there is an answer to each.
+    # An older completion may have several prompts, each a text or a list of tokens. Each prompt gets its own answer.
     prompts = body.get("prompt")
     if isinstance(prompts, list) and prompts and all(isinstance(each, str | list) for each in prompts):
         number *= len(prompts)
@@ -188,9 +188,9 @@ def _deltas(body: dict[str, Any]) -> Iterator[Delta]:
     for choice in _choices(body):
         index = choice.get("index")
         delta = choice.get("delta")
-        # The older /v1/completions has the text in the choice itself.
+        # The older /v1/completions puts the text in the choice itself.
         parts = delta if isinstance(delta, dict) else {"content": choice.get("text")}
-        # vLLM and DeepSeek, OpenRouter: one of the two; a server that sends both sends the same.
+        # vLLM and DeepSeek use one name, OpenRouter the other; a server that sends both sends the same text.
         yield from said("reasoning", parts.get("reasoning_content") or parts.get("reasoning"), index)
         yield from said("text", parts.get("content"), index)
         yield from said("refusal", parts.get("refusal"), index)

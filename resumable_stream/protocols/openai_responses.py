@@ -3,9 +3,9 @@ OpenAI's Responses API: every event is numbered, and a response created with `ba
 
     POST /v1/responses {"background": true, "stream": true}      →  response.created (id, number 0), …
     GET  /v1/responses/{id}?stream=true&starting_after=N         →  what follows number N
-    GET  /v1/responses/{id}                                      →  how it stands, and in the end the whole result
+    GET  /v1/responses/{id}                                      →  its status, and in the end the whole result
 
-The id is in the first event only. Without `background` the generation dies with its connection, so nothing is resumed.
+Only the first event has the id. Without `background` the generation dies with its connection, so nothing can be resumed.
 Azure OpenAI, Azure's hosted agents, vLLM and Perplexity's agents speak the same; where they differ, a comment says so.
 
 Source: OpenAI's guide "Background mode", the types and resources of the `openai` package 3.51, issue 2828 of openai-python (the
@@ -33,7 +33,7 @@ from .cursor import CursorProtocol
 
 __all__ = ["OpenAIResponses"]
 
-# Perplexity has `response.cancelled`; OpenAI has the status and no event for it.
+# Perplexity has `response.cancelled`; OpenAI has the status but no event for it.
 _TERMINAL: Final = {
     "response.completed": Outcome.COMPLETED,
     "response.incomplete": Outcome.INCOMPLETE,
@@ -55,7 +55,7 @@ _TEXTS: Final = {
     "response.mcp_call_arguments.delta": Text("tool", "delta", "output_index"),
     "response.refusal.delta": Text("refusal", "delta", "output_index"),
 }
-# Random padding against traffic analysis; quotes inside a JSON text are escaped, so no content looks like this.
+# Random padding against traffic analysis. Quotes inside JSON text are escaped, so content never matches.
 _STORED: Final = re.compile(r"/responses/(?:ca)?resp_[^/]+$")
 _GIVEN: Final = frozenset({"input", "prompt", "conversation", "previous_response_id"})
 _PADDING: Final = re.compile(r',\s*"obfuscation"\s*:\s*"[^"\\]*"')
@@ -63,25 +63,25 @@ _PADDING: Final = re.compile(r',\s*"obfuscation"\s*:\s*"[^"\\]*"')
 
 class OpenAIResponses(CursorProtocol):
     """
-    The Responses API. In background mode it is resumed by number, without a repeat or a hole.
+    The Responses API. In background mode it is resumed by number, without repeats or gaps.
 
-    It resumes when the request (or the response in the first event) says `background: true`, or when the first request is
+    It resumes if the request (or the response in the first event) says `background: true`, or if the first request is
     a GET of such a response. Otherwise a cut raises `StreamInterrupted`. A cut before the first event cannot be resumed
-    either, since the response's id is in it.
+    either, since that event carries the response's id.
 
-    A `response.done` ends it too, as gateways in front of the API's WebSocket send it: by the status that it names.
+    A `response.done`, which gateways in front of the API's WebSocket send, also ends the stream, with the status that it names.
 
-    After a close without a terminal event the response is asked how it stands: a cancelled one has no event to say so.
-    With `on_lost="snapshot"` a response that is no longer streamed (OpenAI: five minutes after it was created) is delivered
-    from its stored result, as a reset: what was delivered is void, the text comes whole, in one delta for each part.
+    After a close without a terminal event, the status of the response is requested: no event reports a cancelled response.
+    With `on_lost="snapshot"`, a response that is no longer streamed (OpenAI: five minutes after it was created) is delivered
+    from its stored result, as a reset: what was delivered is void, and the text comes whole, in one delta per part.
     These events have the names and fields of the real ones, but no number.
 
     Args:
         numbered: `sequence_number` grows by one, so a jump is a gap. `False` for a proxy that numbers in its own way
             (litellm's synthetic streams have repeated a number): its events are then only read, not resumed.
-        upgrade_background: Ask for a background response where the request asks for a plain stream. OpenAI then keeps the
-            response, and its first event comes later; a request with `store: false`, or one that says `background` itself,
-            is sent as it is.
+        upgrade_background: Request a background response if the caller's request is for a plain stream. OpenAI then stores the
+            response, and its first event comes later. A request with `store: false`, or one that sets `background` itself,
+            is sent unchanged.
 
     >>> OpenAIResponses()
     <OpenAIResponses: resumable, numbered, has_end>
@@ -91,7 +91,7 @@ class OpenAIResponses(CursorProtocol):
     json_names = frozenset({*_TEXTS, *_TERMINAL, "response.done", "message"})
 
     def __init__(self, *, numbered: bool = True, upgrade_background: bool = False) -> None:
-        # No `first_sequence`, although it is 0: a GET may begin at any number.
+        # `first_sequence` is not set, although numbers start at 0: a GET may begin at any number.
         super().__init__(
             read="sequence_number",
             send="query:starting_after",
@@ -102,7 +102,7 @@ class OpenAIResponses(CursorProtocol):
         )
         self._numbered = numbered
         self._upgrades = upgrade_background
-        # "message": a compatible server that leaves the event's name out; its JSON has the type.
+        # "message": compatible servers may leave out the event's name; its JSON has the type.
         self.alarm = Alarm(frozenset({*_TERMINAL, "response.done", "error", "message"}), ERROR_HEADS | DONE_HEADS)
 
     @property
@@ -122,7 +122,7 @@ class OpenAIResponses(CursorProtocol):
         if request.method == "GET":
             return _STORED.search(path) is not None
         if not isinstance(request.json, dict):
-            # The path alone is too plain a name; the server's own headers vouch for it.
+            # The path alone is too generic; the server's own headers must confirm it.
             vouched = any(name.startswith("openai-") for name in head.headers)
             return request.method == "POST" and vouched and path.endswith("/v1/responses")
         return self.claims(request, head)
@@ -140,7 +140,7 @@ class OpenAIResponses(CursorProtocol):
         return replace(first, json={"background": True}) if self._turns(state) else first
 
     def _turns(self, state: StreamState) -> bool:
-        """The request is one for a plain stream, and is turned into one for a background response."""
+        """Whether a request for a plain stream is turned into one for a background response."""
         body = state.json
         plain = isinstance(body, dict) and body.get("stream") is True and "background" not in body
         return self._upgrades and plain and state.method == "POST" and body.get("store") is not False
@@ -173,12 +173,12 @@ class OpenAIResponses(CursorProtocol):
                 event.moves = False
 
     def _counts(self, event: Any, number: int | None) -> bool:
-        # litellm's synthetic streams number each event 0: only the first one is taken at its word.
+        # litellm's synthetic streams number every event 0, so 0 is believed only for the first event.
         return self._numbered and (number is None or number > 0 or _kind(event) == "response.created")
 
     def error(self, event: Any) -> UpstreamError | None:
-        # OpenAI's own has a number and its words at the top level: it is one of the stream's events, and what became of the
-        # response is then asked. The SDK raises for any event that holds an object `error`, numbered or not; so do we.
+        # OpenAI's own error event has a number and its message at the top level. It is a regular event, and the status of the
+        # response is requested after it. Like the SDK, we raise for any event that holds an object `error`, numbered or not.
         body = payload_of(event)
         detail = body.get("error")
         if not detail and (type(body.get("sequence_number")) is int or _kind(event) != "error"):
@@ -229,9 +229,9 @@ class OpenAIResponses(CursorProtocol):
         detail = object_of(object_of(parsed(body)).get("error"))
         message = str(detail.get("message") or "the server answered 400")[:500]
         if detail.get("param") not in (None, "", "stream"):
-            # Ours to mend: a cursor or option that the server does not take.
+            # Our request is at fault: the server rejects the cursor or an option.
             return None
-        # Azure's agents have one message for "never was to be had" and "expired".
+        # Azure's agents use one message for "never resumable" and "expired".
         return Lost(message, expired="not created with" not in message or "expired" in message)
 
     def on_clean_close(self, state: StreamState) -> Verdict:
@@ -254,11 +254,11 @@ class OpenAIResponses(CursorProtocol):
             return Reject(f"the server refused to say how response {state.stream_id} stands: {answer.status}")
         status = str(object_of(parsed(answer.body)).get("status"))
         if not background:
-            # It died with its connection; what it says of itself is better than a cut.
+            # The response died with its connection; its own status is more precise than a cut.
             return Finished(_FINAL[status]) if status in ("failed", "cancelled") else Resume()
         if status not in _FINAL:
             return Resume()
-        # A finished response replays what follows the cursor.
+        # A finished response can still replay what follows the cursor.
         whole = status in ("completed", "incomplete")
         lost = f"response {state.stream_id} is {status}, but its stream does not bring the rest" if whole else ""
         return Over(_FINAL[status], lost=lost)
@@ -270,7 +270,7 @@ class OpenAIResponses(CursorProtocol):
         response = object_of(parsed(answer.body))
         status = str(response.get("status"))
         if status in ("queued", "in_progress"):
-            # What it has so far is not what follows the cursor.
+            # The result so far is not what follows the cursor.
             return Retry(f"the response is still {status}")
         if status not in _FINAL:
             return None
@@ -285,13 +285,13 @@ class OpenAIResponses(CursorProtocol):
 
 
 def _url_of(state: StreamState) -> str | None:
-    """URL of the response; its query is the first request's (Azure's `api-version`)."""
+    """URL of the response, with the first request's query (Azure's `api-version`)."""
     if state.stream_id is None:
         return None
     parts = urlsplit(state.url)
     path = parts.path.rstrip("/")
     if state.method != "GET":
-        # Perplexity starts at /v1/agent.
+        # At Perplexity the first request goes to /v1/agent.
         collection = path if path.endswith("/responses") else f"{path.rpartition('/')[0]}/responses"
         path = f"{collection}/{quote(state.stream_id, safe='')}"
     return urlunsplit(parts._replace(path=path))
@@ -314,8 +314,8 @@ def _kind(event: Any) -> str:
 
 
 def _stored(response: dict[str, Any]) -> Iterator[StreamEvent]:
-    """A stored response as the events that it would have been, one delta for each part."""
-    # Without a number: the cursor stays behind, so a stop between two of these never skips a real event.
+    """A stored response as the events that would have been streamed, with one delta per part."""
+    # The events have no number, so the cursor does not move, and a stop between two of them never skips a real event.
     yield _event("response.created", response={**response, "status": "in_progress", "output": []})
     for index, item in enumerate(_objects(response.get("output"))):
         at = {"item_id": item.get("id"), "output_index": index}

@@ -1,15 +1,15 @@
 """
-A provider's stream through a relay, or another server of our kind: its bytes are the provider's, and its log is the relay's.
+A provider's stream through a relay, or another server of this package: the bytes are the provider's, the log is the relay's.
 
     POST /v1/chat/completions                       →  200, Content-Location: /.streams/q3k, Stream-Epoch: k7q2
                                                        data: {"id":"chatcmpl-1", …}    the provider's own events, without ids
     GET  /.streams/q3k?view=verbatim&after=k7q2.2   →  what follows event 2 of the log `k7q2`, byte for byte, then what is live
     GET  …&after=k7q2.4                             →  204, Stream-Outcome: completed
 
-Nothing in the events says where they stand, so the place is their number, which both sides count alike: an event is what the
-framing delivers. So each event of the wire has to be one event here, and none may be left out.
+The events carry no position, so the position is their count. Both sides count the same way: an event is what the
+framing delivers. So each event of the wire must be exactly one event here, and none may be left out.
 
-What the events mean (text, end, errors) is known by the provider's protocol, which this one wraps.
+This protocol wraps the provider's, which knows what the events mean (text, end, errors).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ EPOCH: Final = "stream_epoch"
 """In `StreamState.extra`: which log our count is of."""
 BASE: Final = "stream_base"
 """In `StreamState.extra`: events of the log in front of the first one that was asked for."""
-# Seconds. Proxies close what is silent for 30 to 60.
+# Seconds. Proxies close connections that are silent for 30 to 60 seconds.
 _HEARTBEAT: Final = "15"
 _EPOCH: Final = re.compile(r"[^.\s]{1,64}", re.ASCII)
 _AFTER: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,15})", re.ASCII)
-# Of the wire's queries: where an answer begins, and how it is written.
+# Query parameters that choose where an answer begins, and its form.
 _WHERE: Final[dict[str, str | None]] = dict.fromkeys(("view", "after", "from", "control"))
-# Gemini takes its API key in the query too, and a relay serves a stream only to who shows the same key.
+# Gemini also accepts its API key in the query, and a relay serves a stream only to clients that send the same key.
 _API_KEY: Final = "key"
 
 
@@ -49,22 +49,22 @@ class Relayed(ResumeProtocol):
     """
     A provider's stream through a relay: `Relayed(OpenAIChat())` reads what `OpenAIChat()` reads, and survives any cut.
 
-    It is chosen by itself around the protocol that was found, where the answer has the header `Stream-Epoch` and a
-    `Content-Location` on the same origin. It resumes there, from the number of events that were delivered.
+    It automatically wraps the detected protocol if the response has the header `Stream-Epoch` and a
+    `Content-Location` on the same origin. It resumes there, from the number of events delivered.
 
-    Named by the caller (`protocol=Relayed(OpenAIChat())`), a POST carries a random `Idempotency-Key`, unless the caller chose
-    one: if its answer gets lost, head and all, it is sent again with the same key, and the relay joins it to the answer that is
-    being made, which is paid once. It also asks for a heartbeat each 15 seconds, so that silence is told from a dead connection.
+    If the caller names it (`protocol=Relayed(OpenAIChat())`), a POST carries a random `Idempotency-Key`, unless the caller chose
+    one. If its response is lost, even before the head, it is sent again with the same key, and the relay joins it to the answer
+    in progress, which is billed once. It also requests a heartbeat every 15 seconds, to tell silence from a dead connection.
 
-    Events, text, errors and the end are those of the inner protocol. The relay knows more than the events: after a cut it
-    answers 204 if nothing is missing, with the outcome in the head. An answer whose own upstream was cut raises
-    `StreamInterrupted` then, as it would without a relay. A log that is gone, or another one now, is `CursorExpired`.
+    Events, text, errors and the end are those of the inner protocol. The relay knows more than the events show: if nothing is
+    missing after a cut, it answers 204 with the outcome in a header. If the relay's own upstream was cut, the stream raises
+    `StreamInterrupted`, as it would without a relay. A log that is gone or was replaced is `CursorExpired`.
 
-    `cancel()` stops the answer at the relay. With `on_lost="snapshot"` the provider's stored result is asked for, through the
-    relay, where the inner protocol knows one.
+    `cancel()` stops the answer at the relay. With `on_lost="snapshot"` the provider's stored result is requested through the
+    relay, if the inner protocol supports that.
 
     Args:
-        inner: The provider's protocol. One that takes events of the wire apart, or reads bytes, cannot be counted.
+        inner: The provider's protocol. Protocols that split events of the wire, or read bytes, cannot be counted.
 
     >>> from resumable_stream.protocols import OpenAIChat
     >>> Relayed(OpenAIChat())
@@ -87,7 +87,7 @@ class Relayed(ResumeProtocol):
                 "pass it as it is, without Relayed"
             )
         self.inner = inner
-        self.framing = inner.framing  # type: ignore[misc]  # of the class elsewhere; here each instance reads as its inner one
+        self.framing = inner.framing  # type: ignore[misc]  # a class attribute elsewhere; here it is the inner protocol's
         self.accept = inner.accept  # type: ignore[misc]  # likewise
         self.content_types = inner.content_types  # type: ignore[misc]  # likewise
         self.heartbeat = _BEATS[inner.framing]
@@ -111,12 +111,12 @@ class Relayed(ResumeProtocol):
 
     @property
     def promises(self) -> Promises:
-        # The relay says when it is over, and goes on when we leave.
+        # The relay says when the stream is over, and continues when we leave.
         return Promises(resumable=True, numbered=False, has_end=not self.endless)
 
     # -- starting
 
-    def for_request(self, request: StreamState) -> Self:  # type: ignore[override]  # there is none without its inner protocol
+    def for_request(self, request: StreamState) -> Self:  # type: ignore[override]  # an instance, for its inner protocol
         return type(self)(self.inner.for_request(request))
 
     def matches(self, request: StreamState, head: Head) -> bool:
@@ -141,7 +141,7 @@ class Relayed(ResumeProtocol):
             return
         state.location = _without_capability(location)
         state.extra[EPOCH] = epoch
-        # A GET of the log itself may have begun behind its start.
+        # A GET of the log itself may have begun after its start.
         asked = _AFTER.fullmatch(parse_qs(urlsplit(state.url).query).get("after", [""])[-1]) if state.safe else None
         if asked is not None and int(asked[2]):
             state.extra[BASE] = str(int(asked[2]))
@@ -152,7 +152,7 @@ class Relayed(ResumeProtocol):
         return Position(None)
 
     def place(self, events: Sequence[Any]) -> None:
-        # An id or number of the provider's own would let a repeat of the provider's be dropped, and the count would be another.
+        # With the provider's own ids or numbers, repeats by the provider would be dropped, and the count would be wrong.
         for event in events:
             event.sequence = event.own_id = None
             event.moves = False
@@ -170,7 +170,7 @@ class Relayed(ResumeProtocol):
         return self.inner.error(event)
 
     def gap(self, event: Any) -> Gap | None:
-        # It is an event of the log like any other: asked again, the log would say the same.
+        # A reported gap is an event of the log like any other: a new request would return the same.
         return None
 
     def deltas(self, event: Any) -> Iterable[Delta]:
@@ -214,7 +214,7 @@ class Relayed(ResumeProtocol):
         home = self._home(state)
         if home is None:
             return None
-        # A `Last-Event-ID` of the caller's would be heeded in place of the count.
+        # The relay would follow a `Last-Event-ID` from the caller instead of the count.
         headers = {**STARTING, "Last-Event-ID": None, "Stream-Heartbeat": _HEARTBEAT}
         params = {**_api_key(state), **_WHERE, "view": "verbatim", "after": self._cursor(state)}
         return Request(method="GET", url=home, headers=headers, params=params, repeat="all" if home == state.url else None)
@@ -240,7 +240,7 @@ class Relayed(ResumeProtocol):
         return None
 
     def _on_end(self, headers: Mapping[str, str], state: StreamState) -> Verdict:
-        """Nothing follows our place. A verbatim body cannot say how that came about, so the head does."""
+        """Judge a 204: nothing follows our position. A verbatim body cannot say how the stream ended, so the head does."""
         told = headers.get("stream-outcome", "")
         if not told:
             return Retry("the relay answered 204 without Stream-Outcome, so whether the answer is whole is not known")
@@ -249,7 +249,7 @@ class Relayed(ResumeProtocol):
         note_reason(state, reason)
         unproven = outcome is Outcome.ENDED and self.inner.promises.has_end
         if unproven or outcome in (Outcome.FAILED, Outcome.CANCELLED):
-            # Whoever reads bytes would take a clean end for a whole answer.
+            # Byte-level readers would take a clean end as a whole answer.
             seen = "closed before the end" if unproven else f"it ended as {outcome.value}"
             return Interrupted(f"{seen}: {reason}" if reason else seen)
         return Finished(outcome, verified=True)
@@ -257,11 +257,11 @@ class Relayed(ResumeProtocol):
     def on_clean_close(self, state: StreamState) -> Verdict:
         if self._home(state) is None:
             return self.inner.on_clean_close(state)
-        # Where no event says that it is the last one, asking is a matter of routine: 204 says it.
+        # If no event can mark the end, requesting more is routine: the answer 204 marks it.
         return Resume(routine=not self.inner.promises.has_end)
 
     def on_unproven(self, state: StreamState) -> Verdict:
-        # It stands in the log too, and would come again.
+        # The marker is in the log too, and would come again.
         return Interrupted("closed before the end")
 
     def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
@@ -292,18 +292,18 @@ _BEATS: Final[Mapping[str, bytes]] = {"sse": b":\n\n", "ndjson": b"\n"}
 
 
 def can_relay(protocol: ResumeProtocol) -> bool:
-    """Does it deliver each event of the wire as one event, so that a relay and we count alike?"""
+    """Whether the protocol delivers each event of the wire as one event, so that the relay and we count the same."""
     own = protocol.framing in _BEATS and not isinstance(protocol, Relayed | HubStream)
     return own and type(protocol).unpack is ResumeProtocol.unpack
 
 
 def relayed(protocol: ResumeProtocol, request: StreamState, head: Head) -> ResumeProtocol:
-    """What was found by detection, wrapped where its answer came through a relay that can send the rest."""
+    """The detected protocol, wrapped if its response came through a relay that can send the rest."""
     location = head.headers.get("content-location")
     if not location or _EPOCH.fullmatch(head.headers.get("stream-epoch", "")) is None or not can_relay(protocol):
         return protocol
     try:
-        # Credentials go with the request for the rest, so a header that names another origin is as good as none.
+        # The request for the rest carries credentials, so a header that names another origin is ignored.
         same_origin(location, base=head.url, origin=origin_of(request.url))
     except ResumableStreamError:
         return protocol
@@ -316,7 +316,7 @@ def _api_key(state: StreamState) -> dict[str, str]:
 
 
 def _without_capability(location: str) -> str:
-    """Without `?t=…`, by which a relay opens a stream to a browser: who has the key needs no second one, which ends earlier."""
+    """Remove `?t=…`, with which a relay opens a stream to a browser: it expires early, and our credentials are enough."""
     parts = urlsplit(location)
     kept = [each for each in parts.query.split("&") if each.partition("=")[0] != "t"]
     return urlunsplit(parts._replace(query="&".join(kept)))

@@ -1,5 +1,5 @@
 """
-Endpoints that replay from the start: no cursor, the position is how many events were delivered.
+Endpoints that replay from the start: they have no cursor, so the position is the number of events delivered.
 
 The replay is compared with what was delivered (count, and digests); a difference is `ReplayDiverged`.
 """
@@ -44,7 +44,7 @@ class ReplayFromZero(_EndedProtocol):
         if self._end.mode in ("auto", "never"):
             raise ValueError(f"a replay from zero has an end: give its text, a callable or 'close', got {end!r}")
         self._resume = resume
-        # The head says it all, unless a subclass looks at events.
+        # The head is enough, unless a subclass looks at events.
         self.identifies_by_event = type(self).identify is not ReplayFromZero.identify
 
     @property

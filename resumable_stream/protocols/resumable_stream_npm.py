@@ -20,16 +20,16 @@ class ResumableStreamNPM(ReplayFromZero):
     """
     An endpoint that keeps its answer with the `resumable-stream` package, as the package's readme shows.
 
-    The package is for servers and fixes no wire format; what its routes share is this: a GET with the stream's id replays the
-    answer while it is being made, and afterwards says that it is done (422 in the readme, 204 in the AI SDK's guide, 404 for an
-    unknown one). So the place is what was delivered: the replay is compared with it, and dropped.
+    The package is for servers and defines no wire format. Its routes have this in common: a GET with the stream's id replays the
+    answer while it is being made, and afterwards reports that it is done (422 in the readme, 204 in the AI SDK's guide, 404 for
+    an unknown stream). So a replay is compared with what was delivered, and that part is dropped.
 
-    The routes can skip characters (`resumeAt`). It is not used: they are UTF-16 units of the whole text with its framing
-    in one port and code points in the other, and a skip may land inside an event.
+    The routes can skip characters (`resumeAt`). That is not used: one port counts UTF-16 units of the whole text with its
+    framing, the other code points, and a skip may land inside an event.
 
     Args:
-        end: What ends the stream, as for `LastEventID`. The default is `[DONE]`: when the package lost the last message of a
-            producer, it closes the body as if all had come, so a clean close proves nothing. `"close"` believes it all the same.
+        end: What ends the stream, as for `LastEventID`. The default is `[DONE]`: if the package lost a producer's last message,
+            it closes the body as if everything had come, so a clean close proves nothing. `"close"` believes it anyway.
         resume: Where to GET the answer: a URL, absolute or relative to the first one, or a callable of the `StreamState`.
             `None`: the first request again, if it was a GET.
 
@@ -46,6 +46,6 @@ class ResumableStreamNPM(ReplayFromZero):
         if state.resuming and status in (204, 422):
             return Lost(f"the server answered {status}: the answer is done, and nothing of it can be replayed")
         if status == 422 and state.safe:
-            # The first GET came after the end: an empty stream, as with 204.
+            # The first GET came after the end: the stream is empty, as with 204.
             return Finished(Outcome.ENDED, verified=True)
         return None

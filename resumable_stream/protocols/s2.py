@@ -1,5 +1,5 @@
 """
-S2 (s2.dev): a stream of numbered records, read in batches; the id of a batch goes back as `Last-Event-ID`.
+S2 (s2.dev): a stream of numbered records, read in batches; a batch's id is sent back as `Last-Event-ID`.
 
 Source: s2.dev/docs, "Read records" of the REST API; npm `@s2-dev/streamstore` 0.27.0 (`lib/stream/transport/fetch`).
 """
@@ -21,7 +21,7 @@ __all__ = ["S2", "is_command"]
 
 _ROUTE: Final = re.compile(r".*/v1/streams/[^/]+/records/?")
 _BOUNDS: Final = frozenset({"count", "bytes", "until"})
-# Another start than the one that we name.
+# Query parameters that would choose another start than ours.
 _STARTS: Final[Mapping[str, str | None]] = {"timestamp": None, "tail_offset": None}
 
 
@@ -30,15 +30,15 @@ class S2(ResumeProtocol):
     The records of an S2 stream. Yields one event for each *record* of a batch: `event` is `"record"`, `data` its JSON,
     `sequence` its `seq_num`.
 
-    Numbers grow by one, so a hole is seen, also one that trimming made: then `GapError`, or `.gap` with `on_gap="deliver"`.
+    Numbers grow by one, so a gap is detected, even one left by trimming: `GapError`, or `.gap` with `on_gap="deliver"`.
     Command records (fencing, trimming) use up a number and are delivered; they have no text. Pings are not delivered,
-    and neither are the server's `error` events, which mean: connect again.
+    and neither are the server's `error` events, which only ask to reconnect.
 
-    A read follows the tail and never ends, unless its query has a bound (`count`, `bytes`, `until`):
-    then a close is asked about once, and the outcome is `ENDED`.
+    A read follows the tail and never ends, unless its query has a bound (`count`, `bytes`, `until`).
+    A close is then checked by one more request, and the outcome is `ENDED`.
 
     Args:
-        base64: Ask for record bodies as base64 (`s2-format`), for bodies that are not text. `False`: as text.
+        base64: Request record bodies as base64 (`s2-format`), for bodies that are not text. `False`: as text.
 
     >>> S2()
     <S2: resumable, numbered>
@@ -67,14 +67,14 @@ class S2(ResumeProtocol):
     # -- reading
 
     def unpack(self, event: Any) -> Iterator[Any]:
-        # A place must be able to lie between two records, and a number belongs to each: take the batches apart.
+        # A position may lie between two records, and each record has its own number, so batches are split.
         return _records(event)
 
     def position(self, event: Any) -> Position:
         number = payload_of(event).get("seq_num")
         if type(number) is not int:
             return Position(None)
-        # Behind a whole batch its id says also how much of a bound is used up.
+        # After a whole batch, its id also says how much of a bound is used up.
         return Position(event.id if "," in event.id else str(number), number)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
@@ -127,7 +127,7 @@ def _records(event: Any) -> Iterator[Any]:
 
 
 def is_command(headers: Any) -> bool:
-    """A record of the storage itself (fencing, trimming): its one header has no name."""
+    """Whether this is a record of the storage itself (fencing, trimming), whose one header has no name."""
     match headers:
         case [["", *_], *_]:
             return True
@@ -135,7 +135,7 @@ def is_command(headers: Any) -> bool:
 
 
 def _tail(body: bytes) -> int | None:
-    """`tail.seq_num` of a 416: the number that the next record will get."""
+    """`tail.seq_num` of a 416: the number of the next record."""
     try:
         number = json.loads(body)["tail"]["seq_num"]
     except (RecursionError, ValueError, KeyError, TypeError):

@@ -32,13 +32,13 @@ class TanStackAI(ResumeProtocol):
     """
     A TanStack AI route that answers with server-sent events and keeps a log of its runs (`durability`).
 
-    It resumes as TanStack's own client does: the first request once more, with the last offset as `Last-Event-ID`.
-    The route then replays from its log and starts no model call. This holds for a POST too, and naming this protocol declares it.
-    A route without `durability` sends no offsets; nothing is repeated there, and a cut is `StreamInterrupted`.
+    It resumes as TanStack's own client does: by repeating the first request with the last offset as `Last-Event-ID`.
+    The route then replays from its log and starts no model call. By naming this protocol you declare that this holds for a POST.
+    A route without `durability` sends no offsets; its request is not repeated, and a cut is `StreamInterrupted`.
 
-    An agent sends a `RUN_FINISHED` for each of its turns, so it is read on to the close. A cut behind one that says
-    `tool_calls` is a cut; a clean close there is asked about once, since the tools may be the caller's: then `ENDED`.
-    `RUN_ERROR` is `FAILED` (`CANCELLED` with the code `aborted`), a run that the server forgot is `UpstreamError`.
+    An agent sends a `RUN_FINISHED` for each of its turns, so the stream is read to the close. After one with `tool_calls`, a
+    broken connection is a cut. A clean close there is checked by one more request, since the caller may run the tools: `ENDED`.
+    `RUN_ERROR` is `FAILED` (`CANCELLED` with the code `aborted`); a run that the server forgot is `UpstreamError`.
 
     >>> TanStackAI()
     <TanStackAI: resumable, has_end>
@@ -51,14 +51,14 @@ class TanStackAI(ResumeProtocol):
     keeps = frozenset({"turn"})
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        # Only a join is told by its query. A POST looks like any AG-UI run, and those must not be repeated on suspicion.
+        # Only a join can be recognised, by its query. A POST looks like any AG-UI run, which must not be repeated on a guess.
         query = parse_qs(urlsplit(request.url).query)
         join = "runId" in query and query.get("offset") in (["-1"], ["now"])
         types = NDJSON_TYPES if self.framing == "ndjson" else self.content_types
         return request.method == "GET" and join and head.content_type in types
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        # Of the newest event: does it end a turn whose tools are still to be called?
+        # Note whether the newest event ends a turn whose tools are still to be called.
         if not isinstance(source, Head):
             if _turn(self.chunk(source)):
                 state.extra["turn"] = "tools"
@@ -68,7 +68,7 @@ class TanStackAI(ResumeProtocol):
     # -- reading
 
     def chunk(self, event: Any) -> dict[str, Any]:
-        """The AG-UI event in an event of the wire."""
+        """The AG-UI event inside an event of the wire."""
         return payload_of(event)
 
     def end(self, event: Any) -> Outcome | Settled | None:
@@ -77,7 +77,7 @@ class TanStackAI(ResumeProtocol):
         chunk = self.chunk(event)
         match chunk.get("type"):
             case "RUN_STARTED":
-                # Another turn: what the one before it settled holds no longer.
+                # A new turn begins, so what the previous one settled no longer holds.
                 return Settled(None)
             case "RUN_ERROR":
                 return Settled(Outcome.CANCELLED if chunk.get("code") == "aborted" else Outcome.FAILED)
@@ -93,7 +93,7 @@ class TanStackAI(ResumeProtocol):
             return None
         chunk = self.chunk(event)
         text = str(chunk.get("message", ""))
-        # It concerns the log, not the run, which may have ended well.
+        # These errors concern the log, not the run, which may have ended well.
         forgot = chunk.get("type") == "RUN_ERROR" and text.startswith(("Unknown or expired", "Memory stream"))
         return upstream_error({"type": "unknown run", "message": text}, chunk) if forgot else None
 
@@ -109,7 +109,7 @@ class TanStackAI(ResumeProtocol):
         return Request(method=state.method, url=state.url, headers={"Last-Event-ID": state.cursor}, repeat="all")
 
     def on_clean_close(self, state: StreamState) -> Verdict:
-        # A log that is open holds the connection, so an empty answer says that it is closed.
+        # An open log holds the connection, so an empty answer means that the log is closed.
         return Ask() if "turn" in state.extra else Resume()
 
 
@@ -130,7 +130,7 @@ class TanStackAINDJSON(TanStackAI):
     def position(self, event: Any) -> Position:
         envelope = super().chunk(event)
         offset = envelope.get("id") if "chunk" in envelope else None
-        # An empty offset takes the place back, as an empty id does in server-sent events.
+        # An empty offset clears the cursor, as an empty id does in server-sent events.
         return Position(offset, None, offset or None) if isinstance(offset, str) else Position(None)
 
     def chunk(self, event: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class TanStackAINDJSON(TanStackAI):
 
 
 def _reason(chunk: dict[str, Any]) -> Any:
-    """Why the model stopped: in the event, or in its metadata on newer routes."""
+    """Why the model stopped; newer routes put it in the event's metadata."""
     if "finishReason" in chunk:
         return chunk["finishReason"]
     metadata = chunk.get("metadata")

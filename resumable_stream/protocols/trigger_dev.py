@@ -1,5 +1,5 @@
 """
-Trigger.dev realtime streams: the id of an event, or the number of a record, goes back as `Last-Event-ID`.
+Trigger.dev realtime streams: an event's id, or a record's number, is sent back as `Last-Event-ID`.
 
 Source: trigger.dev/docs, "Realtime streams"; npm `@trigger.dev/core` 4.8.3 (`v3/apiClient/runStream.js`).
 """
@@ -32,9 +32,9 @@ class TriggerDev(ResumeProtocol):
     each record becomes one event, `event` is `"record"`, `data` its JSON and `sequence` its `seq_num`.
 
     Nothing in the stream marks its end: a clean close is the end, `COMPLETED` with the header `X-Session-Settled`, else `ENDED`.
-    So a proxy that closes cleanly in between two events is believed; every other cut is resumed.
-    A record that a task wrote twice carries the same id in its body, and its repeat is dropped at any time.
-    Command records of the storage below (S2) are no data and are not delivered; hence a hole cannot be told by the numbers.
+    So a proxy that closes cleanly between two events is believed; every other cut is resumed.
+    A record that a task wrote twice carries the same id in its body, and its repeat is always dropped.
+    Command records of the underlying storage (S2) are not data and are not delivered, so the numbers cannot reveal a gap.
 
     >>> TriggerDev()
     <TriggerDev: resumable>
@@ -54,7 +54,7 @@ class TriggerDev(ResumeProtocol):
     # -- reading
 
     def unpack(self, event: Any) -> Iterator[Any]:
-        # A place must be able to lie between two records: take the batches apart.
+        # A position may lie between two records, so batches are split.
         return _records(event)
 
     def position(self, event: Any) -> Position:
@@ -69,7 +69,7 @@ class TriggerDev(ResumeProtocol):
     def fingerprint(self, event: Any) -> str:
         if event.event != "record":
             return super().fingerprint(event)
-        # What was written twice has another number and another time.
+        # A record that was written twice differs in number and time.
         record = payload_of(event)
         return fingerprint("record", json.dumps([record.get("body"), record.get("headers") or []]))
 
@@ -82,26 +82,26 @@ class TriggerDev(ResumeProtocol):
     def deltas(self, event: Any) -> Sequence[Delta]:
         chunk: Any = _written(event).get("data") if event.event == "record" else _value(event.data)
         if isinstance(chunk, dict) and chunk.get("type") == "text-delta":
-            # A part of the AI SDK, whose streams tasks often pipe: `text` before its version 5.
+            # A part of an AI SDK stream, which tasks often pipe; the field was `text` before version 5.
             chunk = chunk.get("delta", chunk.get("text"))
         return said("text", chunk)
 
     # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
-        # "latest" asks for another start than the one that we name.
+        # "latest" would choose another start than our cursor.
         headers: dict[str, str | None] = {"X-Trigger-Stream-Start": None} if state.cursor is not None else {}
         if state.cursor is not None:
             headers["Last-Event-ID"] = state.cursor
         return Request(method="GET", url=state.url, headers=headers, repeat="all") if state.method == "GET" else None
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        # The SDK never tries these again; 404 and 410 to a resume are the core's (the stream is gone).
+        # The SDK never retries these; the core handles 404 and 410 to a resume (the stream is gone).
         return Reject() if status in (400, 409, 422) else None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         settled = state.head is not None and state.head.headers.get("x-session-settled", "").lower() == "true"
-        # Its close is how such a stream ends.
+        # A close is how such a stream ends.
         return Finished(Outcome.COMPLETED if settled else Outcome.ENDED, verified=True)
 
 

@@ -1,7 +1,7 @@
 """
-Upstash Realtime: a feed of channels; the newest id of each goes back as `last_ack_<channel>`.
+Upstash Realtime: a feed of channels; the newest id of each is sent back as `last_ack_<channel>`.
 
-An event has an id of its channel, so over several channels the cursor is the newest id of each, as a query.
+An event's id belongs to its channel, so for several channels the cursor is the newest id of each, written as a query.
 
 Source: upstash.com/docs, "Realtime"; npm `@upstash/realtime` 1.1.0 (`server/handler.js`, `client/provider.js`).
 """
@@ -22,11 +22,11 @@ from ._shape import said
 
 __all__ = ["UpstashRealtime"]
 
-# About the connection, not of a channel.
+# Frames about the connection, not of a channel.
 _FRAMES: Final = frozenset({"connected", "reconnect", "disconnected", "ping"})
 _ID: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
-# A channel without an event, and without a place in the first URL, is read from so long before the first event of all:
-# ids are milliseconds, and by less than this do the events of several channels come in another order.
+# A channel that has no event yet, and no id in the first URL, is read from this long before the first event of any channel.
+# Ids are milliseconds, and events of several channels are out of order by less than this.
 _EARLIER_MS: Final = 5000
 
 
@@ -34,14 +34,14 @@ class UpstashRealtime(ResumeProtocol):
     """
     The events of Upstash Realtime channels: a feed that never ends.
 
-    The server closes before its function's time is up and says `reconnect`; we come back with the id of the newest event,
-    and it sends what was added since. Over several channels each has a place of its own; between them the order may
-    change at a reconnect. A channel that has had no event yet is read from 5 seconds before the first event of all.
-    Before its first event the feed has no place: what is sent while it is disconnected then is missed, unless the
+    The server closes before its function's time is up and sends `reconnect`. The stream then resumes from the id of the newest
+    event, and the server sends what was added since. Each channel has its own position; between channels the order may
+    change at a reconnect. A channel without an event so far is read from 5 seconds before the first event of any channel.
+    Before its first event the feed has no position: events sent during a disconnect are then missed, unless the
     first URL has a `last_ack_<channel>`.
 
     Frames about the connection (`connected`, `ping`, `reconnect`) are not delivered; `error` is `UpstreamError`.
-    Pings come each 60 seconds: raise `Timeouts(idle=90)` to spare a reconnect on a quiet feed.
+    Pings come every 60 seconds: set `Timeouts(idle=90)` to avoid reconnects on a quiet feed.
 
     >>> UpstashRealtime()
     <UpstashRealtime: resumable>
@@ -55,7 +55,7 @@ class UpstashRealtime(ResumeProtocol):
     endless = True
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        # Nothing but its acknowledgements tells it from another feed.
+        # Only the acknowledgements distinguish it from another feed.
         query = parse_qs(urlsplit(request.url).query, keep_blank_values=True)
         acks = any(name.startswith("last_ack_") for name in query)
         return request.method == "GET" and acks and head.content_type == "text/event-stream"
@@ -73,7 +73,7 @@ class UpstashRealtime(ResumeProtocol):
         return Position(cursor, None, f"{channel} {cursor}")
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        # No identity, but the rest of the place: where an event stands depends on those of the other channels before it.
+        # Not an identity, but the rest of the cursor: it depends on earlier events of the other channels.
         if isinstance(source, Head):
             state.extra["places"] = state.cursor or ""
             return
@@ -117,7 +117,7 @@ def _channels(state: StreamState) -> list[str]:
 
 
 def _places(state: StreamState, channels: list[str], cursor: str) -> dict[str, str]:
-    """The newest id of each channel. A cursor that is a mere id is the first one of all; one that is neither holds no place."""
+    """The newest id of each channel. A cursor that is a plain id is the first event's; in any other form it holds no ids."""
     if (found := _ID.fullmatch(cursor)) is not None:
         if len(channels) == 1:
             return {channels[0]: cursor}
@@ -129,6 +129,6 @@ def _places(state: StreamState, channels: list[str], cursor: str) -> dict[str, s
 
 
 def _order(place: str) -> tuple[int, int]:
-    """Ids in the order of their time; anything else, which a first URL may hold, is before them."""
+    """Sort key: ids in order of time; anything else, which a first URL may hold, comes before them."""
     found = _ID.fullmatch(place)
     return (int(found[1]), int(found[2])) if found is not None else (0, 0)

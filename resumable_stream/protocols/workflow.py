@@ -25,9 +25,9 @@ class WorkflowRun(AISDKStream):
     """
     A chat route that runs a workflow and answers with its stream of AI SDK parts.
 
-    A POST brings the run's id in `x-workflow-run-id` and resumes by `GET {url}/{run id}/stream`, a GET by itself;
-    `startIndex` is the number of parts that were delivered, so nothing is sent twice.
-    The place is a count: it is exact as long as the run is the same, and nothing in the parts could prove it.
+    A POST returns the run's id in `x-workflow-run-id` and resumes by `GET {url}/{run id}/stream`, a GET by repeating itself;
+    `startIndex` is the number of parts delivered, so nothing is sent twice.
+    The position is a count: it is exact as long as the run is the same, but nothing in the parts can prove that.
 
     `finish`, `abort` and `error` end the stream, as in `AISDKStream`. A body that closes before one of them has reached
     the time limit of its function, not its end; so `[DONE]`, which closes every body, is not delivered.
@@ -49,17 +49,17 @@ class WorkflowRun(AISDKStream):
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":
             return False
-        # The header alone may stand on any answer of such an application.
+        # On a GET the header alone is not enough: any response of such an application may have it.
         if request.method == "POST":
             return _RUN in head.headers
-        # The guide of the DevKit gives this one alone when a run is read again, that of the AI SDK the other.
+        # For a run that is read again, the DevKit's guide sends only one of these headers, and the AI SDK's guide the other.
         return urlsplit(request.url).path.rstrip("/").endswith("/stream") and (_RUN in head.headers or _TAIL in head.headers)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) or state.resuming:
             return
         state.stream_id = state.stream_id or source.headers.get(_RUN) or None
-        # The index of our first part: not 0 if the caller asked for a later one, or for the last few.
+        # The index of our first part. It is not 0 if the caller asked for a later one, or for the last few.
         start = parse_qs(urlsplit(state.url).query).get("startIndex", ["0"])[-1]
         if start.startswith("-"):
             tail = source.headers.get(_TAIL, "")
@@ -69,7 +69,7 @@ class WorkflowRun(AISDKStream):
         state.extra["base"] = start
 
     def unpack(self, event: Any) -> Sequence[Any]:
-        # The end of a body is no part, and must not be counted as one.
+        # The end of a body is not a part, and must not be counted as one.
         return () if event.data == "[DONE]" else (event,)
 
     def resume_request(self, state: StreamState) -> Request | None:
