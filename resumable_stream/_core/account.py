@@ -1,7 +1,7 @@
 """
-What happened to a stream so far: counters, time offline, and the notices for an observer.
+What has happened to a stream so far: counters, time offline, and the notices for an observer.
 
-The notice of a lost connection says what follows it. That is known a moment later, so it is kept until then.
+The notice of a lost connection says what follows it. That is known a moment later, so the notice is held until then.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Account:
     """
     Attributes:
         notices: For the driver, which shows and removes them.
-        last_error: What the latest connection ended with.
-        routine: The next answer is due as a matter of routine: it is no reconnect.
-        checked: The status of the run was asked for, and says that it goes on.
+        last_error: The error that ended the latest connection.
+        routine: The next answer is routine and does not count as a reconnect.
+        checked: The status of the run was requested, and the run is still running.
         connections: Responses whose body was read.
     """
 
@@ -41,7 +41,7 @@ class Account:
 
     @property
     def offline(self) -> bool:
-        """The latest connection was lost, and there is none yet."""
+        """Whether the latest connection was lost and none has replaced it yet."""
         return self._offline_since is not None
 
     def stats(self, ledger: Ledger | None, bytes: int) -> Stats:
@@ -57,7 +57,7 @@ class Account:
         )
 
     def count_events(self, events: int) -> None:
-        """So many events came, of a connection before this one or from the store."""
+        """Count events of an earlier connection, or from the store."""
         self._events += events
 
     def connected(self, status: int, ledger: Ledger, now: float, *, resuming: bool, asking: bool) -> None:
@@ -78,7 +78,7 @@ class Account:
         A connection is over before the stream has ended.
 
         Args:
-            seconds: How long the clock ran that ran out.
+            seconds: The limit of the clock that ran out, if one did.
         """
         self.routine = False
         if self._offline_since is None:
@@ -97,7 +97,7 @@ class Account:
         self.notices.append(self._parting)
 
     def then(self, follows: note.Then) -> None:
-        """What comes after the connection that was lost. Its notice says so, unless that went out already."""
+        """Record what follows the lost connection. Its notice says so, unless it was already sent."""
         parting, self._parting = self._parting, None
         for index, notice in enumerate(self.notices):
             if notice is parting:

@@ -1,4 +1,4 @@
-"""What the machine tells a driver to do: a closed set of small frozen values."""
+"""The actions that the machine requests from a driver: a closed set of small frozen values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Connect:
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """
-    Send `request` and read the whole answer, or, with `request=None`, what is left of the current one.
+    Send `request` and read the whole answer, or, with `request=None`, the rest of the current one.
 
     Then `receive_answer()` or `fetch_failed()`.
     """
@@ -40,7 +40,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Hand out events that did not come from a read."""
+    """Deliver events that did not come from a read."""
 
     events: Sequence[Item]
 
@@ -67,7 +67,7 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """There is nothing more."""
+    """The stream is over."""
 
     outcome: Outcome
 

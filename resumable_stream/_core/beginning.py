@@ -1,7 +1,7 @@
 """
-How the stream began. A server that ignores the cursor starts over, and its answer begins like that.
+How the stream began. If a server ignores the cursor and starts over, its answer begins the same way.
 
-The beginning is known by its leading events, up to the first that has an id.
+The beginning consists of the leading events, up to the first that has an id.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from .parts import Part
 
 __all__ = ["Beginning", "Likeness", "Sign"]
 
-# So many events without an id are noted, and so many may be held back.
+# How many events without an id are noted, and how many may be held back.
 LONGEST: Final = 16
 # Ids over 256 characters are not written into a checkpoint: best effort.
 LONGEST_KEPT: Final = 256
 
 
 class Sign(NamedTuple):
-    """What an event of the beginning is known by. `number`: the one that the protocol gives it."""
+    """How an event of the beginning is recognised. `number`: the one that the protocol gives it."""
 
     own_id: str | None
     fingerprint: str
@@ -28,20 +28,20 @@ class Sign(NamedTuple):
 
 Likeness: TypeAlias = Literal["so far", "whole", "none"]
 """
-What an event says of the answer that it came with.
+What an event shows about the beginning of its answer.
 
-- `so far`: the answer begins as the stream did, as far as it has come; the event is held;
+- `so far`: up to this event, the answer begins as the stream did; the event is held;
 - `whole`: the whole beginning has come again; the event is held;
-- `none`: the answer begins in another way.
+- `none`: the answer begins differently.
 """
 
 
 class Beginning(Part):
     """
     Attributes:
-        signs: What the leading events are known by.
-        open: More of them are to be noted.
-        held: Events of an answer that begins like this, so far.
+        signs: How the leading events are recognised.
+        open: Whether more of them are to be noted.
+        held: Events held while their answer begins like the stream.
     """
 
     __slots__ = ("_at", "held", "open", "signs")
@@ -51,15 +51,15 @@ class Beginning(Part):
         self.open = noted
         self.held: tuple[Any, ...] = ()
         self._at: int | None = None
-        """Where in `signs` the answer has got to; `None` where it is not compared."""
+        """How many of `signs` the answer has matched; `None` if it is not compared."""
 
     @property
     def compared(self) -> bool:
-        """It is not known yet whether the answer begins as the stream did."""
+        """Whether the answer is still being compared with the stream's beginning."""
         return self._at is not None
 
     def note(self, sign: Sign) -> int:
-        """A leading event was delivered. Returns its place."""
+        """A leading event was delivered. Returns its index."""
         at = len(self.signs)
         self.signs = (*self.signs, sign)
         if sign.own_id or at + 1 == LONGEST:
@@ -67,13 +67,13 @@ class Beginning(Part):
         return at
 
     def open_connection(self, *, compare: bool) -> None:
-        """A new answer begins. One whose content alone is known is not compared: it may well say the same twice."""
+        """A new answer begins. It is not compared if only content is known, since a stream may repeat the same content."""
         self.held = ()
         known = compare and any(sign.own_id is not None or sign.number is not None for sign in self.signs)
         self._at = 0 if known else None
 
     def compare(self, item: Any, sign: Sign) -> Likeness:
-        """Does the answer go on like the beginning? The number of an event is not known in another process."""
+        """Whether the answer still matches the beginning. An event's number is not known in another process."""
         assert self._at is not None
         expected = self.signs[self._at]
         if sign[:2] != expected[:2] or expected.number not in (None, sign.number):
@@ -86,7 +86,7 @@ class Beginning(Part):
         return "whole"
 
     def differs(self) -> Likeness:
-        """It does not."""
+        """The answer begins differently."""
         self._at = None
         return "none"
 
@@ -95,14 +95,14 @@ class Beginning(Part):
         return held
 
     def text(self) -> str | None:
-        """The stream's first event, for a checkpoint; `None` when it has no id to be known by."""
+        """The stream's first event, for a checkpoint; `None` if it has no id to be recognised by."""
         if not self.signs:
             return None
         own_id, fingerprint, _ = self.signs[0]
         return f"{fingerprint} {own_id}" if own_id is not None and len(own_id) <= LONGEST_KEPT else None
 
     def restore(self, text: str | None, *, noted: bool) -> None:
-        """What `text()` gave in another process."""
+        """Restore what `text()` returned in another process."""
         self.open = noted
         if text:
             fingerprint, _, own_id = text.partition(" ")

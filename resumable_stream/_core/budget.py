@@ -1,8 +1,8 @@
 """
 The retry budget (rules 2 and 3): how long to wait before the next connection, and when to give up.
 
-Only a new event is progress. The first reconnect after progress is prompt and free; then the caller's policy counts.
-What the server asks for (`retry:`, `Retry-After`) is a floor under every wait.
+Only a new event is progress. The first reconnect after progress is prompt and free; after that the caller's policy decides.
+What the server asks for (`retry:`, `Retry-After`) is the minimum of every wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .settings import RetryState, Settings
 
 __all__ = ["Budget", "retry_after"]
 
-# Enough to spread a fleet that lost one server, too little for a reader to notice.
+# Seconds. Enough to spread out a fleet that lost one server, too short for a reader to notice.
 PROMPT: Final = 0.25
 
 
@@ -38,7 +38,7 @@ class Budget:
 
     @property
     def next_attempt(self) -> int:
-        """Number of the connection that comes next: 0 for the one after progress, 1 for the first attempt."""
+        """Number of the next attempt, from 1; the prompt reconnect after progress has number 0."""
         return self.attempts + 1
 
     def progress(self) -> None:
@@ -64,18 +64,18 @@ class Budget:
         Seconds before a reconnect that follows no failed attempt.
 
         Args:
-            free: It follows progress, so if it fails that is not counted. Otherwise the count stays as it is.
+            free: The reconnect follows progress, so a failure is not counted. Otherwise the count stays as it is.
         """
         self._free = self._free or free
         return self._floor(PROMPT * self._settings.jitter())
 
     def interrupted(self, *, free: bool) -> float:
-        """Seconds before the next request when the caller ended the last one: none. The server has not asked for a wait."""
+        """Seconds before the next request if the caller ended the last one: none, since the server asked for no wait."""
         self._free = self._free or free
         return 0.0
 
     def at_once(self, *, free: bool) -> float:
-        """Seconds before a question (rule 7c): none, unless the server asked for some."""
+        """Seconds before a question (rule 7c): none, unless the server asked for a wait."""
         self._free = self._free or free
         return self._floor(0.0)
 
@@ -95,7 +95,7 @@ class Budget:
         """
         The stream starts over. Returns the seconds to wait, or `None` to give up.
 
-        A stream that dies again and again would be paid for again and again: restarts are attempts that no progress resets.
+        Each restart is billed again, so restarts count as attempts that progress does not reset.
         """
         self._restarts += 1
         state = RetryState(attempt=self._restarts, elapsed=0.0, slept=0.0, error=error)
@@ -132,7 +132,7 @@ def retry_after(headers: Mapping[str, str], *, now: float, ceiling: float = 60.0
         return min(float(value[:10]), ceiling)
     try:
         date = parsedate_to_datetime(value)
-        # "-0000" is UTC as well, but of a server that does not tell where it is (RFC 5322 section 3.3).
+        # "-0000" also means UTC, from a server that does not state its time zone (RFC 5322 section 3.3).
         then = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

@@ -1,8 +1,8 @@
 """
-The checkpoint of every place where a caller may stand, and when one is saved (rule 1).
+The checkpoint for every position that a caller may be at, and when one is saved (rule 1).
 
-A checkpoint is asked for rarely and changes with every event, so nothing is made of it in advance. What events change and a
-checkpoint keeps is remembered as changes: see `Timeline`.
+A checkpoint is requested rarely but changes with every event, so it is built only on request. State that events change and
+checkpoints keep is recorded as changes: see `Timeline`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .timeline import Timeline
 __all__ = ["LOCATION_KEY", "UNKNOWN", "WITHHELD_KEY", "Checkpoints"]
 
 OUTCOME_KEY, LOCATION_KEY, FIRST_KEY, RESET_KEY, OPTIONS_KEY, SETTLED_KEY, STEP_KEY, UNVERIFIED_KEY, WITHHELD_KEY = CORE_EXTRA
-# `Checkpoint.protocol` before the first answer, when it is still to be detected.
+# `Checkpoint.protocol` before the first answer, when the protocol is not yet detected.
 UNKNOWN: Final = "auto"
 
 
 class Checkpoints:
     """
     Args:
-        state: What a protocol is shown of the stream.
+        state: The stream as a protocol sees it.
         settings: What the caller chose.
-        ending: What is known of the stream's end.
+        ending: What is known about the stream's end.
         restored: The checkpoint that the stream continues from.
 
     Attributes:
@@ -56,12 +56,12 @@ class Checkpoints:
         self._steps: Timeline[int | None] = Timeline(settings.limits.window)
 
     def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        """Now the protocol is known, and with it what a place means."""
+        """The protocol is now known, and with it the meaning of a position."""
         self._protocol, self._ledger = protocol, ledger
         self._step = 0 if protocol.steps else None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """The stream continues from there, and the ledger knows it."""
+        """The stream continues from this checkpoint, which the ledger has restored."""
         assert self._protocol is not None and self._ledger is not None
         extra = checkpoint.extra
         if self._protocol.steps and checkpoint.offset:
@@ -83,18 +83,18 @@ class Checkpoints:
     # --- what events change
 
     def kept(self) -> dict[str, str]:
-        """The texts that the protocol wants to have kept, as they are now."""
+        """The current texts that the protocol wants kept."""
         assert self._protocol is not None
         return {name: value for name, value in self._state.extra.items() if name in self._protocol.keeps}
 
     def changed(self, before: Iterable[tuple[Any, dict[str, str]]]) -> None:
-        """Delivered events changed the kept texts; for each what they were before it."""
+        """Delivered events changed the kept texts; `before` holds each event with the texts before it."""
         for item, texts in before:
             self._kept.changed(item.offset, texts)
         self._kept.forget(self._oldest())
 
     def stepped(self, items: Iterable[Any]) -> None:
-        """Events were delivered, of a protocol that has steps."""
+        """Events of a protocol that has steps were delivered."""
         assert self._protocol is not None
         for item in items:
             if self._protocol.step(item) == "begin":
@@ -103,24 +103,24 @@ class Checkpoints:
         self._steps.forget(self._oldest())
 
     def step_at(self, offset: int) -> int | None:
-        """Offset at which the step of an event began; `None` where the protocol has no steps, or it began in another process."""
+        """Offset at which the step of an event began; `None` if the protocol has no steps, or the start is not known."""
         return self._steps.at(offset + 1, self._step)
 
     def _oldest(self) -> int:
-        """The oldest place that may still be asked for."""
+        """The oldest position that may still be requested."""
         assert self._ledger is not None
         return self._ledger.committed.offset if self._settings.manual else self._ledger.place(0).offset
 
     # --- the checkpoint
 
     def place(self, taken: int, batch: Sequence[Any] | None) -> Place:
-        """Where the caller stands when `taken` items of `batch` (`None`: the latest) are taken, or what it has committed."""
+        """The caller's position after `taken` items of `batch` (`None`: the latest), or the position that it has committed."""
         assert self._ledger is not None
         return self._ledger.committed if self._settings.manual else self._ledger.place(taken, batch)
 
     def make(self, taken: int, batch: Sequence[Any] | None, outcome: Outcome | None) -> Checkpoint:
         """
-        The checkpoint of a place.
+        Build the checkpoint of a position.
 
         Args:
             taken, batch: See `place()`.
@@ -165,12 +165,12 @@ class Checkpoints:
         )
 
     def _withheld(self) -> str:
-        """Names of what is missing in the URLs of a checkpoint; those of another process's are still missing there."""
+        """Names of query parameters withheld from the checkpoint's URLs, including those that the restored one lacked."""
         state, known = self._state, (self.restored.extra.get(WITHHELD_KEY, "") if self.restored is not None else "")
         if "?" not in state.url and (state.location is None or "?" not in state.location):
             return known
         names = [*known.split("&"), *withheld(state.url, state.private), *withheld(state.location or "", state.private)]
-        # Bounded: it is an aid, and the place itself must fit.
+        # Bounded: this is only an aid, and the position itself must fit.
         found = dict.fromkeys(quote(unquote(name), safe="") for name in names if 0 < len(name) <= 64)
         return "&".join(list(found)[:16])
 
@@ -186,7 +186,7 @@ class Checkpoints:
         force: bool,
         blocks: Callable[[], bool] | None,
     ) -> act.Save | None:
-        """The save that is due, if any; see `Saving.due()`."""
+        """Return the save that is due, if any; see `Saving.due()`."""
         if self._ledger is None:
             return None
         place, reset = self.place(taken, batch), self._ledger.pending_reset

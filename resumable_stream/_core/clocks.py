@@ -1,7 +1,7 @@
 """
-The clocks of a stream (rule 4): which one runs out next, and which one did.
+The clocks of a stream (rule 4): which one runs out next, and which one has run out.
 
-All but the deadline count only the time spent waiting for the network: a read starts them, its end stops them.
+Except for the deadline, they count only time spent waiting for the network: a read starts them, and its end stops them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Clock", "Clocks"]
 
 Clock = Literal["first_event", "idle", "stall", "deadline"]
 
-# Seconds. Usage and `[DONE]` follow the finish reason at once. Servers were seen that send heartbeats for ever after it.
+# Seconds. Usage and `[DONE]` follow the finish reason at once, but some servers send heartbeats for ever after it.
 AFTER_THE_END: Final = 10.0
 
 
@@ -22,7 +22,7 @@ class Clocks:
     """
     Args:
         timeouts: What the caller set.
-        longest_read: Seconds that one read may take at most; `None`: as long as the clocks allow.
+        longest_read: Maximum seconds for one read; `None`: as long as the clocks allow.
     """
 
     def __init__(self, timeouts: Timeouts, longest_read: float | None = None) -> None:
@@ -57,7 +57,7 @@ class Clocks:
         return left is not None and left <= 0
 
     def limit(self, name: str) -> float | None:
-        """How long a clock runs; `None` for what is not the name of one."""
+        """The limit of a clock; `None` if the name is not a clock's."""
         match name:
             case "first_event":
                 return self._timeouts.first_event
@@ -72,7 +72,7 @@ class Clocks:
     # --- a request
 
     def send(self, now: float, *, again: bool, resumable: bool) -> float | None:
-        """A request goes out. Returns how long its head may take: the first one has the time of the first event."""
+        """A request is sent. Returns how long its head may take: for the first request, as long as the first event."""
         self.started_at = now
         return self._at_most(self._shorter(self._timeouts.idle_or(resumable) if again else self._timeouts.first_event), now)
 
@@ -81,7 +81,7 @@ class Clocks:
         return self._at_most(self._shorter(self._timeouts.idle_or(True)), now)
 
     def error_body(self, now: float) -> float | None:
-        """How long the body of an error may take: before the first event, what is left of the wait for that."""
+        """How long the body of an error may take: before the first event, the rest of the time allowed for that."""
         limit, first = self.side(now), self._timeouts.first_event
         if not self.waiting_for_first or first is None:
             return limit
@@ -100,7 +100,7 @@ class Clocks:
     def begin_body(self, now: float, *, endless: bool) -> None:
         if endless:
             self.waiting_for_first = False
-        # The clock of the first event has run since the request was sent.
+        # The clock for the first event has been running since the request was sent.
         self._waited = now - self.started_at if self.waiting_for_first else 0.0
         self.steady = False
 
@@ -111,7 +111,7 @@ class Clocks:
         Resolve AUTO.
 
         Args:
-            settled: The outcome is known: what may still come follows at once, or never.
+            settled: The outcome is known: anything still to come follows at once, or never.
         """
         idle, stall = self._timeouts.idle_or(resumable), self._timeouts.stall_or(endless, resumable=resumable)
         if settled:
@@ -121,7 +121,7 @@ class Clocks:
         self._stall = stall
 
     def read(self, now: float) -> float | None:
-        """A read begins. Returns how long it may take: `None` without limit, 0 when a clock has run out."""
+        """A read begins. Returns how long it may take: `None` without limit, 0 if a clock has run out."""
         self.started_at = now
         if self.steady:
             return self.nearest
@@ -144,7 +144,7 @@ class Clocks:
         return max(seconds, 0.0)
 
     def bytes_only(self, now: float) -> Clock | None:
-        """A read brought bytes and no event: heartbeats feed the byte clock only. Returns the clock that ran out all the same."""
+        """A read brought bytes but no event, which resets only the byte clock. Returns another clock that has run out, if any."""
         self._waited += now - self.started_at
         self.steady = False
         name: Clock = "first_event" if self.waiting_for_first else "stall"
@@ -153,10 +153,10 @@ class Clocks:
 
     def event(self, *, settled: bool) -> None:
         """
-        Events came.
+        Events arrived.
 
         Args:
-            settled: Whether the stream can be resumed is known for good, so the clocks will not change.
+            settled: It is known for good whether the stream can be resumed, so the clocks will not change.
         """
         self._waited = 0.0
         self.waiting_for_first = False
@@ -165,5 +165,5 @@ class Clocks:
         self.nearest, self._next = (self._stall, "stall") if stall_first else (self._idle, "idle")
 
     def ran_out(self) -> Clock:
-        """Which clock ended the read that took as long as it might."""
+        """The clock that ended a read which took as long as it may."""
         return self._next

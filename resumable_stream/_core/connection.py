@@ -1,4 +1,4 @@
-"""One answer of a stream: how its body is decoded, and what became of it. Made anew for each, so that nothing outlives it."""
+"""One answer of a stream: how its body is decoded, and how it ended. Each answer gets a new one, so that no state outlives it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Connection", "decoder_for"]
 class Connection:
     """
     Attributes:
-        decoder: Reads its body.
-        cursor_before: The cursor that it began with.
-        inside: Its body closed inside an event.
-        onward: Where the stream goes on after this document.
-        unusable: Why this document is worth nothing.
-        unproven: The event that said that all is done, and proved nothing.
-        certain: Whether the stream can be resumed is known for good.
+        decoder: Reads the body.
+        cursor_before: The cursor at the start of the answer.
+        inside: The body closed inside an event.
+        onward: Where the stream continues after this document.
+        unusable: Why this document cannot be used.
+        unproven: The verdict on an event that claimed the end without proof.
+        certain: It is known for good whether the stream can be resumed.
     """
 
     decoder: Any = None
@@ -39,11 +39,11 @@ class Connection:
 
     @property
     def broken_off(self) -> str:
-        """Why its close was none between two events; `""` where it was one."""
+        """Why the close was not between two events; `""` if it was."""
         return (self.unusable or "closed inside an event") if self.inside else ""
 
     def read_whole(self, protocol: ResumeProtocol, state: StreamState, *, event_bytes: int) -> None:
-        """Its body is one document, which the protocol reads when it is whole."""
+        """The body is one document, which the protocol reads once it is complete."""
 
         def read(body: bytes) -> Sequence[Any] | None:
             document = protocol.on_document(body, state)
@@ -60,16 +60,16 @@ def decoder_for(
     protocol: ResumeProtocol, ledger: Ledger, settings: Settings, *, before: Any, by_id: bool, skip: int, spliced: bool
 ) -> Any:
     """
-    The decoder of a body that is read event by event.
+    The decoder for a body that is read event by event.
 
     Args:
-        before: The decoder of the connection before; `None`: this is the first.
+        before: The previous connection's decoder; `None`: this is the first.
         by_id: The SSE id is the cursor.
-        skip: Bytes at the start of a raw body that were delivered already.
-        spliced: Its bytes follow those of a connection before.
+        skip: Bytes at the start of a raw body that were already delivered.
+        spliced: The bytes follow those of an earlier connection.
     """
     decoder = _framing(protocol, ledger, settings, before=before, by_id=by_id, skip=skip, spliced=spliced)
-    # A decoder in front, and no look at it for every chunk of all the others.
+    # Wrap the decoder only for protocols that unpack, so that others do not pay for a check per chunk.
     return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
 
 
@@ -81,7 +81,7 @@ def _framing(
     if framing == "raw":
         return RawDecoder(start=int(ledger.cursor or 0), skip=skip)
     if framing == "sse":
-        # As EventSource does: the last event id outlives the connection.
+        # As in EventSource, the last event id outlives the connection.
         if by_id:
             last = ledger.cursor or ""
         else:

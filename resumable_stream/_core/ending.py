@@ -1,8 +1,8 @@
 """
-How a stream ends (rule 7): what its events say of that, and what the close of a connection means.
+How a stream ends (rule 7): what its events say about the end, and what the close of a connection means.
 
 Three things end a stream: an event that says so, a close that the protocol or its server vouches for, and a close after an event
-that settled the outcome. Any other close is a cut, or a question.
+that settled the outcome. Any other close is a cut, or leads to a question.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from .timeline import Timeline
 
 __all__ = ["CONFIRMED", "Ending", "Marks"]
 
-# Rule 7c. A server that answers and closes within 5 s has nothing to wait for.
+# Seconds. Rule 7c: a server that answers and closes within 5 s is not waiting for events.
 QUICK: Final = 5.0
-# Rule 7c. So many quick answers with new events are believed; a server that hands out a few events a request must say so.
+# Rule 7c: how many quick answers with new events are accepted. A server that sends a few events per request must be declared.
 BELIEVED: Final = 3
-# So many answers in a row that say how things stand, and no more, and close within 5 s: a slow run with a hasty proxy before it,
-# or two servers that disagree. Then they are failed attempts.
+# How many answers in a row may only restate the current state and close within 5 s: a slow run with a hasty proxy before it,
+# or two servers that disagree. Any more count as failed attempts.
 RESTATED: Final = 20
-# So many failed attempts to read what may follow a settled outcome. It is worth a second and a third one, but no long wait.
+# Failed attempts to read what may follow a settled outcome. That is worth a second and a third attempt, but no long wait.
 AFTER_SETTLED: Final = 3
-# A million events in the usual pages of 1,000: more than that is a server whose pages never end.
+# Enough for a million events in pages of the usual 1,000. A server with more pages than that never ends.
 EMPTY_PAGES: Final = 1_000
 
 Marks: TypeAlias = Sequence[tuple[Any, Settled]]
-"""Events that say how the stream ends, in their order."""
+"""Events that say how the stream ends, in order."""
 CONFIRMED: Final = Settled(Outcome.ENDED)
-"""Of an event that says no more than "over": what was claimed holds."""
+"""Marks an event that only says "over", which confirms the outcome claimed before."""
 
 
 class Ending:
     """
     Args:
         settings: What the caller chose.
-        requests: Those of the stream.
-        clocks: Its clocks.
+        requests: The stream's requests.
+        clocks: The stream's clocks.
 
     Attributes:
         outcome: How the stream ended; `None` while it runs.
-        verified: The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`.
+        verified: The protocol, the server when asked, or the caller's `end=` vouches for `outcome`.
         settled: The outcome that an event settled, although more may follow.
         more: The stream has ended as far as it can be read now.
-        waits: The next answer may be held back until there is something to say.
-        disproved: An outcome was settled, and a piece of the answer followed.
-        held: What events say that the ledger holds back. While it is not empty, all that are delivered are looked at.
+        waits: The server may hold back the next answer until there is something to send.
+        disproved: An outcome was settled, but a piece of the answer followed.
+        held: The marks of events that the ledger holds back. While there are any, every delivered event is checked.
     """
 
     def __init__(self, settings: Settings, requests: Requests, clocks: Clocks) -> None:
@@ -82,7 +82,7 @@ class Ending:
         """To read what follows the event that settled the outcome."""
 
     def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        """Now the protocol is known."""
+        """The protocol is now known."""
         self._protocol, self._ledger = protocol, ledger
 
     def start_over(self) -> None:
@@ -100,17 +100,17 @@ class Ending:
 
     def settle(self, marks: Marks, items: Sequence[Any]) -> bool:
         """
-        Events were delivered.
+        Update the settled outcome from delivered events.
 
-        Only an event that is delivered settles anything: not one beyond a hole, nor one that is held back (not yet). One that
-        comes again has done so before, and others may have followed it since.
+        Only a delivered event settles anything: not one beyond a gap, and not one that is still held back. A repeated event
+        has already done so, and others may have followed it since.
 
         Args:
-            marks: Those of the batch that say how the stream ends.
-            items: Those that were delivered.
+            marks: The events of the batch that say how the stream ends.
+            items: The delivered events.
 
         Returns:
-            The outcome was settled, or is open again.
+            Whether the outcome was settled, or is open again.
         """
         protocol, ledger = self._protocol, self._ledger
         assert protocol is not None and ledger is not None
@@ -123,7 +123,7 @@ class Ending:
             before = self.settled
             if before is None and mark is None:
                 continue
-            # "Over" alone is weak: of several answers in one stream, another may go on.
+            # "Over" alone proves little: if one stream carries several answers, another may continue.
             if mark is CONFIRMED:
                 mark = Settled(self._claimed) if before is None and self._claimed is not None else None
             doubted = self.disproved or before not in (None, Outcome.ENDED)
@@ -141,57 +141,57 @@ class Ending:
         return turned
 
     def is_settled(self, marks: Marks) -> bool:
-        """The outcome is known, or claimed, with what a batch has said so far."""
+        """Whether the outcome is known or claimed, including what the current batch has said so far."""
         if marks := (*self.held, *marks):
             return marks[-1][1].outcome is not None
         return self.settled is not None or self._claimed is not None
 
     def settled_at(self, offset: int) -> Outcome | None:
-        """The outcome that was settled when so many events were taken."""
+        """The outcome that was settled after `offset` events."""
         return self._settlements.at(offset, self.settled)
 
     def with_settled(self, end: Outcome) -> Outcome:
-        """A marker that says no more than "over" does not make whole what is known to have stopped early."""
+        """Prefer a settled outcome to `COMPLETED`: a marker that only says "over" does not make an incomplete answer whole."""
         return self.settled if end is Outcome.COMPLETED and self.settled is not None else end
 
     def by(self, turn: Turn | None) -> Outcome | None:
-        """The outcome that the latest event brought, although nobody has come back to hear of it."""
+        """The outcome that the latest event brought, even if the caller has not asked for the next event."""
         if isinstance(turn, Ended) and self._ledger is not None and self._ledger.problem is None:
             return self.with_settled(turn.outcome)
         return None
 
     def on_leaving(self, turn: Turn | None, batch: Sequence[Any]) -> Outcome | None:
-        """The outcome for a caller who leaves after the newest event, where nothing is missed that could still be had."""
+        """The outcome for a caller who leaves after the newest event, if nothing obtainable is missed."""
         if (outcome := self.by(turn)) is not None:
             return outcome
         ledger = self._ledger
         if self.settled is None or turn is not None or self.more or ledger is None or ledger.problem is not None:
             return None
-        # Those who know the API stop reading at its sentinel.
+        # Callers who know the API stop reading at its sentinel.
         sentinel = bool(batch) and batch[-1].data == SENTINEL
         return self.settled if sentinel or not self._requests.resumable() else None
 
     # --- what follows a settled outcome
 
     def wants_more(self, now: float) -> bool:
-        """The outcome is settled; what may follow that (usage, `[DONE]`) can be asked for, and has to be."""
+        """Whether what may follow a settled outcome (usage, `[DONE]`) should and can be requested."""
         wants = self._protocol is not None and self._protocol.resumes_settled
         return wants and self._requests.resumable() and not self._clocks.expired(now)
 
     def gives_up(self, now: float) -> bool:
-        """An attempt to read what follows the settled outcome failed. True: that was the last one."""
+        """An attempt to read what follows the settled outcome failed. Returns whether it was the last one."""
         self._failed_attempts += 1
         return self._failed_attempts >= AFTER_SETTLED or not self.wants_more(now)
 
     # --- what a connection was worth
 
     def is_progress(self) -> bool:
-        """The events of this connection count as progress."""
+        """Whether the events of this connection count as progress."""
         ledger = self._ledger
         return ledger is not None and ledger.progress > 0 and not (ledger.only_resets and self._restated >= RESTATED)
 
     def only_restated(self, now: float) -> bool:
-        """A server that only repeats how things stand and closes at once is not asked for ever."""
+        """Bound how often we reconnect to a server that only repeats its current state and closes."""
         assert self._ledger is not None
         quick = self._ledger.only_resets and self._quick(now)
         self._restated = self._restated + 1 if quick else 0
@@ -210,11 +210,11 @@ class Ending:
 
     def on_clean_close(self, now: float, *, inside: str, cursor_before: str | None) -> Next:
         """
-        A body ended as it should.
+        A body ended cleanly.
 
         Args:
-            inside: It ended inside an event, or its document is worth nothing: what to call that. Otherwise `""`.
-            cursor_before: The cursor that the connection began with.
+            inside: If it ended inside an event, or its document cannot be used: the reason. Otherwise `""`.
+            cursor_before: The cursor at the start of the connection.
         """
         protocol, ledger = self._protocol, self._ledger
         assert protocol is not None and ledger is not None
@@ -231,10 +231,10 @@ class Ending:
 
     def judge(self, found: verdict.Verdict, now: float, *, cursor_before: str | None, asked: bool = False) -> Next:
         """
-        What a close means, as the protocol sees it, or as the provider said when it was asked.
+        What a close means, by the protocol's verdict or the provider's answer.
 
         Args:
-            asked: The provider was asked already.
+            asked: The provider has already been asked.
         """
         match found:
             case verdict.Finished(outcome, more, verified):
@@ -256,11 +256,11 @@ class Ending:
         return self._rotated(now, asked)
 
     def _rotated(self, now: float, asked: bool) -> Next:
-        """A close that is not an end. A feed that was held open with nothing to say has neither moved nor failed."""
+        """A close that is not an end. A feed that was held open without events has made no progress, but has not failed."""
         ledger, protocol = self._ledger, self._protocol
         assert ledger is not None and protocol is not None
         if ledger.fresh == 0 and not protocol.endless and self._requests.state.resuming and not asked:
-            # An answer with nothing new. Whoever can say how the run stands is asked before it counts as a failure.
+            # The answer brought nothing new. If the provider can report the run's status, ask before counting a failure.
             self._requests.sync()
             if (request := protocol.status_request(self._requests.state)) is not None:
                 return AskProvider(request, "closed before the end")
@@ -269,9 +269,9 @@ class Ending:
 
     def _onward(self, now: float, cursor_before: str | None) -> Next:
         """
-        The next answer, as a matter of routine.
+        Request the next answer as routine.
 
-        One that brought nothing new was a failed attempt, unless the place has moved, or it was to wait and did.
+        An answer without anything new was a failed attempt, unless the cursor moved, or the server was meant to wait and did.
         """
         ledger = self._ledger
         assert ledger is not None
@@ -284,14 +284,14 @@ class Ending:
         return GoOn("answered with nothing new", Leave.ONWARD if onward else Leave.LOST, moved=moved)
 
     def _ask(self, now: float) -> Next:
-        """Rule 7c and e: nothing tells an end from a cut."""
+        """Rule 7c and e: the close may be an end or a cut."""
         ledger, requests = self._ledger, self._requests
         assert ledger is not None
         resuming, quick = requests.state.resuming, self._quick(now)
         if ledger.offset == 0 and ledger.cursor is None:
             if self._asked_empty:
                 return Done(Outcome.ENDED)
-            # A first answer without an event is a cut; a GET may be asked again, once.
+            # A first answer without an event is a cut; a GET may be repeated once.
             self._asked_empty = True
             return GoOn("closed before the first event", Leave.NEUTRAL)
         if not requests.resumable():
@@ -299,7 +299,7 @@ class Ending:
         if requests.asking and quick and ledger.fresh == 0:
             return Done(Outcome.ENDED)
         if resuming and not quick and ledger.fresh == 0:
-            # Feeds rotate: held open with nothing to say is neither progress nor failure.
+            # Feeds rotate connections: one held open without events is neither progress nor failure.
             return GoOn("closed", Leave.QUIET)
         if resuming and ledger.fresh and not self._believes(quick, ledger):
             text = (
@@ -310,6 +310,6 @@ class Ending:
         return GoOn("closed", Leave.QUESTION)
 
     def _believes(self, quick: bool, ledger: Ledger) -> bool:
-        """An answer with new events closed cleanly. Is it a piece of the stream?"""
+        """Whether an answer with new events that closed cleanly is accepted as a piece of the stream."""
         self._quick_answers = self._quick_answers + 1 if quick and not ledger.numbered else 0
         return self._quick_answers <= BELIEVED

@@ -1,4 +1,4 @@
-"""What the head of a response means where the protocol has no opinion (rules 8 and 9), and how it is told in an error."""
+"""What the head of a response means if the protocol has no opinion (rules 8 and 9), and how errors report it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .settings import Settings
 
 __all__ = ["STREAMS", "default_verdict", "has_right_type", "rejection", "unexpected_type"]
 
-# A stream comes with 200; 201 and 202 are what some answer to the POST that starts one, 206 is a range.
+# A stream usually comes with 200. Some servers answer the POST that starts one with 201 or 202; 206 is a range.
 STREAMS: Final = frozenset({200, 201, 202, 206})
 # RFC 9110 and the providers' pages: these say that the request was not accepted (529: Anthropic, overloaded).
 NOT_ACCEPTED: Final = frozenset({425, 429, 503, 529})
-# Headers that grant access, or that hold URLs in a syntax of their own: they stay out of errors.
+# Headers that grant access, or that hold URLs in their own syntax; they are kept out of errors.
 _PRIVATE: Final = ("set-cookie", "set-cookie2", "authorization", "authentication-info", "mcp-session-id", "link", "refresh")
 _URLS: Final = frozenset({"location", "content-location"})
-# What servers and proxies put on a body that they know nothing of (RFC 9110 section 8.3; RFC 2045 section 5.2).
+# Content types that servers and proxies use for unknown bodies (RFC 9110 section 8.3; RFC 2045 section 5.2).
 _VAGUE: Final = frozenset({"text/plain", "application/octet-stream"})
-# Of a provider's error document, so much is quoted.
+# How many characters of a provider's error document are quoted.
 _QUOTED: Final = 200
 
 
@@ -30,10 +30,10 @@ def default_verdict(
     status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings, *, repeatable: bool = False
 ) -> Verdict:
     """
-    The table for statuses.
+    The default verdict for each status.
 
     Args:
-        repeatable: The request may be sent again although the server may have received it.
+        repeatable: The request may be sent again even if the server received it.
     """
     resuming = state.resuming
     if status == 204:
@@ -63,13 +63,13 @@ def rejection(head: Head, body: bytes, message: str, *, method: str, private: Co
 
 
 def has_right_type(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
-    """May this response be a stream of the protocol, by its content type?"""
+    """Whether this response, by its content type, may be a stream of the protocol."""
     kind, kinds = head.content_type, protocol.content_types
     return not kind or not kinds or kind in kinds or (kind in _VAGUE and protocol.claims(state, head))
 
 
 def unexpected_type(expected: str, head: Head, private: Collection[str] = ()) -> UnexpectedContentType:
-    """The error for a response that is no stream of the expected kind."""
+    """The error for a response that is not a stream of the expected kind."""
     seen = head.content_type or "none"
     text = f"received content type {seen} from {public_url(head.url, private)}, expected {expected}"
     return UnexpectedContentType(text, expected=expected, received=head.content_type)

@@ -1,8 +1,8 @@
 """
-Which road a batch takes: in the steady state nothing can repeat, and a batch is entered in a few list operations.
+How a batch is entered. In the steady state nothing can repeat, and a few list operations are enough.
 
-`lane_of()` decides, and everyone asks the ledger for its answer: the ledger itself, and whoever leaves events unread.
-`advance()` is the steady state for batches of any size; `Ledger.receive_one()` is the same, flat, for one event.
+`lane_of()` decides. Its answer is kept by the ledger, for itself and for code that leaves events unread.
+`advance()` handles the steady state for batches of any size; `Ledger.receive_one()` does the same inline for one event.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["CAREFUL", "COUNTING", "NUMBERED", "OPAQUE", "PLAIN", "RAW", "Lane", 
 
 
 class Lane(Enum):
-    """How the next batch is received. All but `CAREFUL` are the steady state."""
+    """How the next batch is received. All lanes except `CAREFUL` are steady states."""
 
     CAREFUL = "every event is looked at"
     RAW = "bytes"
@@ -30,7 +30,7 @@ class Lane(Enum):
     NUMBERED = "numbers that are promised to count"
 
 
-# As globals: the way for one event compares them with `is`, once for each.
+# Globals, because `Ledger.receive_one()` compares them with `is` for every event.
 CAREFUL: Final = Lane.CAREFUL
 RAW: Final = Lane.RAW
 PLAIN: Final = Lane.PLAIN
@@ -41,10 +41,10 @@ NUMBERED: Final = Lane.NUMBERED
 
 def lane_of(protocol: ResumeProtocol, cursor: str | None, numbers: Numbers) -> Lane:
     """
-    The lane of a settled stream: nothing may repeat, nothing is pending, its beginning is known, and no log is kept.
+    The lane for a settled stream: nothing may repeat, nothing is pending, its beginning is known, and no log is kept.
 
     Args:
-        cursor: Where it stands.
+        cursor: The stream's cursor.
     """
     if protocol.unique_ids or protocol.replays:
         return CAREFUL
@@ -56,23 +56,23 @@ def lane_of(protocol: ResumeProtocol, cursor: str | None, numbers: Numbers) -> L
         return PLAIN
     if numbers.watching:
         return COUNTING if numbers.counting else CAREFUL
-    # Long ids are kept as digests, which this lane does not look for.
+    # Long ids are kept as digests, which this lane does not look up.
     return OPAQUE if len(cursor) <= LONGEST_ID else CAREFUL
 
 
 def advance(lane: Lane, items: Sequence[Any], tip: Tip, are_new: Callable[[list[str]], bool]) -> Tip | None:
     """
-    Enter a batch in the steady state: position its events, and see that each is the one that may come next.
+    Enter a batch in the steady state: position its events, and check that each is the expected next one.
 
     Args:
-        items: At least one.
+        items: The events, at least one.
         tip: The position before them.
         are_new: Enters ids, unless one of them is known.
 
     Returns:
-        The position after them. `None`: one of them has to be looked at.
+        The position after them. `None`: one of them needs a closer look.
 
-    A loop that sets slots from ranges costs half of one that counts: `for item, item.offset in zip(…)`.
+    Setting slots from ranges (`for item, item.offset in zip(…)`) costs half as much as counting in the loop.
     """
     _, number, offset, _, _ = tip
     last = items[-1]

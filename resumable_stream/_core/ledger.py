@@ -1,17 +1,17 @@
 """
-What was delivered, and therefore what may still come.
+What was delivered, and so what may still come.
 
     position = cursor + the events delivered since it last moved
 
 The ledger sees each batch once, before the caller does. In the steady state (first connection, ids in order) a batch costs
-a few list operations and one loop: see `lanes`. Elsewhere it looks at every event, and asks for each:
+a few list operations and one loop: see `lanes`. Otherwise it checks every event:
 
 - `Repeats`: was it delivered before? (rule 5)
 - `Numbers`: is something missing before it? (rule 6)
-- `Resets`: does it make void what came before?
+- `Resets`: does it void what came before?
 
-What it delivers moves the position. What would break it: delivering an event before `receive()` has seen it, or feeding two
-connections at once.
+Each delivered event moves the position. Two things would break this: delivering an event before `receive()` has seen it, and
+feeding two connections at once.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from .seams import TRIM, Seams
 
 __all__ = ["NOWHERE", "HoleFound", "Ledger", "Place", "StartedOver"]
 
-# In a batch that begins carefully: so many items are looked at before asking whether the rest may be taken as one.
+# In the careful lane: after how many items to check whether the rest of the batch can be entered at once.
 SETTLE: Final = 32
-# One event in so many takes the careful way, which keeps the ids that are known bounded.
+# One event in `TRIM` takes the careful way, which keeps the number of known ids bounded.
 _TRIM_BITS: Final = TRIM - 1
 
 
 @dataclass(frozen=True, slots=True)
 class StartedOver:
-    """The answer to the question "is there more?" began as the stream began: the server ignores the cursor."""
+    """We asked whether there is more, and the answer began like the stream: the server ignores the cursor."""
 
 
 Problem: TypeAlias = ResumableStreamError | HoleFound | StartedOver
 
 
 class Committed(NamedTuple):
-    """The committed place. `since` is kept with it: later the log may have folded what belongs to this place."""
+    """The committed position. `since` is stored with it, because the log may fold those events later."""
 
     place: Place
     since: tuple[str, ...]
@@ -61,16 +61,16 @@ class Committed(NamedTuple):
 
 class Ledger:
     """
-    The book of one stream.
+    The record of one stream's delivered events.
 
     Args:
-        protocol: Whose numbers and ids these are.
+        protocol: The protocol that gives the events their numbers and ids.
         window: `Limits.window`.
-        notices: Where notices go; the machine hands them on.
+        notices: List that receives notices; the machine passes them on.
 
     Attributes:
-        refetch: A hole can be asked for again. The machine keeps it true only while the stream can be resumed.
-        problem: Why no more events are taken.
+        refetch: Missing events can be requested again. The machine sets it only while the stream can be resumed.
+        problem: Why no more events are accepted.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Ledger:
         self._resets = Resets()
 
     def _open_memory(self) -> None:
-        """Nothing is remembered, and the way for one event is bound to what will be."""
+        """Start with an empty memory, and bind the methods that `receive_one()` uses to it."""
         self._memory = Memory(self._window, self._protocol.fingerprint, unique=self._protocol.unique_ids)
         self._seams = Seams(self._memory.oldest_first, self._name_of, self._memory.fingerprint, window=self._window)
         self._keep = self._memory.items.append
@@ -121,27 +121,27 @@ class Ledger:
 
     @property
     def nearer(self) -> bool:
-        """The cursor has moved, within a replay, past events that we hold: less of it is left to come."""
+        """Whether the cursor moved, within a replay, past events that we have, so that less of the replay remains."""
         return self._tip[4] < self._answer.logged
 
     @property
     def progress(self) -> int:
-        """Events of this connection that say something new: the state that we had, restated after a reset, does not."""
+        """New events of this connection. After a reset, an event that repeats the state we already had does not count."""
         return self.fresh - self._resets.restated
 
     @property
     def only_resets(self) -> bool:
-        """All that this connection has delivered made void what came before."""
+        """Whether every event that this connection delivered was a reset."""
         return self._resets.delivered > 0 and self.fresh <= self._resets.delivered
 
     @property
     def pending_reset(self) -> int | None:
-        """The next event will say that what was delivered is void from there on."""
+        """The offset from which the next event will void what was delivered; `None` if no reset is pending."""
         return self._resets.pending
 
     @property
     def beyond_gap(self) -> bool:
-        """A hole was granted, and nothing beyond it has come yet: what follows the cursor is not to be had."""
+        """Whether a gap was accepted and nothing after it has come yet, so what follows the cursor is not available."""
         return self._numbers.pending is not None
 
     @property
@@ -156,7 +156,7 @@ class Ledger:
 
     @property
     def cursor_ignored(self) -> bool:
-        """The server has started over instead of going on."""
+        """Whether the server started over instead of continuing."""
         return self._repeats.cursor_ignored
 
     @property
@@ -165,22 +165,22 @@ class Ledger:
         return self._batch
 
     def holds(self, item: Any) -> bool:
-        """It is held back until it is known whether it is a repeat."""
+        """Whether an event is held back until it is known whether it is a repeat."""
         return self._repeats.holds(item)
 
     @property
     def seams(self) -> Seams:
-        """What its ids are worth."""
+        """The record of how far the stream's ids can be trusted."""
         return self._seams
 
     @property
     def behind(self) -> bool:
-        """A replay from zero has not reached our place yet."""
+        """Whether a replay from zero has not yet reached our position."""
         return self._protocol.replays and self._repeats.replaying
 
     @property
     def numbered(self) -> bool:
-        """Its numbers prove that nothing is missing."""
+        """Whether the numbers prove that nothing is missing."""
         return self._numbers.prove
 
     @property
@@ -190,16 +190,16 @@ class Ledger:
 
     @property
     def plain(self) -> bool:
-        """Its events have no ids, so far; the first that has one is looked at carefully."""
+        """Whether the events have had no ids so far; the first with an id is checked carefully."""
         return self._lane is PLAIN
 
     def place(self, taken: int, batch: Sequence[Any] | None = None) -> Place:
         """
-        The position when `taken` items of a batch are taken.
+        The position after `taken` items of a batch.
 
         Args:
-            batch: The one that the caller has in hand. If it is not the latest, an interrupt came before that one was
-                handed out: then all before it is taken, and nothing of it. `None`: the latest.
+            batch: The batch that the caller is working on. If it is not the latest, an interrupt came before the latest was
+                handed out: then everything before the latest is taken, and nothing of it. `None`: the latest.
         """
         latest = self._batch
         if taken <= 0 or (batch is not None and batch is not latest):
@@ -230,7 +230,7 @@ class Ledger:
         Move the committed position to after `item`, or after what is taken.
 
         Raises:
-            ValueError: The item is of another stream, or too old.
+            ValueError: The item belongs to another stream, or is too old.
         """
         place = self.place(taken, batch) if item is None else self._place_after(item)
         if place.offset > self.offset:
@@ -253,7 +253,7 @@ class Ledger:
         return self._memory.recent_ids(place.offset)
 
     def beginning(self) -> str | None:
-        """The stream's first event, as text for a checkpoint; `None` when it has no id to be known by."""
+        """The stream's first event, as text for a checkpoint; `None` if it has no id to be recognised by."""
         return self._repeats.beginning.text()
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -280,11 +280,11 @@ class Ledger:
         A new answer begins.
 
         Args:
-            resuming: From the cursor.
-            asking: Only to learn whether there is more.
-            reaches_back: It may begin with the beginning, and that is no sign that the server ignores the cursor.
+            resuming: It continues from the cursor.
+            asking: It was requested only to find out whether there is more.
+            reaches_back: It may start with the stream's beginning even if the server honours the cursor.
             stored: It is the stored result, which has to be whole.
-            joins: It may be of something that was running already.
+            joins: It may belong to something that was already running.
         """
         self._base, self._batch = self._tip, ()
         self.problem = None
@@ -298,10 +298,10 @@ class Ledger:
 
     def restart(self, *, offset: int, anew: bool = False) -> None:
         """
-        What was delivered is void from `offset` on; the next item says so.
+        What was delivered is void from `offset` on; the next item carries the reset.
 
         Args:
-            anew: The server makes it once more, so nothing of it restates what we had.
+            anew: The generation is run again, so nothing of the old one counts as a repeat.
         """
         self._base, self._batch = self._tip, ()
         self._resets.restart(offset, self._repeats.beginning.signs, anew=anew)
@@ -313,7 +313,7 @@ class Ledger:
 
     def release(self) -> Sequence[Any]:
         """
-        Deliver what was held as a possible repeat, and was not proven to be one: the stream is over.
+        The stream is over: deliver what was held as a possible repeat and was not proven to be one.
 
         Returns:
             The events to deliver, positioned.
@@ -341,12 +341,12 @@ class Ledger:
 
         Args:
             items: Complete items in the order they came, placed by the protocol.
-            silent: Blocks that carried an id and no data, as (items in front of it, id).
+            silent: Blocks with an id but no data, as (number of items before it, id).
 
         Returns:
-            The items to deliver, positioned. When it is cut short, `problem` says why.
+            The items to deliver, positioned. If the batch is cut short, `problem` says why.
         """
-        # `_batch` and `_tip` change together, when a batch is entered: an interrupt finds the place before it or after it.
+        # `_batch` and `_tip` change together when a batch is entered, so an interrupt sees the position before it or after it.
         self._base = self._tip
         if not items and not silent:
             return items
@@ -364,9 +364,9 @@ class Ledger:
 
     def receive_one(self, item: Any, items: Sequence[Any]) -> bool:
         """
-        `receive()` for a batch of one event, which is what a live stream is made of. False: call `receive()`.
+        `receive()` for a batch of one event, the usual case in a live stream. False: call `receive()`.
 
-        Flat on purpose: what a call costs here is paid for every event.
+        Inlined on purpose: any call here is paid for by every event.
         """
         lane = self._lane
         base = self._tip
@@ -398,7 +398,7 @@ class Ledger:
         return True
 
     def _receive_steadily(self, items: Sequence[Any], lane: Lane, are_new: Callable[[list[str]], bool]) -> bool:
-        """The steady state: no repeat can come, only order has to be watched. False: look more carefully."""
+        """The steady state: no repeat can come, and only the order is checked. False: use the careful way."""
         tip = advance(lane, items, self._tip, are_new)
         if tip is None:
             return False
@@ -416,16 +416,16 @@ class Ledger:
     # --- events that are delivered before they are read
 
     def expect_unread(self) -> None:
-        """Events may go unread, so that their ids are known as bytes only."""
+        """From now on events may go unread, so their ids may be known only as bytes."""
         self._unread = True
         self._enter_id = self._seams.enter
 
     def pass_over(self, count: int, unread: bytes, read: Callable[[bytes, int, int | None], Iterable[Any]]) -> None:
         """
-        So many events of the steady state were delivered, and have not been read.
+        `count` events of the steady state were delivered without being read.
 
         Args:
-            read: Makes events of their bytes, given the offset of the first and, where they count, its number.
+            read: Decodes their bytes, given the first event's offset and, if events are numbered, its number.
         """
         cursor, number, offset, _, _ = self._tip
         first = None
@@ -438,7 +438,7 @@ class Ledger:
             self._memory.remember_unread(partial(read, unread, offset, first), size=len(unread), stop=offset + count)
 
     def receive_late(self, items: Sequence[Any]) -> None:
-        """Enter events that were delivered before they were read: their ids are known already, and were new."""
+        """Enter events that were delivered before they were read. Their ids were new, and are already known."""
         self._base = self._tip
         if not self._receive_steadily(items, self._lane, _known_to_be_new):
             self._receive_carefully(items, ())
@@ -455,7 +455,7 @@ class Ledger:
         try:
             out = self._go_through(items, silent)
         except BaseException:
-            # A bug of the caller's protocol, or Ctrl-C: as if the batch had not come. The connection has to end.
+            # A bug in the caller's protocol, or Ctrl-C: undo the whole batch. The connection has to end.
             self._tip, self._batch, self._lane, self._answer, self.problem = before
             self._numbers.put_back(numbers)
             self._repeats.put_back(repeats)
@@ -468,7 +468,7 @@ class Ledger:
         if items:
             self._batch = out
         elif not self._batch:
-            # No event says where it leads: it was taken as soon as it came.
+            # No event carries this position, so it counts as taken at once.
             self._base = self._tip
         return out
 
@@ -482,7 +482,7 @@ class Ledger:
             if not (self._admit_first(item, out) if beginning.compared else self._admit(item, out)):
                 break
             if index % SETTLE == SETTLE - 1 and not moves and (lane := self._choose_lane()) is not CAREFUL:
-                # The rest of a long batch need not be looked at one by one.
+                # The rest of a long batch need not be checked one by one.
                 rest = items[index + 1 :]
                 if not rest or self._receive_steadily(rest, lane, self._are_new):
                     out += rest
@@ -497,7 +497,7 @@ class Ledger:
         return out
 
     def _look_closely(self) -> None:
-        """Leave the steady state, which keeps its count in the position alone."""
+        """Leave the steady state, which keeps its count only in the position."""
         lane = self._lane
         if lane is COUNTING or lane is NUMBERED:
             self._numbers.last = self.sequence
@@ -509,7 +509,7 @@ class Ledger:
             self._lane = CAREFUL
 
     def _choose_lane(self) -> Lane:
-        """The steady state, unless something may repeat, or anything is pending that the next event has to carry."""
+        """The steady state, unless events may repeat, or something is pending for the next event to carry."""
         cursor, _, _, log, _ = self._tip
         settled = (
             log is None
@@ -521,21 +521,21 @@ class Ledger:
         return lane_of(self._protocol, cursor, self._numbers) if settled else CAREFUL
 
     def _admit_first(self, item: Any, out: list[Any]) -> bool:
-        """As `_admit()`, as long as the answer may begin as the stream began."""
+        """Like `_admit()`, while the answer may still turn out to begin as the stream began."""
         match self._repeats.by_beginning(item):
             case "so far":
                 return True
             case "whole":
                 return self._start_over()
             case "none":
-                # No generator here: Ctrl-C within one that is being closed would be lost.
+                # Not a generator: Ctrl-C in a generator that is being closed would be lost.
                 for each in (*self._repeats.beginning.take_held(), item):  # noqa: SIM110
                     if not self._admit(each, out):
                         return False
                 return True
 
     def _start_over(self) -> bool:
-        """The whole beginning came again: what was delivered is expected again, unless that was all we asked."""
+        """The whole beginning came again. Expect everything delivered again, unless we only asked whether there is more."""
         repeats = self._repeats
         repeats.start_over()
         held = repeats.beginning.take_held()
@@ -549,7 +549,7 @@ class Ledger:
         return True
 
     def _admit(self, item: Any, out: list[Any]) -> bool:
-        """Deliver, hold back or drop one item. False: nothing after it may be delivered."""
+        """Deliver, hold back or drop one item. Returns whether later items may be delivered."""
         repeats = self._repeats
         if self._seams.open:
             if repeats.follows_run(item):
@@ -566,20 +566,20 @@ class Ledger:
         return goes_on
 
     def _goes_on_after(self, item: Any, found: Finding) -> bool:
-        """What order says of this event was found. False: nothing after it may be delivered."""
+        """Act on what the order showed about an item. Returns whether later items may be delivered."""
         if found == "diverged":
             return self._diverged(item)
         if found == "expected" and self._answer.moved and not self._protocol.replays:
-            # The cursor has moved ahead of an event that we hold: it must be expected again next time.
+            # The cursor moved to before an event that we have, so that event must be expected again next time.
             self._extend(self._protocol.fingerprint(item))
         return True
 
     def _enter(self, item: Any, out: list[Any], *, judged: bool = False) -> bool:
         """
-        Deliver, hold or drop an item that order alone does not make a repeat. False: nothing after it may be delivered.
+        Deliver, hold or drop an item that is not a repeat by order alone. Returns whether later items may be delivered.
 
         Args:
-            judged: It was held, and is no repeat.
+            judged: The item was held, and is not a repeat.
         """
         numbers, repeats = self._numbers, self._repeats
         if numbers.promised and item.sequence is not None:
@@ -616,16 +616,16 @@ class Ledger:
         return False
 
     def _grants_gap(self, item: Any) -> bool:
-        """Promised numbers before it are missing. May it be delivered all the same?"""
+        """Promised numbers are missing before the item. Returns whether it may be delivered anyway."""
         gap = Gap(expected=self._numbers.expected, received=item.sequence, after=self.cursor)
         if self.refetch or self._answer.replayed:
             return self.hole(gap)
-        # Nobody can be asked, and nothing was sent twice: how the provider counts is its own business.
+        # The missing events cannot be requested, and nothing was replayed: mark the gap and accept the provider's numbering.
         self._numbers.mark(item, gap)
         return True
 
     def hole(self, gap: Gap) -> bool:
-        """Events are missing here: ask once, then do as the caller chose. True: go on, the next item carries the gap."""
+        """Events are missing: request them once, then do as the caller chose. True: continue; the next item carries the gap."""
         problem = self._numbers.find(gap, self.offset, refetch=self.refetch)
         if problem is None:
             return True
@@ -643,7 +643,7 @@ class Ledger:
         moves = item.moves
         cursor = item.cursor or None
         if moves is None:
-            # An own id moves it, or a placed number; on plain SSE so did a block without data in front of it.
+            # An own id or a placed number moves the cursor; in plain SSE a preceding block without data moves it too.
             moves = (
                 item.own_id is not None
                 or (item.sequence is not None and placed)
@@ -659,7 +659,7 @@ class Ledger:
                 self._answer = self._answer._replace(moved=True)
             log = None
             if item.own_id is None and item.moves is None and not placed:
-                # A block without data moved it; this event came after that.
+                # A block without data moved the cursor, and this event follows it.
                 log = self._log_of(item, None)
         else:
             cursor = before
@@ -672,7 +672,7 @@ class Ledger:
         out.append(item)
 
     def _log_of(self, item: Any, log: SinceLog | None) -> SinceLog | None:
-        """Enter an item that did not move the cursor. Without a cursor there is nothing to resume from, so nothing to log."""
+        """Log an item that did not move the cursor. Without a cursor there is nothing to resume from, so nothing is logged."""
         if item.cursor is None and not self._protocol.replays:
             return None
         if log is None:
@@ -690,7 +690,7 @@ class Ledger:
         """A block without data, or the end of a document, moves the cursor."""
         if self._repeats.is_old(cursor):
             return
-        # Where it stands within what is expected again, the rest of that is what follows it.
+        # Within expected repeats, the ones still to come are what follows the new cursor.
         rest = self._repeats.expected_after_cursor()
         if rest is None or not self._numbers.reached_silently(cursor):
             return
@@ -702,7 +702,7 @@ class Ledger:
             self._memory.remember_silent(cursor)
 
     def _name_of(self, item: Any) -> str | None:
-        """What a repeat within a run must share beside the content: its id, or its number where numbers are promised."""
+        """What a repeat within a run must share besides content: its id, or its number if numbers are promised."""
         if item.own_id:
             return self._memory.name_of(item)
         return str(item.sequence) if self._numbers.promised and item.sequence is not None else None
