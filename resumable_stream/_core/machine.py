@@ -6,28 +6,28 @@ The state machine of one resumable stream: inputs in, actions out.
        │             └─ connect_failed           └─ receive_eof · read_failed · read_timed_out
        └──────────── Disconnect · Save · Sleep · Fetch · Finish ◄───── what follows from it
 
-A driver asks `next()` what to do, does it, and reports. `receive_data()` is the only hot call: it returns the events that
-a chunk completed, and while nothing else is `due` the driver goes on reading without asking.
+A driver asks `next()` what to do, does it, and reports the result. `receive_data()` is the only hot call: it returns the events
+that a chunk completed, and while nothing else is `due` the driver keeps reading without asking.
 
-This file holds the plan: the phase, the turn that waits, the steps to come. What decides them lives in parts that each own their
-state and answer in values:
+This file holds the plan: the phase, the waiting turn, and the steps to come. The decisions are made in parts that own their
+state and return values:
 
     Requests     which request may be sent                      rules 8-10
     Reading      items → events, and at most one `Turn`         rules 2, 5-7, over the ledger
     Ending       what a close means → a `Next`                  rule 7
     Side         status, stored result, history                 rules 7, 8
-    Checkpoints  the place, and when it is saved                rule 1
+    Checkpoints  the position, and when it is saved             rule 1
     Budget, Clocks                                              rules 3, 4
     Account      counters and notices
 
 Rules of this file:
 
 - Time, waits and randomness are arguments. An input never raises for what the *network* did: it plans what follows,
-  and `next()` raises when the plan is to give up. Then every event that came before has been delivered.
-- What an event brings about (end, error, hole) is a `Turn`, and waits in `_turn` until the events before it were taken.
-- Inputs are legal by phase: see `phases.py`.
+  and `next()` raises if the plan is to give up. By then every earlier event has been delivered.
+- What an event causes (end, error, gap) is a `Turn`, and waits in `_turn` until the events before it have been taken.
+- The phase decides which inputs are legal: see `phases.py`.
 
-What would break it: reading on while events are still in hand.
+Reading on while events are still in hand would break this.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ __all__ = ["Machine"]
 
 # Enough for a provider's error document.
 ERROR_BODY: Final = 64 * 1024
-# Why a connection is over that the network did not end.
+# The reason for a connection that was not ended by the network.
 INSIDE: Final = "interrupted from inside"
 TAKEN_ALONG: Final = (
     "Something in this process interrupted the read (a cancellation or time-out around it, a signal), and that closes the "
@@ -86,16 +86,16 @@ class Machine:
     One stream, from its first request to its end.
 
     Args:
-        state: The first request; belongs to the machine from now on.
+        state: The first request; the machine owns it from now on.
         protocol: How to resume; `None` lets `detect` choose by the first response.
         settings: What the caller chose.
-        checkpoint: Continue there.
+        checkpoint: Where to continue.
 
     Attributes:
         protocol: As given or detected.
         requests: Which request may be sent, and why another may not.
-        notices: For an observer; the driver removes what it has shown.
-        calm: The latest read brought events, and the next one may begin at once and take as long as the last.
+        notices: For an observer; the driver removes those it has shown.
+        calm: The latest read brought events, and the next may begin at once with the same time limit.
     """
 
     def __init__(
@@ -112,15 +112,15 @@ class Machine:
         self.protocol: ResumeProtocol | None = None
         self.calm = False
         self._detect = detect
-        # The plan: steps in order, then `_error`; the turn comes before them, when the events in hand were taken.
+        # The plan: steps in order, then `_error`. The turn comes first, once the events in hand have been taken.
         self._phase = Phase.BETWEEN
         self._feed: Callable[[bytes], Sequence[Any]] | None = None  # while a body is read
         self._turn: plan.Turn | None = None
         self._todo: deque[act.Action | plan.Step] = deque()
         self._error: ResumableStreamError | None = None
-        self._page: plan.TurnPage | None = None  # how the history goes on after a hole in it
+        self._page: plan.TurnPage | None = None  # how the history continues after a gap in it
         self._begun = False
-        # Who decides.
+        # The parts that decide.
         self._account = Account()
         self._clocks = Clocks(settings.timeouts, settings.longest_read)
         self._budget = Budget(settings)
@@ -128,7 +128,7 @@ class Machine:
         self._ending = Ending(settings, self.requests, self._clocks)
         self._checkpoints = Checkpoints(state, settings, self._ending, checkpoint)
         self._side = Side(self.requests)
-        # Once the protocol is known.
+        # Set once the protocol is known.
         self._ledger: Ledger | None = None
         self._reading: Reading | None = None
         self.notices = self._account.notices
@@ -138,7 +138,7 @@ class Machine:
                 self.requests.choose_key()
 
     def _adopt(self, protocol: ResumeProtocol) -> None:
-        """Now the protocol is known, and with it what a place means."""
+        """The protocol is now known, and with it the meaning of a position."""
         settings = self.settings
         self.protocol = protocol
         self._ledger = ledger = Ledger(protocol, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
@@ -163,7 +163,7 @@ class Machine:
 
     def next(self, now: float) -> act.Action:
         """
-        What to do now. The caller is done with every event it was given.
+        What to do now. By calling this, the caller confirms that it is done with every event it was given.
 
         Raises:
             ResumableStreamError: The stream is over without an honest end.
@@ -186,7 +186,7 @@ class Machine:
                 if self._error is not None:
                     raise self._error
                 if self.outcome is None:
-                    # An exception of the protocol's (a `resume=` of the caller's) came out of the input before.
+                    # The previous input raised an exception from the protocol, or from the caller's `resume=`.
                     raise NotResumable("the stream stopped at an exception of your code; continue from its checkpoint")
                 return act.Finish(self.outcome)
             match self._todo.popleft():
@@ -217,10 +217,10 @@ class Machine:
 
     def woken(self, ends: float, now: float) -> None:
         """
-        A `Sleep` was interrupted from inside. What is left of it is slept before anything else.
+        A `Sleep` was interrupted from inside. The rest of it comes before anything else.
 
         Args:
-            ends: When it would have been over. The time until the caller comes back counts.
+            ends: When the sleep would have ended. Time until the caller comes back counts.
         """
         self._expect("woken")
         self._budget.slept(now - ends)
@@ -228,17 +228,17 @@ class Machine:
 
     @property
     def phase(self) -> Phase:
-        """Where the stream is; says which inputs are legal."""
+        """The phase of the stream, which decides the legal inputs."""
         return self._phase
 
     @property
     def planned(self) -> tuple[plan.Turn | plan.Step | act.Action, ...]:
-        """What comes next, in order, as far as that is known. An error that ends the stream comes after it."""
+        """What comes next, in order, as far as known. An error that ends the stream comes after all of it."""
         return (*(() if self._turn is None else (self._turn,)), *self._todo)
 
     @property
     def due(self) -> bool:
-        """Something other than reading on is due: ask `next()`."""
+        """Whether something other than reading on is due: ask `next()`."""
         return self._turn is not None or self._phase is not Phase.READING
 
     @property
@@ -248,7 +248,7 @@ class Machine:
 
     @property
     def verified(self) -> bool:
-        """The protocol, the server when it was asked, or the caller's `end=` vouches for `outcome`."""
+        """Whether the protocol, the server when asked, or the caller's `end=` vouches for `outcome`."""
         return self._ending.verified
 
     @property
@@ -260,34 +260,34 @@ class Machine:
 
     @property
     def stats(self) -> Stats:
-        """What happened so far."""
+        """What has happened so far."""
         return self._account.stats(self._ledger, self._reading.bytes if self._reading is not None else 0)
 
     @property
     def latest(self) -> Sequence[Any]:
-        """The latest batch: for a driver that an interrupt kept from handing it out."""
+        """The latest batch, for a driver that was interrupted before handing it out."""
         return self._ledger.latest if self._ledger is not None else ()
 
     def count_replayed(self, events: int) -> None:
-        """So many events came from the store."""
+        """Count events that came from the store."""
         self._account.count_events(events)
 
     def detect_with(self, detect: Detect) -> None:
-        """Choose the protocol by the first response in another way."""
+        """Use another function to choose the protocol by the first response."""
         self._detect = detect
 
     # --- the place
 
     def checkpoint(self, taken: int, batch: Sequence[Any] | None = None) -> Checkpoint:
-        """The place when `taken` items of `batch` (`None`: the latest) are taken, or the committed one under manual commit."""
+        """The position after `taken` items of `batch` (`None`: the latest), or the committed one under manual commit."""
         return self._checkpoints.make(taken, batch, self.outcome or self._ending.by(self._turn))
 
     def step_at(self, offset: int) -> int | None:
-        """Offset at which the step of an event began; `None` where the protocol has no steps, or it began in another process."""
+        """Offset at which the step of an event began; `None` if the protocol has no steps, or the start is not known."""
         return self._checkpoints.step_at(offset)
 
     def conclude(self, taken: int, batch: Sequence[Any]) -> bool:
-        """The caller leaves without an exception. True: it has taken the event that ends the stream, so that is the outcome."""
+        """The caller leaves without an exception. True: it has taken the event that ends the stream, which sets the outcome."""
         ledger = self._ledger
         if ledger is None or self.outcome is not None or ledger.place(taken, batch).offset != ledger.offset:
             return False
@@ -295,7 +295,7 @@ class Machine:
         return self.outcome is not None
 
     def commit(self, item: Any, taken: int, batch: Sequence[Any] | None = None) -> None:
-        """Under manual commit: move the committed place to after `item`, or after what is taken."""
+        """Under manual commit: move the committed position to after `item`, or after what is taken."""
         if self._ledger is not None:
             self._ledger.commit(item, taken=taken, batch=batch)
 
@@ -309,18 +309,18 @@ class Machine:
         blocks: Callable[[], bool] | None = None,
     ) -> act.Save | None:
         """
-        The save that is due, if any. Called with `force` on leaving, with `blocks` before a read, without either at an event.
+        The save that is due, if any. Called with `force` on leaving, with `blocks` before a read, and with neither at an event.
 
         Args:
             taken: Items of `batch` (`None`: the latest) that the caller is done with.
-            blocks: Says whether the read about to begin will have to wait.
+            blocks: Returns whether the next read will have to wait.
         """
         outcome = self.outcome or self._ending.by(self._turn)
         return self._checkpoints.save(now, taken, batch, outcome, force=force, blocks=blocks)
 
     @property
     def save_at(self) -> float:
-        """Before this moment `save()` finds nothing due, but with `force`."""
+        """The moment before which `save()` finds nothing due, except with `force`."""
         return self._checkpoints.saving.earliest
 
     def saved(self, now: float) -> None:
@@ -336,7 +336,7 @@ class Machine:
             self._feed = self._reading.connection.decoder.feed
 
     def _expect(self, given: str) -> None:
-        """An input may be given now. What was under way is over with it, but a body is read on."""
+        """Check that an input is legal now. It ends what was under way, except for a body, which is read on."""
         if given not in TRANSITIONS[self._phase]:
             raise IllegalInput(self._phase, given)
         if self._phase is not Phase.READING:
@@ -427,7 +427,7 @@ class Machine:
                 assert_never(found)
 
     def _judge(self, found: verdict.Verdict, now: float, *, asked: bool = False) -> None:
-        """A verdict of the protocol's, taken as that on a close."""
+        """Follow a verdict of the protocol as for a close."""
         before = self._reading.connection.cursor_before if self._reading is not None else None
         self._follow(self._ending.judge(found, now, cursor_before=before, asked=asked), now)
 
@@ -443,7 +443,7 @@ class Machine:
             self._todo.append(act.Finish(self.outcome))
             return
         if self._checkpoints.restored is None or (self.protocol is None and self.state.safe):
-            # Also where another process never got an answer: nothing was seen of the stream.
+            # This includes a checkpoint from a process that never got an answer, and so saw nothing of the stream.
             self.requests.known = False
             self._todo.append(plan.Send(self.requests.first(), resuming=False))
             return
@@ -476,7 +476,7 @@ class Machine:
         The request brought no response.
 
         Args:
-            sent: The server may have received it; False only for errors that prove it was not (rule 9a).
+            sent: The server may have received it; False only for errors that prove it was not sent (rule 9a).
             inside: As in `read_failed()`.
         """
         self._expect("connect_failed")
@@ -494,7 +494,7 @@ class Machine:
         elif sent and not self.requests.may_repeat():
             self._no_way_back(now, reason, error)
         elif timed_out and self._ending.waits and self.state.resuming:
-            # An answer that is held back until there is something cannot show that it lives.
+            # An answer that is held back until there is something to send cannot show that the connection is alive.
             self._wait(self._budget.prompt(free=False), now)
             self._todo.append(self.requests.again())
         elif inside:
@@ -546,7 +546,7 @@ class Machine:
             if chosen is not None:
                 self._adopt(chosen)
                 if not self.requests.makes_sense():
-                    # The checkpoint of a stream that nobody knew yet.
+                    # The checkpoint was made before the protocol was known.
                     self._break_off(NotResumable(f"the checkpoint does not fit {chosen!r}: its cursor is not a byte offset"))
                     return
         found = None
@@ -563,11 +563,11 @@ class Machine:
         self._todo.append(act.Disconnect())
         settled = self._ending.settled if self.protocol is not None and self.protocol.resumes_settled else None
         if settled is not None and not isinstance(found, verdict.Retry):
-            # Only what may have followed the outcome was asked for.
+            # The request was only for what may follow the outcome.
             self._finish(settled)
             return
         if head.status in (401, 403) and isinstance(found, verdict.Reject) and self.requests.refresh():
-            # Credentials run out while a long answer is read: the client's auth, or a callable `headers`, may bring new ones.
+            # Credentials may expire during a long answer; the client's auth, or a callable `headers`, may return new ones.
             self._todo.append(self.requests.again())
             return
         match found:
@@ -608,12 +608,12 @@ class Machine:
             )
         self._open(ledger, resuming=state.resuming, asking=self.requests.asking)
         self._budget.server_retry_after(None)
-        # A feed may be quiet for as long as it likes, if only it lives.
+        # A feed may stay quiet for any time, as long as its connection is alive.
         self._clocks.begin_body(now, endless=protocol.endless)
         self._set_clocks()
         self._account.connected(head.status, ledger, now, resuming=state.resuming, asking=self.requests.asking)
         if state.resuming and (request := protocol.backfill_request(state)) is not None:
-            # The connection stays open meanwhile: what is live waits in it.
+            # The connection stays open in the meantime, and live events wait in it.
             self._side.pages = 1
             self._fetch("backfill", request, now)
         else:
@@ -639,7 +639,7 @@ class Machine:
         A read is about to begin. The caller is done with every event it was given.
 
         Returns:
-            Seconds it may take; `None` without limit; 0 when a clock has run out: then report `read_timed_out()`.
+            Seconds that it may take; `None` without limit; 0 if a clock has run out: then report `read_timed_out()`.
         """
         clocks = self._clocks
         if clocks.steady:
@@ -670,9 +670,9 @@ class Machine:
 
     def receive_live(self, chunk: bytes) -> Sequence[Any]:
         """
-        `receive_data()` for a driver that reads on while the machine is `calm`, without a look at the clock.
+        `receive_data()` without reading the clock, for a driver that reads on while the machine is `calm`.
 
-        If it brings no event, `receive_nothing()` is due.
+        If it returns no event, call `receive_nothing()`.
         """
         if (feed := self._feed) is None:
             raise IllegalInput(self._phase, "receive_data")
@@ -684,7 +684,7 @@ class Machine:
         if total > reading.condense_at:
             reading.condense()
         if reading.hot and len(items) == 1 and self._clocks.steady and decoder.error is None:
-            # A live stream, one event a chunk: nothing but its order is to be looked at.
+            # A live stream with one event per chunk: only the order has to be checked.
             item = items[0]
             if reading.place is not None:
                 reading.place(items)
@@ -728,7 +728,7 @@ class Machine:
             self._budget.progress()
             self.requests.progress()
         if not connection.certain:
-            # Whether it can be resumed shows with the first cursor; then the clocks will not change any more.
+            # The first cursor shows whether the stream can be resumed; after that the clocks do not change.
             connection.certain = ledger.cursor is not None or ledger.plain or not protocol.promises.resumable
             self._set_clocks()
         self._clocks.event(settled=connection.certain and ledger.progress > 0)
@@ -757,11 +757,11 @@ class Machine:
 
     def read_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
         """
-        The connection broke, its body could not be decoded, or what it brought was never entered.
+        The connection broke, its body could not be decoded, or its data was never entered.
 
         Args:
-            inside: The exception came from inside this process and goes on to the caller: a cancellation, a signal handler,
-                a bug in a callable. The network did not fail, so this counts as no attempt and nothing waits for it.
+            inside: The exception came from inside this process and is passed to the caller: a cancellation, a signal handler,
+                a bug in a callable. The network did not fail, so this is not a failed attempt and causes no wait.
         """
         self._expect("read_failed")
         self._turn = None
@@ -776,7 +776,7 @@ class Machine:
     # --- bytes that are handed on unread
 
     def skimmer(self) -> Skimmer | None:
-        """For a driver that hands on bytes: what recognises an event that need not be read. `None`: each has to be."""
+        """For a driver that passes bytes through: finds events that need not be read. `None`: read every event."""
         reading = self._reading
         if reading is None or reading.unread is None or not self.calm:
             return None
@@ -786,10 +786,10 @@ class Machine:
 
     def settle(self, *, leaving: bool = True) -> None:
         """
-        Read what was skimmed: its newest events are `latest` then. They were handed out.
+        Read what was skimmed. `latest` then holds the newest of these events, which were already handed out.
 
         Args:
-            leaving: What comes next is read, so the front of an event is too.
+            leaving: What comes next is read normally, so the front of an unfinished event is read too.
         """
         if self._reading is not None and self._reading.unread is not None:
             self._reading.unread.settle(leaving=leaving)
@@ -797,20 +797,20 @@ class Machine:
                 self._turn = plan.Problem()
 
     def take_back(self, chunk: bytes) -> None:
-        """What was skimmed last is not handed out after all. The connection has to end."""
+        """The chunk skimmed last is not handed out after all. The connection has to end."""
         if self._reading is not None and self._reading.unread is not None:
             self._reading.unread.take_back(chunk)
 
     def take_carried(self) -> bytes:
-        """Bytes of the connection before, which belong in front of the first event that this one delivers."""
-        # Also where a decoder that takes batches apart stands in front.
+        """Bytes of the previous connection that belong before the first event of this one."""
+        # A decoder that splits batches passes this call on.
         decoder = self._connection.decoder
         return decoder.take_carried() if hasattr(decoder, "take_carried") else b""
 
-    # --- what an event or a clock brings about, once the events before it were taken
+    # --- what an event or a clock causes, once the events before it have been taken
 
     def _on_announced(self, gap: Gap, rest: Sequence[Any], silent: Sequence[tuple[int, str]], now: float) -> None:
-        """The server says that history was lost: ask again once, then go on after the hole or fail."""
+        """The server reports lost history: request it once, then continue after the gap or fail."""
         ledger = self._ledger
         assert ledger is not None
         if not ledger.hole(gap):
@@ -826,18 +826,18 @@ class Machine:
         assert self._ledger is not None
         match self._ledger.problem:
             case HoleFound():
-                # Also after an event that settled the outcome: what is missing was promised.
+                # Even after an event that settled the outcome, missing events are requested: the numbers promised them.
                 self._todo.append(act.Disconnect())
                 self._go_on(now, "gap", None)
             case StartedOver():
-                # It was asked, and did not answer the question: the observer knows that the cursor was ignored.
+                # The server did not answer the question. The observer has been notified that the cursor was ignored.
                 self._todo.append(act.Disconnect())
                 self._finish(self._ending.with_settled(Outcome.ENDED), verified=False)
             case ResumableStreamError() as error:
                 self._break_off(error)
 
     def _on_unproven(self, found: verdict.Unproven, now: float) -> None:
-        """The sender says that it is done, and nothing before vouches for that: a close that is a cut."""
+        """The sender claims to be done, and nothing before it proves that: treat it as a cut."""
         protocol, ledger = self.protocol, self._ledger
         assert protocol is not None and ledger is not None
         self._connection.unproven = found
@@ -863,7 +863,7 @@ class Machine:
                 self._lose_connection(now, clock, error)
                 self._fetch("alive", request, now)
                 return
-        # The state that came once more is a status check: the run is quiet, and this was no failed attempt.
+        # A restated state counts as a status check: the run is quiet, and this was not a failed attempt.
         self._cut(now, clock, error, Leave.NEUTRAL if ledger.fresh > 0 and ledger.progress == 0 else Leave.LOST)
 
     # --- from one connection to the next
@@ -892,7 +892,7 @@ class Machine:
             self._no_way_back(now, reason, error)
             return
         request, resuming = planned
-        # A question that was cut before it was answered is asked again.
+        # A question whose answer was cut is asked again.
         unanswered = self.requests.asking and ledger.fresh == 0 and (error is None or leave is Leave.INSIDE)
         send = plan.Send(request, resuming, asking=leave in (Leave.QUESTION, Leave.QUIET) or unanswered)
         match leave:
@@ -902,7 +902,7 @@ class Machine:
                 self._account.routine = True
                 wait = self._budget.at_once(free=ledger.fresh > 0)
                 if wait > 0 or self.settings.saving:
-                    # The answer may be long in coming; before a sleep, what was taken is saved.
+                    # The next answer may take long. A sleep, even of no length, saves what was taken.
                     self._todo.append(act.Sleep(wait))
             case Leave.QUESTION:
                 self._account.then("ask")
@@ -926,11 +926,11 @@ class Machine:
         self, now: float, reason: str, error: BaseException | None, again: plan.Step | None = None, *, failed: str = ""
     ) -> None:
         """
-        A failed attempt: wait as the policy says, or give up.
+        After a failed attempt, wait as the policy says, or give up.
 
         Args:
-            again: What follows the wait; `None`: the latest request once more.
-            failed: What failed, in words, if that was not a connection of the stream: that has its notice already.
+            again: What follows the wait; `None`: the latest request again.
+            failed: What failed, in words, unless it was a connection of the stream, which already has a notice.
         """
         settled = self._ending.settled
         if settled is not None and self._ending.gives_up(now):
@@ -948,7 +948,7 @@ class Machine:
             text = f"gave up after {count} attempt{'s' * (count != 1)} without a new event; the last one: {seen}"
             exhausted = RetriesExhausted(text, attempts=count, last_error=error if error is not None else reason)
             exhausted.__cause__ = error
-            # Where nobody can be reached, or the question was what failed, there is nobody to ask.
+            # If the server cannot be reached, or the status check itself failed, there is no point in asking.
             nobody = failed or reason == "cannot connect"
             request = None if nobody else self._side.last_request(exhausted)
             if request is None:
@@ -989,7 +989,7 @@ class Machine:
         self._replace(now, text, StreamInterrupted(text + self.settings.way_out, reason=reason), error)
 
     def _lost(self, now: float, lost: verdict.Lost) -> None:
-        """The server said that the rest cannot be had."""
+        """The server said that the rest is not available."""
         kind = CursorExpired if lost.expired else NotResumable
         self._replace(now, lost.message, kind(lost.message + self.settings.way_out), None, stored=lost.stored)
 
@@ -998,12 +998,12 @@ class Machine:
     ) -> None:
         self._move(Phase.BETWEEN)
         if self._ending.settled is not None:
-            # In another process: what was still to come would have been a word about the end.
+            # The outcome was settled, possibly in another process; only details of the end are missing.
             self._finish(self._ending.settled)
             return
         self.notices.append(note.Lost(text))
         choice = self.settings.on_lost
-        # A server that forgot what it had finished would be asked for all of it again and again.
+        # A server that forgot a finished answer would be asked for all of it again and again.
         if choice == "restart" and not stored and not self.requests.asking and not self.requests.elsewhere:
             self._account.then("restart")
             self._restart(now, error)
@@ -1082,7 +1082,7 @@ class Machine:
             match self._side.on_verified(answer):
                 case verdict.Resume():
                     self._account.checked = True
-                    # Asked because of a silence: it runs, so the silent connection was no failed attempt.
+                    # After a silence, the status shows that the run is alive, so the silent connection was not a failed attempt.
                     self._go_on(now, "closed before the end", None, Leave.NEUTRAL if purpose == "alive" else Leave.LOST)
                 case verdict.Retry(message):
                     self._fetch_again(now, message or f"status {answer.status}", None)
@@ -1101,7 +1101,7 @@ class Machine:
         if self._clocks.expired(now):
             self._break_off(self._deadline_error(), error)
         elif purpose == "status" and inside and self.requests.may_repeat():
-            # The network is sound, so the explanation can be had: what it says may change the verdict.
+            # The network did not fail, so repeat the request: the explanation may change the verdict.
             self._todo.append(act.Disconnect())
             self._lose_connection(now, INSIDE, error)
             self._wait(self._budget.interrupted(free=False), now)
@@ -1138,7 +1138,7 @@ class Machine:
                 self._judge(found, now)
 
     def _on_backfill(self, found: Backfill | verdict.Verdict, now: float) -> None:
-        """What happened while nobody was connected comes before what is live."""
+        """Enter a page of history: events from the time without a connection come before live ones."""
         if not isinstance(found, Backfill):
             self._todo.append(act.Disconnect())
             self._judge(found, now)
@@ -1148,11 +1148,11 @@ class Machine:
         if self._turn is None:
             self._after_page(found, now)
         else:
-            # What the page brought about comes first. If that is a hole that was granted, the history goes on after it.
+            # The turn that the page caused comes first. If that is a gap that is accepted, the history continues after it.
             self._page = plan.TurnPage(found)
 
     def _after_page(self, found: Backfill, now: float) -> None:
-        """What follows a page of history: the next one, or what is live."""
+        """After a page of history, get the next page or read the live events."""
         if found.more is None:
             self._todo.append(plan.ReadOn())
         elif self._side.pages < PAGES:
@@ -1163,7 +1163,7 @@ class Machine:
             self._go_on(now, f"a history of more than {PAGES:,} pages", None)
 
     def _on_snapshot(self, snapshot: Snapshot | None, answer: Answer) -> None:
-        """The stored result stands in for the lost rest."""
+        """Deliver the stored result in place of the lost rest."""
         ledger, reading = self._ledger, self._reading
         assert ledger is not None and reading is not None
         if snapshot is None:
@@ -1191,7 +1191,7 @@ class Machine:
             self._todo.append(plan.Resume(snapshot.reset))
 
     def _after_reset(self, now: float) -> None:
-        """The run goes on, and what was delivered is void: as after a restart."""
+        """The run continues and what was delivered is void, as after a restart."""
         wait = self._budget.restart(None)
         planned = self.requests.next()
         if wait is None or planned is None:
@@ -1204,9 +1204,9 @@ class Machine:
     # --- ends
 
     def _finish_unverified(self) -> None:
-        """A clean close that nothing vouches for. Where there are ids, they might have been asked about."""
+        """Finish after a clean close that nothing vouches for. If there were ids, a notice says why the end was not checked."""
         protocol, ledger = self.protocol, self._ledger
-        # Of bytes, the cursor is only their number.
+        # For raw bytes, the cursor is only their count.
         if ledger is not None and ledger.cursor is not None and protocol is not None and protocol.framing != "raw":
             count = ledger.offset
             advice = [self.requests.why_not()]
@@ -1231,21 +1231,21 @@ class Machine:
         self._todo.append(act.Finish(outcome))
 
     def _break_off(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:
-        """Fail, with a connection that is open."""
+        """Fail while a connection is open."""
         self._todo.append(act.Disconnect())
         self._fail(error, cause)
 
     def _fail(self, error: ResumableStreamError, cause: BaseException | None = None) -> None:
         if self._phase is Phase.READING or self._ledger is None or not self._ledger.refetch:
             self._hand_over_held()
-        # Otherwise the connection was lost, and what was held with it is still to come from the place that the error carries.
+        # Otherwise the connection was lost, and held events will come again after the position that the error carries.
         self._move(Phase.BETWEEN)
         if cause is not None and error.__cause__ is None:
             error.__cause__ = cause
         self._error = error
 
     def _hand_over_held(self) -> None:
-        """Nothing more will come, so what was held as a possible repeat is none."""
+        """Nothing more will come, so events held as possible repeats are new."""
         if self._ledger is not None and (items := self._ledger.release()):
             self._checkpoints.saving.delivered(items)
             self._todo.append(act.Deliver(items))

@@ -1,7 +1,7 @@
 """
-Knowing a repeat by its identity: the newest events delivered, by their own id.
+Recognise repeats by identity: the newest delivered events, by their own id.
 
-Bounded twice: by the window, and in bytes; beyond those bytes digests stand in for the events.
+The memory is bounded by the window and in bytes; beyond those bytes, digests replace the events.
 An id that the server used for two events identifies neither.
 """
 
@@ -15,15 +15,15 @@ from .._checkpoint import MAX_RECENT_IDS, fingerprint
 
 __all__ = ["KEPT_BYTES", "LONGEST_ID", "Memory", "Seen", "shortened"]
 
-# Bytes of events kept alive to recognise repeats. 4 MiB: 4096 events of 1 KiB. The machine calls `condense()` as often.
+# Bytes of events kept to recognise repeats. 4 MiB: 4096 events of 1 KiB. `condense()` is called once per as many bytes.
 KEPT_BYTES: Final = 4 * 1024 * 1024
-# Longer ids are remembered by their digest. 256: UUIDs, ULIDs and what providers send are below 100.
+# Longer ids are remembered by their digest. 256: UUIDs, ULIDs and providers' ids have fewer than 100 characters.
 LONGEST_ID: Final = 256
 _AMBIGUOUS: Final = None
 
 
 class Seen(NamedTuple):
-    """What is left of an event whose text is no longer kept. `offset` is -1 for one of another process."""
+    """What remains of an event whose text is no longer kept. `offset` is -1 for an event of another process."""
 
     offset: int
     own_id: str | None
@@ -52,31 +52,31 @@ class Memory:
         self.items: deque[Any] = deque(maxlen=window)
         self._index: dict[str, Any] | None = None
         self._restored: tuple[tuple[str, str], ...] = ()
-        # Events that were never read, and how to read them; in time they stand anywhere between those that were.
+        # Events that were never read, and how to read them. They may lie anywhere between events that were read.
         self._unread: list[_Unread] = []
-        # Ids of blocks without data: not events, but their replay must be known too. As many as a checkpoint keeps.
+        # Ids of blocks without data: not events, but their replay must be recognised too. As many as a checkpoint keeps.
         self._silent: tuple[str, ...] = ()
 
     def restore(self, recent_ids: Iterable[tuple[str, str]]) -> None:
-        """What a checkpoint remembers."""
+        """Enter the ids that a checkpoint holds."""
         self._restored = tuple(recent_ids)
 
     def remember(self, item: Any) -> None:
-        """Enter an event where repeats are looked for: the next one of the same chunk may repeat it."""
+        """Enter an event in the index too: the next event of the same chunk may repeat it."""
         self.items.append(item)
         if self._index is not None:
             self._enter(self._index, item)
 
     def remember_unread(self, read: Callable[[], Iterable[Any]], *, size: int, stop: int) -> None:
         """
-        Enter events that are read when a repeat may come.
+        Enter events that are read only if a repeat may come.
 
         Args:
-            read: Makes them, with the offsets that they have.
-            size: Their bytes.
-            stop: Offset behind the last.
+            read: Decodes them, with their offsets.
+            size: Their size in bytes.
+            stop: Offset after the last.
         """
-        # Their number is at most the window's, so those before are forgotten when that many have come since.
+        # At most `window` events are kept, so older runs are forgotten once that many events have come since.
         self._unread = [run for run in self._unread if run.stop > stop - self._window]
         self._unread.append(_Unread(read, size, stop))
         self._index = None
@@ -90,15 +90,15 @@ class Memory:
             self.items.extend(items)
 
     def kept(self) -> tuple[str, ...]:
-        """What `put_back()` cannot find out by itself."""
+        """State that `put_back()` cannot restore by itself."""
         return self._silent
 
     def put_back(self, kept: tuple[str, ...], offset: int) -> None:
         """
-        A batch has not come.
+        Undo a batch.
 
         Args:
-            offset: That of its first event.
+            offset: Offset of its first event.
         """
         while self.items and self.items[-1].offset >= offset:
             self.items.pop()
@@ -106,7 +106,7 @@ class Memory:
         self._index = None
 
     def starting_at(self, offset: int) -> Iterator[Any]:
-        """The events delivered from `offset` on, as far as they are remembered without a hole."""
+        """The events delivered from `offset` on, as far as they are remembered without a gap."""
         self._read()
         items = self.items
         index = len(items) - (items[-1].offset - offset + 1) if items else 0
@@ -120,7 +120,7 @@ class Memory:
         return iter(self.items)
 
     def ids(self) -> Iterator[str]:
-        """Ids of the events remembered, and those that a checkpoint remembers."""
+        """Ids of the events remembered, and those restored from a checkpoint."""
         self._read()
         yield from (own_id for own_id, _ in self._restored)
         yield from (item.own_id for item in self.items if item.own_id)
@@ -130,13 +130,13 @@ class Memory:
         return shortened(item.own_id)
 
     def is_ambiguous(self, own_id: str) -> bool:
-        """Two events had this id."""
+        """Whether two events had this id."""
         index = self._known()
         key = shortened(own_id)
         return key in index and index[key] is _AMBIGUOUS
 
     def steady(self) -> None:
-        """No repeat can come for now: events are appended to `items` directly, and the index is made anew when one can."""
+        """No repeat can come for now: events are appended to `items` directly, and the index is rebuilt when one can."""
         self._index = None
 
     def remember_silent(self, own_id: str) -> None:
@@ -147,7 +147,7 @@ class Memory:
         return shortened(own_id) in self._silent or shortened(own_id) in self._known()
 
     def find(self, own_id: str) -> Any:
-        """The event (or `Seen`) of that id; `None` when it is unknown or ambiguous."""
+        """The event (or `Seen`) with that id; `None` if it is unknown or ambiguous."""
         return self._known().get(shortened(own_id))
 
     def fingerprint(self, item: Any) -> str:
@@ -160,7 +160,7 @@ class Memory:
     def recent_ids(self, before: int) -> tuple[tuple[str, str], ...]:
         """`(id, fingerprint)` of the newest events with an offset below `before` that have an id, oldest first, at most 64."""
         found: list[tuple[str, str]] = []
-        # What was not read is older: the newest of each run were.
+        # Unread events are older: the newest of each run have been read.
         for item in reversed(self.items):
             if item.offset < before and item.own_id and len(item.own_id) <= LONGEST_ID and not item.own_id.startswith("\0"):
                 found.append((item.own_id, self.fingerprint(item)))
@@ -170,7 +170,7 @@ class Memory:
         return (self._restored + tuple(found))[-MAX_RECENT_IDS:]
 
     def condense(self) -> None:
-        """Called once per so many bytes: where the window really holds them, keep digests in place of texts."""
+        """Called once per `KEPT_BYTES`: if the window really holds that much, keep digests in place of texts."""
         items = self.items
         size = sum(len(item.data) + len(item.own_id or "") for item in items if not isinstance(item, Seen))
         if size + sum(run.size for run in self._unread) <= KEPT_BYTES // 2:
@@ -187,7 +187,7 @@ class Memory:
         self._index = None
 
     def _known(self) -> dict[str, Any]:
-        """Built when the first repeat may come, kept up to date while one may."""
+        """The index by id, built when the first repeat may come and kept up to date while one may."""
         self._read()
         index = self._index
         if index is None or len(index) > 2 * self._window + len(self._restored):
@@ -205,5 +205,5 @@ class Memory:
 
 
 def shortened(own_id: str) -> str:
-    """An id to remember. NUL cannot stand in one, so a digest is never taken for an id."""
+    """An id in the form that is remembered. Ids cannot contain NUL, so a digest is never taken for an id."""
     return own_id if len(own_id) <= LONGEST_ID or own_id[0] == "\0" else f"\0{fingerprint('id', own_id)}"

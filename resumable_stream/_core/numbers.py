@@ -1,8 +1,8 @@
 """
-Is something missing? What numbers prove (rule 6).
+Whether something is missing, as far as numbers prove it (rule 6).
 
 Numbers are promised by the protocol, or ids are watched until they have counted for long enough (`sequence="auto"`).
-Where events are missing, the server is asked for them once; then the caller's `on_gap` decides.
+If events are missing, they are requested from the server once; then the caller's `on_gap` decides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WATCH_AFTER: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class HoleFound:
-    """Events are missing, and the server has not been asked for them yet."""
+    """Events are missing and have not been requested from the server yet."""
 
     gap: Gap
 
@@ -44,17 +44,17 @@ class Numbers(Part):
     The numbers of one stream, and the gaps that they show.
 
     Args:
-        protocol: Whose numbers they are.
+        protocol: The protocol that gives the numbers.
         on_gap: What the caller chose.
-        notices: Where notices go.
+        notices: List that receives notices.
 
     Attributes:
-        promised: The protocol promises that they only go up.
-        contiguous: It promises that none is left out.
-        watching: Ids are watched: they may count.
-        counting: They have counted for long enough to be relied on.
+        promised: The protocol promises that numbers only increase.
+        contiguous: It promises that no number is left out.
+        watching: Ids are being watched, since they may count.
+        counting: Ids have counted for long enough to be relied on.
         last: The newest number.
-        pending: A gap that is delivered with the next event.
+        pending: A gap to deliver with the next event.
         gaps: Gaps found so far.
     """
 
@@ -77,7 +77,7 @@ class Numbers(Part):
         self.restart(protocol)
 
     def restart(self, protocol: ResumeProtocol) -> None:
-        """What was delivered is void, and numbers begin again."""
+        """What was delivered is void, and numbering starts again."""
         self.watching = protocol.sequence == "auto"
         self._stop_counting()
 
@@ -87,7 +87,7 @@ class Numbers(Part):
         self.last: int | None = None
 
     def restore(self, sequence: int | None) -> None:
-        """A checkpoint holds the number; of ids that were watched it does so only once they counted."""
+        """Restore the number from a checkpoint, which for watched ids holds one only if they counted."""
         self.last = sequence
         if self.watching and sequence is not None:
             self._run, self.counting = WATCH_AFTER, True
@@ -95,14 +95,14 @@ class Numbers(Part):
     # --- ids that are watched
 
     def goes_on(self, own_id: str) -> bool:
-        """Does the count, on which we rely, go on with this id? Then it is no repeat."""
+        """Whether this id continues a count that we rely on, and so is not a repeat."""
         if not self.counting or self.last is None:
             return False
         number = counter(own_id)
         return number is not None and number > self.last
 
     def watch(self, item: Any, cursor: str | None) -> None:
-        """An event with an id is delivered: number it while ids count, and mark a jump."""
+        """Number a delivered event with an id while ids count, and mark a jump."""
         number = counter(item.own_id)
         expected = None if self.last is None else self.last + 1
         if number is None or (expected is not None and number != expected and not self.counting):
@@ -110,7 +110,7 @@ class Numbers(Part):
             return
         if expected is not None and number != expected:
             if number < expected:
-                # The counter started again: it never was a promise.
+                # The counter started again, so it was never a promise.
                 self._stop_watching(expected, item.own_id)
                 return
             self.mark(item, Gap(expected=expected, received=number, after=cursor))
@@ -129,24 +129,24 @@ class Numbers(Part):
 
     @property
     def expected(self) -> int | None:
-        """The number that the next event should have, where that is known."""
+        """The number that the next event should have, if known."""
         return self._first if self.last is None else self.last + 1
 
     def standing(self, number: int) -> Standing:
-        """Where a promised number stands."""
+        """How a promised number relates to the expected one."""
         if self.last is not None and number <= self.last:
             return "passed"
         expected = self.expected
         return "ahead" if self.contiguous and expected is not None and number > expected else "next"
 
     def out_of_order(self, item: Any) -> None:
-        """A passed number is delivered all the same. The place stays where the numbers lead."""
+        """Deliver an event whose number has passed. It does not move the position."""
         assert self.last is not None
         self._notices.append(NumberOutOfOrder(self.last + 1, item.sequence))
         item.moves = False
 
     def delivered(self, item: Any) -> None:
-        """An event is delivered whose number is promised: it goes up, never down."""
+        """Record a delivered event whose number is promised; the newest number never decreases."""
         if item.sequence is not None and (self.last is None or item.sequence > self.last):
             self.last = item.sequence
 
@@ -154,17 +154,17 @@ class Numbers(Part):
         """The number of the position after this event, the newest."""
         if self.promised or self.counting:
             return self.last
-        # Not promised to count, but a number all the same: the protocol may send it back as one.
+        # The number is not promised to count, but the protocol may still send it back.
         return item.sequence if self._placed else None
 
     @property
     def prove(self) -> bool:
-        """They prove that nothing is missing."""
+        """Whether the numbers prove that nothing is missing."""
         return self.contiguous or self.counting
 
     def reached_silently(self, cursor: str) -> bool:
         """
-        A block without data moves the cursor there. An id without an event uses up its number.
+        A block without data moves the cursor to `cursor`. An id-only block uses up a number.
 
         Returns:
             False: something is missing before it; the next event will show what.
@@ -180,13 +180,13 @@ class Numbers(Part):
     # --- gaps
 
     def mark(self, item: Any, gap: Gap) -> None:
-        """The gap is before this event. Nobody is asked for what is missing."""
+        """Mark a gap before this event. The missing events are not requested."""
         item.gap = gap
         self.gaps += 1
         self._notices.append(GapFound(gap, False))
 
     def mark_pending(self, item: Any) -> None:
-        """A gap was granted, and it is before this event."""
+        """Mark the pending gap, which was accepted, before this event."""
         item.gap, self.pending = self.pending, None
 
     def find(self, gap: Gap, offset: int, *, refetch: bool) -> HoleFound | GapError | None:
@@ -195,10 +195,10 @@ class Numbers(Part):
 
         Args:
             offset: Events delivered so far.
-            refetch: The server can be asked for them.
+            refetch: They can be requested from the server.
 
         Returns:
-            The hole, the first time; then the error, or `None` where the caller has the next event delivered with the gap.
+            The hole, the first time; then the error, or `None` if the caller wants the next event delivered with the gap.
         """
         hole = (gap.expected, offset)
         known = self._asked == hole
@@ -221,7 +221,7 @@ class Numbers(Part):
 
 
 def counter(text: str) -> int | None:
-    """Read a plain decimal counter; anything else (signs, leading zeros, other scripts, absurd length) is none."""
+    """Read a plain decimal counter; `None` for anything else (signs, leading zeros, other scripts, absurd length)."""
     if text.isascii() and text.isdigit() and len(text) < 20 and (text[0] != "0" or text == "0"):
         return int(text)
     return None

@@ -1,4 +1,4 @@
-"""Where a request may go (rule 10): what follows a redirect."""
+"""Where a request may go (rule 10): how redirects are followed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["REDIRECTS", "redirected"]
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
-# Of a protocol's own headers these grant nothing. Another may: a session id of MCP's does.
+# A protocol's own headers that grant no access. Others may, such as MCP's session id.
 _HARMLESS: Final = frozenset({"accept", "accept-encoding", "range", "if-range", "last-event-id"})
 
 
@@ -20,13 +20,13 @@ def redirected(request: Request, head: Head, cursor: str | None) -> Request:
     """
     The request that follows a redirect.
 
-    Same origin: as it is, with the body where the method stays (RFC 9110 section 15.4).
-    Another origin: only a GET, bare of all that is the caller's or the client's. The cursor goes along; without another header
-    of the protocol's the answer could be another one, so that it is not followed.
+    Same origin: unchanged, with the body if the method stays the same (RFC 9110 section 15.4).
+    Another origin: only a GET, without anything that belongs to the caller or the client. The cursor is sent along. If the
+    protocol set another header, the answer without it could differ, so the redirect is not followed.
 
     Raises:
         OriginMismatch: A body or credentials would leave their origin, or TLS would be given up.
-        ProtocolViolation: The target is no URL.
+        ProtocolViolation: The target is not a URL.
     """
     target, there = resolved(head.url, head.headers["location"])
     method = request.method

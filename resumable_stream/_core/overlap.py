@@ -1,7 +1,7 @@
 """
-Knowing a repeat by its order: what followed the cursor is expected again, in the same order, and dropped while it matches.
+Recognise repeats by order: what followed the cursor is expected again, in the same order, and dropped while it matches.
 
-Events without an id of their own can be told apart by nothing else.
+For events without an id of their own, nothing else identifies a repeat.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class SinceLog:
     """
     Fingerprints of the events since the cursor moved, oldest first.
 
-    Bounded: beyond twice the window the oldest fold into a count and a chained digest.
+    Bounded: beyond twice the window, the oldest are folded into a count and a chained digest.
     """
 
     __slots__ = ("base", "digest", "items", "window")
@@ -37,11 +37,11 @@ class SinceLog:
         self.items.append(fingerprint)
 
     def cut(self, count: int) -> None:
-        """Forget what was appended after there were `count`."""
+        """Forget what was appended after the first `count`."""
         del self.items[max(count - self.base, 0) :]
 
     def fold(self) -> None:
-        """Keep the bound. Called between batches, since any place within the latest may still be asked for."""
+        """Keep the bound. Called between batches, since any position within the latest may still be requested."""
         if len(self.items) > 2 * self.window:
             cut = len(self.items) - self.window
             self.digest = chain(self.digest, self.items[:cut])
@@ -50,10 +50,10 @@ class SinceLog:
 
     def upto(self, count: int) -> tuple[str, ...]:
         """
-        What the log was when it held `count` events, in the form of `Checkpoint.since`.
+        The log as it was when it held `count` events, in the form of `Checkpoint.since`.
 
         Raises:
-            ValueError: That was too long ago.
+            ValueError: Those events are already folded.
         """
         if count < self.base:
             raise ValueError(f"this event is more than {self.window} events old; commit sooner or raise Limits.window")
@@ -75,16 +75,16 @@ class Prefix(Part):
     The events that are expected again at the start of an answer.
 
     Args:
-        log: What they are. A folded part is compared as one, when it is through.
-        strict: It is the whole stream from its beginning (`whole`), so a difference is a divergence;
-            otherwise it merely ends the prefix.
-        unknown: So many events before the log are expected too, but nothing is known of them.
+        log: The expected events. A folded part is compared as one, once it has come completely.
+        strict: The whole stream is expected from its beginning (`whole`), so a difference is a divergence;
+            otherwise a difference only ends the prefix.
+        unknown: How many events before the log are expected too, although nothing is known about them.
     """
 
     __slots__ = ("_base", "_digest", "_items", "_seen", "_strict", "_unknown", "_wanted", "whole")
 
     def __init__(self, log: SinceLog, *, strict: bool, unknown: int = 0) -> None:
-        # As the log is now: it may fold while the replay comes.
+        # A copy of the log as it is now, since it may fold during the replay.
         self._base, self._wanted, self._items = log.base, log.digest, tuple(log.items)
         self.whole = strict
         self._strict = strict or log.base > 0
@@ -98,20 +98,20 @@ class Prefix(Part):
 
     @property
     def seen(self) -> int:
-        """How many events it was compared with."""
+        """How many events have been compared."""
         return self._seen
 
     def rewind(self) -> None:
-        """The latest event is not one of those that are expected here."""
+        """Undo the latest comparison: that event is not one of the expected ones."""
         self._seen -= 1
 
     def expects(self, fingerprint: str) -> bool:
-        """Is exactly this event next? False where that cannot be told."""
+        """Whether exactly this event is next; False if that is not known."""
         index = self._seen - self._unknown - self._base
         return 0 <= index < len(self._items) and self._items[index] == fingerprint
 
     def rest(self) -> tuple[str, ...] | None:
-        """What has not come yet; `None` where that is known only as part of one digest."""
+        """What has not come yet; `None` if it is known only as part of one digest."""
         index = self._seen - self._unknown - self._base
         return self._items[index:] if index >= 0 else None
 

@@ -1,4 +1,4 @@
-"""State that an interrupted batch leaves as it was."""
+"""State that is restored if a batch is interrupted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Part"]
 
 class Part:
     """
-    A part of the ledger: its values are kept before a batch is entered, and put back if that is interrupted.
+    A part of the ledger: its values are saved before a batch is entered, and restored if that is interrupted.
 
-    Every slot is kept, and none by name, so none can be forgotten. Values are replaced, not changed in place; a part that owns
-    another one keeps that too.
+    All slots are saved without listing names, so none can be forgotten. Values are replaced, not changed in place; a part that
+    owns another part saves that too.
     """
 
     __slots__: ClassVar[tuple[str, ...]] = ()
@@ -21,15 +21,15 @@ class Part:
     """Takes the part, and gives the values of all its slots."""
 
     def __init_subclass__(cls) -> None:
-        # One call of C for all slots: they are kept for every batch that is looked at carefully.
+        # One C call reads all slots, since this runs for every batch in the careful lane.
         first, *rest = cls.__slots__
         cls._values = attrgetter(first, *rest)
 
     def kept(self) -> tuple[Any, ...]:
-        """Its values, for `put_back()`."""
+        """The part's values, for `put_back()`."""
         return self._values(self)  # type: ignore[no-any-return]
 
     def put_back(self, kept: tuple[Any, ...]) -> None:
-        """As it was when `kept()` was called."""
+        """Restore the values that `kept()` returned."""
         for name, value in zip(self.__slots__, kept, strict=True):
             setattr(self, name, value)

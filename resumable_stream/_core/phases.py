@@ -2,9 +2,9 @@
 The phases of a stream, and which inputs of the machine are legal in each.
 
 `TRANSITIONS` is the whole table: for each phase the inputs that a driver may give, and the phases that may follow. The drawing in
-docs/architecture.md is made from it, and the tests of the core hold the machine to it.
+docs/architecture.md is generated from it, and the core's tests check the machine against it.
 
-An input that is not in the table is a mistake of the driver, such as two reports on one action. It raises `IllegalInput`.
+An input that is not in the table is a driver's mistake, such as two reports on one action. It raises `IllegalInput`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["TRANSITIONS", "IllegalInput", "Phase"]
 
 class Phase(enum.Enum):
     """
-    Where a stream is.
+    The phase of a stream.
 
     Attributes:
-        BETWEEN: Nothing is under way; `next()` says what follows.
+        BETWEEN: Nothing is under way; `next()` returns what follows.
         CONNECTING: A request of the stream was sent, and its head has not arrived.
-        JUDGING: The head was an error status; its explanation is read.
-        READING: A body is open, and is read.
-        ASKING: A request beside the stream was sent: for the run's status, its stored result, or its history.
-        OVER: The stream has ended, or failed.
+        JUDGING: The head was an error status; its explanation is being read.
+        READING: A body is open and being read.
+        ASKING: A side request was sent: for the run's status, its stored result, or its history.
+        OVER: The stream has ended or failed.
     """
 
     BETWEEN = "between"
@@ -39,10 +39,10 @@ class Phase(enum.Enum):
 
 class IllegalInput(RuntimeError):
     """
-    A driver reported something that cannot have happened in this phase.
+    A driver reported something that cannot happen in this phase.
 
     Args:
-        phase: Of the stream.
+        phase: The stream's phase.
         given: The input.
     """
 

@@ -1,11 +1,11 @@
 """
 What a stream does next, as three closed sets of small frozen values. A plan of them can be printed, compared and tested.
 
-- A `Turn` is what a batch, a clock or a close brings about. It waits until the events before it were taken.
-- A `Step` is something that the machine does on its own account when `next()` comes to it, between the actions of a driver.
+- A `Turn` is what a batch, a clock or a close causes. It waits until the events before it have been taken.
+- A `Step` is something that the machine itself does when `next()` reaches it, between the driver's actions.
 - A `Next` is what the close of a connection means for the stream.
 
-`Leave` says in what way a connection is left: what the next one is for, and whether the last one counts as a failed attempt.
+`Leave` says how a connection is left: what the next one is for, and whether the last one counts as a failed attempt.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ What a request beside the stream is for.
 
 class Leave(enum.Enum):
     """
-    In what way a connection is left.
+    How a connection is left.
 
     Attributes:
         LOST: It was cut. Without progress it was a failed attempt.
-        NEUTRAL: It was cut, or ran dry, and is not a failed attempt although it brought nothing.
+        NEUTRAL: It was cut or ran dry, but is not a failed attempt although it brought nothing.
         INSIDE: The caller ended it. The next one follows at once.
-        ONWARD: It was complete, and the next one is a matter of routine. Nothing was lost.
+        ONWARD: It was complete, and the next one is routine. Nothing was lost.
         QUESTION: It closed cleanly, and the next one asks whether there is more (rule 7c).
-        QUIET: It was held open and had nothing to say. The next one asks whether there is more, without hurry.
+        QUIET: It was held open without events. The next one asks whether there is more, without hurry.
     """
 
     LOST = enum.auto()
@@ -110,7 +110,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Unproven:
-    """The sender says that it is done, and no event before it says so."""
+    """The sender claims to be done, but no earlier event says so."""
 
     found: verdict.Unproven
 
@@ -124,7 +124,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """The server says that history was lost before `rest`. `silent`: cursors that moved in it without an event."""
+    """The server reports that history was lost before `rest`. `silent`: moves of the cursor in `rest` without an event."""
 
     gap: Gap
     rest: Sequence[Any]
@@ -172,7 +172,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask again what `purpose` says: `reason` is why there was no answer, for a stream on which nobody can be asked any more."""
+    """Repeat the request for `purpose`. `reason` is why there was no answer, for the error if it can no longer be repeated."""
 
     purpose: Purpose
     reason: str
@@ -188,12 +188,12 @@ class SleepUntil:
 
 @dataclass(frozen=True, slots=True)
 class ReadOn:
-    """The history has been read: read what is live, from the connection that was open meanwhile."""
+    """The history has been read: read live events from the connection, which stayed open."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnPage:
-    """A page of history was entered: get the next one, or read on."""
+    """A page of history has been entered: get the next one, or read on."""
 
     page: Backfill
 
@@ -207,7 +207,7 @@ class Conclude:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The run goes on after its stored result. `reset`: that made void what was delivered before."""
+    """The run continues after its stored result. `reset`: the result voided what was delivered before."""
 
     reset: bool
 
@@ -227,7 +227,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """The stream has ended, as far as anybody can tell: it closed cleanly, and nothing vouches for that."""
+    """The stream seems to have ended: it closed cleanly, but nothing vouches for the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +237,8 @@ class GoOn:
 
     Attributes:
         reason: Why the connection is over.
-        leave: In what way it is left.
-        moved: The place has moved, also if no event came. Of empty pages, too, there are fewer left after each.
+        leave: How it is left.
+        moved: The cursor moved, even if no event came. Each empty page also leaves fewer to read.
     """
 
     reason: str
@@ -248,7 +248,7 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class AskProvider:
-    """Ask how the run stands. `reason`: why the connection is over."""
+    """Ask for the run's status. `reason`: why the connection is over."""
 
     request: Request
     reason: str

@@ -11,7 +11,7 @@ __all__ = ["NOWHERE", "Answer", "Place", "Stray", "Tip", "first_stray"]
 
 
 class Place(NamedTuple):
-    """A position: see `Checkpoint` for the fields. `log`, when it was `logged` long, stands for `since`."""
+    """A position: see `Checkpoint` for the fields. The first `logged` entries of `log` stand for `since`."""
 
     cursor: str | None
     sequence: int | None
@@ -33,8 +33,8 @@ class Answer(NamedTuple):
         offset: Events delivered before it.
         logged: How many of them came after the cursor.
         asking: It only has to show whether there is more.
-        replayed: It may bring again what came before, so numbers are held to their promise.
-        joins: It may be of something that was running already.
+        replayed: It may repeat earlier events, so promised numbers are enforced.
+        joins: It may belong to something that was already running.
         moved: It has moved the cursor.
     """
 
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
 
 class Stray(NamedTuple):
-    """An item of another log: where it is in the batch, its cursor, and one of ours."""
+    """An item from another log: its index in the batch, its cursor, and a cursor of ours."""
 
     at: int
     cursor: str
@@ -56,11 +56,11 @@ class Stray(NamedTuple):
 
 def first_stray(items: Sequence[Any], before: str | None, lineage: Callable[[str], str]) -> Stray | None:
     """
-    The first item whose cursor is one of another log.
+    The first item whose cursor belongs to another log.
 
     Args:
-        before: The cursor in front of them.
-        lineage: The protocol's: what all cursors of one log begin with.
+        before: The cursor before them.
+        lineage: The protocol's `lineage()`: the prefix that all cursors of one log share.
     """
     own = lineage(before) if before is not None else ""
     for at, item in enumerate(items):
