@@ -1,7 +1,7 @@
 """
-From decoded items to delivered events: place them, look for what ends or breaks the stream, enter them into the ledger.
+From decoded items to delivered events: place them, look for ends and errors, and enter them into the ledger.
 
-`receive_live()` of the machine is the hot road, and reads from here what it must look at for one event. All other batches come
+The machine's `receive_live()` is the hot path, and reads from here what it must check for a single event. All other batches go
 through `Reading.enter()`.
 """
 
@@ -35,22 +35,22 @@ Changed = list[tuple[Any, dict[str, str]]]
 class Reading:
     """
     Args:
-        protocol: Of the stream. Which of its methods have to be asked is found out once.
+        protocol: The stream's protocol. Which of its methods must be called is determined once.
         ledger: Takes the events.
 
     Attributes:
         ledger: As given.
-        connection: The answer that is read, or was read last.
-        bytes: Of all bodies.
-        condense_at: So many of them, and `condense()` is due.
+        connection: The answer being read, or read last.
+        bytes: Bytes of all bodies.
+        condense_at: The number of bytes at which `condense()` is due.
         place: Completes items before anything else looks at them; `None`: the protocol has no such method.
-        sse: Server-sent events.
-        by_id: The SSE id is the cursor, also where no event carries it.
-        names, heads: What may say more than content begins with: names of events, first characters of data.
-        hot: An event that comes alone may be delivered unjudged, unless its name or beginning is among them.
+        sse: The framing is server-sent events.
+        by_id: The SSE id is the cursor, even if no event carries it.
+        names, heads: Event names and first characters of data that may mark more than content.
+        hot: A single event may be delivered unjudged, unless its name or the start of its data is among these.
         identifies: The stream has no id yet, and an event may bring it.
-        keeps_events: The store wants them.
-        unread: Events that a driver hands on without reading them; `None`: it reads all.
+        keeps_events: The store keeps events.
+        unread: Events that a driver passes on without reading them; `None`: it reads all.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Reading:
         self._alarm = alarm_of(protocol)
         self.names, self.heads = self._alarm or (frozenset(), frozenset())
         self._narrows = own.end_in is not base.end_in
-        # Where cursors name their log, each of them is looked at.
+        # If cursors name their log, each of them is checked.
         unwatched = self.sse and not (protocol.steps or own.lineage is not base.lineage)
         self._simple = unwatched and (self._alarm is not None or not self._judges)
         self._learns = protocol.identifies_by_event and own.identify is not base.identify
@@ -96,7 +96,7 @@ class Reading:
         self.unread = Unread(protocol, ledger, self.place, self._count_unread) if unread else None
 
     def condense(self) -> None:
-        """The stream has grown: let the ledger keep less of what is long gone."""
+        """The stream has grown: let the ledger condense what it keeps of old events."""
         self.condense_at = self.bytes + KEPT_BYTES
         self.ledger.condense()
 
@@ -106,7 +106,7 @@ class Reading:
             self.condense()
 
     def choose_road(self) -> None:
-        """What an event has to be looked at for may have changed."""
+        """Update `hot` after a change in what events must be checked for."""
         self.hot = self._simple and not self.identifies and self._ending.settled is None
 
     def start_over(self) -> None:
@@ -119,7 +119,7 @@ class Reading:
         Judge a batch and enter it into the ledger.
 
         Returns:
-            The events to deliver; what the batch brings about after them; whether an outcome was settled, or is open again.
+            The events to deliver; what the batch causes after them; whether an outcome was settled, or is open again.
         """
         ledger, ending, connection = self.ledger, self._ending, self.connection
         turn: plan.Turn | None = None
@@ -137,13 +137,13 @@ class Reading:
                 items, marks, turn = self._judge(items, notable, silent, changed)
                 silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
         if not connection.certain and self._protocol.sequence == "contiguous":
-            # The identity may have come with this very batch: then a hole in it can be asked for.
+            # The identity may have come with this very batch, so that a gap in it can be requested.
             ledger.refetch = self._requests.resumable()
         items = ledger.receive(items, silent)
         if changed:
             self._checkpoints.changed(changed)
         if ledger.problem is not None:
-            # What stands beyond it does not count.
+            # Anything after the problem does not count.
             turn = plan.Problem()
         turned = False
         if marks or ending.held or ending.settled is not None:
@@ -164,7 +164,7 @@ class Reading:
             state.stream_id = sendable(state.stream_id)
 
     def _look(self, items: Sequence[Any]) -> Sequence[Any]:
-        """The items that may end the stream, at a glance."""
+        """The items that may end the stream, by the alarm."""
         if self._alarm is None:
             return items
         names, heads = self.names, self.heads
@@ -173,7 +173,7 @@ class Reading:
     def _judge(
         self, items: Sequence[Any], notable: Sequence[Any], silent: Silent, changed: Changed
     ) -> tuple[Sequence[Any], Marks, plan.Turn | None]:
-        """Cut a batch where one of its events ends the stream, and find the events that settle how it ends."""
+        """Cut a batch at an event that ends the stream, and find the events that settle how it ends."""
         protocol, state = self._protocol, self._state
         marks: list[tuple[Any, Settled]] = []
         for item in notable:
@@ -211,10 +211,10 @@ class Reading:
 
     def last_without_its_end(self) -> Sequence[Any]:
         """
-        The event that a clean close left without its blank line, if it is whole and says how the stream ends.
+        The last event, if a clean close cut only its blank line and it says how the stream ends.
 
-        The standard drops it, since nothing shows that it is whole. This does: JSON that can be read, `[DONE]`, or an ended line.
-        Where more may follow it and the stream can be resumed, the server is asked for it once more instead.
+        The standard drops such an event, since nothing shows that it is whole. Valid JSON, `[DONE]` or a complete line does.
+        If more may follow it and the stream can be resumed, it is requested from the server again instead.
         """
         decoder = self.connection.decoder
         judged = self._judges and self.sse and hasattr(decoder, "unfinished")
@@ -232,7 +232,7 @@ class Reading:
             self._state.extra = kept
 
     def _ends(self, item: Any) -> bool:
-        """The item says how the stream ends, or why."""
+        """Whether the item says how the stream ends, or why."""
         protocol, state = self._protocol, self._state
         if protocol.error(item) is not None:
             return True
@@ -248,12 +248,12 @@ class Reading:
 
 
 def _index(items: Sequence[Any], item: Any) -> int:
-    """Position by identity: events compare by content."""
+    """Index by identity, because events compare by content."""
     return next(index for index, other in enumerate(items) if other is item)
 
 
 def _is_json(text: str) -> bool:
-    """A whole JSON object or array. Of a number or a word, a piece may be one too."""
+    """Whether the text is a whole JSON object or array. A piece of a number could be valid JSON too, so numbers do not count."""
     try:
         return isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):

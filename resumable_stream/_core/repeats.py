@@ -1,16 +1,16 @@
 """
-Was this event delivered before? (Rule 5.) Here a duplicate is recognised, and here it is dropped.
+Recognise and drop events that were delivered before (rule 5).
 
-Within one answer, the first included, a server may repeat what it sent where its replay meets what is live: see `seams`.
-After a reconnect there are three more ways of knowing a repeat, tried in this order:
+Within one answer, even the first, a server may repeat events where its replay meets live events: see `seams`.
+After a reconnect there are three more ways to recognise a repeat, tried in this order:
 
-1. *The beginning.* A server that ignores the cursor starts over. Its answer begins as the stream began;
-   then everything delivered is expected again.
-2. *Order.* Events without an id of their own can only be told apart by content and order: those that followed the
+1. *The beginning.* A server that ignores the cursor starts over. If its answer begins as the stream began,
+   everything delivered is expected again.
+2. *Order.* Events without an id of their own can only be recognised by content and order: those that followed the
    cursor are expected again, in order, and dropped while they match (`Prefix`).
-3. *Identity.* An id or number seen before is a repeat if the content is the same too.
+3. *Identity.* An event whose id or number was seen before is a repeat if the content is the same too.
 
-They are tried for `window` events, since late repeats happen where replay meets live.
+They are tried for `window` events, since late repeats happen where replay meets live events.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ What an event is.
 
 class Repeats(Part):
     """
-    What may come again on a connection, and what of it did.
+    What may be repeated on a connection, and what has been.
 
     Args:
-        protocol: Whose ids and numbers they are.
+        protocol: The protocol that gives the ids and numbers.
         memory: The events delivered, by identity.
-        seams: What ids are worth.
+        seams: How far ids can be trusted.
         window: `Limits.window`.
-        notices: Where notices go.
+        notices: List that receives notices.
 
     Attributes:
         beginning: How the stream began.
-        overlap: For so many more events, what was delivered may come again.
+        overlap: How many more events may still be repeats.
         duplicates: Events dropped so far.
-        cursor_ignored: The server has started over, although it was asked to go on.
+        cursor_ignored: The server started over although it was asked to continue.
     """
 
     __slots__ = (
@@ -110,8 +110,8 @@ class Repeats(Part):
 
         Args:
             resuming: It may repeat what was delivered.
-            tip: The position that it goes on from.
-            reaches_back: It may begin with the beginning, and that is no sign that the server ignores the cursor.
+            tip: The position that it continues from.
+            reaches_back: It may start with the stream's beginning even if the server honours the cursor.
         """
         self._unproven = self._seams.cut() or self._unproven
         self._dropped = None
@@ -127,34 +127,34 @@ class Repeats(Part):
             self._prefix = Prefix(log, strict=replays)
 
     def take_held(self) -> Sequence[Any]:
-        """The stream is over: what was held as a possible repeat, and was not proven to be one, is new."""
+        """The stream is over. Return events that were held as possible repeats and not proven to be: they are new."""
         held, self._unproven = self._seams.cut() or self._unproven, []
         return held
 
     def holds(self, item: Any) -> bool:
-        """It is held until it is known whether it is a repeat."""
+        """Whether an event is held until it is known whether it is a repeat."""
         return any(held is item for held in (*self.beginning.held, *self._seams.held))
 
     @property
     def none_expected(self) -> bool:
-        """Nothing may come again, as far as is known, and the beginning is noted."""
+        """Whether no repeat is expected, as far as is known, and the beginning is noted."""
         return not (
             self.overlap or self._prefix is not None or self.beginning.compared or self._seams.open or self.beginning.open
         )
 
     @property
     def replaying(self) -> bool:
-        """Events are expected again in their order."""
+        """Whether events are expected again in order."""
         return self._prefix is not None
 
     def ids_counted(self) -> None:
-        """The stream comes from a lane that has kept nothing but the count."""
+        """The stream leaves a lane that kept only the count."""
         self._catch_up = True
 
     # --- the beginning
 
     def by_beginning(self, item: Any) -> Likeness:
-        """Does the answer begin as the stream began?"""
+        """Whether the answer begins as the stream began."""
         beginning, prefix = self.beginning, self._prefix
         if prefix is not None and not beginning.held and prefix.expects(self._key(item)):
             return beginning.differs()
@@ -166,7 +166,7 @@ class Repeats(Part):
         self._notices.append(CursorIgnored())
 
     def expect_everything(self, offset: int) -> None:
-        """All that was delivered is expected again; what is no longer remembered is counted."""
+        """Expect everything delivered again; events that are no longer remembered are only counted."""
         log = SinceLog(self._window)
         oldest = offset
         for seen in self._memory.newest_first():
@@ -179,14 +179,14 @@ class Repeats(Part):
         self._prefix = None if prefix.done else prefix
 
     def sign(self, item: Any) -> Sign:
-        """What the beginning is known by."""
+        """How an event of the beginning is recognised."""
         number = item.sequence if self._protocol.places else None
         return Sign(item.own_id or None, self._protocol.fingerprint(item), number)
 
     # --- a run within one answer
 
     def follows_run(self, item: Any) -> bool:
-        """Is it part of the run? Then it is held, or it is the proof that all of the run is a repeat."""
+        """Whether an item is part of the run. If so, it is held, or proves that the whole run is a repeat."""
         if not self._seams.follow(item):
             return False
         for repeat in self._seams.repeats():
@@ -194,7 +194,7 @@ class Repeats(Part):
         return True
 
     def leave_run(self) -> Sequence[Any]:
-        """The run is over. Returns the events of it that are new."""
+        """The run is over. Returns those of its events that are new."""
         held, repeats = self._seams.over()
         if not repeats:
             return held
@@ -205,7 +205,7 @@ class Repeats(Part):
     # --- by order
 
     def by_order(self, item: Any, numbers: Numbers) -> Finding:
-        """Is it an event that is expected here? What has an identity is known by that, unless all of the stream is expected."""
+        """Whether an item is expected here. Items with an identity are recognised by it, unless the whole stream is expected."""
         identified = bool(item.own_id) or (numbers.promised and item.sequence is not None)
         if self._replayed_to is not None and not identified:
             self._prefix = self._run_from(self._replayed_to, numbers)
@@ -223,7 +223,7 @@ class Repeats(Part):
                 self._prefix = None
                 return "new"
             case _ if self._came_before(item, prefix):
-                # A seam within the replay: what follows it is still what was expected here.
+                # A seam within the replay; the same event is still expected next.
                 prefix.rewind()
                 self.drop(item)
                 return "repeat"
@@ -231,22 +231,22 @@ class Repeats(Part):
                 return "diverged"
 
     def order_ends(self) -> None:
-        """A new event was delivered: nothing follows it that was there before, unless all of the stream is expected."""
+        """A new event was delivered, so no repeats follow it, unless the whole stream is expected."""
         if self._prefix is None or not self._prefix.whole:
             self._prefix = self._replayed_to = None
 
     def expected_after_cursor(self) -> Sequence[str] | None:
         """
-        The cursor has moved, without an event. What follows it, of the events that we hold?
+        The cursor moved without an event. Which of the events that we have follow it?
 
         Returns:
-            Their fingerprints; `None`: that cannot be told.
+            Their fingerprints; `None` if that is not known.
         """
         prefix = self._prefix
         return prefix.rest() if prefix is not None and prefix.whole else ()
 
     def _came_before(self, item: Any, prefix: Prefix) -> bool:
-        """In a replay from the start: has this answer brought the event already? By its id, where that names one event."""
+        """Whether, in a replay from the start, this answer already brought the event, by its id if that is unambiguous."""
         if not (prefix.whole and item.own_id):
             return False
         known = self._memory.find(item.own_id)
@@ -257,7 +257,7 @@ class Repeats(Part):
         )
 
     def _run_from(self, offset: int, numbers: Numbers) -> Prefix | None:
-        """The events from `offset` on that have no identity, as events expected again; the next one that has ends it."""
+        """Expect the events without identity from `offset` on again, up to the next one that has an identity."""
         log = SinceLog(self._window)
         for seen in self._memory.starting_at(offset):
             if seen.own_id or (numbers.promised and seen.sequence is not None):
@@ -266,12 +266,12 @@ class Repeats(Part):
         return Prefix(log, strict=False) if log.items else None
 
     def _replayed_from(self, known: Any) -> None:
-        """The server replays from there: events after it that have no identity are known by their order."""
+        """The server replays from this event on: later events without identity are recognised by order."""
         if known is not None and known.offset >= 0 and (self._prefix is None or not self._prefix.whole):
             self._replayed_to = known.offset + 1
 
     def _key(self, item: Any) -> str:
-        """What a repeat by order must share: the content, and the id where there is one."""
+        """What a repeat by order must share: the content, and the id if there is one."""
         fingerprint = self._memory.fingerprint(item)
         return f"{fingerprint} {item.own_id}" if item.own_id else fingerprint
 
@@ -279,11 +279,11 @@ class Repeats(Part):
 
     def by_id(self, item: Any, answer: Answer, *, counting: bool) -> Finding:
         """
-        Were its id and content delivered before?
+        Decide by id whether an item was delivered before.
 
         Args:
-            answer: The one that it came with.
-            counting: Ids have counted so far, if they are watched.
+            answer: The answer that it came with.
+            counting: Ids are watched, and have counted so far.
         """
         if self._catch_up:
             self._catch_up = False
@@ -310,7 +310,7 @@ class Repeats(Part):
         if own_id != seams.latest:
             held = seams.begin(item)
         else:
-            # Alone it proves nothing, unless events are expected to come again and ids have not been shared.
+            # One event alone proves nothing, unless repeats are expected and ids have not been shared.
             held = bool(same and self.overlap and not seams.shared) and seams.begin(item, single=True)
         if not held:
             seams.shared = True
@@ -318,14 +318,14 @@ class Repeats(Part):
 
     def by_number(self, item: Any, answer: Answer, *, passed: bool, judged: bool) -> Finding:
         """
-        Its number is one that we hold: a repeat, a divergence, or, where nothing was replayed, the provider's own affair.
+        Judge an item whose number has passed: a repeat, a divergence, or, without a replay, the provider's own numbering.
 
         Args:
-            passed: Events with higher numbers came since.
-            judged: It was held, and is no repeat.
+            passed: Events with higher numbers have come since.
+            judged: The item was held, and is not a repeat.
         """
         known = self._memory.find(item.own_id or str(item.sequence))
-        # One that the window has forgotten is believed in a replay; without one it cannot be a repeat.
+        # An event that the window has forgotten counts as a repeat in a replay; without a replay it cannot be one.
         same = bool(self.overlap) if known is None else self._is_same(known, item)
         if self.overlap and same:
             self.drop(item)
@@ -333,16 +333,16 @@ class Repeats(Part):
             return "repeat"
         if self.overlap and known is not None and known.offset < answer.offset:
             return "diverged"
-        # One event that shares its number with the one before it is a repeat only where something may have been running already.
+        # An event that shares its number with the previous one is a repeat only if the answer may have joined a running stream.
         if not judged and (passed or answer.joins) and self._seams.begin(item, single=answer.joins):
             return "held"
         return "new"
 
     def _is_next_word(self, item: Any) -> bool:
         """
-        Right after its equal was dropped, and no other id came yet: the id may be that of a message, and this its next word.
+        Whether an item right after its dropped equal may be new: if there is only one id, it may be that of a message.
 
-        A number that comes twice is a repeat: what counts does not name a message.
+        A number that comes twice is a repeat, since ids that count do not name a message.
         """
         seams, dropped = self._seams, self._dropped
         one_name = seams.shared or len(seams.ids) + len(seams.raw) < 2
@@ -358,13 +358,13 @@ class Repeats(Part):
         return self._memory.fingerprint(known) == self._memory.fingerprint(item)
 
     def is_old(self, cursor: str | None) -> bool:
-        """In a replay: an id that we hold. Moving back to it would make us expect the events after it twice."""
+        """Whether a cursor, in a replay, is an id that we have. Moving back would make us expect the following events twice."""
         return bool((self.overlap or self._seams.open) and cursor and self._memory.knows(cursor))
 
     # --- what becomes of an event
 
     def drop(self, item: Any) -> None:
-        """It is a duplicate."""
+        """Drop an item as a duplicate."""
         self.duplicates += 1
         self._dropped = item
         number = str(item.sequence) if item.sequence is not None else None
@@ -372,10 +372,10 @@ class Repeats(Part):
 
     def delivered(self, item: Any, *, resumable: bool) -> None:
         """
-        It is new: what comes from here on may repeat it.
+        Record a new event, which later events may repeat.
 
         Args:
-            resumable: There is a place to go on from after it.
+            resumable: The stream can be resumed from after it.
         """
         if resumable:
             self._memory.remember(item)

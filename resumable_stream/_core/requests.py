@@ -1,8 +1,8 @@
 """
-Which request may be sent next (rules 8 to 10): the first one, the rest of the stream, or none that would not pay twice.
+Which request may be sent next (rules 8 to 10): the first one, one for the rest, or none if any would be billed twice.
 
-What the server has seen so far decides it: whether a request was answered, whether its body can be sent again, where a redirect
-led after the request was taken.
+That depends on what the server has seen so far: whether a request was answered, whether its body can be sent again, and where a
+redirect led after the request was accepted.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Requests:
     The requests of one stream.
 
     Args:
-        state: The first request; what a protocol is shown of the stream.
+        state: The first request, and the stream as a protocol sees it.
         settings: What the caller chose.
         known: The server has answered the first request, in another process.
 
     Attributes:
         known: The server has answered a request of the stream.
-        refused: Why the URL that the server named to resume from is not used.
+        refused: Why the URL that the server named for resuming is not used.
         latest: The request that was sent last.
         asking: It asks whether there is more (rule 7c).
-        redirects: That followed one another.
-        sent_at, answered_at: Moments of the latest request and of its head.
+        redirects: Number of consecutive redirects.
+        sent_at, answered_at: When the latest request was sent, and when its head arrived.
     """
 
     def __init__(self, state: StreamState, settings: Settings, *, known: bool) -> None:
@@ -60,7 +60,7 @@ class Requests:
         self._refreshed = False
 
     def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        """Now the protocol is known."""
+        """The protocol is now known."""
         self._protocol, self._ledger = protocol, ledger
 
     # --- what may be sent
@@ -73,12 +73,12 @@ class Requests:
         return replace(request, headers=headers) if headers else request
 
     def rest(self) -> Request | None:
-        """The request for what follows the delivered events; `None` where the stream cannot be resumed."""
+        """The request for what follows the delivered events; `None` if the stream cannot be resumed."""
         protocol, ledger = self._protocol, self._ledger
         if protocol is None or ledger is None or not self.known:
             return None
         if self.placeless:
-            # Nothing says where we are. Only a replay, a count, or a feed (which goes on with what is new) may be asked again.
+            # The position is not known. Only a replay, a count, or a feed (which continues with new events) can be resumed.
             return None
         if not self.makes_sense():
             return None
@@ -90,7 +90,7 @@ class Requests:
         return request
 
     def next(self) -> tuple[Request, bool] | None:
-        """The next request, and whether it resumes; `None` when repeating might pay twice (rule 9)."""
+        """The next request, and whether it resumes; `None` if repeating might be billed twice (rule 9)."""
         if (rest := self.rest()) is not None:
             return rest, True
         ledger, protocol = self._ledger, self._protocol
@@ -99,7 +99,7 @@ class Requests:
         if self._accepted is not None and not self.known:
             return self._accepted, False
         if self._settings.started_elsewhere and not self.state.safe:
-            # Method and URL are those of a token: what another process may start is not for us to start.
+            # Method and URL come from a token, which must not make this process start a request with side effects.
             return None
         tied = protocol is not None and protocol.promises.tied
         if not self.known or self.idempotent or (self.state.safe and not tied):
@@ -107,50 +107,50 @@ class Requests:
         return None
 
     def again(self) -> Send:
-        """The latest request once more; after redirects, the one that led to them."""
+        """The latest request again; after redirects, the one that led to them."""
         planned = self.next()
         request = planned[0] if planned is not None else self.latest
         assert request is not None
         return Send(request, self.state.resuming, self.asking)
 
     def resumable(self) -> bool:
-        """The rest of the stream can be asked for from where it stands."""
+        """Whether the rest of the stream can be requested from its current position."""
         try:
             return self.rest() is not None
         except ResumableStreamError:
             return False
 
     def may_repeat(self) -> bool:
-        """The latest request may be sent again, whether or not the server received it (rule 9)."""
+        """Whether the latest request may be sent again even if the server received it (rule 9)."""
         return self.idempotent or self.state.safe or self.state.resuming or self._accepted is not None
 
     @property
     def idempotent(self) -> bool:
-        """The first request carries an `Idempotency-Key`, the same whenever it is sent."""
+        """Whether the first request carries an `Idempotency-Key`, the same each time it is sent."""
         return self._settings.idempotent or KEY in self.state.extra
 
     @property
     def elsewhere(self) -> bool:
-        """The stream is another process's, and not ours to start anew."""
+        """Whether another process started the stream with an unsafe request, so that we must not start it again."""
         return self._settings.started_elsewhere and not self.state.safe
 
     @property
     def placeless(self) -> bool:
-        """Events came, and none said where the stream stands."""
+        """Whether events came but none gave a position."""
         protocol, ledger = self._protocol, self._ledger
         if protocol is None or ledger is None or ledger.cursor is not None or not ledger.offset:
             return False
         return not (protocol.replays or protocol.counted or protocol.endless)
 
     def makes_sense(self) -> bool:
-        """A cursor that counts bytes is a number. That of a checkpoint may be anything."""
+        """Whether the cursor is valid: one that counts bytes must be a number, but a checkpoint's may be anything."""
         protocol, ledger = self._protocol, self._ledger
         if protocol is None or ledger is None or not (protocol.measured or protocol.framing == "raw"):
             return True
         return not ledger.cursor or _BYTES.fullmatch(ledger.cursor) is not None
 
     def why_not(self) -> str:
-        """Why the rest cannot be asked for, and what the caller can pass; `""` where there is nothing to say."""
+        """Why the rest cannot be requested, and what the caller can pass; `""` if there is nothing to say."""
         if self.refused is not None:
             return str(self.refused)
         protocol = self._protocol
@@ -161,7 +161,7 @@ class Requests:
         return protocol.why_not(self.state)
 
     def cancel(self) -> Request | None:
-        """The request that stops the generation; `None` where the protocol has no such call."""
+        """The request that stops the generation; `None` if the protocol has no such call."""
         if self._protocol is None:
             return None
         self.sync()
@@ -174,17 +174,17 @@ class Requests:
     def check_origin(self, request: Request) -> None:
         """
         Raises:
-            OriginMismatch: The request would leave the origin of the stream, and the credentials with it.
+            OriginMismatch: The request would take the credentials to another origin than the stream's.
         """
         same_origin(request.url, base=self.state.url, origin=self._origin)
 
     def sync(self) -> None:
-        """Show the protocol where the stream stands."""
+        """Update the state that the protocol sees to the stream's position."""
         ledger, state = self._ledger, self.state
         if ledger is not None:
             state.cursor, state.sequence, state.offset = ledger.cursor, ledger.sequence, ledger.offset
             if ledger.beyond_gap and self._protocol is not None and self._protocol.endless:
-                # Asked from there, a feed would report the hole again and again. It goes on with what is new.
+                # From there, a feed would report the gap again and again. It continues with new events.
                 state.cursor = None
 
     # --- what was sent
@@ -195,7 +195,7 @@ class Requests:
         self.state.resuming, self.state.asking, self.asking = send.resuming, send.asking, send.asking
 
     def send(self, request: Request, now: float) -> NotResumable | None:
-        """The request goes out; or why it cannot."""
+        """Record that the request is sent, or return why it cannot be."""
         if self._body_sent and request.repeat in ("all", "body"):
             text = "the request would have to be sent again, but its body can be sent only once: pass it as bytes"
             return NotResumable(text)
@@ -216,12 +216,12 @@ class Requests:
         assert self.latest is not None
         follow = redirected(self.latest, head, self.state.cursor)
         if follow.method != self.latest.method:
-            # The server has taken the request; only what it points to may be asked for again.
+            # The server has accepted the request; only the URL that it points to may be requested again.
             self._accepted = follow
         return follow
 
     def refresh(self) -> bool:
-        """Credentials were refused. True: ask once more, since those of the client or of a callable may be new by then."""
+        """Credentials were refused. True: ask once more, since the client or a callable may supply new ones."""
         if self._refreshed or not (self.state.resuming or self._settings.refreshable):
             return False
         self._refreshed = True
@@ -232,7 +232,7 @@ class Requests:
         self._refreshed = False
 
     def answered(self, head: Head) -> None:
-        """The protocol has read what the head says of the stream. Its URL to resume from is resolved, or refused."""
+        """The protocol has read the head. Resolve the URL that it named for resuming, or refuse it."""
         state = self.state
         state.stream_id = sendable(state.stream_id)
         if state.location is not None:
@@ -240,7 +240,7 @@ class Requests:
             try:
                 state.location = same_origin(location, base=head.url, origin=self._origin)
             except ResumableStreamError as error:
-                # The answer may be whole without it; it matters when the rest has to be asked for.
+                # The answer may be complete without it; it matters only if the rest has to be requested.
                 self.refused = error
 
     def restored(self, location: str | None) -> None:
@@ -251,15 +251,15 @@ class Requests:
     def start_over(self) -> None:
         """The stream starts again with its first request."""
         self.state.stream_id = self.state.location = None
-        # The key before belongs to what is lost.
+        # The previous key belongs to the lost stream.
         self.choose_key()
         self._accepted = None
 
     def choose_key(self) -> None:
         """
-        A key for the first request, where the server joins one that comes again to the stream that it started.
+        Choose a key for the first request, if the server joins a repeated request to the stream that it started.
 
-        Not where that request was sent already: by another process, without a key, or before the protocol was known.
+        Not if that request was already sent: by another process, without a key, or before the protocol was known.
         """
         protocol, settings = self._protocol, self._settings
         joins = protocol is not None and protocol.joins and not self.state.safe
@@ -268,5 +268,5 @@ class Requests:
 
 
 def sendable(stream_id: str | None) -> str | None:
-    """An id with half of a surrogate pair can be written into no request, so it is dropped."""
+    """The id; `None` if it contains half of a surrogate pair, which cannot be written into a request."""
     return stream_id if stream_id is None or encodable(stream_id) else None

@@ -1,4 +1,4 @@
-"""After a reset: which event says that what was delivered is void, and which events only restate what we had."""
+"""After a reset: which event carries it, and which events only restate what we had."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Resets"]
 class Resets(Part):
     """
     Attributes:
-        pending: The next event says that what was delivered from this offset on is void. `None`: it does not.
-        delivered: Events of this connection that said so.
-        restated: Events of this connection that repeat the state which the reset made void: they are no progress.
+        pending: The offset from which the next event voids what was delivered. `None`: it does not.
+        delivered: Events of this connection that carried a reset.
+        restated: Events of this connection that repeat the state voided by the reset, and so are not progress.
     """
 
     __slots__ = ("_replaced", "delivered", "pending", "restated")
@@ -25,12 +25,12 @@ class Resets(Part):
         self.delivered = 0
         self.restated = 0
         self._replaced: tuple[Sign, ...] = ()
-        """How the state began that the reset made void, as long as the new one begins like it."""
+        """How the voided state began, as long as the new one begins like it."""
 
     def open_connection(self, *, begun: bool) -> None:
         """
         Args:
-            begun: Events were delivered since the reset: what comes goes on after them.
+            begun: Events were delivered since the reset, and the connection continues after them.
         """
         self.delivered = self.restated = 0
         if begun:
@@ -39,23 +39,23 @@ class Resets(Part):
     def restart(self, offset: int, beginning: tuple[Sign, ...], *, anew: bool) -> None:
         """
         Args:
-            beginning: What was delivered from `offset` on began like this.
-            anew: The server makes it once more, so nothing of it restates what we had.
+            beginning: How the voided events from `offset` on began.
+            anew: The generation is run again, so nothing of it restates what we had.
         """
         self.pending = offset
         self._replaced = () if anew else beginning or self._replaced
 
     def mark(self, item: Any) -> None:
-        """A reset is pending, and this is the event that says so."""
+        """Mark this event as the carrier of the pending reset."""
         item.reset, self.pending = True, None
         self.delivered += 1
 
     def mark_piece(self, item: Any) -> None:
-        """As `mark()`, for a piece of raw bytes, which states nothing."""
+        """Like `mark()`, for a piece of raw bytes, which never counts as restated."""
         item.reset, self.pending = True, None
 
     def compare(self, at: int, sign: Sign) -> None:
-        """The event that is `at` that place of the new beginning was delivered."""
+        """Compare a delivered event, at index `at` of the new beginning, with the old one."""
         if not self._replaced:
             return
         if at < len(self._replaced) and self._replaced[at] == sign:

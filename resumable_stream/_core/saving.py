@@ -1,11 +1,11 @@
 """
-When to save, and what: coalesced, and never less than the caller has taken.
+When to save, and what: saves are coalesced, and never cover less than the caller has taken.
 
-A save is due when the interval has passed at an event, before a read that will wait, before a sleep, and on leaving.
+A save is due at an event once the interval has passed, before a read that will wait, before a sleep, and on leaving.
 
-A live stream waits before almost every read, so that alone would be a save for every token. Between two saves there are
-therefore 0.1 s at least, whatever the chunks are, unless the stream is left or sleeps. A process that is killed loses what it
-took within 0.1 s of the last save, and of a burst what it took since, at most the interval's.
+A live stream waits before almost every read, which alone would mean a save for every token. So there are at least 0.1 s
+between two saves, whatever the chunks are, unless the stream is left or sleeps. A process that is killed loses what it
+took within 0.1 s of the last save, and in a burst what it took since then, at most one interval's worth.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from .settings import Settings
 
 __all__ = ["Saving"]
 
-# Seconds between two saves of a live stream. 0.1: with 0.4 ms a save that is below half a percent of the time.
+# Seconds between two saves of a live stream. 0.1: at 0.4 ms per save, that is less than half a percent of the time.
 FLOOR: Final = 0.1
-# Seconds until it is asked once more whether a read will wait: asking is a system call, and data flows.
+# Seconds before checking again whether a read will wait, since the check is a system call and data is flowing.
 PATIENCE: Final = 0.01
 
 
 class Saving:
     """
-    What is in the store already, and what waits for the next save.
+    What is already in the store, and what waits for the next save.
 
     Attributes:
-        earliest: Before this moment no save is due but on leaving or before a sleep: a driver need not ask.
+        earliest: Before this moment a save is due only on leaving or before a sleep, so a driver need not ask.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._on = settings.saving
         self._interval = settings.save_interval
         self._floor = min(FLOOR, self._interval)
-        # The first save is not held back: there is none that it could be too close to.
+        # The first save is not held back, since there is no earlier one.
         self.earliest = -inf if self._on else inf
         self._most = settings.limits.window
         self.keeps_events = settings.saving and settings.keep_events
@@ -60,7 +60,7 @@ class Saving:
         self._reset = reset
 
     def delivered(self, items: Iterable[Item]) -> None:
-        """Events wait for the next save, if they are kept."""
+        """Add events to the next save, if the store keeps events."""
         if self.keeps_events:
             self._events.extend(items)
             if len(self._events) >= self._most:
@@ -72,10 +72,10 @@ class Saving:
         """
         Args:
             place: What the caller has taken.
-            reset: What the next event will say is void.
-            force: Leaving, or about to sleep.
-            final: The stream has ended: its outcome is worth a save even without a new event.
-            blocks: Tells whether the read about to begin will have to wait; asked only when it matters.
+            reset: The offset from which the next event will void what was delivered.
+            force: The caller is leaving, or a sleep is about to begin.
+            final: The stream has ended: its outcome is saved even without a new event.
+            blocks: Returns whether the next read will have to wait; called only if it matters.
         """
         known = place == self._place and reset == self._reset
         if not self._on or (known and not (final and force)):
@@ -90,7 +90,7 @@ class Saving:
         return False
 
     def begin(self, place: Place, reset: int | None) -> Sequence[Item]:
-        """A save of `place` begins. Returns the events that go with it."""
+        """A save of `place` begins. Returns the events to save with it."""
         events = self._events
         count = len(events)
         while count and events[count - 1].offset != place.offset - 1:
@@ -99,7 +99,7 @@ class Saving:
         return list(islice(events, count))
 
     def done(self, now: float) -> None:
-        """It was written. Until then the same events are saved again."""
+        """The save was written. Until then the same events are saved again."""
         assert self._writing is not None
         (self._place, self._reset, count), self._writing = self._writing, None
         self._at = now

@@ -1,22 +1,22 @@
 """
-Where replay meets live within one answer: a run of events that is sent again, in its old order.
+Where a replay meets live events within one answer: a run of events is sent again, in the same order.
 
     e1 e2 e3 | e2 e3 e4          the server replayed up to e3; its live part had begun at e2
 
-Any answer may hold such a seam, the first included, since a first request may join something that already runs.
-Only an event with an id or number of its own can be recognised, and only while such ids are identities.
-Many servers put one id (of the message, the request, the run) on every event. There, two equal words follow each other
-under one id, and both are text. Hence two rules:
+Any answer may contain such a seam, even the first, since a first request may join something that is already running.
+Only events with their own id or number can be recognised, and only while ids are unique.
+Many servers put one id (of the message, the request, the run) on every event. Two equal words in a row then have the
+same id, and both are text. Hence two rules:
 
 - *Trusted ids.* After `TRUSTED` events whose ids all differed, an id that comes again with equal content is a repeat, at once.
-- *Before that, and once two events have shared an id,* the order decides. When an id that the stream has already left comes
-  back with equal content, a run may begin. Its events are held while they follow in their old order. The run is a seam if it
-  reaches the newest event and names at least two ids, or if it is `LONGEST` events long. Otherwise all of it is delivered.
-  Once an id that was left has come back with other content, ids return on this stream, and prove nothing any more.
+- *Before that, and once two events have shared an id,* the order decides. If an id that the stream has already left comes
+  back with equal content, a run may begin. Its events are held while they follow in the same order as before. The run is a seam
+  if it reaches the newest event and has at least two ids, or if it is `LONGEST` events long. Otherwise all of it is delivered.
+  Once an id that was left has come back with other content, ids return on this stream, and no longer prove anything.
 
-A seam of one event, right after that event, looks like an equal word until ids are trusted: it is delivered.
+A seam of one event, right after that event, looks like an equal word until ids are trusted, so it is delivered.
 
-What would break it: delivering an event while others are held.
+Delivering an event while others are held would break this.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .memory import shortened
 
 __all__ = ["TRIM", "Seams"]
 
-# Of the servers that put one id on all events of a message, few begin with 16 messages of one event each.
+# Few servers that put one id on all events of a message begin with 16 messages of one event each.
 TRUSTED: Final = 16
-# So many events in their old order are no coincidence. This bounds what is held.
+# This many events in the same order as before are not a coincidence. The limit also bounds what is held.
 LONGEST: Final = 64
-# After so many runs that led nowhere, ids are known to return on this stream, and prove nothing.
+# After this many runs that were not seams, ids are known to return on this stream, and prove nothing.
 PATIENCE: Final = 8
-# The oldest ids are forgotten this many at a time. A power of two: the ledger's lane tells it by the bits of an offset.
+# The oldest ids are forgotten this many at a time. A power of two, because the ledger checks the low bits of an offset.
 TRIM: Final = 256
 
 
 class Seams:
     """
-    What the ids of one stream are worth, and the run that may be a seam.
+    How far the ids of one stream can be trusted, and the run that may be a seam.
 
     Args:
         newest: Returns the events remembered, oldest first.
@@ -51,10 +51,10 @@ class Seams:
 
     Attributes:
         ids: Ids of the newest events, oldest first, at least as many as are remembered. An id that is not here is new.
-        raw: Ids of events that went unread, as they came; see `skimming`. They are not in `ids`.
+        raw: Ids of unread events, as they came; see `skimming`. They are not in `ids`.
         shared: Two different events had the same id.
         latest: The id of the newest event that has one.
-        held: Events of a run, until it is known what the run is.
+        held: Events of a run, until it is known whether it is a seam.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Seams:
         self._name = name
         self._fingerprint = fingerprint
         self._window = window
-        # A dict, since `setdefault()` looks an id up and enters it in one step. The values are offsets.
+        # A dict, since `setdefault()` looks up and enters an id in one step. The values are offsets.
         self.ids: dict[str, int] = {}
         self.raw: dict[bytes, int] = {}
         self.shared = False
         self.latest: str | None = None
         self.held: list[Any] = []
         self._log: list[Any] = []
-        # Where the run may stand in the log: for each beginning that fits, the place of the event that has to come next.
+        # Where the run may be in the log: for each possible beginning, the index of the event that has to come next.
         self._places: list[int] = []
         self._names: set[str | None] = set()
         self._proven = False
@@ -85,30 +85,30 @@ class Seams:
 
     @property
     def open(self) -> bool:
-        """A run is under way."""
+        """Whether a run is under way."""
         return bool(self._places)
 
     @property
     def trusted(self) -> bool:
-        """Ids have been identities for long enough."""
+        """Whether ids have been unique for long enough."""
         return not self.shared and max(len(self.ids), len(self.raw)) >= TRUSTED
 
     def knows(self, own_id: str) -> bool:
-        """An event with this id was delivered, perhaps too long ago to be remembered."""
+        """Whether an event with this id was delivered, perhaps too long ago to be remembered."""
         own_id = shortened(own_id)
         return own_id in self.ids or (bool(self.raw) and own_id.encode("utf-8", "surrogatepass") in self.raw)
 
     def enter(self, own_id: str, offset: int) -> int:
-        """As `ids.setdefault()`, where events may have gone unread."""
+        """Like `ids.setdefault()`, for streams where events may have gone unread."""
         return -1 if own_id.encode("utf-8", "surrogatepass") in self.raw else self.ids.setdefault(own_id, offset)
 
     def enter_all(self, ids: list[str], before: str | None, offset: int, *, unread: bool) -> bool:
         """
-        Enter ids that may all be entered without a look at their events. Where events share ids, one may follow itself.
+        Enter ids without a look at their events, if all are new. If events share ids, an id may follow itself.
 
         Args:
-            before: The id in front of them.
-            offset: That of the first.
+            before: The id before them.
+            offset: Offset of the first event.
             unread: Events may have gone unread.
 
         Returns:
@@ -132,21 +132,21 @@ class Seams:
         self.latest = own_id
 
     def restore(self, ids: Iterable[str]) -> None:
-        """These were known before."""
+        """Enter ids that were known in another process."""
         self.ids.update((own_id, -1) for own_id in ids if own_id not in self.ids)
 
     def trim(self) -> None:
-        """Keep the bound. Called once for `TRIM` events, or for a batch."""
+        """Keep the bound. Called once per `TRIM` events, or per batch."""
         for known in (self.ids, self.raw):
             if (surplus := len(known) - self._window) > TRIM:
                 _forget_oldest(known, surplus)
 
     def begin(self, item: Any, *, single: bool = False) -> bool:
         """
-        Hold an event whose identity was left, and which may begin a run. False: it is new.
+        Hold an event that may begin a run, since the stream had left its identity. False: the event is new.
 
         Args:
-            single: A run of this event alone counts too, if an event of another identity follows.
+            single: A run of this event alone counts too, if an event with another identity follows.
         """
         if self._failed >= PATIENCE:
             return False
@@ -158,7 +158,7 @@ class Seams:
             if self._name(seen) == name and self._fingerprint(seen) == fingerprint
         ]
         if not places:
-            # Its identity came back with other content.
+            # The identity came back with other content.
             self._failed = PATIENCE
             return False
         self._log, self._places = log, places
@@ -169,7 +169,7 @@ class Seams:
         return True
 
     def follow(self, item: Any) -> bool:
-        """Does this event go on with the run? Then it is held. False: the run is over; see `over()`."""
+        """Whether this event continues the run; if so, it is held. False: the run is over; see `over()`."""
         log, name, fingerprint = self._log, self._name(item), None
         places = []
         for place in self._places:
@@ -178,7 +178,7 @@ class Seams:
                 if self._fingerprint(log[place]) == fingerprint:
                     places.append(place + 1)
         if not places:
-            # An event alone that the next one's identity leaves behind.
+            # A single event is followed by one with another identity.
             self._proven = self._proven or (self._single and len(self.held) == 1 and name not in self._names)
             return False
         self._places = places
@@ -206,7 +206,7 @@ class Seams:
         return held, proven
 
     def cut(self) -> list[Any]:
-        """The connection is over. Returns what is held: the server sends it again if it is new."""
+        """The connection is over. Returns the held events, which the server sends again if they are new."""
         held, self.held = self.held, []
         self._close()
         return held
@@ -217,10 +217,10 @@ class Seams:
 
     def put_back(self, kept: tuple[bool, str | None, int, tuple[Any, ...]]) -> None:
         """
-        A batch has not come, and its connection is over.
+        Undo a batch whose connection is over.
 
-        The run is over as well. What was held before the batch stays held: it is new if the next connection brings nothing.
-        An id that came with the batch stays known: it counts as one of an event that is no longer remembered.
+        The run is over as well. Events held before the batch stay held; they are new if the next connection brings nothing.
+        An id that came with the batch stays known, like that of an event that is no longer remembered.
         """
         self.shared, self.latest, self._failed, held = kept
         self._close()

@@ -1,4 +1,4 @@
-"""What the caller chose, and what a retry policy is shown, in the terms of the core."""
+"""What the caller chose, and what a retry policy sees, in the core's terms."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["RetryState", "Settings", "Stats"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryState:
     """
-    What a retry policy may look at.
+    What a retry policy can base its decision on.
 
     Attributes:
-        attempt: Failed attempts since the last new event; 0 when only the prompt reconnect failed.
+        attempt: Failed attempts since the last new event; 0 if only the prompt reconnect failed.
         elapsed: Seconds since the first of these failures.
-        slept: Seconds of them spent waiting.
-        error: What the last one ended with.
+        slept: How many of these seconds were spent waiting.
+        error: The error of the last attempt.
     """
 
     attempt: int
@@ -33,22 +33,22 @@ class RetryState:
 class Settings:
     """
     Attributes:
-        delay: Seconds until the next attempt, or `None` to give up.
-        attempts: How many attempts that allows, for notices; `None`: it does not say.
-        jitter: A number in [0, 1), drawn anew at each call.
-        statuses: HTTP statuses that are failed attempts.
+        delay: Returns the seconds until the next attempt, or `None` to give up.
+        attempts: How many attempts `delay` allows, for notices; `None`: not known.
+        jitter: Returns a new random number in [0, 1) at each call.
+        statuses: HTTP statuses that count as failed attempts.
         max_server_wait: Longest wait in seconds that a server may ask for.
-        manual: Only `commit()` moves the place.
-        idempotent: The first request carries an `Idempotency-Key` of the caller's.
-        new_key: Makes a random one, for a protocol whose server joins a repeated request; `None`: none is sent.
+        manual: Only `commit()` moves the position.
+        idempotent: The first request carries the caller's own `Idempotency-Key`.
+        new_key: Makes a random key, for a protocol whose server joins a repeated request; `None`: no key is sent.
         single_use: The first request's body can be sent only once.
-        started_elsewhere: The first request is another process's, read from a token.
+        started_elsewhere: The first request was made by another process and read from a token.
         refreshable: Asking again may bring other credentials.
-        longest_read: Seconds that one read may take whatever the clocks say: a timeout of the HTTP library's own user.
-        verbatim: The bytes are handed on to somebody who knows the protocol: items keep them (`Item.wire`), and a provider's
+        longest_read: Seconds that one read may take whatever the clocks say: a timeout that the HTTP client's user set.
+        verbatim: The bytes are passed on to a reader that knows the protocol: items keep them (`Item.wire`), and a provider's
             error is an item like any other.
-        saving: There is a store; `keep_events` and `save_interval` (seconds) are its own.
-        way_out: What to do about a kept half that cannot be continued, for errors; `""` where nothing is kept.
+        saving: There is a store, to which `keep_events` and `save_interval` (seconds) belong.
+        way_out: What to do about a stored partial answer that cannot be continued, for errors; `""` if nothing is stored.
         request: Digest of the request, for the store's record; `None`: not known.
     """
 
@@ -79,17 +79,17 @@ class Settings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """
-    What happened so far.
+    What has happened so far.
 
     Attributes:
-        events: Delivered, those of a store included.
-        bytes: Of bodies read.
-        duplicates: Events that came again and were dropped.
-        gaps: Holes found, filled or not.
+        events: Events delivered, including those from a store.
+        bytes: Bytes of the bodies read.
+        duplicates: Repeated events that were dropped.
+        gaps: Gaps found, filled or not.
         connections: Responses whose body was read.
-        reconnects: Those of them that came after the loss of one. The next answer of a stream that is read answer by answer is
-            none.
-        seconds_offline: Between the loss of a connection and the head of the next.
+        reconnects: Connections that followed the loss of one. If a stream is read one answer at a time, the next answer does not
+            count.
+        seconds_offline: Seconds between the loss of a connection and the head of the next.
         cursor_ignored: The server answered a resume with the stream's beginning.
     """
 

@@ -1,7 +1,7 @@
 """
-Requests beside the stream: how the run stands, its stored result, its history.
+Side requests: for the run's status, its stored result, or its history.
 
-One at a time. What their answers mean is the protocol's to say; here it becomes a `Next`, or the next request.
+They are sent one at a time. The protocol interprets their answers; this module turns that into a `Next` or the next request.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .requests import Requests
 
 __all__ = ["PAGES", "Exhausted", "Side"]
 
-# A million events in the usual pages of 1,000: more than that is a server whose pages never end.
+# Enough for a million events in pages of the usual 1,000. A server with more pages than that never ends.
 PAGES: Final = 1_000
-# Before a stream is given up, its run is asked about so many times: a protocol may believe a status only when it comes twice.
+# How often the run's status is requested before giving up: a protocol may believe a status only if it comes twice.
 LAST_WORDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """Nobody knows more: the stream is given up."""
+    """The status brought nothing new: the stream is given up."""
 
     error: RetriesExhausted
 
@@ -33,11 +33,11 @@ class Exhausted:
 class Side:
     """
     Args:
-        requests: Those of the stream.
+        requests: The stream's requests.
 
     Attributes:
-        purpose: Of the latest request beside the stream.
-        pages: Of the history that were asked for, on this connection.
+        purpose: Purpose of the latest side request.
+        pages: Pages of history requested on this connection.
     """
 
     def __init__(self, requests: Requests) -> None:
@@ -50,11 +50,11 @@ class Side:
         self._before: tuple[dict[str, str], Claim | None] = {}, None
 
     def adopt(self, protocol: ResumeProtocol) -> None:
-        """Now the protocol is known."""
+        """The protocol is now known."""
         self._protocol = protocol
 
     def status_request(self) -> Request | None:
-        """Ask how the run stands; `None`: nobody knows."""
+        """The request for the run's status; `None` if there is none."""
         protocol, requests = self._protocol, self._requests
         assert protocol is not None
         requests.sync()
@@ -64,16 +64,16 @@ class Side:
         return request
 
     def snapshot_request(self) -> Request | None:
-        """Ask for the stored result; `None`: there is none."""
+        """The request for the stored result; `None` if there is none."""
         assert self._protocol is not None
         self._requests.sync()
         return self._protocol.snapshot_request(self._requests.state)
 
     def on_verified(self, answer: Answer) -> verdict.Verdict:
         """
-        What the provider says of its run.
+        Judge what the provider says about its run.
 
-        That it is over is believed after the rest was asked for in vain; until then it is a `Resume`.
+        A claim that the run is over is believed once the rest was requested in vain; until then it is a `Resume`.
         """
         protocol, state = self._protocol, self._requests.state
         assert protocol is not None
@@ -91,14 +91,14 @@ class Side:
         return verdict.Lost(found.lost) if found.lost else verdict.Finished(found.outcome)
 
     def request_again(self, purpose: Purpose) -> Request | None:
-        """The request once more, from where the stream stands now."""
+        """The request again, from the stream's current position."""
         return self.snapshot_request() if purpose == "snapshot" else self.status_request()
 
     # --- before giving up
 
     def last_request(self, exhausted: RetriesExhausted) -> Request | None:
         """
-        Ask how the run stands before the stream is given up; `None`: there is nobody to ask.
+        The request for the run's status before the stream is given up; `None` if there is none to make.
 
         The run may have ended although its stream can no longer be read.
         """
@@ -114,10 +114,10 @@ class Side:
 
     def on_last_words(self, answer: Answer | None) -> verdict.Verdict | Request | Exhausted:
         """
-        The answer to the last question. Only an end, or a result that can be read instead, changes anything.
+        Judge the answer to the last request. Only an end, or a result that can be read instead, changes anything.
 
         Args:
-            answer: `None`: there was none, or none that says anything.
+            answer: The answer; `None` if there was none, or it says nothing.
         """
         exhausted, state = self._exhausted, self._requests.state
         assert exhausted is not None
@@ -127,9 +127,9 @@ class Side:
                 case verdict.Finished() | verdict.Lost(stored=True) as found:
                     return found
                 case verdict.Resume() if (state.extra, state.over) != before:
-                    # It says that the run is over, and has to say so again.
+                    # The provider says that the run is over, and has to repeat that.
                     if (request := self.last_request(exhausted)) is not None:
                         return request
-        # Another process may ask in peace: what was noted in haste does not travel in the checkpoint.
+        # Do not put these last notes into the checkpoint, so that another process starts its own checks.
         state.extra, state.over = self._before
         return Exhausted(exhausted)

@@ -1,16 +1,16 @@
 """
-Events that are handed on as bytes and never read, unless something happens.
+Events that are passed on as bytes and not read unless necessary.
 
-While a stream is calm, an event of the usual shape changes nothing but the count: it ends nothing, is not a repeat, and leaves
-no hole. Then its bytes are all that its reader wants. They are kept as long as an event would be remembered, and are decoded
-when the place is asked for, or when the connection is lost and repeats may come. What has fallen out of the window by then
-need never have been read.
+While a stream is calm, an event of the usual shape changes only the count: it ends nothing, is not a repeat, and leaves
+no gap. Then its reader needs only its bytes. They are kept as long as an event would be remembered, and are decoded
+when the position is requested, or when the connection is lost and repeats may come. Events that have left the window by then
+are never read.
 
-What is recognised is narrow, so that what is handed on unread is what reading it would have handed on: one whole block of `id`,
+Recognition is strict, so unread events are byte-identical to what reading would deliver: one whole block of `id`,
 `event` and one line of `data`, ended by LF; a name and a beginning that do not raise the protocol's alarm; an id, or none, as
-the lane wants it; the very next number where numbers are promised or were seen to count.
+the lane requires; the very next number if numbers are promised or have been seen to count.
 
-The events of an answer look alike: once one was taken apart, a pattern made of its name and its beginning knows the next.
+The events of an answer look alike: once one has been parsed, a pattern made of its name and beginning matches the next.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ LARGEST: Final = 16 * 1024
 SKIMMED: Final = (PLAIN, OPAQUE, COUNTING, NUMBERED)
 """The ledger's lanes in which an event may go unread."""
 
-# `.` is anything but LF; CR is looked for by itself, which costs less than to exclude it here. One space behind the colon is no
-# part of the value, and what is empty is another matter: `?+` gives nothing back. Longer data are read: a token's has 200 bytes.
+# `.` matches anything but LF; CR is checked separately, which is faster than excluding it here. One space after the colon is not
+# part of the value, and `?+` does not give it back, so empty values do not match. Longer data is read; a token's has 200 bytes.
 _BLOCK: Final = re.compile(
     rb"(?:id: ?+(?P<first>.{1,1024})\n)?(?:event: ?+(?P<name>.{1,1024})\n)?(?:id: ?+(?P<second>.{1,1024})\n)?"
     rb"data: ?+(?P<head>.{0,7}).{0,8192}(?:\nid: ?+(?P<third>.{1,1024}))?\n\n"
 ).fullmatch
 _NUL, _CR = b"\0\r"
-# Of an alarm's seven characters these are the first bytes, whatever they are encoded to.
+# An alarm's seven characters have at least this many bytes in any encoding.
 _HEAD: Final = 7
-# So many are kept here; then all but the newest go to the ledger, unread. Few enough to stay in the processor's cache.
+# How many are kept here before all but the newest go to the ledger, unread. Few enough to stay in the processor's cache.
 _KEPT: Final = 512
-# Patterns made for one stream: providers have some ten kinds of delta.
+# Maximum patterns per stream; providers have about ten kinds of delta.
 _PATTERNS: Final = 16
 
-# A miss costs as much as four events that go unread save.
+# A miss costs as much as four unread events save.
 _PATIENCE: Final = 16
 _WORTH: Final = 4
 _REST: Final = rb".{0,8192}"
@@ -58,13 +58,13 @@ Match = Callable[[bytes], Any]
 class Skimmer:
     """
     Args:
-        protocol: Whose alarm it is, and who knows where its numbers stand.
-        make_room: Takes most of what is held. False: it has to be read.
+        protocol: The protocol, for its alarm and for where its numbers are.
+        make_room: Takes most of the held events. False: they have to be read.
 
     Attributes:
         held: The events since the last `start()`, unread, oldest first.
-        front: The beginning of one more, if its end did not come with it.
-        misses, total: How often an event had to be read after all, and how many had not.
+        front: The beginning of one more event, if its end has not come yet.
+        misses, total: How often an event had to be read after all, and how many did not.
     """
 
     def __init__(self, protocol: ResumeProtocol, make_room: Callable[[], bool]) -> None:
@@ -82,7 +82,7 @@ class Skimmer:
         self._lane: Lane = PLAIN
         self._counts = False
         self._next = 0
-        # Where ids are opaque: what enters an id, and the number that a new one is entered with.
+        # For opaque ids: the function that enters an id, and the number that a new one is entered with.
         self._named = False
         self._seams: Seams | None = None
         self._enter: Callable[[bytes, int], int] = dict[bytes, int]().setdefault
@@ -92,11 +92,11 @@ class Skimmer:
 
     @property
     def useless(self) -> bool:
-        """Most events of this stream differ in their beginning, or are short: looking for likeness costs more than it saves."""
+        """Whether skimming costs more than it saves, because most events differ in their beginning or are short."""
         return self.misses >= _PATIENCE and self.total < _WORTH * self.misses
 
     def start(self, lane: Lane, number: int | None, seams: Seams) -> None:
-        """The events before have been read; `number` is that of the last, `seams` says what their ids are worth."""
+        """Start after events that have been read; `number` is the last one's, `seams` knows how far ids can be trusted."""
         self.held.clear()
         self._named = lane is OPAQUE
         if self._named:
@@ -113,10 +113,10 @@ class Skimmer:
         Look at the next bytes of the body.
 
         Returns:
-            One event that changes nothing: it is kept, and may be handed on. `b""`: the front of one, so far.
-            `None`: the chunk has to be read, behind all that was kept.
+            One event that changes nothing: it is kept, and may be passed on. `b""`: only the front of an event so far.
+            `None`: the chunk has to be read, after everything that was kept.
         """
-        # Flat: what a call costs here is paid for every event.
+        # Inlined: any call here is paid for by every event.
         match = self._shape(chunk)
         if match is None or self.front or _CR in chunk or _NUL in chunk:
             return self._look_closer(chunk)
@@ -153,7 +153,7 @@ class Skimmer:
         self._synced = max(self._synced, next(reversed(seams.ids.values()), -1) + 1)
 
     def _may_follow(self, own_id: bytes) -> bool:
-        """A known id of a new event: where events share ids, one may follow itself."""
+        """Whether a known id may belong to a new event: if events share ids, an id may follow itself."""
         return self._seams is not None and self._seams.shared and own_id == self._latest
 
     def _look_closer(self, chunk: bytes) -> bytes | None:
@@ -186,7 +186,7 @@ class Skimmer:
         return chunk
 
     def _find(self, chunk: bytes) -> Match | None:
-        """A pattern for events like this one; `None` where it has to be read."""
+        """A pattern for events like this one; `None` if it has to be read."""
         match = _BLOCK(chunk)
         if match is None:
             return None
@@ -205,7 +205,7 @@ class Skimmer:
         return found
 
     def _make(self, chunk: bytes, match: re.Match[bytes], ids: list[str]) -> bytes | None:
-        """Everything in front of the data's eighth character as it is, but for the id or the number."""
+        """Make a pattern of everything before the data's eighth character, with the id or the number left open."""
         end = match.end("head")
         if self._lane is NUMBERED:
             name = match["name"].decode("utf-8", "replace") if match["name"] is not None else "message"
@@ -228,13 +228,13 @@ def _never(chunk: bytes) -> None:
 
 class Unread:
     """
-    The events of a calm stream that were handed on as bytes, and how they come into the ledger after all.
+    The events of a calm stream that were passed on as bytes, and how they are entered into the ledger later.
 
     Args:
-        place: The protocol's `place()`, where it has one.
-        count: Told how many bytes went unread.
+        place: The protocol's `place()`, if it has one.
+        count: Called with the number of bytes that went unread.
 
-    What would break it: reading on without `settle()`.
+    Reading on without `settle()` would break this.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class Unread:
         self._decoder: Any = None
 
     def start(self, decoder: Any) -> Skimmer | None:
-        """Begin behind an event that was read; `None` where the next has to be read too."""
+        """Begin after an event that was read; `None` if the next has to be read too."""
         skimmer, lane = self._skimmer, self._ledger.lane
         if skimmer.useless or lane not in SKIMMED or type(decoder) is not VerbatimDecoder or not decoder.idle:
             return None
@@ -263,7 +263,7 @@ class Unread:
         return skimmer
 
     def settle(self, *, leaving: bool) -> None:
-        """Read the newest, so that the place can be told; and, on leaving, the front of what follows them."""
+        """Read the newest events, so that the position is known, and on leaving the front of the event that follows."""
         skimmer, ledger = self._skimmer, self._ledger
         self._pass_over()
         held, offset = list(skimmer.held), ledger.offset
@@ -272,7 +272,7 @@ class Unread:
             if held:
                 self._read(b"".join(held))
         except BaseException:
-            # Ctrl-C: as if nobody had asked.
+            # Ctrl-C: undo the call.
             if ledger.offset == offset:
                 skimmer.held[:] = held
             raise
@@ -287,7 +287,7 @@ class Unread:
             self._count(len(front))
 
     def take_back(self, chunk: bytes) -> None:
-        """What was skimmed last is not handed out after all."""
+        """The chunk skimmed last is not handed out after all."""
         held = self._skimmer.held
         if held and held[-1] is chunk:
             held.pop()
@@ -301,8 +301,8 @@ class Unread:
 
     def _pass_over(self) -> bool:
         """
-        Leave all but the newest unread. The checkpoint names that many; whether the others are ever looked for shows when the
-        connection is lost.
+        Leave all but the newest unread. A checkpoint holds the ids of the newest; the others matter only if the connection is
+        lost.
         """
         skimmer, ledger = self._skimmer, self._ledger
         held, offset = skimmer.held, ledger.offset

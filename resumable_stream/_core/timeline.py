@@ -1,4 +1,4 @@
-"""A value that events change, as it was at every place that can still be committed."""
+"""The history of a value that events change, for every position that can still be committed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 class Timeline(Generic[T]):
     """
-    The changes of one value. The value itself is kept by its owner.
+    The changes of one value. Its owner keeps the value itself.
 
     Args:
-        most: Changes that are kept, besides the one that the oldest place needs.
+        most: Maximum number of changes kept, besides the one that the oldest position needs.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,19 +27,19 @@ class Timeline(Generic[T]):
         return len(self._changes)
 
     def changed(self, offset: int, before: T) -> None:
-        """The event at `offset` changed the value; `before` is what it was."""
+        """The event at `offset` changed the value; `before` is the old value."""
         self._changes.append((offset, before))
 
     def at(self, offset: int, now: T) -> T:
-        """The value when `offset` events were taken. `now`: what it is after all of them."""
-        # The first event after that place that changed anything has kept it.
+        """The value after `offset` events. `now`: its current value."""
+        # The first later change holds the value from before it.
         index = bisect_left(self._changes, offset, key=itemgetter(0))
         return self._changes[index][1] if index < len(self._changes) else now
 
     def forget(self, oldest: int) -> None:
-        """No place before `oldest` will be asked for."""
+        """No position before `oldest` will be requested."""
         del self._changes[: bisect_left(self._changes, oldest, key=itemgetter(0))]
-        # Committed by hand, and late: the oldest place needs the first change, and what lies between is given up.
+        # A late manual commit: the oldest position needs the first change, and those in between are dropped.
         del self._changes[1 : -self._most]
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Events of the wire that are not those to deliver: batches, and pings of the connection."""
+"""Events of the wire that are not delivered as they are: batches, and connection pings."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from .._errors import ResumableStreamError
 
 __all__ = ["Unpacking"]
 
-# Pings between two events that bytes are kept of. 64 KiB: some five hundred.
+# Maximum bytes kept of the pings between two events. 64 KiB: about five hundred pings.
 _LOOSE_BYTES: Final = 64 * 1024
 
 
 class Unpacking:
     """
-    A decoder whose events are taken apart as they come.
+    A decoder whose events are split as they come.
 
     Args:
-        decoder: Of the framing; what is not named here is its own.
+        decoder: The decoder of the framing; attributes that are not listed here are its own.
         unpack: The protocol's `unpack()`.
 
     Attributes:
-        error: The decoder's, or what `unpack` raised.
-        silent: As an `SSEDecoder`'s: ids without an event, in their places between the events to deliver.
+        error: The decoder's error, or what `unpack` raised.
+        silent: As in `SSEDecoder`: ids without an event, at their positions between the events to deliver.
     """
 
     def __init__(self, decoder: Any, unpack: Callable[[Any], Iterable[Any]]) -> None:
@@ -58,7 +58,7 @@ class Unpacking:
             try:
                 parts = list(self._unpack(item))
             except ResumableStreamError as error:
-                # As with a line that is too long: what came before it is delivered.
+                # As with a line that is too long, what came before it is delivered.
                 self._error = error
                 break
             if (wire := item.wire) is not None:
@@ -71,7 +71,7 @@ class Unpacking:
         return found
 
     def _mark(self, parts: Sequence[Any], wire: bytes, ends: int) -> None:
-        """The bytes of a batch are those of its first part, which the others name; those of a ping wait for the next event."""
+        """Give a batch's bytes to its first part, which the others refer to; a ping's bytes wait for the next event."""
         wire = self._loose + wire
         self._loose = b"" if parts or len(wire) > _LOOSE_BYTES else wire
         for part in parts:
