@@ -1,1 +1,1 @@
-"""Carry bytes, sleep, save. No decisions: those are the core's."""
+"""Carry bytes, sleep and save. The core makes all decisions."""

@@ -1,4 +1,4 @@
-"""The asynchronous stream: obeys the machine over an `httpx.AsyncClient` or an `httpx2.AsyncClient`, on asyncio and trio."""
+"""The asynchronous stream: drives the machine over an `httpx.AsyncClient` or an `httpx2.AsyncClient`, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["AsyncResumableStream"]
 
 T = TypeVar("T")
 
-# Leaving may wait this long for the network, and for a store. A dead peer must not hold a cancelled task.
+# Seconds that leaving may wait for the network, and for a store. A dead peer must not block a cancelled task.
 _CLOSE_SECONDS = 2.0
 _SAVE_SECONDS = 10.0
-# What h11 may hold of a body that is being left: 64 KiB in chunks of a few bytes.
+# Enough for what h11 may have buffered of a body that is being left: 64 KiB in chunks of a few bytes.
 _LEFTOVER_CHUNKS = 20_000
 
 
@@ -37,7 +37,7 @@ class _Body:
     """
     The chunks of one response, decoded, with a read timeout that can change.
 
-    Over httpcore the timeout is a `RearmedTimeout` in the request; elsewhere reads have a clock of ours.
+    Over httpcore the timeout is a `RearmedTimeout` in the request; elsewhere we run our own clock for reads.
     """
 
     def __init__(self, response: Any, rearm: RearmedTimeout) -> None:
@@ -50,15 +50,15 @@ class _Body:
         self._rearms = over_httpcore(response)
         self._clock: ReadClock | None = None
         if not self._rearms or response.extensions.get("http_version") == b"HTTP/2":
-            # The socket of HTTP/2 carries other streams: it cannot be shut down to wake a reader, but a clock wakes one.
+            # An HTTP/2 socket carries other streams, so it cannot be shut down to wake a reader; a clock can wake it.
             self._clock = read_clock()
             self._read_raw = partial(self._clock.run, self._read_raw)
         if self._clock is not None and not self._rearms:
-            # What the transport made of the timeout would also run while nobody reads.
+            # A timeout set by the transport would also run while nobody reads.
             self._rearm(None)
             self._rearm = self._clock.arm
         self.ended = False
-        # Where nothing has to be decoded, the driver takes chunks from here directly.
+        # If nothing has to be decoded, the driver takes chunks directly from here.
         self.plain = self._read_raw if self._decoding is None else None
 
     def arm(self, timeout: float | None) -> bool:
@@ -94,7 +94,7 @@ class _Body:
             shut_down(self.response)
 
     async def finish(self) -> None:
-        """What an honest end leaves behind is read by `close()`."""
+        """Nothing to do: `close()` reads what an honest end leaves unread."""
 
     async def close(self) -> None:
         if self._clock is not None:
@@ -111,9 +111,9 @@ class _Body:
         """
         Let the transport's nested generators end by themselves.
 
-        Closing a response in mid-stream leaves them to the garbage collector, which trio reports. A read under a scope
-        that is cancelled already makes the innermost one raise, and so all around it. What is there already is read
-        without waiting, so that after an honest end the connection can be used again.
+        Closing a response in mid-stream leaves them to the garbage collector, which trio reports. A read under an already
+        cancelled scope makes the innermost one raise, and then all those around it. Data that has already arrived is read
+        without waiting, so that after an honest end the connection can be reused.
         """
         with anyio.CancelScope(shield=True) as scope:
             scope.cancel()
@@ -163,9 +163,9 @@ class AsyncResumableStream(Loop, AsyncOnly):
 
     async def aclose(self) -> None:
         """
-        Detach: close the connection and keep the place. The generation goes on where the provider lets it; see `cancel()`.
+        Detach: close the connection and keep the position. The generation continues if the provider lets it; see `cancel()`.
 
-        May be called from another task: a reader that waits there gets `StreamClosed`.
+        May be called from another task: a reader that is waiting gets `StreamClosed`.
         """
         await self._close()
 
@@ -178,9 +178,9 @@ class AsyncResumableStream(Loop, AsyncOnly):
         for event in self._events:
             return event
         if (live := self._live) is not None and (self._store is None or self._may_read_on()):
-            # A live stream, flat: what a call costs here is paid for every event.
+            # A live stream, inlined: any call here is paid for by every event.
             machine = self._machine
-            self._live = None  # until this read is through: a cancellation goes the long way
+            self._live = None  # until this read is done: after a cancellation, use the full path
             self._in_hand = 0
             started = 0.0
             try:
@@ -210,9 +210,9 @@ class AsyncResumableStream(Loop, AsyncOnly):
 
     def iter_batches(self) -> AsyncIterator[Sequence[Any]]:
         """
-        Iterate over lists of events, each the harvest of one read: the quickest way through a long replay.
+        Iterate over lists of events, each list from one read. This is the fastest way through a long replay.
 
-        A batch is one unit of delivery: leaving in its middle takes only what `commit(event)` named.
+        A batch is one unit of delivery: if you leave in its middle, only what `commit(event)` named counts as taken.
         """
         return _Batches(self)
 
@@ -225,7 +225,7 @@ class AsyncResumableStream(Loop, AsyncOnly):
         Iterate over the visible text, piece by piece. Reasoning and tool arguments are left out: see `iter_deltas()`.
 
         Args:
-            resets: Yield a `TextReset` where earlier text became void.
+            resets: Yield a `TextReset` when earlier text becomes void.
 
         Raises:
             StreamReset: Earlier text became void, and `resets` is false.
@@ -241,10 +241,10 @@ class AsyncResumableStream(Loop, AsyncOnly):
         Read the stream to its end.
 
         Returns:
-            The visible text; after a reset, what is valid of it.
+            The visible text; after a reset, only what is still valid.
 
         Raises:
-            EventTooLarge: It is over `Limits.text_bytes`.
+            EventTooLarge: The text exceeds `Limits.text_bytes`.
         """
         reader = self._new_reader("text", resets=True, strict=True)
         async for _ in _Texts(self, reader):
@@ -253,9 +253,9 @@ class AsyncResumableStream(Loop, AsyncOnly):
 
     async def commit(self, event: Any = None) -> None:
         """
-        Say that `event`, or everything handed out so far, is done with.
+        Mark `event`, or everything delivered so far, as processed.
 
-        Under `commit="manual"` this alone moves `checkpoint`; otherwise it moves it ahead of the loop's next turn.
+        With `commit="manual"`, only this moves `checkpoint`; otherwise it moves `checkpoint` before the loop's next turn.
 
         Raises:
             ValueError: The event is older than `Limits.window` events and had no cursor of its own.
@@ -265,7 +265,7 @@ class AsyncResumableStream(Loop, AsyncOnly):
 
     async def cancel(self) -> None:
         """
-        Stop the generation at the provider, where it has a call for that. The stream then ends as the provider says.
+        Stop the generation at the provider, if it has a call for that. The stream then ends as the provider reports.
 
         Raises:
             ResumableStreamError: The protocol has no such call, the server refused (`ResponseRejected`), or it gave no answer.

@@ -1,7 +1,7 @@
 """
 What the sync and the async stream have in common: everything that does not wait.
 
-The events of a batch are handed out from a plain list iterator; how many were taken is read off its length hint,
+The events of a batch are delivered from a plain list iterator. Its length hint shows how many were taken,
 so the hot path stores nothing per event.
 """
 
@@ -40,7 +40,7 @@ __all__ = ["NOTHING", "Pieces", "Plan", "StreamBase", "seconds_left"]
 
 _NOTE: Final = "resumable_stream: the stream stopped here, and nothing is lost;"
 NOTHING: Final[Iterator[Any]] = iter(())
-# Two streams of one path and without an id are two: this number tells them apart in the log of a process.
+# Distinguishes two streams with the same path and no id in a process's log.
 _NUMBERS: Final = count(1)
 _LABEL_PATH = 80
 _LABEL_ID = 60
@@ -53,7 +53,7 @@ class Plan:
 
     Attributes:
         machine: Makes the machine, once the checkpoint is known.
-        family, client: The HTTP library and the client; `None` makes one for this stream.
+        family, client: The HTTP library, and the client; `None`: make one for this stream.
         check: Raises when a stored checkpoint belongs to another stream.
     """
 
@@ -72,10 +72,10 @@ class Plan:
 
 def seconds_left(ends: float | None) -> float | None:
     """
-    Until a moment of the monotonic clock; `None` where there is none.
+    Seconds until a moment of the monotonic clock; `None` without one.
 
     Raises:
-        TimeoutError: It has passed.
+        TimeoutError: The moment has passed.
     """
     if ends is None:
         return None
@@ -116,14 +116,14 @@ class StreamBase:
         self._in_hand = 0
         self._whole = False
         self._busy = 0  # sync: the thread that reads; async: whether a task does
-        # Where chunks come from while the machine is calm and nothing else is due; `None`: go the long way.
+        # The source of chunks while the machine is calm and nothing else is due; `None`: use the full path.
         self._live: Any = None
-        # What such a read ended with, until it is judged: an interrupt that comes meanwhile takes nothing away.
+        # The result of such a read until it is judged, so that an interrupt in between loses nothing.
         self._failure: BaseException | None = None
         self._stopped = False
         self._replay: Iterator[Any] | None = None
         self._replayed = 0
-        # An interruption came out of the replay: its iterator is dead, or has given an event that nobody got.
+        # The replay was interrupted: its iterator is dead, or returned an event that nobody received.
         self._torn = False
         self._text: TextReader | None = None
 
@@ -131,7 +131,7 @@ class StreamBase:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The place behind the last event taken; in the loop body, before the event in hand."""
+        """The position after the last event taken. In the loop body, that is before the current event."""
         if self._final is not None:
             return self._final
         return self._machine.checkpoint(self._taken(), self._batch)
@@ -148,7 +148,7 @@ class StreamBase:
 
     @property
     def stats(self) -> Stats:
-        """What happened so far: events, duplicates, gaps, reconnects, seconds offline."""
+        """What has happened so far: events, duplicates, gaps, reconnects, seconds offline."""
         return self._machine.stats
 
     @property
@@ -171,7 +171,7 @@ class StreamBase:
         """
         A short name for people, as in notices and log lines: `POST /v1/responses resp_abc #3`.
 
-        Method and path, the provider's id once it is known, and a number that no other stream of this process has.
+        Method and path, the provider's id once it is known, and a number that is unique in this process.
         """
         stream_id = self._machine.state.stream_id or ""
         known, label = self._label
@@ -185,16 +185,16 @@ class StreamBase:
 
     @property
     def goes_on(self) -> bool:
-        """From its checkpoint: it is complete, or its rest can be asked for."""
+        """Whether the stream can continue from its checkpoint: it is complete, or the rest can be requested."""
         return self._machine.outcome is not None or self._machine.requests.resumable()
 
     @property
     def end_verified(self) -> bool | None:
         """
-        Something vouches for the end: the protocol's marker or status, the server when it was asked, or your `end=`.
+        Whether something vouches for the end: the protocol's marker or status, the server when asked, or your `end=`.
 
-        False after a clean close that nothing vouches for: the outcome is `ENDED`, and what came may be a part of the answer.
-        `None` while `outcome` is.
+        False after a clean close that nothing vouches for: the outcome is `ENDED`, and the answer may be incomplete.
+        `None` while `outcome` is `None`.
         """
         return None if self.outcome is None else self._machine.verified
 
@@ -203,10 +203,10 @@ class StreamBase:
         Raise unless the stream ended well.
 
         Args:
-            strict: Raise also where nothing vouches for the end (see `end_verified`).
+            strict: Also raise if nothing vouches for the end (see `end_verified`).
 
         Raises:
-            StreamInterrupted: The outcome is `INCOMPLETE`, `FAILED` or `CANCELLED`; under `strict` also an unverified `ENDED`.
+            StreamInterrupted: The outcome is `INCOMPLETE`, `FAILED` or `CANCELLED`; with `strict` also an unverified `ENDED`.
             StreamClosed: There is no outcome yet.
         """
         outcome = self.outcome
@@ -228,7 +228,7 @@ class StreamBase:
         return f"<{type(self).__name__} {state.method} {state.public_url} {self._state}, {self.stats.events} events>"
 
     def _starts_over(self) -> bool:
-        """What the store has is half of what cannot be continued, and the caller would rather have all of it again."""
+        """Whether the store has a partial answer that cannot be continued, and the caller wants to start over."""
         settings, state = self._machine.settings, self._machine.state
         elsewhere = settings.started_elsewhere and not state.safe
         return settings.on_lost == "restart" and not self.goes_on and not elsewhere
@@ -247,7 +247,7 @@ class StreamBase:
                 raise self._with_place(StreamClosed("the stream is closed: commit before leaving the `with` block"))
             machine.commit(event, given, self._batch)
             if self._final is not None:
-                # The loop is over, the block is not: the last events may still be committed.
+                # The loop is over but the block is not, so the last events may still be committed.
                 self._final = machine.checkpoint(self._taken(), self._batch)
         elif event is None:
             self._floor = given
@@ -258,12 +258,12 @@ class StreamBase:
                     return
 
     def _take_in_hand(self) -> None:
-        """Leaving without an exception: the event in hand is done with. A batch in hand is not (rule 1)."""
+        """On leaving without an exception, the current event counts as taken. A current batch does not (rule 1)."""
         if not self._whole:
             self._in_hand = 0
 
     def _concluded(self) -> bool:
-        """The caller left on the event that ends the stream."""
+        """Whether the caller left on the event that ends the stream."""
         return self._state == "open" and self._machine.conclude(self._taken(), self._batch)
 
     def _receive(self, chunk: bytes | None) -> Sequence[Any]:
@@ -275,7 +275,7 @@ class StreamBase:
         self._floor = 0
         self._in_hand = 1
         self._whole = False
-        # An interrupt comes after a call, and these stores have none among them: it finds the old batch taken, or the new one.
+        # Interrupts come after calls, and there are none between these assignments: one sees the old batch taken, or the new one.
         if self._store is None or len(events) == 1:
             iterator, upto = iter(events), len(events)
             self._batch = events
@@ -288,17 +288,17 @@ class StreamBase:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        """With a store, events go out one at a time, so that a save may come between two of them."""
+        """With a store, events are delivered one at a time, so that a save can come between two of them."""
         upto = self._upto
         self._in_hand = 1
         self._events = iter(self._batch[upto : upto + 1])
         self._upto = upto + 1
 
     def _hand_batch(self) -> Sequence[Any]:
-        """What is left of the batch, as one unit of delivery: nothing of it is taken until the caller comes back."""
+        """The rest of the batch as one unit of delivery: nothing of it is taken until the caller comes back."""
         left = length_hint(self._events)
         self._floor = max(self._floor, self._upto - left)
-        # Replayed events stand in no batch, and are behind the place anyway. The others stay until the stores below.
+        # Replayed events belong to no batch, and are before the position anyway. The others stay until the assignments below.
         rest = list(self._events) if self._replay is not None else list(self._batch[self._upto - left : self._upto])
         self._in_hand = self._upto
         self._whole = True
@@ -306,7 +306,7 @@ class StreamBase:
         return rest
 
     def _hand_rest(self) -> list[Any]:
-        """What is left of the batch, with what was handed out of it: all in hand until the caller comes back."""
+        """The rest of the batch together with what was delivered of it: all untaken until the caller comes back."""
         rest = list(self._events)
         self._events = NOTHING
         self._in_hand = self._upto
@@ -326,11 +326,11 @@ class StreamBase:
         return reader
 
     def _deltas(self, event: Any) -> Iterable[Delta]:
-        """The content in an event of this stream, as the text readers see it."""
+        """The content of an event of this stream, as the text readers see it."""
         return (self.protocol or ResumeProtocol()).deltas_in(self._machine.state, event)
 
     def _may_read_on(self) -> bool:
-        """With a store: the batch was handed out, and no save can be due before the next event."""
+        """With a store: whether the batch was delivered and no save can be due before the next event."""
         if self._upto >= len(self._batch) and monotonic() < self._machine.save_at:
             return True
         self._live = None
@@ -355,7 +355,7 @@ class StreamBase:
         return error
 
     def _note_place(self, error: BaseException) -> None:
-        """An exception of the caller's own (`resume=`, `headers=`, a protocol's method) says where the place is."""
+        """Add a note on the checkpoint to an exception of the caller's code (`resume=`, `headers=`, a protocol's method)."""
         if not isinstance(error, Exception) or isinstance(error, ResumableStreamError):
             return
         if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
@@ -363,13 +363,13 @@ class StreamBase:
         error.add_note(f"{_NOTE} the place is in the stream's `checkpoint`: resume() or connect(checkpoint=…) goes on from there")
 
     def _second_reader(self, one: str) -> StreamBusy:
-        """What a read says to whom it is not for; `one` is `thread` or `task`."""
+        """The error for a second reader; `one` is `thread` or `task`."""
         error = StreamBusy(
             f"another {one} is reading this stream: it has one consumer. Read in one {one} and hand the events on, "
             f"in a queue for instance; close it from any"
         )
         with suppress(RuntimeError):
-            # The other one may be changing what is looked at.
+            # The other reader may be changing the state that is read here.
             self._with_place(error)
         return error
 
@@ -401,7 +401,7 @@ class StreamBase:
 
 
 class Pieces:
-    """Pieces of text, from one event after another; the event stays in hand until its last piece is done with."""
+    """Pieces of text from successive events. An event counts as taken only once its last piece has been processed."""
 
     def __init__(self, stream: Any, reader: TextReader) -> None:
         self._stream = stream

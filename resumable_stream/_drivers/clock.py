@@ -1,8 +1,8 @@
 """
-The clock of reads whose transport takes no time-out from us: see docs/decisions/0003-rearmed-timeouts.md.
+The clock for reads whose transport does not accept our time-out: see docs/decisions/0003-rearmed-timeouts.md.
 
-On asyncio it is one timer for all reads of a body, which a read does not touch: it notes when it began. On trio it is a cancel
-scope around each read, because a scope cannot stay open while the caller has an event in hand.
+On asyncio there is one timer for all reads of a body. A read does not touch it, but only notes when it began. On trio there is a
+cancel scope around each read, because a scope cannot stay open while the caller handles an event.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import anyio
 
 __all__ = ["ReadClock", "ReadScope", "ReadTimer", "read_clock"]
 
-# Seconds. A loop's timer may be early by its resolution (1 ms in uvloop): what is left then is waited for, not spun through.
+# Seconds. A loop's timer may be early by its resolution (1 ms in uvloop). The rest is then waited for, without spinning.
 _FINEST = 0.001
-# Seconds after which a read that took no notice of its cancellation is cancelled again.
+# Seconds after which a read that ignored its cancellation is cancelled again.
 _AGAIN = 1.0
 
 
@@ -27,28 +27,28 @@ class ReadClock(Protocol):
     """Ends a read that takes too long. One read at a time."""
 
     def arm(self, seconds: float | None) -> None:
-        """The next reads may take so long; `None`: any time."""
+        """Limit the next reads to this many seconds; `None`: no limit."""
 
     async def run(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
         """
         Raises:
-            TimeoutError: It took too long, or `wake()` was called. A cancellation from elsewhere comes out as it is.
+            TimeoutError: The read took too long, or `wake()` was called. A cancellation from elsewhere is passed on unchanged.
         """
 
     def wake(self) -> None:
-        """End the read under way, and whichever would begin."""
+        """End the current read, and any that would begin."""
 
     def stop(self) -> None:
-        """No more reads: leave no timer behind."""
+        """No more reads: remove the timer."""
 
 
 class ReadTimer:
     """
-    For a task of asyncio.
+    The clock for an asyncio task.
 
-    When the timer rings, it looks when the read under way began, and waits for the rest. One that is over is cancelled as
-    `asyncio.timeout()` does it: our cancellations are counted and taken back, so that one of somebody else's, which may come at
-    the same moment, is left over and goes its way.
+    When the timer fires, it checks when the current read began, and waits for the rest. A read that is over its limit is
+    cancelled as in `asyncio.timeout()`: our cancellations are counted and taken back, so that a cancellation from elsewhere,
+    which may come at the same moment, is preserved and passed on.
     """
 
     __slots__ = ("_awake", "_began", "_cancels", "_handle", "_loop", "_rings", "_seconds", "_task")
@@ -58,9 +58,9 @@ class ReadTimer:
         self._seconds = inf
         self._task: Task[Any] | None = None  # of the read under way
         self._began = 0.0
-        self._rings = inf  # when the timer does
+        self._rings = inf  # when the timer fires
         self._handle: TimerHandle | None = None
-        self._cancels = 0  # of the read under way, by us
+        self._cancels = 0  # our cancellations of the current read
         self._awake = False
 
     def arm(self, seconds: float | None) -> None:
@@ -89,7 +89,7 @@ class ReadTimer:
 
     def wake(self) -> None:
         self._awake = True
-        # Not at once: whoever wakes may be the task itself, inside its read, which may be over by then.
+        # Not at once: the caller may be the task itself, inside its read, which may be over by then.
         self._loop.call_soon(self._end, self._began)
 
     def stop(self) -> None:
@@ -105,14 +105,14 @@ class ReadTimer:
     def _ring(self) -> None:
         self._handle, self._rings = None, inf
         if self._task is None:
-            # Between two reads: the next one sets it again.
+            # Between two reads; the next one sets the timer again.
             return
         now, ends = monotonic(), self._began + self._seconds
         if ends > now:
             if ends < inf:
                 self._ring_at(ends, now)
             return
-        # After a loop that was held up, its data may have come in this very turn, and the task goes on in the next.
+        # If the loop was blocked, the read's data may have arrived in this very turn, and the task continues in the next.
         self._loop.call_soon(self._end, self._began)
 
     def _end(self, began: float) -> None:
@@ -124,7 +124,7 @@ class ReadTimer:
             self._ring_at(now + _AGAIN, now)
 
     def _take_back(self, task: Task[Any]) -> int:
-        """Of our cancellations; how many of others are left."""
+        """Take back our cancellations; returns how many others remain."""
         for _ in range(self._cancels):
             task.uncancel()
         self._cancels = 0
@@ -135,7 +135,7 @@ class ReadTimer:
 
 
 class ReadScope:
-    """For a task of trio."""
+    """The clock for a trio task."""
 
     __slots__ = ("_awake", "_scope", "_seconds")
 
@@ -167,12 +167,12 @@ def _too_long(seconds: float | None, awake: bool) -> TimeoutError:
 
 
 def read_clock() -> ReadClock:
-    """For the task that runs now."""
+    """The clock for the current task."""
     try:
-        # In trio's guest mode a loop of asyncio runs, but no task of it does.
+        # In trio's guest mode an asyncio loop is running, but none of its tasks is.
         if current_task() is not None:
             return ReadTimer(get_running_loop())
     except RuntimeError:
-        # No loop of asyncio.
+        # There is no asyncio loop.
         return ReadScope()
     return ReadScope()

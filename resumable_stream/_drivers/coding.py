@@ -1,8 +1,8 @@
 """
-Undo a `Content-Encoding` that came although identity was asked for.
+Decode a `Content-Encoding` that came although identity was requested.
 
-The libraries decode too, but only through their own nested generators, which a driver that re-arms timeouts and leaves in
-mid-stream cannot use. Output comes in bounded pieces: 64 KiB of deflate may hold 64 MiB.
+The libraries decode too, but only through their own nested generators. A driver that re-arms timeouts and leaves in
+mid-stream cannot use those. Output comes in bounded pieces: 64 KiB of deflate may hold 64 MiB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PIECE: Final = 64 * 1024
 
 
 class CodingError(ValueError):
-    """The body is not coded as its header says."""
+    """The body is not encoded as its header says."""
 
 
 class _Zlib:
@@ -30,14 +30,14 @@ class _Zlib:
     def decode(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._inner.eof:
-                # A body may have several members (RFC 1952 section 2.2).
+                # A gzip body may have several members (RFC 1952 section 2.2).
                 self._inner = zlib.decompressobj(self._wbits)
             try:
                 piece = self._inner.decompress(data, PIECE)
             except zlib.error as exc:
                 if not self._bare_next:
                     raise CodingError(f"cannot inflate: {exc}") from exc
-                # "deflate" means zlib (RFC 9110 section 8.4.1.2), but some servers send it bare.
+                # "deflate" means zlib (RFC 9110 section 8.4.1.2), but some servers send raw deflate.
                 self._wbits, self._bare_next = -zlib.MAX_WBITS, False
                 self._inner = zlib.decompressobj(self._wbits)
                 continue
@@ -56,7 +56,7 @@ class _Foreign:
     def decode(self, data: bytes) -> Iterator[bytes]:
         try:
             decoded = self._decode(data)
-        except Exception as exc:  # each library has an error class of its own
+        except Exception as exc:  # each library has its own error class
             raise CodingError(f"cannot decode: {exc}") from exc
         if decoded:
             yield decoded
@@ -82,13 +82,13 @@ _CODINGS: Final[dict[str, Callable[[], Any]]] = {
     "br": _brotli,
     "zstd": _zstd,
 }
-# The other codings of IANA's registry. Any other word ("none" and "utf-8" are seen) changes nothing about the body.
+# The other codings in IANA's registry. Any other word (servers send "none" and "utf-8") does not change the body.
 _UNDECODED: Final = frozenset({"aes128gcm", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress"})
 
 
 class Decoding:
     """
-    Decoders in a row, the last applied coding first.
+    A chain of decoders, for the last applied coding first.
 
     Args:
         codings: Names from `Content-Encoding`, in the order of the header.
@@ -100,10 +100,10 @@ class Decoding:
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """
-        Pieces of the decoded body, none of them empty.
+        Yield non-empty pieces of the decoded body.
 
         Raises:
-            CodingError: The body is not coded so, or there is no library for it.
+            CodingError: The body is not encoded this way, or the library for it is missing.
         """
         if not self._decoders:
             self._decoders = [_make(coding) for coding in reversed(self._codings)]
@@ -126,13 +126,13 @@ def _make(coding: str) -> Any:
 
 def decoding_of(header: str) -> Decoding | None:
     """The decoder for a `Content-Encoding` header; `None` for identity."""
-    # What is no coding ("utf-8" is seen) is taken for identity, as the libraries do.
+    # A word that is not a coding (servers send "utf-8") counts as identity, as in the libraries.
     codings = [coding for part in header.split(",") if (coding := part.strip().lower()) in _CODINGS]
     return Decoding(codings) if codings else None
 
 
 def can_decode(header: str) -> bool:
-    """Every coding of a `Content-Encoding` header is known here, and its library is installed."""
+    """Whether every coding of a `Content-Encoding` header is supported and its library installed."""
     codings = [part.strip().lower() for part in header.split(",")]
     try:
         for coding in codings:

@@ -1,4 +1,4 @@
-"""The synchronous stream: obeys the machine over an `httpx.Client` or an `httpx2.Client`."""
+"""The synchronous stream: drives the machine over an `httpx.Client` or an `httpx2.Client`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["ResumableStream"]
 
 T = TypeVar("T")
 
-# At an honest end: the last chunk of HTTP is there already, or as good as. A millisecond is cheaper than a TLS handshake.
+# Seconds. After an honest end, the last HTTP chunk has usually arrived already. A millisecond is cheaper than a TLS handshake.
 _LEFTOVER_CHUNKS = 4
 _LEFTOVER_SECONDS = 0.005
-# A re-armed iterator is kept until the response is closed, so they must stay few: a clock may be late by 1 %.
+# Re-armed iterators are kept until the response is closed, so there must be few: a clock may be late by 1 %.
 _TOLERANCE = 0.01
 
 
@@ -35,8 +35,8 @@ class _Body:
     """
     The chunks of one response, decoded, with a read timeout that can change.
 
-    Sync httpcore fixes the timeout when the iteration begins, so a new one needs a fresh iterator. Closing the old one
-    would close the connection: all are kept, and closed after the newest.
+    Sync httpcore fixes the timeout when the iteration begins, so a new timeout needs a new iterator. Closing the old one
+    would close the connection, so all are kept, and closed after the newest.
     """
 
     def __init__(self, response: Any, armed: float | None) -> None:
@@ -45,7 +45,7 @@ class _Body:
         self._decoding = decoding_of(response.headers.get("content-encoding", ""))
         self._pieces: Iterator[bytes] = NOTHING
         self._raw = iter(self._stream)
-        # Where nothing has to be decoded and no clock moved, the driver takes chunks from here directly.
+        # If nothing has to be decoded and no clock has moved, the driver takes chunks directly from here.
         self.plain = self._raw if self._decoding is None else None
         self._old: list[Any] = []
         self.armed = armed
@@ -70,7 +70,7 @@ class _Body:
                 return piece
 
     def arm(self, timeout: float | None) -> bool:
-        """Does a read from `plain` take no longer than that, as far as this transport can tell?"""
+        """Whether a read from `plain` takes at most that long, as far as this transport knows."""
         return timeout == self.armed or not self._rearms
 
     def _rearm(self, timeout: float | None) -> None:
@@ -89,7 +89,7 @@ class _Body:
         shut_down(self.response)
 
     async def finish(self) -> None:
-        """Read what little an honest end leaves behind, so that the connection can be used again."""
+        """Read the little that an honest end leaves unread, so that the connection can be reused."""
         if self.ended or not self._rearms:
             return
         for _ in range(_LEFTOVER_CHUNKS):
@@ -108,7 +108,7 @@ class _Body:
         try:
             close()
         except ValueError:
-            # Another thread has begun to read meanwhile. A generator that runs cannot be closed; its socket can.
+            # Another thread has begun to read in the meantime. A running generator cannot be closed, but its socket can.
             self.wake()
 
 
@@ -116,7 +116,7 @@ class ResumableStream(Loop, SyncOnly):
     """
     An iterator over the events of a stream that survives the loss of its connection. Made by `connect()` and `resume()`.
 
-    Use it as a context manager: the first connection is made on entering, and all is closed on leaving.
+    Use it as a context manager: the first connection is made on entering, and everything is closed on leaving.
     One consumer, one thread; only `close()` may be called from another.
 
         with rs.connect("GET", url) as stream:
@@ -151,9 +151,9 @@ class ResumableStream(Loop, SyncOnly):
 
     def close(self) -> None:
         """
-        Detach: close the connection and keep the place. The generation goes on where the provider lets it; see `cancel()`.
+        Detach: close the connection and keep the position. The generation continues if the provider lets it; see `cancel()`.
 
-        May be called from another thread: a reader that is blocked there gets `StreamClosed`.
+        May be called from another thread: a reader that is blocked gets `StreamClosed`.
         """
         at_once(self._close)
 
@@ -166,9 +166,9 @@ class ResumableStream(Loop, SyncOnly):
         for event in self._events:
             return event
         if (live := self._live) is not None and (self._store is None or self._may_read_on()):
-            # A live stream, flat: what a call costs here is paid for every event.
+            # A live stream, inlined: any call here is paid for by every event.
             machine = self._machine
-            self._live = None  # until this read is through: an interrupt goes the long way
+            self._live = None  # until this read is done: after an interrupt, use the full path
             self._in_hand = 0
             started = 0.0
             try:
@@ -192,20 +192,20 @@ class ResumableStream(Loop, SyncOnly):
                     self._notify()
         if not length_hint(self._events):
             try:
-                # Made and started at once, as `at_once()` does.
+                # Created and started at once, as in `at_once()`.
                 self._refill().send(None)
             except StopIteration:
                 pass
-        # Not `next()`: an interrupt comes after a call, and would take the event along.
+        # Not `next()`: an interrupt comes after a call, and the event would be lost.
         for event in self._events:
             return event
         raise StopIteration
 
     def iter_batches(self) -> Iterator[Sequence[Any]]:
         """
-        Iterate over lists of events, each the harvest of one read: the quickest way through a long replay.
+        Iterate over lists of events, each list from one read. This is the fastest way through a long replay.
 
-        A batch is one unit of delivery: leaving in its middle takes only what `commit(event)` named.
+        A batch is one unit of delivery: if you leave in its middle, only what `commit(event)` named counts as taken.
         """
         return _Batches(self)
 
@@ -218,7 +218,7 @@ class ResumableStream(Loop, SyncOnly):
         Iterate over the visible text, piece by piece. Reasoning and tool arguments are left out: see `iter_deltas()`.
 
         Args:
-            resets: Yield a `TextReset` where earlier text became void.
+            resets: Yield a `TextReset` when earlier text becomes void.
 
         Raises:
             StreamReset: Earlier text became void, and `resets` is false.
@@ -234,10 +234,10 @@ class ResumableStream(Loop, SyncOnly):
         Read the stream to its end.
 
         Returns:
-            The visible text; after a reset, what is valid of it.
+            The visible text; after a reset, only what is still valid.
 
         Raises:
-            EventTooLarge: It is over `Limits.text_bytes`.
+            EventTooLarge: The text exceeds `Limits.text_bytes`.
         """
         reader = self._new_reader("text", resets=True, strict=True)
         for _ in _Texts(self, reader):
@@ -246,9 +246,9 @@ class ResumableStream(Loop, SyncOnly):
 
     def commit(self, event: Any = None) -> None:
         """
-        Say that `event`, or everything handed out so far, is done with.
+        Mark `event`, or everything delivered so far, as processed.
 
-        Under `commit="manual"` this alone moves `checkpoint`; otherwise it moves it ahead of the loop's next turn.
+        With `commit="manual"`, only this moves `checkpoint`; otherwise it moves `checkpoint` before the loop's next turn.
 
         Raises:
             ValueError: The event is older than `Limits.window` events and had no cursor of its own.
@@ -258,7 +258,7 @@ class ResumableStream(Loop, SyncOnly):
 
     def cancel(self) -> None:
         """
-        Stop the generation at the provider, where it has a call for that. The stream then ends as the provider says.
+        Stop the generation at the provider, if it has a call for that. The stream then ends as the provider reports.
 
         Raises:
             ResumableStreamError: The protocol has no such call, the server refused (`ResponseRejected`), or it gave no answer.

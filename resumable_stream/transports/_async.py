@@ -68,7 +68,7 @@ class AsyncSplicedBody(Spliced):
         skim, live = stream.skim, stream._live
         if skim is None or live is None or stream._busy:
             return await self._read()
-        # A calm stream, flat: what a call costs here is paid for every event.
+        # A calm stream, inlined: any call here is paid for by every event.
         chunk = b""
         try:
             stream._busy = True
