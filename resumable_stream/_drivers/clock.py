@@ -56,7 +56,7 @@ class ReadTimer:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._seconds = inf
-        self._task: Task[Any] | None = None  # of the read under way
+        self._task: Task[Any] | None = None  # of the current read
         self._began = 0.0
         self._rings = inf  # when the timer fires
         self._handle: TimerHandle | None = None

@@ -1,9 +1,9 @@
 """
-The two HTTP families behind one seam.
+One interface to the two HTTP families.
 
-httpx and httpx2 are parallel class trees with the same names and no common base. The family is read off the MRO of the
-client that the caller gave, so subclasses, SDK-made clients and `httpx2.alias_httpx()` are told right; what it needs is
-then taken from that module. Nothing here imports httpx2: a client of it proves that it is loaded.
+httpx and httpx2 are parallel class trees with the same names and no common base. The family is read from the MRO of the
+caller's client, so subclasses, SDK-made clients and `httpx2.alias_httpx()` are recognised correctly; everything needed is
+then taken from that module. Nothing here imports httpx2: a client of that family proves that it is loaded.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .coding import CodingError
 __all__ = ["Call", "Family", "Failure", "RearmedTimeout", "family_of", "own_client"]
 
 _FAMILIES: Final = ("httpx", "httpx2")
-# What `build_request` takes, less `timeout`, plus `auth`.
+# The arguments of `build_request` without `timeout`, plus `auth`.
 CALL_ARGUMENTS: Final = ("content", "data", "files", "json", "params", "headers", "cookies", "auth", "extensions")
-# Describe a body; of no use, or harmful, on a request without one.
+# These describe a body; on a request without one they are useless or harmful.
 _BODY_HEADERS: Final = ("content-type", "content-length", "content-encoding", "transfer-encoding")
-# Of a protocol's headers, those that give way to one of the caller's own.
+# A protocol's headers that give way to the caller's own.
 _YIELDING: Final = ("Idempotency-Key", "Stream-Heartbeat")
 _FORM: Final = "application/x-www-form-urlencoded"
 
-# Seconds; a clock that is off. 30 years.
+# Seconds; stands for a clock that is off. 30 years.
 _FOREVER: Final = 1e9
 
 Failure = Literal["unsent", "timeout", "lost"]
@@ -46,8 +46,8 @@ class Call:
     What the caller gave for the request.
 
     Attributes:
-        arguments: Of `build_request`, plus `auth`. `headers` may be a callable, asked at every connection.
-        merge: They belong to the resume request as well (`resume()`), not to the first one alone.
+        arguments: Arguments of `build_request`, plus `auth`. `headers` may be a callable, which is called for every connection.
+        merge: They also belong to the resume request (`resume()`), not only to the first one.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class Call:
 
     @property
     def single_use(self) -> bool:
-        """The body can be sent only once: an iterator, or a file that is read to its end."""
+        """Whether the body can be sent only once: an iterator, or a file that cannot be rewound."""
         content = self.arguments.get("content")
         if any(hasattr(content, name) for name in ("__next__", "__anext__", "read")):
             return True
-        # Files are rewound by the libraries, where they can be.
+        # The libraries rewind files if they can.
         files = self.arguments.get("files") or ()
         entries = files.values() if isinstance(files, Mapping) else [entry for _, entry in files]
         flat = [part for entry in entries for part in (entry if isinstance(entry, tuple) else (entry,))]
@@ -72,10 +72,10 @@ class Call:
 
 class RearmedTimeout(float):
     """
-    A read timeout that is asked anew at each read.
+    A read timeout that is evaluated again at each read.
 
     Async httpcore takes the read timeout once, when the body begins, but adds it to the loop's clock at every read.
-    This float answers that addition with the value wanted *now*, so clocks move at no cost;
+    This float answers that addition with the value wanted *now*, so clocks can change at no cost;
     a cancel scope around each read would cost half the throughput.
     """
 
@@ -84,14 +84,14 @@ class RearmedTimeout(float):
     seconds: float
 
     def __new__(cls, seconds: float | None) -> RearmedTimeout:
-        # The float's own value is what a transport sees that does not add it up: never less than wanted.
-        # It is not infinite: trio would not ask it then.
+        # A transport that does not add sees the float's own value, which is never less than wanted.
+        # It is not infinite, because trio would then not use it.
         made = super().__new__(cls, _FOREVER if seconds is None else seconds)
         made.seconds = _FOREVER if seconds is None else seconds
         return made
 
     def arm(self, seconds: float | None) -> None:
-        """The next reads may take so long; `None`: any time."""
+        """Limit the next reads to this many seconds; `None`: no limit."""
         self.seconds = _FOREVER if seconds is None else seconds
 
     def __radd__(self, clock: float) -> float:
@@ -100,13 +100,13 @@ class RearmedTimeout(float):
     __add__ = __radd__
 
     def __mul__(self, scale: float) -> float:
-        # uvloop, on which aiohttp sets a timer of it at whatever it receives, counts in milliseconds.
+        # uvloop counts in milliseconds; aiohttp sets a timer from this value whenever it receives data.
         return self.seconds * scale
 
     __rmul__ = __mul__
 
     def __bool__(self) -> bool:
-        # aiohttp then sets no timer.
+        # If this is false, aiohttp sets no timer.
         return self.seconds < _FOREVER
 
 
@@ -133,7 +133,7 @@ class Family:
         Args:
             accept: `Accept` header, unless the caller set one.
             read: Seconds to wait for the head.
-            rearm: Stands in for `read`, where the driver re-arms it.
+            rearm: Replaces `read` if the driver re-arms it.
         """
         module = self.module
         timeout = module.Timeout(read, connect=timeouts.connect, pool=timeouts.connect)
@@ -165,7 +165,7 @@ class Family:
             kind = headers.get("content-type", client.headers.get("content-type", _FORM))
             wanted.update(_body(arguments, request, kind.partition(";")[0].strip().lower()))
             if request.json is not None or request.form:
-                # Of the body as the caller made it.
+                # These describe the caller's original body.
                 headers.pop("content-length", None)
                 headers.pop("transfer-encoding", None)
                 if request.form and "content" in wanted:
@@ -173,7 +173,7 @@ class Family:
         else:
             for name in _BODY_HEADERS:
                 headers.pop(name, None)
-            # The type also over a default of the client's, which describes what the caller sends.
+            # Override the client's default content type too, which describes what the caller sends.
             if request.json is not None:
                 headers["Content-Type"] = "application/json"
                 wanted["json"] = dict(request.json)
@@ -186,12 +186,12 @@ class Family:
         built = client.build_request(request.method, request.url, headers=headers, timeout=timeout, **wanted)
         ours = request.headers
         if any(name in built.headers and ours.get(name) is not None for name in _YIELDING):
-            # A callable's are known only now.
+            # Headers from a callable are known only now.
             ours = {name: ours[name] for name in ours if name not in _YIELDING or ours[name] is None or name not in built.headers}
         built.headers = self.module.Headers(_with(built.headers, ours))
         url = built.url
         if request.repeat != "all" or call.merge:
-            # A URL that the server gave keeps its query; the libraries would put the client's in its place.
+            # A URL from the server keeps its query; the libraries would replace it by the client's.
             url = self.module.URL(request.url)
             of_client, own = client.params, self.module.QueryParams(wanted.get("params"))
             named = {name for name in of_client if name in url.params}
@@ -213,7 +213,7 @@ class Family:
         The library's headers.
 
         Raises:
-            TypeError: They are in no shape that the library takes; values are not named, since they may be secrets.
+            TypeError: The library does not accept this form. The error does not show values, since they may be secrets.
         """
         try:
             return self.module.Headers(given)
@@ -224,7 +224,7 @@ class Family:
             ) from None
 
     def send_arguments(self, request: Request, call: Call) -> dict[str, Any]:
-        """Keyword arguments of `client.send()`. Redirects are the machine's."""
+        """Keyword arguments for `client.send()`. The machine follows redirects itself."""
         arguments: dict[str, Any] = {"stream": True, "follow_redirects": False}
         if request.bare:
             arguments["auth"] = None
@@ -236,20 +236,20 @@ class Family:
         return Head(response.status_code, {name.lower(): value for name, value in response.headers.items()}, str(response.url))
 
     def private_params(self, client: Any, params: Any) -> frozenset[str]:
-        """Names of the query values that the client adds to each request by itself; the caller's own take their place."""
+        """Names of the query parameters that the client itself adds to each request, unless the caller's own replace them."""
         if client is None:
             return frozenset()
         return frozenset(client.params) - frozenset(self.module.QueryParams(params))
 
     def absolute(self, client: Any, method: str, url: Any, params: Any) -> str:
         """
-        The caller's URL against the client's `base_url`, with its query.
+        The caller's URL resolved against the client's `base_url`, with its query.
 
         Args:
-            params: Of the caller; as in the libraries, they replace the query of the URL.
+            params: The caller's parameters; as in the libraries, they replace the query of the URL.
 
         Raises:
-            ValueError: It is not an absolute http(s) URL then.
+            ValueError: The result is not an absolute http(s) URL.
         """
         try:
             make = self.module.Request if client is None else client.build_request
@@ -267,8 +267,8 @@ def _with(headers: Any, wanted: Mapping[str, str | None]) -> list[tuple[bytes, b
     """
     Headers with some set or removed, as raw pairs.
 
-    A cursor may be any text. The standard sends it as UTF-8, where the libraries would insist on ASCII;
-    white space around a value is no part of it (RFC 9110 section 5.5).
+    A cursor may be any text. The standard sends it as UTF-8, while the libraries insist on ASCII;
+    white space around a value is not part of it (RFC 9110 section 5.5).
     """
     names = {name.lower().encode() for name in wanted}
     kept = [(name, value) for name, value in headers.raw if name.lower() not in names]
@@ -292,7 +292,7 @@ def _body(arguments: Mapping[str, Any], request: Request, kind: str) -> dict[str
         try:
             body = json.loads(given["content"])
         except ValueError:
-            # UnicodeDecodeError too, of one that is compressed.
+            # This includes UnicodeDecodeError, for a compressed body.
             body = ()
     if not isinstance(body, dict | None) or "data" in given or "files" in given:
         raise TypeError("this protocol resumes with a key in the JSON body; pass the body as json={…}")
@@ -302,7 +302,7 @@ def _body(arguments: Mapping[str, Any], request: Request, kind: str) -> dict[str
 def _form(given: dict[str, Any], merged: Mapping[str, str], kind: str) -> dict[str, Any]:
     content, form = given.get("content"), given.get("data")
     if form is None and "json" not in given and isinstance(content, str | bytes) and kind == _FORM:
-        # The rest as it stands: it need not be text, nor quoted as we would.
+        # Keep the rest unchanged: it need not be text, and may be quoted differently.
         raw = content.encode() if isinstance(content, str) else content
         kept = [field for field in raw.split(b"&") if field and _name(field) not in merged]
         return {"content": b"&".join([*kept, urlencode(merged).encode()])}
@@ -316,7 +316,7 @@ def _name(field: bytes) -> str:
 
 
 def _chosen(value: str | None) -> bool:
-    """Did somebody choose this default header of a client, or is it the library's own?"""
+    """Whether somebody chose this default header of a client, so that it is not the library's own."""
     return value is not None and value != "*/*" and not value.startswith("gzip, deflate")
 
 
@@ -325,7 +325,7 @@ def family_of(client: Any, *, want: Literal["Client", "AsyncClient"]) -> Family:
     The library of a client.
 
     Raises:
-        TypeError: It is of neither, or of the other kind; the message says what to pass.
+        TypeError: It belongs to neither, or is of the other kind; the message says what to pass.
     """
     found: set[str] = set()
     for cls in type(client).__mro__:
@@ -345,7 +345,7 @@ def family_of(client: Any, *, want: Literal["Client", "AsyncClient"]) -> Family:
 
 
 def own_family() -> Family:
-    """The family of clients that we make ourselves: httpx, the required dependency."""
+    """The family of the clients that we make ourselves: httpx, the required dependency."""
     import httpx
 
     return Family(httpx)
@@ -367,7 +367,7 @@ def network_errors() -> tuple[type[BaseException], ...]:
     """
     What the network, or a broken body, can raise.
 
-    TLS errors and anyio's stream errors come through unmapped now and then (httpx2 issues 854, 1156).
+    TLS errors and anyio's stream errors are sometimes passed through unmapped (httpx2 issues 854, 1156).
     """
     return (
         *_loaded("TransportError"),
@@ -382,7 +382,7 @@ def network_errors() -> tuple[type[BaseException], ...]:
 
 
 def classify(error: BaseException) -> Failure:
-    """Of a network error: was the request certainly not sent, did a read time out, or is the connection lost?"""
+    """Classify a network error: the request was certainly not sent, a read timed out, or the connection is lost."""
     if isinstance(error, (*_loaded("ConnectError"), *_loaded("ConnectTimeout"), *_loaded("PoolTimeout"), *_loaded("ProxyError"))):
         return "unsent"
     if isinstance(error, (*_loaded("ReadTimeout"), TimeoutError)):
@@ -391,24 +391,24 @@ def classify(error: BaseException) -> Failure:
 
 
 def status_errors() -> tuple[type[BaseException], ...]:
-    """Raised by an event hook that calls `raise_for_status()`: it carries a response like any other."""
+    """Errors raised by an event hook that calls `raise_for_status()`; they carry an ordinary response."""
     return _loaded("HTTPStatusError")
 
 
 def over_httpcore(response: Any) -> bool:
-    """A fresh iterator of such a response's stream goes on where the last one stopped; elsewhere it would start again."""
+    """Whether a response comes from httpcore, where a new iterator of its stream continues where the last one stopped."""
     return "network_stream" in response.extensions
 
 
 def will_block(response: Any) -> bool:
-    """Is nothing there to read? Where that cannot be told, a read is taken to block."""
+    """Whether a read would block; True if that is not known."""
     stream = response.extensions.get("network_stream")
     if stream is None:
         return True
     try:
         return not stream.get_extra_info("is_readable")
     except ValueError:
-        # Closed meanwhile: the read will say so.
+        # Closed in the meantime; the read will report that.
         return True
 
 
@@ -426,22 +426,22 @@ class WatchedConnection:
             self._trace(name, info)
 
     def shut_down(self) -> None:
-        """Wake the thread that waits for the head. On a connection that was open before, its clock has to end the wait."""
+        """Wake the thread that waits for the head. On a reused connection, the wait ends only by its own timeout."""
         if self._stream is not None:
             _shut_down(self._stream)
 
 
 def watch_connection(extensions: dict[str, Any]) -> WatchedConnection:
-    """Enter a watch into a request's extensions, before a trace of the caller's."""
+    """Add a watch to a request's extensions, before any trace of the caller's."""
     watch = WatchedConnection(extensions.get("trace"))
     extensions["trace"] = watch
     return watch
 
 
 def shut_down(response: Any) -> None:
-    """Wake a thread that is blocked in a read of this response, by shutting its socket down."""
+    """Wake a thread that is blocked in a read of this response, by shutting down its socket."""
     if response.extensions.get("http_version") == b"HTTP/2":
-        # The socket carries other streams too.
+        # The socket also carries other streams.
         return
     stream = response.extensions.get("network_stream")
     if stream is not None:
@@ -456,7 +456,7 @@ def _shut_down(stream: Any) -> None:
         try:
             sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            # Already gone: then the reader is awake.
+            # Already closed, so the reader is awake.
             return
 
 

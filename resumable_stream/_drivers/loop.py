@@ -1,13 +1,13 @@
 """
-The loop that obeys the machine, once for sync and async.
+The loop that drives the machine, written once for sync and async.
 
-Whatever may wait is a coroutine here, over a few primitives: send, sleep, call a store, close a client, and the body's `read()`
-and `close()`. The async stream awaits them. The primitives of the sync stream block and never suspend, so its coroutines run from
-their first line to their last in one `send()`.
+Everything that may wait is a coroutine here, over a few primitives: send, sleep, call a store, close a client, and the body's
+`read()` and `close()`. The async stream awaits them. The primitives of the sync stream block and never suspend, so its
+coroutines run from their first line to their last in one `send()`.
 
-What would break it: a primitive of the sync stream that awaits something which suspends; and `StopIteration` on its way out of a
-coroutine, which Python turns into a `RuntimeError`. That is right for one of the caller's own (a callable that takes `next()` of
-what is used up), which would otherwise end the stream without a word; the end of the stream is a value here.
+Two things would break this: a primitive of the sync stream that awaits something which suspends, and a `StopIteration` that
+leaves a coroutine, which Python turns into a `RuntimeError`. For the caller's own `StopIteration` (a callable that calls `next()`
+on an exhausted iterator) that is right, since it would otherwise end the stream silently; the end of the stream is a value here.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = ["Body", "Loop", "at_once"]
 
 T = TypeVar("T")
 
-# Of the answer to a request that cancels: enough for any provider's error.
+# Maximum bytes read of the answer to a cancel request: enough for any provider's error.
 _CANCEL_BYTES = 65_536
 
 
 def at_once(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
-    Run a coroutine none of whose primitives suspends.
+    Run a coroutine whose primitives never suspend.
 
     Args:
-        begin: Makes the coroutine. It is called here, in one expression with the start: of a coroutine that an interrupt has kept
-            from starting, Python warns that it was never awaited.
+        begin: Makes the coroutine. It is called here, in one expression with the start: if an interrupt kept a coroutine from
+            starting, Python would warn that it was never awaited.
     """
     try:
         begin().send(None)
@@ -56,9 +56,9 @@ class Body(Protocol):
     The chunks of one response, decoded, with a read timeout that can change.
 
     Attributes:
-        response: The library's.
-        plain: Where chunks come from that need no decoding and no clock of ours; `None`: always `read()`.
-        ended: Nothing more can be read of it.
+        response: The library's response.
+        plain: The source of chunks that need neither decoding nor our own clock; `None`: always use `read()`.
+        ended: Nothing more can be read.
     """
 
     response: Any
@@ -69,20 +69,20 @@ class Body(Protocol):
         """The next chunk, or `None` at the end."""
 
     def arm(self, timeout: float | None) -> bool:
-        """Does a read from `plain` take no longer than that, as far as this transport can tell?"""
+        """Whether a read from `plain` takes at most that long, as far as this transport knows."""
 
     def wake(self) -> None:
-        """End the read that somebody else waits in."""
+        """End the read that another thread or task is waiting in."""
 
     async def finish(self) -> None:
-        """Read what little an honest end leaves behind, so that the connection can be used again."""
+        """Read the little that an honest end leaves unread, so that the connection can be reused."""
 
     async def close(self) -> None:
         """Close the response."""
 
 
 class Loop(StreamBase):
-    """What a stream does, whoever waits for it."""
+    """What a stream does, in sync and async code alike."""
 
     _one: ClassVar[str]  # who reads it: a thread, or a task
     _kind: ClassVar[Literal["Client", "AsyncClient"]]
@@ -90,18 +90,18 @@ class Loop(StreamBase):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._leaving = RLock()  # a signal handler may close too
-        self._begun = False  # the machine's latest action: from then on the machine is told what became of it
+        self._begun = False  # the latest action has begun, so its result must be reported to the machine
         self._kept = 0  # events that this stream has saved
 
     # --- the primitives
 
     @abstractmethod
     def _me(self) -> int:
-        """What `_busy` is while the caller reads."""
+        """The value of `_busy` while the caller reads."""
 
     @abstractmethod
     def _read_elsewhere(self) -> bool:
-        """Does somebody else read it?"""
+        """Whether another thread or task is reading."""
 
     @abstractmethod
     async def _send(self, built: Any, **options: Any) -> Any:
@@ -109,7 +109,7 @@ class Loop(StreamBase):
 
     @abstractmethod
     def _clock(self, seconds: float | None) -> RearmedTimeout | None:
-        """Stands in for a read timeout, where bodies re-arm it so."""
+        """A replacement for the read timeout, if bodies re-arm it; otherwise `None`."""
 
     @abstractmethod
     def _new_body(self, response: Any, clock: Any) -> Body:
@@ -117,18 +117,18 @@ class Loop(StreamBase):
 
     @abstractmethod
     async def _wait(self, seconds: float) -> None:
-        """`_wake()` ends the wait."""
+        """Wait some seconds. `_wake()` ends the wait."""
 
     @abstractmethod
     def _wake(self) -> None:
-        """Somebody else closes the stream: end what its reader waits in."""
+        """The stream is closed from elsewhere: end whatever its reader is waiting in."""
 
     @abstractmethod
     async def _call(self, function: Callable[[], T]) -> T:
         """Call a store, which may touch a disk."""
 
     def _wrote(self, save: Save) -> bool:
-        """Whether a store was left with the events of a save out of which an interrupt came, where the call does not say."""
+        """Whether the store has the events of an interrupted save, if the call itself does not report that."""
         return False
 
     async def _save_at_last(self) -> None:
@@ -150,7 +150,7 @@ class Loop(StreamBase):
             await self._load()
             if self._replay is None:
                 await self._advance(opening=True)
-            # Whoever closes it meanwhile either saw that we were busy, or is seen here.
+            # A concurrent close either saw that we were busy, or is seen here.
             self._busy = 0
             self._check_closing()
         except BaseException as error:
@@ -164,7 +164,7 @@ class Loop(StreamBase):
     async def _exit(self, exc: BaseException | None) -> None:
         self._left = True
         if self._read_elsewhere():
-            # Whoever reads it leaves it when it is woken.
+            # The reader leaves the stream when it is woken.
             await self._close()
             return
         if exc is None:
@@ -174,7 +174,7 @@ class Loop(StreamBase):
         try:
             await self._leave("closed")
         except StoreError as error:
-            # The exception under way matters more; the place it carries is right, only the store's is older.
+            # The exception being raised matters more. It carries the right position; only the store's is older.
             exc.add_note(f"resumable_stream: the checkpoint could not be saved: {error}")
 
     async def _close(self) -> None:
@@ -198,12 +198,12 @@ class Loop(StreamBase):
             await self._release()
 
     async def _abandon(self, state: str) -> None:
-        """After an exception that matters more than what closing may raise."""
+        """Leave after an exception that matters more than anything closing may raise."""
         with suppress(StoreError):
             await self._leave(state)
 
     async def _release(self) -> None:
-        """Close whatever is open; never fails because the network does."""
+        """Close whatever is open. A network failure does not make this fail."""
         with self._leaving:
             body, self._body, self._live = self._body, None, None
             replay, self._replay = self._replay, None
@@ -252,7 +252,7 @@ class Loop(StreamBase):
         self._in_hand = 0
         latest = self._machine.latest
         if latest and latest is not self._batch and self._replay is None:
-            # An interrupt came between its arrival and here. It is the caller's, also if that was a moment ago.
+            # An interrupt came after the batch arrived and before it was delivered. Deliver it now.
             self._hand_out(latest)
             failure, self._failure = self._failure, None
             if failure is not None:
@@ -261,7 +261,7 @@ class Loop(StreamBase):
             return True
         self._busy = self._me()
         try:
-            # Whoever closes it meanwhile either sees that we are busy, or is seen here.
+            # A concurrent close either sees that we are busy, or is seen here.
             if self._failure is None or isinstance(self._failure, Exception):
                 self._check_closing()
             found = self._replay is not None and await self._next_replayed()
@@ -280,13 +280,13 @@ class Loop(StreamBase):
             except ResumableStreamError:
                 raise
             except BaseException:
-                # Interrupted in its last save: who asks again has it made, and is told of the end then.
+                # The last save was interrupted. The next call repeats it, and then reports the end.
                 self._state = "open"
                 raise
         return found
 
     async def _translate(self, error: BaseException) -> BaseException:
-        """Our own errors end the stream and carry its place; a foreign one (an interrupt) leaves it as a loop body's would."""
+        """Our own errors end the stream and carry its position; others (an interrupt) leave it as one in a loop body would."""
         if self._stopped and isinstance(error, Exception) and not isinstance(error, StreamClosed):
             error = self._closed_by_another()
         self._note_place(error)
@@ -294,7 +294,7 @@ class Loop(StreamBase):
             self._with_place(error)
             await self._abandon("closed" if isinstance(error, StreamClosed) else "failed")
         elif self._stopped:
-            # An interrupt, while somebody else closes: they have left the closing to us.
+            # Interrupted while the stream is being closed from elsewhere, which leaves the closing to us.
             await self._abandon("closed")
         return error
 
@@ -306,13 +306,13 @@ class Loop(StreamBase):
         return StreamClosed(f"the stream was closed by another {self._one}")
 
     async def _advance(self, *, opening: bool = False) -> bool:
-        """Obey the machine until there are events (True) or the stream has ended (False); `opening` stops at the first read."""
+        """Drive the machine until there are events (True) or the stream ends (False); `opening` stops at the first read."""
         machine = self._machine
         while True:
             try:
                 action: Action = machine.next(monotonic())
             except ResumableStreamError:
-                # What led to it comes first: a log that ends before the reason is no help.
+                # First show the notices that led to the error, since a log without the reason does not help.
                 self._notify()
                 raise
             self._begun = False
@@ -346,12 +346,12 @@ class Loop(StreamBase):
                         return False
             except BaseException:
                 if not self._begun:
-                    # An interrupt, or the caller's own (an observer, a callable `headers`), came before anything was done.
+                    # An interrupt, or the caller's code (an observer, a callable `headers`), raised before anything was done.
                     machine.put_back(action)
                 raise
 
     async def _read(self) -> bool:
-        """Read until there are events (True), or until the machine has something else to say (False)."""
+        """Read until there are events (True), or until the machine wants something else (False)."""
         machine, body = self._machine, self._body
         while True:
             failure = self._failure
@@ -366,7 +366,7 @@ class Loop(StreamBase):
                 if failure is None:
                     chunk = await body.read(timeout)
                 elif isinstance(failure, (StopIteration, StopAsyncIteration)):
-                    # Of the live read: the end of the body.
+                    # The live read reached the end of the body.
                     body.ended, chunk = True, None
                 else:
                     raise failure
@@ -380,7 +380,7 @@ class Loop(StreamBase):
                 self._failure = None
                 return False
             except BaseException as error:
-                # The iterator is dead, or the chunk was never entered: going on must be a reconnect.
+                # The iterator is dead, or the chunk was never entered, so continuing needs a reconnect.
                 machine.read_failed(error, monotonic(), inside=True)
                 self._failure = None
                 raise
@@ -404,7 +404,7 @@ class Loop(StreamBase):
             if seconds > 0:
                 await self._save_now()
             else:
-                # Before an answer that may be long in coming; another comes at once where the server does not wait.
+                # Save before an answer that may take long; if the server does not wait, the answer comes at once.
                 await self._save_if_due(before_read=True)
             await self._wait(seconds)
             self._check_closing()
@@ -428,7 +428,7 @@ class Loop(StreamBase):
         )
 
     async def _exchange(self, request: Any, built: Any) -> Body:
-        """Send a request: the body of its response, once the head is there."""
+        """Send a request, and return the body of its response once the head is there."""
         clock = built.extensions["timeout"]["read"]
         try:
             response = await self._send(built, **self._family.send_arguments(request, self._plan.call))
@@ -440,7 +440,7 @@ class Loop(StreamBase):
         machine, built = self._machine, self._build(action.request, action.timeout)
         self._begun = True
         if (left := self._body) is not None:
-            # An interrupt came before its head was judged.
+            # An interrupt came before the head was judged.
             self._body = None
             await self._close_body(left)
         try:
@@ -477,7 +477,7 @@ class Loop(StreamBase):
         machine.receive_answer(answer, monotonic())
 
     async def _read_whole(self, body: Body, limit: int, seconds: float | None) -> Answer:
-        """The body, up to a limit and within a time for all of it; what is beyond the limit is cut off."""
+        """Read the whole body, up to `limit` bytes and within `seconds`; anything beyond the limit is cut off."""
         parts: list[bytes] = []
         size = 0
         ends = None if seconds is None else monotonic() + seconds
@@ -530,7 +530,7 @@ class Loop(StreamBase):
             if event is None:
                 self._replay = None
                 return False
-            # Replayed events are behind the stored place already, so none of them is ever in hand.
+            # Replayed events are already before the stored position, so none of them is ever in hand.
             self._events = iter((event,))
             self._replayed += 1
         except BaseException:
@@ -572,7 +572,7 @@ class Loop(StreamBase):
         except StoreError as error:
             raise self._with_place(error) from error.__cause__
         except BaseException:
-            # An interrupt comes before or after the store's one write. Saved again, the events would stand there twice.
+            # An interrupt comes before or after the store's one write. If saved again, the events would be stored twice.
             if written or self._wrote(save):
                 self._saved(save)
             raise

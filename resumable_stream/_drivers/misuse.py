@@ -1,7 +1,7 @@
 """
-What is said to `async with` on a sync stream, `for` on an async one, and the like, in place of Python's bare `TypeError`.
+Clear errors for `async with` on a sync stream, `for` on an async one, and the like, in place of Python's bare `TypeError`.
 
-These methods exist for their message only, so type checkers do not see them: wrong code must not pass.
+These methods exist only for their messages, so they are hidden from type checkers: wrong code must not pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["AsyncOnly", "SyncOnly"]
 
 
 class SyncOnly:
-    """A base of what only sync code may use."""
+    """Base class for what only sync code may use."""
 
     __slots__ = ()
     _sync_use = "for … in stream"
@@ -27,14 +27,14 @@ class SyncOnly:
             raise _wrong(self, "async with", "`with … as stream`", self._async_twin)
 
         async def __aexit__(self, *exc: object) -> None:
-            """`async with` looks for it before it enters."""
+            """`async with` looks it up before it enters."""
 
         def __await__(self) -> NoReturn:
             raise _wrong(self, "await", "`with … as stream`", self._async_twin)
 
 
 class AsyncOnly:
-    """A base of what only async code may use."""
+    """Base class for what only async code may use."""
 
     __slots__ = ()
     _async_use = "async for … in stream"
@@ -49,7 +49,7 @@ class AsyncOnly:
             raise _wrong(self, "with", "`async with … as stream`", self._sync_twin)
 
         def __exit__(self, *exc: object) -> None:
-            """`with` looks for it before it enters."""
+            """`with` looks it up before it enters."""
 
         def __await__(self) -> NoReturn:
             raise _wrong(self, "await", "`async with … as stream`, which opens it", None)

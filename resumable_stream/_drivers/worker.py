@@ -1,8 +1,8 @@
 """
-Run a store's call in a worker thread and never leave it running behind.
+Run a store's call in a worker thread, and never leave it running in the background.
 
-A task of asyncio that is cancelled natively (`task.cancel()`) leaves `to_thread.run_sync` at once, shielded or not, while
-the thread goes on. Then nobody knows whether the save happened, and the next one runs beside it.
+An asyncio task that is cancelled natively (`task.cancel()`) leaves `to_thread.run_sync` at once, shielded or not, while
+the thread continues. Then nobody knows whether the save happened, and the next one runs at the same time.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """
-Under an SDK: transports for httpx and httpx2 whose streams survive the loss of their connection.
+For use below an SDK: transports for httpx and httpx2 whose streams survive the loss of their connection.
 
     from resumable_stream.transports.httpx import ResumableTransport      # or .httpx2
 
     client = httpx.Client(transport=ResumableTransport())
 
-The two modules are apart because the libraries are: each imports only its own.
+There are two modules so that each imports only its own library.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def stream_of(response: Any) -> ResumableStream | AsyncResumableStream | None:
 
     Args:
         response: The library's response, or an SDK's object that has it as `response` or `http_response`; litellm's wrapper of
-            such an object will do.
+            such an object is accepted too.
 
     Returns:
-        The stream, of an async client the async one, to look at: `.checkpoint`, `.token`, `.stats`, `.outcome`, `.protocol`,
-            and `cancel()`. The SDK reads it, so do not iterate it; of a sync client, look at it from the thread that reads.
-            `None`: the response was handed on as it came, being no stream.
+        The stream (for an async client, the async one), to inspect: `.checkpoint`, `.token`, `.stats`, `.outcome`, `.protocol`,
+            and `cancel()`. The SDK reads it, so do not iterate it; with a sync client, inspect it from the thread that reads.
+            `None`: the response is not a stream and was passed on unchanged.
 
     Raises:
-        TypeError: That is no response, and has none.
+        TypeError: The object is not a response, and has none.
     """
     inner = getattr(response, "completion_stream", None)
     for found in (each for outer in (response, inner) for each in (outer, *(getattr(outer, name, None) for name in _NAMES))):

@@ -45,7 +45,7 @@ class AsyncPort(SendingPort):
 
 
 class AsyncSplicedStream(Skimming, AsyncResumableStream):
-    """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
+    """The stream below a body. Inspect or `cancel()` it; the SDK reads it."""
 
 
 def _again(chunk: bytes) -> Callable[[], Awaitable[bytes]]:
@@ -113,7 +113,7 @@ class AsyncSplicingTransport(Splicing):
         raise self._wrong_client()
 
     if not TYPE_CHECKING:
-        # What a Client calls first, depending on how it is used.
+        # The methods that a Client calls first, depending on how it is used.
         def __enter__(self) -> NoReturn:
             raise self._wrong_client()
 
@@ -121,7 +121,7 @@ class AsyncSplicingTransport(Splicing):
             """Never entered."""
 
         def close(self) -> None:
-            """The client of the wrong kind is closed: what it was told before is what matters."""
+            """The client of the wrong kind is closed; it has already raised the error that matters."""
 
     async def aclose(self) -> None:
         await self._next.aclose()

@@ -1,8 +1,8 @@
 """
-What a driver below an SDK takes for its client.
+The object that a driver below an SDK uses as its client.
 
-It builds requests from the SDK's own and sends them through the next transport. The first response was there before the driver,
-so the first send hands that out.
+It builds requests from the SDK's own and sends them through the next transport. The first response arrived before the driver was
+made, so the first send returns that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Port", "Refresh", "SendingPort"]
 T = TypeVar("T")
 Refresh = Callable[[Any], Any]
 
-# A body of JSON beyond this is an upload, not a prompt that says `stream`. Images in prompts are below.
+# A larger JSON body is an upload, not a prompt with `stream`. Prompts with images are smaller.
 _JSON_BYTES: Final = 64 * 1024 * 1024
 # Made anew for each request.
 _LENGTHS: Final = ("content-length", "transfer-encoding")
@@ -38,10 +38,10 @@ class _Clocks(dict[str, Any]):
 
 class _Jar(CookieJar):
     """
-    The cookies that the answers of one stream set. Whom they are for is the jar's to say: domain, path, `Secure`.
+    The cookies set by the answers of one stream. The jar decides where they are sent: domain, path, `Secure`.
 
     Attributes:
-        gone: (path, name) of those that the server took back: the request may have had them from the start.
+        gone: (path, name) of cookies that the server deleted, since the request may have had them from the start.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class _Jar(CookieJar):
 
 class Port:
     """
-    What a driver needs of a client, for one request of the SDK's.
+    What a driver needs from a client, for one request of the SDK.
 
     Attributes:
-        request: The SDK's.
-        headers, params: Of a client; nothing, since the request has them all.
-        first: The response that is there already, until the driver takes it.
-        transport: The next one.
+        request: The SDK's request.
+        headers, params: A client's defaults; empty, since the request has them all.
+        first: The response that has already arrived, until the driver takes it.
+        transport: The next transport.
     """
 
     def __init__(self, library: ModuleType, request: Any, transport: Any = None, refresh: Refresh | None = None) -> None:
@@ -86,12 +86,12 @@ class Port:
 
     @cached_property
     def content(self) -> bytes | None:
-        """The body, or `None` when it is sent from an iterator, which can be done only once."""
+        """The body, or `None` if it is sent from an iterator, which is possible only once."""
         request = self.request
         try:
             content: bytes = request.content
         except self._library.RequestNotRead:
-            # Behind a redirect the client knows the body only as a stream, though it may be one of bytes.
+            # After a redirect the client knows the body only as a stream, although it may be a stream of bytes.
             return b"".join(request.stream) if isinstance(request.stream, self._library.ByteStream) else None
         return content
 
@@ -102,14 +102,14 @@ class Port:
         try:
             return json.loads(self.content)
         except (ValueError, RecursionError):
-            # No business of ours: the server judges it.
+            # Not valid JSON, which is for the server to judge.
             return None
 
     def state(self) -> StreamState:
         return StreamState(self.request.method.upper(), str(self.request.url), self._json)
 
     def call(self) -> Call:
-        """What every request of the stream has of it."""
+        """What every request of the stream takes from the SDK's request."""
         request = self.request
         headers = self._library.Headers(request.headers)
         for name in _LENGTHS:
@@ -129,20 +129,20 @@ class Port:
     def build_request(self, method: str, url: Any, *, headers: Any, timeout: Any, extensions: Any = None, **wanted: Any) -> Any:
         extensions = {**(extensions or {}), "timeout": timeout.as_dict()}
         if wanted.get("params") == self._library.URL(url).params:
-            # The same query, which would only be written in another way.
+            # The same query, which would only be written differently.
             del wanted["params"]
         return self._library.Request(method, url, headers=headers, extensions=extensions, **wanted)
 
     def is_bare(self, options: Mapping[str, Any]) -> bool:
-        """`auth=None` goes with a request to another origin: nothing of the caller's belongs there, and no cookie of here."""
+        """Whether a request goes to another origin (`auth=None`), which must get nothing of the caller's and no cookies."""
         return options.get("auth", _CALLERS) is None
 
     def add_cookies(self, request: Any, options: Mapping[str, Any]) -> None:
         """
-        Put the cookies in that the answers so far have set, over those that the SDK's client had.
+        Add the cookies that the answers so far have set, replacing those of the SDK's client.
 
         The client's jar is above the transport, and sees the first answer only when it is read. A load balancer in front of a
-        server with sessions finds the back end again by such a cookie.
+        server with sessions uses such a cookie to find the same back end again.
         """
         if self.is_bare(options) or not (self._jar or self._jar.gone):
             return
@@ -160,24 +160,24 @@ class Port:
             request.headers.pop("Cookie", None)
 
     def keep_cookies(self, response: Any, options: Mapping[str, Any]) -> None:
-        """Of an answer, unless it is another origin's."""
+        """Keep an answer's cookies, unless it comes from another origin."""
         if "set-cookie" in response.headers and not self.is_bare(options):
             self._cookies.extract_cookies(response)
 
     def take_first(self, wanted: Any) -> Any:
-        """The first response, read under the clocks of the request that the driver would have sent for it."""
+        """The first response, read with the timeouts of the request that the driver would have sent for it."""
         response, self.first = self.first, None
         self.keep_cookies(response, {})
         extensions = response.request.extensions
         given = extensions.get("timeout")
         self._clocks = _Clocks(given or {}, read=wanted.extensions["timeout"]["read"])
-        # The same request may be under way twice.
+        # The same request may be in use twice.
         self._clocks.given = given.given if isinstance(given, _Clocks) else given
         extensions["timeout"] = self._clocks
         return response
 
     def restore(self) -> None:
-        """The stream is over: the SDK's request is as it was."""
+        """The stream is over: restore the SDK's request."""
         extensions = self.request.extensions
         if self._clocks is None or extensions.get("timeout") is not self._clocks:
             return
@@ -204,15 +204,15 @@ class SendingPort(Port):
         self.keep_cookies(response, options)
         return response
 
-    # --- the primitives; those of a sync transport block, and none suspends
+    # --- the primitives; those of a sync transport block and never suspend
 
     @abstractmethod
     async def handle(self, request: Any) -> Any:
-        """Send it through the next transport."""
+        """Send a request through the next transport."""
 
     @abstractmethod
     async def refreshed(self, request: Any) -> Any:
-        """What `refresh` makes of it."""
+        """The request that `refresh` returns for this one."""
 
     @abstractmethod
     async def ask_store(self, function: Callable[[], T]) -> T:

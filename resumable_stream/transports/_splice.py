@@ -1,13 +1,13 @@
 """
-What the transports of both HTTP libraries share, sync and async: which answers are spliced, and what of.
+What the transports of both HTTP libraries share, sync and async: which answers are spliced, and how.
 
     SDK ──request──► ResumableTransport ──request──► the next transport
                            │ ◄── response ──────────┘
-                           ├── no stream, an error: handed on as it is
+                           ├── not a stream, or an error: passed on unchanged
                            └── a stream: a driver reads it and reconnects through the next transport;
                                the SDK reads the bytes of the driver's events
 
-What may wait is written once here, as coroutines over the primitives of a `Port`; see `_drivers/loop.py`.
+Everything that may wait is written once here, as coroutines over the primitives of a `Port`; see `_drivers/loop.py`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ __all__ = ["EXTENSION", "Splicer", "Splicing"]
 EXTENSION: Final = "resumable_stream"
 """Where `response.extensions` has the stream below the body."""
 
-# Which answers are looked at at all. Others (a JSON document, a page, a file) are spliced only if a protocol is named for them.
+# Content types that detection considers. Others (a JSON document, a page, a file) are spliced only if a protocol is named.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", *NDJSON_TYPES})
-# A page, or what has no type: a stream only where the request asks for one.
+# A page, or no content type: a stream only if the request asks for one.
 _OTHERS: Final = frozenset({"text/html", ""})
 
 Protocols = Sequence[ResumeProtocol] | Callable[[Any], ResumeProtocol | None] | None
@@ -56,7 +56,7 @@ Protocols = Sequence[ResumeProtocol] | Callable[[Any], ResumeProtocol | None] | 
 
 class Splicer:
     """
-    The options of a transport, checked, and what is decided with them.
+    A transport's validated options, and the decisions made with them.
 
     Args:
         library: `httpx` or `httpx2`.
@@ -102,7 +102,7 @@ class Splicer:
     def check(self, request: Any) -> None:
         """
         Raises:
-            TypeError: The client is of the other library.
+            TypeError: The client belongs to the other library.
         """
         if not isinstance(request, self.library.Request):
             ours, theirs = self.library.__name__, type(request).__module__.partition(".")[0]
@@ -112,10 +112,10 @@ class Splicer:
 
     def prepare(self, request: Any) -> tuple[Any, Start | None]:
         """
-        The request to send: the SDK's, one that asks for a background response in its place, or one with a key.
+        The request to send: the SDK's own, one that asks for a background response instead, or one with a key.
 
         Returns:
-            The request; and, if its answer may get lost and be asked for again, who knows when.
+            The request; and, if it may be sent again when its answer is lost, the `Start` that decides when.
         """
         if (joins := self._joined(request)) is None:
             return self._upgraded(request), None
@@ -124,7 +124,7 @@ class Splicer:
         return joins, Start(settings, label=label, observer=self._options.observer)
 
     def _joined(self, request: Any) -> Any | None:
-        """The request with a key, where a named protocol knows it and its server joins one that comes again."""
+        """The request with a key, if a named protocol recognises it and its server joins repeated requests."""
         if self._protocols is None or request.method != "POST":
             return None
         port = Port(self.library, request)
@@ -156,7 +156,7 @@ class Splicer:
     # --- the response
 
     def choose(self, port: Port, response: Any) -> ResumeProtocol | None:
-        """The protocol of a stream that is to be spliced; `None`: hand it on as it is."""
+        """The protocol of a stream to splice; `None`: pass the response on unchanged."""
         if response.status_code not in STREAMS or port.request.method == "HEAD":
             return None
         head = Family(self.library).head(response)
@@ -166,10 +166,10 @@ class Splicer:
         state = port.state()
         found = self._named(port.request, state, head)
         if found is None:
-            # A download is not ours, nor is a page; but where a stream was asked for, half of one must not pass as a file.
+            # Downloads and pages are passed on; but if a stream was requested, a part of one must not pass as a file.
             found = detect(state, head) if kind in _STREAM_TYPES else claimed(state, head)
             if self._upgrade is not None and type(found) is OpenAIResponses:
-                # The same, and it knows that an upgrade was wanted: for what it says of a request that got none.
+                # The same protocol, which knows that an upgrade was wanted, for its messages about requests that got none.
                 found = self._upgrade
         if found is None:
             return None
@@ -177,7 +177,7 @@ class Splicer:
         if other and not found.claims(state, head):
             return None
         verdict = found.on_status(head.status, head.headers, b"", state)
-        # A document in place of a stream has its place in its head, so it stays with it.
+        # A document that is read instead of a stream has its position in its head, so the two stay together.
         return found if verdict is None or (isinstance(verdict, Consume) and not verdict.whole) else None
 
     def _named(self, request: Any, state: StreamState, head: Head) -> ResumeProtocol | None:
@@ -189,7 +189,7 @@ class Splicer:
         return next((each for each in self._protocols if _fits(each, state, head)), None)
 
     def named(self, checkpoint: Checkpoint, request: Any) -> ResumeProtocol | None:
-        """The protocol of a stored place, with the options that were given here."""
+        """The protocol of a stored checkpoint, with the options given here."""
         if callable(self._protocols):
             return self._protocols(request)
         given = self._protocols or ()
@@ -221,7 +221,7 @@ class Splicer:
             saving=store is not None,
             keep_events=store is not None and bool(store.keep_events),
             save_interval=store.save_interval if store is not None else 1.0,
-            # Only what keeps its events answers the next request with them.
+            # Only a store that keeps events can answer the next request from them.
             way_out=way_out(key, self._on_lost) if store is not None and store.keep_events else "",
             longest_read=float(read) if read else None,
             verbatim=True,
@@ -249,7 +249,7 @@ class Splicer:
         )
 
     def stored(self, key: str) -> Checkpoint | None:
-        """The place of an answer that can be had from the store. The key stays with whoever writes it."""
+        """The checkpoint of an answer that the store can deliver. This does not take over the key from its writer."""
         if not self.store.keep_events:
             return None
         load = getattr(self.store, "load", None)
@@ -258,11 +258,11 @@ class Splicer:
 
     def is_place_of(self, key: str, checkpoint: Checkpoint, request: Any) -> bool:
         """
-        Is the answer under this key that of the request?
+        Whether the answer under this key belongs to the request.
 
         Raises:
-            StoreError: It is that of the same URL with another body or query: another question under an old key.
-                A request elsewhere need not be a stream, so it is judged when its answer is there.
+            StoreError: It belongs to the same URL with another body or query: another question under an old key.
+                A request to another URL need not be a stream, so it is judged once its answer is there.
         """
         if (checkpoint.method, public_url(checkpoint.url)) != (request.method, public_url(str(request.url))):
             return False
@@ -276,15 +276,15 @@ class Splicer:
         return request_digest(request.method, str(request.url), body_of_request(request), key=key)
 
     def answers(self, stream: Any) -> bool:
-        """Is what the store has the answer? Half of what cannot be continued is: then it raises, or is asked for anew."""
+        """Whether the store answers the request. A partial answer that cannot be continued does only with `on_lost="raise"`."""
         return stream.goes_on or self._on_lost == "raise"
 
     def take_over(self, key: str, request: Any) -> Any:
         """
-        The right to write under a key, now that there is a stream to be kept.
+        Take the right to write under a key, now that there is a stream to keep.
 
         Raises:
-            StoreError: The key is another request's.
+            StoreError: The key belongs to another request.
         """
         checkpoint, fence = self.store.open(key)
         if checkpoint is None:
@@ -292,7 +292,7 @@ class Splicer:
         self._check(key, checkpoint, request)
         if not self.store.keep_events:
             return fence
-        # The half that is replaced.
+        # The partial answer that is replaced.
         self.store.delete(key)
         return self.store.open(key)[1]
 
@@ -301,7 +301,7 @@ class Splicer:
         The response that the SDK gets.
 
         Args:
-            first: The one that came; `None` for a stream that is read from the store.
+            first: The response that came; `None` for a stream that is read from the store.
         """
         make = self.library.Response
         if first is None:
@@ -332,11 +332,11 @@ def _checked(protocols: Iterable[Any]) -> Iterable[ResumeProtocol]:
 
 class Splicing:
     """
-    What the transports share. For what the constructor takes see `resumable_stream.transports.httpx.ResumableTransport`.
+    What the transports share. For the constructor's arguments see `resumable_stream.transports.httpx.ResumableTransport`.
 
     Attributes:
-        _default, _base: Names in the library: of the transport that is taken for none, and of what all of them are.
-        _for, _instead: What is said to a client of the wrong kind.
+        _default, _base: Names in the library of the default transport and of the transports' base class.
+        _for, _instead: Parts of the error for a client of the wrong kind.
     """
 
     _library: ClassVar[ModuleType]
@@ -408,7 +408,7 @@ class Splicing:
                     stream.adopt(fence, iter(await port.ask_store(partial(splicer.store.replay, key))))
                     return await self._response(None, stream, port)
         response = await (port.handle(request) if start is None else self._start(port, request, start))
-        # As the client does when it has it.
+        # As the client does with the response.
         response.request = request
         try:
             protocol = splicer.choose(port, response)
@@ -429,7 +429,7 @@ class Splicing:
         again = False
         while True:
             try:
-                # With fresh credentials, as before each reconnect.
+                # Use new credentials, as before each reconnect.
                 response = await (port.exchange(request, {}) if again else port.handle(request))
                 wait = start.wait_for(response)
                 if wait is None:

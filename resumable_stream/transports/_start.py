@@ -1,9 +1,9 @@
 """
-The start of a stream whose server joins a request that comes again to what the first one started.
+The start of a stream whose server joins a repeated request to the stream that the first one started.
 
-Before a stream has begun nothing is tried again below an SDK: a second POST would be a second, paid answer. Here it is not one,
-since both carry the same `Idempotency-Key`. The SDK's own retry would carry another, or none, so once an answer got lost the
-request is sent again here until there is one, under the retry policy.
+Before a stream has begun, requests below an SDK are usually not retried, since a second POST would be billed as a second answer.
+Here it is not one, because both carry the same `Idempotency-Key`. The SDK's own retry would carry another key or none. So once an
+answer is lost, the request is sent again here until there is one, under the retry policy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEY: Final = "Idempotency-Key"
 
 
 def with_key(library: Any, request: Any, content: bytes, headers: Mapping[str, str]) -> Any:
-    """The SDK's request with a random key and some headers; what the SDK says itself stays."""
+    """The SDK's request with a random key and some headers; the SDK's own values stay."""
     ours = request.headers.copy()
     for name, value in {_KEY: secrets.token_hex(16), **headers}.items():
         ours.setdefault(name, value)
@@ -35,12 +35,12 @@ def with_key(library: Any, request: Any, content: bytes, headers: Mapping[str, s
 
 class Start:
     """
-    Says after each try to start a stream whether it is sent again, and when.
+    Decides after each attempt to start a stream whether the request is sent again, and when.
 
     Args:
         settings: The retry policy, and the deadline.
-        label: Of the request, for notices.
-        observer: Told of each retry.
+        label: The request's label, for notices.
+        observer: Called with a notice of each retry.
     """
 
     def __init__(self, settings: Settings, *, label: str, observer: Callable[[Notice], object] | None) -> None:
@@ -52,17 +52,17 @@ class Start:
         self._lost = False
 
     def wait_after(self, failure: BaseException) -> float | None:
-        """Seconds until the request is sent once more after it brought no answer; `None`: it is not."""
+        """Seconds until the request is sent again after it brought no answer; `None`: it is not sent again."""
         if not isinstance(failure, network_errors()) or type(failure).__name__ in ("UnsupportedProtocol", "LocalProtocolError"):
             return None
         if classify(failure) == "unsent" and not self._lost:
-            # Nobody has it, so it is the SDK's to try again.
+            # The server does not have the request, so the SDK decides about a retry.
             return None
         self._lost = True
         return self._wait(type(failure).__name__, failure)
 
     def wait_for(self, response: Any) -> float | None:
-        """The same after an answer. Nothing got lost with the first one, so it is the SDK's."""
+        """The same after an answer. If it is the first one, nothing was lost, so the SDK decides."""
         if not self._lost or response.status_code not in self._settings.statuses:
             return None
         headers = {name.lower(): value for name, value in response.headers.items()}

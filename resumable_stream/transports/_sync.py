@@ -22,7 +22,7 @@ from ._wire import Skimming, Spliced
 __all__ = ["SplicedBody", "SplicingTransport"]
 
 T = TypeVar("T")
-# Seconds between two places that another thread is shown: making one takes 50 µs.
+# Seconds between two positions that another thread is shown; making one takes 50 µs.
 _GLIMPSES = 0.05
 
 
@@ -41,14 +41,14 @@ class SyncPort(SendingPort):
         return function()
 
     async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251 - it is no event loop that waits
+        time.sleep(seconds)  # noqa: ASYNC251 - no event loop is running here
 
     async def close(self, response: Any) -> None:
         response.close()
 
 
 class SplicedStream(Skimming, ResumableStream):
-    """The stream below a body. Look at it, or `cancel()` it; what reads it is the SDK."""
+    """The stream below a body. Inspect or `cancel()` it; the SDK reads it."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -59,7 +59,7 @@ class SplicedStream(Skimming, ResumableStream):
     @property
     def checkpoint(self) -> Checkpoint:
         if self._glimpse is not None and self._reader != get_ident():
-            # Another thread looks. From now on the reader leaves a glimpse of its place behind, now and then.
+            # Another thread is inspecting the stream. From now on the reader publishes its position from time to time.
             self._watched = True
             return self._final or self._glimpse
         return super().checkpoint
@@ -132,7 +132,7 @@ class SplicingTransport(Splicing):
         raise self._wrong_client()
 
     if not TYPE_CHECKING:
-        # What an AsyncClient calls first, depending on how it is used.
+        # The methods that an AsyncClient calls first, depending on how it is used.
         async def __aenter__(self) -> NoReturn:
             raise self._wrong_client()
 
@@ -140,7 +140,7 @@ class SplicingTransport(Splicing):
             """Never entered."""
 
         async def aclose(self) -> None:
-            """The client of the wrong kind is closed: what it was told before is what matters."""
+            """The client of the wrong kind is closed; it has already raised the error that matters."""
 
     def close(self) -> None:
         self._next.close()

@@ -1,8 +1,8 @@
 """
-A stream whose reader hands its bytes on: whole events as they came, across connections, each with the place after it.
+A stream whose reader passes its bytes on: whole events as they came, across connections, each with the position after it.
 
-A relay reads an upstream that can resume in this way. It has no SDK above it that sends requests, so there is no transport: it
-brings a client, and the answer to the request that it has sent already is what this client answers first.
+A relay uses this to read an upstream that can be resumed. No SDK above it sends requests, so there is no transport. The relay
+supplies a client, which first returns the answer to the request that the relay has already sent.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _REPEATS_BODY: Final = ("all", "body")
 
 def resumable(request: StreamState, head: Head) -> ResumeProtocol | None:
     """
-    The protocol of an answer whose rest can be asked for, as far as its request and its head say.
+    The protocol of an answer whose rest can be requested, as far as its request and its head show.
 
     Returns:
-        `None`: it is no stream, or one that nobody can resume.
+        `None`: it is not a stream, or one that cannot be resumed.
     """
     protocol = detect(request, head)
     if protocol is None or protocol.framing == "raw" or not protocol.promises.resumable:
         return None
     body = request.json if isinstance(request.json, dict) else {}
     stored = body.get("store") is not False
-    # Whether these are kept is the request's choice, and the head says nothing of it.
+    # The request decides whether these are kept, and the head does not show it.
     if isinstance(protocol, OpenAIResponses):
         return protocol if stored and body.get("background") is True else None
     if isinstance(protocol, GeminiInteractions):
@@ -51,7 +51,7 @@ def resumable(request: StreamState, head: Head) -> ResumeProtocol | None:
     state.head = head
     protocol.identify(state, head)
     if protocol.why_not(state) and not (protocol.identifies_by_event and state.stream_id is None and state.location is None):
-        # An id that the first event brings could still change it.
+        # An id in the first event could still change that.
         state.cursor = state.cursor or "0"
         return protocol if protocol.resume_request(state) is not None else None
     return protocol
@@ -64,14 +64,14 @@ class VerbatimStream(AsyncResumableStream):
 
     async def next_blocks(self) -> list[bytes] | None:
         """
-        Read on. What is returned is taken, and `place` is after it until the next call returns.
+        Read on. The returned events count as taken, and `place` is after them until the next call returns.
 
         Returns:
-            Whole events, as they came, with the comments in front of them; `None`: the stream has ended, see `outcome`.
+            Whole events, as they came, with the comments before them; `None`: the stream has ended, see `outcome`.
 
         Raises:
-            StreamReset, ReplayDiverged: Bytes cannot say what happened.
-            ResumableStreamError: It ended without an honest end.
+            StreamReset, ReplayDiverged: Bytes cannot express what happened.
+            ResumableStreamError: The stream stopped without an honest end.
         """
         async for events in self.iter_batches():
             blocks = self._blocks_of(events)
@@ -81,13 +81,13 @@ class VerbatimStream(AsyncResumableStream):
 
     @property
     def place(self) -> Checkpoint | None:
-        """Where another process could go on with nothing but credentials; `None`: nowhere."""
+        """The checkpoint from which another process could continue with credentials alone; `None` if there is none."""
         machine = self._machine
         if machine.outcome is None:
             try:
                 rest = machine.requests.rest()
             except ResumableStreamError:
-                # A URL of the server's that is refused when it is needed.
+                # The server named a URL that would be refused when needed.
                 return None
             safe = machine.state.safe
             if rest is None or (rest.repeat in _REPEATS_BODY and not safe):
@@ -107,7 +107,7 @@ class VerbatimStream(AsyncResumableStream):
             if wire is None:
                 wire = encoded(event, protocol.framing)
             elif not isinstance(wire, bytes):
-                # A later part of a batch: its bytes went out with the first.
+                # A later part of a batch, whose bytes were sent with the first part.
                 if wire is not self._block:
                     raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
                 continue
@@ -134,21 +134,21 @@ def read_verbatim(
     limits: Limits | None = None,
 ) -> VerbatimStream:
     """
-    A stream that is read for its bytes; nothing is sent before it is opened.
+    Make a stream that is read for its bytes; nothing is sent before it is opened.
 
-    The first request is never sent again, whatever it carries: it may have been paid for.
+    The first request is never sent again, whatever it carries, since it may have been billed.
 
     Args:
-        client: An `AsyncClient`. Its parameters go with every request, and into no checkpoint.
-        method, url: Of the first request; with a checkpoint, those that it names.
+        client: An `AsyncClient`. Its parameters are sent with every request, and never stored in a checkpoint.
+        method, url: Method and URL of the first request; with a checkpoint, those that it names.
         protocol: How to resume; with a checkpoint, the one that it names.
-        checkpoint: Continue there, as another process.
+        checkpoint: Where to continue, as another process.
         json, content: The body of the first request, for a protocol that sends it again to resume.
-        headers: Of every request; pairs of texts, or of bytes, which need not be ASCII.
+        headers: Headers of every request; pairs of texts, or of bytes, which need not be ASCII.
         timeouts, retry, limits: As for `connect()`.
 
     Raises:
-        ValueError: The protocol of the checkpoint is none of this package, or has options.
+        ValueError: The checkpoint's protocol does not belong to this package, or has options.
     """
     options = Options(retry=retry, timeouts=timeouts, limits=limits)
     elsewhere = checkpoint is not None

@@ -1,7 +1,7 @@
 """
 What an SDK reads: the bytes of a stream's events, and the stream below them.
 
-Most events go out unread (see `_core/skimming.py`); who asks for the place, or for the numbers, has them read first.
+Most events are passed on unread (see `_core/skimming.py`). They are read first when the position or the numbers are requested.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["Skimming", "Spliced", "Wire"]
 
 class Skimming(Loop):
     """
-    What the streams below a body share: events that went out unread are read when the place is asked for.
+    What the streams below a body share: events that were passed on unread are read when the position is requested.
 
     Attributes:
-        skim: Tells an event that need not be read; see `Skimmer.skim()`. `None`: each has to be.
+        skim: Recognises events that need not be read; see `Skimmer.skim()`. `None`: every event must be read.
     """
 
     _watched = False
@@ -45,10 +45,10 @@ class Skimming(Loop):
 
     def come_back(self, read: Any) -> None:
         """
-        The reader is back for more, so it is done with what it was given.
+        The reader asks for more, so it is done with what it was given.
 
         Args:
-            read: In place of the live reads: one whose chunk has to be read as any other.
+            read: Replaces the live reads with one whose chunk has to be read like any other.
         """
         if self._read_elsewhere():
             raise self._second_reader(self._one)
@@ -57,7 +57,7 @@ class Skimming(Loop):
             self._live = read
 
     def gather(self, event: Any, read: Any, live: Any) -> list[Any]:
-        """The event, and what came with it. All of it is in hand until the reader comes back, to the live reads from `live`."""
+        """The event and those that came with it, all in hand until the reader asks for more; then live reads come from `live`."""
         found = [event]
         if read is not None and self._live is read:
             self._live = live
@@ -68,10 +68,10 @@ class Skimming(Loop):
         return found
 
     def _show_place(self) -> None:
-        """To whoever looks from elsewhere."""
+        """Show the position to other threads."""
 
     async def done(self) -> None:
-        """The SDK is done with it; what it was given is taken."""
+        """The SDK is done with the stream, so everything it was given is taken."""
         if not self._read_elsewhere():
             self._busy = 0
             self._settle()
@@ -81,7 +81,7 @@ class Skimming(Loop):
         self._settle()
         await super()._leave(state)
 
-    # --- what went out unread
+    # --- events that were passed on unread
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -102,7 +102,7 @@ class Skimming(Loop):
                 self.skim = None
             self._machine.settle(leaving=leaving)
         finally:
-            # Also when an interrupt came out: what was entered was handed out.
+            # Even after an interrupt, since everything that was entered was handed out.
             if (items := self._machine.latest) is not before:
                 # The last one is in hand, unless the reader has come back for more.
                 self._batch, self._events, self._upto = items, NOTHING, len(items)
@@ -112,13 +112,13 @@ class Skimming(Loop):
         return self._machine.take_carried()
 
     def take_back(self, chunk: bytes) -> None:
-        """An interrupt came before it was handed out."""
+        """An interrupt came before the chunk was handed out."""
         self._machine.take_back(chunk)
 
     def _look_for_calm(self) -> None:
-        """After an event was read: may the next ones go unread?"""
+        """After an event was read, check whether the next ones may go unread."""
         self.skim = None
-        # With a store a save may be due before any event, and what is kept has to be read.
+        # With a store, a save may be due before any event, and stored events have to be read.
         if (
             self._live is not None
             and self._store is None
@@ -130,7 +130,7 @@ class Skimming(Loop):
 
 class Wire:
     """
-    The bytes of events, for a reader that knows nothing of them.
+    The bytes of events, for a reader that does not know about events.
 
     Args:
         library, request: For the errors.
@@ -144,10 +144,10 @@ class Wire:
 
     def of(self, events: Iterable[Any]) -> bytes:
         """
-        Whole events, as they came; those that never were on a wire, as they would have been.
+        Whole events, as they came; events that were never on a wire, as they would have been sent.
 
         Raises:
-            StreamReset, ReplayDiverged: Bytes cannot say it.
+            StreamReset, ReplayDiverged: Bytes cannot express what happened.
         """
         protocol = self._stream.protocol
         parts = [self._stream.take_carried()]
@@ -159,7 +159,7 @@ class Wire:
             if wire is None:
                 wire = encoded(event, protocol.framing)
             elif not isinstance(wire, bytes):
-                # A later part of a batch: its bytes went out with the first.
+                # A later part of a batch, whose bytes were sent with the first part.
                 if wire is not self._batch:
                     raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
                 continue
@@ -168,7 +168,7 @@ class Wire:
         return b"".join(parts)
 
     def error(self, error: ResumableStreamError) -> Any:
-        """As the SDK above handles errors: also one of its HTTP library's."""
+        """The error in a form that the SDK handles: also one of its HTTP library's errors."""
         return twin(self._stream._with_place(error), self._library, self._request)
 
 

@@ -28,34 +28,34 @@ class ResumableTransport(SplicingTransport, httpx.BaseTransport):
         client = httpx.Client(transport=ResumableTransport())
 
     Streams (`text/event-stream`, JSON lines) are spliced: whole events only, their bytes as they came, across reconnects.
-    Everything else passes through untouched, and so does any response that is an error; before a stream has begun nothing
-    is tried again here, that is the SDK's. (But for a named protocol whose server joins a repeated start, as `Relayed` does.)
+    Everything else passes through unchanged, and so does any error response. Before a stream has begun nothing is retried
+    here; that is left to the SDK. (The exception is a named protocol whose server joins a repeated start, such as `Relayed`.)
 
-    A cut that cannot be resumed raises what httpx raises there, also after a clean close without the protocol's end.
-    The exception is ours too: `resumable_stream.error_of()` finds it behind the SDK's, with its checkpoint.
+    A cut that cannot be resumed raises what httpx raises there, even after a clean close without the protocol's end.
+    The exception is also ours: `resumable_stream.error_of()` finds it in the SDK's error, with its checkpoint.
 
     Args:
-        next_transport: What sends the requests. Default: `httpx.HTTPTransport()`. A client that is given a transport makes
-            none of its own, so its proxies, certificates and limits are those of this one.
+        next_transport: The transport that sends the requests. Default: `httpx.HTTPTransport()`. A client with a given transport
+            does not make its own, so set proxies, certificates and limits on this one.
         protocols: Instances from `resumable_stream.protocols`, asked before the detection; or a callable of the request that
-            names one, or `None` for the detection.
+            returns one, or `None` for the detection.
         retry: When to reconnect, and when to give up. Default: `RetryPolicy()`.
-        timeouts: Clocks in seconds. Default: `Timeouts()`. The SDK's own read and connect timeouts apply where they are shorter.
-        limits: What a stream may hold; a body holds as much again.
-        refresh: Called with each request before it is sent to reconnect, for a fresh token; returns the request to send.
-            Auth of the client is applied above a transport, so without this the first request's headers are sent again.
-        store: Where streams are kept; goes with `key`. If it keeps events, a request whose key is known is answered from it,
+        timeouts: Clocks in seconds. Default: `Timeouts()`. The SDK's own read and connect timeouts apply if they are shorter.
+        limits: How much a stream may hold; a body holds as much again.
+        refresh: Called with each reconnect request before it is sent, for a fresh token; returns the request to send.
+            The client applies its auth above the transport, so without this the first request's headers are sent again.
+        store: Where streams are kept; used with `key`. If it keeps events, a request whose key is known is answered from it,
             and continued. Default: nothing is kept.
         key: A callable of the request that names its stream in the store, such as `resumable_stream.request_key`; `None` from it:
-            not kept. The answer to another request (method, URL, body) under that name is a `StoreError`.
-        observer: Called with a small frozen notice at each reconnect, gap, duplicate; inline, so be quick.
+            not kept. If the name already holds the answer to another request (method, URL, body), that is a `StoreError`.
+        observer: Called with a small frozen notice of each reconnect, gap and duplicate. The call is inline, so keep it short.
         upgrade_background: Turn a streaming call of OpenAI's Responses API into a background one, which can be resumed. OpenAI
-            keeps such a response; a call with `store: false` is left alone.
-        on_lost: Half an answer in the store that cannot be continued: `"raise"` hands the half on, and then raises; `"restart"`
-            sends the request, which may be paid again, and replaces the half.
+            stores such a response; a call with `store: false` is not changed.
+        on_lost: What to do with a partial answer in the store that cannot be continued. `"raise"` delivers it and then raises;
+            `"restart"` sends the request again, which may be billed again, and replaces the partial answer.
 
     Raises:
-        TypeError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument has the wrong type or form; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx
@@ -69,7 +69,7 @@ class AsyncResumableTransport(AsyncSplicingTransport, httpx.AsyncBaseTransport):
         client = httpx.AsyncClient(transport=AsyncResumableTransport())
 
     Raises:
-        TypeError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument has the wrong type or form; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx

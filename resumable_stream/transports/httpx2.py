@@ -32,12 +32,12 @@ class _AsyncBody(AsyncSplicedBody, httpx2.AsyncByteStream):
 
 class ResumableTransport(SplicingTransport, httpx2.BaseTransport):
     """
-    The transport for an `httpx2.Client`; all as for `resumable_stream.transports.httpx.ResumableTransport`.
+    The transport for an `httpx2.Client`. Everything else is as in `resumable_stream.transports.httpx.ResumableTransport`.
 
         client = httpx2.Client(transport=ResumableTransport())
 
     Raises:
-        TypeError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument has the wrong type or form; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx2
@@ -51,7 +51,7 @@ class AsyncResumableTransport(AsyncSplicingTransport, httpx2.AsyncBaseTransport)
         client = httpx2.AsyncClient(transport=AsyncResumableTransport())
 
     Raises:
-        TypeError: An argument is not what it should be; the message says what to pass.
+        TypeError: An argument has the wrong type or form; the message says what to pass.
     """
 
     _library: ClassVar[ModuleType] = httpx2
