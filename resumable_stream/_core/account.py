@@ -33,11 +33,11 @@ class Account:
         self.connections = 0
         self._events = 0
         self._answers = 0
-        """Connections of those that were the next one as a matter of routine."""
+        """Connections that followed as routine, and so are not reconnects."""
         self._offline_since: float | None = None
         self._offline = 0.0
         self._parting: note.Disconnected | None = None
-        """The notice of the latest loss, until it is known what follows."""
+        """The notice of the latest loss, held until it is known what follows."""
 
     @property
     def offline(self) -> bool:

@@ -36,7 +36,7 @@ class Clocks:
         self.nearest: float | None = None
         self._stall: float | None = None
         self.waiting_for_first = True
-        """No event was delivered yet."""
+        """No event has been delivered yet."""
         self.steady = False
         """Events come with every read: `nearest` is how long the next one may take."""
 

@@ -73,7 +73,7 @@ class Ending:
         self._ledger: Ledger | None = None
         self._settlements: Timeline[Outcome | None] = Timeline(settings.limits.window)
         self._claimed: Outcome | None = None
-        """What the events say since `settled` was disproved, which proves nothing alone."""
+        """The outcome that events have claimed since `settled` was disproved, which alone proves nothing."""
         self._asked_empty = False
         self._quick_answers = 0
         self._empty_pages = 0

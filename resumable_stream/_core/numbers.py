@@ -31,7 +31,7 @@ class HoleFound:
 
 Standing: TypeAlias = Literal["next", "passed", "ahead"]
 """
-Where a promised number stands.
+How a promised number relates to the expected one.
 
 - `next`: nothing is missing before it;
 - `passed`: it is not higher than the last one;
@@ -73,7 +73,7 @@ class Numbers(Part):
         self.gaps = 0
         self.pending: Gap | None = None
         self._asked: tuple[int | None, int] | None = None
-        """The hole that the server was asked for: the number expected, and the offset."""
+        """The gap that was requested from the server: the expected number, and the offset."""
         self.restart(protocol)
 
     def restart(self, protocol: ResumeProtocol) -> None:

@@ -18,7 +18,7 @@ class Part:
 
     __slots__: ClassVar[tuple[str, ...]] = ()
     _values: ClassVar[Any]
-    """Takes the part, and gives the values of all its slots."""
+    """Takes the part, and returns the values of all its slots."""
 
     def __init_subclass__(cls) -> None:
         # One C call reads all slots, since this runs for every batch in the careful lane.

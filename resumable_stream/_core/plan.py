@@ -54,11 +54,11 @@ __all__ = [
 
 Purpose: TypeAlias = Literal["status", "verify", "alive", "last", "snapshot", "backfill"]
 """
-What a request beside the stream is for.
+What a side request is for.
 
-- `"status"`: none of its own; the explanation that an error status carries.
-- `"verify"`: is what came all there is? `"alive"`: does the run go on, although it is silent?
-- `"last"`: how does the run stand, before the stream is given up?
+- `"status"`: not a request of its own, but the body of an error status, which explains it.
+- `"verify"`: is the stream complete? `"alive"`: is the run still running, although it is silent?
+- `"last"`: what is the run's status, before the stream is given up?
 - `"snapshot"`: the stored result. `"backfill"`: a page of what happened while nobody was connected.
 """
 

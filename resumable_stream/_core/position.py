@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 Tip: TypeAlias = tuple[str | None, int | None, int, SinceLog | None, int]
-"""A `Place` as it is kept: a plain tuple costs a fifth of a named one, and one is made for each batch."""
+"""A `Place` in its internal form. One is made per batch, and a plain tuple costs a fifth of a named one."""
 NOWHERE: Final[Tip] = (None, None, 0, None, 0)
 
 

@@ -27,9 +27,9 @@ from .skimming import LARGEST, Unread
 __all__ = ["Reading"]
 
 Silent = Sequence[tuple[int, str]]
-"""Cursors that moved without an event: how many items of the batch come before, and the cursor."""
+"""Moves of the cursor without an event: the number of items of the batch before it, and the cursor."""
 Changed = list[tuple[Any, dict[str, str]]]
-"""Events that changed the kept texts, and what those were before."""
+"""Events that changed the kept texts, each with the texts before it."""
 
 
 class Reading:

@@ -33,11 +33,11 @@ __all__ = ["Finding", "Repeats"]
 
 Finding: TypeAlias = Literal["new", "repeat", "expected", "held", "diverged"]
 """
-What an event is.
+What was found out about an event.
 
 - `new`: it was not delivered before;
-- `repeat`: it was, so it was dropped;
-- `expected`: it was, and it was the one expected here, so it was dropped;
+- `repeat`: it was delivered before, so it was dropped;
+- `expected`: it was delivered before and was expected here, so it was dropped;
 - `held`: it may be a repeat, so it is held until that is known;
 - `diverged`: something else was delivered in its place.
 """
@@ -81,15 +81,15 @@ class Repeats(Part):
         self.beginning = Beginning(noted=self._protocol.framing != "raw")
         self.overlap = 0
         self._prefix: Prefix | None = None
-        """Events that are expected again, in their order."""
+        """Events that are expected again, in order."""
         self._replayed_to: int | None = None
-        """The offset after an event that came again: those after it that have no identity are expected next."""
+        """The offset after a repeated event: the following events without identity are expected next."""
         self._dropped: Any = None
-        """The latest repeat, until an event is delivered."""
+        """The latest repeat, until the next event is delivered."""
         self._unproven: Sequence[Any] = []
         """Events that the last connection held when it was cut. They count only if the next one brings nothing new."""
         self._catch_up = False
-        """While ids counted, nothing but the count was kept: the seams have to learn them."""
+        """While ids counted, only the count was kept, so the seams still have to learn the ids."""
 
     def kept(self) -> tuple[Any, ...]:
         prefix = self._prefix

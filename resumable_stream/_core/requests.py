@@ -55,7 +55,7 @@ class Requests:
         self._protocol: ResumeProtocol | None = None
         self._ledger: Ledger | None = None
         self._accepted: Request | None = None
-        """Where a redirect led after the first request was taken."""
+        """The request that a redirect led to after the first request was accepted."""
         self._body_sent = False
         self._refreshed = False
 

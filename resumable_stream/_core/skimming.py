@@ -29,7 +29,7 @@ from .seams import Seams
 __all__ = ["LARGEST", "Skimmer", "Unread"]
 
 LARGEST: Final = 16 * 1024
-"""Bytes; an event that goes unread is smaller."""
+"""Bytes; unread events are smaller."""
 SKIMMED: Final = (PLAIN, OPAQUE, COUNTING, NUMBERED)
 """The ledger's lanes in which an event may go unread."""
 

@@ -275,7 +275,7 @@ class StreamBase:
         self._floor = 0
         self._in_hand = 1
         self._whole = False
-        # Interrupts come after calls, and there are none between these assignments: one sees the old batch taken, or the new one.
+        # An interrupt comes after a call. These assignments contain no call, so it sees the old batch taken, or the new one.
         if self._store is None or len(events) == 1:
             iterator, upto = iter(events), len(events)
             self._batch = events

@@ -51,7 +51,7 @@ ERROR_HEADS: Final = frozenset(
     for size in range(7)
     for space in product(" \n\t", repeat=size)
 )
-"""The first seven characters of it, for an `Alarm`; of one that is indented further there is nothing more to be seen."""
+"""Its first seven characters, for an `Alarm`; with more indentation they are only white space."""
 
 
 class EndRule:

@@ -79,12 +79,12 @@ __all__ = [
 
 _PLAIN: Final = frozenset({LastEventID, CursorProtocol, ReplayFromZero, NDJSON, ByteRange})
 _BY_HAND: Final = frozenset({CursorProtocol, ReplayFromZero, Relayed, LlamaCpp})
-"""What they need only the caller knows, so they are neither detected nor made from the name in a checkpoint."""
+"""Only the caller knows their options, so they are neither detected nor created from the name in a checkpoint."""
 
 _EVERY: Final[tuple[type[ResumeProtocol], ...]] = tuple(globals()[name] for name in __all__)
 _DETECTED: Final = tuple(each for each in _EVERY if each not in _BY_HAND)
 
 SPECIFIC: Final = tuple(each for each in _DETECTED if each not in _PLAIN)
-"""Each asks for more than a content type."""
+"""Each requires more than a content type."""
 PLAIN: Final = tuple(each for each in _DETECTED if each in _PLAIN)
-"""The plainest honest behaviour for a content type."""
+"""The simplest honest behaviour for a content type."""

@@ -32,9 +32,9 @@ from .hub import REASON, STARTING, HubStream, beside, conflict, gone, home_of, n
 __all__ = ["Relayed", "can_relay", "relayed"]
 
 EPOCH: Final = "stream_epoch"
-"""In `StreamState.extra`: which log our count is of."""
+"""Name in `StreamState.extra` of the log that our count refers to."""
 BASE: Final = "stream_base"
-"""In `StreamState.extra`: events of the log in front of the first one that was asked for."""
+"""Name in `StreamState.extra` of the number of events in the log before the first one requested."""
 # Seconds. Proxies close connections that are silent for 30 to 60 seconds.
 _HEARTBEAT: Final = "15"
 _EPOCH: Final = re.compile(r"[^.\s]{1,64}", re.ASCII)

@@ -44,7 +44,7 @@ __all__ = ["EXTENSION", "Splicer", "Splicing"]
 
 
 EXTENSION: Final = "resumable_stream"
-"""Where `response.extensions` has the stream below the body."""
+"""Name in `response.extensions` of the stream below the body."""
 
 # Content types that detection considers. Others (a JSON document, a page, a file) are spliced only if a protocol is named.
 _STREAM_TYPES: Final = frozenset({"text/event-stream", *NDJSON_TYPES})
