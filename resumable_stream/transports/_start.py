@@ -62,7 +62,7 @@ class Start:
         return self._wait(type(failure).__name__, failure)
 
     def wait_for(self, response: Any) -> float | None:
-        """The same after an answer. If it is the first one, nothing was lost, so the SDK decides."""
+        """The same after an answer. Unless an earlier answer was lost, the SDK decides about a retry."""
         if not self._lost or response.status_code not in self._settings.statuses:
             return None
         headers = {name.lower(): value for name, value in response.headers.items()}
