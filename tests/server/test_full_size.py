@@ -157,7 +157,8 @@ def test_a_reader_is_exact_wherever_it_is_cut_between_heartbeats(
                 inner: Any = SSEDecoder() if framing == "sse" else NDJSONDecoder()
                 decoder = VerbatimDecoder(inner, framing=framing) if view == "verbatim" else SSEDecoder()  # type: ignore[arg-type]
                 size, last = 0, b""
-                with contextlib.suppress(httpx.RemoteProtocolError):
+                # On a busy machine a connection that was kept may be closed as it is used again: one more way to be cut.
+                with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
                     async with client.stream("GET", f"{base}/streams/{stream_id}", params=params, headers=headers) as response:
                         if response.status_code == 204:
                             assert response.headers["stream-outcome"] == "completed"
