@@ -4,7 +4,7 @@ The values and verdicts that a protocol and the core exchange. Neither imports t
 
 from __future__ import annotations
 
-from .abilities import alarm_of, not_json, quiet_of, readable
+from .abilities import alarm_of, is_whole, not_json, quiet_of, readable
 from .origins import origin_of, resolved, same_origin
 from .protocol import Detect, ResumeProtocol
 from .values import (
@@ -56,6 +56,7 @@ __all__ = [
     "Verdict",
     "Verify",
     "alarm_of",
+    "is_whole",
     "not_json",
     "origin_of",
     "quiet_of",

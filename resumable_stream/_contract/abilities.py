@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from .._errors import ProtocolViolation
 from .protocol import ResumeProtocol
 from .values import SENTINEL, Alarm
 
-__all__ = ["alarm_of", "not_json", "quiet_of", "readable"]
+__all__ = ["alarm_of", "is_whole", "not_json", "quiet_of", "readable"]
 
 _EXCERPT: Final = 80
 """How many characters of an event that is not JSON its error quotes."""
@@ -63,3 +64,23 @@ def readable(event: Any) -> bool:
         data = event.data
         return not data or data.isspace() or data.startswith(SENTINEL)
     return True
+
+
+def is_whole(event: Any, *, ended_line: bool) -> bool:
+    """
+    Whether an event is whole, although the body closed before the blank line that ends it.
+
+    The standard drops such an event, since nothing shows that it is whole. Valid JSON, `[DONE]` or a complete line does.
+
+    Args:
+        ended_line: The last line of the body is complete.
+    """
+    return ended_line or event.data.startswith(SENTINEL) or _is_json_text(event.data)
+
+
+def _is_json_text(text: str) -> bool:
+    """Whether this is a complete JSON object or array. A piece of a number or a word may be valid JSON too."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False

@@ -7,12 +7,11 @@ through `Reading.enter()`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from .._checkpoint import MAX_EXTRA
-from .._contract import SENTINEL, ResumeProtocol, Settled, Unproven, alarm_of, quiet_of, readable
+from .._contract import ResumeProtocol, Settled, Unproven, alarm_of, is_whole, quiet_of, readable
 from .._events import Outcome
 from . import plan
 from .checkpoints import Checkpoints
@@ -213,7 +212,6 @@ class Reading:
         """
         The last event, if a clean close cut only its blank line and it says how the stream ends.
 
-        The standard drops such an event, since nothing shows that it is whole. Valid JSON, `[DONE]` or a complete line does.
         If more may follow it and the stream can be resumed, it is requested from the server again instead.
         """
         decoder = self.connection.decoder
@@ -223,7 +221,7 @@ class Reading:
         ended_line = not decoder.in_line
         items: Sequence[Any] = decoder.unfinished()
         for item in items:
-            if not (ended_line or item.data.startswith(SENTINEL) or _is_json(item.data)):
+            if not is_whole(item, ended_line=ended_line):
                 return ()
         kept = dict(self._state.extra)
         try:
@@ -250,11 +248,3 @@ class Reading:
 def _index(items: Sequence[Any], item: Any) -> int:
     """Index by identity, because events compare by content."""
     return next(index for index, other in enumerate(items) if other is item)
-
-
-def _is_json(text: str) -> bool:
-    """Whether the text is a whole JSON object or array. A piece of a number could be valid JSON too, so numbers do not count."""
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False

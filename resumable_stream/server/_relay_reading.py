@@ -14,11 +14,11 @@ cleanly it closed. Where the protocol has no marker, a clean close is the end, a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from .._contract import is_whole
 from .._events import Outcome
 from ..framing import NDJSONDecoder, SSEDecoder, VerbatimDecoder
 from ..protocols import (
@@ -43,7 +43,6 @@ __all__ = ["UpstreamReading", "protocol_of", "text_in"]
 
 _KNOWN: Final = (OpenAIResponses, OpenAIChat, AnthropicMessages, GeminiInteractions, GeminiGenerate, OllamaNDJSON)
 _TAIL: Final = 64
-_DONE: Final = "[DONE]"
 _CUT: Final = Ending(outcome=Outcome.FAILED, reason="upstream_cut")
 # A whole event as providers write it: a name or none, and one line of data. One space after the colon is no part of a value.
 _BLOCK: Final = re.compile(rb"(?:event: ?+(.+)\n)?data: ?+(.{1,7}).*\n\n").fullmatch
@@ -239,7 +238,7 @@ class UpstreamReading:
         self._half = decoder.partial
         ended_line = not decoder.in_line
         items = decoder.unfinished()
-        if not all(ended_line or item.data.startswith(_DONE) or _is_json(item.data) for item in items):
+        if not all(is_whole(item, ended_line=ended_line) for item in items):
             # Its name may say that it is the last one; half of it is no end.
             return []
         found = self._read(items)
@@ -281,14 +280,6 @@ def _quiet(protocol: ResumeProtocol) -> Callable[[bytes], bool]:
         return (unnamed if name is None else name not in names) and head not in heads
 
     return quiet
-
-
-def _is_json(text: str) -> bool:
-    """A whole JSON object or array. Of a number or a word, a piece may be one too."""
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
-        return False
 
 
 # --- the text of a stream of unknown kind -------------------------------------------------------------------------------
