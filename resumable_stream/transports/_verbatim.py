@@ -19,11 +19,11 @@ from .._core.machine import Machine
 from .._drivers.async_ import AsyncResumableStream
 from .._drivers.base import Plan
 from .._drivers.http import Call, family_of
-from .._errors import ReplayDiverged, ResumableStreamError, StreamReset
+from .._errors import ResumableStreamError
 from .._policy import RetryPolicy
 from .._settings import Limits, Timeouts
-from ..framing import encoded
 from ..protocols import GeminiInteractions, OpenAIResponses, detect
+from ._wire import Blocks
 
 __all__ = ["VerbatimStream", "read_verbatim", "resumable"]
 
@@ -60,7 +60,9 @@ def resumable(request: StreamState, head: Head) -> ResumeProtocol | None:
 class VerbatimStream(AsyncResumableStream):
     """An `AsyncResumableStream` that is read in pieces. Made by `read_verbatim()`."""
 
-    _block: Any = None
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._blocks = Blocks()
 
     async def next_blocks(self) -> list[bytes] | None:
         """
@@ -98,25 +100,11 @@ class VerbatimStream(AsyncResumableStream):
     def _blocks_of(self, events: Sequence[Any]) -> list[bytes]:
         protocol = self.protocol
         assert protocol is not None
-        blocks: list[bytes] = []
         carried = self._machine.take_carried()
-        for event in events:
-            if event.reset and not protocol.tells_reset(event):
-                raise StreamReset("what was read is void, and the bytes of a stream cannot say so", offset=event.offset)
-            wire = event.wire
-            if wire is None:
-                wire = encoded(event, protocol.framing)
-            elif not isinstance(wire, bytes):
-                # A later part of a batch, whose bytes were sent with the first part.
-                if wire is not self._block:
-                    raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
-                continue
-            self._block = event
-            if protocol.framing == "ndjson" and not wire.endswith(b"\n"):
-                wire += b"\n"
-            blocks.append(carried + wire)
-            carried = b""
-        return blocks
+        blocks = self._blocks.of(events, protocol)
+        if protocol.framing == "ndjson":
+            blocks = [block if block.endswith(b"\n") else block + b"\n" for block in blocks]
+        return [carried + blocks[0], *blocks[1:]] if blocks else []
 
 
 def read_verbatim(

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from .._checkpoint import Checkpoint
+from .._contract import ResumeProtocol
 from .._core.settings import Stats
 from .._drivers.base import NOTHING
 from .._drivers.loop import Loop
@@ -20,7 +21,7 @@ from .._twins import twin
 from ..framing import encoded
 from ._port import Port
 
-__all__ = ["Skimming", "Spliced", "Wire"]
+__all__ = ["Blocks", "Skimming", "Spliced", "Wire"]
 
 
 class Skimming(Loop):
@@ -128,29 +129,20 @@ class Skimming(Loop):
             self.skim = skimmer.skim
 
 
-class Wire:
-    """
-    The bytes of events, for a reader that does not know about events.
+class Blocks:
+    """The bytes of the events of one stream."""
 
-    Args:
-        library, request: For the errors.
-    """
-
-    def __init__(self, stream: Any, library: ModuleType, request: Any) -> None:
-        self._stream = stream
-        self._library = library
-        self._request = request
+    def __init__(self) -> None:
         self._batch: Any = None
 
-    def of(self, events: Iterable[Any]) -> bytes:
+    def of(self, events: Iterable[Any], protocol: ResumeProtocol) -> list[bytes]:
         """
         Whole events, as they came; events that were never on a wire, as they would have been sent.
 
         Raises:
             StreamReset, ReplayDiverged: Bytes cannot express what happened.
         """
-        protocol = self._stream.protocol
-        parts = [self._stream.take_carried()]
+        blocks: list[bytes] = []
         for event in events:
             if event.reset and not protocol.tells_reset(event):
                 text = "what was read is void, and the bytes of a stream cannot say so"
@@ -164,8 +156,27 @@ class Wire:
                     raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
                 continue
             self._batch = event
-            parts.append(wire)
-        return b"".join(parts)
+            blocks.append(wire)
+        return blocks
+
+
+class Wire:
+    """
+    The bytes of events, for a reader that does not know about events.
+
+    Args:
+        library, request: For the errors.
+    """
+
+    def __init__(self, stream: Any, library: ModuleType, request: Any) -> None:
+        self._stream = stream
+        self._library = library
+        self._request = request
+        self._blocks = Blocks()
+
+    def of(self, events: Iterable[Any]) -> bytes:
+        """See `Blocks.of()`; what the connection before has left comes first."""
+        return b"".join((self._stream.take_carried(), *self._blocks.of(events, self._stream.protocol)))
 
     def error(self, error: ResumableStreamError) -> Any:
         """The error in a form that the SDK handles: also one of its HTTP library's errors."""
