@@ -359,7 +359,7 @@ class Relay:
                 return await self._send_or_retry(asked, receive, extra, heeded, secret, retries)
             if view.key is None or not is_kept:
                 return await self._send_once(asked, receive, extra, heeded)
-            return await self._send_or_join(asked, receive, extra, heeded, view.key, secret)
+            return await self._send_or_join(asked, receive, extra, heeded, view.key, secret, asked.fingerprint(secret))
         except _AnswerLost as lost:
             return _unknown_answer(lost.ending)
 
@@ -522,6 +522,7 @@ class Relay:
         heeded: Mapping[str, str],
         key: str,
         secret: bytes,
+        fingerprint: str,
     ) -> ASGIResponse | Answer:
         """
         Of all requests with a key, one is sent. Which one, the log decides: it holds a claim, a stream without events that one
@@ -531,7 +532,6 @@ class Relay:
             _AnswerLost: Another one was sent, and no answer to it is here.
         """
         id = key_id(secret, asked.principal, f"{asked.mount}{asked.path}", key)
-        fingerprint = asked.fingerprint(secret)
         owner = claim_owner(asked.principal)
         again = False
         try:
@@ -581,19 +581,20 @@ class Relay:
     ) -> ASGIResponse | Answer:
         """Send a request under a key of its own, which its retries then use."""
         path, owner = f"{asked.mount}{asked.path}", claim_owner(asked.principal)
-        noted = retry_id(secret, asked.principal, path, asked.fingerprint(secret))
+        fingerprint = asked.fingerprint(secret)
+        noted = retry_id(secret, asked.principal, path, fingerprint)
         try:
             key = await retries.find(noted, owner) if is_retry(asked.facts.headers) else None
             if key is not None and await self._is_of_use(key_id(secret, asked.principal, path, key), asked.principal):
                 # Without a key nobody asked for it to be sent once, whatever becomes of the first.
                 with contextlib.suppress(_AnswerLost):
-                    return await self._send_or_join(asked, receive, extra, heeded, key, secret)
+                    return await self._send_or_join(asked, receive, extra, heeded, key, secret, fingerprint)
             key = secrets.token_hex(16)
             await retries.note(noted, owner, key)
         except LogUnavailable:
             # As without the option: nothing has been sent.
             return await self._send_once(asked, receive, extra, heeded)
-        return await self._send_or_join(asked, receive, extra, heeded, key, secret)
+        return await self._send_or_join(asked, receive, extra, heeded, key, secret, fingerprint)
 
     async def _is_of_use(self, id: str, owner: str) -> bool:
         """A retry wants an answer: it is being made or is there, or nothing was paid for one. Half of one it had before."""
