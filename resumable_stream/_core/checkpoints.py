@@ -107,9 +107,8 @@ class Checkpoints:
         return self._steps.at(offset + 1, self._step)
 
     def _oldest(self) -> int:
-        """The oldest position that may still be requested."""
         assert self._ledger is not None
-        return self._ledger.committed.offset if self._settings.manual else self._ledger.place(0).offset
+        return self._ledger.oldest(manual=self._settings.manual)
 
     # --- the checkpoint
 

@@ -137,7 +137,7 @@ class Ending:
                 self._settlements.changed(item.offset, before)
             turned = turned or (before is None) is not (self.settled is None)
         if len(self._settlements) > 1:
-            self._settlements.forget(ledger.committed.offset if self._settings.manual else ledger.place(0).offset)
+            self._settlements.forget(ledger.oldest(manual=self._settings.manual))
         return turned
 
     def is_settled(self, marks: Marks) -> bool:

@@ -241,6 +241,15 @@ class Ledger:
     def committed(self) -> Place:
         return self._committed.place
 
+    def oldest(self, *, manual: bool) -> int:
+        """
+        The offset of the oldest place that may still be asked for.
+
+        Args:
+            manual: Only `commit()` moves the place.
+        """
+        return self._committed.place.offset if manual else self.place(0).offset
+
     def since(self, place: Place) -> tuple[str, ...]:
         """Fingerprints of what was delivered since the cursor of `place` moved, in the form of `Checkpoint.since`."""
         return self._committed.since if place is self._committed.place else self._since(place)
