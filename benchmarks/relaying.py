@@ -9,17 +9,13 @@ stand behind the same server, and have the same readers. The servers are `relaye
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import lru_cache, partial
-from pathlib import Path
 from statistics import median
 
 import logs
 from measure import Measured, in_turn, ratio, ratios
-from serving import Readers, Server
+from serving import Readers, Server, running
 
 __all__ = ["against_hub", "against_proxy", "answer"]
 
@@ -44,23 +40,6 @@ def answer(tokens: int) -> tuple[bytes, ...]:
     """The events of a stream."""
     *events, last = logs.chat(tokens, seed="relay")
     return (*events, last.replace(b'"finish_reason":null', b'"finish_reason":"stop"'), b"data: [DONE]\n\n")
-
-
-@contextmanager
-def _server(*arguments: str) -> Iterator[Server]:
-    command = [sys.executable, str(Path(__file__).with_name("relayed.py")), *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        yield Server(process, int(process.stdout.readline()))
-    finally:
-        process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
 
 
 def _one(server: Server, clock: Server, together: list[float], *, per_second: int = ALONE) -> float:
@@ -105,7 +84,7 @@ def _sent(response: bytes) -> bytes:
 def _taken(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """The CPU seconds for a token of each server, round by round, and how many tokens a reader got at once."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(_server("upstream"))
+        upstream = stack.enter_context(running("relayed.py", "upstream"))
         port = str(upstream.port)
         stores = {"MemoryLog": ""}
         if "RedisLog" in logs.available():
@@ -114,10 +93,10 @@ def _taken(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
         servers: dict[str, Server] = {}
         for name, store in stores.items():
             hub = f"hub, {name}"
-            servers[hub] = clocks[hub] = stack.enter_context(_server("hub", store))
-            servers[f"relay, {name}"] = stack.enter_context(_server("relay", store, port))
+            servers[hub] = clocks[hub] = stack.enter_context(running("relayed.py", "hub", store))
+            servers[f"relay, {name}"] = stack.enter_context(running("relayed.py", "relay", store, port))
         for peer in ("httpx", "aiohttp"):
-            servers[peer] = stack.enter_context(_server(peer, "", port))
+            servers[peer] = stack.enter_context(running("relayed.py", peer, "", port))
         together: dict[str, list[float]] = {name: [] for name in servers}
         samples = {name: partial(_one, server, clocks.get(name, upstream), together[name]) for name, server in servers.items()}
         taken = in_turn(samples, rounds)

@@ -68,9 +68,9 @@ class Server:
 
 
 @contextmanager
-def served(log: str = "") -> Iterator[Server]:
-    """Run the server in another process. `log`: the path of a SQLite file; empty: a log in memory."""
-    command = [sys.executable, str(Path(__file__).with_name("served.py")), log]
+def running(script: str, *arguments: str) -> Iterator[Server]:
+    """Run a server beside this file in another process, until the block ends."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -83,6 +83,13 @@ def served(log: str = "") -> Iterator[Server]:
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def served(log: str = "") -> Iterator[Server]:
+    """Run the server in another process. `log`: the path of a SQLite file; empty: a log in memory."""
+    with running("served.py", log) as server:
+        yield server
 
 
 class Readers:

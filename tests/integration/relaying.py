@@ -131,7 +131,22 @@ def _frames(path: str, like: int) -> Sequence[bytes]:
     return next(frames for end, frames in _FRAMES.items() if path.endswith(end))(words(like))
 
 
-class Provider(Listener):
+class _Threaded(Listener):
+    """Serves each connection in a thread of its own."""
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def take(self, client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class Provider(_Threaded):
     """
     Every API that streams, without a way to ask for the rest.
 
@@ -143,14 +158,6 @@ class Provider(Listener):
         self.calls: collections.Counter[int] = collections.Counter()
         self._lock = threading.Lock()
         super().__init__()
-
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def take(self, client: socket.socket) -> None:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError), client.makefile("rb") as reader:
@@ -183,7 +190,7 @@ class Provider(Listener):
 # --- the network
 
 
-class Cuts(Listener):
+class Cuts(_Threaded):
     """
     Passes on to a server of this machine what comes, and cuts the first answer of each call where its prompt says.
 
@@ -198,14 +205,6 @@ class Cuts(Listener):
         self._upstream = upstream
         self._lock = threading.Lock()
         super().__init__()
-
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def take(self, client: socket.socket) -> None:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, EOFError), client.makefile("rb") as reader:
