@@ -930,7 +930,7 @@ def test_a_fault_in_the_log_stops_no_task_of_the_hub(verb: str) -> None:
                 except rs.LogUnavailable:
                     await asyncio.sleep(0.02)
             assert reader.ending == Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
-            assert log.calls[verb] > 1
+            await until(lambda: log.calls[verb] > 1)
 
     run(scenario)
 
