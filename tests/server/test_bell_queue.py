@@ -11,6 +11,8 @@ from resumable_stream.server import _bell_queue
 from resumable_stream.server._bell_queue import BellQueue
 from resumable_stream.server.log import Bell
 
+from .virtual import run
+
 
 async def heard(queue: BellQueue) -> list[Bell]:
     return [await queue.get() for _ in range(len(queue._waiting))]
@@ -38,7 +40,7 @@ def test_what_piles_up_is_bounded_and_tells_of_every_stream(monkeypatch: pytest.
                 assert known == last
                 assert queue._bytes == 0
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_two_bells_of_each_stream_are_taken_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +53,7 @@ def test_two_bells_of_each_stream_are_taken_however_many_there_are(monkeypatch: 
             queue.put(Bell(id=str(n % 20), n=n), streams=20)
         assert [bell.n for bell in await heard(queue)] == list(range(40))
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_a_queue_that_is_closed_lets_its_listener_go() -> None:
@@ -65,7 +67,7 @@ def test_a_queue_that_is_closed_lets_its_listener_go() -> None:
         queue.put(Bell(id="s"), streams=1)
         assert await anext(_all(queue), None) is None
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 class _all:

@@ -12,6 +12,8 @@ from resumable_stream import LogUnavailable
 from resumable_stream.server import MemoryLog
 from resumable_stream.server._bounded import bounded
 
+from .virtual import run
+
 
 def log_of(call: Any, seconds: float = 30.0) -> Any:
     log: Any = SimpleNamespace(read=call)
@@ -23,7 +25,7 @@ def test_what_is_answered_at_once_has_no_timer(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(asyncio, "timeout", None)
         assert await bounded(MemoryLog(), 1.0).delete("s") is None
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("waits", [0, 1, 3])
@@ -51,7 +53,7 @@ def test_an_error_of_the_log_comes_through_as_it_is(waits: int, error: BaseExcep
             await log_of(read).read()
         assert caught.value is error
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("waits", [0, 1, 3])
@@ -72,7 +74,7 @@ def test_a_call_that_hangs_is_cancelled_and_the_log_unavailable(waits: int) -> N
         with pytest.raises(LogUnavailable, match=r"did not answer read\(\) within 0.01 s"):
             await log_of(read, 0.01).read()
 
-    asyncio.run(main())
+    run(main)
     assert cleaned == [True]
 
 
@@ -98,7 +100,7 @@ def test_who_is_cancelled_cancels_the_call(waits: int) -> None:
             await task
         assert cleaned == [True]
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("waits", [0, 1])
@@ -115,7 +117,7 @@ def test_a_call_that_heeds_no_cancel_may_still_answer(waits: int) -> None:
     async def main() -> None:
         assert await log_of(read, 0.01).read() == "done"
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_call_that_is_dropped_is_closed() -> None:
@@ -133,4 +135,4 @@ def test_a_call_that_is_dropped_is_closed() -> None:
         call.close()
         assert cleaned == [True]
 
-    asyncio.run(main())
+    run(main)

@@ -14,6 +14,8 @@ from resumable_stream.server.log import Appended, Bells, Page, Span, Writer
 from resumable_stream.testing.faulty_log import FaultyLog
 from resumable_stream.testing.log_contract import LogContract, span_of
 
+from . import virtual
+
 HEAD = Head(content_type="text/event-stream", framing="sse")
 
 
@@ -32,11 +34,10 @@ class TestFaultyLogWithoutFaults(LogContract):
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:
-    async def bounded() -> Any:
-        async with asyncio.timeout(60):
-            return await scenario
+    async def awaited() -> Any:
+        return await scenario
 
-    return asyncio.run(bounded())
+    return virtual.run(awaited)
 
 
 async def ring(seed: int, **faults: float) -> tuple[list[int], FaultyLog]:

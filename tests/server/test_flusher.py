@@ -12,6 +12,8 @@ from resumable_stream.server import Span
 from resumable_stream.server.flusher import Flusher
 from resumable_stream.server.log import Append, Appended, Writer
 
+from .virtual import run
+
 
 class Stream:
     """As much of a generation as the flusher sees: one event, due at some time."""
@@ -64,7 +66,7 @@ def first_trip(*offsets: float) -> tuple[list[str], list[Stream]]:
         running.cancel()
         return log.made[0], streams
 
-    return asyncio.run(scenario())
+    return run(scenario)
 
 
 def test_what_is_due_within_a_moment_goes_along() -> None:
@@ -128,4 +130,4 @@ def test_after_a_fault_in_a_trip_the_lane_goes_on(fault: str) -> None:
         running.cancel()
         assert log.trips >= 2 and len(found) == len(set(found))
 
-    asyncio.run(scenario())
+    run(scenario)

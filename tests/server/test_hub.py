@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,13 +14,7 @@ from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, HubLimits, MemoryLog, wire
 from resumable_stream.server.log import Head
 
-
-def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await scenario()
-
-    asyncio.run(bounded())
+from .virtual import run
 
 
 async def words(count: int = 5, pause: float = 0.0) -> AsyncIterator[str]:

@@ -19,7 +19,8 @@ from resumable_stream.server.log import Append, Bell, Control, Gone, Head, Messa
 from resumable_stream.server.memory import _size_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
-from .test_hub import data_of, read_all, run, words
+from .test_hub import data_of, read_all, words
+from .virtual import run
 
 COMPLETED = Ending(outcome=rs.Outcome.COMPLETED)
 

@@ -17,6 +17,8 @@ from resumable_stream.server.answering import HubAnswer
 from resumable_stream.server.bodies import CHUNK_BYTES
 from resumable_stream.server.log import Head
 
+from .virtual import run as run_virtually
+
 RAW = Head(content_type="application/octet-stream", framing="raw")
 LINES = Head(content_type="application/x-ndjson", framing="ndjson")
 END = ("end", '{"outcome":"completed"}')
@@ -24,10 +26,10 @@ END = ("end", '{"outcome":"completed"}')
 
 def run(scenario: Callable[[Hub], Awaitable[None]], **options: Any) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60), Hub(options.pop("log", None) or MemoryLog(), **{"flush": 0.0, **options}) as hub:
+        async with Hub(options.pop("log", None) or MemoryLog(), **{"flush": 0.0, **options}) as hub:
             await scenario(hub)
 
-    asyncio.run(bounded())
+    run_virtually(bounded)
 
 
 async def words(*more: str) -> AsyncIterator[str]:

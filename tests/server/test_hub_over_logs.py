@@ -19,7 +19,8 @@ from resumable_stream.server import Cursor, Ending, Generation, Hub, MemoryLog, 
 from tests.redis_server import RedisServer
 
 from .producing import log_at
-from .test_hub import data_of, read_all, run, words
+from .test_hub import data_of, read_all, words
+from .virtual import run_in_real_time
 
 COMPLETED = Ending(outcome=rs.Outcome.COMPLETED)
 LOST = Ending(outcome=rs.Outcome.FAILED, reason="producer_lost")
@@ -89,7 +90,7 @@ def test_readers_that_are_cut_anywhere_go_on_at_any_instance(make: Make) -> None
             for got in await asyncio.gather(*(cut_again_and_again(seed) for seed in range(20))):
                 assert got == [f"word {n}" for n in range(100)]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_of_many_tabs_at_many_instances_one_generates(make: Make) -> None:
@@ -115,7 +116,7 @@ def test_of_many_tabs_at_many_instances_one_generates(make: Make) -> None:
                 assert len(set(bodies)) == 1 and data_of(bodies[0]) == ["0", "1", "2", "3", "4"]
                 assert len(started) == turn + 1
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_stop_and_a_message_reach_the_instance_that_generates(make: Make) -> None:
@@ -137,7 +138,7 @@ def test_a_stop_and_a_message_reach_the_instance_that_generates(make: Make) -> N
                     pass
                 assert reader.ending == Ending(outcome=rs.Outcome.CANCELLED, reason="enough")
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @contextlib.asynccontextmanager
@@ -167,7 +168,7 @@ def test_readers_of_a_process_that_is_killed_get_all_of_it_and_an_honest_end(tex
             late, reader = await read_all(hub, "s")
             assert late == body and reader.ending == LOST
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_killed_process_is_continued_by_another_one(text: str) -> None:
@@ -187,7 +188,7 @@ def test_a_killed_process_is_continued_by_another_one(text: str) -> None:
             assert reader.ending == COMPLETED and len(got) > 20
             assert got == [f"word {n}" for n in range(len(got))]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_process_that_slept_past_its_lease_writes_nothing_more(text: str) -> None:
@@ -204,7 +205,7 @@ def test_a_process_that_slept_past_its_lease_writes_nothing_more(text: str) -> N
             assert await asyncio.wait_for(process.stdout.readline(), 30) == b"done\n"  # type: ignore[union-attr]
             assert (await hub.state("s")).n == n == len(data_of(body))
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @pytest.mark.parametrize("how", ["kept", "empty", "away"])
@@ -229,7 +230,7 @@ def test_a_redis_that_dies_under_a_living_producer_loses_nothing(how: str) -> No
                 assert reader.ending == COMPLETED
 
     try:
-        run(scenario)
+        run_in_real_time(scenario)
     finally:
         server.close()
 
@@ -261,4 +262,4 @@ def test_a_producer_that_is_quiet_hears_at_once_what_is_said_at_another_instance
             assert body == b"" and reader.ending.outcome is rs.Outcome.CANCELLED
             await one.forget("told")
 
-    run(scenario)
+    run_in_real_time(scenario)

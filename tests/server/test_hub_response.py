@@ -18,15 +18,17 @@ from resumable_stream import LogUnavailable, ReaderCut
 from resumable_stream.server import Generation, Hub, HubLimits, MemoryLog
 from resumable_stream.server.asgi import CHUNK_BYTES, HubResponse
 
+from .virtual import run as run_virtually
+
 Scenario = Callable[[Hub], Awaitable[None]]
 
 
 def run(scenario: Scenario, **options: Any) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60), Hub(options.pop("log", None) or MemoryLog(), **{"flush": 0.0, **options}) as hub:
+        async with Hub(options.pop("log", None) or MemoryLog(), **{"flush": 0.0, **options}) as hub:
             await scenario(hub)
 
-    asyncio.run(bounded())
+    run_virtually(bounded)
 
 
 class Client:
@@ -88,8 +90,12 @@ def test_who_leaves_ends_the_response_and_its_background_task_runs() -> None:
     async def scenario(hub: Hub) -> None:
         await hub.start("s", waits)
         client, done = Client(), []
+
+        async def clean_up() -> None:
+            done.append(1)
+
         response = await client.serve(hub)
-        response.background = BackgroundTask(done.append, 1)
+        response.background = BackgroundTask(clean_up)
         task = asyncio.create_task(response(client.scope, client.receive, client.send))
         await client.until(b"first")
         client.left.set()

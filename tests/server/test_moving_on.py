@@ -15,7 +15,8 @@ from resumable_stream.server.log import Bell, Head, Released, Span, Writer
 from resumable_stream.server.mirror import Follower, Phase, Read
 from resumable_stream.testing.faulty_log import FaultyLog
 
-from .test_hub import data_of, read_all, run
+from .test_hub import data_of, read_all
+from .virtual import run
 
 HEAD = Head(content_type="text/event-stream", framing="sse")
 COMPLETED = Ending(outcome=rs.Outcome.COMPLETED)

@@ -20,10 +20,10 @@ from resumable_stream.server.log import Page, Unknown
 from resumable_stream.server.presence import Record, _id_of, read
 
 from .producing import log_at
-from .test_hub import run
 from .test_hub_faults import Scripted, away, until
 from .test_hub_over_logs import Make, hub_over, make, text  # noqa: F401  fixtures
 from .test_sessions import feed_id_key
+from .virtual import run, run_in_real_time
 
 FOLLOWS = """
 import asyncio, sys
@@ -126,7 +126,7 @@ def test_tabs_at_several_instances_see_how_many_they_are(make: Make) -> None:  #
             for tab in (first, other):
                 await tab.close()
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -147,7 +147,7 @@ def test_the_readers_of_a_process_that_dies_are_not_counted_for_ever(text: str, 
             for each in (tab, late):
                 await each.close()
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_who_comes_after_all_have_died_is_alone(text: str) -> None:  # noqa: F811
@@ -165,7 +165,7 @@ def test_who_comes_after_all_have_died_is_alone(text: str) -> None:  # noqa: F81
             await shows(1, tab)
             await tab.close()
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_presence_is_no_part_of_the_history_and_the_log_does_not_grow(make: Make) -> None:  # noqa: F811
@@ -195,7 +195,7 @@ def test_presence_is_no_part_of_the_history_and_the_log_does_not_grow(make: Make
             for each in (tab, back):
                 await each.close()
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_nothing_is_left_where_everybody_has_gone(make: Make) -> None:  # noqa: F811
@@ -211,7 +211,7 @@ def test_nothing_is_left_where_everybody_has_gone(make: Make) -> None:  # noqa: 
                     await asyncio.sleep(0.02)
             assert await one.log.orphans() == []
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_at_most_one_event_comes_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_any_coming_and_going_ends_at_the_right_number(make: Make, seed: int) ->
             for tab in tabs:
                 await tab.close()
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @pytest.mark.parametrize("call", ["append", "create", "read"])
@@ -294,7 +294,7 @@ def test_a_record_that_the_log_lost_is_made_again(make: Make) -> None:  # noqa: 
             for each in (tab, other):
                 await each.close()
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_it_is_asked_for_twice() -> None:

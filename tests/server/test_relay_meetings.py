@@ -37,6 +37,7 @@ from .relay_upstreams import (
     without_waits,
 )
 from .test_relay_resuming import BLOCKS, MIDDLE, RESPONSE, Two, numbers
+from .virtual import run
 
 OWNER = owner_of(AUTH)
 
@@ -61,7 +62,7 @@ def test_a_key_in_the_query_is_in_no_log(name: str, caplog: pytest.LogCaptureFix
         assert all(sent.params[name] == "sk-hidden" for sent in client.sent)
         assert "/v1/responses" in caplog.text and "sk-hidden" not in caplog.text
 
-    asyncio.run(main())
+    run(main)
 
 
 def _not_to_the_relay(record: logging.LogRecord) -> bool:
@@ -96,7 +97,7 @@ def test_a_key_in_the_query_goes_to_no_other_origin() -> None:
             "",
         ]
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_request_is_shown_without_its_keys() -> None:
@@ -152,7 +153,7 @@ def test_a_live_stream_is_stopped_upstream_although_its_events_go_on_coming(how:
             await begun
         assert client.told == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_the_place_of_a_stream_that_is_released_is_not_that_of_its_end() -> None:
@@ -178,7 +179,7 @@ def test_the_place_of_a_stream_that_is_released_is_not_that_of_its_end() -> None
             assert page.ending is None
             assert (page.n, place.offset, place.complete) == (5, 5, False)
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_reader_does_not_wait_for_a_stream_that_nobody_can_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +200,7 @@ def test_a_reader_does_not_wait_for_a_stream_that_nobody_can_go_on_with(monkeypa
             assert b"producer_lost" in answer.content
             assert not takeovers._attempts
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_key_that_is_refused_is_shown_once_however_many_readers_have_it() -> None:
@@ -221,7 +222,7 @@ def test_a_key_that_is_refused_is_shown_once_however_many_readers_have_it() -> N
             assert {answer.status_code for answer in answers} == {200}
             assert relay.hub._generations.taken_over == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("id", ["resp_\ud800", "resp_" + "x" * (256 << 10)], ids=["no text", "too long"])
@@ -238,7 +239,7 @@ def test_a_place_that_no_log_takes_costs_the_stream_its_successor_and_nothing_el
                 id_here = answer.headers["stream-id"]
                 assert (await ended(relay, id_here, OWNER)).ending.outcome is Outcome.COMPLETED
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_url_that_opens_a_stream_takes_nothing_over() -> None:
@@ -264,7 +265,7 @@ def test_a_url_that_opens_a_stream_takes_nothing_over() -> None:
             assert {sent.headers.get("authorization") for sent in two.second.sent} == {AUTH["authorization"]}
             assert not any("t=" in sent.url for sent in two.second.sent)
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("value", ["Übersetzer", "訳", b"\xdcbersetzer"], ids=["latin", "utf-8", "no utf-8"])
@@ -278,7 +279,7 @@ def test_a_header_that_is_not_ascii_passes_also_with_the_request_for_the_rest(va
             assert (await ended(relay, answer.headers["stream-id"], OWNER)).ending.outcome is Outcome.COMPLETED
             assert len({each.headers["x-title"] for each in client.sent}) == 1 and len(client.sent) == 2
 
-    asyncio.run(main())
+    run(main)
 
 
 class Faulty(FaultyLog):
@@ -322,7 +323,7 @@ def test_a_note_that_was_due_while_its_shard_was_away_is_stored_with_its_events(
             events = await logged(two.log, two.key)
             assert (numbers(events), answer.content) == (list(range(len(BLOCKS))), b"".join(events))
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_reader_who_leaves_while_the_stream_is_claimed_for_him_leaves_no_stream_without_producer() -> None:
@@ -345,7 +346,7 @@ def test_a_reader_who_leaves_while_the_stream_is_claimed_for_him_leaves_no_strea
             assert (await asyncio.wait_for(ended(relay, id, OWNER), 10.0)).ending.outcome is Outcome.COMPLETED
             assert not relay._takeovers._attempts
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_reader_does_not_wait_for_a_producer_that_is_stopped_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +371,7 @@ def test_a_reader_does_not_wait_for_a_producer_that_is_stopped_before_it_begins(
                     await asyncio.sleep(0.001)
                 begun.cancel()
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_of_refused_streams_nothing_is_kept_when_nobody_comes_back() -> None:
@@ -391,7 +392,7 @@ def test_of_refused_streams_nothing_is_kept_when_nobody_comes_back() -> None:
             assert len(relay._takeovers._leaving) == 1
             assert not relay._takeovers._shown and not relay._takeovers._attempts
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_who_has_the_key_and_not_the_session_ends_no_stream() -> None:
@@ -419,7 +420,7 @@ def test_who_has_the_key_and_not_the_session_ends_no_stream() -> None:
             assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
             assert answer.content == (await without).content == b"".join(await logged(two.log, two.key))
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["in one piece", "stream"])
@@ -446,7 +447,7 @@ def test_who_waits_for_the_head_of_an_answer_has_not_left_it(kept: bool) -> None
             assert answer.status_code == 200 and answer.content
         assert client.posts == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_who_waits_for_the_upstream_of_a_stream_that_is_taken_over_has_not_left_it() -> None:
@@ -468,7 +469,7 @@ def test_who_waits_for_the_upstream_of_a_stream_that_is_taken_over_has_not_left_
                 assert answer.content == b"".join(await logged(two.log, two.key))
             assert [sent.method for sent in client.sent] == ["GET"]
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_hub_that_is_given_another_log_is_still_that_of_its_relay() -> None:
@@ -491,4 +492,4 @@ def test_a_hub_that_is_given_another_log_is_still_that_of_its_relay() -> None:
             assert answers[0].headers["stream-id"] == answers[1].headers["stream-id"]
         assert not first._streams and second._streams
 
-    asyncio.run(main())
+    run(main)

@@ -25,6 +25,8 @@ from resumable_stream.server._relay_notes import (
 )
 from resumable_stream.server.log import Append
 
+from .virtual import run
+
 PLACE = Checkpoint(
     protocol="OpenAIResponses", method="POST", url="https://api.example.com/v1/responses", stream_id="resp_1", cursor="4"
 )
@@ -204,7 +206,7 @@ def test_a_note_is_stored_with_the_event_before_it_and_makes_spans_no_shorter(si
             page: Any = await log.read("s", limit_bytes=0)
             assert (page.n, page.note) == (300, "300")
 
-    asyncio.run(main())
+    run(main)
     noted = [item for item in log.given if item.note is not None]
     assert all(item.note == str(item.last) for item in noted)
     spans = [item for item in log.given if item.span is not None]
@@ -237,4 +239,4 @@ def test_a_producer_that_releases_its_stream_leaves_it_without_an_end_for_the_ne
                 assert reader.ending is not None and reader.ending.outcome is Outcome.COMPLETED
             assert b"data: 1\n" in got and b"data: 2\n" in got
 
-    asyncio.run(main())
+    run(main)

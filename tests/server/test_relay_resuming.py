@@ -46,6 +46,7 @@ from .relay_upstreams import (
     without_waits,
 )
 from .serving import Served
+from .virtual import run
 
 OWNER = owner_of(AUTH)
 RESUMABLE = [
@@ -149,7 +150,7 @@ def test_an_upstream_that_is_cut_anywhere_is_read_to_its_end(name: str, kind: st
             else:
                 assert what_arrived(name, scenario, events) == whole, place
 
-    asyncio.run(main())
+    run(main)
 
 
 # --- a relay that dies ------------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def test_a_stream_whose_relay_dies_anywhere_goes_on_at_the_next_one(name: str, s
             assert (answer.status_code, answer.content) == (200, b"".join(events)), place
             assert what_arrived(name, scenario, events) == scenario.whole, place
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("name", BY_BODY)
@@ -255,7 +256,7 @@ def test_a_stream_that_needs_the_first_request_to_resume_ends_with_its_relay(nam
             assert (state.ending.reason, state.n) == ("producer_lost", len(await logged(two.log, two.key)))
         assert (two.posts, two.second.sent) == (1, [])
 
-    asyncio.run(main())
+    run(main)
 
 
 # --- who may take it over, and what may come of it ---------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_only_who_shows_the_key_takes_it_over() -> None:
         # The key of the request is that of the reader: nothing else has it.
         assert two.second.keys == [AUTH["authorization"]] * len(two.second.keys)
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_of_readers_at_several_relays_one_takes_it_over() -> None:
@@ -304,7 +305,7 @@ def test_of_readers_at_several_relays_one_takes_it_over() -> None:
             assert sum("starting_after" in sent.params for sent in (*two.second.sent, *third.sent)) == 1
         assert two.posts == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_reader_who_was_there_before_its_lease_was_over_goes_on_without_asking_again() -> None:
@@ -320,7 +321,7 @@ def test_a_reader_who_was_there_before_its_lease_was_over_goes_on_without_asking
             assert numbers(await logged(two.log, two.key)) == WHOLE
             assert answer.content == b"".join(await logged(two.log, two.key))
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -345,7 +346,7 @@ def test_a_key_that_the_upstream_refuses_is_answered_so_and_the_stream_stays_for
             assert (numbers(events), answer.content) == (WHOLE, b"".join(events))
         assert two.posts == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_key_that_runs_out_in_mid_answer_cuts_the_readers_and_a_reader_goes_on_when_it_is_taken_again() -> None:
@@ -371,7 +372,7 @@ def test_a_key_that_runs_out_in_mid_answer_cuts_the_readers_and_a_reader_goes_on
             assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
         assert client.posts == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +415,7 @@ def test_what_an_upstream_says_to_the_resume_is_how_the_stream_ends(reply: Any, 
         assert 'event: end\ndata: {"outcome":"failed"' in answer.text
         assert KEY not in answer.text
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_log_that_is_ahead_of_its_note_gets_no_event_twice() -> None:
@@ -433,7 +434,7 @@ def test_a_log_that_is_ahead_of_its_note_gets_no_event_twice() -> None:
             assert (await ended(relay, id, OWNER)).ending.outcome is Outcome.COMPLETED
         assert [sent.params.get("starting_after") for sent in two.second.sent] == ["4"]
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_stream_for_which_nobody_comes_ends_after_a_while() -> None:
@@ -447,7 +448,7 @@ def test_a_stream_for_which_nobody_comes_ends_after_a_while() -> None:
             assert (state.ending.outcome, state.ending.reason) == (Outcome.FAILED, "producer_lost")
         assert two.second.sent == []
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_streams_that_wait_do_not_keep_others_from_being_found() -> None:
@@ -469,7 +470,7 @@ def test_streams_that_wait_do_not_keep_others_from_being_found() -> None:
             assert found.ending.reason == "producer_lost"
             assert (await relay.hub.state(id, owner=OWNER)).ending is None
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("over", [True, False], ids=["lease over", "lease not over"])
@@ -488,7 +489,7 @@ def test_a_cancel_reaches_the_upstream_though_the_relay_is_dead(over: bool) -> N
         assert [sent.path for sent in two.second.sent] == ["/v1/responses/resp_1/cancel"]
         assert two.second.keys == [AUTH["authorization"]]
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_stream_that_waits_and_is_deleted_is_stopped_upstream_too() -> None:
@@ -501,7 +502,7 @@ def test_a_stream_that_waits_and_is_deleted_is_stopped_upstream_too() -> None:
             assert (await http.get(f"/.streams/{id}", headers=AUTH)).status_code == 404
         assert [sent.path for sent in two.second.sent] == ["/v1/responses/resp_1/cancel"]
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_note_of_a_protocol_that_is_not_known_here_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,7 +515,7 @@ def test_a_note_of_a_protocol_that_is_not_known_here_is_left_to_others(monkeypat
             assert (await relay.hub.state(id, owner=OWNER)).ending is None and two.second.sent == []
             reading.cancel()
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_cancel_of_a_live_stream_is_said_to_the_upstream() -> None:
@@ -531,7 +532,7 @@ def test_a_cancel_of_a_live_stream_is_said_to_the_upstream() -> None:
             await begun
         assert [sent.path for sent in client.sent] == ["/v1/responses", "/v1/responses/resp_1/cancel"]
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_relay_that_shuts_down_leaves_the_stream_to_the_next_one() -> None:
@@ -551,7 +552,7 @@ def test_a_relay_that_shuts_down_leaves_the_stream_to_the_next_one() -> None:
             assert (numbers(events), answer.content) == (WHOLE, b"".join(events))
             assert (await ended(other, id, OWNER)).ending.outcome is Outcome.COMPLETED
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_who_sends_the_request_again_with_its_key_goes_on_with_it() -> None:
@@ -565,7 +566,7 @@ def test_who_sends_the_request_again_with_its_key_goes_on_with_it() -> None:
             assert (numbers(events), answer.content) == (WHOLE, b"".join(events))
         assert two.posts == 1
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_wait_begins_anew_when_a_stream_has_grown_and_not_when_a_key_was_refused() -> None:
@@ -582,7 +583,7 @@ def test_a_wait_begins_anew_when_a_stream_has_grown_and_not_when_a_key_was_refus
             # On the log's clock, where that knows.
             assert takeovers._waited(two.key, replace(page, running_until=page.now - 70.0)) == 70.0
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_an_upstream_that_is_not_configured_here_is_not_asked() -> None:
@@ -596,7 +597,7 @@ def test_an_upstream_that_is_not_configured_here_is_not_asked() -> None:
             assert (await relay.hub.state(id, owner=OWNER)).ending is None
             reading.cancel()
 
-    asyncio.run(main())
+    run(main)
 
 
 # --- over sockets -----------------------------------------------------------------------------------------------------

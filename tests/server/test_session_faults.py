@@ -16,9 +16,10 @@ from resumable_stream.server import Head, Hub, HubLimits, MemoryLog, SessionMess
 from resumable_stream.server.log import Append, Appended, Ending, Page, Unknown, Writer
 
 from .producing import log_at
-from .test_hub import read_all, run, words
+from .test_hub import read_all, words
 from .test_hub_over_logs import Make, hub_over, make  # noqa: F401  a fixture
 from .test_sessions import Seen, feed_id_key, names, waits
+from .virtual import run, run_in_real_time
 
 
 async def stored(hub: Hub, session: str = "chat") -> Seen:
@@ -347,7 +348,7 @@ def test_a_session_that_is_forgotten_is_not_brought_back_by_others(make: Make) -
             with pytest.raises(rs.MessageUnknown):
                 await two.session("chat").edit("m", 1)
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_feed_that_was_lost_is_there_for_who_reads_it_first(own_redis: Any) -> None:
@@ -361,7 +362,7 @@ def test_a_feed_that_was_lost_is_there_for_who_reads_it_first(own_redis: Any) ->
             for hub in (one, two):
                 assert await hub.session("chat").messages() == [SessionMessage("m", "user", 1)]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_stream_without_a_producer_that_is_forgotten_has_ended_for_its_session() -> None:

@@ -17,8 +17,9 @@ from resumable_stream.server.log import Page, Unknown
 from resumable_stream.server.sessions import feed_id_of
 from resumable_stream.testing.faulty_log import FaultyLog
 
-from .test_hub import read_all, run, words
+from .test_hub import read_all, words
 from .test_hub_over_logs import Make, hub_over, make, producer, shared, soon_quiet, text  # noqa: F401  fixtures
+from .virtual import run, run_in_real_time
 
 pytestmark = pytest.mark.usefixtures("soon_quiet")
 
@@ -80,7 +81,7 @@ def test_what_happens_in_a_session_is_seen_everywhere_in_one_order(make: Make) -
                 assert await hub.session("chat").messages() == [SessionMessage("m1", "user", "Hi there", edited=True)]
                 assert await hub.active("chat") == []
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @pytest.mark.parametrize("if_busy", ["parallel", "reject", "interrupt"])
@@ -124,7 +125,7 @@ def test_two_tabs_post_at_once(make: Make, if_busy: Any) -> None:  # noqa: F811
                 seen = await feed_of(one, session, until=ends(1 if if_busy == "reject" else 2))
                 assert len({data["id"] for name, data in seen if name == "ended"}) == sum(name == "ended" for name, _ in seen)
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_one_prompt_sent_by_many_tabs_is_not_busy_with_itself(make: Make) -> None:  # noqa: F811
@@ -142,7 +143,7 @@ def test_one_prompt_sent_by_many_tabs_is_not_busy_with_itself(make: Make) -> Non
             assert (await two.start("a", waits, session="chat", if_busy="reject")).joined
             assert names(await feed_of(two, until=lambda seen: len(seen) == 2)) == ["started a", "started c"]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_what_supersedes_another_takes_its_place(make: Make) -> None:  # noqa: F811
@@ -155,7 +156,7 @@ def test_what_supersedes_another_takes_its_place(make: Make) -> None:  # noqa: F
             assert seen[1][1] == {"id": "b", "supersedes": ["a"]}
             assert await one.active("chat") == ["b"]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_one_event_of_many_that_publish_it_at_once(make: Make) -> None:  # noqa: F811
@@ -174,7 +175,7 @@ def test_one_event_of_many_that_publish_it_at_once(make: Make) -> None:  # noqa:
             messages = await three.session("chat").messages()
             assert [message.mid for message in messages] == [data["mid"] for _, data in seen]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_an_edit_and_a_deletion_from_two_devices(make: Make) -> None:  # noqa: F811
@@ -193,7 +194,7 @@ def test_an_edit_and_a_deletion_from_two_devices(make: Make) -> None:  # noqa: F
                     await two.session("chat").edit(mid, 3)
                 assert (await one.session("chat").delete(mid)).n == (await two.session("chat").delete(mid)).n
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_feed_stays_small_and_goes_on(make: Make) -> None:  # noqa: F811
@@ -232,7 +233,7 @@ def test_a_feed_stays_small_and_goes_on(make: Make) -> None:  # noqa: F811
             await feed_of(one, until=ends(1))
             assert await one.active("chat") == []
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def _numbers(seen: Seen) -> list[tuple[str, Any]]:
@@ -255,7 +256,7 @@ def test_a_session_of_somebody_else_is_another_one(make: Make) -> None:  # noqa:
                 assert await hub.active("chat", owner=owner) == []
             assert await hub.active("chat", owner="ann") == ["a"]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_nobody_starts_stops_or_forgets_a_feed_as_a_stream(make: Make) -> None:  # noqa: F811
@@ -272,7 +273,7 @@ def test_nobody_starts_stops_or_forgets_a_feed_as_a_stream(make: Make) -> None: 
             await hub.session("chat").forget()
             assert (await hub.session("chat").publish("note", 3)).n == 1
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_process_that_is_killed_in_mid_answer_leaves_a_session_that_knows(text: str) -> None:  # noqa: F811
@@ -286,7 +287,7 @@ def test_a_process_that_is_killed_in_mid_answer_leaves_a_session_that_knows(text
             assert seen == [("started", {"id": "s"}), ("ended", {"id": "s", "outcome": "failed", "reason": "producer_lost"})]
             assert not (await hub.start("b", words(), session="chat", if_busy="reject")).joined
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def shared_log(text: str) -> StreamLog:  # noqa: F811
@@ -313,7 +314,7 @@ def test_who_goes_on_for_a_dead_process_has_the_name_that_readers_use(make: Make
             assert names(seen) == ["started a", "ended a"] and seen[1][1]["outcome"] == "completed"
             assert ids == ["a"]
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_stream_that_the_log_has_forgotten_does_not_keep_its_session_busy(make: Make) -> None:  # noqa: F811
@@ -328,7 +329,7 @@ def test_a_stream_that_the_log_has_forgotten_does_not_keep_its_session_busy(make
             seen = await feed_of(one, until=ends(2))
             assert seen[-1] == ("ended", {"id": "ghost", "outcome": "failed", "reason": "producer_lost"})
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_hub_that_shuts_down_takes_back_what_it_began(make: Make) -> None:  # noqa: F811
@@ -344,7 +345,7 @@ def test_a_hub_that_shuts_down_takes_back_what_it_began(make: Make) -> None:  # 
             seen = await feed_of(one, until=ends(1))
             assert seen[-1] == ("ended", {"id": "b", "outcome": "failed", "reason": "shutdown"})
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 def test_a_feed_that_redis_has_lost_is_written_again(own_redis: Any) -> None:
@@ -370,7 +371,7 @@ def test_a_feed_that_redis_has_lost_is_written_again(own_redis: Any) -> None:
             await hub.cancel("a")
             assert (await feed_of(hub, until=ends(1)))[-1][1]["id"] == "a"
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])
@@ -484,7 +485,7 @@ def test_whoever_asks_for_sessions_that_nobody_made_leaves_nothing(make: Make) -
             assert state == {"messages": [], "streams": []} and cursor.n == 0
             assert isinstance(await two.log.read(feed_id_key(two), None, limit_bytes=0), Page)
 
-    run(scenario)
+    run_in_real_time(scenario)
 
 
 @pytest.mark.parametrize("who", ["the same", "another", "both"])
@@ -507,4 +508,4 @@ def test_readers_wait_for_a_feed_until_somebody_begins_it(make: Make, who: str) 
             for each in following:
                 assert await each == expected
 
-    run(scenario)
+    run_in_real_time(scenario)

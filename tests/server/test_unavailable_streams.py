@@ -19,7 +19,8 @@ from resumable_stream.server.log import Appended, Behind, Head, Unavailable, Wri
 from resumable_stream.testing.faulty_log import FaultyLog, Trouble
 from resumable_stream.testing.log_contract import span_of
 
-from .test_hub import data_of, read_all, run
+from .test_hub import data_of, read_all
+from .virtual import run
 
 HEAD = Head(content_type="text/event-stream", framing="sse")
 COMPLETED = Ending(outcome=rs.Outcome.COMPLETED)
