@@ -15,6 +15,7 @@ import gc
 import importlib
 import inspect
 import math
+import signal
 import ssl
 import threading
 import time
@@ -256,6 +257,12 @@ def row(request: pytest.FixtureRequest) -> Row:
     if request.node.get_closest_marker("soak"):
         made.longest = math.inf  # pytest's own timeout bounds it
     return made
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, here and in each process that a test starts: a shell that runs all this in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
