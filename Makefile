@@ -98,7 +98,7 @@ compare: $(BENCH_STAMP) ## Cut an answer at token 150 under each SDK, alone and 
 	@$(BENCH_VENV)/bin/python benchmarks/compare.py $(COMPARE_ARGS)
 
 integration: $(INTEGRATION_STAMP) $(NODE_STAMP) integration-litellm chromium redis-server ## Run the tests against foreign servers and SDKs and in a browser (own environments)
-	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) tests/integration tests/browser
+	@$(INTEGRATION_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 600 $(PYTEST_ARGS) tests/integration tests/browser
 
 # Programs from Debian: a browser for tests/browser, and a Redis that can be a Cluster. Where one cannot be installed, its tests
 # are skipped and say why. RUNLEVEL=1: the server is not started, only installed.
@@ -118,7 +118,7 @@ redis-server:
 
 # It cannot be installed beside the others. PYTEST_ARGS may choose none of its tests, which pytest calls a failure (5).
 integration-litellm: $(LITELLM_STAMP)
-	@$(LITELLM_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 300 $(PYTEST_ARGS) \
+	@$(LITELLM_VENV)/bin/python -m pytest --no-header -q -m integration --timeout 600 $(PYTEST_ARGS) \
 		tests/integration/test_sdk_litellm.py tests/integration/test_sdk_pages.py tests/integration/test_sdk_relayed.py \
 		$(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 

@@ -28,7 +28,7 @@ import pytest
 __all__ = ["RedisCluster", "RedisServer", "own_redis", "redis_binary", "redis_cluster", "redis_server"]
 
 # A busy machine may take its time to start a process.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def redis_binary() -> Path:

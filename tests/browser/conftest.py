@@ -23,7 +23,7 @@ from .network import Network
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-PATIENCE = float(os.environ.get("CHAT_PATIENCE", "60"))
+PATIENCE = float(os.environ.get("CHAT_PATIENCE", "120"))
 HERE = Path(__file__).parent
 FLAGS = [
     "--no-sandbox",

@@ -20,7 +20,7 @@ from resumable_stream._cli.chat import folder
 
 from .conftest import PATIENCE, Chat, Tab, text_of, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 AWAY = 8.0
 """Seconds without a network: longer than any retry of the page, shorter than anybody's patience."""

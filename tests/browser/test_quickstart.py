@@ -17,7 +17,7 @@ from .conftest import until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 QUICKSTART = Path(__file__).parents[2] / "docs" / "server" / "quickstart.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", QUICKSTART.read_text(), re.MULTILINE | re.DOTALL)

@@ -21,7 +21,7 @@ from .network import Network
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PAGE = """<!doctype html><title>shows a stream</title><pre id="answer"></pre><p id="state">waits</p>
 <script>

@@ -26,7 +26,7 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_the_module_prints_what_the_script_prints() -> None:
     script = Path(sys.executable).with_name("resumable-stream")
     outputs = {
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
         for command in ([script, "tail", "--help"], [sys.executable, "-m", "resumable_stream", "tail", "--help"])
     }
     [output] = outputs
@@ -101,11 +101,11 @@ def test_without_redis_the_message_names_its_extra(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra_the_message_names_it(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from resumable_stream._cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
     assert done.stderr == f"resumable-stream: the command line needs {missing}: pip install 'resumable-stream-sdk[cli]'\n"
 
 
 def test_importing_the_package_of_the_commands_loads_no_extra() -> None:
     code = "import sys, resumable_stream._cli; print({'click', 'rich', 'httpx'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60) == "set()\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=200) == "set()\n"

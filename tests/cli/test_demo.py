@@ -26,7 +26,7 @@ DEMO = [sys.executable, "-m", "resumable_stream", "demo", "--fast"]
 def plain() -> subprocess.CompletedProcess[str]:
     """The demo through a pipe, once for all tests; a forced colour must not reach a pipe either."""
     env = os.environ | {"FORCE_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(DEMO, capture_output=True, text=True, encoding="utf-8", env=env, check=False, timeout=60)
+    return subprocess.run(DEMO, capture_output=True, text=True, encoding="utf-8", env=env, check=False, timeout=200)
 
 
 def test_the_story_is_told_in_plain_lines(plain: subprocess.CompletedProcess[str]) -> None:
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_it_without_a_traceback() -> None:
     while "250 tokens" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (130, "interrupted\n")
 
 

@@ -25,7 +25,7 @@ DEMO = [sys.executable, "-m", "resumable_stream", "demo", "--server", "--fast"]
 def plain() -> subprocess.CompletedProcess[str]:
     """The demo through a pipe, once for all tests; a forced colour must not reach a pipe either."""
     env = os.environ | {"FORCE_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(DEMO, capture_output=True, text=True, encoding="utf-8", env=env, check=False, timeout=100)
+    return subprocess.run(DEMO, capture_output=True, text=True, encoding="utf-8", env=env, check=False, timeout=200)
 
 
 def test_the_story_is_told_in_plain_lines(plain: subprocess.CompletedProcess[str]) -> None:
@@ -61,7 +61,7 @@ def test_ctrl_c_ends_it_and_its_process() -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         # The pipe ends when nobody holds it any more.
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (130, "interrupted\n")
     assert "killed" not in out
 
@@ -103,7 +103,7 @@ def test_without_the_extra_the_message_names_it(missing: str) -> None:
         f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['x', 'demo', '--server']\n"
         "from resumable_stream._cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: demo --server needs {missing}: pip install 'resumable-stream-sdk[server]'\n"
 

@@ -363,6 +363,6 @@ def test_a_reader_that_leaves_ends_it_quietly(database: Path) -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(60) == 141
+    assert process.wait(200) == 141
     assert process.stderr.read() == b""
     process.stderr.close()

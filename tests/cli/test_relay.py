@@ -61,7 +61,7 @@ def outcome_in_the_end(client: httpx.Client, location: str, headers: dict[str, s
     return str(found)
 
 
-@pytest.fixture(params=[pytest.param("sqlite", marks=[pytest.mark.soak, pytest.mark.timeout(300)]), "redis"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=[pytest.mark.soak, pytest.mark.timeout(900)]), "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/streams.db"

@@ -31,7 +31,7 @@ from ..redis_server import RedisServer
 
 COMMAND = [sys.executable, "-m", "resumable_stream"]
 SERVE = [*COMMAND, "serve"]
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 MODULE = """
 import asyncio, json, os

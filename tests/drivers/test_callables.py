@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Scripted = Callable[..., ScriptedClient]
-pytestmark = [pytest.mark.timeout(10)]
 
 URL = "https://api.example.com/answers"
 NOTE = "the place is in the stream's `checkpoint`"

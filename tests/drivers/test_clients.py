@@ -159,7 +159,7 @@ def test_httpx2_under_the_name_of_httpx_is_told_right(flaky_server: Start) -> No
         asyncio.run(main())
     """
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), server.url], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program), server.url], capture_output=True, text=True, timeout=200
     )
     assert (result.stdout.splitlines(), result.stderr) == ([" ".join(ALL)] * 3, "")
 
@@ -168,7 +168,7 @@ def test_importing_the_package_imports_no_client() -> None:
     program = (
         "import sys, resumable_stream; print([name for name in sys.modules if name.startswith(('httpx', 'httpcore', 'anyio'))])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert result.stdout.strip() == "[]"
 
 
@@ -180,7 +180,7 @@ def test_streaming_with_httpx_never_imports_httpx2(flaky_server: Start) -> None:
             print(len(list(stream)), "httpx2" in sys.modules)
     """
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), server.url], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program), server.url], capture_output=True, text=True, timeout=200
     )
     assert (result.stdout.strip(), result.stderr) == ("12 False", "")
 

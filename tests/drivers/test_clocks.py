@@ -1,7 +1,7 @@
 """
 The four clocks on real sockets, with values so small that the tests are quick (rule 4, guarantee G6).
 
-A busy machine may be late by seconds. Where a clock must not fire, it is a second long, and what it waits for comes at once.
+A busy machine may be late by seconds. Where a clock must not fire, it is seconds long, and what it waits for comes at once.
 """
 
 from __future__ import annotations
@@ -99,25 +99,25 @@ async def test_the_byte_clock_is_on_time_after_a_longer_or_endless_first_event_c
 
 
 async def test_the_byte_clock_gets_no_shorter_after_a_shorter_first_event_clock(row: Row, flaky_server: Start) -> None:
-    pause = Fault.heartbeats(after_events=5, count=1, interval=1.1)
+    pause = Fault.heartbeats(after_events=5, count=1, interval=3.2)
     server = flaky_server(numbered(12), [pause], no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=1.0, idle=30.0))
+    stream = row.connect("GET", server.url, timeouts=Timeouts(first_event=3.0, idle=30.0))
     assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0, "204 is no connection of the stream"
 
 
 async def test_each_byte_starts_the_byte_clock_again(row: Row, flaky_server: Start) -> None:
-    server = flaky_server(numbered(12), pace=0.1, no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=1.0, stall=1.0))
+    server = flaky_server(numbered(12), pace=0.3, no_content_at_end=True)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=3.0, stall=3.0))
     assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0
 
 
 async def test_the_stall_clock_counts_across_heartbeats_and_starts_again_at_an_event(row: Row, flaky_server: Start) -> None:
-    beats = [Fault.heartbeats(after_events=n, count=4, interval=0.1) for n in (3, 6, 9)]
+    beats = [Fault.heartbeats(after_events=n, count=4, interval=0.3) for n in (3, 6, 9)]
     server = flaky_server(numbered(12), [beats], no_content_at_end=True)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=30.0, stall=1.0))
-    with Stopwatch(1.2):
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=30.0, stall=3.0))
+    with Stopwatch(3.6):
         assert await ids(row, stream) == ALL
     assert stream.stats.reconnects == 0
 
@@ -136,22 +136,24 @@ async def test_a_clock_of_a_post_that_cannot_resume_names_itself(
     row: Row, flaky_server: Start, schedule: list[Fault], reason: str
 ) -> None:
     server = flaky_server(numbered(12), schedule)
-    clocks = {"first_event": 30.0, "idle": 30.0, "stall": 30.0, reason: 0.06}
+    # The first one runs from the connecting on, which a busy machine must have time for.
+    seconds = 1.0 if reason == "first_event" else 0.06
+    clocks = {"first_event": 30.0, "idle": 30.0, "stall": 30.0, reason: seconds}
     stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(**clocks))
-    with Stopwatch(0.06), pytest.raises(rs.StreamInterrupted) as caught:
+    with Stopwatch(seconds), pytest.raises(rs.StreamInterrupted) as caught:
         await row.read(stream)
     assert caught.value.reason == reason
     assert caught.value.checkpoint is not None
     assert len(server.requests) == 1, "a POST was sent twice"
     await row.close_clients()
-    assert server.wait_disconnected()
+    assert server.wait_disconnected(30.0)
 
 
 async def test_a_get_that_declares_a_generation_is_not_repeated_when_its_first_event_is_late(
     row: Row, flaky_server: Start
 ) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=0, how="silence")])
-    stream = row.connect("GET", server.url, protocol=LastEventID(end="close"), timeouts=Timeouts(first_event=0.1))
+    stream = row.connect("GET", server.url, protocol=LastEventID(end="close"), timeouts=Timeouts(first_event=1.0))
     with pytest.raises(rs.StreamInterrupted) as caught:
         await row.read(stream)
     assert caught.value.reason == "first_event"
@@ -181,7 +183,7 @@ async def test_the_deadline_ends_every_wait(row: Row, flaky_server: Start, sched
     assert caught.value.checkpoint is not None
     assert caught.value.checkpoint.offset <= 5
     await row.close_clients()
-    assert server.wait_disconnected()
+    assert server.wait_disconnected(30.0)
     rest = await ids(row, row.connect("GET", server.url, checkpoint=caught.value.checkpoint))
     assert rest == ALL[caught.value.checkpoint.offset :]
 
@@ -192,36 +194,37 @@ async def test_the_body_of_an_error_answer_that_drips_is_not_waited_for(
     row: Row, flaky_server: Start, clock: str, status: int
 ) -> None:
     server = flaky_server(numbered(12), [Fault.status(status, body=b"x" * 400)], chunk_bytes=1, pace=0.05)
-    timeouts = Timeouts(**{clock: 0.05})
+    timeouts = Timeouts(**{clock: 1.0})
     # Without its body the status is known all the same.
     kind = rs.DeadlineExceeded if clock == "deadline" else rs.ResumableStreamError
-    with Stopwatch(0.05), pytest.raises(kind) as caught:
+    with Stopwatch(1.0), pytest.raises(kind) as caught:
         await row.read(row.connect("GET", server.url, timeouts=timeouts, retry=rs.RetryPolicy(attempts=1)))
     assert caught.value.checkpoint is not None
     assert len(server.requests) == 1
     await row.close_clients()
-    assert server.wait_disconnected()
+    assert server.wait_disconnected(30.0)
 
 
 async def test_a_slow_consumer_stops_the_clocks(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), no_content_at_end=True, pace=0.0)
-    clocks = Timeouts(first_event=0.7, idle=0.7, stall=0.7)
+    clocks = Timeouts(first_event=2.0, idle=2.0, stall=2.0)
     seen = []
     async with row.connect("GET", server.url, timeouts=clocks) as stream:
-        await row.sleep(0.8)
+        await row.sleep(2.1)
         async for event in stream:
             seen.append(event.id)
             if event.id in ("1", "12"):
-                await row.sleep(0.8)
+                await row.sleep(2.1)
     assert seen == ALL
     assert stream.stats.reconnects == 0
 
 
 async def test_the_first_event_clock_runs_from_the_request_on(row: Row, flaky_server: Start) -> None:
-    late = [Fault.delay(0.9), Fault.cut(after_events=0, how="silence")]
+    late = [Fault.delay(3.0), Fault.cut(after_events=0, how="silence")]
     server = flaky_server(numbered(12), [late])
-    stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(first_event=1.0))
-    with Stopwatch(1.0, late=0.8), pytest.raises(rs.StreamInterrupted) as caught:
+    stream = row.connect("POST", server.url, json={}, timeouts=Timeouts(first_event=3.5))
+    # From the head on it would be 6.5 s.
+    with Stopwatch(3.5, late=2.9), pytest.raises(rs.StreamInterrupted) as caught:
         await row.read(stream)
     assert caught.value.reason == "first_event"
 
@@ -229,7 +232,7 @@ async def test_the_first_event_clock_runs_from_the_request_on(row: Row, flaky_se
 async def test_connections_that_bring_nothing_use_up_the_attempts(row: Row, flaky_server: Start) -> None:
     server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.cut(after_events=0, how="silence")] * 9])
     retry = rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)
-    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=0.4), retry=retry)
+    stream = row.connect("GET", server.url, timeouts=Timeouts(idle=1.5), retry=retry)
     with pytest.raises(rs.RetriesExhausted) as caught:
         await row.read(stream)
     assert caught.value.attempts == 3
@@ -293,7 +296,7 @@ async def test_thousands_of_heartbeats_keep_no_iterator_each(row: Row, flaky_ser
     # Re-arming a sync read needs a fresh iterator, and each is kept: they must stay few.
     beats = Fault.heartbeats(after_events=2, count=3000, interval=0.0)
     server = flaky_server(numbered(12), [beats], no_content_at_end=True)
-    async with row.connect("GET", server.url, timeouts=Timeouts(idle=5.0, stall=10.0)) as stream:
+    async with row.connect("GET", server.url, timeouts=Timeouts(idle=30.0, stall=60.0)) as stream:
         assert len([event async for event in stream]) == 12
         body = stream._body
         assert body is None or len(getattr(body, "_iterators", ())) < 50

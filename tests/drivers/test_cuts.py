@@ -157,7 +157,7 @@ async def test_silence_is_left_for_a_new_connection(row: Row, flaky_server: Call
     assert shape(await row.read(stream)) == EVENTS
     assert stream.stats.reconnects == 3
     await row.close_clients()
-    assert server.wait_disconnected()
+    assert server.wait_disconnected(30.0)
 
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean"])

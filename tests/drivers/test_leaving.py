@@ -51,7 +51,7 @@ async def rest(row: Row, stream: Any, **options: Any) -> list[str]:
 
 def whole(server: FlakyServer) -> None:
     """No connection is open, although the client that made it still is."""
-    assert server.wait_disconnected(2.0), "a connection is still open"
+    assert server.wait_disconnected(30.0), "a connection is still open"
 
 
 # --- by the loop body
@@ -192,7 +192,7 @@ def _during_sleep(**_: Any) -> dict[str, Any]:
 
 def _during_connect(**_: Any) -> dict[str, Any]:
     # The clock only bounds the test: nothing here waits for it.
-    return {"schedule": [Fault.cut(after_events=5), Fault.no_answer(how="silence")], "timeouts": rs.Timeouts(idle=30.0)}
+    return {"schedule": [Fault.cut(after_events=5), Fault.no_answer(how="silence")], "timeouts": rs.Timeouts(idle=100.0)}
 
 
 def _during_error_body(**_: Any) -> dict[str, Any]:
@@ -239,7 +239,7 @@ async def test_cancelling_a_scope_leaves_cleanly(row: Row, flaky_server: Start, 
         group.start_soon(reader)
         await blocked(row, server, seen, waiting)
         group.cancel_scope.cancel()
-    assert time.monotonic() - started < 10.0
+    assert time.monotonic() - started < 50.0
     whole(server)
     assert seen == ALL[:5]
     assert stream.checkpoint.offset == 5
@@ -280,7 +280,7 @@ async def test_a_read_that_the_caller_timed_out_can_be_tried_again(row: Row, fla
             await anext(stream)
         assert scope.cancelled_caught
         assert stream.checkpoint.offset == 5
-        with anyio.fail_after(30.0):
+        with anyio.fail_after(200.0):
             if waiting == "sleep":
                 return  # it would sleep its 60 s from the start; that nothing is lost is seen by leaving
             seen += [event.id async for event in stream]
@@ -306,7 +306,7 @@ def test_ctrl_c_while_the_stream_waits_leaves_cleanly(row: Row, flaky_server: St
     thread = _in_thread(strike)
     with pytest.raises(KeyboardInterrupt):
         row.run(scenario)
-    thread.join(60)
+    thread.join(200)
     whole(server)
     assert seen == ALL[:5]
     assert streams[0].checkpoint.offset == 5
@@ -406,7 +406,7 @@ def test_ctrl_c_while_opening_leaves_cleanly(row: Row, flaky_server: Start) -> N
     thread = _in_thread(strike)
     with pytest.raises(KeyboardInterrupt):
         row.run(scenario)
-    thread.join(60)
+    thread.join(200)
     whole(server)
 
 
@@ -428,7 +428,7 @@ async def test_close_from_elsewhere_ends_a_waiting_reader(row: Row, flaky_server
             with pytest.raises(rs.StreamClosed) as caught:
                 async for event in stream:
                     seen.append(event.id)
-            assert time.monotonic() - started < 10.0
+            assert time.monotonic() - started < 50.0
             assert not isinstance(caught.value, rs.StreamConsumed)
     assert seen == ALL[:5]
     assert caught.value.checkpoint == stream.checkpoint
@@ -520,7 +520,7 @@ class GatedStore(MemoryStore):
         self.overlapped = self.overlapped or self.inside > 1
         self.saves += 1
         self.entered.set()
-        self.go_on.wait(60.0)
+        self.go_on.wait(200.0)
         try:
             super().save(*args, **options)
         finally:

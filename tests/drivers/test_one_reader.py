@@ -25,11 +25,11 @@ from resumable_stream.testing import Fault, FlakyServer, RecordedRequest, Reply,
 from ..conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.usefixtures("spotless"), pytest.mark.each_loop, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("spotless"), pytest.mark.each_loop]
 
 ALL = [str(n) for n in range(1, 13)]
 SILENT = Fault.cut(after_events=5, how="silence")
-UNTIL_CLOSED = rs.Timeouts(idle=30.0, first_event=30.0)
+UNTIL_CLOSED = rs.Timeouts(idle=100.0, first_event=100.0)
 WAYS: dict[str, Callable[[Any], Any]] = {
     "events": lambda stream: stream,
     "batches": lambda stream: stream.iter_batches(),
@@ -73,7 +73,7 @@ async def test_a_second_reader_is_refused_and_the_first_one_goes_on(row: Row, fl
     assert seen == ALL[:5]
     assert stream.checkpoint.offset == 5
     assert stream.stats.reconnects == 0
-    assert server.wait_disconnected(2.0)
+    assert server.wait_disconnected(30.0)
 
 
 async def test_a_read_from_within_a_read_is_refused(row: Row, flaky_server: Start) -> None:
@@ -122,7 +122,7 @@ async def test_opened_stepped_and_closed_in_different_tasks_it_survives_its_cuts
     cuts = [Fault.cut(after_events=3, how=how), Fault.cut(after_events=4, how=how), Fault.cut(after_events=5, how="silence")]
     server = flaky_server(numbered(13), cuts)
     seen: list[str] = []
-    stream = row.connect("GET", server.url, timeouts=rs.Timeouts(idle=0.2 if how == "silence" else 30.0))
+    stream = row.connect("GET", server.url, timeouts=rs.Timeouts(idle=2.0 if how == "silence" else 30.0))
 
     async def step() -> None:
         seen.append((await anext(stream)).id)
@@ -137,7 +137,7 @@ async def test_opened_stepped_and_closed_in_different_tasks_it_survives_its_cuts
     assert seen == ALL
     assert stream.stats.reconnects == 2
     assert stream.checkpoint.offset in (11, 12)
-    assert server.wait_disconnected(2.0)
+    assert server.wait_disconnected(30.0)
 
 
 @pytest.mark.parametrize("left", ["open", "broken off"])
@@ -162,7 +162,7 @@ async def test_a_block_left_in_another_task_than_it_was_entered_in(row: Row, fla
             pass
     assert seen == ALL[:7]
     assert stream.checkpoint.offset == (7 if error is None else 6)
-    assert server.wait_disconnected(2.0)
+    assert server.wait_disconnected(30.0)
 
 
 @pytest.mark.parametrize("waiting", ["head", "side head", "side body"])
@@ -178,7 +178,7 @@ async def test_close_from_elsewhere_wakes_a_reader_that_waits_for(row: Row, flak
         if request.path != "/status" or waiting == "head":
             return None
         if waiting == "side head":
-            let_go.wait(20.0)
+            let_go.wait(200.0)
             return Reply(status=200, body=b"{}")
         return None
 
@@ -203,7 +203,7 @@ async def test_close_from_elsewhere_wakes_a_reader_that_waits_for(row: Row, flak
                     async for _ in stream:
                         pass
         assert not isinstance(caught.value, rs.StreamConsumed)
-        assert time.monotonic() - started < 15.0, "the clock woke it"
+        assert time.monotonic() - started < 50.0, "the clock woke it"
     finally:
         let_go.set()
     assert " closed, " in repr(stream)
@@ -224,7 +224,7 @@ async def test_leaving_the_block_while_another_reads_closes_the_stream(row: Row,
             await row.sleep(0.02)
     assert seen == ALL[:5]
     assert stream.checkpoint.offset == 5
-    assert server.wait_disconnected(2.0)
+    assert server.wait_disconnected(30.0)
 
 
 async def test_a_cancellation_that_comes_while_another_closes_still_closes(row: Row, flaky_server: Start) -> None:
@@ -246,7 +246,7 @@ async def test_a_cancellation_that_comes_while_another_closes_still_closes(row: 
         await row.sleep(0.02)
         group.cancel_scope.cancel()
         await stream.aclose()
-    assert server.wait_disconnected(2.0)
+    assert server.wait_disconnected(30.0)
     assert " closed, " in repr(stream)
     assert stream.checkpoint.offset == 5
 
@@ -298,4 +298,4 @@ def test_a_signal_handler_may_close_the_stream_that_its_thread_reads(row: Row, f
             timer.join()
             signal.signal(signal.SIGUSR1, before)
     assert seen == ALL[:5]
-    assert server.wait_disconnected(2.0)
+    assert server.wait_disconnected(30.0)

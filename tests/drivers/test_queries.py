@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tests.conftest import Row
 
 Start = Callable[..., FlakyServer]
-pytestmark = [pytest.mark.timeout(10)]
 
 LOG = [*numbered(6), ServerEvent(data="[DONE]")]
 CUT = Fault.cut(after_events=3)

@@ -687,7 +687,7 @@ def test_a_killed_process_is_continued_by_the_next_one(flaky_server: Start, tmp_
             [sys.executable, "-c", textwrap.dedent(program), server.url, str(tmp_path), stop],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         assert result.stderr == ""
         return result.returncode, result.stdout.split()

@@ -369,7 +369,7 @@ class Process:
         self._process.stdout.close()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=[pytest.mark.soak, pytest.mark.timeout(300)])])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'agents.db'}"

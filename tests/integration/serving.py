@@ -34,7 +34,7 @@ def serving(app: Any) -> Iterator[CuttingProxy]:
         finally:
             proxy.close()
             server.should_exit = True
-            thread.join(5)
+            thread.join(200)
 
 
 def closing(app: Any, log: Any) -> Any:

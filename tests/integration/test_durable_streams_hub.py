@@ -87,7 +87,7 @@ def test_the_conformance_suite_passes(log: StreamLog, tmp_path: Path) -> None:
 
 def run_client(*words: str, check: bool = True) -> list[Any]:
     done = subprocess.run(
-        [node(), "durable_streams_client.mjs", *words], cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+        [node(), "durable_streams_client.mjs", *words], cwd=HERE, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0 or not check, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -59,7 +59,7 @@ async def _read_late(server: Server) -> None:
     rng = random.Random(SEED)
     twice = repeats = 0
 
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=200) as client:
         for run in range(RUNS):
             thread = (await client.post("/threads", json={})).json()["thread_id"]
             started = await client.post(f"/threads/{thread}/runs", json=_run(f"late-{run}", CHUNKS))

@@ -35,13 +35,13 @@ pytest.importorskip("langgraph_api")
 pytest.importorskip("langgraph_cli")
 
 # The first test waits for the server too.
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 End = Literal["fin", "rst"]
 
 CHUNKS = 60
 CUTS = 25
-START = 60.0
+START = 120.0
 # Runs at a time; the server polls for new ones every 0.5 s, so one after the other would take a minute.
 AT_ONCE = 8
 # Seconds after which a run that was cut has ended, so that the replay does not meet the live stream.

@@ -30,7 +30,7 @@ from .test_langgraph_server import AT_ONCE, CHUNKS, OVER, Server, server  # noqa
 __all__ = ["server"]
 
 # The first test waits for the server too.
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 Driver = Literal["sync", "asyncio"]
 

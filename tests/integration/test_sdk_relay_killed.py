@@ -26,7 +26,7 @@ from tests.server.relay_wires import ANTHROPIC, GEMINI, KEY, OLLAMA, OPENAI, Wir
 
 pytestmark = [pytest.mark.integration]
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 ASK: Any = [{"role": "user", "content": "Why?"}]
 
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration]
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "servers"
 TEXT = "You said: {}. I have thought about it for a while, and I agree with every word of it. "
-PATIENCE = 30.0
+PATIENCE = 120.0
 BODY = {"prompt": "Hello"}
 RETRY = rs.RetryPolicy(attempts=100, wait=lambda state: 0.01)
 

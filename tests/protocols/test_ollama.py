@@ -267,4 +267,4 @@ async def test_over_sockets_leaving_closes_the_connection(row: Row, flaky_server
         with pytest.raises(Exception, match="no call that stops"):
             await opened.cancel()
     await row.close_clients()
-    assert server.wait_disconnected()
+    assert server.wait_disconnected(30.0)

@@ -486,4 +486,4 @@ async def test_over_sockets_there_is_no_cancel_but_close(row: Row, flaky_server:
         with pytest.raises(Exception, match="no call that stops"):
             await opened.cancel()
     await row.close_clients()
-    assert server.wait_disconnected()
+    assert server.wait_disconnected(30.0)

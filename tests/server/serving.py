@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 import uvicorn.server
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class _Asyncio:

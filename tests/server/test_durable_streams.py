@@ -337,7 +337,7 @@ def test_a_drain_sends_readers_away_and_they_come_back(serve: Any) -> None:
     assert all("streamClosed" not in json.loads(data) for name, data in rest if name == "control")
     assert kit.client.get("/s").status_code == 503
     gate.open()
-    draining.join(30)
+    draining.join(200)
     assert not draining.is_alive()
 
 

@@ -43,7 +43,7 @@ from .serving import PATIENCE, Served, wait_until
 from .test_hub import data_of, read_all
 from .test_hub_over_logs import hub_over, shared
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 COMPLETED = Ending(outcome=rs.Outcome.COMPLETED)

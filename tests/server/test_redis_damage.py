@@ -794,7 +794,7 @@ def test_what_is_no_client_is_refused_with_a_hint(redis_server: RedisServer) -> 
 
 def test_without_redis_py_the_extra_is_named() -> None:
     code = "import sys; sys.modules['redis'] = None\nfrom resumable_stream.server import MemoryLog, RedisLog"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert "ImportError: RedisLog needs redis: pip install 'resumable-stream-sdk[redis]'" in done.stderr
 
 

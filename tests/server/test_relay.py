@@ -22,7 +22,7 @@ from resumable_stream.testing.log_contract import span_of
 from .relay_wires import ANTHROPIC, GEMINI, KEY, OPENAI, OTHER_KEY, TEXT, WIRES, Wire
 from .serving import Served, read_until, wait_until
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @contextlib.contextmanager

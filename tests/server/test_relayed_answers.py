@@ -250,5 +250,5 @@ def test_two_who_start_with_one_key_are_answered_once(relay: tuple[Upstream, Ser
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(30)
+        reader.join(200)
     assert (found, upstream.calls - before) == ([CHAT.data] * 8, 1)

@@ -437,7 +437,7 @@ def test_a_file_that_cannot_be_written_is_an_error_that_says_what_is_needed() ->
                 [sys.executable, "-c", textwrap.dedent(script), str(path)],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=200,
                 check=False,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )

@@ -101,7 +101,7 @@ def another(script: str, path: Path) -> Iterator[Other]:
                 pipe.close()
             except BrokenPipeError:
                 pass
-        other.process.wait(30)
+        other.process.wait(200)
 
 
 async def page_of(log: SQLiteLog, stream_id: str = "s", after: Cursor | None = None) -> Page:
@@ -399,7 +399,7 @@ def test_two_processes_hear_each_other(tmp_path: Path) -> None:
             while (await page_of(log, "theirs")).ending is None:
                 await anext(bells)
             assert await text_of(log, "theirs") == prefix(20)
-            assert other.process.wait(30) == 0
+            assert other.process.wait(200) == 0
         await log.aclose()
 
     run(scenario())
@@ -437,7 +437,7 @@ def test_of_several_processes_one_creates_and_one_claims(tmp_path: Path) -> None
                 assert text
                 heard.append(text)
             with other.process:
-                other.process.communicate(timeout=30)
+                other.process.communicate(timeout=200)
         assert sorted(heard) == sorted(f"{what} {number}" for what in ("created", "claimed") for number in range(100))
         await log.aclose()
 
@@ -473,7 +473,7 @@ def test_processes_that_start_at_once_share_a_new_file(tmp_path: Path) -> None:
     run(check())
     for other in others:
         with other.process:
-            other.process.communicate("go", timeout=30)
+            other.process.communicate("go", timeout=200)
     assert os.listdir(path.parent) == ["streams.db"]
 
 
@@ -534,7 +534,7 @@ def test_processes_whose_file_is_deleted_again_and_again_lose_nothing(tmp_path: 
     run(check())
     for other in others:
         with other.process:
-            other.process.communicate("end\n", timeout=30)
+            other.process.communicate("end\n", timeout=200)
             assert other.process.returncode == 0
 
 
@@ -636,4 +636,4 @@ def test_no_connection_is_carried_across_a_fork(tmp_path: Path) -> None:
     with another(CARRIED, tmp_path / "streams.db") as other:
         assert other.hear() == "2"
         assert other.hear() == "[None, None] True"
-        assert other.process.wait(30) == 0
+        assert other.process.wait(200) == 0

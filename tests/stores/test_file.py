@@ -148,7 +148,7 @@ def run_python(code: str, *args: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code), *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
 

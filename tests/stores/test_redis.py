@@ -278,7 +278,7 @@ class Proxy:
             # The reply to what was sent last is still waited for: the save has happened before the connection breaks.
             with contextlib.suppress(OSError):
                 upstream.shutdown(socket.SHUT_WR)
-            thread.join(10)
+            thread.join(200)
 
     def close(self) -> None:
         # Closing alone does not wake the thread that waits in accept().
@@ -340,7 +340,7 @@ def test_a_server_that_does_not_answer_is_an_error_not_a_hang_and_nothing_is_dou
         store.save("k", checkpoint_at(5), events_at(2, 5), fence=fence)
     own_redis.go_on()
     # By now it does what it was sent, in whatever order.
-    patient = kept(own_redis.url, timeout=60)
+    patient = kept(own_redis.url, timeout=200)
     assert patient.load("k") is not None
     store.timeout = 60
     store.save("k", checkpoint_at(6), events_at(2, 6), fence=fence)
@@ -424,7 +424,7 @@ def test_killed_at_any_moment_at_most_the_save_under_way_is_lost(victim: str, ti
             else:
                 process.kill()
             said = process.stdout.read().split()
-            process.wait(60)
+            process.wait(200)
             process.stdout.close()
             with kept_open(server.url) as store:
                 place = store.load("k")
@@ -462,7 +462,7 @@ def test_a_process_that_dies_right_after_it_sent_a_save_leaves_both_or_neither(r
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
     with kept_open(redis_server.url) as store:
@@ -501,7 +501,7 @@ def test_another_process_that_opens_the_key_takes_it_over(redis_server: RedisSer
         ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert other.returncode == 0, other.stderr
     with pytest.raises(StoreError, match=f"another writer: expected fence {int(other.stdout)}, received {fence}"):

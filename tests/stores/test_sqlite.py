@@ -70,7 +70,7 @@ def program(code: str, *args: object) -> list[str]:
 
 
 def run_python(code: str, *args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(program(code, *args), capture_output=True, text=True, timeout=100)
+    return subprocess.run(program(code, *args), capture_output=True, text=True, timeout=200)
 
 
 # --- both or neither
@@ -130,7 +130,7 @@ def test_a_process_killed_at_any_moment_loses_at_most_the_save_it_was_in(path: P
             process.stdout.readline()
         process.kill()
         said = process.stdout.read().split()
-        process.wait(60)
+        process.wait(200)
         process.stdout.close()
         store = kept(path)
         place = store.load("k")
@@ -262,7 +262,7 @@ def test_processes_that_begin_at_once_make_one_database(path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    won = [int(process.communicate(timeout=100)[0]) for process in processes]
+    won = [int(process.communicate(timeout=200)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     store = kept(path)
     for number in range(4):
@@ -300,7 +300,7 @@ def test_a_lock_that_is_never_released_is_an_error_not_a_hang(path: Path) -> Non
     # Who reads waits for nobody.
     assert list(store.replay("k")) == events_at(0, 2)
     assert store.load("k") == checkpoint_at(2)
-    holder.communicate("\n", timeout=60)
+    holder.communicate("\n", timeout=200)
     store.save("k", checkpoint_at(3), events_at(2, 3), fence=fence)
     assert list(store.replay("k")) == events_at(0, 3)
 

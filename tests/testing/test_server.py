@@ -46,7 +46,7 @@ def body(client: httpx.Client, url: str, **headers: str) -> bytes:
 
 def exchange(server: FlakyServer, request: bytes) -> bytes:
     """Everything the server sends on one connection of its own, without an HTTP client in between."""
-    with socket.create_connection(("127.0.0.1", int(server.origin.rsplit(":", 1)[1])), timeout=60) as sock:
+    with socket.create_connection(("127.0.0.1", int(server.origin.rsplit(":", 1)[1])), timeout=200) as sock:
         sock.sendall(request)
         received = b""
         while data := sock.recv(65536):
@@ -217,7 +217,7 @@ def test_a_held_connection_follows_the_log(client: httpx.Client) -> None:
             assert next(chunks) == encoded(1)
             server.append(*numbered(2, start=2))
             assert next(chunks) + next(chunks) == encoded(2, 3)
-        assert server.wait_disconnected()
+        assert server.wait_disconnected(30.0)
     with FlakyServer(numbered(1)) as server:
         server.replace(numbered(1, start=9))
         assert body(client, server.url) == encoded(9)
@@ -310,7 +310,7 @@ def test_silence_keeps_the_connection_open_until_the_client_leaves(client: httpx
         with pytest.raises(httpx.ReadTimeout), client.stream("GET", server.url, timeout=0.5) as response:
             chunks.extend(response.iter_raw())
         assert b"".join(chunks) == server.transcript[:5]
-        assert server.wait_disconnected()
+        assert server.wait_disconnected(30.0)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_nothing_but_heartbeats_until_the_client_leaves(client: httpx.Client) ->
         with client.stream("GET", server.url) as response:
             chunks = list(itertools.islice(response.iter_raw(), 20))
         assert chunks == [encoded(1), *[b": heartbeat\n\n"] * 19]
-        assert server.wait_disconnected()
+        assert server.wait_disconnected(30.0)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ def test_an_endless_line_ends_when_the_client_leaves_or_at_its_limit(client: htt
         with client.stream("GET", server.url) as response:
             got = b"".join(itertools.islice(response.iter_raw(), 60))
         assert got.startswith(encoded(1) + b"data: xxx") and b"\n" not in got[len(encoded(1)) :] and len(got) > 500_000
-        assert server.wait_disconnected()
+        assert server.wait_disconnected(30.0)
         got = body(client, server.url)
         assert len(got) == 100_000 and b"\n" not in got
 
@@ -582,7 +582,7 @@ def test_a_server_that_was_never_started_has_no_address_and_needs_no_close() -> 
 @pytest.mark.parametrize("garbage", [b"", b"GET /\r\n\r\n", b"\x16\x03\x01" * 9, b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"])
 def test_what_is_not_http_is_closed(garbage: bytes) -> None:
     with FlakyServer() as server:
-        with socket.create_connection(("127.0.0.1", int(server.origin.rsplit(":", 1)[1])), timeout=60) as sock:
+        with socket.create_connection(("127.0.0.1", int(server.origin.rsplit(":", 1)[1])), timeout=200) as sock:
             sock.sendall(garbage)
             sock.shutdown(socket.SHUT_WR)
             assert sock.recv(1) == b""
