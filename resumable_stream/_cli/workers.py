@@ -25,6 +25,10 @@ __all__ = ["supervise"]
 _PAUSE: Final = 1.0
 """Seconds before a worker that died is replaced. 1: one that dies at once must not take a core."""
 _TICK: Final = 1.0
+_GRACE: Final = 10.0
+"""Seconds that a worker may take from the end of its connection to its own. 10: at exit, Python may be slow on a busy machine."""
+_LOOK: Final = 0.02
+"""Seconds between two looks at a worker that is about to end."""
 
 
 class _Worker:
@@ -43,6 +47,8 @@ class _Worker:
                 process_group=0,
             )
         self.serves = False
+        self.left_at: float | None = None
+        """When its connection ended; the process itself ends soon after."""
 
     def tell(self, number: int) -> None:
         if self.process.poll() is None:
@@ -101,17 +107,21 @@ class _Supervisor:
     def _once(self, woken: socket.socket) -> None:
         now = time.monotonic()
         times = [*self._missing, *([] if self._until is None else [self._until])]
-        for key, _ in self._selector.select(min([_TICK, *(max(0.0, each - now) for each in times)])):
+        tick = _LOOK if any(worker.left_at is not None for worker in self._workers) else _TICK
+        for key, _ in self._selector.select(min([tick, *(max(0.0, each - now) for each in times)])):
             if key.data is None:
                 woken.recv(64)
             elif key.data.control.recv(16):
                 key.data.serves = True
             else:
-                self._gone(key.data)
+                self._left(key.data)
         for worker in list(self._workers):
             # Also one whose connection is held open by a process that it has forked.
-            if worker.process.poll() is not None:
-                self._gone(worker)
+            if (code := worker.process.poll()) is not None:
+                self._left(worker)
+                self._ended(worker, code)
+            elif worker.left_at is not None and time.monotonic() > worker.left_at + _GRACE:
+                worker.tell(signal.SIGKILL)
         self._obey_signals()
         now = time.monotonic()
         if self._until is None:
@@ -133,7 +143,9 @@ class _Supervisor:
                 say(f"{name}: draining, {self._timeout:g} s at most; once more stops at once")
             elif self._told == 2:
                 say(f"{name}: stopping at once")
-            self._stop(signal.SIGTERM if self._told < 3 else signal.SIGKILL, SPARE if self._told > 1 else self._timeout + SPARE)
+            # Another one each time: a second SIGTERM is lost while a worker has not got to its first.
+            told = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)[min(self._told, 3) - 1]
+            self._stop(told, SPARE if self._told > 1 else self._timeout + SPARE)
 
     def _stop(self, number: int, seconds: float) -> None:
         # Each ends by itself within this time; who does not, is not there any more.
@@ -141,16 +153,14 @@ class _Supervisor:
         for worker in self._workers:
             worker.tell(number)
 
-    def _gone(self, worker: _Worker) -> None:
-        self._selector.unregister(worker.control)
-        worker.control.close()
+    def _left(self, worker: _Worker) -> None:
+        if worker.left_at is None:
+            worker.left_at = time.monotonic()
+            self._selector.unregister(worker.control)
+            worker.control.close()
+
+    def _ended(self, worker: _Worker, code: int) -> None:
         self._workers.remove(worker)
-        try:
-            code = worker.process.wait(_PAUSE)
-        except subprocess.TimeoutExpired:
-            # It has closed the connection, and does not end.
-            worker.tell(signal.SIGKILL)
-            code = worker.process.wait()
         if self._until is not None:
             self._code = self._code or (1 if code else 0)
         elif self._announce is not None:
