@@ -155,11 +155,17 @@ async def producer(text: str, count: int, pause: float, lease: float, *session: 
         await process.wait()
 
 
+async def begun(hub: Hub) -> None:
+    """Wait until the process has written something."""
+    while (await hub.state("s")).n < 20:  # noqa: ASYNC110  it is another process
+        await asyncio.sleep(0.01)
+
+
 def test_readers_of_a_process_that_is_killed_get_all_of_it_and_an_honest_end(text: str) -> None:
     async def scenario() -> None:
-        async with hub_over(log_at(text), lease=1.0, poll=0.2) as hub, producer(text, 10_000, 0.002, 1.0) as process:
+        async with hub_over(log_at(text), lease=3.0, poll=0.2) as hub, producer(text, 10_000, 0.002, 3.0) as process:
             early = asyncio.create_task(read_all(hub, "s"))
-            await asyncio.sleep(0.3)
+            await begun(hub)
             process.kill()
             body, reader = await early
             assert reader.ending == LOST
@@ -178,10 +184,10 @@ def test_a_killed_process_is_continued_by_another_one(text: str) -> None:
             for n in range(gen.resumed_from, gen.resumed_from + 20):
                 await gen.send(f"word {n}")
 
-        async with hub_over(log_at(text), lease=1.0, poll=0.2, on_lost=go_on) as hub:
-            async with producer(text, 10_000, 0.002, 1.0) as process:
+        async with hub_over(log_at(text), lease=3.0, poll=0.2, on_lost=go_on) as hub:
+            async with producer(text, 10_000, 0.002, 3.0) as process:
                 early = asyncio.create_task(read_all(hub, "s"))
-                await asyncio.sleep(0.3)
+                await begun(hub)
                 process.kill()
                 body, reader = await early
             got = data_of(body)
@@ -193,16 +199,16 @@ def test_a_killed_process_is_continued_by_another_one(text: str) -> None:
 
 def test_a_process_that_slept_past_its_lease_writes_nothing_more(text: str) -> None:
     async def scenario() -> None:
-        async with hub_over(log_at(text), lease=0.6, poll=0.1) as hub, producer(text, 10_000, 0.002, 0.6) as process:
+        async with hub_over(log_at(text), lease=3.0, poll=0.1) as hub, producer(text, 10_000, 0.002, 3.0) as process:
             early = asyncio.create_task(read_all(hub, "s"))
-            await asyncio.sleep(0.3)
+            await begun(hub)
             process.send_signal(signal.SIGSTOP)
             body, reader = await early
             assert reader.ending == LOST
             n = (await hub.state("s")).n
             process.send_signal(signal.SIGCONT)
             # It notices at its next write, is fenced, and its own readers get the end that the others got.
-            assert await asyncio.wait_for(process.stdout.readline(), 30) == b"done\n"  # type: ignore[union-attr]
+            assert await asyncio.wait_for(process.stdout.readline(), 120) == b"done\n"  # type: ignore[union-attr]
             assert (await hub.state("s")).n == n == len(data_of(body))
 
     run_in_real_time(scenario)

@@ -278,8 +278,8 @@ def test_nobody_starts_stops_or_forgets_a_feed_as_a_stream(make: Make) -> None: 
 
 def test_a_process_that_is_killed_in_mid_answer_leaves_a_session_that_knows(text: str) -> None:  # noqa: F811
     async def scenario() -> None:
-        async with hub_over(shared_log(text), lease=1.0, poll=0.2) as hub:
-            async with producer(text, 10_000, 0.002, 1.0, "chat") as process:
+        async with hub_over(shared_log(text), lease=3.0, poll=0.2) as hub:
+            async with producer(text, 10_000, 0.002, 3.0, "chat") as process:
                 process.kill()
                 with pytest.raises(rs.StreamBusy):
                     await hub.start("b", words(), session="chat", if_busy="reject")
