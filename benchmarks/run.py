@@ -30,6 +30,7 @@ import below
 import capacity
 import decode
 import end_to_end
+import frames
 import growth
 import latency
 import logs
@@ -48,7 +49,7 @@ MANY_READERS = 1_000
 RESULTS = Path(__file__).parent / "results"
 VERSIONS = (
     "httpx", "httpcore", "h11", "httpx-aiohttp", "aiohttp", "httpx-sse", "httpx2", "launchdarkly-eventsource", "openai",
-    "anthropic", "starlette", "uvicorn", "sse-starlette", "redis",
+    "anthropic", "starlette", "uvicorn", "sse-starlette", "redis", "websockets", "wsproto",
 )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def few(bench: Bench) -> int:
 
 
 # Floors are what a release must hold, aims what it is after: see docs/performance.md.
-SSE, HTTP, RAW = "httpx-sse", "httpx + httpx-sse", "httpx iter_raw"
+SSE, HTTP, RAW, FRAMES = "httpx-sse", "httpx + httpx-sse", "httpx iter_raw", "websockets, no I/O"
 SYNC, ASYNC = end_to_end.synchronous, end_to_end.asynchronous
 ROWS = (
     Row("parse-64k", "parse, LF, 64 KiB chunks", SSE, 2.4, 3.5, parse(LF, "64k")),
@@ -124,6 +125,8 @@ ROWS = (
     Row("parse-crlf", "parse, CRLF, one event per chunk", SSE, 1.6, 2.0, parse(("crlf",), "event")),
     Row("parse-non-ascii", "parse, non-ASCII, one event per chunk", SSE, 1.6, 2.0, parse(("non_ascii",), "event")),
     Row("parse-byte", "parse, 1-byte chunks", SSE, 1.8, 4.0, parse(LF, "byte")),
+    Row("ws-parse-64k", "WebSocket frames, 64 KiB chunks", FRAMES, 4.0, 5.0, lambda bench: frames.parse("64k", bench.size)),
+    Row("ws-parse-event", "WebSocket frames, one per chunk", FRAMES, 3.5, 5.0, lambda bench: frames.parse("event", bench.size)),
     Row("stream-64k", "whole stream, ids, 64 KiB chunks", SSE, 2.3, 3.0, stream("64k")),
     Row("stream-event", "whole stream, ids, one event per chunk", SSE, 1.6, 2.0, stream("event")),
     Row("json-64k", "whole stream, number in JSON, 64 KiB chunks", SSE, 1.5, 2.0, number_in_json("64k")),

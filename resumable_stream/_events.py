@@ -258,7 +258,7 @@ class Chunk(Item):
     A piece of a byte stream.
 
     Attributes:
-        data: The bytes, never empty.
+        data: The bytes, never empty; of a WebSocket one whole binary message, which may be empty.
         sequence: Position of the first byte in the whole body; 0 for the first chunk.
     """
 

@@ -422,6 +422,30 @@ MUTANTS = (
         "            data = data[0:]\n",
         "tests/framing/test_raw.py",
     ),
+    Mutant(
+        "message-bound",
+        "a message may have any size if it comes in fragments",
+        "framing/websocket.py",
+        "len(self._message) + length > self._event_bytes",
+        "length > self._event_bytes",
+        "tests/framing/test_websocket.py",
+    ),
+    Mutant(
+        "half-message",
+        "a close frame inside a message counts as an end",
+        "framing/websocket.py",
+        "self.partial = bool(self._opcode)",
+        "self.partial = False",
+        "tests/framing/test_websocket.py",
+    ),
+    Mutant(
+        "masked-server",
+        "masked bytes of a server are taken for its message",
+        "framing/websocket.py",
+        "        if length & _MASKED:\n",
+        "        if False:\n",
+        "tests/framing/test_websocket.py",
+    ),
     # --- protocols
     Mutant(
         "weak-tag",

@@ -6,6 +6,7 @@ From bytes to items: one decoder for each way of framing a body, all used alike.
     error      -> why decoding stopped (a limit), or `None`
     partial    -> an item has begun and not ended
 
+A WebSocket is framed in the same way (`websocket.py`); what has to be said to its server is in the decoder's `outgoing`.
 A decoder reads bytes and knows nothing else: no connection, no clock, no resuming.
 """
 
@@ -14,6 +15,7 @@ from .ndjson import NDJSONDecoder
 from .raw import RawDecoder, TextView
 from .sse import SSEDecoder
 from .verbatim import VerbatimDecoder, encoded
+from .websocket import CloseMeaning, WebSocketDecoder
 
 __all__ = [
     # sse
@@ -28,4 +30,7 @@ __all__ = [
     # verbatim
     "VerbatimDecoder",
     "encoded",
+    # websocket
+    "CloseMeaning",
+    "WebSocketDecoder",
 ]
