@@ -7,7 +7,21 @@ Importing it loads neither pytest nor an HTTP client; the fixtures are in `resum
 from __future__ import annotations
 
 from .faults import Fault
-from .scripted import ScriptedClient
+from .scripted import ScriptedClient, ScriptedSocket
 from .server import FlakyServer, RecordedRequest, Reply, ServerEvent, numbered
+from .websocket import Expect, ServerSocket, close_frame, message_frames
 
-__all__ = ["Fault", "FlakyServer", "RecordedRequest", "Reply", "ScriptedClient", "ServerEvent", "numbered"]
+__all__ = [
+    "Expect",
+    "Fault",
+    "FlakyServer",
+    "RecordedRequest",
+    "Reply",
+    "ScriptedClient",
+    "ScriptedSocket",
+    "ServerEvent",
+    "ServerSocket",
+    "close_frame",
+    "message_frames",
+    "numbered",
+]

@@ -48,11 +48,31 @@ class Fault:
                 `"clean_inside"`: the same, but certainly inside an event: where the cut falls between two events,
                 the first half of the next one is sent as well.
                 `"silence"`: nothing more comes; the connection stays open until the client leaves or the server closes.
+                A WebSocket knows only `"rst"`, `"fin"` and `"silence"`; see `close()`.
 
         Raises:
             ValueError: Not exactly one position, a negative one, or an unknown `how`.
         """
         return Cut(after_bytes=after_bytes, after_events=after_events, how=how)
+
+    @classmethod
+    def close(
+        cls, code: int | None = 1001, reason: str = "", *, after_bytes: int | None = None, after_events: int | None = None
+    ) -> Fault:
+        """
+        Close a WebSocket early, with a close frame. If less is sent than asked for, it is closed at its end.
+
+        Args:
+            code: Code of the close frame; `None`: a frame without a code.
+            reason: Its reason.
+            after_bytes: Bytes of frames that arrive before it. A frame that does not fit is left out, because a close frame
+                cannot stand inside another.
+            after_events: Whole messages that arrive before it. Exactly one of the two is given.
+
+        Raises:
+            ValueError: Not exactly one position, or a negative one.
+        """
+        return Close(code=code, reason=reason, after_bytes=after_bytes, after_events=after_events)
 
     @classmethod
     def no_answer(cls, *, how: Literal["rst", "fin", "silence"] = "fin") -> Fault:
@@ -200,6 +220,19 @@ class Cut(Fault):
             raise ValueError("a cut needs exactly one of after_bytes and after_events")
         if self.how not in get_args(How):
             raise ValueError(f"how must be one of {', '.join(get_args(How))}, got {self.how!r}")
+        _not_negative(after_bytes=self.after_bytes, after_events=self.after_events)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close(Fault):
+    code: int | None
+    reason: str
+    after_bytes: int | None
+    after_events: int | None
+
+    def __post_init__(self) -> None:
+        if (self.after_bytes is None) == (self.after_events is None):
+            raise ValueError("a close needs exactly one of after_bytes and after_events")
         _not_negative(after_bytes=self.after_bytes, after_events=self.after_events)
 
 
@@ -409,11 +442,36 @@ def disturb(answer: Answer, faults: Iterable[Fault]) -> None:
                 _replace(answer, 200, {"content-type": value}, body)
             case OneByteWrites():
                 answer.one_byte = True
+            case Close():
+                raise TypeError("Fault.close() is for a WebSocket: FlakyServer(websocket=…)")
             case EndlessLine(after_events=events, limit_bytes=limit):
                 del answer.pieces[answer.behind(events) :]
                 answer.ending, answer.limit_bytes, answer.transfer = "endless", limit, _unbounded(answer)
             case _:
                 raise TypeError(f"not a Fault: {fault!r}")
+
+
+def disturb_upgrade(answer: Answer, faults: Iterable[Fault]) -> list[Fault]:
+    """
+    Apply the faults of a handshake to its planned answer.
+
+    Returns:
+        Those that concern what follows it.
+
+    Raises:
+        TypeError: A fault needs a log of events, or a body.
+    """
+    later: list[Fault] = []
+    for fault in faults:
+        if isinstance(fault, Close | OneByteWrites) or (isinstance(fault, Cut) and fault.how in ("rst", "fin", "silence")):
+            later.append(fault)
+        elif isinstance(fault, NoAnswer | Delay | Status | Redirect) or (
+            isinstance(fault, ContentType) and fault.body is not None
+        ):
+            disturb(answer, [fault])
+        else:
+            raise TypeError(f"a WebSocket has no log and no body, so this cannot happen to it: {fault!r}")
+    return later
 
 
 def _replace(answer: Answer, code: int, headers: dict[str, str], body: bytes) -> None:

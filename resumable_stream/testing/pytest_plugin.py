@@ -24,7 +24,7 @@ __all__ = ["flaky_server", "scripted_client"]
 @pytest.fixture
 def flaky_server() -> Iterator[Callable[..., FlakyServer]]:
     """
-    Start servers that are closed at the end of the test.
+    Start servers that are closed at the end of the test; an error in what they say over a WebSocket fails it.
 
     Yields:
         A function with the parameters of `FlakyServer`, which returns one that runs:
@@ -39,6 +39,8 @@ def flaky_server() -> Iterator[Callable[..., FlakyServer]]:
     yield start
     for server in servers:
         server.close()
+    for error in (error for server in servers for error in server.errors):
+        raise error
 
 
 @pytest.fixture

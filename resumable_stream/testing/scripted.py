@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, TypeAlias
 
 from .server import RecordedRequest, Reply
+from .websocket import ClientSide, Expect, upgrade_headers
 
-__all__ = ["ScriptedClient"]
+__all__ = ["ScriptedClient", "ScriptedSocket"]
 
 _ERRORS = {
     "close_error": "CloseError",
@@ -47,6 +48,10 @@ class ScriptedClient:
     A step is a `Reply`; an exception to raise instead of an answer, or its neutral name; or a callable that gets the
     `RecordedRequest` and returns one of these. A request behind the last step is an `AssertionError`.
 
+    A `Reply(status=101)` opens a WebSocket. The client reads its body from the `network_stream` of the response;
+    `ScriptedSocket` says what else may stand in that body. The headers that accept the request are added, unless the reply has
+    its own.
+
     Neutral names: `close_error`, `connect_error`, `connect_timeout`, `pool_timeout`, `proxy_error`, `read_error`, `read_timeout`,
     `remote_protocol_error`, `write_error`, `write_timeout`; they also stand between the chunks of a body.
 
@@ -57,6 +62,7 @@ class ScriptedClient:
     Attributes:
         requests: Every request so far, oldest first.
         unclosed: Bodies that were handed out and not closed yet.
+        sockets: Every WebSocket so far, oldest first: what the client said is in its attributes.
 
     Raises:
         ImportError: `httpx2` is wanted and not installed.
@@ -83,6 +89,7 @@ class ScriptedClient:
             raise ImportError('family="httpx2" needs httpx2: pip install "resumable-stream-sdk[httpx2]"') from exc
         self.requests: list[RecordedRequest] = []
         self.unclosed = 0
+        self.sockets: list[ScriptedSocket] = []
         self._script: Iterator[Step] = itertools.repeat(script) if callable(script) else iter(script)
         self._lock = threading.Lock()
 
@@ -101,8 +108,8 @@ class ScriptedClient:
 
     # --- for the transport
 
-    def _next(self, request: Any, body: bytes) -> Reply:
-        """Record a request and return its answer, or raise it."""
+    def _next(self, request: Any, body: bytes) -> tuple[RecordedRequest, Reply]:
+        """Record a request and return it with its answer, or raise the answer."""
         recorded = RecordedRequest(
             method=request.method,
             url=str(request.url),
@@ -121,17 +128,26 @@ class ScriptedClient:
                 ) from None
         answer = step(recorded) if callable(step) else step
         if isinstance(answer, Reply):
-            return answer
+            return recorded, answer
         raise self._error(answer, request)
 
-    def _respond(self, request: Any, body: bytes) -> Any:
-        reply = self._next(request, body)
+    def _respond(self, request: Any, body: bytes, network_stream: Callable[[ScriptedSocket], object]) -> Any:
+        recorded, reply = self._next(request, body)
         parts = (reply.body,) if isinstance(reply.body, bytes) else tuple(reply.body)
+        headers: dict[str, str] = reply.head()
+        extensions: dict[str, Any] = {}
+        socket: ScriptedSocket | None = None
+        if reply.status == 101:
+            headers = {**(upgrade_headers(recorded.headers) or {}), **{name.lower(): value for name, value in headers.items()}}
+            socket = ScriptedSocket(recorded, parts, importlib.import_module(self._family.__name__.replace("httpx", "httpcore")))
+            extensions, parts = {"http_version": b"HTTP/1.1", "network_stream": network_stream(socket)}, ()
         bases = (_Body, self._family.SyncByteStream, self._family.AsyncByteStream)
-        stream = type("ScriptedBody", bases, {})(self, request, parts)
+        stream = type("ScriptedBody", bases, {})(self, request, parts, socket)
         with self._lock:
             self.unclosed += 1
-        return self._family.Response(reply.status, headers=reply.head(), stream=stream, request=request)
+            if socket is not None:
+                self.sockets.append(socket)
+        return self._family.Response(reply.status, headers=headers, stream=stream, request=request, extensions=extensions)
 
     def _error(self, error: object, request: Any) -> BaseException:
         if isinstance(error, BaseException):
@@ -150,20 +166,21 @@ class _Transport:
         self._script = script
 
     def handle_request(self, request: Any) -> Any:
-        return self._script._respond(request, request.read())
+        return self._script._respond(request, request.read(), _SyncStream)
 
     async def handle_async_request(self, request: Any) -> Any:
         # Where a real client would wait for the network, so that a cancelled caller is noticed here too.
         await _checkpoint()
-        return self._script._respond(request, await request.aread())
+        return self._script._respond(request, await request.aread(), _AsyncStream)
 
 
 class _Body:
     """A body that plays its parts, sync or async."""
 
-    def __init__(self, script: ScriptedClient, request: Any, parts: tuple[object, ...]) -> None:
+    def __init__(self, script: ScriptedClient, request: Any, parts: tuple[object, ...], socket: ScriptedSocket | None) -> None:
         self._play = _Play(script, request, parts)
         self._script = script
+        self._socket = socket
         self._begun = self._closed = False
 
     def _begin(self) -> _Play:
@@ -182,6 +199,8 @@ class _Body:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            if self._socket is not None:
+                self._socket.closed = True
             with self._script._lock:
                 self._script.unclosed -= 1
 
@@ -226,6 +245,119 @@ class _Play:
 
     def __str__(self) -> str:
         return f"{self._request.method} {self._request.url}"
+
+
+class ScriptedSocket(ClientSide):
+    """
+    A WebSocket of a `ScriptedClient`: `Reply(status=101, body=[…])`.
+
+    The body lists what happens, in order. Bytes are read by the client, as many as it asks for at most; `message_frames()` and
+    `close_frame()` make them. An `Expect` takes the next message that the client has written. A function is called. The name of a
+    failure is raised: that of a write by the client's next write, any other by its next read, as an exception of httpcore or
+    httpcore2, since `network_stream` is theirs. After `"read_timeout"` the client may read on. Where the list ends, the server
+    has closed the connection.
+
+    Attributes:
+        request: The request that asked for it.
+        received: Every message of the client so far, oldest first: `str` for text, `bytes` for binary.
+        pings, pongs: Payloads of the client's pings and pongs so far.
+        close_code: Code of the client's close frame; 1005 if it had none, `None` if there was no close frame.
+        close_reason: The reason in it.
+        closed: The client has closed the stream.
+    """
+
+    def __init__(self, request: RecordedRequest, parts: Iterable[object], errors: Any) -> None:
+        super().__init__()
+        self.request = request
+        self.closed = False
+        self._parts = list(parts)
+        self._errors = errors
+
+    def _next(self, max_bytes: int) -> bytes | Callable[[], object]:
+        """What the next read brings, or a function to call before it."""
+        if self.closed:
+            raise self._errors.ReadError("scripted stream: read after it was closed")
+        while self._parts:
+            part = self._parts.pop(0)
+            match part:
+                case bytes():
+                    if rest := part[max_bytes:]:
+                        self._parts.insert(0, rest)
+                    if part:
+                        return part[:max_bytes]
+                case Expect():
+                    assert self._unread, f"the client should have said {part.message!r} by now; it has said {self.received!r}"
+                    part.check(self._unread.popleft())
+                case "write_error" | "write_timeout":
+                    raise AssertionError(f"the script has a {part} here, but the client reads")
+                case _ if callable(part):
+                    return part
+                case _:
+                    raise self._error(part)
+        return b""
+
+    def _write(self, data: bytes) -> None:
+        if self.closed:
+            raise self._errors.WriteError("scripted stream: write after it was closed")
+        if self._parts and self._parts[0] in ("write_error", "write_timeout"):
+            raise self._error(self._parts.pop(0))
+        self._hear(data)
+
+    def _error(self, error: object) -> BaseException:
+        if isinstance(error, BaseException):
+            return error
+        made = getattr(self._errors, _ERRORS.get(str(error), ""), None)
+        if made is None:
+            raise TypeError(f"expected bytes, an Expect, a function, an exception or the name of one of httpcore, got {error!r}")
+        raised = made(f"scripted {error}")
+        assert isinstance(raised, BaseException)
+        return raised
+
+
+class _SyncStream:
+    """`network_stream` of a sync client: what httpcore's has, less TLS."""
+
+    def __init__(self, socket: ScriptedSocket) -> None:
+        self._socket = socket
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while not isinstance(part := self._socket._next(max_bytes), bytes):
+            part()
+        return part
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._socket._write(buffer)
+
+    def close(self) -> None:
+        self._socket.closed = True
+
+    def get_extra_info(self, info: str) -> None:
+        return None
+
+
+class _AsyncStream:
+    """`network_stream` of an async client."""
+
+    def __init__(self, socket: ScriptedSocket) -> None:
+        self._socket = socket
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        await _checkpoint()
+        while not isinstance(part := self._socket._next(max_bytes), bytes):
+            result = part()
+            if inspect.isawaitable(result):
+                await result
+        return part
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await _checkpoint()
+        self._socket._write(buffer)
+
+    async def aclose(self) -> None:
+        self._socket.closed = True
+
+    def get_extra_info(self, info: str) -> None:
+        return None
 
 
 async def _checkpoint() -> None:

@@ -30,7 +30,8 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
-from .faults import Answer, Fault, HeartbeatPiece, disturb
+from .faults import Answer, Fault, HeartbeatPiece, disturb, disturb_upgrade
+from .websocket import Expect, ServerSocket, Step, handler_of, upgrade_headers
 
 __all__ = ["FlakyServer", "RecordedRequest", "Reply", "ServerEvent", "numbered"]
 
@@ -148,13 +149,14 @@ class Reply:
         headers: The headers. `None`: for 200 the content type of SSE, for anything else none.
         body: Bytes, or what arrives one after the other. For a `ScriptedClient` the parts are chunks of bytes,
             exceptions to raise there (or their neutral names, see `ScriptedClient`), and callables without arguments,
-            called when the reader gets there (an awaitable result is awaited by an async client).
+            called when the reader gets there (an awaitable result is awaited by an async client);
+            with status 101 what a `ScriptedSocket` plays.
             For a `FlakyServer`: bytes only.
     """
 
     status: int = 200
     headers: Mapping[str, str] | None = field(default=None, hash=False)
-    body: bytes | Sequence[bytes | str | BaseException | Callable[[], object]] = ()
+    body: bytes | Sequence[bytes | str | BaseException | Expect | Callable[[], object]] = ()
 
     def head(self) -> dict[str, str]:
         """The headers to send, in a new dict."""
@@ -182,6 +184,10 @@ class FlakyServer:
 
     A reset (`how="rst"`) is sent once every byte before it has gone out (Linux tells; elsewhere 5 ms are waited).
     Linux still hands these bytes to the reader afterwards; other systems may throw away what the reader had not fetched by then.
+
+    A request for a WebSocket is answered by `websocket`. What it sends is not part of the log; its schedule entry may delay or
+    replace the answer (`Fault.delay`, `.no_answer`, `.status`, `.redirect`, `.content_type`), cut or close the connection at any
+    byte (`Fault.cut`, `.close`), or send it byte by byte (`Fault.one_byte_writes`).
 
     Args:
         events: The log. `ServerEvent` values; `bytes` or `str` frames, sent as they are, one event each;
@@ -216,11 +222,18 @@ class FlakyServer:
         keep_alive: `False`: close the TCP connection after each answer.
         on_request: Called with each request first; a `Reply` answers it at once and leaves the schedule alone, `None` goes on.
             Runs in the thread of the connection: it must not block for long.
+        websocket: What is said over a WebSocket: a function that gets a `ServerSocket`, or a list of steps, played on each
+            connection. A step is a message to send (`str`, `bytes`, a mapping for JSON), an `Expect` for one to wait for, or a
+            function that gets the `ServerSocket`. At its end the server closes with 1000.
+            `None`: a request for a WebSocket is answered like any other.
 
     Attributes:
         requests: Every request so far, oldest first. A request is in it before the first byte of its answer is sent.
         connections: TCP connections accepted so far.
         faults_used: Entries of the schedule used so far.
+        sockets: Every WebSocket so far, oldest first: what the client said is in its attributes.
+        errors: What `websocket` raised, except for `OSError`, since a client that leaves is not an error. The `with` block raises
+            the first of them at its end.
     """
 
     def __init__(
@@ -249,6 +262,7 @@ class FlakyServer:
         sticky_cookie: str | None = None,
         keep_alive: bool = True,
         on_request: Callable[[RecordedRequest], Reply | None] | None = None,
+        websocket: Callable[[ServerSocket], object] | Sequence[Step] | None = None,
     ) -> None:
         if format not in _CONTENT_TYPES:
             raise ValueError(f"format must be one of {', '.join(_CONTENT_TYPES)}, got {format!r}")
@@ -263,6 +277,8 @@ class FlakyServer:
         self.requests: list[RecordedRequest] = []
         self.connections = 0
         self.faults_used = 0
+        self.sockets: list[ServerSocket] = []
+        self.errors: list[BaseException] = []
         self._format = format
         self._headers = {"content-type": content_type or _CONTENT_TYPES[format], **_lower(headers or {})}
         self._path = path
@@ -282,6 +298,7 @@ class FlakyServer:
         self._sticky_cookie = sticky_cookie
         self._keep_alive = keep_alive
         self._on_request = on_request
+        self._websocket = None if websocket is None else handler_of(websocket)
         self._schedule = iter(schedule)
         # Guards everything below and the counters above; notified when a connection has gone.
         self._changed = threading.Condition()
@@ -335,6 +352,8 @@ class FlakyServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+        if error is None and self.errors:
+            raise self.errors[0]
 
     @property
     def origin(self) -> str:
@@ -347,6 +366,11 @@ class FlakyServer:
     def url(self) -> str:
         """Address of the stream: origin and path."""
         return self.origin + self._path
+
+    @property
+    def ws_url(self) -> str:
+        """`url` with the scheme `ws`."""
+        return "ws" + self.url.removeprefix("http")
 
     # --- the log
 
@@ -460,26 +484,59 @@ class FlakyServer:
             body = reply.body if isinstance(reply.body, bytes) else b"".join(map(_only_bytes, reply.body))
             answer = Answer(code=reply.status, headers=_lower(reply.head()), pieces=[body] if body else [], transfer="length")
             return self._send(connection, request, answer, log=[])
+        if self._websocket is not None and "upgrade" in request.headers:
+            return self._upgrade(connection, request, self._websocket)
         answer, log = self._plan(request)
         return self._send(connection, request, answer, log)
+
+    def _upgrade(self, connection: _Connection, request: RecordedRequest, handler: Callable[[ServerSocket], object]) -> bool:
+        """Answer a request for a WebSocket, and serve it until it ends."""
+        headers = upgrade_headers(request.headers)
+        if headers is None:
+            return self._send(connection, request, _status(400), log=[])
+        # The content type is that of the log.
+        further = {name: value for name, value in self._headers.items() if name != "content-type"}
+        answer = Answer(code=101, headers=headers | further, pieces=[], transfer="close")
+        with self._changed:
+            faults = self._next_faults()
+            socket = ServerSocket(connection, request, number=len(self.sockets), closing=lambda: self._closing)
+            try:
+                socket._faults = disturb_upgrade(answer, faults)
+            except TypeError as error:
+                self.errors.append(error)
+                return False
+            if answer.code == 101 and answer.answered:
+                # Known before the client can know of it.
+                self.sockets.append(socket)
+        if answer.code != 101 or not answer.answered:
+            return self._send(connection, request, answer, log=[])
+        if answer.delay:
+            connection.wait(answer.delay)
+        connection.write(_head(answer, "close", keep=True))
+        connection.flush()
+        socket._serve(handler, self.errors)
+        return False
 
     # --- planning
 
     def _plan(self, request: RecordedRequest) -> tuple[Answer, list[bytes]]:
         """The disturbed answer to a stream request, and the log that a held connection follows."""
         with self._changed:
-            faults: Scheduled = None
-            try:
-                faults = next(self._schedule)
-                self.faults_used += 1
-            except StopIteration:
-                pass
+            faults = self._next_faults()
             answer = self._route(request)
             # `replace()` gives the server another list.
             log = self._frames
-        if faults is not None:
-            disturb(answer, [faults] if isinstance(faults, Fault) else faults)
+        disturb(answer, faults)
         return answer, log
+
+    def _next_faults(self) -> Sequence[Fault]:
+        """The schedule's next entry."""
+        try:
+            faults = next(self._schedule)
+        except StopIteration:
+            return ()
+        self.faults_used += 1
+        return [faults] if isinstance(faults, Fault) else faults or ()
 
     def _route(self, request: RecordedRequest) -> Answer:
         headers = dict(self._headers)
@@ -689,6 +746,21 @@ class _Connection:
         data = self._sock.recv(64 * 1024)
         self._received += data
         return bool(data)
+
+    def read_some(self, timeout: float | None) -> bytes:
+        """
+        Bytes that have arrived, or the next that do; `b""` when the client left.
+
+        Raises:
+            OSError: The connection broke; nothing arrived in `timeout` seconds (`TimeoutError`; `BlockingIOError` if it is 0).
+        """
+        if not self._received:
+            self._sock.settimeout(timeout)
+            try:
+                self._receive_more()
+            finally:
+                self._sock.settimeout(None)
+        return self._take(len(self._received))
 
     def _take(self, size: int) -> bytes:
         taken = bytes(self._received[:size])
