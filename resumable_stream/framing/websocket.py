@@ -41,11 +41,13 @@ __all__ = [
     "PONG",
     "TEXT",
     "WebSocketDecoder",
+    "apply_mask",
     "encode",
     # close codes
     "CLOSE_CODES",
     "CloseMeaning",
     "closed_with",
+    "may_be_sent",
     "meaning_of",
     # handshake
     "accept_for",
@@ -351,7 +353,7 @@ class WebSocketDecoder:
             if len(payload) == 1:
                 self._fail(1002, "a close frame has half a code")
                 return
-            if not _may_be_sent(code):
+            if not may_be_sent(code):
                 self._fail(1002, f"a close frame has the code {code}, which may not be sent")
                 return
             try:
@@ -411,14 +413,27 @@ def encode(opcode: int, payload: bytes, mask: bytes = b"", *, final: bool = True
         head = bytes((first, masked | 126, size >> 8, size & 0xFF))
     else:
         head = bytes((first, masked | 127)) + size.to_bytes(8, "big")
-    if not mask:
-        return head + payload
+    return head + mask + apply_mask(payload, mask) if mask else head + payload
+
+
+def apply_mask(payload: bytes, mask: bytes) -> bytes:
+    """
+    Mask a payload, or remove the mask: both are the same.
+
+    Args:
+        mask: Four bytes.
+
+    Raises:
+        ValueError: The mask has another length.
+
+    Source: RFC 6455 section 5.3.
+    """
     if len(mask) != 4:
         raise ValueError(f"a mask has 4 bytes, got {len(mask)}")
     # All bytes at once, as two large numbers: 4 ns for each byte.
+    size = len(payload)
     pad = (mask * (size // 4 + 1))[:size]
-    hidden = int.from_bytes(payload, "little") ^ int.from_bytes(pad, "little")
-    return head + mask + hidden.to_bytes(size, "little")
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little")
 
 
 # --- close codes
@@ -498,8 +513,12 @@ def closed_with(code: int | None, reason: str = "") -> str:
     return f"closed with {code}: {text}" if text else f"closed with {code}"
 
 
-def _may_be_sent(code: int) -> bool:
-    """Section 7.4: 1004 to 1006 and 1015 are never sent, others below 3000 are not defined, from 5000 on there are none."""
+def may_be_sent(code: int) -> bool:
+    """
+    Whether a close frame may have this code: 1004 to 1006 and 1015 are never sent, others below 3000 must be defined first.
+
+    Source: RFC 6455 section 7.4.
+    """
     return 3000 <= code <= 4999 or (code in CLOSE_CODES and code not in (1005, 1006))
 
 

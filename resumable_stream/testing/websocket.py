@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from ..framing.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, accept_for, encode
+from ..framing.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, accept_for, apply_mask, encode, may_be_sent
 from .faults import Close, Cut, Fault, OneByteWrites
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ class ClientSide:
         self.close_code: int | None = None
         self.close_reason = ""
         self._unread: deque[str | bytes] = deque()
-        self._held = b""
+        self._held = bytearray()
         self._opcode = CONTINUATION
-        self._fragments = b""
+        self._fragments = bytearray()
 
     def _hear(self, data: bytes) -> list[tuple[int, bytes]]:
         """
@@ -145,7 +145,10 @@ class ClientSide:
             elif opcode == CLOSE:
                 assert len(payload) != 1, "the client sent a close frame with half a code"
                 self.close_code = int.from_bytes(payload[:2], "big") if payload else 1005
-                self.close_reason = payload[2:].decode()
+                assert not payload or may_be_sent(self.close_code), (
+                    f"the client closed with {self.close_code}, which is not allowed"
+                )
+                self.close_reason = _decoded(payload[2:])
             else:
                 self._take(opcode, payload, final=final)
                 continue
@@ -172,9 +175,9 @@ class ClientSide:
         end = start + 4 + length
         if len(data) < end:
             return None
-        mask = data[start : start + 4]
-        self._held = data[end:]
-        return opcode, bytes(byte ^ mask[at % 4] for at, byte in enumerate(data[start + 4 : end])), final
+        payload = apply_mask(bytes(data[start + 4 : end]), bytes(data[start : start + 4]))
+        del data[:end]
+        return opcode, payload, final
 
     def _take(self, opcode: int, payload: bytes, *, final: bool) -> None:
         inside = self._opcode != CONTINUATION
@@ -182,8 +185,9 @@ class ClientSide:
         self._opcode = self._opcode or opcode
         self._fragments += payload
         if final:
-            message = self._fragments if self._opcode == BINARY else self._fragments.decode()
-            self._opcode, self._fragments = CONTINUATION, b""
+            whole = bytes(self._fragments)
+            message = whole if self._opcode == BINARY else _decoded(whole)
+            self._opcode, self._fragments = CONTINUATION, bytearray()
             self.received.append(message)
             self._unread.append(message)
 
@@ -477,6 +481,13 @@ def upgrade_headers(headers: Mapping[str, str]) -> dict[str, str] | None:
     if not (valid and asked and headers.get("sec-websocket-version") == _VERSION):
         return None
     return {"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-accept": accept_for(key)}
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise AssertionError(f"the client sent text that is not UTF-8: {error}") from error
 
 
 def _payload(message: Message) -> tuple[int, bytes]:

@@ -235,7 +235,10 @@ def test_headers_of_the_answer_can_be_added_and_spoiled() -> None:
         (encode(0, b"a", MASK), "mixed up"),
         (encode(TEXT, b"a", MASK, final=False) + encode(BINARY, b"b", MASK), "mixed up"),
         (bytes.fromhex("81fe0001") + MASK + b"a", "more bytes than it needs"),
+        (encode(TEXT, b"\xff", MASK), "not UTF-8"),
         (encode(CLOSE, b"\x03", MASK), "half a code"),
+        (encode(CLOSE, b"\x03\xed", MASK), "closed with 1005, which is not allowed"),
+        (encode(CLOSE, b"\x03\xe8\xff", MASK), "not UTF-8"),
         (encode(CLOSE, b"\x03\xe8", MASK) + encode(TEXT, b"a", MASK), "after its close frame"),
     ],
 )
@@ -341,6 +344,15 @@ def test_a_close_after_messages() -> None:
         assert read(server) == ([], 1005, "fin")
         assert read(server) == (ONE_TO_FIVE, 1011, "fin")
         assert read(server) == (ONE_TO_FIVE, 1000, "fin")
+
+
+def test_a_long_message_of_the_client_is_read() -> None:
+    long = "x" * 3_000_000
+    with FlakyServer(websocket=[Expect(long), Expect(long.encode())]) as server, websocket(server) as client:
+        client.send(long)
+        client.send([long.encode()[:1_000_000], b"", long.encode()[1_000_000:]])
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=60)
 
 
 def test_silence_lasts_until_the_client_leaves_and_hears_it() -> None:
