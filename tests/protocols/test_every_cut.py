@@ -12,7 +12,7 @@ from resumable_stream import StreamInterrupted, protocols
 from resumable_stream._contract import ResumeProtocol
 
 from ..core.simulation import CUTS, run
-from ..cutting import Where, in_turn
+from ..cutting import Where, chunk_at, in_turn
 from .scenarios import ELSEWHERE, SCENARIOS, protocols_of
 
 
@@ -24,7 +24,7 @@ def test_what_a_server_sends_arrives_once_wherever_it_is_cut(name: str, kind: st
         if not in_turn(where, index, CUTS.index(kind)):
             continue
         place = f"{kind} after byte {position}"
-        stream = scenario.stream((position, kind), (None, 7, 1)[position % 3])
+        stream = scenario.stream((position, kind), chunk_at(where, position))
         result = run(stream, at_most=scenario.at_most)
         whole, outcome, interrupted = scenario.expected(position, kind)
         if whole is None:

@@ -26,7 +26,7 @@ from resumable_stream.testing import Fault, FlakyServer, RecordedRequest
 from resumable_stream.testing import Reply as HTTPReply
 
 from ..core.simulation import CUTS, Failure, Reply, Result, Stream
-from ..cutting import Where, around_each_event, at_every_byte, in_turn
+from ..cutting import Where, around_each_event, at_every_byte, chunk_at, in_turn
 from ..protocols import test_a2a as a2a
 from ..protocols import test_openai_responses as openai_responses
 from ..protocols.scenarios import SCENARIOS, Scenario
@@ -137,7 +137,7 @@ def test_an_upstream_that_is_cut_anywhere_is_read_to_its_end(name: str, kind: st
     async def main() -> None:
         for position in places(scenario, where, CUTS.index(kind)):
             place = f"{kind} after byte {position}"
-            events, state, answer, client = await relayed_once(scenario, (position, kind), (None, 7, 1)[position % 3])
+            events, state, answer, client = await relayed_once(scenario, (position, kind), chunk_at(where, position))
             whole, outcome, interrupted = scenario.expected(position, kind)
             assert client.posts == 1, f"{place}: the first request was sent again"
             if interrupted:
@@ -222,7 +222,7 @@ def test_a_stream_whose_relay_dies_anywhere_goes_on_at_the_next_one(name: str, s
     async def main() -> None:
         for position in places(scenario, where, stored):
             place = f"dead after byte {position}"
-            two = Two(scenario, position, (None, 7, 1)[position % 3])
+            two = Two(scenario, position, chunk_at(where, position))
             async with two.dead(stored=stored) as (relay, http, id):
                 if not id:
                     continue

@@ -14,7 +14,7 @@ from resumable_stream.framing import NDJSONDecoder, SSEDecoder
 from resumable_stream.protocols import HubStream, OpenAIChat, Relayed
 from tests.core.simulation import DROPPED, NO_ANSWER, UNSENT, Failure, Sent
 from tests.core.simulation import Reply as Answer
-from tests.cutting import Where, at_every_byte, in_turn
+from tests.cutting import Where, at_every_byte, chunk_at, in_turn
 from tests.protocols.test_relayed import BEATS, CHAT, GEMINI, LINES, MESSAGES, OLLAMA, PROVIDERS, UPSTREAM_CUT, Provider, Relay
 
 from .conftest import CUTS, Reply, Rig
@@ -73,7 +73,7 @@ async def test_wherever_it_is_cut(rig: Rig, provider: Provider, how: str, where:
         # At every byte in one of the ways: an answer has thousands, and all ways at each of them are tried in tests/protocols.
         if not in_turn(where, index, turn) or (where is at_every_byte and position % len(CUTS) != turn):
             continue
-        relays.append(provider.relay(cuts=[(position, how)], chunk=(None, 7, 1)[position % 3]))
+        relays.append(provider.relay(cuts=[(position, how)], chunk=chunk_at(where, position)))
         response, chunks = await post(rig, client, provider)
         place = f"{how} at {position}"
         stream = rs.stream_of(response)
