@@ -180,7 +180,7 @@ def strikes(scene: Scene, step: int) -> Iterator[int]:
     yield from range(1, strike.calls + 1, step)
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", SCENES)
 def test_an_interrupted_batch_has_not_come(name: str, step: int) -> None:
     scene = SCENES[name]
@@ -207,7 +207,7 @@ def test_an_interrupted_batch_has_not_come(name: str, step: int) -> None:
     assert struck > 1
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.soak)])
 def test_what_was_held_before_the_batch_is_delivered_if_nothing_new_comes(step: int) -> None:
     """The run may be a repeat, or new: its server was never heard again."""
     scene = Scene(named("b", "c", "d"), now=[named("a", "b", "c"), named("a")])

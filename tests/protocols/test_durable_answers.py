@@ -149,10 +149,14 @@ def test_every_answer_may_be_cut(live: Any) -> None:
     assert (messages_of(result), result.outcome) == (MESSAGES, Outcome.COMPLETED)
 
 
+# By default each number of bytes in one of the ways.
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["by turns", "every"])
 @each_live
 @pytest.mark.parametrize("cut", TOLD)
-def test_text_arrives_once_whatever_bytes_an_answer_ends_at(cut: str, live: Any) -> None:
+def test_text_arrives_once_whatever_bytes_an_answer_ends_at(cut: str, live: Any, every: bool) -> None:
     for step in range(1, len(BYTES) + 1):
+        if not every and (step - TOLD.index(cut)) % len(TOLD):
+            continue
         for position in {0, step // 2, step}:
             server = Server(
                 BYTES, kind="text/plain; charset=utf-8", steps=(step,), cuts=[None, (position, cut)], late=step % 2 > 0

@@ -599,14 +599,15 @@ def played(driver: Driver, heard: Sequence[Bell], moments: tuple[int, int]) -> N
     driver.finished()
 
 
-# By default the first read comes at one moment; in `make soak` at all of them.
+# By default the first read comes at one moment, and each way of ringing meets one state of the log; in `make soak` all of them.
 @pytest.mark.parametrize("moments", [[(1, 1)], pytest.param([(0, 1), (0, 2), (1, 1), (2, 4)], marks=pytest.mark.soak)])
 def test_every_order_of_lost_doubled_and_swapped_bells(moments: list[tuple[int, int]]) -> None:
     """Three spans and the ending: all orders, each bell lost, once or twice, and all moments of the first read."""
     count = 0
-    for grown_before in range(4):
-        for order in itertools.permutations(range(4)):
-            for times in itertools.product((0, 1, 2), repeat=4):
+    each = len(moments) > 1
+    for turn, order in enumerate(itertools.permutations(range(4))):
+        for times in itertools.product((0, 1, 2), repeat=4):
+            for grown_before in range(4) if each else [(turn + sum(times)) % 4]:
                 for moment in moments:
                     log = Log()
                     pieces = [(1, 1), (2, 4), (5, 5)]
@@ -622,7 +623,7 @@ def test_every_order_of_lost_doubled_and_swapped_bells(moments: list[tuple[int, 
                     heard = [bells[place] for place in order for _ in range(times[place])]
                     played(driver, heard, moment)
                     count += 1
-    assert count == 4 * 24 * 81 * len(moments)
+    assert count == 24 * 81 * (4 * len(moments) if each else 1)
 
 
 def test_random_faults_of_a_long_stream() -> None:

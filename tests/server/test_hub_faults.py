@@ -632,8 +632,15 @@ async def five_events(log: MemoryLog, *, lease: float = 0.3) -> Writer:
     return writer
 
 
-@pytest.mark.parametrize("kept", range(6))
-@pytest.mark.parametrize("seen", range(6))
+# None, some and all of the five; every number in `make soak`.
+@pytest.mark.parametrize(
+    ("kept", "seen"),
+    [
+        pytest.param(kept, seen, marks=() if {kept, seen} <= {0, 2, 5} else pytest.mark.soak)
+        for kept in range(6)
+        for seen in range(6)
+    ],
+)
 @pytest.mark.parametrize("knows", [True, False])
 @pytest.mark.parametrize("on_lost", ["continue", "fail"])
 def test_events_that_a_dead_producer_and_its_log_lost_are_never_replaced_under_their_numbers(
@@ -1001,9 +1008,16 @@ def hangs(how: str, at: int, late: list[asyncio.Task[Any]]) -> Callable[[Any], A
     return meet
 
 
-@pytest.mark.parametrize("verb", ["append", "finish", "renew", "read", "inbox", "restore", "add"])
-@pytest.mark.parametrize("how", ["never", "done", "late"])
-@pytest.mark.parametrize("at", range(1, 8))
+# Each way to hang with the first call of each kind, and with one that follows; with every call in `make soak`.
+@pytest.mark.parametrize(
+    ("verb", "how", "at"),
+    [
+        pytest.param(verb, how, at, marks=() if at in (1, 2 + (row + 2 * column) % 6) else pytest.mark.soak)
+        for row, verb in enumerate(("append", "finish", "renew", "read", "inbox", "restore", "add"))
+        for column, how in enumerate(("never", "done", "late"))
+        for at in range(1, 8)
+    ],
+)
 def test_a_call_of_the_log_that_never_returns_is_made_again(verb: str, how: str, at: int) -> None:
     """
     A log that hangs is a log that is away: what was sent is kept, and sent again after `call_timeout`.
