@@ -104,8 +104,8 @@ MUTANTS = (
         "partial-is-end",
         "a close inside an event is an end",
         "_core/ending.py",
-        "        if inside:\n            return self.on_cut(now, inside)\n",
-        "        if False:\n            return self.on_cut(now, inside)\n",
+        "        if broken_off:\n            return self.on_cut(broken_off, now)\n",
+        "        if False:\n            return self.on_cut(broken_off, now)\n",
         RULE + "07_end.py",
     ),
     Mutant(
@@ -201,9 +201,9 @@ MUTANTS = (
     Mutant(
         "post-again",
         "a POST that may have arrived is sent again",
-        "_core/machine.py",
-        "        elif sent and not self.requests.may_repeat():\n",
-        "        elif sent and False:\n",
+        "_core/reconnecting.py",
+        "        if sent and not self._requests.may_repeat():\n",
+        "        if sent and False:\n",
         RULE + "09_identity.py",
     ),
     Mutant(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import _notices as note
+from .._events import Outcome
 from .ledger import Ledger
 from .settings import Stats
 
@@ -20,17 +21,15 @@ class Account:
     Attributes:
         notices: For the driver, which shows and removes them.
         last_error: The error that ended the latest connection.
-        routine: The next answer is routine and does not count as a reconnect.
-        checked: The status of the run was requested, and the run is still running.
         connections: Responses whose body was read.
     """
 
     def __init__(self) -> None:
         self.notices: list[note.Notice] = []
         self.last_error: BaseException | None = None
-        self.routine = False
-        self.checked = False
         self.connections = 0
+        self._routine = False
+        """The next answer is routine and does not count as a reconnect."""
         self._events = 0
         self._answers = 0
         """Connections that followed as routine, and so are not reconnects."""
@@ -39,32 +38,31 @@ class Account:
         self._parting: note.Disconnected | None = None
         """The notice of the latest loss, held until it is known what follows."""
 
-    @property
-    def offline(self) -> bool:
-        """Whether the latest connection was lost and none has replaced it yet."""
-        return self._offline_since is not None
-
-    def stats(self, ledger: Ledger | None, bytes: int) -> Stats:
+    def stats(self, ledger: Ledger, bytes: int) -> Stats:
         return Stats(
-            events=self._events + (ledger.fresh if ledger else 0),
+            events=self._events + ledger.fresh,
             bytes=bytes,
-            duplicates=ledger.duplicates if ledger else 0,
-            gaps=ledger.gaps if ledger else 0,
+            duplicates=ledger.duplicates,
+            gaps=ledger.gaps,
             connections=self.connections,
             reconnects=max(0, self.connections - 1 - self._answers),
             seconds_offline=self._offline,
-            cursor_ignored=ledger.cursor_ignored if ledger else False,
+            cursor_ignored=ledger.cursor_ignored,
         )
 
     def count_events(self, events: int) -> None:
         """Count events of an earlier connection, or from the store."""
         self._events += events
 
+    def goes_onward(self) -> None:
+        """The next answer is requested as routine."""
+        self._routine = True
+
     def connected(self, status: int, ledger: Ledger, now: float, *, resuming: bool, asking: bool) -> None:
         """A response of the stream is being read."""
         self.connections += 1
-        self._answers += self.routine
-        self.routine = False
+        self._answers += self._routine
+        self._routine = False
         offline = None
         if self._offline_since is not None:
             offline = now - self._offline_since
@@ -73,28 +71,39 @@ class Account:
         cursor = ledger.cursor if resuming else None
         self.notices.append(note.Connected(status, resuming, cursor, offset=ledger.offset, offline=offline, asking=asking))
 
-    def lost(self, reason: str, error: BaseException | None, ledger: Ledger | None, now: float, *, seconds: float | None) -> None:
+    def lost(
+        self, reason: str, error: BaseException | None, ledger: Ledger, now: float, *, seconds: float | None, checked: bool
+    ) -> None:
         """
         A connection is over before the stream has ended.
 
         Args:
             seconds: The limit of the clock that ran out, if one did.
+            checked: The status of the run was requested, and the run is still running.
         """
-        self.routine = False
+        self._routine = False
         if self._offline_since is None:
             self._offline_since = now
         self.last_error = error
         self._parting = note.Disconnected(
             reason,
             type(error).__name__ if error is not None else None,
-            offset=ledger.offset if ledger is not None else 0,
-            cursor=ledger.cursor if ledger is not None else None,
+            offset=ledger.offset,
+            cursor=ledger.cursor,
             seconds=seconds,
             then="give up",
-            checked=self.checked,
+            checked=checked,
         )
-        self.checked = False
         self.notices.append(self._parting)
+
+    def lost_for_good(self, text: str) -> None:
+        """The rest of the stream cannot be resumed."""
+        self.notices.append(note.Lost(text))
+
+    def finished(self, outcome: Outcome, ledger: Ledger, *, asking: bool) -> None:
+        """The stream has ended. `asking`: the latest request only asked whether there is more."""
+        self.then("end")
+        self.notices.append(note.Finished(outcome, offset=ledger.offset, after_loss=asking or self._offline_since is not None))
 
     def then(self, follows: note.Then) -> None:
         """Record what follows the lost connection. Its notice says so, unless it was already sent."""

@@ -1,5 +1,5 @@
 """
-The retry budget (rules 2 and 3): how long to wait before the next connection, and when to give up.
+The retry budget (rules 2 and 3): how long to wait before the next request, and when to give up.
 
 Only a new event is progress. The first reconnect after progress is prompt and free; after that the caller's policy decides.
 What the server asks for (`retry:`, `Retry-After`) is the minimum of every wait.
@@ -12,6 +12,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from .._errors import RetriesExhausted
+from .plan import Leave
 from .settings import RetryState, Settings
 
 __all__ = ["Budget", "retry_after"]
@@ -59,28 +61,21 @@ class Budget:
     def slept(self, seconds: float) -> None:
         self._slept += seconds
 
-    def prompt(self, *, free: bool) -> float:
+    def wait(self, leave: Leave, *, free: bool = False) -> float:
         """
-        Seconds before a reconnect that follows no failed attempt.
+        Seconds before a request that follows no failed attempt.
 
         Args:
-            free: The reconnect follows progress, so a failure is not counted. Otherwise the count stays as it is.
+            leave: How the last connection was left. Only after a loss is there a wait that the server did not ask for.
+            free: The request follows progress, so a failure is not counted. Otherwise the count stays as it is.
         """
         self._free = self._free or free
-        return self._floor(PROMPT * self._settings.jitter())
-
-    def interrupted(self, *, free: bool) -> float:
-        """Seconds before the next request if the caller ended the last one: none, since the server asked for no wait."""
-        self._free = self._free or free
-        return 0.0
-
-    def at_once(self, *, free: bool) -> float:
-        """Seconds before a question (rule 7c): none, unless the server asked for a wait."""
-        self._free = self._free or free
-        return self._floor(0.0)
+        if leave is Leave.INSIDE:
+            return 0.0
+        return self._floor(0.0 if leave in (Leave.ONWARD, Leave.QUESTION) else PROMPT * self._settings.jitter())
 
     def failed(self, now: float, error: BaseException | None) -> float | None:
-        """A connection brought nothing new. Returns the seconds to wait, or `None` to give up."""
+        """A request brought nothing new. Returns the seconds to wait before the next, or `None` to give up."""
         if self._failing_since is None:
             self._failing_since = now
         if self._free:
@@ -91,7 +86,15 @@ class Budget:
         delay = self._settings.delay(state)
         return None if delay is None else self._floor(delay)
 
-    def restart(self, error: BaseException | None) -> float | None:
+    def exhausted(self, reason: str, error: BaseException | None) -> RetriesExhausted:
+        """The error after too many failed attempts. The latest failed for `reason`."""
+        seen = f"{type(error).__name__}: {error}" if error is not None else reason
+        text = f"gave up after {self.attempts} attempt{'s' * (self.attempts != 1)} without a new event; the last one: {seen}"
+        exhausted = RetriesExhausted(text, attempts=self.attempts, last_error=error if error is not None else reason)
+        exhausted.__cause__ = error
+        return exhausted
+
+    def restart(self, error: BaseException | None = None) -> float | None:
         """
         The stream starts over. Returns the seconds to wait, or `None` to give up.
 
@@ -99,11 +102,12 @@ class Budget:
         """
         self._restarts += 1
         state = RetryState(attempt=self._restarts, elapsed=0.0, slept=0.0, error=error)
-        return None if self._settings.delay(state) is None else self.prompt(free=True)
+        return None if self._settings.delay(state) is None else self.wait(Leave.LOST, free=True)
 
-    @property
-    def restarts(self) -> int:
-        return self._restarts
+    def too_many(self, what: str, error: BaseException | None = None) -> RetriesExhausted:
+        """The error after too many restarts. `what`: what they are called."""
+        text = f"gave up after {self._restarts} {what}"
+        return RetriesExhausted(text, attempts=self._restarts, last_error=error or text)
 
     def _floor(self, seconds: float) -> float:
         seconds = max(seconds, self._retry, self._retry_after)

@@ -32,59 +32,65 @@ UNKNOWN: Final = "auto"
 class Checkpoints:
     """
     Args:
+        protocol: The stream's protocol.
+        ledger: The stream's events.
         state: The stream as a protocol sees it.
         settings: What the caller chose.
         ending: What is known about the stream's end.
-        restored: The checkpoint that the stream continues from.
+        saving: What the store has.
 
     Attributes:
-        restored: As given.
-        saving: What the store has.
+        saving: As given.
     """
 
-    def __init__(self, state: StreamState, settings: Settings, ending: Ending, restored: Checkpoint | None) -> None:
-        self.restored = restored
-        self.saving = Saving(settings)
+    def __init__(
+        self,
+        protocol: ResumeProtocol,
+        ledger: Ledger,
+        state: StreamState,
+        settings: Settings,
+        *,
+        ending: Ending,
+        saving: Saving,
+    ) -> None:
+        self.saving = saving
+        self._protocol = protocol
+        self._ledger = ledger
         self._state = state
         self._settings = settings
         self._ending = ending
-        self._protocol: ResumeProtocol | None = None
-        self._ledger: Ledger | None = None
+        self._known_withheld = ""
+        """What the restored checkpoint lacked."""
         self._kept: Timeline[dict[str, str]] = Timeline(settings.limits.window)
-        self._step: int | None = None
+        self._step: int | None = 0 if protocol.steps else None
         """Offset at which the latest step began."""
         self._steps: Timeline[int | None] = Timeline(settings.limits.window)
 
-    def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        """The protocol is now known, and with it the meaning of a position."""
-        self._protocol, self._ledger = protocol, ledger
-        self._step = 0 if protocol.steps else None
-
     def restore(self, checkpoint: Checkpoint) -> None:
         """The stream continues from this checkpoint, which the ledger has restored."""
-        assert self._protocol is not None and self._ledger is not None
         extra = checkpoint.extra
+        self._known_withheld = extra.get(WITHHELD_KEY, "")
         if self._protocol.steps and checkpoint.offset:
             began = extra.get(STEP_KEY, "")
             self._step = int(began[:18]) if began.isascii() and began.isdecimal() else None
         self.saving.restored(self._ledger.place(0), self._ledger.pending_reset)
-        if settled := extra.get(SETTLED_KEY):
-            self._ending.settled = Outcome(settled)
-        if checkpoint.complete:
-            self._ending.outcome = Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value))
-            self._ending.verified = UNVERIFIED_KEY not in extra
+        settled = extra.get(SETTLED_KEY)
+        self._ending.restore(
+            Outcome(settled) if settled else None,
+            Outcome(extra.get(OUTCOME_KEY, Outcome.ENDED.value)) if checkpoint.complete else None,
+            verified=not (checkpoint.complete and UNVERIFIED_KEY in extra),
+        )
 
     def start_over(self) -> None:
         """What was delivered is void."""
         self._kept.clear()
         self._steps.clear()
-        self._step = 0 if self._protocol is not None and self._protocol.steps else None
+        self._step = 0 if self._protocol.steps else None
 
     # --- what events change
 
     def kept(self) -> dict[str, str]:
         """The current texts that the protocol wants kept."""
-        assert self._protocol is not None
         return {name: value for name, value in self._state.extra.items() if name in self._protocol.keeps}
 
     def changed(self, before: Iterable[tuple[Any, dict[str, str]]]) -> None:
@@ -95,7 +101,6 @@ class Checkpoints:
 
     def stepped(self, items: Iterable[Any]) -> None:
         """Events of a protocol that has steps were delivered."""
-        assert self._protocol is not None
         for item in items:
             if self._protocol.step(item) == "begin":
                 self._steps.changed(item.offset, self._step)
@@ -107,14 +112,12 @@ class Checkpoints:
         return self._steps.at(offset + 1, self._step)
 
     def _oldest(self) -> int:
-        assert self._ledger is not None
         return self._ledger.oldest(manual=self._settings.manual)
 
     # --- the checkpoint
 
     def place(self, taken: int, batch: Sequence[Any] | None) -> Place:
         """The caller's position after `taken` items of `batch` (`None`: the latest), or the position that it has committed."""
-        assert self._ledger is not None
         return self._ledger.committed if self._settings.manual else self._ledger.place(taken, batch)
 
     def make(self, taken: int, batch: Sequence[Any] | None, outcome: Outcome | None) -> Checkpoint:
@@ -126,8 +129,6 @@ class Checkpoints:
             outcome: How the stream ended, if the latest event said so.
         """
         state, ledger, protocol, ending = self._state, self._ledger, self._protocol, self._ending
-        if ledger is None or protocol is None:
-            return self.restored or Checkpoint(protocol=UNKNOWN, method=state.method, url=state.public_url)
         place = self.place(taken, batch)
         extra = dict(self._kept.at(place.offset, self.kept()))
         if state.location is not None:
@@ -144,7 +145,7 @@ class Checkpoints:
             extra[STEP_KEY] = str(began)
         if names := self._withheld():
             extra[WITHHELD_KEY] = names
-        complete = outcome is not None and place.offset == ledger.offset and not ending.more
+        complete = outcome is not None and place.offset == ledger.offset and not ending.resumes_later
         if complete and outcome is not None:
             extra[OUTCOME_KEY] = outcome.value
             if not ending.verified:
@@ -165,7 +166,7 @@ class Checkpoints:
 
     def _withheld(self) -> str:
         """Names of query parameters withheld from the checkpoint's URLs, including those that the restored one lacked."""
-        state, known = self._state, (self.restored.extra.get(WITHHELD_KEY, "") if self.restored is not None else "")
+        state, known = self._state, self._known_withheld
         if "?" not in state.url and (state.location is None or "?" not in state.location):
             return known
         names = [*known.split("&"), *withheld(state.url, state.private), *withheld(state.location or "", state.private)]
@@ -186,8 +187,6 @@ class Checkpoints:
         blocks: Callable[[], bool] | None,
     ) -> act.Save | None:
         """Return the save that is due, if any; see `Saving.due()`."""
-        if self._ledger is None:
-            return None
         place, reset = self.place(taken, batch), self._ledger.pending_reset
         final = self._ending.outcome is not None
         if not self.saving.due(place, reset, now, force=force, final=final, blocks=blocks):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from .._errors import DeadlineExceeded
 from .._settings import Timeouts
 
 __all__ = ["Clock", "Clocks"]
@@ -55,6 +56,10 @@ class Clocks:
     def expired(self, now: float) -> bool:
         left = self.left(now)
         return left is not None and left <= 0
+
+    def deadline_error(self) -> DeadlineExceeded:
+        """The error for a stream that is not over by its deadline."""
+        return DeadlineExceeded(f"the stream did not end within its deadline of {self._timeouts.deadline} seconds")
 
     def limit(self, name: str) -> float | None:
         """The limit of a clock; `None` if the name is not a clock's."""

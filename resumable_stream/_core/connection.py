@@ -21,7 +21,6 @@ class Connection:
     """
     Attributes:
         decoder: Reads the body.
-        cursor_before: The cursor at the start of the answer.
         inside: The body closed inside an event.
         onward: Where the stream continues after this document.
         unusable: Why this document cannot be used.
@@ -30,7 +29,6 @@ class Connection:
     """
 
     decoder: Any = None
-    cursor_before: str | None = None
     inside: bool = False
     onward: str | None = None
     unusable: str = ""

@@ -1,5 +1,5 @@
 """
-How a stream ends (rule 7): what its events say about the end, and what the close of a connection means.
+How a stream ends (rule 7): what its events say about the end, and what follows from an event, a clock or a close.
 
 Three things end a stream: an event that says so, a close that the protocol or its server vouches for, and a close after an event
 that settled the outcome. Any other close is a cut, or leads to a question.
@@ -8,15 +8,16 @@ that settled the outcome. Any other close is a cut, or leads to a question.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, assert_never
 
-from .._contract import SENTINEL, ResumeProtocol, Settled
+from .._contract import SENTINEL, ResumeProtocol, Settled, not_json
 from .._contract import verdicts as verdict
 from .._errors import StreamInterrupted
 from .._events import Outcome
-from .clocks import Clocks
-from .ledger import Ledger
-from .plan import AskProvider, Done, Ended, GoOn, Leave, Next, NoWayBack, Stop, Turn, Unverified
+from . import plan
+from .clocks import Clock, Clocks
+from .ledger import HoleFound, Ledger, StartedOver
+from .plan import Done, GoOn, Leave, Next, Stop
 from .requests import Requests
 from .settings import Settings
 from .timeline import Timeline
@@ -44,36 +45,40 @@ CONFIRMED: Final = Settled(Outcome.ENDED)
 class Ending:
     """
     Args:
-        settings: What the caller chose.
+        protocol: The stream's protocol.
+        ledger: The stream's events.
         requests: The stream's requests.
         clocks: The stream's clocks.
+        settings: What the caller chose.
 
     Attributes:
         outcome: How the stream ended; `None` while it runs.
         verified: The protocol, the server when asked, or the caller's `end=` vouches for `outcome`.
         settled: The outcome that an event settled, although more may follow.
-        more: The stream has ended as far as it can be read now.
-        waits: The server may hold back the next answer until there is something to send.
+        resumes_later: Only this reading has ended: its checkpoint can be used to read on.
+        may_wait: The server may hold back the next answer until there is something to send.
         disproved: An outcome was settled, but a piece of the answer followed.
         held: The marks of events that the ledger holds back. While there are any, every delivered event is checked.
     """
 
-    def __init__(self, settings: Settings, requests: Requests, clocks: Clocks) -> None:
+    def __init__(self, protocol: ResumeProtocol, ledger: Ledger, requests: Requests, clocks: Clocks, settings: Settings) -> None:
         self.outcome: Outcome | None = None
         self.verified = True
         self.settled: Outcome | None = None
-        self.more = False
-        self.waits = False
+        self.resumes_later = False
+        self.may_wait = False
         self.disproved = False
         self.held: Marks = ()
-        self._settings = settings
+        self._protocol = protocol
+        self._ledger = ledger
         self._requests = requests
         self._clocks = clocks
-        self._protocol: ResumeProtocol | None = None
-        self._ledger: Ledger | None = None
+        self._settings = settings
         self._settlements: Timeline[Outcome | None] = Timeline(settings.limits.window)
         self._claimed: Outcome | None = None
         """The outcome that events have claimed since `settled` was disproved, which alone proves nothing."""
+        self._cursor_before: str | None = None
+        """The cursor at the start of this connection."""
         self._asked_empty = False
         self._quick_answers = 0
         self._empty_pages = 0
@@ -81,9 +86,13 @@ class Ending:
         self._failed_attempts = 0
         """To read what follows the event that settled the outcome."""
 
-    def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        """The protocol is now known."""
-        self._protocol, self._ledger = protocol, ledger
+    def restore(self, settled: Outcome | None, outcome: Outcome | None, *, verified: bool) -> None:
+        """The stream continues from a checkpoint, which holds these."""
+        self.settled, self.outcome, self.verified = settled, outcome, verified
+
+    def open_connection(self) -> None:
+        """A new answer begins."""
+        self._cursor_before = self._ledger.cursor
 
     def start_over(self) -> None:
         """What was delivered is void."""
@@ -95,6 +104,10 @@ class Ending:
         """The first request is sent again."""
         self._quick_answers = 0
         self._asked_empty = False
+
+    def finish(self, outcome: Outcome, *, verified: bool) -> None:
+        """The stream has ended."""
+        self.outcome, self.verified = outcome, verified
 
     # --- what events say
 
@@ -113,7 +126,6 @@ class Ending:
             Whether the outcome was settled, or is open again.
         """
         protocol, ledger = self._protocol, self._ledger
-        assert protocol is not None and ledger is not None
         marks = (*self.held, *marks)
         self.held = [mark for mark in marks if ledger.holds(mark[0])]
         said = {id(item): settled for item, settled in marks}
@@ -154,18 +166,17 @@ class Ending:
         """Prefer a settled outcome to `COMPLETED`: a marker that only says "over" does not make an incomplete answer whole."""
         return self.settled if end is Outcome.COMPLETED and self.settled is not None else end
 
-    def by(self, turn: Turn | None) -> Outcome | None:
+    def by(self, turn: plan.Turn | None) -> Outcome | None:
         """The outcome that the latest event brought, even if the caller has not asked for the next event."""
-        if isinstance(turn, Ended) and self._ledger is not None and self._ledger.problem is None:
+        if isinstance(turn, plan.Ended) and self._ledger.problem is None:
             return self.with_settled(turn.outcome)
         return None
 
-    def on_leaving(self, turn: Turn | None, batch: Sequence[Any]) -> Outcome | None:
+    def on_leaving(self, turn: plan.Turn | None, batch: Sequence[Any]) -> Outcome | None:
         """The outcome for a caller who leaves after the newest event, if nothing obtainable is missed."""
         if (outcome := self.by(turn)) is not None:
             return outcome
-        ledger = self._ledger
-        if self.settled is None or turn is not None or self.more or ledger is None or ledger.problem is not None:
+        if self.settled is None or turn is not None or self.resumes_later or self._ledger.problem is not None:
             return None
         # Callers who know the API stop reading at its sentinel.
         sentinel = bool(batch) and batch[-1].data == SENTINEL
@@ -175,8 +186,7 @@ class Ending:
 
     def wants_more(self, now: float) -> bool:
         """Whether what may follow a settled outcome (usage, `[DONE]`) should and can be requested."""
-        wants = self._protocol is not None and self._protocol.resumes_settled
-        return wants and self._requests.resumable() and not self._clocks.expired(now)
+        return self._protocol.resumes_settled and self._requests.resumable() and not self._clocks.expired(now)
 
     def gives_up(self, now: float) -> bool:
         """An attempt to read what follows the settled outcome failed. Returns whether it was the last one."""
@@ -188,11 +198,10 @@ class Ending:
     def is_progress(self) -> bool:
         """Whether the events of this connection count as progress."""
         ledger = self._ledger
-        return ledger is not None and ledger.progress > 0 and not (ledger.only_resets and self._restated >= RESTATED)
+        return ledger.progress > 0 and not (ledger.only_resets and self._restated >= RESTATED)
 
     def only_restated(self, now: float) -> bool:
         """Bound how often we reconnect to a server that only repeats its current state and closes."""
-        assert self._ledger is not None
         quick = self._ledger.only_resets and self._quick(now)
         self._restated = self._restated + 1 if quick else 0
         return self._restated > RESTATED
@@ -200,93 +209,135 @@ class Ending:
     def _quick(self, now: float) -> bool:
         return now - self._requests.answered_at <= QUICK
 
-    # --- what a close means
+    # --- what follows
 
-    def on_cut(self, now: float, reason: str, leave: Leave = Leave.LOST) -> Next:
+    def after(self, turn: plan.Turn, now: float, *, broken_off: str) -> Next:
+        """
+        What follows from a turn, once the events before it have been taken.
+
+        Args:
+            broken_off: If the body ended inside an event, or its document cannot be used: the reason. Otherwise `""`.
+        """
+        match turn:
+            case plan.Ended(outcome):
+                return Done(self.with_settled(outcome))
+            case plan.Failed(error) | plan.Broken(error):
+                return Stop(error)
+            case plan.Unreadable(item):
+                return Stop(not_json(item, self._ledger.offset))
+            case plan.Unproven():
+                return self._on_unproven(now)
+            case plan.Refused(lost):
+                return lost
+            case plan.Problem() | plan.Announced():
+                return self._on_problem()
+            case plan.RanOut(clock):
+                return self.on_clock(clock, now)
+            case plan.Closed():
+                return self._on_clean_close(now, broken_off)
+            case _:
+                assert_never(turn)
+
+    def _on_problem(self) -> Next:
+        """The ledger takes no more events."""
+        match self._ledger.problem:
+            case HoleFound():
+                # Even after an event that settled the outcome, missing events are requested: the numbers promised them.
+                return GoOn("gap")
+            case StartedOver():
+                # The server did not answer the question. The observer has been notified that the cursor was ignored.
+                return Done(self.with_settled(Outcome.ENDED), verified=False)
+            case problem:
+                assert problem is not None
+                return Stop(problem)
+
+    def _on_unproven(self, now: float) -> Next:
+        """The sender claims to be done, and nothing before it proves that: treat it as a cut."""
+        if self._ledger.behind:
+            return self.on_cut("closed inside the replay", now)
+        self._requests.sync()
+        return self.judge(self._protocol.on_unproven(self._requests.state), now)
+
+    def on_clock(self, clock: Clock, now: float, error: BaseException | None = None) -> Next:
+        """A clock ran out. `error`: how the read ended, if it did."""
+        ledger = self._ledger
+        if clock == "deadline" and self.settled is None:
+            return Stop(self._clocks.deadline_error(), error, reason=clock)
+        if ledger.progress == 0 and self.settled is None and self._requests.resumable():
+            request = self._protocol.status_request(self._requests.state)
+            if request is not None:
+                return plan.Ask("alive", request, clock, error)
+        # A restated state counts as a status check: the run is quiet, and this was not a failed attempt.
+        return self.on_cut(clock, now, error, Leave.NEUTRAL if ledger.fresh > 0 and ledger.progress == 0 else Leave.LOST)
+
+    def on_cut(self, reason: str, now: float, error: BaseException | None = None, leave: Leave = Leave.LOST) -> Next:
         """A connection broke off."""
         if self.settled is not None and not self.wants_more(now):
             return Done(self.settled)
-        return GoOn(reason, leave)
+        return GoOn(reason, leave, error)
 
-    def on_clean_close(self, now: float, *, inside: str, cursor_before: str | None) -> Next:
-        """
-        A body ended cleanly.
-
-        Args:
-            inside: If it ended inside an event, or its document cannot be used: the reason. Otherwise `""`.
-            cursor_before: The cursor at the start of the connection.
-        """
-        protocol, ledger = self._protocol, self._ledger
-        assert protocol is not None and ledger is not None
-        if self.settled is not None and not (inside and self.wants_more(now)):
+    def _on_clean_close(self, now: float, broken_off: str) -> Next:
+        """A body ended cleanly."""
+        ledger = self._ledger
+        if self.settled is not None and not (broken_off and self.wants_more(now)):
             return Done(self.settled)
-        if inside:
-            return self.on_cut(now, inside)
+        if broken_off:
+            return self.on_cut(broken_off, now)
         if ledger.behind:
-            if ledger.nearer:
-                return self._onward(now, cursor_before)
-            return self.on_cut(now, "closed inside the replay")
+            return self._onward(now) if ledger.nearer else self.on_cut("closed inside the replay", now)
         self._requests.sync()
-        return self.judge(protocol.on_clean_close(self._requests.state), now, cursor_before=cursor_before)
+        return self.judge(self._protocol.on_clean_close(self._requests.state), now)
 
-    def judge(self, found: verdict.Verdict, now: float, *, cursor_before: str | None, asked: bool = False) -> Next:
-        """
-        What a close means, by the protocol's verdict or the provider's answer.
-
-        Args:
-            asked: The provider has already been asked.
-        """
+    def judge(self, found: verdict.Verdict, now: float) -> Next:
+        """What a close means, by the protocol's verdict or the provider's answer."""
         match found:
             case verdict.Finished(outcome, more, verified):
-                self.more = more
-                return Unverified() if outcome is Outcome.ENDED and not verified else Done(outcome)
+                self.resumes_later = more
+                return self._unverified() if outcome is Outcome.ENDED and not verified else Done(outcome)
             case verdict.Resume(routine=True, waits=waits):
-                self.waits = waits
-                return self._onward(now, cursor_before)
+                self.may_wait = waits
+                return self._onward(now)
             case verdict.Ask():
                 return self._ask(now)
             case verdict.Verify(request):
-                return AskProvider(request, "closed")
+                return plan.Ask("verify", request, "closed")
             case verdict.Interrupted(reason):
-                return NoWayBack(reason)
+                return plan.NoWayBack(reason)
             case verdict.Lost():
                 return found
             case verdict.Reject(message):
                 return Stop(StreamInterrupted(message or "the provider will not continue the stream", reason="rejected"))
-        return self._rotated(now, asked)
+        return self._rotated(now)
 
-    def _rotated(self, now: float, asked: bool) -> Next:
+    def _rotated(self, now: float) -> Next:
         """A close that is not an end. A feed that was held open without events has made no progress, but has not failed."""
-        ledger, protocol = self._ledger, self._protocol
-        assert ledger is not None and protocol is not None
-        if ledger.fresh == 0 and not protocol.endless and self._requests.state.resuming and not asked:
+        ledger, protocol, requests = self._ledger, self._protocol, self._requests
+        if ledger.fresh == 0 and not protocol.endless and requests.state.resuming:
             # The answer brought nothing new. If the provider can report the run's status, ask before counting a failure.
-            self._requests.sync()
-            if (request := protocol.status_request(self._requests.state)) is not None:
-                return AskProvider(request, "closed before the end")
+            requests.sync()
+            if (request := protocol.status_request(requests.state)) is not None:
+                return plan.Ask("verify", request, "closed before the end")
         held_open = protocol.endless and ledger.fresh == 0 and not self._quick(now)
         return GoOn("closed before the end", Leave.NEUTRAL if held_open else Leave.LOST)
 
-    def _onward(self, now: float, cursor_before: str | None) -> Next:
+    def _onward(self, now: float) -> Next:
         """
         Request the next answer as routine.
 
         An answer without anything new was a failed attempt, unless the cursor moved, or the server was meant to wait and did.
         """
         ledger = self._ledger
-        assert ledger is not None
-        moved = ledger.cursor != cursor_before
+        moved = ledger.cursor != self._cursor_before
         self._empty_pages = self._empty_pages + 1 if moved and ledger.fresh == 0 else 0
         if self._empty_pages > EMPTY_PAGES:
             moved = False
-        waited = self.waits and now - self._requests.sent_at > QUICK
+        waited = self.may_wait and now - self._requests.sent_at > QUICK
         onward = ledger.fresh > 0 or ledger.nearer or moved or waited
         return GoOn("answered with nothing new", Leave.ONWARD if onward else Leave.LOST, moved=moved)
 
     def _ask(self, now: float) -> Next:
         """Rule 7c and e: the close may be an end or a cut."""
         ledger, requests = self._ledger, self._requests
-        assert ledger is not None
         resuming, quick = requests.state.resuming, self._quick(now)
         if ledger.offset == 0 and ledger.cursor is None:
             if self._asked_empty:
@@ -295,13 +346,13 @@ class Ending:
             self._asked_empty = True
             return GoOn("closed before the first event", Leave.NEUTRAL)
         if not requests.resumable():
-            return Unverified()
+            return self._unverified()
         if requests.asking and quick and ledger.fresh == 0:
             return Done(Outcome.ENDED)
         if resuming and not quick and ledger.fresh == 0:
             # Feeds rotate connections: one held open without events is neither progress nor failure.
             return GoOn("closed", Leave.QUIET)
-        if resuming and ledger.fresh and not self._believes(quick, ledger):
+        if resuming and ledger.fresh and not self._believes(quick):
             text = (
                 "the server answers a few events at a time, so its end cannot be told from a cut: "
                 "name the end (end=…), or declare a feed (end='never')"
@@ -309,7 +360,20 @@ class Ending:
             return Stop(StreamInterrupted(text, reason="an end cannot be told from a cut"))
         return GoOn("closed", Leave.QUESTION)
 
-    def _believes(self, quick: bool, ledger: Ledger) -> bool:
+    def _believes(self, quick: bool) -> bool:
         """Whether an answer with new events that closed cleanly is accepted as a piece of the stream."""
-        self._quick_answers = self._quick_answers + 1 if quick and not ledger.numbered else 0
+        self._quick_answers = self._quick_answers + 1 if quick and not self._ledger.numbered else 0
         return self._quick_answers <= BELIEVED
+
+    def _unverified(self) -> Done:
+        """Nothing vouches for a clean close. If there were ids, say why the end was not checked."""
+        protocol, ledger, doubt = self._protocol, self._ledger, ""
+        # For raw bytes, the cursor is only their count.
+        if ledger.cursor is not None and protocol.framing != "raw":
+            advice = [self._requests.why_not()]
+            if not protocol.promises.has_end:
+                advice.append("if the stream marks its end, name it (end=…)")
+            why = "; ".join(filter(None, advice)) or "the protocol has no way to do so"
+            events = f"{ledger.offset} event{'s' * (ledger.offset != 1)}"
+            doubt = f"the stream closed cleanly after {events}, and whether that was its end could not be asked: {why}"
+        return Done(Outcome.ENDED, verified=False, doubt=doubt)

@@ -1,4 +1,4 @@
-"""What the head of a response means if the protocol has no opinion (rules 8 and 9), and how errors report it."""
+"""What the head of a response means (rules 8 to 10), by the protocol or the table of statuses, and how errors report it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Collection
 from typing import Final
 
 from .._checkpoint import public_url
-from .._contract import Consume, Finished, Head, Lost, Reject, ResumeProtocol, Retry, StreamState, Verdict
-from .._errors import ResponseRejected, UnexpectedContentType
+from .._contract import Consume, Finished, Head, Lost, Reject, Request, ResumeProtocol, Retry, StreamState, Verdict
+from .._errors import ResponseRejected, ResumableStreamError, UnexpectedContentType
 from .._events import Outcome
+from .plan import Done, Next, Stop, TryAgain
+from .requests import Requests
 from .settings import Settings
 
-__all__ = ["STREAMS", "default_verdict", "has_right_type", "rejection", "unexpected_type"]
+__all__ = ["STREAMS", "Heads", "default_verdict", "unexpected_type"]
 
 # A stream usually comes with 200. Some servers answer the POST that starts one with 201 or 202; 206 is a range.
 STREAMS: Final = frozenset({200, 201, 202, 206})
@@ -26,8 +28,78 @@ _VAGUE: Final = frozenset({"text/plain", "application/octet-stream"})
 _QUOTED: Final = 200
 
 
+class Heads:
+    """
+    Args:
+        protocol: The stream's protocol.
+        requests: The stream's requests.
+        settings: What the caller chose.
+    """
+
+    def __init__(self, protocol: ResumeProtocol, requests: Requests, settings: Settings) -> None:
+        self._protocol = protocol
+        self._requests = requests
+        self._settings = settings
+
+    def judge(self, head: Head, body: bytes, settled: Outcome | None) -> Verdict | Next:
+        """
+        What follows from a head.
+
+        Args:
+            body: The body of an error, as far as it was read.
+            settled: The outcome that an event settled.
+
+        Returns:
+            `Consume`: the body is to be read. Any other verdict is to be followed as for a close.
+        """
+        protocol, requests, state = self._protocol, self._requests, self._requests.state
+        found = protocol.on_status(head.status, head.headers, body, state)
+        if found is None:
+            found = default_verdict(head.status, state, protocol, self._settings, repeatable=requests.may_repeat())
+        if isinstance(found, Consume):
+            if found.any_type or found.whole or _has_right_type(protocol, state, head):
+                return found
+            return Stop(unexpected_type(" or ".join(protocol.content_types), head, state.private))
+        if settled is not None and protocol.resumes_settled and not isinstance(found, Retry):
+            # The request was only for what may follow the outcome.
+            return Done(settled)
+        match found:
+            case Reject() if head.status in (401, 403) and requests.refresh():
+                # Credentials may expire during a long answer; the client's auth, or a callable `headers`, may return new ones.
+                return requests.again()
+            case Reject(message):
+                return Stop(self._rejection(head, body, message))
+            case Retry(message):
+                return TryAgain(f"status {head.status}", self._rejection(head, body, message))
+        return found
+
+    def redirect(self, head: Head) -> Request | Stop:
+        """The request that follows a redirect, or why it is not followed."""
+        most = self._settings.limits.redirects
+        if self._requests.redirects >= most:
+            return Stop(self._rejection(head, b"", f"more than {most} redirects"))
+        try:
+            return self._requests.redirect(head)
+        except ResumableStreamError as error:
+            return Stop(error)
+
+    def _rejection(self, head: Head, body: bytes, message: str) -> ResponseRejected:
+        """The error for a status, with what the server said and nothing that grants access."""
+        latest, state = self._requests.latest, self._requests.state
+        headers = {name: value for name, value in head.headers.items() if name not in _PRIVATE}
+        for name in _URLS & headers.keys():
+            try:
+                headers[name] = public_url(headers[name], state.private)
+            except ValueError:
+                del headers[name]
+        method = latest.method if latest is not None else state.method
+        text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url, state.private)}"
+        shown = body[:_QUOTED].decode("utf-8", "replace").strip()
+        return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
+
+
 def default_verdict(
-    status: int, state: StreamState, protocol: ResumeProtocol | None, settings: Settings, *, repeatable: bool = False
+    status: int, state: StreamState, protocol: ResumeProtocol, settings: Settings, *, repeatable: bool = False
 ) -> Verdict:
     """
     The default verdict for each status.
@@ -37,7 +109,7 @@ def default_verdict(
     """
     resuming = state.resuming
     if status == 204:
-        if protocol is not None and resuming and protocol.promises.has_end:
+        if resuming and protocol.promises.has_end:
             return Lost("the server has nothing more, and the end of the stream was never seen")
         return Finished(Outcome.ENDED, verified=True)
     if status in STREAMS:
@@ -49,20 +121,7 @@ def default_verdict(
     return Retry() if status in settings.statuses and (repeatable or status in NOT_ACCEPTED) else Reject()
 
 
-def rejection(head: Head, body: bytes, message: str, *, method: str, private: Collection[str] = ()) -> ResponseRejected:
-    """The error for a status, with what the server said and nothing that grants access."""
-    headers = {name: value for name, value in head.headers.items() if name not in _PRIVATE}
-    for name in _URLS & headers.keys():
-        try:
-            headers[name] = public_url(headers[name], private)
-        except ValueError:
-            del headers[name]
-    text = f"{message or f'the server answered {head.status}'} to {method} {public_url(head.url, private)}"
-    shown = body[:_QUOTED].decode("utf-8", "replace").strip()
-    return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
-
-
-def has_right_type(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
+def _has_right_type(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
     """Whether this response, by its content type, may be a stream of the protocol."""
     kind, kinds = head.content_type, protocol.content_types
     return not kind or not kinds or kind in kinds or (kind in _VAGUE and protocol.claims(state, head))

@@ -2,8 +2,8 @@
 What a stream does next, as three closed sets of small frozen values. A plan of them can be printed, compared and tested.
 
 - A `Turn` is what a batch, a clock or a close causes. It waits until the events before it have been taken.
+- A `Next` is what follows from a turn, an answer or a failure. The parts decide it, and the machine carries it out.
 - A `Step` is something that the machine itself does when `next()` reaches it, between the driver's actions.
-- A `Next` is what the close of a connection means for the stream.
 
 `Leave` says how a connection is left: what the next one is for, and whether the last one counts as a failed attempt.
 """
@@ -13,21 +13,24 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from .._contract import Backfill, Request
 from .._contract import verdicts as verdict
 from .._errors import ResumableStreamError
 from .._events import Gap, Outcome
+from .._notices import Then
 from .clocks import Clock
 
 __all__ = [
+    "INSIDE",
+    "AfterReset",
     "Announced",
     "Ask",
-    "AskProvider",
+    "AskAgain",
+    "Begin",
     "Broken",
     "Closed",
-    "Conclude",
     "Done",
     "Ended",
     "Failed",
@@ -35,21 +38,23 @@ __all__ = [
     "Leave",
     "Next",
     "NoWayBack",
+    "Onward",
     "Problem",
     "Purpose",
     "RanOut",
     "ReadOn",
     "Refused",
-    "Resume",
+    "Restart",
     "Send",
     "SleepUntil",
     "Step",
     "Stop",
+    "TryAgain",
     "Turn",
     "TurnPage",
     "Unproven",
     "Unreadable",
-    "Unverified",
+    "Wait",
 ]
 
 Purpose: TypeAlias = Literal["status", "verify", "alive", "last", "snapshot", "backfill"]
@@ -61,6 +66,10 @@ What a side request is for.
 - `"last"`: what is the run's status, before the stream is given up?
 - `"snapshot"`: the stored result. `"backfill"`: a page of what happened while nobody was connected.
 """
+
+
+INSIDE: Final = "interrupted from inside"
+"""The reason for a connection that was not ended by the network."""
 
 
 class Leave(enum.Enum):
@@ -158,7 +167,66 @@ class Closed:
 Turn: TypeAlias = Ended | Failed | Unreadable | Unproven | Refused | Announced | RanOut | Problem | Broken | Closed
 
 
-# --- steps ----------------------------------------------------------------------------------------------------------
+# --- what follows ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """
+    The stream has ended.
+
+    Attributes:
+        verified: The protocol, the server, or the caller's `end=` vouches for the outcome.
+        doubt: Why the end could not be checked, for an observer; `""` if there is nothing to report.
+    """
+
+    outcome: Outcome
+    verified: bool = True
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The stream fails. `reason`: why the connection is over, if the error is not about that."""
+
+    error: ResumableStreamError
+    cause: BaseException | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """
+    There is more to come: leave this connection.
+
+    Attributes:
+        reason: Why the connection is over.
+        leave: How it is left.
+        error: What broke it.
+        moved: The cursor moved, even if no event came. Each empty page also leaves fewer to read.
+        checked: The status of the run was requested, and the run is still running.
+    """
+
+    reason: str
+    leave: Leave = Leave.LOST
+    error: BaseException | None = None
+    moved: bool = False
+    checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NoWayBack:
+    """The stream was cut and cannot be resumed. `reason`: why the connection is over."""
+
+    reason: str
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Request the stream from its start, after so many seconds. What was delivered is void."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +239,82 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Onward:
+    """The last answer was complete: request the next one, as routine."""
+
+    seconds: float
+    send: Send
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
+    """
+    Send a side request.
+
+    Attributes:
+        reason: Why the connection is over; `""` if it is not, or if that was reported.
+        error: What broke it.
+    """
+
+    purpose: Purpose
+    request: Request
+    reason: str = ""
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
     """Repeat the request for `purpose`. `reason` is why there was no answer, for the error if it can no longer be repeated."""
 
     purpose: Purpose
     reason: str
     error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain:
+    """
+    An attempt failed: wait as the policy says, or give up.
+
+    Attributes:
+        reason: Why it failed.
+        again: What follows the wait; `None`: the latest request again.
+        failed: What failed, in words; `""` for a connection of the stream, which has a notice of its own.
+    """
+
+    reason: str
+    error: BaseException | None = None
+    again: Send | AskAgain | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """
+    Wait, then do `then`.
+
+    Attributes:
+        attempt: Number of the attempt, from 1; 0 if it follows no failed one.
+        failed: As in `TryAgain`.
+        follows: What the observer is told about a lost connection.
+    """
+
+    seconds: float
+    then: Send | AskAgain
+    attempt: int = 0
+    failed: str = ""
+    follows: Then = "reconnect"
+
+
+Next: TypeAlias = Done | Stop | GoOn | NoWayBack | verdict.Lost | Restart | Send | Onward | Ask | AskAgain | TryAgain | Wait
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Open the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,73 +337,8 @@ class TurnPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Conclude:
-    """The stored result says how the stream ended."""
-
-    outcome: Outcome
+class AfterReset:
+    """The stored result voided what was delivered before, and the run continues after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """The run continues after its stored result. `reset`: the result voided what was delivered before."""
-
-    reset: bool
-
-
-Step: TypeAlias = Send | Ask | SleepUntil | ReadOn | TurnPage | Conclude | Resume | Problem
-
-
-# --- what a close means ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The stream has ended."""
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Unverified:
-    """The stream seems to have ended: it closed cleanly, but nothing vouches for the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class GoOn:
-    """
-    There is more to come.
-
-    Attributes:
-        reason: Why the connection is over.
-        leave: How it is left.
-        moved: The cursor moved, even if no event came. Each empty page also leaves fewer to read.
-    """
-
-    reason: str
-    leave: Leave = Leave.LOST
-    moved: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AskProvider:
-    """Ask for the run's status. `reason`: why the connection is over."""
-
-    request: Request
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class NoWayBack:
-    """The stream was cut and cannot be resumed. `reason`: why the connection is over."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The stream fails."""
-
-    error: ResumableStreamError
-
-
-Next: TypeAlias = Done | Unverified | GoOn | AskProvider | NoWayBack | verdict.Lost | Stop
+Step: TypeAlias = Begin | Send | AskAgain | SleepUntil | ReadOn | TurnPage | AfterReset | Problem | Done | GoOn

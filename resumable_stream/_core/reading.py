@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._checkpoint import MAX_EXTRA
-from .._contract import ResumeProtocol, Settled, Unproven, alarm_of, is_whole, quiet_of, readable
+from .._contract import Consume, ResumeProtocol, Settled, Unproven, alarm_of, is_whole, quiet_of, readable
 from .._events import Outcome
 from . import plan
 from .checkpoints import Checkpoints
-from .connection import Connection
+from .connection import Connection, decoder_for
 from .ending import CONFIRMED, Ending, Marks
 from .ledger import Ledger
 from .memory import KEPT_BYTES
 from .requests import Requests, sendable
 from .settings import Settings
-from .skimming import LARGEST, Unread
+from .skimming import LARGEST, Skimmer, Unread
 
 __all__ = ["Reading"]
 
@@ -206,9 +206,71 @@ class Reading:
                 return items[: _index(items, item) + 1], marks, plan.Ended(end)
         return items, marks, None
 
+    # --- connections
+
+    def open(self, found: Consume, *, spliced: bool) -> None:
+        """
+        A new body begins.
+
+        Args:
+            spliced: Its bytes follow those of an earlier connection.
+        """
+        before, self.connection = self.connection.decoder, Connection()
+        if found.whole:
+            self.connection.read_whole(self._protocol, self._state, event_bytes=self._settings.limits.event_bytes)
+        else:
+            self.connection.decoder = decoder_for(
+                self._protocol, self.ledger, self._settings, before=before, by_id=self.by_id, skip=found.skip, spliced=spliced
+            )
+
+    def open_answer(self, *, resuming: bool, asking: bool, stored: bool = False) -> None:
+        """New events begin: those of a body, or the stored ones of a stored result."""
+        state = self._state
+        self._ending.open_connection()
+        self.ledger.open_connection(
+            resuming=resuming,
+            asking=asking,
+            reaches_back=resuming and self._protocol.reaches_back(state),
+            stored=stored,
+            joins=resuming or state.safe,
+        )
+
+    def enter_stored(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Enter the events of a stored result, which cannot be requested again."""
+        self.ledger.refetch = False
+        if items and self.place is not None:
+            self.place(items)
+        return self.ledger.receive(items) if items else ()
+
+    def at_end(self, *, judged: bool) -> tuple[Sequence[Any], Silent]:
+        """
+        The body ended cleanly. Returns what its end completed, to be entered.
+
+        Args:
+            judged: An earlier event decides already what follows.
+        """
+        connection = self.connection
+        items: Sequence[Any] = connection.decoder.eof()
+        connection.inside = bool(connection.decoder.partial)
+        if connection.inside and not items and not judged:
+            items = self._last_without_its_end()
+        return items, () if connection.onward is None else [(len(items), connection.onward)]
+
+    def take_carried(self) -> bytes:
+        """Bytes of the previous connection that belong before the first event of this one."""
+        # A decoder that splits batches passes this call on.
+        decoder = self.connection.decoder
+        return decoder.take_carried() if hasattr(decoder, "take_carried") else b""
+
+    def skimmer(self) -> Skimmer | None:
+        """Finds events that need not be read. `None`: read every event."""
+        if self.unread is None or self.identifies or self._ending.settled is not None:
+            return None
+        return self.unread.start(self.connection.decoder)
+
     # --- the end of a body
 
-    def last_without_its_end(self) -> Sequence[Any]:
+    def _last_without_its_end(self) -> Sequence[Any]:
         """
         The last event, if a clean close cut only its blank line and it says how the stream ends.
 

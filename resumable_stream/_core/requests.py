@@ -52,64 +52,68 @@ class Requests:
         self.sent_at = self.answered_at = 0.0
         self._settings = settings
         self._origin = origin_of(state.url)
-        self._protocol: ResumeProtocol | None = None
-        self._ledger: Ledger | None = None
         self._accepted: Request | None = None
         """The request that a redirect led to after the first request was accepted."""
         self._body_sent = False
         self._refreshed = False
 
     def adopt(self, protocol: ResumeProtocol, ledger: Ledger) -> None:
-        """The protocol is now known."""
+        """The stream's protocol; at first possibly one that stands in for it."""
         self._protocol, self._ledger = protocol, ledger
 
     # --- what may be sent
 
     def first(self) -> Request:
         """The request that starts the stream."""
-        protocol = self._protocol or ResumeProtocol()
+        protocol = self._protocol
         request, key = protocol.first_request(self.state), self.state.extra.get(KEY)
         headers = {**request.headers, **protocol.first_headers, **({} if key is None else {"Idempotency-Key": key})}
         return replace(request, headers=headers) if headers else request
 
     def rest(self) -> Request | None:
         """The request for what follows the delivered events; `None` if the stream cannot be resumed."""
-        protocol, ledger = self._protocol, self._ledger
-        if protocol is None or ledger is None or not self.known:
-            return None
-        if self.placeless:
-            # The position is not known. Only a replay, a count, or a feed (which continues with new events) can be resumed.
-            return None
-        if not self.makes_sense():
+        # Without a position, only a replay, a count, or a feed (which continues with new events) can be resumed.
+        if not self.known or self.placeless or not self.makes_sense():
             return None
         self.sync()
-        request = protocol.resume_request(self.state)
+        request = self._protocol.resume_request(self.state)
         if request is None or not request.sendable:
             return None
         self.check_origin(request)
         return request
 
-    def next(self) -> tuple[Request, bool] | None:
-        """The next request, and whether it resumes; `None` if repeating might be billed twice (rule 9)."""
-        if (rest := self.rest()) is not None:
-            return rest, True
-        ledger, protocol = self._ledger, self._protocol
-        if ledger is not None and (ledger.offset or ledger.cursor is not None):
+    def next(self, *, asking: bool = False) -> Send | ResumableStreamError | None:
+        """
+        The next request; `None` if there is none that is not billed twice (rule 9).
+
+        Args:
+            asking: It is to ask whether there is more.
+        """
+        try:
+            if (rest := self.rest()) is not None:
+                return Send(rest, resuming=True, asking=asking)
+            first = self._from_the_start()
+        except ResumableStreamError as error:
+            return error
+        return None if first is None else Send(first, resuming=False, asking=asking)
+
+    def _from_the_start(self) -> Request | None:
+        """The request for a stream of which nothing was delivered, if it may be sent (again)."""
+        if self._ledger.offset or self._ledger.cursor is not None:
             return None
         if self._accepted is not None and not self.known:
-            return self._accepted, False
-        if self._settings.started_elsewhere and not self.state.safe:
+            return self._accepted
+        if self.elsewhere:
             # Method and URL come from a token, which must not make this process start a request with side effects.
             return None
-        tied = protocol is not None and protocol.promises.tied
-        if not self.known or self.idempotent or (self.state.safe and not tied):
-            return self.first(), False
+        if not self.known or self.idempotent or (self.state.safe and not self._protocol.promises.tied):
+            return self.first()
         return None
 
     def again(self) -> Send:
         """The latest request again; after redirects, the one that led to them."""
         planned = self.next()
-        request = planned[0] if planned is not None else self.latest
+        request = planned.request if isinstance(planned, Send) else self.latest
         assert request is not None
         return Send(request, self.state.resuming, self.asking)
 
@@ -138,32 +142,26 @@ class Requests:
     def placeless(self) -> bool:
         """Whether events came but none gave a position."""
         protocol, ledger = self._protocol, self._ledger
-        if protocol is None or ledger is None or ledger.cursor is not None or not ledger.offset:
+        if ledger.cursor is not None or not ledger.offset:
             return False
         return not (protocol.replays or protocol.counted or protocol.endless)
 
     def makes_sense(self) -> bool:
         """Whether the cursor is valid: one that counts bytes must be a number, but a checkpoint's may be anything."""
-        protocol, ledger = self._protocol, self._ledger
-        if protocol is None or ledger is None or not (protocol.measured or protocol.framing == "raw"):
-            return True
-        return not ledger.cursor or _BYTES.fullmatch(ledger.cursor) is not None
+        protocol, cursor = self._protocol, self._ledger.cursor
+        counts_bytes = protocol.measured or protocol.framing == "raw"
+        return not counts_bytes or not cursor or _BYTES.fullmatch(cursor) is not None
 
     def why_not(self) -> str:
         """Why the rest cannot be requested, and what the caller can pass; `""` if there is nothing to say."""
         if self.refused is not None:
             return str(self.refused)
-        protocol = self._protocol
-        if protocol is None:
-            return ""
-        if self.placeless and protocol.promises.resumable:
+        if self.placeless and self._protocol.promises.resumable:
             return "no event had an id, or anything else to resume from"
-        return protocol.why_not(self.state)
+        return self._protocol.why_not(self.state)
 
     def cancel(self) -> Request | None:
         """The request that stops the generation; `None` if the protocol has no such call."""
-        if self._protocol is None:
-            return None
         self.sync()
         request = self._protocol.cancel_request(self.state)
         if request is None or not request.sendable:
@@ -181,11 +179,10 @@ class Requests:
     def sync(self) -> None:
         """Update the state that the protocol sees to the stream's position."""
         ledger, state = self._ledger, self.state
-        if ledger is not None:
-            state.cursor, state.sequence, state.offset = ledger.cursor, ledger.sequence, ledger.offset
-            if ledger.beyond_gap and self._protocol is not None and self._protocol.endless:
-                # From there, a feed would report the gap again and again. It continues with new events.
-                state.cursor = None
+        state.cursor, state.sequence, state.offset = ledger.cursor, ledger.sequence, ledger.offset
+        if ledger.beyond_gap and self._protocol.endless:
+            # From there, a feed would report the gap again and again. It continues with new events.
+            state.cursor = None
 
     # --- what was sent
 
@@ -206,6 +203,11 @@ class Requests:
         """The server may have read the body of the latest request."""
         self._body_sent = self._body_sent or self._settings.single_use
 
+    def head_came(self, head: Head, now: float) -> None:
+        """The latest request is being answered."""
+        self.state.head, self.answered_at = head, now
+        self.arrived()
+
     def redirect(self, head: Head) -> Request:
         """
         The request that follows a redirect.
@@ -214,6 +216,7 @@ class Requests:
             ResumableStreamError: It may not be followed.
         """
         assert self.latest is not None
+        self.redirects += 1
         follow = redirected(self.latest, head, self.state.cursor)
         if follow.method != self.latest.method:
             # The server has accepted the request; only the URL that it points to may be requested again.
@@ -232,8 +235,9 @@ class Requests:
         self._refreshed = False
 
     def answered(self, head: Head) -> None:
-        """The protocol has read the head. Resolve the URL that it named for resuming, or refuse it."""
-        state = self.state
+        """The answer is read. Resolve the URL that its head names for resuming, or refuse it."""
+        state, self.known = self.state, True
+        self._protocol.identify(state, head)
         state.stream_id = sendable(state.stream_id)
         if state.location is not None:
             location, state.location = state.location, None
@@ -261,8 +265,8 @@ class Requests:
 
         Not if that request was already sent: by another process, without a key, or before the protocol was known.
         """
-        protocol, settings = self._protocol, self._settings
-        joins = protocol is not None and protocol.joins and not self.state.safe
+        settings = self._settings
+        joins = self._protocol.joins and not self.state.safe
         if joins and settings.new_key is not None and not (settings.idempotent or settings.started_elsewhere):
             self.state.extra[KEY] = settings.new_key()
 

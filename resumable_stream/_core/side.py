@@ -1,62 +1,89 @@
 """
 Side requests: for the run's status, its stored result, or its history.
 
-They are sent one at a time. The protocol interprets their answers; this module turns that into a `Next` or the next request.
+They are sent one at a time. The protocol interprets their answers; this module turns that into a `Next`, or into events to enter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from .._contract import Answer, Claim, Request, ResumeProtocol
+from .._contract import Answer, Backfill, Claim, Request, ResumeProtocol, Snapshot
 from .._contract import verdicts as verdict
-from .._errors import RetriesExhausted
-from .plan import Purpose
+from .._errors import CursorExpired, ResumableStreamError, RetriesExhausted
+from . import actions as act
+from .clocks import Clocks
+from .plan import INSIDE, Ask, AskAgain, GoOn, Leave, Next, NoWayBack, Purpose, ReadOn, Stop, TryAgain
 from .requests import Requests
+from .settings import Settings
 
-__all__ = ["PAGES", "Exhausted", "Side"]
+__all__ = ["PAGES", "Side"]
 
+# Enough for a provider's error document.
+ERROR_BODY: Final = 64 * 1024
 # Enough for a million events in pages of the usual 1,000. A server with more pages than that never ends.
 PAGES: Final = 1_000
 # How often the run's status is requested before giving up: a protocol may believe a status only if it comes twice.
 LAST_WORDS: Final = 2
 
-
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """The status brought nothing new: the stream is given up."""
-
-    error: RetriesExhausted
+Answered: TypeAlias = Next | verdict.Verdict | Snapshot | Backfill
+"""What an answer means: what follows, or events to enter."""
 
 
 class Side:
     """
     Args:
+        protocol: The stream's protocol.
         requests: The stream's requests.
+        clocks: The stream's clocks.
+        settings: What the caller chose.
 
     Attributes:
         purpose: Purpose of the latest side request.
-        pages: Pages of history requested on this connection.
+        page: A page of history whose events caused something that comes first.
     """
 
-    def __init__(self, requests: Requests) -> None:
+    def __init__(self, protocol: ResumeProtocol, requests: Requests, clocks: Clocks, settings: Settings) -> None:
         self.purpose: Purpose = "status"
-        self.pages = 0
+        self.page: Backfill | None = None
+        self._protocol = protocol
         self._requests = requests
-        self._protocol: ResumeProtocol | None = None
+        self._clocks = clocks
+        self._settings = settings
+        self._pages = 0
+        """Pages of history requested on this connection."""
         self._last_words = 0
         self._exhausted: RetriesExhausted | None = None
         self._before: tuple[dict[str, str], Claim | None] = {}, None
 
-    def adopt(self, protocol: ResumeProtocol) -> None:
-        """The protocol is now known."""
-        self._protocol = protocol
+    # --- requests
+
+    def explanation(self, now: float) -> act.Fetch:
+        """Read the rest of the current response: the body of an error status, which explains it."""
+        self.purpose = "status"
+        return act.Fetch(None, self._clocks.error_body(now), ERROR_BODY)
+
+    def send(self, ask: Ask, now: float) -> act.Fetch | NoWayBack | Stop:
+        """Send a request, or say why it cannot be."""
+        if not ask.request.sendable:
+            return NoWayBack("an id that cannot be sent")
+        try:
+            self._requests.check_origin(ask.request)
+        except ResumableStreamError as error:
+            return Stop(error)
+        self.purpose = ask.purpose
+        large = ask.purpose in ("snapshot", "backfill")
+        limit = self._settings.limits.event_bytes if large else ERROR_BODY * 16
+        return act.Fetch(ask.request, self._clocks.side(now), limit)
+
+    def send_again(self, again: AskAgain) -> Ask | NoWayBack:
+        """The request for the same purpose, from the stream's current position."""
+        request = self.snapshot_request() if again.purpose == "snapshot" else self.status_request()
+        return NoWayBack(again.reason, again.error) if request is None else Ask(again.purpose, request)
 
     def status_request(self) -> Request | None:
         """The request for the run's status; `None` if there is none."""
         protocol, requests = self._protocol, self._requests
-        assert protocol is not None
         requests.sync()
         request = protocol.status_request(requests.state)
         if request is None and isinstance(found := protocol.on_clean_close(requests.state), verdict.Verify):
@@ -65,19 +92,68 @@ class Side:
 
     def snapshot_request(self) -> Request | None:
         """The request for the stored result; `None` if there is none."""
-        assert self._protocol is not None
         self._requests.sync()
         return self._protocol.snapshot_request(self._requests.state)
 
-    def on_verified(self, answer: Answer) -> verdict.Verdict:
+    # --- answers
+
+    def on_answer(self, answer: Answer) -> Answered:
+        """The whole answer to a request of ours."""
+        protocol, state, purpose = self._protocol, self._requests.state, self.purpose
+        failed = answer.status in self._settings.statuses
+        if purpose == "backfill":
+            return protocol.on_backfill(answer, state)
+        if purpose == "last":
+            return self._on_last_words(None if failed else answer)
+        if failed:
+            return self._repeat(f"status {answer.status}")
+        if purpose == "snapshot":
+            match protocol.on_snapshot(answer, state) if answer.status < 400 else None:
+                case None:
+                    text = f"the stored result cannot be had either: the server answered {answer.status}"
+                    return Stop(CursorExpired(text))
+                case verdict.Retry(message):
+                    return self._repeat(message or "the result is not ready")
+                case snapshot:
+                    return snapshot
+        match self._on_verified(answer):
+            case verdict.Resume():
+                # After a silence, the status shows that the run is alive, so the silent connection was not a failed attempt.
+                leave = Leave.NEUTRAL if purpose == "alive" else Leave.LOST
+                return GoOn("closed before the end", leave, checked=True)
+            case verdict.Retry(message):
+                return self._repeat(message or f"status {answer.status}")
+            case found:
+                return found
+
+    def on_failure(self, error: BaseException, *, inside: bool) -> Next | verdict.Verdict:
+        """
+        There was no whole answer.
+
+        Args:
+            inside: The caller ended the request, not the network.
+        """
+        if self.purpose == "last" and not inside:
+            return self._on_last_words(None)
+        if self.purpose == "backfill":
+            return GoOn(INSIDE, Leave.INSIDE, error) if inside else GoOn("history not read", error=error)
+        if inside:
+            return AskAgain(self.purpose, INSIDE, error)
+        return self._repeat("status check failed", error)
+
+    def _repeat(self, reason: str, error: BaseException | None = None) -> TryAgain:
+        what = "the request for the stored result" if self.purpose == "snapshot" else "the status check"
+        seen = f"failed: {type(error).__name__ if error is not None else reason}"
+        return TryAgain(reason, error, AskAgain(self.purpose, reason, error), failed=f"{what} {seen}")
+
+    def _on_verified(self, answer: Answer) -> verdict.Verdict:
         """
         Judge what the provider says about its run.
 
         A claim that the run is over is believed once the rest was requested in vain; until then it is a `Resume`.
         """
-        protocol, state = self._protocol, self._requests.state
-        assert protocol is not None
-        found = protocol.on_verified(answer, state)
+        state = self._requests.state
+        found = self._protocol.on_verified(answer, state)
         if not isinstance(found, verdict.Over):
             if isinstance(found, verdict.Resume):
                 state.over = None
@@ -90,29 +166,43 @@ class Side:
             return verdict.Resume()
         return verdict.Lost(found.lost) if found.lost else verdict.Finished(found.outcome)
 
-    def request_again(self, purpose: Purpose) -> Request | None:
-        """The request again, from the stream's current position."""
-        return self.snapshot_request() if purpose == "snapshot" else self.status_request()
+    # --- history
+
+    def first_page(self) -> Ask | None:
+        """The request for what happened before this connection was opened; `None` if the connection brings that itself."""
+        self.page, self._pages, state = None, 1, self._requests.state
+        request = self._protocol.backfill_request(state) if state.resuming else None
+        return None if request is None else Ask("backfill", request)
+
+    def after_page(self, page: Backfill) -> Ask | ReadOn | GoOn:
+        """Get the next page, or read the live events."""
+        if page.more is None:
+            return ReadOn()
+        if self._pages >= PAGES:
+            return GoOn(f"a history of more than {PAGES:,} pages")
+        self._pages += 1
+        return Ask("backfill", page.more)
 
     # --- before giving up
 
-    def last_request(self, exhausted: RetriesExhausted) -> Request | None:
+    def last_request(self, exhausted: RetriesExhausted) -> Ask | Stop:
         """
-        The request for the run's status before the stream is given up; `None` if there is none to make.
+        Request the run's status before the stream is given up, if there is a request for it.
 
         The run may have ended although its stream can no longer be read.
         """
-        if self._protocol is None or not self._requests.state.resuming or self._last_words >= LAST_WORDS:
-            return None
+        state = self._requests.state
+        if not state.resuming or self._last_words >= LAST_WORDS:
+            return Stop(exhausted)
         if not self._last_words:
-            state = self._requests.state
             self._before = dict(state.extra), state.over
-        if (request := self.status_request()) is not None:
-            self._last_words += 1
-            self._exhausted = exhausted
-        return request
+        if (request := self.status_request()) is None:
+            return Stop(exhausted)
+        self._last_words += 1
+        self._exhausted = exhausted
+        return Ask("last", request)
 
-    def on_last_words(self, answer: Answer | None) -> verdict.Verdict | Request | Exhausted:
+    def _on_last_words(self, answer: Answer | None) -> Next | verdict.Verdict:
         """
         Judge the answer to the last request. Only an end, or a result that can be read instead, changes anything.
 
@@ -123,13 +213,13 @@ class Side:
         assert exhausted is not None
         if answer is not None:
             before = dict(state.extra), state.over
-            match self.on_verified(answer):
+            match self._on_verified(answer):
                 case verdict.Finished() | verdict.Lost(stored=True) as found:
                     return found
                 case verdict.Resume() if (state.extra, state.over) != before:
                     # The provider says that the run is over, and has to repeat that.
-                    if (request := self.last_request(exhausted)) is not None:
-                        return request
+                    if isinstance(again := self.last_request(exhausted), Ask):
+                        return again
         # Do not put these last notes into the checkpoint, so that another process starts its own checks.
         state.extra, state.over = self._before
-        return Exhausted(exhausted)
+        return Stop(exhausted)

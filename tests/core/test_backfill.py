@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._contract import Answer, Backfill, Request, Resume, StreamState, Verdict
-from resumable_stream._core import machine
+from resumable_stream._core import side
 from resumable_stream._errors import RetriesExhausted
 from resumable_stream._events import Gap, Outcome, StreamEvent
 from resumable_stream.protocols import CursorProtocol
@@ -94,7 +94,7 @@ def test_a_history_that_never_can_be_read_exhausts_the_retries() -> None:
 
 
 def test_pages_without_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "PAGES", 5)
+    monkeypatch.setattr(side, "PAGES", 5)
     asked = 0
 
     def answer(sent: Sent) -> Reply:
