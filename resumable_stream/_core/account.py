@@ -11,7 +11,8 @@ from dataclasses import replace
 from .. import _notices as note
 from .._events import Outcome
 from .ledger import Ledger
-from .settings import Stats
+from .plan import Wait
+from .settings import Settings, Stats
 
 __all__ = ["Account"]
 
@@ -24,12 +25,13 @@ class Account:
         connections: Responses whose body was read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.notices: list[note.Notice] = []
         self.last_error: BaseException | None = None
         self.connections = 0
         self._routine = False
         """The next answer is routine and does not count as a reconnect."""
+        self._attempts = settings.attempts
         self._events = 0
         self._answers = 0
         """Connections that followed as routine, and so are not reconnects."""
@@ -54,9 +56,13 @@ class Account:
         """Count events of an earlier connection, or from the store."""
         self._events += events
 
-    def goes_onward(self) -> None:
-        """The next answer is requested as routine."""
-        self._routine = True
+    def waits(self, wait: Wait, seconds: float) -> None:
+        """The next request follows in `seconds`, unless the deadline comes first."""
+        if wait.follows is None:
+            self._routine = True
+            return
+        self.then(wait.follows)
+        self.notices.append(note.Retrying(wait.attempt, seconds, attempts=self._attempts, reason=wait.failed))
 
     def connected(self, status: int, ledger: Ledger, now: float, *, resuming: bool, asking: bool) -> None:
         """A response of the stream is being read."""

@@ -31,27 +31,12 @@ UNKNOWN: Final = "auto"
 
 class Checkpoints:
     """
-    Args:
-        protocol: The stream's protocol.
-        ledger: The stream's events.
-        state: The stream as a protocol sees it.
-        settings: What the caller chose.
-        ending: What is known about the stream's end.
-        saving: What the store has.
-
     Attributes:
-        saving: As given.
+        saving: What the store has.
     """
 
     def __init__(
-        self,
-        protocol: ResumeProtocol,
-        ledger: Ledger,
-        state: StreamState,
-        settings: Settings,
-        *,
-        ending: Ending,
-        saving: Saving,
+        self, protocol: ResumeProtocol, ledger: Ledger, state: StreamState, settings: Settings, *, ending: Ending, saving: Saving
     ) -> None:
         self.saving = saving
         self._protocol = protocol

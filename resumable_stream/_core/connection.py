@@ -66,19 +66,11 @@ def decoder_for(
         skip: Bytes at the start of a raw body that were already delivered.
         spliced: The bytes follow those of an earlier connection.
     """
-    decoder = _framing(protocol, ledger, settings, before=before, by_id=by_id, skip=skip, spliced=spliced)
-    # Wrap the decoder only for protocols that unpack, so that others do not pay for a check per chunk.
-    return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
-
-
-def _framing(
-    protocol: ResumeProtocol, ledger: Ledger, settings: Settings, *, before: Any, by_id: bool, skip: int, spliced: bool
-) -> Any:
     limits, framing = settings.limits, protocol.framing
     decoder: Any
     if framing == "raw":
-        return RawDecoder(start=int(ledger.cursor or 0), skip=skip)
-    if framing == "sse":
+        decoder = RawDecoder(start=int(ledger.cursor or 0), skip=skip)
+    elif framing == "sse":
         # As in EventSource, the last event id outlives the connection.
         if by_id:
             last = ledger.cursor or ""
@@ -87,8 +79,10 @@ def _framing(
         decoder = SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
     else:
         decoder = NDJSONDecoder(line_bytes=limits.line_bytes)
-    if not (protocol.measured or settings.verbatim):
-        return decoder
-    start = int(ledger.cursor or 0) if protocol.measured else 0
-    carried = before.carry() if hasattr(before, "carry") else b""
-    return VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=spliced, beat=protocol.heartbeat)
+    if framing != "raw" and (protocol.measured or settings.verbatim):
+        start = int(ledger.cursor or 0) if protocol.measured else 0
+        carried = before.carry() if hasattr(before, "carry") else b""
+        beat = protocol.heartbeat
+        decoder = VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=spliced, beat=beat)
+    # Wrap the decoder only for protocols that unpack, so that others do not pay for a check per chunk.
+    return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)

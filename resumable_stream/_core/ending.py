@@ -44,13 +44,6 @@ CONFIRMED: Final = Settled(Outcome.ENDED)
 
 class Ending:
     """
-    Args:
-        protocol: The stream's protocol.
-        ledger: The stream's events.
-        requests: The stream's requests.
-        clocks: The stream's clocks.
-        settings: What the caller chose.
-
     Attributes:
         outcome: How the stream ended; `None` while it runs.
         verified: The protocol, the server when asked, or the caller's `end=` vouches for `outcome`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 from .._checkpoint import public_url
@@ -13,7 +13,7 @@ from .plan import Done, Next, Stop, TryAgain
 from .requests import Requests
 from .settings import Settings
 
-__all__ = ["STREAMS", "Heads", "default_verdict", "unexpected_type"]
+__all__ = ["STREAMS", "Heads", "no_stream"]
 
 # A stream usually comes with 200. Some servers answer the POST that starts one with 201 or 202; 206 is a range.
 STREAMS: Final = frozenset({200, 201, 202, 206})
@@ -28,18 +28,13 @@ _VAGUE: Final = frozenset({"text/plain", "application/octet-stream"})
 _QUOTED: Final = 200
 
 
+@dataclass(slots=True)
 class Heads:
-    """
-    Args:
-        protocol: The stream's protocol.
-        requests: The stream's requests.
-        settings: What the caller chose.
-    """
+    """Decides by what the other parts know; it has no state of its own."""
 
-    def __init__(self, protocol: ResumeProtocol, requests: Requests, settings: Settings) -> None:
-        self._protocol = protocol
-        self._requests = requests
-        self._settings = settings
+    protocol: ResumeProtocol
+    requests: Requests
+    settings: Settings
 
     def judge(self, head: Head, body: bytes, settled: Outcome | None) -> Verdict | Next:
         """
@@ -52,14 +47,14 @@ class Heads:
         Returns:
             `Consume`: the body is to be read. Any other verdict is to be followed as for a close.
         """
-        protocol, requests, state = self._protocol, self._requests, self._requests.state
+        protocol, requests, state = self.protocol, self.requests, self.requests.state
         found = protocol.on_status(head.status, head.headers, body, state)
         if found is None:
-            found = default_verdict(head.status, state, protocol, self._settings, repeatable=requests.may_repeat())
+            found = self._default_verdict(head.status)
         if isinstance(found, Consume):
             if found.any_type or found.whole or _has_right_type(protocol, state, head):
                 return found
-            return Stop(unexpected_type(" or ".join(protocol.content_types), head, state.private))
+            return Stop(_unexpected_type(" or ".join(protocol.content_types), head, state))
         if settled is not None and protocol.resumes_settled and not isinstance(found, Retry):
             # The request was only for what may follow the outcome.
             return Done(settled)
@@ -73,19 +68,35 @@ class Heads:
                 return TryAgain(f"status {head.status}", self._rejection(head, body, message))
         return found
 
+    def _default_verdict(self, status: int) -> Verdict:
+        """The verdict on each status if the protocol has no opinion."""
+        resuming = self.requests.state.resuming
+        if status == 204:
+            if resuming and self.protocol.promises.has_end:
+                return Lost("the server has nothing more, and the end of the stream was never seen")
+            return Finished(Outcome.ENDED, verified=True)
+        if status in STREAMS:
+            return Consume()
+        if resuming and status in (404, 410):
+            return Lost(f"the server answered {status}: it no longer holds this stream")
+        if resuming and status in (405, 501):
+            return Lost(f"the server answered {status}: this stream cannot be resumed", expired=False)
+        again = status in self.settings.statuses and (self.requests.may_repeat() or status in NOT_ACCEPTED)
+        return Retry() if again else Reject()
+
     def redirect(self, head: Head) -> Request | Stop:
         """The request that follows a redirect, or why it is not followed."""
-        most = self._settings.limits.redirects
-        if self._requests.redirects >= most:
+        most = self.settings.limits.redirects
+        if self.requests.redirects >= most:
             return Stop(self._rejection(head, b"", f"more than {most} redirects"))
         try:
-            return self._requests.redirect(head)
+            return self.requests.redirect(head)
         except ResumableStreamError as error:
             return Stop(error)
 
     def _rejection(self, head: Head, body: bytes, message: str) -> ResponseRejected:
         """The error for a status, with what the server said and nothing that grants access."""
-        latest, state = self._requests.latest, self._requests.state
+        latest, state = self.requests.latest, self.requests.state
         headers = {name: value for name, value in head.headers.items() if name not in _PRIVATE}
         for name in _URLS & headers.keys():
             try:
@@ -98,37 +109,20 @@ class Heads:
         return ResponseRejected(f"{text}: {shown}" if shown else text, status=head.status, headers=headers, body=body)
 
 
-def default_verdict(
-    status: int, state: StreamState, protocol: ResumeProtocol, settings: Settings, *, repeatable: bool = False
-) -> Verdict:
-    """
-    The default verdict for each status.
-
-    Args:
-        repeatable: The request may be sent again even if the server received it.
-    """
-    resuming = state.resuming
-    if status == 204:
-        if resuming and protocol.promises.has_end:
-            return Lost("the server has nothing more, and the end of the stream was never seen")
-        return Finished(Outcome.ENDED, verified=True)
-    if status in STREAMS:
-        return Consume()
-    if resuming and status in (404, 410):
-        return Lost(f"the server answered {status}: it no longer holds this stream")
-    if resuming and status in (405, 501):
-        return Lost(f"the server answered {status}: this stream cannot be resumed", expired=False)
-    return Retry() if status in settings.statuses and (repeatable or status in NOT_ACCEPTED) else Reject()
-
-
 def _has_right_type(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
     """Whether this response, by its content type, may be a stream of the protocol."""
     kind, kinds = head.content_type, protocol.content_types
     return not kind or not kinds or kind in kinds or (kind in _VAGUE and protocol.claims(state, head))
 
 
-def unexpected_type(expected: str, head: Head, private: Collection[str] = ()) -> UnexpectedContentType:
+def no_stream(head: Head, state: StreamState) -> UnexpectedContentType:
+    """The error for a response in which no protocol was detected."""
+    expected = "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one"
+    return _unexpected_type(expected, head, state)
+
+
+def _unexpected_type(expected: str, head: Head, state: StreamState) -> UnexpectedContentType:
     """The error for a response that is not a stream of the expected kind."""
     seen = head.content_type or "none"
-    text = f"received content type {seen} from {public_url(head.url, private)}, expected {expected}"
+    text = f"received content type {seen} from {public_url(head.url, state.private)}, expected {expected}"
     return UnexpectedContentType(text, expected=expected, received=head.content_type)

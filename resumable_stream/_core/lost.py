@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from .._contract import Unproven
@@ -11,7 +12,7 @@ from .account import Account
 from .budget import Budget
 from .ending import Ending
 from .ledger import Ledger
-from .plan import INSIDE, Ask, Done, NoWayBack, Restart, Stop
+from .plan import INSIDE, Ask, Done, Next, NoWayBack, Restart, Stop
 from .requests import Requests
 from .settings import Settings
 from .side import Side
@@ -24,78 +25,60 @@ TAKEN_ALONG: Final = (
 )
 
 
+@dataclass(slots=True)
 class Lost:
-    """
-    Args:
-        ledger: The stream's events.
-        requests, side: The stream's requests.
-        ending: What is known about the stream's end.
-        budget: Counts the restarts.
-        account: Reports the loss.
-        settings: What the caller chose.
-    """
+    """Decides by what the other parts know; it has no state of its own."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        requests: Requests,
-        side: Side,
-        *,
-        ending: Ending,
-        budget: Budget,
-        account: Account,
-        settings: Settings,
-    ) -> None:
-        self._ledger = ledger
-        self._requests = requests
-        self._side = side
-        self._ending = ending
-        self._budget = budget
-        self._account = account
-        self._settings = settings
+    ledger: Ledger
+    requests: Requests
+    side: Side
+    ending: Ending
+    budget: Budget
+    account: Account
+    settings: Settings
 
-    def after_cut(self, cut: NoWayBack, unproven: Unproven | None) -> Done | Restart | Ask | Stop:
+    def after_cut(self, cut: NoWayBack, unproven: Unproven | None) -> Next:
         """
         The stream was cut, and there is no request for the rest.
 
         Args:
             unproven: The verdict on an event of the connection that claimed the end without proof.
         """
-        events, reason, error = self._ledger.offset, cut.reason, cut.error
+        events, reason, error = self.ledger.offset, cut.reason, cut.error
         seen = f"{reason}: {type(error).__name__}" if error is not None else reason
-        if (refused := self._requests.refused) is not None and self._settings.on_lost == "raise":
+        if (refused := self.requests.refused) is not None and self.settings.on_lost == "raise":
             return Stop(refused, error)
         if unproven is not None:
             seen = unproven.text
-        elif self._ending.disproved:
+        elif self.ending.disproved:
             seen += "; more of the answer came after the event that said how it ends, so that event proves nothing"
         text = f"the stream was interrupted after {events} event{'s' * (events != 1)} ({seen}) and cannot be resumed"
-        if why := self._requests.why_not():
+        if why := self.requests.why_not():
             text += f": {why}"
         if unproven is not None and unproven.advice:
             text += f". {unproven.advice}"
         if reason == INSIDE:
             text += f". {TAKEN_ALONG}"
-        return self._instead(text, StreamInterrupted(text + self._settings.way_out, reason=reason), error)
+        return self._instead(text, StreamInterrupted(text + self.settings.way_out, reason=reason), error)
 
-    def after_refusal(self, lost: verdict.Lost) -> Done | Restart | Ask | Stop:
+    def after_refusal(self, lost: verdict.Lost) -> Next:
         """The server said that the rest is not available."""
         kind = CursorExpired if lost.expired else NotResumable
-        return self._instead(lost.message, kind(lost.message + self._settings.way_out), stored=lost.stored)
+        return self._instead(lost.message, kind(lost.message + self.settings.way_out), stored=lost.stored)
 
     def _instead(
         self, text: str, failure: ResumableStreamError, error: BaseException | None = None, *, stored: bool = False
-    ) -> Done | Restart | Ask | Stop:
-        if self._ending.settled is not None:
+    ) -> Next:
+        if self.ending.settled is not None:
             # The outcome was settled, possibly in another process; only details of the end are missing.
-            return Done(self._ending.settled)
-        self._account.lost_for_good(text)
-        choice, requests = self._settings.on_lost, self._requests
+            return Done(self.ending.settled)
+        self.account.lost_for_good(text)
+        choice, requests = self.settings.on_lost, self.requests
         # A server that forgot a finished answer would be asked for all of it again and again.
         if choice == "restart" and not stored and not requests.asking and not requests.elsewhere:
-            self._account.then("restart")
-            seconds = self._budget.restart(error)
-            return Stop(self._budget.too_many("restarts", error), error) if seconds is None else Restart(seconds)
-        if (choice == "snapshot" or stored) and (request := self._side.snapshot_request()) is not None:
+            self.account.then("restart")
+            seconds = self.budget.restart(error)
+            return Stop(self.budget.too_many("restarts", error), error) if seconds is None else Restart(seconds)
+        if (choice == "snapshot" or stored) and (request := self.side.snapshot_request()) is not None:
             return Ask("snapshot", request)
         return Stop(failure, error)

@@ -52,7 +52,7 @@ from .budget import Budget, retry_after
 from .checkpoints import LOCATION_KEY, UNKNOWN, Checkpoints
 from .clocks import Clocks
 from .ending import Ending
-from .heads import STREAMS, Heads, unexpected_type
+from .heads import STREAMS, Heads, no_stream
 from .ledger import Ledger
 from .lost import Lost
 from .origins import REDIRECTS
@@ -60,7 +60,7 @@ from .phases import TRANSITIONS, IllegalInput, Phase
 from .plan import INSIDE, Leave
 from .reading import Reading
 from .reconnecting import Reconnecting
-from .requests import Requests, sendable
+from .requests import Requests
 from .saving import Saving
 from .settings import Settings, Stats
 from .side import Side
@@ -107,7 +107,7 @@ class Machine:
         self._todo: deque[act.Action | plan.Step] = deque([plan.Begin()])
         self._error: ResumableStreamError | None = None
         # The parts that decide. Those that depend on the protocol are made by `_adopt()`.
-        self._account = Account()
+        self._account = Account(settings)
         self.notices = self._account.notices
         self._clocks = Clocks(settings.timeouts, settings.longest_read)
         self._budget = Budget(settings)
@@ -127,18 +127,14 @@ class Machine:
         self._heads = Heads(known, requests, settings)
         self._side = side = Side(known, requests, clocks, settings)
         self._ending = ending = Ending(known, ledger, requests, clocks, settings)
-        self._reconnecting = Reconnecting(ledger, requests, side, ending=ending, budget=self._budget)
-        self._lost = Lost(ledger, requests, side, ending=ending, budget=self._budget, account=self._account, settings=settings)
+        self._reconnecting = Reconnecting(ledger, requests, side, ending, clocks, self._budget)
+        self._lost = Lost(ledger, requests, side, ending, self._budget, self._account, settings)
         self._checkpoints = Checkpoints(known, ledger, self.state, settings, ending=ending, saving=self._saving)
         self._reading = Reading(known, ledger, settings=settings, requests=requests, ending=ending, checkpoints=self._checkpoints)
         if protocol is not None and (checkpoint := self._restored) is not None:
             ledger.restore(checkpoint)
             clocks.waiting_for_first = checkpoint.offset == 0
-            state, extra = self.state, checkpoint.extra
-            state.stream_id = sendable(checkpoint.stream_id)
-            state.extra = {name: value for name, value in extra.items() if name in protocol.keeps}
-            requests.restored(extra.get(LOCATION_KEY))
-            requests.sync()
+            requests.restore(checkpoint, checkpoint.extra.get(LOCATION_KEY))
             self._checkpoints.restore(checkpoint)
             self._reading.choose_road()
 
@@ -194,12 +190,7 @@ class Machine:
             self._todo.appendleft(action)
 
     def woken(self, ends: float, now: float) -> None:
-        """
-        A `Sleep` was interrupted from inside. The rest of it comes before anything else.
-
-        Args:
-            ends: When the sleep would have ended. Time until the caller comes back counts.
-        """
+        """A `Sleep` until `ends` was interrupted from inside. What is left of it when the caller comes back comes first."""
         self._expect("woken")
         self._budget.slept(now - ends)
         self._todo.appendleft(plan.SleepUntil(ends))
@@ -354,10 +345,8 @@ class Machine:
             case plan.SleepUntil(ends):
                 if ends > now:
                     self._todo.appendleft(act.Sleep(ends - now))
-            case plan.ReadOn():
-                self._move(Phase.READING)
             case plan.TurnPage(page):
-                self._after_page(page, now)
+                self._turn_page(page, now)
             case plan.AskAgain():
                 self._follow(self._side.send_again(step), now)
             case plan.AfterReset():
@@ -369,7 +358,7 @@ class Machine:
             case _:
                 assert_never(step)
 
-    def _follow(self, found: plan.Next | verdict.Verdict, now: float) -> None:
+    def _follow(self, found: plan.Next | verdict.Verdict | Request, now: float) -> None:
         """Do what follows. The connection is closed already, or that is planned."""
         match found:
             case plan.Done(outcome, verified, doubt):
@@ -388,14 +377,10 @@ class Machine:
                 self._follow(self._reconnecting.try_again(found, now), now)
             case plan.Wait():
                 self._wait(found, now)
-            case plan.Onward(seconds, send):
-                self._account.goes_onward()
-                if seconds > 0 or self.settings.saving:
-                    # The next answer may take long. A sleep, even of no length, saves what was taken.
-                    self._todo.append(act.Sleep(seconds))
-                self._todo.append(send)
             case plan.Send() | plan.AskAgain():
                 self._todo.append(found)
+            case Request():
+                self._send(found, now)
             case plan.Ask(_, _, reason, error):
                 if reason:
                     self._lose_connection(now, reason, error)
@@ -419,17 +404,14 @@ class Machine:
             return
         if self._restored is None or (self.protocol is None and self.state.safe):
             # This includes a checkpoint from a process that never got an answer, and so saw nothing of the stream.
-            self.requests.known = False
-            self._todo.append(plan.Send(self.requests.first(), resuming=False))
+            self._todo.append(self.requests.anew())
             return
-        match self.requests.next():
-            case None:
-                what = f"{self.protocol or 'the stream'!r} of {self.state.method} {self.state.public_url} cannot be continued"
-                self._follow(verdict.Lost(what, expired=False), now)
-            case plan.Send() as send:
-                self._todo.append(send)
-            case error:
-                self._fail(error)
+        send = self.requests.next()
+        if send is None:
+            what = f"{self.protocol or 'the stream'!r} of {self.state.method} {self.state.public_url} cannot be continued"
+            self._follow(verdict.Lost(what, expired=False), now)
+        else:
+            self._follow(send, now)
 
     def _send(self, request: Request, now: float) -> None:
         if self._clocks.expired(now):
@@ -460,31 +442,16 @@ class Machine:
         else:
             reason = "connection lost" if sent else "cannot connect"
         self._lose_connection(now, reason, error)
-        if sent:
-            self.requests.arrived()
-        if self._clocks.expired(now):
-            self._fail(self._clocks.deadline_error(), error)
-        else:
-            found = self._reconnecting.unanswered(reason, error, now, sent=sent, timed_out=timed_out, inside=inside)
-            self._follow(found, now)
+        self._follow(self._reconnecting.unanswered(reason, error, now, sent=sent, timed_out=timed_out, inside=inside), now)
 
     def receive_head(self, head: Head, now: float, *, wall: float) -> None:
-        """
-        A response has begun.
-
-        Args:
-            wall: Unix time in seconds, for a `Retry-After` date.
-        """
+        """A response has begun. `wall`: Unix time in seconds, for a `Retry-After` date."""
         self._expect("receive_head")
         self.requests.head_came(head, now)
         self._budget.server_retry_after(retry_after(head.headers, now=wall, ceiling=self.settings.max_server_wait))
         if head.status in REDIRECTS and "location" in head.headers:
             self._todo.append(act.Disconnect())
-            follow = self._heads.redirect(head)
-            if isinstance(follow, plan.Stop):
-                self._follow(follow, now)
-            else:
-                self._send(follow, now)
+            self._follow(self._heads.redirect(head), now)
         elif head.status >= 400:
             self._todo.append(self._side.explanation(now))
         else:
@@ -507,8 +474,7 @@ class Machine:
             return None
         chosen = self._detect(self.state, head)
         if chosen is None:
-            expected = "a stream (text/event-stream, application/x-ndjson or bytes); pass protocol= if this is one"
-            return None if head.status == 204 else plan.Stop(unexpected_type(expected, head, self.state.private))
+            return None if head.status == 204 else plan.Stop(no_stream(head, self.state))
         self._adopt(chosen)
         if self.requests.makes_sense():
             return None
@@ -640,12 +606,7 @@ class Machine:
         self._clocks.event(settled=connection.certain and ledger.progress > 0)
 
     def receive_eof(self, now: float) -> Sequence[Any]:
-        """
-        The body ended cleanly.
-
-        Returns:
-            The events that its end completed.
-        """
+        """The body ended cleanly. Returns the events that its end completed."""
         self._expect("receive_eof")
         items, silent = self._reading.at_end(judged=self._turn is not None)
         if items or silent:
@@ -667,8 +628,8 @@ class Machine:
         self._turn = None
         self.calm = False
         self._todo.append(act.Disconnect())
-        reason, leave = (INSIDE, Leave.INSIDE) if inside else ("connection lost", Leave.LOST)
-        self._follow(self._ending.on_cut(reason, now, error, leave), now)
+        reason = INSIDE if inside else "connection lost"
+        self._follow(self._ending.on_cut(reason, now, error, Leave.INSIDE if inside else Leave.LOST), now)
 
     def read_timed_out(self, now: float, error: BaseException | None = None) -> None:
         """The time that `before_read()` gave has passed."""
@@ -676,7 +637,7 @@ class Machine:
         self._todo.append(act.Disconnect())
         self._follow(self._ending.on_clock(self._clocks.ran_out(), now, error), now)
 
-    # --- bytes that are handed on unread
+    # --- bytes that are passed on unread
 
     def skimmer(self) -> Skimmer | None:
         """For a driver that passes bytes through: finds events that need not be read. `None`: read every event."""
@@ -707,16 +668,11 @@ class Machine:
 
     def _go_on(self, left: plan.GoOn, now: float) -> None:
         """Leave this connection and plan the next."""
-        if left.moved:
-            self._budget.progress()
         if left.leave is Leave.ONWARD:
             self._move(Phase.BETWEEN)
         else:
             self._lose_connection(now, left.reason, left.error, checked=left.checked)
-        if self._clocks.expired(now):
-            self._fail(self._clocks.deadline_error(), left.error)
-        else:
-            self._follow(self._reconnecting.after(left, now), now)
+        self._follow(self._reconnecting.after(left, now), now)
 
     def _lose_connection(self, now: float, reason: str, error: BaseException | None, *, checked: bool = False) -> None:
         self._move(Phase.BETWEEN)
@@ -727,9 +683,9 @@ class Machine:
     def _wait(self, wait: plan.Wait, now: float) -> None:
         left = self._clocks.left(now)
         seconds = wait.seconds if left is None else min(wait.seconds, max(left, 0.0))
-        self._account.then(wait.follows)
-        self.notices.append(note.Retrying(wait.attempt, seconds, attempts=self.settings.attempts, reason=wait.failed))
-        if seconds > 0:
+        self._account.waits(wait, seconds)
+        # The next routine answer may take long. A sleep, even of no length, saves what was taken.
+        if seconds > 0 or (wait.follows is None and self.settings.saving):
             self._todo.append(act.Sleep(seconds))
         self._todo.append(wait.then)
 
@@ -769,7 +725,7 @@ class Machine:
             return
         match self._side.on_answer(answer):
             case Backfill() as page:
-                self._on_backfill(page, now)
+                self._on_backfill(page)
             case Snapshot() as snapshot:
                 self._on_snapshot(snapshot)
             case found:
@@ -778,12 +734,7 @@ class Machine:
                 self._follow(found, now)
 
     def fetch_failed(self, error: BaseException, now: float, *, inside: bool = False) -> None:
-        """
-        A `Fetch` brought no whole answer.
-
-        Args:
-            inside: As in `read_failed()`.
-        """
+        """A `Fetch` brought no whole answer. `inside`: as in `read_failed()`."""
         self._expect("fetch_failed")
         if self._clocks.expired(now):
             self._todo.append(act.Disconnect())
@@ -801,20 +752,20 @@ class Machine:
             # The status is known; only the explanation is missing.
             self._judge_head(b"", now)
 
-    def _on_backfill(self, page: Backfill, now: float) -> None:
+    def _on_backfill(self, page: Backfill) -> None:
         """Enter a page of history: events from the time without a connection come before live ones."""
         if page.events and (items := self._enter(page.events)):
             self._todo.append(act.Deliver(items))
         if self._turn is None:
-            self._after_page(page, now)
+            self._todo.append(plan.TurnPage(page))
         else:
             # The turn that the page caused comes first. If that is a gap that is accepted, the history continues after it.
             self._side.page = page
 
-    def _after_page(self, page: Backfill, now: float) -> None:
+    def _turn_page(self, page: Backfill, now: float) -> None:
         match self._side.after_page(page):
-            case plan.ReadOn() as step:
-                self._todo.append(step)
+            case None:
+                self._move(Phase.READING)
             case plan.Ask() as ask:
                 self._ask(ask, now)
             case left:

@@ -55,7 +55,7 @@ _BETWEEN, _CONNECTING, _JUDGING, _READING, _ASKING, _OVER = Phase
 
 TRANSITIONS: Final[Mapping[Phase, Mapping[str, frozenset[Phase]]]] = {
     _BETWEEN: {
-        "next": frozenset({_BETWEEN, _CONNECTING, _JUDGING, _READING, _ASKING, _OVER}),
+        "next": frozenset(Phase),
         "put_back": frozenset({_BETWEEN}),
         "woken": frozenset({_BETWEEN}),
     },
@@ -64,11 +64,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[str, frozenset[Phase]]]] = {
         "connect_failed": frozenset({_BETWEEN}),
         "put_back": frozenset({_BETWEEN}),
     },
-    _JUDGING: {
-        "receive_answer": frozenset({_BETWEEN}),
-        "fetch_failed": frozenset({_BETWEEN}),
-        "put_back": frozenset({_BETWEEN}),
-    },
+    _JUDGING: dict.fromkeys(("receive_answer", "fetch_failed", "put_back"), frozenset({_BETWEEN})),
     _READING: {
         "next": frozenset({_READING, _BETWEEN}),
         "put_back": frozenset({_READING}),
@@ -77,11 +73,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[str, frozenset[Phase]]]] = {
         "read_failed": frozenset({_BETWEEN}),
         "read_timed_out": frozenset({_BETWEEN}),
     },
-    _ASKING: {
-        "receive_answer": frozenset({_BETWEEN}),
-        "fetch_failed": frozenset({_BETWEEN}),
-        "put_back": frozenset({_BETWEEN}),
-    },
+    _ASKING: dict.fromkeys(("receive_answer", "fetch_failed", "put_back"), frozenset({_BETWEEN})),
     _OVER: {
         "next": frozenset({_OVER}),
         "put_back": frozenset({_BETWEEN}),

@@ -38,11 +38,9 @@ __all__ = [
     "Leave",
     "Next",
     "NoWayBack",
-    "Onward",
     "Problem",
     "Purpose",
     "RanOut",
-    "ReadOn",
     "Refused",
     "Restart",
     "Send",
@@ -239,14 +237,6 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Onward:
-    """The last answer was complete: request the next one, as routine."""
-
-    seconds: float
-    send: Send
-
-
-@dataclass(frozen=True, slots=True)
 class Ask:
     """
     Send a side request.
@@ -296,17 +286,17 @@ class Wait:
     Attributes:
         attempt: Number of the attempt, from 1; 0 if it follows no failed one.
         failed: As in `TryAgain`.
-        follows: What the observer is told about a lost connection.
+        follows: What the observer is told about a lost connection; `None`: none was lost, and the next answer is routine.
     """
 
     seconds: float
     then: Send | AskAgain
     attempt: int = 0
     failed: str = ""
-    follows: Then = "reconnect"
+    follows: Then | None = "reconnect"
 
 
-Next: TypeAlias = Done | Stop | GoOn | NoWayBack | verdict.Lost | Restart | Send | Onward | Ask | AskAgain | TryAgain | Wait
+Next: TypeAlias = Done | Stop | GoOn | NoWayBack | verdict.Lost | Restart | Send | Ask | AskAgain | TryAgain | Wait
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------
@@ -325,13 +315,8 @@ class SleepUntil:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOn:
-    """The history has been read: read live events from the connection, which stayed open."""
-
-
-@dataclass(frozen=True, slots=True)
 class TurnPage:
-    """A page of history has been entered: get the next one, or read on."""
+    """A page of history has been entered: get the next one, or read live events from the connection, which stayed open."""
 
     page: Backfill
 
@@ -341,4 +326,4 @@ class AfterReset:
     """The stored result voided what was delivered before, and the run continues after it."""
 
 
-Step: TypeAlias = Begin | Send | AskAgain | SleepUntil | ReadOn | TurnPage | AfterReset | Problem | Done | GoOn
+Step: TypeAlias = Begin | Send | AskAgain | SleepUntil | TurnPage | AfterReset | Problem | Done | GoOn

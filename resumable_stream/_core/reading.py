@@ -209,12 +209,7 @@ class Reading:
     # --- connections
 
     def open(self, found: Consume, *, spliced: bool) -> None:
-        """
-        A new body begins.
-
-        Args:
-            spliced: Its bytes follow those of an earlier connection.
-        """
+        """A new body begins. `spliced`: its bytes follow those of an earlier connection."""
         before, self.connection = self.connection.decoder, Connection()
         if found.whole:
             self.connection.read_whole(self._protocol, self._state, event_bytes=self._settings.limits.event_bytes)
@@ -243,12 +238,7 @@ class Reading:
         return self.ledger.receive(items) if items else ()
 
     def at_end(self, *, judged: bool) -> tuple[Sequence[Any], Silent]:
-        """
-        The body ended cleanly. Returns what its end completed, to be entered.
-
-        Args:
-            judged: An earlier event decides already what follows.
-        """
+        """The body ended cleanly. Returns what its end completed. `judged`: an earlier event already decides what follows."""
         connection = self.connection
         items: Sequence[Any] = connection.decoder.eof()
         connection.inside = bool(connection.decoder.partial)

@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+from .._notices import Then
 from .budget import Budget
+from .clocks import Clocks
 from .ending import Ending
 from .ledger import Ledger
-from .plan import Ask, Done, GoOn, Leave, NoWayBack, Onward, Send, Stop, TryAgain, Wait
+from .plan import Done, GoOn, Leave, Next, NoWayBack, Send, Stop, TryAgain, Wait
 from .requests import Requests
 from .side import Side
 
 __all__ = ["Reconnecting"]
 
 
+@dataclass(slots=True)
 class Reconnecting:
-    """
-    Args:
-        ledger: The stream's events.
-        requests, side: The stream's requests.
-        ending: What is known about the stream's end.
-        budget: Counts the attempts.
-    """
+    """Decides by what the other parts know; it has no state of its own."""
 
-    def __init__(self, ledger: Ledger, requests: Requests, side: Side, *, ending: Ending, budget: Budget) -> None:
-        self._ledger = ledger
-        self._requests = requests
-        self._side = side
-        self._ending = ending
-        self._budget = budget
+    ledger: Ledger
+    requests: Requests
+    side: Side
+    ending: Ending
+    clocks: Clocks
+    budget: Budget
 
-    def after(self, left: GoOn, now: float) -> Wait | Onward | Done | Ask | NoWayBack | Stop:
+    def after(self, left: GoOn, now: float) -> Next:
         """A connection was left, and there is more to come."""
-        ledger, leave, error = self._ledger, left.leave, left.error
+        ledger, leave, error = self.ledger, left.leave, left.error
+        if self.clocks.expired(now):
+            return Stop(self.clocks.deadline_error(), error)
+        if left.moved:
+            self.budget.progress()
         # A question whose answer was cut is asked again.
-        unanswered = self._requests.asking and ledger.fresh == 0 and (error is None or leave is Leave.INSIDE)
-        send = self._requests.next(asking=leave in (Leave.QUESTION, Leave.QUIET) or unanswered)
+        unanswered = self.requests.asking and ledger.fresh == 0 and (error is None or leave is Leave.INSIDE)
+        send = self.requests.next(asking=leave in (Leave.QUESTION, Leave.QUIET) or unanswered)
         if send is None:
             return NoWayBack(left.reason, error)
         if not isinstance(send, Send):
-            return Stop(send, error)
-        if leave is Leave.LOST and (not ledger.progress or self._ending.only_restated(now)):
+            return replace(send, cause=error)
+        if leave is Leave.LOST and (not ledger.progress or self.ending.only_restated(now)):
             return self.try_again(TryAgain(left.reason, error, send), now)
-        if leave is Leave.ONWARD:
-            return Onward(self._budget.wait(leave, free=ledger.fresh > 0), send)
-        if leave is Leave.QUESTION:
-            return Wait(self._budget.wait(leave, free=ledger.fresh > 0), send, follows="ask")
-        return Wait(self._budget.wait(leave, free=ledger.progress > 0), send)
+        answered = leave in (Leave.ONWARD, Leave.QUESTION)
+        seconds = self.budget.wait(leave, free=(ledger.fresh if answered else ledger.progress) > 0)
+        follows: Then | None = "ask" if leave is Leave.QUESTION else None if leave is Leave.ONWARD else "reconnect"
+        return Wait(seconds, send, follows=follows)
 
-    def unanswered(
-        self, reason: str, error: BaseException, now: float, *, sent: bool, timed_out: bool, inside: bool
-    ) -> Wait | Done | Ask | NoWayBack | Stop:
+    def unanswered(self, reason: str, error: BaseException, now: float, *, sent: bool, timed_out: bool, inside: bool) -> Next:
         """
         A request of the stream brought no response.
 
@@ -57,9 +57,13 @@ class Reconnecting:
             timed_out: Nothing came for as long as a head may take.
             inside: The caller ended it, not the network.
         """
-        if sent and not self._requests.may_repeat():
+        if sent:
+            self.requests.arrived()
+        if self.clocks.expired(now):
+            return Stop(self.clocks.deadline_error(), error)
+        if sent and not self.requests.may_repeat():
             return NoWayBack(reason, error)
-        if timed_out and self._ending.may_wait and self._requests.state.resuming:
+        if timed_out and self.ending.may_wait and self.requests.state.resuming:
             # An answer that is held back until there is something to send cannot show that the connection is alive.
             return self.again(Leave.NEUTRAL)
         if inside:
@@ -68,25 +72,25 @@ class Reconnecting:
 
     def again(self, leave: Leave) -> Wait:
         """The latest request again, after an attempt that brought nothing and did not fail."""
-        return Wait(self._budget.wait(leave), self._requests.again())
+        return Wait(self.budget.wait(leave), self.requests.again())
 
-    def try_again(self, failed: TryAgain, now: float) -> Wait | Done | Ask | Stop:
+    def try_again(self, failed: TryAgain, now: float) -> Next:
         """After a failed attempt, wait as the policy says, or give up."""
-        settled, budget = self._ending.settled, self._budget
-        if settled is not None and self._ending.gives_up(now):
+        settled, budget = self.ending.settled, self.budget
+        if settled is not None and self.ending.gives_up(now):
             return Done(settled)
         if (seconds := budget.failed(now, failed.error)) is not None:
-            return Wait(seconds, failed.again or self._requests.again(), budget.next_attempt, failed.failed)
+            return Wait(seconds, failed.again or self.requests.again(), budget.next_attempt, failed.failed)
         if settled is not None:
             return Done(settled)
         # If the server cannot be reached, or the status check itself failed, there is no point in asking.
         nobody = failed.failed or failed.reason == "cannot connect"
         exhausted = budget.exhausted(failed.reason, failed.error)
-        return Stop(exhausted) if nobody else self._side.last_request(exhausted)
+        return Stop(exhausted) if nobody else self.side.last_request(exhausted)
 
-    def after_reset(self) -> Wait | Stop:
+    def after_reset(self) -> Next:
         """The run continues and what was delivered is void, as after a restart."""
-        seconds, send = self._budget.restart(), self._requests.next()
+        seconds, send = self.budget.restart(), self.requests.next()
         if seconds is None or send is None:
-            return Stop(self._budget.too_many("resets"))
-        return Wait(seconds, send) if isinstance(send, Send) else Stop(send)
+            return Stop(self.budget.too_many("resets"))
+        return Wait(seconds, send) if isinstance(send, Send) else send

@@ -11,26 +11,22 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from .._checkpoint import encodable
+from .._checkpoint import Checkpoint, encodable
 from .._contract import KEY, Head, Request, ResumeProtocol, StreamState, origin_of, same_origin
 from .._errors import NotResumable, ResumableStreamError
 from .ledger import Ledger
 from .origins import redirected
-from .plan import Send
+from .plan import Send, Stop
 from .settings import Settings
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "sendable"]
 
 _BYTES: Final = re.compile(r"[0-9]{1,18}")
 
 
 class Requests:
     """
-    The requests of one stream.
-
     Args:
-        state: The first request, and the stream as a protocol sees it.
-        settings: What the caller chose.
         known: The server has answered the first request, in another process.
 
     Attributes:
@@ -70,6 +66,11 @@ class Requests:
         headers = {**request.headers, **protocol.first_headers, **({} if key is None else {"Idempotency-Key": key})}
         return replace(request, headers=headers) if headers else request
 
+    def anew(self) -> Send:
+        """Start the stream, of which nothing has been seen."""
+        self.known = False
+        return Send(self.first(), resuming=False)
+
     def rest(self) -> Request | None:
         """The request for what follows the delivered events; `None` if the stream cannot be resumed."""
         # Without a position, only a replay, a count, or a feed (which continues with new events) can be resumed.
@@ -82,7 +83,7 @@ class Requests:
         self.check_origin(request)
         return request
 
-    def next(self, *, asking: bool = False) -> Send | ResumableStreamError | None:
+    def next(self, *, asking: bool = False) -> Send | Stop | None:
         """
         The next request; `None` if there is none that is not billed twice (rule 9).
 
@@ -94,7 +95,7 @@ class Requests:
                 return Send(rest, resuming=True, asking=asking)
             first = self._from_the_start()
         except ResumableStreamError as error:
-            return error
+            return Stop(error)
         return None if first is None else Send(first, resuming=False, asking=asking)
 
     def _from_the_start(self) -> Request | None:
@@ -247,10 +248,14 @@ class Requests:
                 # The answer may be complete without it; it matters only if the rest has to be requested.
                 self.refused = error
 
-    def restored(self, location: str | None) -> None:
-        """The stream continues from a checkpoint, which may name a URL to resume from."""
+    def restore(self, checkpoint: Checkpoint, location: str | None) -> None:
+        """The stream continues from this checkpoint, which the ledger has restored and which may name a URL to resume from."""
+        state = self.state
+        state.stream_id = sendable(checkpoint.stream_id)
+        state.extra = {name: value for name, value in checkpoint.extra.items() if name in self._protocol.keeps}
         if location is not None:
-            self.state.location = same_origin(location, base=self.state.url, origin=self._origin)
+            state.location = same_origin(location, base=state.url, origin=self._origin)
+        self.sync()
 
     def start_over(self) -> None:
         """The stream starts again with its first request."""

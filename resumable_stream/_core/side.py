@@ -6,14 +6,14 @@ They are sent one at a time. The protocol interprets their answers; this module 
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 from .._contract import Answer, Backfill, Claim, Request, ResumeProtocol, Snapshot
 from .._contract import verdicts as verdict
 from .._errors import CursorExpired, ResumableStreamError, RetriesExhausted
 from . import actions as act
 from .clocks import Clocks
-from .plan import INSIDE, Ask, AskAgain, GoOn, Leave, Next, NoWayBack, Purpose, ReadOn, Stop, TryAgain
+from .plan import INSIDE, Ask, AskAgain, GoOn, Leave, Next, NoWayBack, Purpose, Stop, TryAgain
 from .requests import Requests
 from .settings import Settings
 
@@ -26,18 +26,9 @@ PAGES: Final = 1_000
 # How often the run's status is requested before giving up: a protocol may believe a status only if it comes twice.
 LAST_WORDS: Final = 2
 
-Answered: TypeAlias = Next | verdict.Verdict | Snapshot | Backfill
-"""What an answer means: what follows, or events to enter."""
-
 
 class Side:
     """
-    Args:
-        protocol: The stream's protocol.
-        requests: The stream's requests.
-        clocks: The stream's clocks.
-        settings: What the caller chose.
-
     Attributes:
         purpose: Purpose of the latest side request.
         page: A page of history whose events caused something that comes first.
@@ -97,8 +88,8 @@ class Side:
 
     # --- answers
 
-    def on_answer(self, answer: Answer) -> Answered:
-        """The whole answer to a request of ours."""
+    def on_answer(self, answer: Answer) -> Next | verdict.Verdict | Snapshot | Backfill:
+        """What follows from the whole answer to a request of ours, or the events to enter."""
         protocol, state, purpose = self._protocol, self._requests.state, self.purpose
         failed = answer.status in self._settings.statuses
         if purpose == "backfill":
@@ -127,12 +118,7 @@ class Side:
                 return found
 
     def on_failure(self, error: BaseException, *, inside: bool) -> Next | verdict.Verdict:
-        """
-        There was no whole answer.
-
-        Args:
-            inside: The caller ended the request, not the network.
-        """
+        """There was no whole answer. `inside`: the caller ended the request, not the network."""
         if self.purpose == "last" and not inside:
             return self._on_last_words(None)
         if self.purpose == "backfill":
@@ -174,10 +160,10 @@ class Side:
         request = self._protocol.backfill_request(state) if state.resuming else None
         return None if request is None else Ask("backfill", request)
 
-    def after_page(self, page: Backfill) -> Ask | ReadOn | GoOn:
-        """Get the next page, or read the live events."""
+    def after_page(self, page: Backfill) -> Ask | GoOn | None:
+        """Get the next page; `None`: that was the last, so read the live events."""
         if page.more is None:
-            return ReadOn()
+            return None
         if self._pages >= PAGES:
             return GoOn(f"a history of more than {PAGES:,} pages")
         self._pages += 1

@@ -262,6 +262,21 @@ def test_a_deadline_bounds_a_feed_that_rotates() -> None:
     assert isinstance(result.error, DeadlineExceeded)
 
 
+class OneByOne(LastEventID):
+    """Each answer is complete, and the next one is asked for as routine."""
+
+    def on_clean_close(self, state: StreamState) -> Verdict:
+        return Resume(routine=True)
+
+
+def test_a_deadline_bounds_the_wait_before_a_routine_answer() -> None:
+    """The server asked for 30 s between two requests, and the first of two such waits has passed."""
+    steps = Reply([b"retry: 30000\n", evs(1, 1), "rst"]), *[Reply([evs(at, at)]) for at in (2, 3, 4)]
+    result = play(*steps, protocol=OneByOne(), timeouts=Timeouts(deadline=40.0))
+    assert isinstance(result.error, DeadlineExceeded)
+    assert (result.stream.elapsed, result.stream.sleeps) == (40.0, [30.0, 10.0])
+
+
 class Asks(LastEventID):
     """After a clean close the provider is asked how the run went."""
 
