@@ -7,7 +7,7 @@ checkpoints keep is recorded as changes: see `Timeline`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -18,7 +18,7 @@ from .._events import Outcome
 from . import actions as act
 from .ending import Ending
 from .ledger import Ledger, Place
-from .saving import Saving
+from .saving import Blocks, Saving
 from .settings import Settings
 from .timeline import Timeline
 
@@ -106,13 +106,7 @@ class Checkpoints:
         return self._ledger.committed if self._settings.manual else self._ledger.place(taken, batch)
 
     def make(self, taken: int, batch: Sequence[Any] | None, outcome: Outcome | None) -> Checkpoint:
-        """
-        Build the checkpoint of a position.
-
-        Args:
-            taken, batch: See `place()`.
-            outcome: How the stream ended, if the latest event said so.
-        """
+        """Build the checkpoint of a `place()`. `outcome`: how the stream ended, if the latest event said so."""
         state, ledger, protocol, ending = self._state, self._ledger, self._protocol, self._ending
         place = self.place(taken, batch)
         extra = dict(self._kept.at(place.offset, self.kept()))
@@ -162,14 +156,7 @@ class Checkpoints:
     # --- the store
 
     def save(
-        self,
-        now: float,
-        taken: int,
-        batch: Sequence[Any] | None,
-        outcome: Outcome | None,
-        *,
-        force: bool,
-        blocks: Callable[[], bool] | None,
+        self, now: float, taken: int, batch: Sequence[Any] | None, outcome: Outcome | None, *, force: bool, blocks: Blocks
     ) -> act.Save | None:
         """Return the save that is due, if any; see `Saving.due()`."""
         place, reset = self.place(taken, batch), self._ledger.pending_reset

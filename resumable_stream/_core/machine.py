@@ -12,16 +12,16 @@ that a chunk completed, and while nothing else is `due` the driver keeps reading
 This file holds the plan: the phase, the waiting turn, and the steps to come. The decisions are made in parts that own their
 state and return values, and the machine carries these out:
 
-    Checkpoints    the position, and when it is saved            rule 1
-    Reconnecting   after which wait what is requested, by the Budget    rules 2, 3
-    Clocks         which clock runs out next                     rule 4
-    Reading        items → events, and at most one `Turn`        rules 2, 5, 6, over the Ledger
-    Ending         what follows from a `Turn`                    rule 7
-    Side           status, stored result, history                rules 7, 8
-    Lost           what stands in for the rest                   rule 8
-    Heads          what a status means                           rules 8-10
-    Requests       which request may be sent                     rules 8-10
-    Account        counters and notices
+    Checkpoints     the position, and when it is saved              rule 1
+    Reconnecting    what is requested next, after which wait        rules 2, 3, over the Budget
+    Clocks          which clock runs out next                       rule 4
+    Reading         items → events, and at most one `Turn`          rules 2, 5, 6, over the Ledger
+    Ending          what follows from a `Turn`                      rule 7
+    Side            status, stored result, history                  rules 7, 8
+    Lost            what stands in for the rest                     rule 8
+    Requests        which request may be sent                       rules 8-10
+    Heads           what a status means                             rules 8-10
+    Account         counters and notices
 
 Rules of this file:
 
@@ -61,7 +61,7 @@ from .plan import INSIDE, Leave
 from .reading import Reading
 from .reconnecting import Reconnecting
 from .requests import Requests
-from .saving import Saving
+from .saving import Blocks, Saving
 from .settings import Settings, Stats
 from .side import Side
 from .skimming import Skimmer
@@ -112,7 +112,7 @@ class Machine:
         self._clocks = Clocks(settings.timeouts, settings.longest_read)
         self._budget = Budget(settings)
         self._saving = Saving(settings)
-        self.requests = Requests(state, settings, known=checkpoint is not None)
+        self.requests = Requests(state, settings, answered=checkpoint is not None)
         self._adopt(protocol)
         if checkpoint is None:
             self.requests.choose_key()
@@ -120,7 +120,7 @@ class Machine:
     def _adopt(self, protocol: ResumeProtocol | None) -> None:
         """The protocol is now known, and with it the meaning of a position. `None`: one that resumes nothing stands in for it."""
         self.protocol = protocol
-        self._known = known = protocol or ResumeProtocol()
+        self._protocol = known = protocol or ResumeProtocol()
         settings, requests, clocks = self.settings, self.requests, self._clocks
         self._ledger = ledger = Ledger(known, window=settings.limits.window, on_gap=settings.on_gap, notices=self.notices)
         requests.adopt(known, ledger)
@@ -274,20 +274,12 @@ class Machine:
             self._ledger.commit(item, taken=taken, batch=batch)
 
     def save(
-        self,
-        now: float,
-        taken: int,
-        batch: Sequence[Any] | None = None,
-        *,
-        force: bool = False,
-        blocks: Callable[[], bool] | None = None,
+        self, now: float, taken: int, batch: Sequence[Any] | None = None, *, force: bool = False, blocks: Blocks = None
     ) -> act.Save | None:
         """
-        The save that is due, if any. Called with `force` on leaving, with `blocks` before a read, and with neither at an event.
+        The save that is due after `taken` items of `batch` (`None`: the latest), if any.
 
-        Args:
-            taken: Items of `batch` (`None`: the latest) that the caller is done with.
-            blocks: Returns whether the next read will have to wait.
+        Called with `force` on leaving, with `blocks` before a read, and with neither at an event.
         """
         if self.protocol is None:
             return None
@@ -369,8 +361,12 @@ class Machine:
                 if reason:
                     self._lose_connection(now, reason, None)
                 self._fail(failure, cause)
-            case plan.GoOn():
-                self._go_on(found, now)
+            case plan.GoOn(reason, leave, error):
+                if leave is Leave.ONWARD:
+                    self._move(Phase.BETWEEN)
+                else:
+                    self._lose_connection(now, reason, error, checked=found.checked)
+                self._follow(self._reconnecting.after(found, now), now)
             case plan.TryAgain(reason, error, _, failed):
                 if not failed:
                     self._lose_connection(now, reason, error)
@@ -419,7 +415,7 @@ class Machine:
         elif (error := self.requests.send(request, now)) is not None:
             self._fail(error, self._account.last_error)
         else:
-            timeout = self._clocks.send(now, again=self.requests.known, resumable=self.requests.resumable())
+            timeout = self._clocks.send(now, again=self.requests.answered, resumable=self.requests.resumable())
             self._todo.append(act.Connect(request, timeout))
 
     # --- heads
@@ -438,7 +434,7 @@ class Machine:
         if inside:
             reason = INSIDE
         elif timed_out:
-            reason = "idle" if self.requests.known else "first_event"
+            reason = "idle" if self.requests.answered else "first_event"
         else:
             reason = "connection lost" if sent else "cannot connect"
         self._lose_connection(now, reason, error)
@@ -482,12 +478,12 @@ class Machine:
         return plan.Stop(NotResumable(f"the checkpoint does not fit {chosen!r}: its cursor is not a byte offset"))
 
     def _consume(self, found: verdict.Consume, head: Head, now: float) -> None:
-        protocol, state, requests = self._known, self.state, self.requests
+        protocol, state, requests = self._protocol, self.state, self.requests
         if found.reset:
             kept = self._checkpoints.kept()
             self._start_over()
             state.extra.update(kept)
-        requests.answered(head)
+        requests.read_head(head)
         self._account.count_events(self._ledger.fresh)
         self._reading.open(found, spliced=self._account.connections > 0)
         self._reading.open_answer(resuming=state.resuming, asking=requests.asking)
@@ -505,7 +501,7 @@ class Machine:
     def _set_clocks(self) -> None:
         resumable = self.requests.resumable()
         self._ledger.refetch = resumable
-        self._clocks.set(resumable=resumable, endless=self._known.endless, settled=self._ending.settled is not None)
+        self._clocks.set(resumable=resumable, endless=self._protocol.endless, settled=self._ending.settled is not None)
 
     # --- bodies
 
@@ -601,7 +597,7 @@ class Machine:
             self.requests.progress()
         if not connection.certain:
             # The first cursor shows whether the stream can be resumed; after that the clocks do not change.
-            connection.certain = ledger.cursor is not None or ledger.plain or not self._known.promises.resumable
+            connection.certain = ledger.cursor is not None or ledger.plain or not self._protocol.promises.resumable
             self._set_clocks()
         self._clocks.event(settled=connection.certain and ledger.progress > 0)
 
@@ -665,14 +661,6 @@ class Machine:
         return self._reading.take_carried()
 
     # --- from one connection to the next
-
-    def _go_on(self, left: plan.GoOn, now: float) -> None:
-        """Leave this connection and plan the next."""
-        if left.leave is Leave.ONWARD:
-            self._move(Phase.BETWEEN)
-        else:
-            self._lose_connection(now, left.reason, left.error, checked=left.checked)
-        self._follow(self._reconnecting.after(left, now), now)
 
     def _lose_connection(self, now: float, reason: str, error: BaseException | None, *, checked: bool = False) -> None:
         self._move(Phase.BETWEEN)

@@ -38,13 +38,7 @@ class Phase(enum.Enum):
 
 
 class IllegalInput(RuntimeError):
-    """
-    A driver reported something that cannot happen in this phase.
-
-    Args:
-        phase: The stream's phase.
-        given: The input.
-    """
+    """A driver gave an input that cannot happen in this phase."""
 
     def __init__(self, phase: Phase, given: str) -> None:
         legal = ", ".join(f"{name}()" for name in TRANSITIONS[phase])

@@ -284,7 +284,7 @@ class Wait:
     Wait, then do `then`.
 
     Attributes:
-        attempt: Number of the attempt, from 1; 0 if it follows no failed one.
+        attempt: Number of the attempt that follows; 0 if the last one did not fail.
         failed: As in `TryAgain`.
         follows: What the observer is told about a lost connection; `None`: none was lost, and the next answer is routine.
     """

@@ -27,10 +27,10 @@ _BYTES: Final = re.compile(r"[0-9]{1,18}")
 class Requests:
     """
     Args:
-        known: The server has answered the first request, in another process.
+        answered: The server has answered the first request, in another process.
 
     Attributes:
-        known: The server has answered a request of the stream.
+        answered: The server has answered a request of the stream.
         refused: Why the URL that the server named for resuming is not used.
         latest: The request that was sent last.
         asking: It asks whether there is more (rule 7c).
@@ -38,9 +38,9 @@ class Requests:
         sent_at, answered_at: When the latest request was sent, and when its head arrived.
     """
 
-    def __init__(self, state: StreamState, settings: Settings, *, known: bool) -> None:
+    def __init__(self, state: StreamState, settings: Settings, *, answered: bool) -> None:
         self.state = state
-        self.known = known
+        self.answered = answered
         self.refused: ResumableStreamError | None = None
         self.latest: Request | None = None
         self.asking = False
@@ -68,28 +68,19 @@ class Requests:
 
     def anew(self) -> Send:
         """Start the stream, of which nothing has been seen."""
-        self.known = False
+        self.answered = False
         return Send(self.first(), resuming=False)
 
     def rest(self) -> Request | None:
         """The request for what follows the delivered events; `None` if the stream cannot be resumed."""
         # Without a position, only a replay, a count, or a feed (which continues with new events) can be resumed.
-        if not self.known or self.placeless or not self.makes_sense():
+        if not self.answered or self.placeless or not self.makes_sense():
             return None
         self.sync()
-        request = self._protocol.resume_request(self.state)
-        if request is None or not request.sendable:
-            return None
-        self.check_origin(request)
-        return request
+        return self._checked(self._protocol.resume_request(self.state))
 
     def next(self, *, asking: bool = False) -> Send | Stop | None:
-        """
-        The next request; `None` if there is none that is not billed twice (rule 9).
-
-        Args:
-            asking: It is to ask whether there is more.
-        """
+        """The next request, which may ask whether there is more; `None` if any would be billed twice (rule 9)."""
         try:
             if (rest := self.rest()) is not None:
                 return Send(rest, resuming=True, asking=asking)
@@ -102,12 +93,12 @@ class Requests:
         """The request for a stream of which nothing was delivered, if it may be sent (again)."""
         if self._ledger.offset or self._ledger.cursor is not None:
             return None
-        if self._accepted is not None and not self.known:
+        if self._accepted is not None and not self.answered:
             return self._accepted
         if self.elsewhere:
             # Method and URL come from a token, which must not make this process start a request with side effects.
             return None
-        if not self.known or self.idempotent or (self.state.safe and not self._protocol.promises.tied):
+        if not self.answered or self.idempotent or (self.state.safe and not self._protocol.promises.tied):
             return self.first()
         return None
 
@@ -164,7 +155,9 @@ class Requests:
     def cancel(self) -> Request | None:
         """The request that stops the generation; `None` if the protocol has no such call."""
         self.sync()
-        request = self._protocol.cancel_request(self.state)
+        return self._checked(self._protocol.cancel_request(self.state))
+
+    def _checked(self, request: Request | None) -> Request | None:
         if request is None or not request.sendable:
             return None
         self.check_origin(request)
@@ -235,9 +228,9 @@ class Requests:
         """New events came: the credentials were good."""
         self._refreshed = False
 
-    def answered(self, head: Head) -> None:
+    def read_head(self, head: Head) -> None:
         """The answer is read. Resolve the URL that its head names for resuming, or refuse it."""
-        state, self.known = self.state, True
+        state, self.answered = self.state, True
         self._protocol.identify(state, head)
         state.stream_id = sendable(state.stream_id)
         if state.location is not None:

@@ -14,18 +14,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
 from .._events import Item
 from .position import NOWHERE, Place
 from .settings import Settings
 
-__all__ = ["Saving"]
+__all__ = ["Blocks", "Saving"]
 
 # Seconds between two saves of a live stream. 0.1: at 0.4 ms per save, that is less than half a percent of the time.
 FLOOR: Final = 0.1
 # Seconds before checking again whether a read will wait, since the check is a system call and data is flowing.
 PATIENCE: Final = 0.01
+
+Blocks: TypeAlias = Callable[[], bool] | None
+"""Returns whether the next read will have to wait; called only if it matters. `None` if no read comes next."""
 
 
 class Saving:
@@ -66,16 +69,13 @@ class Saving:
             if len(self._events) >= self._most:
                 self.earliest = -inf
 
-    def due(
-        self, place: Place, reset: int | None, now: float, *, force: bool, final: bool, blocks: Callable[[], bool] | None
-    ) -> bool:
+    def due(self, place: Place, reset: int | None, now: float, *, force: bool, final: bool, blocks: Blocks) -> bool:
         """
         Args:
             place: What the caller has taken.
             reset: The offset from which the next event will void what was delivered.
             force: The caller is leaving, or a sleep is about to begin.
             final: The stream has ended: its outcome is saved even without a new event.
-            blocks: Returns whether the next read will have to wait; called only if it matters.
         """
         known = place == self._place and reset == self._reset
         if not self._on or (known and not (final and force)):

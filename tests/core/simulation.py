@@ -711,3 +711,14 @@ def run(stream: Stream, *, at_most: int = 100_000) -> Result:
 def play(*steps: Any, **options: Any) -> Result:
     """Run a script to its end."""
     return run(Stream(script(*steps), **options))
+
+
+def reading(body: bytes = b"", *, at: float = 1000.0, **options: Any) -> Machine:
+    """A machine that has read so much of its first answer, for questions to its parts. It was opened at 1000 s."""
+    machine = Stream(script(), **options).machine
+    machine.next(1000.0)
+    machine.receive_head(Head(200, {"content-type": "text/event-stream"}, URL), 1000.0, wall=EPOCH)
+    machine.next(1000.0)
+    if body:
+        machine.receive_data(body, at)
+    return machine
