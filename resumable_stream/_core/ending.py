@@ -165,15 +165,17 @@ class Ending:
             return self.with_settled(turn.outcome)
         return None
 
-    def on_leaving(self, turn: plan.Turn | None, batch: Sequence[Any]) -> Outcome | None:
-        """The outcome for a caller who leaves after the newest event, if nothing obtainable is missed."""
-        if (outcome := self.by(turn)) is not None:
-            return outcome
-        if self.settled is None or turn is not None or self.resumes_later or self._ledger.problem is not None:
-            return None
-        # Callers who know the API stop reading at its sentinel.
-        sentinel = bool(batch) and batch[-1].data == SENTINEL
-        return self.settled if sentinel or not self._requests.resumable() else None
+    def on_leaving(self, turn: plan.Turn | None, batch: Sequence[Any]) -> bool:
+        """The caller leaves after the newest event. True: nothing obtainable is missed, which sets the outcome."""
+        outcome = self.by(turn)
+        as_settled = self.settled is not None and turn is None and not self.resumes_later and self._ledger.problem is None
+        if outcome is None and as_settled:
+            # Callers who know the API stop reading at its sentinel.
+            sentinel = bool(batch) and batch[-1].data == SENTINEL
+            outcome = self.settled if sentinel or not self._requests.resumable() else None
+        if outcome is not None:
+            self.finish(outcome, verified=True)
+        return outcome is not None
 
     # --- what follows a settled outcome
 

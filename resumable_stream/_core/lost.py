@@ -38,7 +38,7 @@ class Lost:
     settings: Settings
 
     def after_cut(self, cut: NoWayBack, unproven: Unproven | None) -> Next:
-        """There is no request for the rest. `unproven`: on an event of the connection that claimed the end without proof."""
+        """There is no request for the rest. `unproven`: the verdict on an event that claimed the end without proof."""
         events, reason, error = self.ledger.offset, cut.reason, cut.error
         seen = f"{reason}: {type(error).__name__}" if error is not None else reason
         if (refused := self.requests.refused) is not None and self.settings.on_lost == "raise":

@@ -260,13 +260,8 @@ class Machine:
 
     def conclude(self, taken: int, batch: Sequence[Any]) -> bool:
         """The caller leaves without an exception. True: it has taken the event that ends the stream, which sets the outcome."""
-        ledger = self._ledger
-        if self.outcome is not None or ledger.place(taken, batch).offset != ledger.offset:
-            return False
-        outcome = self._ending.on_leaving(self._turn, batch)
-        if outcome is not None:
-            self._ending.finish(outcome, verified=True)
-        return outcome is not None
+        newest = self._ledger.place(taken, batch).offset == self._ledger.offset
+        return newest and self.outcome is None and self._ending.on_leaving(self._turn, batch)
 
     def commit(self, item: Any, taken: int, batch: Sequence[Any] | None = None) -> None:
         """Under manual commit: move the committed position to after `item`, or after what is taken."""
