@@ -232,6 +232,25 @@ def test_the_watch_begins_at_any_number(start: int) -> None:
     assert [event.gap.missing for event in result.events if event.gap] == [2]
 
 
+@pytest.mark.parametrize("start", [0, 1, 58, 940, 9_950, 1_999_930])
+@pytest.mark.parametrize("wrong", [0, 1, 39, 40, 59, 60, 158, 159])
+def test_one_wrong_id_in_a_long_batch_is_noticed(start: int, wrong: int) -> None:
+    """Long batches are compared as one text, a hundred numbers at a time."""
+    first, rest = evs(start, start + 9), [ev(f"d{number}", str(number)) for number in range(start + 10, start + 170)]
+    whole = play(Reply([first, b"".join(rest), DONE]))
+    assert [event.sequence for event in whole.events[:-1]] == list(range(start, start + 170))
+    assert [event.offset for event in whole.events] == list(range(171))
+    assert not whole.stream.kinds(NumberingStopped)
+    for id in (f"0{start + 10 + wrong}", f"{start + 10 + wrong} ", "x", ""):
+        rest[wrong] = ev("other", id)
+        found = play(Reply([first, b"".join(rest), DONE]))
+        assert len(found.events) == 171
+        assert len(found.stream.kinds(NumberingStopped)) == 1
+    rest[wrong] = ev("other")
+    without = play(Reply([first, b"".join(rest), DONE]))
+    assert [event.gap.missing for event in without.events if event.gap] == ([1] if wrong < 159 else [])
+
+
 def test_a_watched_jump_over_a_reconnect_is_marked_too() -> None:
     result = play(Reply([evs(1, 9), "rst"]), Reply([evs(12, 13), DONE]))
     assert [event.id for event in result.events if event.gap] == ["12"]
