@@ -7,14 +7,15 @@ A chunk goes through three stages:
     bytes  ──▶ block: whole lines, nothing else                                  `_assemble`
            ──▶ lines: one call in C for the block                                `feed`
            ──▶ events: straight-line code for one event of 1 to 3 lines          `feed`
+                       (one shaped like the last is only cut into its texts)
                        column by column for a run of events of one shape         `_read_columns`
                        the algorithm of the standard for everything else         `_read_lines`
 
 What the shortcuts rest on:
 
 - A line end is ASCII, so it never cuts a UTF-8 sequence, and invalid bytes in a line are replaced the same way
-  whether the line is decoded alone or with its neighbours. Each value is therefore decoded last, by itself:
-  an emoji then makes only its own line take four bytes a character, not the whole block.
+  whether the line is decoded alone or with its neighbours. In a block of several events each value is decoded last, by
+  itself: an emoji then makes only its own line take four bytes a character, not the whole block.
 - They run only while the block is within both limits, so nothing in it can be too large.
   Anything they do not recognise falls through to `_read_lines`, which is always correct.
 - Between two blank lines an id is this block's own or the sticky one. `_own_id` is therefore all that is kept of the
@@ -51,6 +52,9 @@ _RUN = 128
 _FEW = 24
 # Columns of lines shorter than this are decoded in one piece, longer ones line by line.
 _SHORT = 100
+# A larger chunk is hardly one event.
+_ALONE = 8192
+_DATA_ALONE = (False, "data: ", "message", "\n\n")
 # Held data lines are joined in packs of this size: as objects, lines of two bytes weigh 20 times what they hold.
 _PACK = 1024
 # 10^15 ms are 31,000 years. More digits say nothing more, and `int()` of a long string is quadratic, then raises.
@@ -78,11 +82,11 @@ class SSEDecoder:
     """
 
     __slots__ = (
+        "_alone",
         "_data",
         "_event_bytes",
         "_held",
         "_line_bytes",
-        "_middle",
         "_open",
         "_own_id",
         "_packed",
@@ -91,6 +95,7 @@ class SSEDecoder:
         "_ready",
         "_retry",
         "_safe",
+        "_shape",
         "_size",
         "_skip_lf",
         "_started",
@@ -118,6 +123,7 @@ class SSEDecoder:
         self._line_bytes = line_bytes
         self._safe = min(event_bytes, line_bytes)  # a block of this size holds no line and no event that is too large
         self._quick = min(self._safe, _SLICE)
+        self._alone = min(self._safe, _ALONE)
         # The unfinished line.
         self._pending = bytearray()
         self._started = False  # it is decided whether the body begins with a byte-order mark
@@ -135,8 +141,9 @@ class SSEDecoder:
         self._open = False  # bytes without a line end may simply be added to `_pending`
         # The event line seen last, and the type it names: a long answer repeats it with every event.
         self._type_line: bytes | None = None
-        self._middle: bytes | None = None  # that line with its neighbours' ends: "\nevent: X\ndata: "
         self._type_name = ""
+        # The last event that came alone: whether its id comes first, the text before its data, its type, its blank line.
+        self._shape = _DATA_ALONE
 
     @property
     def partial(self) -> bool:
@@ -156,30 +163,37 @@ class SSEDecoder:
             The events that the chunk completed, in order; none once `error` is set.
         """
         block: bytes | None
+        if self._ready and len(data) <= self._alone and 0 not in data:
+            # The shape of the last event once more, which is what a long answer sends: only its texts have to be cut out.
+            named, middle, kind, blank_line = self._shape
+            head, own_id = "", None
+            try:
+                text = data.decode()
+            except UnicodeDecodeError:
+                text = ""
+            if named:
+                head, _, rest = text.partition(middle)
+                own_id = head.removeprefix("id: ")
+                fits = own_id != head and "\n" not in head
+            else:
+                rest = text.removeprefix(middle)
+                fits = rest != text
+            content = rest.removesuffix(blank_line)
+            if _CR in data:
+                fits = fits and "\r" not in content and "\r" not in head
+            if fits and content != rest and "\n" not in content:
+                event = _new(StreamEvent)
+                event.event = kind
+                event.data = content
+                if own_id is not None:
+                    self.last_event_id = own_id
+                event.id = self.last_event_id
+                event.retry = None
+                event.own_id = own_id
+                event.sequence = event._rare = None
+                return [event]
+
         if self._ready and data and data[-1] == _LF and len(data) <= self._quick:
-            # The shape of the last event once more, which is what a long answer sends: nothing has to be taken apart.
-            middle = self._middle
-            if middle is not None and _CR not in data and 0 not in data:
-                if data[:4] == b"id: ":
-                    cut = data.find(b"\n")
-                    start = cut + len(middle)
-                    fits = data[cut:start] == middle
-                else:
-                    cut = 0
-                    start = len(middle) - 1
-                    fits = data[:start] == middle[1:]
-                if fits and data.find(b"\n", start) == len(data) - 2:
-                    event = _new(StreamEvent)
-                    event.event = self._type_name
-                    event.data = data[start:-2].decode("utf-8", "replace")
-                    if cut:
-                        event.id = event.own_id = self.last_event_id = data[4:cut].decode("utf-8", "replace")
-                    else:
-                        event.id = self.last_event_id
-                        event.own_id = None
-                    event.retry = None
-                    event.sequence = event._rare = None
-                    return [event]
             block = data
             shortcut = usual = True
         else:
@@ -213,9 +227,10 @@ class SSEDecoder:
         # One event of a usual shape: what a live stream sends, one in each chunk.
         payload: bytes | None = None
         kind = "message"
-        own_id: str | None = None
+        own_id = None
         if usual and block[0] == _D and block.find(b"\n") == len(block) - 2 and block[:6] == b"data: " and _CR not in block:
             payload = block[6:-2]
+            self._shape = _DATA_ALONE
         else:
             if _CR in block:
                 # Of bytes, `splitlines` knows exactly the three line ends of the standard (of text it knows ten).
@@ -225,44 +240,37 @@ class SSEDecoder:
                 lines, blank, end = BytesIO(block).readlines(), b"\n", -1
             count = len(lines)
             if count < 5 and usual and lines[-1] == blank:
+                typed = False
                 if count == 3:  # data, after or before event or id
                     first, last, _ = lines
-                    found = last[:6] == b"data: "
+                    straight = found = last[:6] == b"data: "
                     if not found:
                         first, last = last, first
                         found = last[:6] == b"data: "
                     if not found:
                         pass
-                    elif first == self._type_line:
-                        kind = self._type_name
+                    elif first == self._type_line or first[:7] == b"event: ":
+                        typed = True
                         payload = last[6:end]
-                    elif first[:4] == b"id: ":
-                        if 0 not in first:
-                            own_id = first[4:end].decode("utf-8", "replace")
-                            payload = last[6:end]
-                    elif first[:7] == b"event: ":
-                        kind = self._learn_type(first, end)
+                    elif first[:4] == b"id: " and 0 not in first:
+                        own_id = first[4:end].decode("utf-8", "replace")
                         payload = last[6:end]
                 elif count == 4:  # all three, in any order: sorted into event, id, data
                     first, second, last, _ = lines
-                    found = last[:6] == b"data: "
+                    straight = found = last[:6] == b"data: "
                     if not found:
                         if second[:6] == b"data: ":
                             second, last = last, second
                         else:
                             first, last = last, first
                         found = last[:6] == b"data: "
-                    if second[:4] != b"id: ":
+                    if second[:4] == b"id: ":
+                        straight = False
+                    else:
                         first, second = second, first
                         found = found and second[:4] == b"id: "
-                    if not found or 0 in second:
-                        pass
-                    elif first == self._type_line:
-                        kind = self._type_name
-                        own_id = second[4:end].decode("utf-8", "replace")
-                        payload = last[6:end]
-                    elif first[:7] == b"event: ":
-                        kind = self._learn_type(first, end)
+                    if found and 0 not in second and (first == self._type_line or first[:7] == b"event: "):
+                        typed = True
                         own_id = second[4:end].decode("utf-8", "replace")
                         payload = last[6:end]
                 elif count == 2:  # a heartbeat, or data with CRLF
@@ -270,7 +278,19 @@ class SSEDecoder:
                     if first[:1] == b":":
                         return []
                     if first[:6] == b"data: ":
+                        straight = True
                         payload = first[6:end]
+                if payload is not None:
+                    if typed:
+                        if first != self._type_line:
+                            self._type_line = first
+                            self._type_name = first[7:end].decode("utf-8", "replace") or "message"
+                        kind = self._type_name
+                    if straight:
+                        line_end = "\n" if end else "\r\n"
+                        middle = (first[:end].decode("utf-8", "replace") + line_end if typed else "") + "data: "
+                        named = own_id is not None
+                        self._shape = (named, line_end + middle if named else middle, kind, line_end * 2)
 
         if payload is not None:
             event = _new(StreamEvent)
@@ -374,13 +394,6 @@ class SSEDecoder:
         """Stop for good. What is held stays: it may belong to an event before the fault, which is still delivered."""
         self.error = EventTooLarge(f"{what} of at least {size} bytes, the limit is {limit}", limit=limit)
         self._ready = self._open = False
-
-    def _learn_type(self, line: bytes, end: int | None) -> str:
-        kind = line[7:end].decode("utf-8", "replace") or "message"
-        self._type_line = line
-        self._type_name = kind
-        self._middle = b"\n" + line + b"data: " if end == -1 else None
-        return kind
 
     def _read_runs(self, lines: list[bytes], blank: bytes, end: int | None, events: list[StreamEvent]) -> int:
         """Read all lines up to the end of the last run of events of one shape; return how many lines that is."""

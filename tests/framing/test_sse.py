@@ -375,6 +375,65 @@ def test_runs_longer_than_a_slice() -> None:
     assert decode(cut(body, 65536)).events == events
 
 
+# --- one event in each chunk: the next of the same shape is only cut into its texts ---
+
+ALONE = [
+    b"data: d\n\n",
+    b"event: x\ndata: d\n\n",
+    b"id: 1\ndata: d\n\n",
+    b"id: 1\nevent: x\ndata: d\n\n",
+    b"event: x\nid: 1\ndata: d\n\n",
+    b"data: d\nid: 1\n\n",
+    b"id: \nevent: \ndata: \n\n",
+    "id: é\nevent: 日本\ndata: 😀\n\n".encode(),
+]
+ALONE += [body.replace(b"\n", b"\r\n") for body in ALONE]
+ALIKE = [
+    *STRANGERS.values(),
+    b"id: 2\nevent: x\ndata: e\n\ndata: f\n\n",
+    b"data: e\n\nid: 2\nevent: x\ndata: f\n\n",
+    b"id: 2\nretry: 5\nevent: x\ndata: e\n\n",
+    b"id: 2\nevent: x\ndata: e\nevent: x\ndata: f\n\n",
+    b"id: 2\nevent: x\ndata: e\rretry: 5\n\n",
+    b"id: 2\revent: y\nevent: x\ndata: e\n\n",
+    b"id: 2\r\nevent: x\r\ndata: e\rretry: 5\r\n\r\n",
+    b"id: 2\rretry: 5\r\nevent: x\r\ndata: e\r\n\r\n",
+    b"id: 2\nevent: x\ndata: e\r\n\r\n",
+    b"id: 2\r\nevent: x\r\ndata: e\n\n",
+    b"id:2\nevent: x\ndata: e\n\n",
+    b"id: \0\nevent: x\ndata: e\n\n",
+    b"id: 2\nevent: x\ndata: \0\n\n",
+    b"id: 2\nevent: x\ndata: \xff\n\n",
+    b"id: \xe2\x80\xa8\nevent: x\ndata: \xe2\x80\xa8\n\n",
+    b"id: 2\nevent: xy\ndata: e\n\n",
+    b"id: 2\nevent: x\ndata: e\n\n\n",
+    b"id: 2\nevent: x\n\n",
+    b"id: 2\nevent: x\ndata: e\n",
+    b"id: 2\nevent: x\ndata: e",
+    b"id: 2\nevent: x\ndata: \n\n",
+    b"id: id: 2\nevent: x\ndata: event: x\n\n",
+    b"",
+    b"\n",
+    b": id: 2\nevent: x\ndata: e\n\n",
+]
+
+
+@pytest.mark.parametrize("first", ALONE)
+def test_events_that_come_alone_equal_the_reference(first: bytes) -> None:
+    for second in ALONE + ALIKE:
+        for third in (first, second, ALONE[3]):
+            pieces = [first, first, second, third]
+            assert decode(pieces) == reference(b"".join(pieces))
+
+
+def test_an_event_over_the_limit_that_comes_alone() -> None:
+    decoder = SSEDecoder(event_bytes=100, line_bytes=60)
+    alone = b"id: 1\ndata: " + b"x" * 54 + b"\n\n"
+    assert [len(event.data) for _ in range(2) for event in decoder.feed(alone)] == [54, 54]
+    assert decoder.feed(alone.replace(b"x\n", b"xx\n")) == []
+    assert decoder.error is not None
+
+
 # --- by chance ---
 
 TOKENS = [b"data", b"event", b"id", b"retry", b":", b": ", b" ", b"\n", b"\n", b"\r", b"\r\n", b"\n\n", b"\0", b"a", b"12", b"-5"]
