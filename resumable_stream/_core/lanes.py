@@ -51,7 +51,7 @@ def lane_of(protocol: ResumeProtocol, cursor: str | None, numbers: Numbers) -> L
     Args:
         cursor: The stream's cursor.
     """
-    if protocol.unique_ids or protocol.replays:
+    if protocol.replays:
         return CAREFUL
     if numbers.contiguous:
         return NUMBERED if numbers.last is not None and cursor is not None else CAREFUL

@@ -289,7 +289,7 @@ class Repeats(Part):
             self._catch_up = False
             self._seams.restore(self._memory.ids())
         own_id, unique, seams = item.own_id, self._protocol.unique_ids, self._seams
-        if not own_id or not (unique or self.overlap or seams.knows(own_id)):
+        if not own_id or not (self.overlap or seams.knows(own_id)):
             return "new"
         memory = self._memory
         known = memory.find(own_id)
