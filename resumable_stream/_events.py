@@ -12,9 +12,9 @@ from __future__ import annotations
 import enum
 import json
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, SupportsIndex
 
-__all__ = ["Chunk", "Delta", "Gap", "Item", "Outcome", "StreamEvent", "TextReset"]
+__all__ = ["Blank", "Chunk", "Delta", "Gap", "Item", "Outcome", "StreamEvent", "TextReset"]
 
 
 class Outcome(str, enum.Enum):
@@ -251,6 +251,25 @@ class StreamEvent(Item):
         return (self.event, self.data, self.id, self.retry) == (other.event, other.data, other.id, other.retry)
 
     __hash__ = None  # type: ignore[assignment]  # equal by content, and mutable: not a key
+
+
+class Blank(StreamEvent):
+    """
+    A `StreamEvent` whose slots are not set yet, for a decoder that sets each of them.
+
+    Making one takes a fifth less time than `StreamEvent.__new__()`, and half of a call of `__init__`. Nobody but a decoder
+    should see the difference.
+    """
+
+    __slots__ = ()
+    __init__ = object.__init__
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        state: Any = super().__reduce_ex__(max(int(protocol), 2))[2]
+        return StreamEvent, (), state
+
+
+Blank.__name__ = Blank.__qualname__ = StreamEvent.__name__
 
 
 class Chunk(Item):

@@ -310,8 +310,8 @@ MUTANTS = (
         "jump",
         "in the steady state a jump of the numbers is not seen",
         "_core/lanes.py",
-        "        if [item.sequence for item in items] != list(numbers):\n",
-        "        if [item.sequence for item in items][:0]:\n",
+        "        if (sequences := [item.sequence for item in items]) != list(numbers):\n",
+        "        if (sequences := [item.sequence for item in items])[:0]:\n",
         RULE + "06_gaps.py",
     ),
     # --- core: origins, saving, skimming

@@ -82,7 +82,7 @@ def advance(lane: Lane, items: Sequence[Any], tip: Tip, are_new: Callable[[list[
     _, number, offset, _, _ = tip
     last = items[-1]
     size = len(items)
-    offsets = range(offset, offset + size)
+    offsets: Sequence[int] = range(offset, offset + size)
     if lane is RAW:
         for item, item.offset in zip(items, offsets):  # type: ignore[has-type]  # noqa: B007, B905
             pass
@@ -111,9 +111,11 @@ def advance(lane: Lane, items: Sequence[Any], tip: Tip, are_new: Callable[[list[
                 for item, item.offset, item.sequence in zip(items, offsets, numbers):  # noqa: B007, B905
                     pass
             return cursor, number, offset + size, None, 0
-        if [item.sequence for item in items] != list(numbers):
+        if (sequences := [item.sequence for item in items]) != list(numbers):
             return None
         cursor = last.cursor if cursor else str(number)
+        if numbers == offsets:
+            offsets = sequences
     for item, item.offset in zip(items, offsets):  # noqa: B007, B905
         pass
     return cursor, number, offset + size, None, 0

@@ -553,8 +553,8 @@ class Machine:
             item = items[0]
             if reading.place is not None:
                 reading.place(items)
-            content = item.event not in reading.names and item.data[:7] not in reading.heads and not decoder.silent
-            if content and reading.ledger.receive_one(item, items):
+            notable = item.event in reading.names or (item.data[3:4] in reading.marks and item.data[:7] in reading.heads)
+            if not notable and not decoder.silent and reading.ledger.receive_one(item, items):
                 if reading.keeps_events:
                     self._checkpoints.saving.delivered(items)
                 self.calm = True

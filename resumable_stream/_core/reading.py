@@ -46,6 +46,7 @@ class Reading:
         sse: The framing is server-sent events.
         by_id: The SSE id is the cursor, even if no event carries it.
         names, heads: Event names and first characters of data that may mark more than content.
+        marks: The fourth characters of `heads`. They rule out nearly all data, and one character is not a new object.
         hot: A single event may be delivered unjudged, unless its name or the start of its data is among these.
         identifies: The stream has no id yet, and an event may bring it.
         keeps_events: The store keeps events.
@@ -81,6 +82,7 @@ class Reading:
         self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
         self._alarm = alarm_of(protocol)
         self.names, self.heads = self._alarm or (frozenset(), frozenset())
+        self.marks = frozenset(head[3:4] for head in self.heads)
         self._narrows = own.end_in is not base.end_in
         # If cursors name their log, each of them is checked.
         unwatched = self.sse and not (protocol.steps or own.lineage is not base.lineage)
@@ -166,8 +168,8 @@ class Reading:
         """The items that may end the stream, by the alarm."""
         if self._alarm is None:
             return items
-        names, heads = self.names, self.heads
-        return [item for item in items if item.event in names or item.data[:7] in heads]
+        names, heads, marks = self.names, self.heads, self.marks
+        return [item for item in items if item.event in names or (item.data[3:4] in marks and item.data[:7] in heads)]
 
     def _judge(
         self, items: Sequence[Any], notable: Sequence[Any], silent: Silent, changed: Changed

@@ -9,7 +9,6 @@ top level, and from then on only compared. Anything else is parsed in full, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 __all__ = ["JSONPath", "documents_of", "object_of", "parsed", "payload_of"]
@@ -58,6 +57,10 @@ class JSONPath:
     A dotted path into a JSON object: `"sequence_number"`, `"response.id"`.
 
     Calling it with an event returns the value, or `None` if it is absent or the payload has no such object.
+
+    Attributes:
+        learned: For each event type whose payloads share it, the text before a number.
+        guess: The number that the next event may have.
     """
 
     __slots__ = ("_misses", "_needle", "guess", "learned", "path")
@@ -70,26 +73,6 @@ class JSONPath:
         self.learned: dict[str, str] = {}
         self._misses: dict[str, int] = {}
         self.guess = 0
-
-    def numbers(self, events: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """
-        Yield pairs of event and value.
-
-        A counter is usually one more than the last. Comparing the text is then enough, and nothing is parsed.
-        The guess is only a hint, so streams may share it.
-        """
-        learned, guess = self.learned, self.guess
-        for event in events:
-            prefix = learned.get(event.event)
-            if prefix is not None and event.data.startswith(f"{prefix}{guess},"):
-                yield event, guess
-                guess += 1
-            else:
-                value = self(event)
-                yield event, value
-                if type(value) is int:
-                    guess = value + 1
-        self.guess = guess
 
     def __call__(self, event: Any) -> Any:
         prefix = self.learned.get(event.event)

@@ -112,32 +112,47 @@ class CursorProtocol(_EndedProtocol):
 
     def place(self, events: Sequence[Any]) -> None:
         # The same as `position()`, with as few writes as possible: a promised number is also the identity and the cursor.
-        path, promised = self._path, self.sequence is not None
-        if promised and path is not None and len(events) == 1:
-            event = events[0]
-            prefix, guess = path.learned.get(event.event), path.guess
-            if prefix is not None and event.data.startswith(f"{prefix}{guess},"):
-                path.guess = guess + 1
-                event.sequence = guess
-                event.own_id = None
-                if event.id:
-                    event.cursor = str(guess)
-                return
-        pairs = path.numbers(events) if path is not None else zip(events, map(self._read, events), strict=True)
-        for event, value in pairs:
-            if promised and type(value) is int:
-                event.sequence = value
-                event.own_id = None
-                if event.id:
-                    event.cursor = str(value)
-            elif value is None or isinstance(value, bool):
-                event.own_id = None
-                event.moves = False
-            else:
-                event.cursor = cursor = str(value)
-                event.sequence = value if isinstance(value, int) else self._number(cursor)
-                event.own_id = cursor
-                event.moves = True
+        path = self._path
+        if self.sequence is not None and path is not None:
+            # A counter is usually one more than the last. Comparing the text is then enough, and nothing is parsed.
+            # The guess is only a hint, so streams may share it.
+            learned, guess = path.learned, path.guess
+            kind = prefix = None
+            for event in events:
+                if event.event != kind:
+                    kind = event.event
+                    prefix = learned.get(kind)
+                if prefix is not None and event.data.startswith(f"{prefix}{guess},"):
+                    event.sequence = guess
+                    event.own_id = None
+                    if event.id:
+                        event.cursor = str(guess)
+                    guess += 1
+                else:
+                    value = path(event)
+                    self._write(event, value)
+                    if type(value) is int:
+                        guess = value + 1
+                    kind = None  # its prefix may have been learned just now
+            path.guess = guess
+        else:
+            for event in events:
+                self._write(event, self._read(event))
+
+    def _write(self, event: Any, value: Any) -> None:
+        if type(value) is int and self.sequence is not None:
+            event.sequence = value
+            event.own_id = None
+            if event.id:
+                event.cursor = str(value)
+        elif value is None or isinstance(value, bool):
+            event.own_id = None
+            event.moves = False
+        else:
+            event.cursor = cursor = str(value)
+            event.sequence = value if isinstance(value, int) else self._number(cursor)
+            event.own_id = cursor
+            event.moves = True
 
     def counter_in(self, name: str) -> str | None:
         return self._path.learned.get(name) if self._path is not None else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import copy
+import pickle
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -309,6 +311,10 @@ def test_events_are_as_their_constructor_makes_them(body: bytes) -> None:
             StreamEvent.__dict__[name].__get__(event)  # an unset slot raises
         assert event == StreamEvent(event.event, event.data, event.id, event.retry, event.own_id)
         assert event.cursor == (event.id or None)
+        assert type(event).__name__ == "StreamEvent"
+        for copied in (copy.copy(event), pickle.loads(pickle.dumps(event))):
+            assert type(copied) is StreamEvent
+            assert (copied, copied.own_id) == (event, event.own_id)
 
 
 # --- runs of one shape, which are read column by column ---
