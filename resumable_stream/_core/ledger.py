@@ -389,7 +389,8 @@ class Ledger:
         elif lane is OPAQUE:
             if not cursor or not offset & _TRIM_BITS:
                 return False
-            if self._enter_id(cursor, offset) != offset and (cursor != base[0] or not self._seams.shared):
+            enter = self._enter_id
+            if enter(cursor, offset) != offset and (cursor != base[0] or not self._seams.shared):
                 return False
         elif lane is NUMBERED:
             number += 1  # type: ignore[operator]
@@ -403,7 +404,8 @@ class Ledger:
         self._batch = items
         self._tip = (cursor, number, offset + 1, None, 0)
         if lane is not PLAIN:
-            self._keep(item)
+            keep = self._keep  # a local is called faster than an attribute that holds a function
+            keep(item)
         return True
 
     def _receive_steadily(self, items: Sequence[Any], lane: Lane, are_new: Callable[[list[str]], bool]) -> bool:

@@ -551,8 +551,8 @@ class Machine:
         if reading.hot and len(items) == 1 and self._clocks.steady and decoder.error is None:
             # A live stream with one event per chunk: only the order has to be checked.
             item = items[0]
-            if reading.place is not None:
-                reading.place(items)
+            if (place := reading.place) is not None:
+                place(items)
             notable = item.event in reading.names or (item.data[3:4] in reading.marks and item.data[:7] in reading.heads)
             if not notable and not decoder.silent and reading.ledger.receive_one(item, items):
                 if reading.keeps_events:
