@@ -96,11 +96,19 @@ class Eager:
 
 
 class Row:
-    """One driver over one family of clients."""
+    """One driver over one family of clients; `over`: whose connections these use, if not httpcore's."""
 
-    def __init__(self, driver: Literal["sync", "asyncio", "trio"], family: Literal["httpx", "httpx2"]) -> None:
+    def __init__(
+        self,
+        driver: Literal["sync", "asyncio", "trio"],
+        family: Literal["httpx", "httpx2"],
+        over: Literal["httpcore", "aiohttp"] = "httpcore",
+    ) -> None:
         self.driver = driver
         self.family = family
+        self.over = over
+        # How often the client itself sends a GET whose connection closes without an answer.
+        self.sends = 2 if over == "aiohttp" else 1
         self.sync = driver == "sync"
         self.longest = LONGEST
         self.module = importlib.import_module(family)
@@ -108,7 +116,7 @@ class Row:
         self._shared: Any = None
 
     def __repr__(self) -> str:
-        return f"{self.driver}-{self.family}"
+        return f"{self.driver}-{self.family}" + ("" if self.over == "httpcore" else f"-{self.over}")
 
     # --- running
 
@@ -138,6 +146,12 @@ class Row:
         for client in clients:
             await self.close(client)
 
+    async def disconnected(self, server: Any) -> bool:
+        """Whether no connection to the server is open. Aiohttp closes one in the next turn of the loop, so it gets some turns."""
+        if self.over == "aiohttp":
+            await self.until(lambda: server.wait_disconnected(0.0))
+        return bool(server.wait_disconnected(2.0))
+
     async def close(self, client: Any) -> None:
         if self.sync:
             client.close()
@@ -152,6 +166,9 @@ class Row:
 
     @property
     def client_class(self) -> Any:
+        if self.over == "aiohttp":
+            name = "httpx_aiohttp" if self.family == "httpx" else "httpx_aiohttp.httpx2"
+            return getattr(importlib.import_module(name), f"{self.family.capitalize()}AiohttpClient")
         return self.module.Client if self.sync else self.module.AsyncClient
 
     def scripted(self, script: Any, **options: Any) -> Any:
@@ -251,11 +268,12 @@ def one_context() -> Iterator[None]:
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Row:
-    """Each of the six rows in turn, most of them in `make soak` alone. An `async def` test that takes it runs in that row."""
-    driver, family = request.param.split("-")
-    made = Row(driver, family)
+    """Each of the rows in turn, most of them in `make soak` alone. An `async def` test that takes it runs in that row."""
+    made = Row(*request.param.split("-"))
     if request.node.get_closest_marker("soak"):
         made.longest = math.inf  # pytest's own timeout bounds it
+    if made.over == "aiohttp" and (mark := request.node.get_closest_marker("limit_of_aiohttp")):
+        request.applymarker(pytest.mark.xfail(reason=mark.args[0], **mark.kwargs))
     return made
 
 
@@ -303,8 +321,7 @@ def _rows(metafunc: pytest.Metafunc) -> dict[str, bool]:
     All six rows. True are two of them: sync over one family, and one of the two loops over the other.
 
     Which two, goes by the test's name, so that every row is tried by many tests. Where the loops differ, in how they cancel,
-    a test is marked `each_loop`, and there are three.
-    """
+    a test is marked `each_loop`, and there are three."""
     turn = zlib.crc32(metafunc.definition.originalname.encode())
     loop = DRIVERS[1 + turn // 2 % 2]
     drivers = DRIVERS if metafunc.definition.get_closest_marker("each_loop") else ("sync", loop)

@@ -336,6 +336,11 @@ class StreamBase:
         self._live = None
         return False
 
+    def _withhold(self) -> None:
+        """Hand out nothing more of the batch: the final checkpoint is before it."""
+        self._upto -= length_hint(self._events)
+        self._events = NOTHING
+
     def _due_save(self, *, force: bool = False, before_read: Callable[[], bool] | None = None) -> Save | None:
         return self._machine.save(monotonic(), self._taken(), self._batch, force=force, blocks=before_read)
 

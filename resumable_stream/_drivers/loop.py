@@ -195,6 +195,7 @@ class Loop(StreamBase):
             await self._save_at_last()
         finally:
             self._final = self._machine.checkpoint(self._taken(), self._batch)
+            self._withhold()
             await self._release()
 
     async def _abandon(self, state: str) -> None:
