@@ -1,5 +1,5 @@
 """
-One scenario, six rows: {sync, asyncio, trio} × {httpx, httpx2}.
+One scenario, six rows: {sync, asyncio, trio} × {httpx, httpx2}. Where it matters what carries the bytes, two more over aiohttp.
 
 A test that takes `row` is written once, as `async def`, and runs in all six. On asyncio and trio it is what it seems.
 In the sync rows nothing ever waits at an `await`: `row.connect()` then returns a sync stream behind an async face, each
@@ -150,7 +150,7 @@ class Row:
         """Whether no connection to the server is open. Aiohttp closes one in the next turn of the loop, so it gets some turns."""
         if self.over == "aiohttp":
             await self.until(lambda: server.wait_disconnected(0.0))
-        return bool(server.wait_disconnected(2.0))
+        return bool(server.wait_disconnected(30.0))
 
     async def close(self, client: Any) -> None:
         if self.sync:
@@ -321,15 +321,22 @@ def _rows(metafunc: pytest.Metafunc) -> dict[str, bool]:
     All six rows. True are two of them: sync over one family, and one of the two loops over the other.
 
     Which two, goes by the test's name, so that every row is tried by many tests. Where the loops differ, in how they cancel,
-    a test is marked `each_loop`, and there are three."""
+    a test is marked `each_loop`, and there are three.
+
+    A driver's test over sockets has two more, of clients whose connections are aiohttp's, and one of these is true.
+    """
     turn = zlib.crc32(metafunc.definition.originalname.encode())
     loop = DRIVERS[1 + turn // 2 % 2]
     drivers = DRIVERS if metafunc.definition.get_closest_marker("each_loop") else ("sync", loop)
-    return {
+    rows = {
         f"{driver}-{family}": driver in drivers and family == FAMILIES[(turn + (driver == loop)) % 2]
         for driver in DRIVERS
         for family in FAMILIES
     }
+    over_sockets = {"flaky_server", "raw_server"} & set(metafunc.fixturenames)
+    if over_sockets and metafunc.definition.path.parent.name == "drivers":
+        rows |= {f"asyncio-{family}-aiohttp": family == FAMILIES[turn // 4 % 2] for family in FAMILIES}
+    return rows
 
 
 @pytest.hookimpl(tryfirst=True)

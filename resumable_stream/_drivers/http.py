@@ -34,6 +34,9 @@ _BODY_HEADERS: Final = ("content-type", "content-length", "content-encoding", "t
 _YIELDING: Final = ("Idempotency-Key", "Stream-Heartbeat")
 _FORM: Final = "application/x-www-form-urlencoded"
 
+# The errors of aiohttp that end the attempt to connect. Any other may come after the request was sent.
+_CONNECTING: Final = ("ClientConnectorError", "ClientHttpProxyError", "ConnectionTimeoutError", "ServerFingerprintMismatch")
+
 # Seconds; stands for a clock that is off. 30 years.
 _FOREVER: Final = 1e9
 
@@ -367,11 +370,13 @@ def network_errors() -> tuple[type[BaseException], ...]:
     """
     What the network, or a broken body, can raise.
 
-    TLS errors and anyio's stream errors are sometimes passed through unmapped (httpx2 issues 854, 1156).
+    TLS errors and anyio's stream errors are sometimes passed through unmapped (httpx2 issues 854, 1156), and so are aiohttp's
+    errors for an answer that is not HTTP.
     """
     return (
         *_loaded("TransportError"),
         *_loaded("DecodingError"),
+        *_of_aiohttp("ClientError"),
         ssl.SSLError,
         OSError,
         anyio.EndOfStream,
@@ -384,10 +389,25 @@ def network_errors() -> tuple[type[BaseException], ...]:
 def classify(error: BaseException) -> Failure:
     """Classify a network error: the request was certainly not sent, a read timed out, or the connection is lost."""
     if isinstance(error, (*_loaded("ConnectError"), *_loaded("ConnectTimeout"), *_loaded("PoolTimeout"), *_loaded("ProxyError"))):
-        return "unsent"
+        return "unsent" if _before_sending(error.__cause__) else "lost"
     if isinstance(error, (*_loaded("ReadTimeout"), TimeoutError)):
         return "timeout"
     return "lost"
+
+
+def _of_aiohttp(*names: str) -> tuple[type[BaseException], ...]:
+    """Errors of aiohttp, if it is loaded."""
+    module = sys.modules.get("aiohttp")
+    return tuple(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def _before_sending(cause: BaseException | None) -> bool:
+    """
+    Whether a transport that raised a connect error because of `cause` was still connecting.
+
+    Transports over aiohttp also raise a connect error if the connection is lost after the request was sent.
+    """
+    return not isinstance(cause, _of_aiohttp("ClientError")) or isinstance(cause, _of_aiohttp(*_CONNECTING))
 
 
 def status_errors() -> tuple[type[BaseException], ...]:

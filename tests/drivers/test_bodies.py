@@ -190,7 +190,7 @@ async def test_leaving_a_coded_body_in_the_middle_closes_it(row: Row, flaky_serv
         async for event in stream:
             if event.id == "3":
                 break
-    assert server.wait_disconnected(30.0)
+    assert await row.disconnected(server)
     assert stream.checkpoint.offset == 3
 
 

@@ -155,9 +155,10 @@ async def test_silence_is_left_for_a_new_connection(row: Row, flaky_server: Call
     server = flaky_server(TRANSCRIPT, [Fault.cut(after_bytes=n, how="silence") for n in (300, 0, 333)])
     stream = row.connect("GET", server.url, protocol=LastEventID(end="[DONE]"), timeouts=Timeouts(idle=0.05))
     assert shape(await row.read(stream)) == EVENTS
-    assert stream.stats.reconnects == 3
+    # Not the number of reconnects: on a busy machine even a head may come later than the clock allows.
+    assert server.faults_used == 3
     await row.close_clients()
-    assert server.wait_disconnected(30.0)
+    assert await row.disconnected(server)
 
 
 @pytest.mark.parametrize("how", ["rst", "fin", "clean"])

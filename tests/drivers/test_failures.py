@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -47,6 +50,96 @@ async def test_a_post_that_may_have_been_sent_is_not_sent_again(row: Row, script
     assert len(script.requests) == 1
     assert caught.value.__cause__ is not None
     assert caught.value.checkpoint is not None
+
+
+@pytest.mark.parametrize("how", ["rst", "fin"])
+async def test_a_post_whose_connection_is_lost_before_the_head_is_not_sent_again(row: Row, flaky_server: Start, how: Any) -> None:
+    """It may have been accepted. httpx-aiohttp reports this as a `ConnectTimeout`, which elsewhere proves the opposite."""
+    server = flaky_server(numbered(12), [Fault.no_answer(how=how)])
+    with pytest.raises(rs.StreamInterrupted) as caught:
+        await row.connect("POST", server.url, json={}).open()
+    assert len(server.requests) == 1
+    assert caught.value.__cause__ is not None
+
+
+async def test_a_post_that_found_no_free_connection_is_sent_again(row: Row, flaky_server: Start) -> None:
+    server = flaky_server(numbered(12), hold_open=True)
+    client = row.client(limits=row.module.Limits(max_connections=1))
+    async with row.connect("GET", server.url, client=client):
+        retry = rs.RetryPolicy(attempts=2, wait=lambda state: 0.0)
+        with pytest.raises(rs.RetriesExhausted) as caught:
+            await row.connect("POST", server.url, client=client, json={}, retry=retry, timeouts=rs.Timeouts(connect=0.05)).open()
+        assert caught.value.attempts == 2
+    assert len(server.requests) == 1
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+NOT_HTTP = {
+    "another protocol": b"SSH-2.0-OpenSSH_9\r\n\r\n",
+    "half a head": HEAD,
+    "a header without a name": HEAD + b"\xff nothing\r\n\r\n",
+    "an endless header": HEAD + b"X-Long: " + b"a" * 200_000 + b"\r\n\r\n",
+    "no length": HEAD + b"Content-Length: abc\r\n\r\n",
+    "no chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nnot a chunk\r\n",
+}
+
+
+@pytest.fixture
+def raw_server() -> Iterator[Callable[[bytes], RawServer]]:
+    """Starts servers that send these bytes in answer to anything, and close."""
+    servers: list[RawServer] = []
+
+    def start(answer: bytes) -> RawServer:
+        servers.append(RawServer(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+class RawServer:
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.requests: list[bytes] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._serve, name="raw-server")
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.requests.append(connection.recv(65536))
+                with contextlib.suppress(OSError):
+                    connection.sendall(self._answer)
+                    connection.shutdown(socket.SHUT_WR)
+                    # Until the client has read it, and is gone.
+                    while connection.recv(65536):
+                        pass
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(60)
+        self._listener.close()
+
+
+@pytest.mark.parametrize("answer", NOT_HTTP)
+async def test_an_answer_that_is_not_http_is_a_lost_connection(
+    row: Row, raw_server: Callable[[bytes], RawServer], answer: str
+) -> None:
+    server = raw_server(NOT_HTTP[answer])
+    with pytest.raises(rs.RetriesExhausted):
+        await row.read(row.connect("GET", server.url, retry=rs.RetryPolicy(attempts=3, wait=lambda state: 0.0)))
+    assert len(server.requests) >= 3
+    server.requests.clear()
+    with pytest.raises(rs.StreamInterrupted):
+        await row.read(row.connect("POST", server.url, json={}))
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("failure", [*PERHAPS_SENT, *RAW])

@@ -381,7 +381,7 @@ async def test_the_place_is_saved_before_a_read_that_blocks(row: Row, flaky_serv
 
 
 async def test_the_place_is_saved_before_a_wait(row: Row, flaky_server: Start) -> None:
-    server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.no_answer()] * 2])
+    server = flaky_server(numbered(12), [Fault.cut(after_events=5), *[Fault.no_answer()] * 2 * row.sends])
     store = CountingStore(save_interval=100.0)
     waits: list[list[int]] = []
 
