@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -100,15 +98,11 @@ def test_what_is_wrong_is_said_in_a_line(arguments: list[str], sentence: str) ->
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "segno", "openai"])
-def test_a_missing_extra_is_named(missing: str, tmp_path: Path) -> None:
-    code = (
-        f"import sys; sys.modules[{missing!r}] = None\n"
-        "from resumable_stream._cli.app import app\n"
-        "app(['chat', '--upstream', 'http://127.0.0.1:1/v1', '--model', 'm', '--port', '0'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert re.fullmatch(rf"error: chat needs {missing}: pip install 'resumable-stream-sdk\[chat\]'\n", done.stderr), done.stderr
+def test_a_missing_extra_is_named(
+    missing: str, app_without: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["chat", "--upstream", "http://127.0.0.1:1/v1", "--model", "m", "--port", "0"]
+    done = CliRunner().invoke(app_without(missing), arguments)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"error: chat needs {missing}: pip install 'resumable-stream-sdk[chat]'\n"

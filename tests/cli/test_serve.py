@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,6 +29,7 @@ from resumable_stream._cli.app import app as commands
 from resumable_stream.server import Hub, MemoryLog
 
 from ..redis_server import RedisServer
+from .forked import Forked
 
 COMMAND = [sys.executable, "-m", "resumable_stream"]
 SERVE = [*COMMAND, "serve"]
@@ -84,12 +86,22 @@ class Served:
         patient: bool = True,
         command: str = "serve",
         announcement: str = r"^serving .* on (http://\S+?)(?:,|$)",
+        forked: bool = True,
     ) -> None:
         environment = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": os.pathsep.join(sys.path)}
         environment["PATIENT"] = "yes" if patient else ""
-        self.process = subprocess.Popen(
-            [*COMMAND, command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd, env=environment
-        )
+        self.process: Forked | subprocess.Popen[str]
+        if forked:
+            self.process = Forked([command, *arguments], cwd=cwd, environment=environment)
+        else:
+            self.process = subprocess.Popen(
+                [*COMMAND, command, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=cwd,
+                env=environment,
+            )
         self.lines: deque[str] = deque()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -130,8 +142,8 @@ class Served:
 
 
 @contextmanager
-def served(*arguments: str, cwd: Path, patient: bool = True) -> Iterator[Served]:
-    server = Served("counting:hub", "--port", "0", *arguments, cwd=cwd, patient=patient)
+def served(*arguments: str, cwd: Path, patient: bool = True, forked: bool = True) -> Iterator[Served]:
+    server = Served("counting:hub", "--port", "0", *arguments, cwd=cwd, patient=patient, forked=forked)
     try:
         yield server
     finally:
@@ -165,6 +177,15 @@ def wrong(*arguments: str, cwd: Path) -> str:
     [line] = done.stderr.splitlines()
     assert line.startswith("error: ")
     return line
+
+
+def ended(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """The exit code of a command that ends by itself, and all that it said."""
+    process = Forked(arguments, cwd=cwd, environment=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    assert process.stdout is not None
+    with process.stdout:
+        said = process.stdout.read()
+    return process.wait(PATIENCE), said
 
 
 @pytest.fixture
@@ -228,44 +249,25 @@ def test_the_command_itself_exits_like_that(module: Path) -> None:
 
 
 def test_an_app_that_does_not_enter_the_hub_is_not_served(module: Path) -> None:
-    done = subprocess.run(
-        [*SERVE, "counting:hub", "--app", "counting:forgetful", "--port", "0"],
-        capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=module,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "* error: the app does not enter the hub when it starts; give it lifespan=hub.lifespan\n"
-    assert "serving" not in done.stdout
+    code, said = ended("serve", "counting:hub", "--app", "counting:forgetful", "--port", "0", cwd=module)
+    assert code == 2
+    assert said == "* error: the app does not enter the hub when it starts; give it lifespan=hub.lifespan\n"
 
 
 def test_a_port_that_is_taken_is_exit_code_1(module: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = subprocess.run(
-            [*SERVE, "counting:hub", "--port", port],
-            capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=module,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
-    assert done.returncode == 1
+        code, said = ended("serve", "counting:hub", "--port", port, cwd=module)
+    assert code == 1
     assert (
-        done.stderr
+        said
         == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use; --port names another, 0 any that is free\n"
     )
 
 
-def test_without_the_extra_the_message_names_it(module: Path) -> None:
-    code = (
-        "import sys; sys.modules['uvicorn'] = None; sys.argv = ['x', 'serve', 'counting:hub']\n"
-        "from resumable_stream._cli import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=module,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: serve needs uvicorn: pip install 'resumable-stream-sdk[server]'\n",
-    )
+def test_without_the_extra_the_message_names_it(modules: Path, app_without: Callable[..., Any]) -> None:
+    done = CliRunner().invoke(app_without("uvicorn"), ["serve", "counting:hub"])
+    assert (done.exit_code, done.output) == (1, "error: serve needs uvicorn: pip install 'resumable-stream-sdk[server]'\n")
 
 
 def test_a_hub_takes_another_log_only_before_it_runs() -> None:
@@ -461,7 +463,7 @@ def test_something_that_hangs_does_not_keep_the_process(module: Path) -> None:
     """A thread that never ends: Python itself would wait for it."""
     with (module / "counting.py").open("a") as file:
         file.write("\nimport threading\nthreading.Thread(target=threading.Event().wait).start()\n")
-    with served("--drain-timeout", "0.5", cwd=module, patient=False) as server:
+    with served("--drain-timeout", "0.5", cwd=module, patient=False, forked=False) as server:
         began = time.monotonic()
         assert server.end(signal.SIGTERM) == 1
         # A second and a half, and what a busy machine takes.

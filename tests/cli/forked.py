@@ -1,0 +1,97 @@
+"""
+Commands as processes of their own that need not import everything first, which takes half a second each.
+
+A server process of the standard library (`multiprocessing`, "forkserver") has imported what the commands need. Each command is
+forked from it, gets arguments, variables and a directory of its own, writes to a pipe, and is sent real signals.
+How a command behaves while it is imported, and what the interpreter does at its exit, is tested by starting it as people do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TextIO
+
+__all__ = ["Forked"]
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        *("resumable_stream._cli.app", "resumable_stream._cli.serving", "resumable_stream._api", "httpcore"),
+        *(
+            "resumable_stream.server.relay",
+            "resumable_stream.server.sqlite",
+            "resumable_stream.server.redis",
+            "uvicorn.protocols",
+        ),
+    ]
+)
+
+
+class Forked:
+    """
+    What `subprocess.Popen` would be; its output and its errors are one.
+
+    Args:
+        arguments: After `resumable-stream`.
+        cwd: Where it runs.
+        environment: All variables.
+    """
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
+        reading, writing = CONTEXT.Pipe(duplex=False)
+        self._process = CONTEXT.Process(target=run, args=([*arguments], str(cwd), dict(environment), writing))
+        self._process.start()
+        writing.close()
+        self.stdout: TextIO | None = os.fdopen(os.dup(reading.fileno()), encoding="utf-8")
+        reading.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        if self._process.exitcode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if (code := self._process.exitcode) is None:
+            raise subprocess.TimeoutExpired("resumable-stream", timeout or 0.0)
+        return code
+
+
+def run(arguments: list[str], cwd: str, environment: dict[str, str], output: Connection) -> None:
+    """In the new process: what `python -m resumable_stream` does."""
+    for number in (1, 2):
+        os.dup2(output.fileno(), number)
+    output.close()
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    sys.path.insert(0, cwd)
+    sys.argv = ["resumable-stream", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from resumable_stream._cli import main
+
+    try:
+        main()
+    finally:
+        # `multiprocessing` leaves them out.
+        atexit._run_exitfuncs()
