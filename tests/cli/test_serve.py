@@ -28,8 +28,8 @@ import resumable_stream as rs
 from resumable_stream._cli.app import app as commands
 from resumable_stream.server import Hub, MemoryLog
 
+from ..forked import Forked
 from ..redis_server import RedisServer
-from .forked import Forked
 
 COMMAND = [sys.executable, "-m", "resumable_stream"]
 SERVE = [*COMMAND, "serve"]
@@ -92,7 +92,7 @@ class Served:
         environment["PATIENT"] = "yes" if patient else ""
         self.process: Forked | subprocess.Popen[str]
         if forked:
-            self.process = Forked([command, *arguments], cwd=cwd, environment=environment)
+            self.process = Forked("resumable_stream", command, *arguments, cwd=cwd, environment=environment)
         else:
             self.process = subprocess.Popen(
                 [*COMMAND, command, *arguments],
@@ -181,7 +181,7 @@ def wrong(*arguments: str, cwd: Path) -> str:
 
 def ended(*arguments: str, cwd: Path) -> tuple[int, str]:
     """The exit code of a command that ends by itself, and all that it said."""
-    process = Forked(arguments, cwd=cwd, environment=os.environ | {"PYTHONIOENCODING": "utf-8"})
+    process = Forked("resumable_stream", *arguments, cwd=cwd)
     assert process.stdout is not None
     with process.stdout:
         said = process.stdout.read()

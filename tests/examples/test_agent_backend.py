@@ -25,6 +25,7 @@ from resumable_stream import LogUnavailable
 from resumable_stream.protocols import HubStream
 from resumable_stream.server import MemoryLog
 
+from ..forked import Forked
 from ..redis_server import RedisServer
 from ..server.serving import PATIENCE, Gate, Served, wait_until
 from .agent_process import FOLDER, load
@@ -339,10 +340,7 @@ class Process:
     """The agent's back end in a process of its own."""
 
     def __init__(self, home: Path, store: str, lease: float) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.examples.agent_process", store, str(lease)],
-            cwd=home, env=ENVIRON, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        self._process = Forked("tests.examples.agent_process", store, str(lease), cwd=home, environment=ENVIRON)
         assert self._process.stdout is not None
         port = self._process.stdout.readline().strip()
         assert port, "it did not start"

@@ -102,10 +102,13 @@ def test_a_finished_answer_is_one_entry_and_those_of_earlier_versions_are_read(
         writer = await log.create("s", Head(content_type="text/event-stream", framing="sse"), lease=600.0)
         assert isinstance(writer, Writer)
         b = 0
+        spans = []
         for n, event in enumerate(events, 1):
             b += len(event)
-            await log.append([(writer, Span(n=n, b=b, lengths=(len(event),), data=event), None)])
+            spans.append((writer, Span(n=n, b=b, lengths=(len(event),), data=event), None))
         assert b > 600_000
+        for begin in range(0, len(spans), 100):
+            await log.append(spans[begin : begin + 100])
         await log.finish(writer, len(events), Ending(outcome=Outcome.COMPLETED))
         await log.compact("s")
         with redis.Redis(port=redis_server.port) as direct:

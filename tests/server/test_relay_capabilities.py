@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import time
@@ -121,8 +122,9 @@ def calls_of(client: httpx.Client) -> dict[str, int]:
     return {verb: int(count) for verb, count in found if verb not in ("orphans", "renew", "compact")}
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["by turns", "every"])
 def test_whatever_is_wrong_is_answered_as_an_unknown_id_after_the_same_calls_of_the_log(
-    relay: tuple[Capable, httpx.Client],
+    relay: tuple[Capable, httpx.Client], every: bool
 ) -> None:
     served, client = relay
     place, other = place_of(client), place_of(client)
@@ -161,14 +163,17 @@ def test_whatever_is_wrong_is_answered_as_an_unknown_id_after_the_same_calls_of_
         names = {name: value for name, value in answer.headers.items() if name != "date"}
         return answer.status_code, answer.content, names, {verb: after[verb] - before.get(verb, 0) for verb in after}
 
-    for suffix in ("", "/message"):
-        for more in ("", "&view=verbatim", "&view=snapshot", "&after=k7q2.1"):
-            unknown = asked(f"/.streams/unknown{suffix}?t={more}", OPENAI.credentials())
-            assert unknown[0] == 404
-            assert unknown == asked(f"/.streams/unknown{suffix}?t={token}{more}", {}), "a token for what is not there"
-            assert unknown == asked(f"{path}{suffix}?t={more}", OPENAI.credentials(OTHER_KEY)), "with a key that is not its"
-            for name, value in wrong.items():
-                for headers in ({}, OPENAI.credentials(OTHER_KEY)):
+    ways = itertools.product(("", "/message"), ("", "&view=verbatim", "&view=snapshot", "&after=k7q2.1"))
+    for way, (suffix, more) in enumerate(ways):
+        unknown = asked(f"/.streams/unknown{suffix}?t={more}", OPENAI.credentials())
+        assert unknown[0] == 404
+        assert unknown == asked(f"/.streams/unknown{suffix}?t={token}{more}", {}), "a token for what is not there"
+        assert unknown == asked(f"{path}{suffix}?t={more}", OPENAI.credentials(OTHER_KEY)), "with a key that is not its"
+        for turn, (name, value) in enumerate(wrong.items()):
+            # By default each in two of the eight ways, without a key and with one.
+            for key_given in (False, True):
+                if every or (turn + way + 4 * key_given) % 8 == 0:
+                    headers = OPENAI.credentials(OTHER_KEY) if key_given else {}
                     assert asked(f"{path}{suffix}?t={value}{more}", headers) == unknown, name
     assert client.get(f"{path}?t={token}&view=verbatim").content == OPENAI.transcript
 

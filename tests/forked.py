@@ -1,8 +1,8 @@
 """
-Commands as processes of their own that need not import everything first, which takes half a second each.
+Processes of their own that need not import everything first, which takes half a second each.
 
-A server process of the standard library (`multiprocessing`, "forkserver") has imported what the commands need. Each command is
-forked from it, gets arguments, variables and a directory of its own, writes to a pipe, and is sent real signals.
+A server process of the standard library (`multiprocessing`, "forkserver") has imported what they need. Each process is forked
+from it, gets arguments, variables and a directory of its own, writes to a pipe, and is sent real signals.
 How a command behaves while it is imported, and what the interpreter does at its exit, is tested by starting it as people do.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -37,17 +38,21 @@ CONTEXT.set_forkserver_preload(
 
 class Forked:
     """
-    What `subprocess.Popen` would be; its output and its errors are one.
+    `python -m MODULE`, as `subprocess.Popen` would start it; its output and its errors are one.
 
     Args:
-        arguments: After `resumable-stream`.
+        module: What runs.
+        arguments: After the name of the module.
         cwd: Where it runs.
-        environment: All variables.
+        environment: All variables; `None`: those of this process.
     """
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         reading, writing = CONTEXT.Pipe(duplex=False)
-        self._process = CONTEXT.Process(target=run, args=([*arguments], str(cwd), dict(environment), writing))
+        where, variables = os.fspath(cwd or Path.cwd()), dict(environment or os.environ)
+        self._process = CONTEXT.Process(target=run, args=(module, arguments, where, variables, writing))
         self._process.start()
         writing.close()
         self.stdout: TextIO | None = os.fdopen(os.dup(reading.fileno()), encoding="utf-8")
@@ -71,12 +76,12 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if (code := self._process.exitcode) is None:
-            raise subprocess.TimeoutExpired("resumable-stream", timeout or 0.0)
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
         return code
 
 
-def run(arguments: list[str], cwd: str, environment: dict[str, str], output: Connection) -> None:
-    """In the new process: what `python -m resumable_stream` does."""
+def run(module: str, arguments: Sequence[str], cwd: str, environment: dict[str, str], output: Connection) -> None:
+    """In the new process: what `python -m` does."""
     for number in (1, 2):
         os.dup2(output.fileno(), number)
     output.close()
@@ -86,12 +91,10 @@ def run(arguments: list[str], cwd: str, environment: dict[str, str], output: Con
     os.environ.update(environment)
     os.chdir(cwd)
     sys.path.insert(0, cwd)
-    sys.argv = ["resumable-stream", *arguments]
+    sys.argv = [module, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from resumable_stream._cli import main
-
     try:
-        main()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         # `multiprocessing` leaves them out.
         atexit._run_exitfuncs()
