@@ -25,10 +25,14 @@ from pathlib import Path
 
 import pytest
 
+from .stopping import stop
+
 __all__ = ["RedisCluster", "RedisServer", "own_redis", "redis_binary", "redis_cluster", "redis_server"]
 
 # A busy machine may take its time to start a process.
 PATIENCE_SECONDS = 120.0
+# Of the system: tests seed the other one, and then all processes would try the same ports at once.
+_CHANCE = random.SystemRandom()
 
 
 def redis_binary() -> Path:
@@ -112,7 +116,7 @@ class RedisServer:
 
     def pause(self) -> None:
         """It goes on listening, and answers nothing."""
-        os.kill(self.pid, signal.SIGSTOP)
+        stop(self.pid)
 
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -165,7 +169,7 @@ class RedisCluster:
     """Three servers that share the slots of a cluster."""
 
     def __init__(self) -> None:
-        self.nodes = [RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "5000") for _ in range(3)]
+        self.nodes = [RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "60000") for _ in range(3)]
 
     @property
     def url(self) -> str:
@@ -200,7 +204,7 @@ def _free_port() -> int:
     # A node of a cluster listens on its port plus 10000 too. Both are below the ports that connections are given (from 32768 on),
     # which come and go all the time.
     while True:
-        port = random.randrange(10_240, 22_768)
+        port = _CHANCE.randrange(10_240, 22_768)
         with socket.socket() as probe, socket.socket() as bus:
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))

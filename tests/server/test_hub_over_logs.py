@@ -18,6 +18,7 @@ from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, MemoryLog, StreamLog
 from tests.redis_server import RedisServer
 
+from ..stopping import stop_between_writes
 from .producing import log_at
 from .test_hub import data_of, read_all, words
 from .virtual import run_in_real_time
@@ -202,7 +203,7 @@ def test_a_process_that_slept_past_its_lease_writes_nothing_more(text: str) -> N
         async with hub_over(log_at(text), lease=3.0, poll=0.1) as hub, producer(text, 10_000, 0.002, 3.0) as process:
             early = asyncio.create_task(read_all(hub, "s"))
             await begun(hub)
-            process.send_signal(signal.SIGSTOP)
+            await stop_between_writes(process.pid, text)
             body, reader = await early
             assert reader.ending == LOST
             n = (await hub.state("s")).n

@@ -19,6 +19,7 @@ from resumable_stream.server.hub import key_of
 from resumable_stream.server.log import Page, Unknown
 from resumable_stream.server.presence import Record, _id_of, read
 
+from ..stopping import stop_between_writes
 from .producing import log_at
 from .test_hub_faults import Scripted, away, until
 from .test_hub_over_logs import Make, hub_over, make, text  # noqa: F401  fixtures
@@ -137,7 +138,10 @@ def test_the_readers_of_a_process_that_dies_are_not_counted_for_ever(text: str, 
         async with hub_over(log_at(text), presence=True, lease=0.5, poll=0.1) as hub, elsewhere(text, 0.5, 3) as process:
             tab = Tab(hub)
             await shows(4, tab)
-            process.send_signal(how)
+            if how == signal.SIGSTOP:
+                await stop_between_writes(process.pid, text)
+            else:
+                process.send_signal(how)
             await shows(1, tab)
             late = Tab(hub)
             await shows(2, tab, late)
@@ -172,7 +176,7 @@ def test_presence_is_no_part_of_the_history_and_the_log_does_not_grow(make: Make
     """Nobody's place moves by it, a replay does not have it, and the record has one event, however often it was written."""
 
     async def scenario() -> None:
-        async with hub_over(make(), presence=True, lease=0.1, poll=0.2) as one, hub_over(make(), presence=True) as two:
+        async with hub_over(make(), presence=True, poll=0.2) as one, hub_over(make(), presence=True) as two:
             tab = Tab(one)
             for n in range(5):
                 await two.session("chat").publish("note", n)
