@@ -21,7 +21,7 @@ SIZE = 10_000
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             await scenario
 
     asyncio.run(bounded())

@@ -25,7 +25,7 @@ OK = Ending(outcome=Outcome.COMPLETED)
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(200):
             await scenario
 
     asyncio.run(bounded())
@@ -343,7 +343,7 @@ def test_every_stream_rings_once_it_is_heard_again(redis_server: RedisServer) ->
 def test_a_connection_that_has_fallen_silent_is_replaced(redis_server: RedisServer) -> None:
     async def scenario() -> None:
         async with RedisProxy(redis_server.port) as proxy:
-            log, direct = RedisLog(proxy.url, socket_timeout=0.5), RedisLog(redis_server.url)
+            log, direct = RedisLog(proxy.url, socket_timeout=1.0), RedisLog(redis_server.url)
             log._listening.ping = 0.2
             writer = await begin(direct)
             bells = log.bells()

@@ -48,7 +48,7 @@ FIELDS = ("v", "epoch", "fence", "n", "b", "c", "oldest", "until", "keep", "k", 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(200):
             await scenario
 
     asyncio.run(bounded())

@@ -46,7 +46,7 @@ LOST = Ending(outcome=Outcome.FAILED, reason="producer_lost")
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(200):
             await scenario
 
     asyncio.run(bounded())
@@ -406,15 +406,15 @@ def test_whoever_ends_a_stream_after_a_fail_over_leaves_its_readers_what_is_ther
 
 def test_a_server_that_does_not_answer_is_unavailable_and_then_goes_on(own_redis: RedisServer) -> None:
     async def scenario() -> None:
-        log = RedisLog(own_redis.url, socket_timeout=0.1, timeout=5.0)
+        # A second, and not less: a busy machine has to answer within it before the pause, and after.
+        log = RedisLog(own_redis.url, socket_timeout=1.0, timeout=20.0)
         writer = await begin(log, last=3)
         own_redis.pause()
-        for call in (log.read("s"), log.append([(writer, span(4), None)]), log.renew([writer])):
-            with pytest.raises(LogUnavailable, match="redis://127.0.0.1"):
-                await call
         bells = log.bells()
-        with pytest.raises(LogUnavailable):
-            await bells.add("s")
+        calls = (log.read("s"), log.append([(writer, span(4), None)]), log.renew([writer]), bells.add("s"))
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            with pytest.raises(LogUnavailable, match="redis://127.0.0.1"):
+                raise answer
         own_redis.go_on()
         assert await log.append([(writer, span(4), None)]) == [Appended(4)]
         await bells.add("s")
@@ -476,7 +476,7 @@ def test_closing_gives_up_what_a_server_does_not_answer(own_redis: RedisServer) 
         own_redis.pause()
         reads = [asyncio.create_task(log.read("s")) for _ in range(3)]
         await asyncio.sleep(0.01)
-        async with asyncio.timeout(4.0):
+        async with asyncio.timeout(60.0):
             await log.aclose()
         for read in reads:
             with pytest.raises(LogUnavailable, match="closed before Redis answered"):

@@ -35,7 +35,7 @@ def _play(server: RedisServer, *, seed: int, events: int, readers: int, cuts: in
         reading: list[asyncio.Task[list[bytes]]] = []
         running: set[Instance] = set()
         admin: Any = redis.Redis(port=server.port)
-        async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(200), asyncio.TaskGroup() as group:
             n = b = 0
             while n < events:
                 while starts and starts[0] <= n:
@@ -77,7 +77,7 @@ def test_many_readers_get_every_event_of_a_long_stream_once(redis_server: RedisS
 
 def test_bells_that_cannot_be_added_are_an_error_and_no_hang(own_redis: RedisServer) -> None:
     async def scenario() -> None:
-        log = RedisLog(own_redis.url, socket_timeout=0.2)
+        log = RedisLog(own_redis.url, socket_timeout=1.0)
         assert isinstance(await log.create("s", HEAD, lease=600.0), Writer)
         own_redis.pause()
         bells = log.bells()

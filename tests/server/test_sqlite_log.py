@@ -111,7 +111,7 @@ class Clock:
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             await scenario
 
     asyncio.run(bounded())

@@ -81,6 +81,6 @@ def run(scenario: Callable[[], Coroutine[Any, Any, T]], seconds: float = 60.0) -
         return runner.run(_within(seconds, scenario))
 
 
-def run_in_real_time(scenario: Callable[[], Coroutine[Any, Any, T]], seconds: float = 60.0) -> T:
+def run_in_real_time(scenario: Callable[[], Coroutine[Any, Any, T]], seconds: float = 200.0) -> T:
     """Run a scenario that needs sockets, processes or threads."""
     return asyncio.run(_within(seconds, scenario))
