@@ -162,9 +162,9 @@ async def test_a_clean_close_before_the_end_is_in_the_log(
 async def test_a_silence_is_named_with_its_seconds(row: Row, flaky_server: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "resumable_stream")
     server = flaky_server([*numbered(12), ServerEvent(data="[DONE]")], [Fault.cut(after_events=5, how="silence")])
-    await row.read(row.connect("GET", server.url, timeouts=rs.Timeouts(idle=0.3)))
+    await row.read(row.connect("GET", server.url, timeouts=rs.Timeouts(idle=1.5)))
     assert (
-        lines(caplog, logging.INFO)[0].replace(" (ReadTimeout)", "").startswith("GET /stream: no byte for 0.3 s after event 5 ")
+        lines(caplog, logging.INFO)[0].replace(" (ReadTimeout)", "").startswith("GET /stream: no byte for 1.5 s after event 5 ")
     )
 
 

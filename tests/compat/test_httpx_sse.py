@@ -390,26 +390,26 @@ def test_a_timeout_becomes_clocks(monkeypatch: pytest.MonkeyPatch, timeout: Any,
 async def test_silence_is_resumed_or_is_the_timeout_it_was(row: Any, flaky_server: Any) -> None:
     silence = Fault.cut(after_events=2, how="silence")
     server = flaky_server(numbered(4), [silence, None, None, silence])
-    assert len(await read(row, server, timeout=0.3)) == 4 and server.faults_used == 3
+    assert len(await read(row, server, timeout=1.5)) == 4 and server.faults_used == 3
     with pytest.raises(row.module.ReadTimeout) as caught:
-        await read(row, server, "POST", timeout=0.3)
+        await read(row, server, "POST", timeout=1.5)
     assert isinstance(caught.value, rs.StreamInterrupted) and caught.value.reason == "idle" and len(server.requests) == 4
 
 
 async def test_a_head_that_does_not_come_is_the_timeout_it_was(row: Any, flaky_server: Any) -> None:
     server = flaky_server(numbered(2), [Fault.no_answer(how="silence")] * 3)
     with pytest.raises(row.module.ReadTimeout) as caught:
-        await read(row, server, timeout=0.15, retry=rs.RetryPolicy(attempts=2, wait=lambda state: 0.0))
+        await read(row, server, timeout=1.0, retry=rs.RetryPolicy(attempts=2, wait=lambda state: 0.0))
     assert isinstance(caught.value, rs.RetriesExhausted) and caught.value.attempts == 2
     with pytest.raises(row.module.ReadTimeout) as caught:
-        await read(row, server, "POST", timeout=0.15)
+        await read(row, server, "POST", timeout=1.0)
     assert isinstance(caught.value, rs.StreamInterrupted) and len(server.requests) == 3
-    assert len(await read(row, server, timeout=5)) == 2
+    assert len(await read(row, server, timeout=60)) == 2
 
 
 async def test_the_timeout_of_the_head_is_not_that_of_the_first_event(row: Any, flaky_server: Any) -> None:
-    server = flaky_server(numbered(2), [Fault.heartbeats(count=12, interval=0.05)])
-    assert len(await read(row, server, timeout=0.5)) == 2
+    server = flaky_server(numbered(2), [Fault.heartbeats(count=12, interval=0.2)])
+    assert len(await read(row, server, timeout=2.0)) == 2
     assert [request.last_event_id for request in server.requests] == [None, "2"]
 
 
@@ -611,7 +611,7 @@ async def test_options_go_through(row: Any, flaky_server: Any) -> None:
     server = flaky_server(numbered(4), [Fault.cut(after_events=2)])
     notices: list[Any] = []
     protocol = LastEventID(end="close", resume="/stream")
-    events = await read(row, server, observer=notices.append, protocol=protocol, timeouts=rs.Timeouts(idle=5.0))
+    events = await read(row, server, observer=notices.append, protocol=protocol, timeouts=rs.Timeouts(idle=60.0))
     # `end="close"`: nothing is asked after the clean close.
     assert len(events) == 4 and len(server.requests) == 2
     assert any(isinstance(notice, rs.Disconnected) for notice in notices)
@@ -639,7 +639,7 @@ def test_the_other_names_are_those_of_httpx_sse() -> None:
 
 
 async def test_a_second_reader_is_refused_and_the_first_one_loses_nothing(row: Any, flaky_server: Any) -> None:
-    server = flaky_server(numbered(6), [Fault.heartbeats(after_events=3, count=10, interval=0.05)], no_content_at_end=True)
+    server = flaky_server(numbered(6), [Fault.heartbeats(after_events=3, count=10, interval=0.3)], no_content_at_end=True)
     seen: list[str] = []
     async with opened(row, "GET", server.url) as source:
         events = source.iter_sse() if row.sync else source.aiter_sse()

@@ -153,7 +153,7 @@ async def test_events_that_come_again_where_replay_meets_live_are_dropped(
 
 async def test_silence_is_left_for_a_new_connection(row: Row, flaky_server: Callable[..., FlakyServer]) -> None:
     server = flaky_server(TRANSCRIPT, [Fault.cut(after_bytes=n, how="silence") for n in (300, 0, 333)])
-    stream = row.connect("GET", server.url, protocol=LastEventID(end="[DONE]"), timeouts=Timeouts(idle=0.05))
+    stream = row.connect("GET", server.url, protocol=LastEventID(end="[DONE]"), timeouts=Timeouts(idle=1.0))
     assert shape(await row.read(stream)) == EVENTS
     # Not the number of reconnects: on a busy machine even a head may come later than the clock allows.
     assert server.faults_used == 3

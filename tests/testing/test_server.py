@@ -19,6 +19,8 @@ from resumable_stream.testing import FlakyServer, RecordedRequest, Reply, Server
 from resumable_stream.testing.faults import Fault, How
 
 UNCLEAN: tuple[How, ...] = ("rst", "fin")
+# What is sent at once arrives within it, on a busy machine too.
+SOON = httpx.Timeout(60.0, read=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +286,7 @@ def test_a_cut_beyond_the_end_still_happens_at_the_end(client: httpx.Client) -> 
             chunks, error = read(client, server.url)
             assert b"".join(chunks) == server.transcript and isinstance(error, kind)
         with pytest.raises(httpx.ReadTimeout):
-            client.get(server.url, timeout=0.05)
+            client.get(server.url, timeout=SOON)
 
 
 def test_clean_inside_always_ends_inside_an_event(client: httpx.Client) -> None:
@@ -307,7 +309,7 @@ def test_clean_inside_always_ends_inside_an_event(client: httpx.Client) -> None:
 def test_silence_keeps_the_connection_open_until_the_client_leaves(client: httpx.Client) -> None:
     with FlakyServer(numbered(3), [Fault.cut(after_bytes=5, how="silence")]) as server:
         chunks: list[bytes] = []
-        with pytest.raises(httpx.ReadTimeout), client.stream("GET", server.url, timeout=0.5) as response:
+        with pytest.raises(httpx.ReadTimeout), client.stream("GET", server.url, timeout=SOON) as response:
             chunks.extend(response.iter_raw())
         assert b"".join(chunks) == server.transcript[:5]
         assert server.wait_disconnected(30.0)
@@ -319,7 +321,7 @@ def test_silence_keeps_the_connection_open_until_the_client_leaves(client: httpx
 def test_no_answer_sends_no_status_line(client: httpx.Client, how: str, kind: type[Exception]) -> None:
     with FlakyServer(numbered(3), [Fault.no_answer(how=how)]) as server:  # type: ignore[arg-type]
         with pytest.raises(kind):
-            client.post(server.url, content=b"paid", timeout=0.5)
+            client.post(server.url, content=b"paid", timeout=SOON)
         assert server.requests[0].body == b"paid"
 
 
@@ -562,8 +564,9 @@ def test_close_wakes_every_connection_and_leaves_no_thread() -> None:
     started = time.monotonic()
     server.close()
     server.close()
-    assert time.monotonic() - started < 10
-    assert set(threading.enumerate()) == before
+    # The heartbeats and the delay are 30 s.
+    assert time.monotonic() - started < 25
+    assert set(threading.enumerate()) <= before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
     for sock in socks:
@@ -619,9 +622,11 @@ async def test_it_serves_async_clients_too() -> None:
             except httpx.ReadError:
                 got += b"reset"
             assert got == encoded(1) + b"reset"
-            with anyio.move_on_after(0.05) as scope:
-                await client.get(server.url)
-            assert scope.cancelled_caught
+            async with anyio.create_task_group() as group:
+                group.start_soon(client.get, server.url)
+                while len(server.requests) < 2:  # noqa: ASYNC110  a thread receives it
+                    await anyio.sleep(0.005)
+                group.cancel_scope.cancel()
             assert (await client.get(server.url)).content == server.transcript
 
 
