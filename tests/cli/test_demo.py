@@ -51,7 +51,8 @@ def test_the_ledger_agrees_with_the_server(plain: subprocess.CompletedProcess[st
     dropped, sent = re.findall(r"\d+", rows["duplicates"])
     assert dropped == sent
     assert 1 <= int(dropped) <= 3
-    assert 0.8 <= float(rows["offline"].removesuffix(" s")) < 5.0
+    # Two waits; a busy machine takes longer.
+    assert 0.8 <= float(rows["offline"].removesuffix(" s")) < 60.0
 
 
 def test_the_hashes_are_identical(plain: subprocess.CompletedProcess[str]) -> None:

@@ -57,7 +57,10 @@ def test_all_have_the_same_text(plain: subprocess.CompletedProcess[str]) -> None
 
 
 def test_ctrl_c_ends_it_and_its_process() -> None:
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    # At its usual pace, in which reader 2 lives for seconds.
+    with subprocess.Popen(
+        DEMO[:-1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         while "reader 2 joins" not in process.stdout.readline():
             assert process.poll() is None

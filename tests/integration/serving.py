@@ -20,7 +20,9 @@ def serving(app: Any) -> Iterator[CuttingProxy]:
     import uvicorn
 
     # Not uvloop, which some package here brings along: it complains of connections that clients have not closed yet.
-    config = uvicorn.Config(app, log_level="critical", ws="none", lifespan="on", timeout_graceful_shutdown=1, loop="asyncio")
+    config = uvicorn.Config(
+        app, log_level="critical", ws="none", lifespan="on", timeout_graceful_shutdown=1, timeout_keep_alive=600, loop="asyncio"
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

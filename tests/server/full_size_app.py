@@ -22,7 +22,7 @@ from resumable_stream.server.asgi import create_app
 from .producing import log_at
 
 EVENTS = 40
-DRAIN, SPREAD = 5.0, 3.0
+DRAIN, SPREAD = 9.0, 6.0
 
 
 def app() -> Starlette:
