@@ -401,7 +401,7 @@ def lines(home: Path, name: str) -> list[str]:
     return (home / name).read_text().splitlines()
 
 
-@pytest.mark.parametrize(("how", "lease"), [(signal.SIGKILL, 1.0), (signal.SIGTERM, 600.0)], ids=["killed", "drained"])
+@pytest.mark.parametrize(("how", "lease"), [(signal.SIGKILL, 5.0), (signal.SIGTERM, 600.0)], ids=["killed", "drained"])
 def test_another_process_goes_on_and_repeats_no_call_that_was_done(
     tmp_path: Path, store: str, how: signal.Signals, lease: float
 ) -> None:
@@ -440,7 +440,7 @@ def test_another_process_goes_on_and_repeats_no_call_that_was_done(
 
 
 def test_another_process_writes_the_answer_again(tmp_path: Path) -> None:
-    with two_processes(tmp_path, f"sqlite:///{tmp_path / 'agents.db'}", 1.0) as (first, second):
+    with two_processes(tmp_path, f"sqlite:///{tmp_path / 'agents.db'}", 5.0) as (first, second):
         begin(first.client, "bread")
         allow(tmp_path, 2)
         wait_until(lambda: second.client.get(f"{STREAM}/message").json()["text"] == "bread: ", "the first word")

@@ -32,7 +32,7 @@ def app() -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with hub:
-            hub.drain_on(timeout=2.0, spread=0.1)
+            hub.drain_on(timeout=4.0, spread=0.1)
             yield
 
     async def endless() -> AsyncIterator[str]:
