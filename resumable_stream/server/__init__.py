@@ -1,7 +1,7 @@
 """
-The server half: streams that are kept in a log while they are produced, so that any reader can continue at any place.
+The server half: streams are kept in a log while they are produced, so that any reader can continue from any position.
 
-Importing it imports no event loop and nothing optional: names are loaded when they are first used (PEP 562).
+Importing it imports no event loop and no optional dependency: names are loaded when they are first used (PEP 562).
 """
 
 from __future__ import annotations

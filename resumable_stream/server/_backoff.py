@@ -1,4 +1,4 @@
-"""How long to wait between two tries while something is away."""
+"""How long to wait between two attempts while something is unavailable."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["FIRST_RETRY", "LAST_RETRY", "Backoff"]
 
 FIRST_RETRY: Final = 0.1
 LAST_RETRY: Final = 2.0
-"""Seconds before the second try, and at most between later ones: a fail-over takes seconds, and a fleet must not hammer it."""
+"""Seconds before the second attempt, and at most between later ones: a failover takes seconds, and a fleet must not hammer it."""
 
 
 class Backoff:
     """
-    Waits that double, from `first` to `last` seconds, each shortened by up to a half at random.
+    Waits that double, from `first` to `last` seconds, each shortened at random by up to a half.
 
-    Without that, all that failed in one moment would come back in one moment.
+    The randomness keeps clients that failed together from returning together.
 
     Args:
-        first: Of the first wait. `None`: `FIRST_RETRY`.
-        last: Of the longest. `None`: `LAST_RETRY`.
+        first: Length of the first wait. `None`: `FIRST_RETRY`.
+        last: Length of the longest. `None`: `LAST_RETRY`.
     """
 
     __slots__ = ("_first", "_last", "_next")
@@ -31,7 +31,7 @@ class Backoff:
         self._next: float | None = None
 
     async def wait(self) -> None:
-        """Wait before the next try."""
+        """Wait before the next attempt."""
         first = FIRST_RETRY if self._first is None else self._first
         last = LAST_RETRY if self._last is None else self._last
         delay = min(first if self._next is None else self._next, last)
@@ -39,5 +39,5 @@ class Backoff:
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))
 
     def reset(self) -> None:
-        """It worked: the next wait is short again."""
+        """The attempt succeeded: the next wait is short again."""
         self._next = None

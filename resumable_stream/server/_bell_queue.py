@@ -1,4 +1,4 @@
-"""Bells that wait for whoever listens, within a bound."""
+"""A bounded queue of bells for one listener."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .log import Bell
 __all__ = ["MOST_WAITING", "MOST_WAITING_BYTES", "BellQueue"]
 
 MOST_WAITING: Final = 10_000
-"""Bells that wait for a slow listener. 10,000: some seconds of a busy server; what they carry lies in the log anyway."""
+"""Bells kept for a slow listener. 10,000: a few seconds of a busy server. Their content is in the log anyway."""
 MOST_WAITING_BYTES: Final = 16 << 20
 
 
 class BellQueue:
     """
-    Between those who ring and the one who listens, in one event loop.
+    Bells on their way to one listener, in one event loop.
 
-    When too many wait, they become one bell for each stream, without content: that says as much as all of them.
+    When too many wait, they are merged into one bell per stream, without content: the listener then reads the log.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class BellQueue:
 
     def put(self, bell: Bell, size: int = 0, *, streams: int) -> None:
         """
-        Ring.
+        Add a bell.
 
         Args:
             bell: Dropped if the queue is closed.
-            size: Bytes that it keeps from being freed; 0: what it carries lies in memory anyway.
-            streams: How many are listened to. Two bells for each are always taken.
+            size: Bytes that it keeps in memory; 0 if they are in memory anyway.
+            streams: How many streams are listened to. Two bells for each always fit.
         """
         if self._closed:
             return
@@ -63,7 +63,7 @@ class BellQueue:
         return bell
 
     def close(self) -> None:
-        """Forget what waits, and let go whoever listens."""
+        """Drop the waiting bells and release the listener."""
         self._closed = True
         self._waiting.clear()
         self._bytes = 0

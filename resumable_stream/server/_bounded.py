@@ -1,12 +1,11 @@
 """
 A log that answers within a time, or is unavailable.
 
-The logs of this package give up by themselves. One of the caller's may not, and neither does a disk that hangs: without a bound,
-one call that never returns would hold up all generations of a process, and nobody would learn of it.
+The logs of this package time out by themselves. A caller's own log may not, and a disk may hang. Without a bound, one call that
+never returns would silently hold up all generations of a process.
 
-A call that took too long is cancelled, and may have been done all the same, then or later. Whoever sends it again is safe for the
-same reason as after a lost reply: a span, a note, an ending or a claim that comes late meets a log that knows it, or another
-token.
+A call that took too long is cancelled, and may have taken effect all the same, then or later. Repeating it is safe, as after a
+lost reply: the log recognises a repeated span, note, ending or claim, or rejects it because the token has changed.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ def bounded(log: StreamLog, seconds: float) -> StreamLog:
     Make each call of a log raise `LogUnavailable` after some time.
 
     Args:
-        log: Any log; it is not closed with the one that is returned.
-        seconds: Most that one call may take.
+        log: Any log. Closing the returned one does not close it.
+        seconds: Longest time for one call.
     """
     return cast(StreamLog, _Bounded(log, seconds))
 
 
 class _Bounded:
-    """All verbs of a log, also those that a later one has."""
+    """All methods of a log, also those added later."""
 
     def __init__(self, log: StreamLog, seconds: float) -> None:
         self._log = log
@@ -64,7 +63,7 @@ class _BoundedBells:
         self.aclose = bells.aclose
 
     def __aiter__(self) -> AsyncIterator[Bell]:
-        # To wait long for a bell is what they are for.
+        # Waiting for a bell may take long: no limit.
         return self._bells.__aiter__()
 
 
@@ -72,7 +71,7 @@ def _within(seconds: float, name: str, call: Callable[..., Coroutine[Any, Any, A
     async def within(*args: Any, **options: Any) -> Any:
         work: Awaitable[Any] = call(*args, **options)
         if isinstance(work, CoroutineType):
-            # A log in memory answers at once, and a timer would cost as much as what it does.
+            # A log in memory answers at once, and a timer would cost as much as the call.
             try:
                 waits_for = work.send(None)
             except StopIteration as done:
@@ -86,7 +85,7 @@ def _within(seconds: float, name: str, call: Callable[..., Coroutine[Any, Any, A
             if not scope.expired():
                 raise
             raise LogUnavailable(
-                f"the log did not answer {name}() within {seconds:g} s; it may have been done all the same (Hub(call_timeout=…))"
+                f"the log did not answer {name}() within {seconds:g} s; it may have taken effect (Hub(call_timeout=…))"
             ) from exc
 
     return within
@@ -94,7 +93,7 @@ def _within(seconds: float, name: str, call: Callable[..., Coroutine[Any, Any, A
 
 @coroutine
 def _resumed(work: CoroutineType[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """The rest of a coroutine that has begun, and waits for something."""
+    """The rest of a coroutine that has begun and is waiting for something."""
     try:
         while True:
             try:

@@ -1,18 +1,18 @@
 """
 Durable Streams on the wire, as functions of values: what a request asks for, what may be appended, and the bytes of answers.
 
-A stream of a log is shown as bytes. A place is an offset, `<epoch>_<byte, 16 digits>`: of one epoch the later one is the greater
-text, and an offset of a log that was lost never fits the one that took its place.
+A stream of a log is shown as bytes. A place is an offset, `<epoch>_<byte, 16 digits>`. Within one epoch a later offset is the
+greater text, and an offset of a lost log never fits the log that replaced it.
 
     content type                      kept as                    shown as
     application/json, one a line      lines (framing "ndjson")   an array of messages
     text/…                            bytes                      bytes; over SSE as text
     everything else                   bytes                      bytes; over SSE in base64
 
-What the writers of a stream must know of each other (the sequence numbers of its producers, and who closed it) is a note in the
-log, which moves in the same step as the events.
+What the writers of a stream share (the sequence numbers of its producers, and who closed it) is a note in the log, which is
+stored in the same step as the events.
 
-Source: github.com/durable-streams/durable-streams, PROTOCOL.md of 2026-06 (draft). There is no I/O here, and no clock.
+Source: github.com/durable-streams/durable-streams, PROTOCOL.md of 2026-06 (draft). This module has no I/O and no clock.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ _JITTER: Final = 3600
 _MAX_TTL: Final = 100 * 366 * 86400
 _MAX_PRODUCERS: Final = 1000
 _MAX_NOTE: Final = 128 << 10
-"""Producers of one stream that are remembered, and bytes of what is. Who has not written for longest is forgotten first."""
+"""Producers remembered per stream, and bytes of the note that holds them. Those silent longest are dropped first."""
 _MAX_PRODUCER_ID: Final = 256
 _MAX_SEQ: Final = 1024
 _MAX_MESSAGES: Final = 100_000
 _SHOWN: Final = 80
 
 COMPLETED: Final = Ending(outcome=Outcome.COMPLETED)
-"""How a stream ends that a client has closed."""
+"""How a stream ends that a client closed."""
 
 
 # --- what is shown ------------------------------------------------------------------------------------------------------
@@ -119,8 +119,8 @@ class Place:
     A place in the bytes of a log.
 
     Attributes:
-        epoch: Of the log.
-        b: So many bytes come before it.
+        epoch: Epoch of the log.
+        b: Number of bytes before it.
     """
 
     epoch: str
@@ -140,11 +140,11 @@ def offset_of(epoch: str, b: int) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """
-    How a stream stands, for readers of this protocol.
+    The state of a stream, as readers of this protocol see it.
 
     Attributes:
         head: As created.
-        epoch: Of its log.
+        epoch: Epoch of its log.
         n: Number of its last event.
         b: Byte position after it.
         oldest: Number of the oldest event held.
@@ -160,24 +160,24 @@ class Shown:
 
     @classmethod
     def of(cls, page: Page) -> Shown:
-        """What the log says."""
+        """From a page of the log."""
         return cls(head=page.head, epoch=page.epoch, n=page.n, b=page.b, oldest=page.oldest, ending=page.ending)
 
     @property
     def is_json(self) -> bool:
-        """It is made of JSON messages, each a line."""
+        """It consists of JSON messages, one per line."""
         return _is_json(self.head.content_type) and self.head.framing == "ndjson"
 
     @property
     def content_type(self) -> str:
-        """JSON that does not come as lines is one document in pieces, and this protocol would show it as messages."""
+        """As created, except that JSON not stored as lines is `application/octet-stream`: its pieces are not messages."""
         if _is_json(self.head.content_type) and not self.is_json:
             return "application/octet-stream"
         return self.head.content_type
 
     @property
     def is_text(self) -> bool:
-        """Its bytes can be the data of server-sent events."""
+        """Its bytes can be sent as the data of server-sent events."""
         return self.is_json or _media(self.head.content_type).startswith("text/")
 
     @property
@@ -195,13 +195,13 @@ def _is_json(content_type: str) -> bool:
 
 
 def ttl_of(head: Head) -> int | None:
-    """Seconds without a read or a write after which a stream is forgotten; `None`: not said."""
+    """Seconds without a read or a write after which a stream is forgotten; `None`: not set."""
     found = _header_of(head, TTL)
     return None if found is None else int(found)
 
 
 def expires_at(head: Head) -> float | None:
-    """Unix time at which a stream is forgotten; `None`: not said."""
+    """Unix time at which a stream is forgotten; `None`: not set."""
     found = _header_of(head, EXPIRES)
     return None if found is None else _timestamp(found)
 
@@ -215,7 +215,7 @@ def _timestamp(text: str) -> float | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
-    # RFC 3339: a date, a time, and how far from UTC.
+    # RFC 3339: a date, a time and a UTC offset.
     return found.timestamp() if found.tzinfo is not None and "T" in text.upper() else None
 
 
@@ -223,12 +223,12 @@ def _timestamp(text: str) -> float | None:
 
 
 def bad(what: str, expected: str, seen: str | None = None) -> Answer:
-    """400, which says what was expected."""
+    """A 400 that says what was expected."""
     return failure(400, f"{what} must be {expected}" + ("" if seen is None else f", got {seen[:_SHOWN]!r}"))
 
 
 def failure(status: int, message: str, *headers: tuple[str, str]) -> Answer:
-    """An answer that says what is wrong, in words; what a client acts on is the status and the headers."""
+    """An error answer with a text for people; clients act on the status and the headers."""
     text = message.encode("utf-8", "backslashreplace")
     return Answer(status, (("Content-Type", "text/plain; charset=utf-8"), _NO_STORE, *headers), text)
 
@@ -239,11 +239,11 @@ class Asked:
     What a GET asks for.
 
     Attributes:
-        live: How it waits for more; `None`: it does not.
-        place: From where; `None`: from the first byte.
-        now: From the tail, wherever that is.
-        cursor: What the client was given as `Stream-Cursor`; `None`: nothing that is a number.
-        etags: What it has already.
+        live: How it waits for more; `None`: it does not wait.
+        place: Where to start; `None`: at the first byte.
+        now: Start at the tail, wherever it is.
+        cursor: The `Stream-Cursor` that the client sends back; `None`: none, or not a number.
+        etags: Tags of what the client already has.
     """
 
     live: Live | None = None
@@ -287,12 +287,12 @@ def asked(facts: Facts) -> Asked | Answer:
 @dataclass(frozen=True, slots=True)
 class Producer:
     """
-    Who appends, and his how manieth append of an epoch of his it is.
+    Who appends, and the number of the append.
 
     Attributes:
-        id: Of the producer.
-        epoch: Of the producer, which has nothing to do with that of the log.
-        seq: Counts his appends of that epoch, from 0.
+        id: Id of the producer.
+        epoch: Epoch of the producer, unrelated to that of the log.
+        seq: Number of the append within that epoch, from 0.
     """
 
     id: str
@@ -306,11 +306,11 @@ class Write:
     What a POST asks for.
 
     Attributes:
-        content_type: Of the body; `""`: there is none, and only the stream is to be closed.
-        pieces: What is to be appended, one event each.
-        closes: The stream is to be closed then.
-        seq: Of `Stream-Seq`.
-        producer: Of the three headers `Producer-*`.
+        content_type: Content type of the body; `""`: no body, the request only closes the stream.
+        pieces: Data to append, one event each.
+        closes: Close the stream afterwards.
+        seq: Value of `Stream-Seq`.
+        producer: From the three `Producer-*` headers.
     """
 
     content_type: str = ""
@@ -335,7 +335,7 @@ def asked_to_append(facts: Facts, body: bytes) -> Write | Answer:
         return Write(closes=True, seq=seq, producer=producer)
     content_type = headers.get("content-type", "")
     if not content_type.strip():
-        return bad("Content-Type", "that of the stream, since there is a body")
+        return bad("Content-Type", "that of the stream, because there is a body")
     pieces = _pieces(content_type, body)
     if isinstance(pieces, Answer):
         return pieces
@@ -350,9 +350,9 @@ class Create:
     What a PUT asks for.
 
     Attributes:
-        content_type: Of the stream.
+        content_type: Content type of the stream.
         pieces: Its first events.
-        closes: It is to be closed at once.
+        closes: Close it at once.
         ttl: Seconds without a read or a write after which it is forgotten.
         expires: RFC 3339 time at which it is forgotten.
     """
@@ -365,12 +365,12 @@ class Create:
 
     @property
     def framing(self) -> Framing:
-        """How its bytes fall into events."""
+        """How its bytes are split into events."""
         return "ndjson" if _is_json(self.content_type) else "raw"
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What the head of the stream keeps of it."""
+        """The headers that the head of the stream keeps."""
         found = ((TTL, None if self.ttl is None else str(self.ttl)), (EXPIRES, self.expires))
         return tuple((name, value) for name, value in found if value is not None)
 
@@ -441,14 +441,14 @@ def _pieces(content_type: str, body: bytes) -> tuple[bytes, ...] | Answer:
     except ValueError as exc:
         return failure(400, f"the body must be JSON: {exc}")
     except RecursionError:
-        return failure(400, "the body must be JSON, and not nested so deeply")
+        return failure(400, "the body must be JSON that is less deeply nested")
 
 
 def messages_of(body: bytes) -> list[str]:
     """
-    The messages of a body: the elements of an array, or the one value that it is.
+    The messages of a body: the elements of an array, or the one value.
 
-    Each is what was sent, not another spelling of the same value, but on one line: a line end in JSON is white space.
+    Each keeps its spelling, but on one line: a line end in JSON is white space.
 
     >>> messages_of(b'[{"a": 1.0}, [2]]')
     ['{"a": 1.0}', '[2]']
@@ -471,7 +471,7 @@ def messages_of(body: bytes) -> list[str]:
         message, place = _value(text, place)
         messages.append(message)
         if len(messages) > _MAX_MESSAGES:
-            raise ValueError(f"one request may hold {_MAX_MESSAGES:,} messages, and this one holds more")
+            raise ValueError(f"one request may hold {_MAX_MESSAGES:,} messages, but this one holds more")
         place = _skip(text, place)
         follows = text[place : place + 1]
         if follows == "]":
@@ -489,7 +489,7 @@ def _value(text: str, start: int) -> tuple[str, int]:
 
 def _nothing_after(text: str, place: int) -> None:
     if _skip(text, place) != len(text):
-        raise ValueError(f"something follows the value, at character {place}")
+        raise ValueError(f"unexpected text after the value, at character {place}")
 
 
 def _skip(text: str, place: int) -> int:
@@ -503,14 +503,14 @@ def _one_line(text: str) -> str:
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a value of JSON")
+    raise ValueError(f"{text} is not a JSON value")
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def body_of(shown: Shown, data: bytes) -> bytes:
-    """The body of an answer that brings these bytes: of a stream of JSON, the array of its messages."""
+    """The body of an answer with these bytes; for a stream of JSON, the array of its messages."""
     return b"[" + b",".join(_lines(data)) + b"]" if shown.is_json else data
 
 
@@ -518,19 +518,19 @@ def _lines(data: bytes) -> Iterator[bytes]:
     return (line for each in data.split(b"\n") if (line := each.strip()))
 
 
-# --- what writers know of each other ------------------------------------------------------------------------------------
+# --- what writers share -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notes:
     """
-    What is kept beside the events of a stream.
+    State kept with the events of a stream.
 
     Attributes:
-        producers: Epoch and last number of each producer, those that have written most recently last.
-        seq: The last `Stream-Seq`, of all writers of the stream.
-        closed: It is closed, even where its log does not say so yet.
-        closed_by: The producer who closed it, if one did.
+        producers: Epoch and last number of each producer, the most recent writer last.
+        seq: The last `Stream-Seq`, across all writers of the stream.
+        closed: It is closed, even if its log does not say so yet.
+        closed_by: The producer that closed it, if one did.
     """
 
     producers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -539,10 +539,10 @@ class Notes:
     closed_by: Producer | None = None
 
     def to_json(self) -> str:
-        """As it is kept."""
+        """The text to store."""
         producers = dict(list(self.producers.items())[-_MAX_PRODUCERS:])
         while len(text := self._text(producers)) * 4 > _MAX_NOTE and len(text.encode()) > _MAX_NOTE:
-            # An eighth at a time: each try writes all of it.
+            # An eighth at a time, because each attempt encodes the whole note.
             producers = dict(list(producers.items())[1 + len(producers) // 8 :])
         return text
 
@@ -558,10 +558,10 @@ class Notes:
     @classmethod
     def from_json(cls, text: str | None) -> Notes:
         """
-        Read what `to_json` wrote; `None`: nothing was.
+        Read the output of `to_json`; `None`: nothing is stored.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: It is malformed.
         """
         if text is None:
             return cls()
@@ -581,12 +581,12 @@ class Notes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """
-    What is to be done.
+    An accepted request: what to do, and the answer.
 
     Attributes:
-        span: What is appended; `None`: nothing.
-        notes: Of the stream then; `None`: they do not change.
-        answer: What is said once it is done.
+        span: Span to append; `None`: nothing.
+        notes: New notes of the stream; `None`: unchanged.
+        answer: Sent once that is done.
     """
 
     span: Span | None
@@ -596,10 +596,10 @@ class Accepted:
 
 def decide_append(shown: Shown, notes: Notes, write: Write) -> Accepted | Answer:
     """
-    Decide on a POST to a stream that stands like this.
+    Decide on a POST to a stream in this state.
 
-    An append that was accepted before is a success whatever has happened since, also if the stream was closed. Then the order of
-    section 5.2 counts: closed, another content type, a number that does not follow.
+    An append that was accepted before succeeds whatever has happened since, even if the stream was closed. Otherwise section 5.2
+    gives the order of the checks: closed, another content type, a number that does not follow.
     """
     closed = shown.ending is not None or notes.closed
     at = (NEXT, shown.tail)
@@ -607,7 +607,7 @@ def decide_append(shown: Shown, notes: Notes, write: Write) -> Accepted | Answer
     if producer is not None and (known := notes.producers.get(producer.id)) is not None:
         told = ("Producer-Epoch", str(known[0])), ("Producer-Seq", str(known[1]))
         if producer.epoch < known[0]:
-            return failure(403, f"producer {producer.id[:_SHOWN]!r} has a later epoch by now", told[0])
+            return failure(403, f"producer {producer.id[:_SHOWN]!r} has a later epoch now", told[0])
         if producer.epoch == known[0] and producer.seq <= known[1]:
             return Answer(204, (at, *told, *_closed(closed)))
     if closed:
@@ -615,7 +615,7 @@ def decide_append(shown: Shown, notes: Notes, write: Write) -> Accepted | Answer
             return Answer(204, (at, *_closed(True)))
         return failure(409, "the stream is closed", (CLOSED, _TRUE), at)
     if write.pieces and _media(write.content_type) != _media(shown.head.content_type):
-        return failure(409, f"the stream is {shown.head.content_type[:_SHOWN]!r}, and this is {write.content_type[:_SHOWN]!r}")
+        return failure(409, f"the stream is {shown.head.content_type[:_SHOWN]!r}, but got {write.content_type[:_SHOWN]!r}")
     if (refused := _out_of_order(notes, write)) is not None:
         return refused
     span = span_after(shown.n, shown.b, write.pieces) if write.pieces else None
@@ -657,7 +657,7 @@ def span_after(n: int, b: int, pieces: Sequence[bytes]) -> Span:
 
 
 def decide_create(shown: Shown, notes: Notes, create: Create) -> Answer:
-    """Decide on a PUT of a stream that is there."""
+    """Decide on a PUT of a stream that exists."""
     head = shown.head
     closed = shown.ending is not None or notes.closed
     same = (
@@ -668,12 +668,12 @@ def decide_create(shown: Shown, notes: Notes, create: Create) -> Answer:
         and closed == create.closes
     )
     if not same:
-        return failure(409, "the stream is there, and was created otherwise")
+        return failure(409, "the stream exists, and was created with other settings")
     return created(200, shown, closed)
 
 
 def created(status: int, shown: Shown, closed: bool, *headers: tuple[str, str]) -> Answer:
-    """What is said of a stream that is there now."""
+    """The answer for a stream that exists now."""
     return Answer(status, (("Content-Type", shown.head.content_type), (NEXT, shown.tail), *_closed(closed), *headers))
 
 
@@ -686,15 +686,15 @@ def _closed(closed: bool) -> tuple[tuple[str, str], ...]:
 
 def cursor_after(cursor: int | None, *, now: float, random: float) -> int:
     """
-    What a client is to send with its next request, so that a cache does not answer it with this answer again.
+    The cursor for a client's next request, which keeps a cache from repeating this answer.
 
     Args:
-        cursor: What it sent with this one.
+        cursor: The cursor of this request.
         now: Unix time.
         random: From 0 up to but not including 1.
 
     Returns:
-        The number of the interval of 20 seconds; more than `cursor` in any case (section 10.1).
+        The number of the 20-second interval, and always more than `cursor` (section 10.1).
     """
     interval = max(0, math.floor((now - _INTERVALS_FROM) / _INTERVAL))
     if cursor is None or cursor < interval:
@@ -704,9 +704,9 @@ def cursor_after(cursor: int | None, *, now: float, random: float) -> int:
 
 def closing_headers(ending: Ending | None) -> tuple[tuple[str, str], ...]:
     """
-    What says that nothing will follow.
+    Headers saying that nothing will follow.
 
-    A stream that failed or was stopped has ended, too. This protocol has no word for that, so there is a header for who looks.
+    A stream that failed or was stopped has ended too. This protocol has no field for that, so an extra header gives the outcome.
     """
     if ending is None:
         return ()
@@ -714,14 +714,14 @@ def closing_headers(ending: Ending | None) -> tuple[tuple[str, str], ...]:
 
 
 def answer_to_head(shown: Shown) -> Answer:
-    """How a stream stands, in headers."""
+    """The state of a stream, as headers."""
     kept = ((name, value) for name, value in shown.head.headers if name in (TTL, EXPIRES))
     headers = (("Content-Type", shown.content_type), (NEXT, shown.tail), _NO_STORE, *closing_headers(shown.ending))
     return Answer(200, (*headers, *(kept if shown.head.written else ())))
 
 
 def answer_now(shown: Shown) -> Answer:
-    """Where the tail is, for who wants nothing of what there is."""
+    """The position of the tail, for a client that wants none of the existing data."""
     headers = (("Content-Type", shown.content_type), (NEXT, shown.tail), (UP_TO_DATE, _TRUE), _NO_STORE)
     return Answer(200, (*headers, *closing_headers(shown.ending)), body_of(shown, b""))
 
@@ -730,22 +730,22 @@ def read_headers(
     shown: Shown, start: int, end: int, *, up_to_date: bool, ending: Ending | None, cursor: int | None, public: bool
 ) -> tuple[tuple[str, str], ...]:
     """
-    The headers of an answer that brings the bytes from `start` to `end`.
+    The headers of an answer with the bytes from `start` to `end`.
 
     Args:
         shown: The stream.
         start: Byte position of the first one.
         end: Byte position after the last one.
         up_to_date: Nothing followed them when the answer was made.
-        ending: How the stream had ended by then, if nothing will ever follow.
-        cursor: Of an answer to a long poll.
+        ending: How the stream had ended, if nothing will ever follow.
+        cursor: For an answer to a long poll.
         public: Anybody may read it, so caches may keep it.
     """
     tag = f'"{shown.epoch}:{start}:{end}{":c" if ending is not None else ""}"'
     if not public:
         cache = "private, no-cache"
     else:
-        # What is empty now may bring something in a moment.
+        # An empty answer must not be cached: data may arrive at any moment.
         cache = "public, max-age=60, stale-while-revalidate=300" if end > start else "no-cache"
     found = [("Content-Type", shown.content_type), (NEXT, offset_of(shown.epoch, end)), ("ETag", tag), ("Cache-Control", cache)]
     if cursor is not None:
@@ -756,7 +756,7 @@ def read_headers(
 
 
 def nothing_yet(shown: Shown, b: int, *, ending: Ending | None, cursor: int) -> Answer:
-    """204: a long poll that found nothing, or a stream that is closed."""
+    """204: a long poll found nothing, or the stream is closed."""
     headers = ((NEXT, offset_of(shown.epoch, b)), (UP_TO_DATE, _TRUE), (CURSOR, str(cursor)), _NO_STORE)
     return Answer(204, (*headers, *closing_headers(ending)))
 
@@ -769,13 +769,13 @@ def sse_headers(shown: Shown) -> tuple[tuple[str, str], ...]:
 
 class Events:
     """
-    The server-sent events that one reader of a stream gets.
+    The server-sent events for one reader of a stream.
 
-    A character whose bytes come in two pieces goes out with the second; the place stays before it until then.
+    A character split over two pieces is sent with the second; until then the position stays before it.
 
     Args:
         shown: The stream.
-        b: From which byte on.
+        b: Byte to start from.
     """
 
     __slots__ = ("_decoder", "_shown", "b", "held")
@@ -787,7 +787,7 @@ class Events:
         self.held = 0
 
     def data(self, data: bytes, b: int) -> bytes:
-        """An event `data` of bytes that end at byte `b`; nothing, if they are a part of a character."""
+        """An event `data` with bytes that end at byte `b`; empty if they are only part of a character."""
         self.b = b
         if self._shown.is_json:
             return _event("data", body_of(self._shown, data).decode("utf-8", "replace"))
@@ -798,13 +798,13 @@ class Events:
         return _event("data", text) if text else b""
 
     def rest(self) -> bytes:
-        """What is left of a character that the stream has ended in."""
+        """The rest of a character that the end of the stream cut off."""
         self.held = 0
         text = self._decoder.decode(b"", True)
         return _event("data", text) if text else b""
 
     def control(self, *, up_to_date: bool, ending: Ending | None, cursor: int) -> bytes:
-        """The event `control` that says where the reader is."""
+        """The event `control` that gives the reader's position."""
         told: dict[str, Any] = {"streamNextOffset": offset_of(self._shown.epoch, self.b - self.held)}
         if ending is None:
             told["streamCursor"] = str(cursor)
@@ -816,6 +816,6 @@ class Events:
 
 
 def _event(name: str, data: str) -> bytes:
-    # A space is written only where a line begins with one, which readers take for this one: the protocol's suite wants none.
+    # A space goes only before a line that begins with one, because readers strip one. The protocol's suite wants none elsewhere.
     lines = "\n".join(f"data:{' ' if line.startswith(' ') else ''}{line}" for line in _LINE_END.split(data))
     return f"event: {name}\n{lines}\n\n".encode("utf-8", "replace")

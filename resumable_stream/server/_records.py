@@ -1,8 +1,8 @@
 """
-How heads, endings and spans are written down, and read again.
+How heads, endings and spans are stored, and read again.
 
-What is read may be damaged, or written by a later version. Both are `LogUnavailable`, which says which stream and what:
-the readers of a stream must not take a damaged log for an empty one, nor a bad row for a fault of the caller.
+A record may be damaged, or written by a later version. Both raise `LogUnavailable`, which names the stream and the reason.
+Readers must not mistake a damaged log for an empty one, or a bad row for a mistake of the caller.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = [
 VERSION: Final = 1
 MAX_EVENTS: Final = 1 << 24
 """Events of one span. 16 million: more than 64 MiB of stream can hold, and a bound for `9999999*1`."""
-# Bounds, since a damaged entry may claim to be anything: 1 GiB is above any span of a stream of 64 MiB; and of 256 KiB in events
-# of one byte and two bytes in turn, the lengths are less than a megabyte.
+# A damaged entry may claim any size, so both are bounded. 1 GiB is above any span of a stream of 64 MiB. The lengths of 256 KiB
+# of events that alternate between one byte and two take less than a megabyte.
 _DATA_BYTES: Final = 1 << 30
 _LENGTHS_BYTES: Final = 16 << 20
 _RUN: Final = re.compile(r"(?:([1-9][0-9]{0,15})\*)?([1-9][0-9]{0,15})", re.ASCII)
 
 
 def damaged(stream_id: str, what: str) -> LogUnavailable:
-    """The error of a log that holds something else than it should."""
+    """The error of a log that holds something unexpected."""
     return LogUnavailable(f"stream {stream_id!r}: the log is damaged: {what}; delete() the stream", stream_id=stream_id)
 
 
@@ -51,7 +51,7 @@ def damaged(stream_id: str, what: str) -> LogUnavailable:
 
 def encode_lengths(lengths: Iterable[int]) -> str:
     """
-    Write the lengths of a span, runs of the same length once.
+    Write the lengths of a span; runs of equal lengths are written once.
 
     >>> encode_lengths((24, 24, 24, 7))
     '3*24,7'
@@ -62,14 +62,14 @@ def encode_lengths(lengths: Iterable[int]) -> str:
 
 def decode_lengths(text: str, *, size: int | None = None) -> tuple[int, ...]:
     """
-    Read what `encode_lengths` wrote; `24,24` is read as well as `2*24`.
+    Read the output of `encode_lengths`; `24,24` is accepted as well as `2*24`.
 
     Args:
         text: The lengths.
-        size: What they must add up to, in bytes; `None`: whatever they do.
+        size: What they must add up to, in bytes. `None`: unchecked.
 
     Raises:
-        ValueError: It is something else, or adds up to something else. No more memory is taken than `size` events need.
+        ValueError: The text is malformed, or adds up to something else. It uses no more memory than `size` events need.
     """
     lengths: list[int] = []
     total = 0
@@ -83,7 +83,7 @@ def decode_lengths(text: str, *, size: int | None = None) -> tuple[int, ...]:
             raise ValueError(f"lengths of more than {size if size is not None else MAX_EVENTS} in all: {text[:40]!r}")
         lengths += [length] * count
     if size is not None and total != size:
-        raise ValueError(f"lengths add up to {total}, and there are {size} bytes")
+        raise ValueError(f"lengths add up to {total}, but there are {size} bytes")
     return tuple(lengths)
 
 
@@ -91,15 +91,15 @@ def decode_lengths(text: str, *, size: int | None = None) -> tuple[int, ...]:
 
 
 def compressed(span: Span) -> bytes:
-    """The data of a span for the time after the end: zlib at level 6, where 2,000 tokens of a chat are 10 to 30 KB."""
+    """The data of a span after the stream has ended: zlib at level 6, which turns 2,000 tokens of a chat into 10 to 30 KB."""
     return zlib.compress(span.data, 6)
 
 
 def compressed_lengths(span: Span) -> bytes:
     """
-    The lengths of a span for the time after the end.
+    The lengths of a span after the stream has ended.
 
-    As text those of 2,000 events are 7 KB, a quarter of what is left of their answer; compressed they are 2 KB.
+    As text, those of 2,000 events are 7 KB, a quarter of the compressed answer; compressed, they are 2 KB.
     """
     return zlib.compress(encode_lengths(span.lengths).encode(), 6)
 
@@ -108,18 +108,18 @@ def stored_span(
     stream_id: str, *, n: int | str, b: int | str, lengths: str | bytes, data: bytes, is_compressed: bool = False
 ) -> Span:
     """
-    Make a span of what is stored.
+    Build a span from its stored form.
 
     Args:
         stream_id: For the message.
         n: Number of its last event, also as decimal text.
         b: Byte position after it, also as decimal text.
-        lengths: As `encode_lengths` wrote them; bytes: as `compressed_lengths` did.
+        lengths: The output of `encode_lengths`, or, as bytes, of `compressed_lengths`.
         data: As stored.
-        is_compressed: `data` is what `compressed` returned.
+        is_compressed: `data` is the output of `compressed`.
 
     Raises:
-        LogUnavailable: It is no span.
+        LogUnavailable: It is not a span.
     """
     try:
         number, position = _whole(n), _whole(b)
@@ -173,10 +173,10 @@ def head_to_json(head: Head) -> str:
 
 def head_from_json(stream_id: str, text: str | bytes) -> Head:
     """
-    Read what `head_to_json` wrote.
+    Read the output of `head_to_json`.
 
     Raises:
-        LogUnavailable: It is something else, or of a later version.
+        LogUnavailable: It is malformed, or from a later version.
     """
     found = _from_json(stream_id, "head", text)
     try:
@@ -194,10 +194,10 @@ def ending_to_json(ending: Ending) -> str:
 
 def ending_from_json(stream_id: str, text: str | bytes) -> Ending:
     """
-    Read what `ending_to_json` wrote.
+    Read the output of `ending_to_json`.
 
     Raises:
-        LogUnavailable: It is something else, or of a later version.
+        LogUnavailable: It is malformed, or from a later version.
     """
     found = _from_json(stream_id, "ending", text)
     try:
@@ -216,7 +216,7 @@ def _from_json(stream_id: str, what: str, text: str | bytes) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as exc:
         raise damaged(stream_id, f"its {what} is not JSON ({exc})") from exc
     if not isinstance(found, dict):
-        raise damaged(stream_id, f"its {what} is not an object of JSON")
+        raise damaged(stream_id, f"its {what} is not a JSON object")
     version = found.pop("v", None)
     if type(version) is not int or not 1 <= version <= MAX_PLACE:
         raise damaged(stream_id, f"its {what} has no version")

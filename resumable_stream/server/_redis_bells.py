@@ -1,8 +1,8 @@
 """
 How bells of Redis are heard: one connection per process and node, whatever the number of streams and listeners.
 
-The connection is ours. It asks for a sign of life after some silence, and when it is lost, a new one listens to the same streams
-again; each then rings without a content, since bells were lost meanwhile.
+The connection is ours. It sends a ping after some silence. When it is lost, a new one subscribes to the same streams, and each of
+them rings without content because bells may have been lost.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .log import Bell, check_stream_id
 __all__ = ["Listening", "RedisBells"]
 
 PING_SECONDS: Final = 10.0
-"""Silence after which a server is asked whether it is there. 10: much less than the minutes that TCP takes to notice."""
+"""Silence, in seconds, before a ping. 10: much less than the minutes that TCP takes to notice a lost connection."""
 _TOGETHER: Final = 500
-"""Streams of one SUBSCRIBE."""
+"""Streams per SUBSCRIBE."""
 _LONGEST_WAIT: Final = 2.0
-"""Seconds between two tries to connect. 2: readers poll each 5."""
+"""Longest wait between two attempts to connect, in seconds. 2: readers poll every 5."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,20 +42,20 @@ class _Channel:
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     heard: bool = False
     missed: bool = False
-    """It was heard, and then was not: bells may have been lost."""
+    """The subscription was active and then was not: bells may have been lost."""
     failed: bool = False
-    """It could not be heard at the last try, or no longer."""
+    """The last attempt to subscribe failed, or the subscription was lost."""
     link: _Link | None = None
 
 
 class Listening:
     """
-    All that one log listens to.
+    All streams that one log listens to.
 
     Args:
         client: Makes the connections.
-        prefix: Of the channels.
-        ping: Seconds of silence after which the server is asked whether it is there.
+        prefix: Prefix of the channels.
+        ping: Silence before a ping, in seconds.
     """
 
     def __init__(self, client: RedisClient, prefix: str, *, ping: float = PING_SECONDS) -> None:
@@ -75,7 +75,7 @@ class Listening:
         self._closed = False
 
     async def add(self, bells: RedisBells, stream_id: str) -> None:
-        """Listen for `bells`; returns when the server has said that it is heard."""
+        """Listen for `bells`; returns when the server has confirmed the subscription."""
         self.client.check_open()
         channel = self._channels.get(stream_id)
         if channel is None:
@@ -105,7 +105,7 @@ class Listening:
                 channel.waiters.remove(waiter)
 
     async def discard(self, bells: RedisBells, stream_id: str) -> None:
-        """Listen no longer for `bells`."""
+        """Stop listening for `bells`."""
         channel = self._channels.get(stream_id)
         if channel is None:
             return
@@ -127,7 +127,7 @@ class Listening:
         self._by_name.clear()
         for astray in list(self._astray.values()):
             astray.clear()
-        # More than once: redis-py may lose a cancellation while it connects.
+        # Repeatedly: redis-py may swallow a cancellation while it connects.
         while tasks := list(self._tasks):
             for task in tasks:
                 task.cancel()
@@ -136,7 +136,7 @@ class Listening:
     # --- placing
 
     def _place(self, channels: Iterable[_Channel]) -> None:
-        """Find connections for these. Those that are new do not wait for those that failed before, and no node for another."""
+        """Find connections for these channels. New ones do not wait for those that failed, and no node waits for another."""
         for channel in channels:
             channel.link, channel.heard = None, False
             where = self.client.shard_of(channel.name), channel.failed
@@ -151,14 +151,14 @@ class Listening:
         try:
             while astray:
                 if failed:
-                    # With a spread, so that the processes do not all come back in one moment.
+                    # Randomised, so that the processes do not all return at once.
                     longest = min(_LONGEST_WAIT, 0.05 * 2 ** min(self._failures.get(node, 0), 10))
                     await asyncio.sleep(longest * random.uniform(0.5, 1.0))
                 batch = list(astray.values())
                 astray.clear()
                 try:
                     groups = await self._grouped(batch)
-                except Exception as exc:  # noqa: BLE001  whatever it is, who waits must learn of it
+                except Exception as exc:  # noqa: BLE001  any failure must reach the waiters
                     if not isinstance(exc, LogUnavailable):
                         self.report(exc)
                     self.on_lost(None, batch, exc)
@@ -177,7 +177,7 @@ class Listening:
     async def _grouped(self, channels: Sequence[_Channel]) -> dict[str, tuple[Any, list[_Channel]]]:
         groups: dict[str, tuple[Any, list[_Channel]]] = {}
         if self.client.cluster:
-            # Their slots may have moved. Asking for anything makes the client learn where they are.
+            # Their slots may have moved. Any call makes the client look them up.
             state = self.client.scripts.state
             await self.client.calls([Call(state, [each.name], [], each.stream_id) for each in channels if each.failed])
         for channel in channels:
@@ -186,11 +186,11 @@ class Listening:
         return groups
 
     def report(self, exc: Exception) -> None:
-        """Show what is no fault of the network, but one of ours, which must not look like one."""
+        """Report a failure that is not the network's but a bug of ours."""
         asyncio.get_running_loop().call_exception_handler({"message": "listening to Redis failed", "exception": exc})
 
     def spawn(self, work: Any) -> asyncio.Task[None]:
-        """Run something until it ends, or the bells are closed."""
+        """Run something until it ends or the bells are closed."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -203,7 +203,7 @@ class Listening:
         return self._channels.get(channel.stream_id) is channel
 
     def on_heard(self, channel: _Channel) -> None:
-        """A server has said that it is heard."""
+        """A server has confirmed the subscription."""
         self._failures.pop(self.client.shard_of(channel.name), None)
         channel.heard, channel.failed = True, False
         for waiter in channel.waiters:
@@ -216,7 +216,7 @@ class Listening:
                 bells.ring(Bell(id=channel.stream_id), 0)
 
     def on_message(self, name: bytes, message: bytes) -> None:
-        """A bell."""
+        """A bell has arrived."""
         channel = self._by_name.get(name)
         if channel is not None:
             bell = bell_of(channel.stream_id, message)
@@ -236,23 +236,23 @@ class Listening:
             self._failures[node] = self._failures.get(node, 0) + 1
 
     def on_refused(self, channels: Sequence[_Channel], exc: BaseException) -> None:
-        """A server does not let us hear these streams."""
+        """A server refuses the subscription to these streams."""
         for channel in channels:
             if self.is_current(channel):
                 _fail(channel, self.client.unavailable(exc, "the bells cannot be heard"))
 
     def on_closing(self, link: _Link) -> None:
-        """A connection will take no more streams."""
+        """A connection accepts no more streams."""
         if self._links.get(link.name) is link:
             del self._links[link.name]
 
     def on_lost(self, link: _Link | None, channels: Sequence[_Channel], exc: Exception | None) -> None:
-        """A connection is gone, or could not be made; `None`: it was not wanted any more."""
+        """A connection is lost, or could not be made. `exc` is `None` if it was no longer needed."""
         if link is not None:
             self.on_closing(link)
         current = [channel for channel in channels if self.is_current(channel)]
         if exc is None:
-            self._place(current)  # of the last moment
+            self._place(current)  # added at the last moment
             return
         self._count_failure(current)
         error = exc if isinstance(exc, LogUnavailable) else self.client.unavailable(exc, "the bells cannot be heard")
@@ -278,13 +278,13 @@ class _Link:
         self._node = node
         self._channels: dict[bytes, _Channel] = {}
         self._connection: Any = None
-        # What was sent and not answered yet, in order: the verb, and the channels it is about.
+        # Commands sent and not yet answered, in order: the verb and its channels.
         self._asked: deque[tuple[bytes, list[_Channel]]] = deque()
         self._last = 0.0
         self._sharded = node is not None
 
     async def adopt(self, channels: Sequence[_Channel]) -> None:
-        """Listen to these, now or as soon as it is connected."""
+        """Listen to these channels, at once or when connected."""
         for channel in channels:
             channel.link = self
             self._channels[channel.name] = channel
@@ -292,13 +292,13 @@ class _Link:
             await self._subscribe(channels)
 
     async def unsubscribe(self, channel: _Channel) -> None:
-        """Do not listen to this one any more."""
+        """Stop listening to this channel."""
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             await self._send(b"sunsubscribe" if self._sharded else b"unsubscribe", [channel])
 
     async def run(self) -> None:
-        """Connect, listen, and say when it is over."""
+        """Connect, listen, and report the end."""
         error: Exception | None = None
         tasks: list[asyncio.Task[None]] = []
         connection: Any = None
@@ -314,7 +314,7 @@ class _Link:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        except Exception as exc:  # noqa: BLE001  likewise
+        except Exception as exc:  # noqa: BLE001  any failure must reach the waiters
             error = exc
         finally:
             self._connection = None
@@ -332,7 +332,7 @@ class _Link:
         self._owner.on_lost(self, list(self._channels.values()), error)
 
     async def _subscribe(self, channels: Sequence[_Channel]) -> None:
-        # Channels of several slots cannot be named in one command.
+        # One command cannot name channels of several slots.
         verb, together = (b"ssubscribe", 1) if self._sharded else (b"subscribe", _TOGETHER)
         for start in range(0, len(channels), together):
             await self._send(verb, channels[start : start + together])
@@ -340,19 +340,19 @@ class _Link:
     async def _send(self, verb: bytes, channels: Sequence[_Channel] = ()) -> None:
         connection = self._connection
         if connection is None or not connection.is_connected:
-            return  # whoever reads from it notices, too
+            return  # the reader of this connection notices too
         self._asked.append((verb, list(channels)))
         try:
             async with asyncio.timeout(self._owner.client.socket_timeout):
                 await connection.send_command(verb.decode().upper(), *(channel.name for channel in channels), check_health=False)
         except FAILURES:
-            # The reader of this connection finds it closed.
+            # The reader finds the connection closed.
             await connection.disconnect(nowait=True)
 
     async def _read(self, connection: Any) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            # What has arrived is taken without a pause; now and then the others get their turn.
+            # Take what has arrived without a pause, but give other tasks a turn now and then.
             for _ in range(100):
                 try:
                     reply = await connection.read_response(disable_decoding=True)
@@ -393,7 +393,7 @@ class _Link:
             if self._asked and self._asked[0][0] == kind and self._asked[0][1][0].name == reply[1]:
                 self._answered(kind)
             elif (moved := self._channels.pop(reply[1], None)) is not None:
-                # Nobody asked for it: the slot has gone to another node.
+                # Unsolicited: the slot has moved to another node.
                 self._owner.on_moved([moved])
         elif kind == b"pong":
             self._answered(b"ping")
@@ -473,5 +473,5 @@ class RedisBells:
         self._ids.clear()
 
     def ring(self, bell: Bell, size: int) -> None:
-        """Take a bell of `size` bytes."""
+        """Queue a bell of `size` bytes."""
         self._queue.put(bell, size, streams=len(self._ids))

@@ -1,10 +1,10 @@
 """
 How `RedisLog` talks to a server, to a master behind Sentinel, or to a Cluster: one trip per node for any number of scripts.
 
-A node of a Cluster that cannot be reached fails the calls for its own streams, and no others: each node has its own trips, places
-and connections, and where the slots lie is looked up again beside them.
+A node of a Cluster that cannot be reached fails the calls for its own streams and no others: each node has its own trips, slots
+and connections, and the map of the Cluster is refreshed in the background.
 
-Whatever goes wrong on the way is `LogUnavailable`. What a URL says about user and password is in none of its messages.
+Every failure is a `LogUnavailable`. Its message never contains the user or the password of a URL.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ logger: Final = logging.getLogger("resumable_stream.server")
 
 OLDEST: Final = (6, 2)
 OLDEST_CLUSTER: Final = (7, 0)
-"""The first version with SPUBLISH. Without it, each bell of a Cluster would go to all of its nodes."""
+"""The first version with SPUBLISH. Without it, each bell of a Cluster would go to all nodes."""
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
 _EXPECTED: Final = (
@@ -65,13 +65,13 @@ _EXPECTED: Final = (
 )
 _MOST_CALLS: Final = 500
 _MOST_BYTES: Final = 8 << 20
-"""Of one pipeline: more is sent in several, so that each is answered well within the time-outs."""
+"""Limits of one pipeline. More is sent in several, so that each is answered well within the timeouts."""
 _LOOK_AGAIN: Final = 1.0
-"""Seconds between two looks for where the slots of a Cluster lie, at least. 1: a fail-over takes some."""
+"""Seconds between two refreshes of the map of a Cluster, at least. 1: a failover takes a few."""
 _REPLICA_MS: Final = 50
 _GRACE: Final = 1.0
 _MOST_SAID: Final = 300
-"""Characters of what a server says that go into an error."""
+"""Longest part of a server's message that goes into an error, in characters."""
 
 FAILURES: Final = (RedisError, RedisClusterException, OSError, EOFError)
 
@@ -82,13 +82,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Call:
     """
-    A script with what it works on.
+    A script and its arguments.
 
     Attributes:
         script: What to run.
-        keys: Of one slot.
+        keys: All of one slot.
         words: Its other arguments.
-        stream_id: Whose keys they are, for messages; `None`: nobody's.
+        stream_id: The stream of the keys, for messages; `None`: no stream.
     """
 
     script: Script
@@ -98,7 +98,7 @@ class Call:
 
     @property
     def size(self) -> int:
-        """About how many bytes it sends."""
+        """Roughly how many bytes it sends."""
         return 200 + sum(map(len, self.keys)) + sum(map(len, self.words))
 
     def by_name(self) -> tuple[Any, ...]:
@@ -112,18 +112,18 @@ class Call:
 
 class RedisClient:
     """
-    A client of redis-py: that of the caller, or one made of a URL.
+    A client of redis-py: the caller's, or one made from a URL.
 
     Args:
         url_or_client: See `RedisLog`.
-        socket_timeout: Seconds that a server may take for one reply. Not for a client of the caller's.
-        timeout: Seconds that one trip may take in all.
-        concurrency: Most trips at one time, and so the most connections; of a Cluster, to each node.
-        replica: Wait until a replica has what was written, but not long.
+        socket_timeout: Seconds a server may take for one reply. Does not apply to a caller's client.
+        timeout: Seconds one trip may take in all.
+        concurrency: Most trips at a time, and so most connections; in a Cluster, per node.
+        replica: Wait briefly until a replica has received each write.
 
     Attributes:
-        cluster: Keys lie on several nodes.
-        scripts: What to run.
+        cluster: Keys are spread over several nodes.
+        scripts: The scripts to run.
     """
 
     def __init__(
@@ -144,17 +144,17 @@ class RedisClient:
         self._scrubber = Scrubber(_secrets(self._client))
         self.scripts = Scripts(cluster=self.cluster)
         self._concurrency = concurrency
-        # By the name of the node; all that wait for one that hangs must not take the places of the others.
+        # By name of the node, so that calls waiting for a node that hangs do not take the slots of the others.
         self._free: dict[str, asyncio.Semaphore] = {}
         self._under_way: set[asyncio.Timeout] = set()
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
         self._known = False
-        # Several tasks that find the nodes of a Cluster at one time get in each other's way.
+        # Several tasks that discover the nodes of a Cluster at once get in each other's way.
         self._finding = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
-        # Nodes that did not answer last, which are asked last.
+        # Nodes that did not answer last time; they are asked last.
         self._failed: set[str] = set()
 
     def __str__(self) -> str:
@@ -162,7 +162,7 @@ class RedisClient:
 
     def check_open(self) -> None:
         """
-        Refuse to go on after `aclose()`.
+        Raise after `aclose()`.
 
         Raises:
             LogUnavailable: It was closed.
@@ -177,7 +177,7 @@ class RedisClient:
         Run one script.
 
         Raises:
-            LogUnavailable: It was not run, or nobody knows; or what it found is damaged.
+            LogUnavailable: It was not run, or that is unknown, or the data it found is damaged.
         """
         call = Call(script, keys, words, stream_id)
         if self.cluster or (self._replica and script.writes):
@@ -197,14 +197,14 @@ class RedisClient:
 
     async def calls(self, calls: Sequence[Call]) -> list[Reply | LogUnavailable]:
         """
-        Run scripts in one pipeline per node; those of one stream in their order.
+        Run scripts in one pipeline per node; those of one stream stay in order.
 
         Returns:
-            The answer to each, or that there is none: what it found is damaged, or it was for a node of a Cluster that cannot be
-            reached. The others are not at fault.
+            For each, the answer or its error: the data is damaged, or a node of a Cluster cannot be reached. One error does not
+            affect the other calls.
 
         Raises:
-            LogUnavailable: Some of them were not run, or nobody knows.
+            LogUnavailable: Some of them were not run, or that is unknown.
         """
         if self.cluster:
             return await self._calls_of_cluster(calls)
@@ -235,7 +235,7 @@ class RedisClient:
                 except LogUnavailable as exc:
                     self._failed.add(node.name)
                     self._look_for_nodes()
-                    # Those of later parts, too: they are for the same node.
+                    # Later parts fail too: they go to the same node.
                     replies += [exc] * (len(places) - len(replies))
                     break
                 self._failed.discard(node.name)
@@ -251,7 +251,7 @@ class RedisClient:
         raw = await self._execute([(call, call.by_name()) for call in calls], node)
         again = _again(calls, raw)
         if again:
-            # In full: a server that does not know a script learns it so.
+            # In full, so that the server learns the script.
             repeated = await self._execute([(calls[place], calls[place].in_full()) for place in again], node)
             for place, reply in zip(again, repeated, strict=True):
                 raw[place] = reply
@@ -264,7 +264,7 @@ class RedisClient:
             if error is None:
                 if node is None or not isinstance(reply, ResponseError) or _is_replica(reply):
                     raise reply
-                # A slot that nobody serves, or that is on its way: other streams of this node are well.
+                # An unserved slot, or one that is moving: other streams of this node work.
                 error = self._explained(reply)
                 self._look_for_nodes()
             found.append(error)
@@ -280,13 +280,13 @@ class RedisClient:
             pipe = self._client.pipeline(transaction=False)
             for each in words:
                 pipe.execute_command(*each, NEVER_DECODE=True)
-            # The errors are among the replies: raised by redis-py they would carry what was sent.
+            # Errors stay among the replies: if redis-py raised them, they would carry what was sent.
             replies = await pipe.execute(raise_on_error=False)
         self._heed(replies[len(commands) :])
         return replies[: len(commands)]
 
     async def _execute_at(self, node: Any, words: Sequence[tuple[Any, ...]]) -> list[Any]:
-        # Not the pipeline of `RedisCluster`: when one node fails, it closes the connections to all of them.
+        # Not the pipeline of `RedisCluster`: when one node fails, that one closes the connections to all of them.
         for last in (False, True):
             batch = [PipelineCommand(place, *each, NEVER_DECODE=True) for place, each in enumerate(words)]
             try:
@@ -297,11 +297,11 @@ class RedisClient:
                 continue
             if last or not all(isinstance(each.result, RedisConnectionError) for each in batch):
                 break
-            # Once more, for a connection that was closed while nobody looked.
+            # Try once more: the idle connection may have been closed.
         replies = [each.result for each in batch]
         for place, reply in enumerate(replies):
             if isinstance(reply, MovedError | AskError | TryAgainError):
-                # Its slot has moved, or does so now. redis-py goes after it, and remembers where it is.
+                # The slot has moved, or is moving. redis-py follows it and remembers its node.
                 try:
                     replies[place] = await self._client.execute_command(*words[place], NEVER_DECODE=True)
                 except FAILURES as exc:
@@ -311,7 +311,7 @@ class RedisClient:
     # --- the nodes of a Cluster
 
     def shard_of(self, key: bytes) -> str:
-        """The name of the node that has the slot of a key, as far as is known; `""`: there is one server, or it is not known."""
+        """The name of the node that has the slot of a key; `""` for a single server, or if the node is unknown."""
         if not self.cluster:
             return ""
         try:
@@ -325,11 +325,11 @@ class RedisClient:
             return self._client.nodes_manager.get_node_from_slot(slot)
         except KeyError:
             pass
-        # redis-py raises this itself for some of the slots that it does not know.
+        # For some unknown slots redis-py raises this itself.
         raise RedisClusterException(f"no node is known for slot {slot}")
 
     async def _know_nodes(self) -> None:
-        """Find the nodes, the first time. From then on `_look_for_nodes()` does so beside the trips."""
+        """Discover the nodes, the first time. After that, `_look_for_nodes()` refreshes them in the background."""
 
         manager = self._client.nodes_manager
 
@@ -340,7 +340,7 @@ class RedisClient:
                 try:
                     await self._client.initialize()
                 except FAILURES:
-                    # It also asks one of them which commands there are, which is not needed here: `_look()` tries that again.
+                    # It also asks a node for the list of commands, which is not needed here. `_look()` tries that again.
                     if not manager.slots_cache:
                         raise
                     self._look_for_nodes()
@@ -349,7 +349,7 @@ class RedisClient:
             await self._trip(find, finds=True)
 
     def _look_for_nodes(self) -> None:
-        """See beside all else whether another node has taken the place of one that failed. Nobody waits for it."""
+        """Check in the background whether another node has replaced one that failed."""
         loop = asyncio.get_running_loop()
         if self._looking is None and not self._closed and loop.time() - self._looked_at >= _LOOK_AGAIN:
             self._looking = loop.create_task(self._look())
@@ -358,7 +358,7 @@ class RedisClient:
         manager = self._client.nodes_manager
         try:
             async with asyncio.timeout(self.timeout):
-                # Of redis-py itself, which goes after slots that move, and may not have come to an end before.
+                # redis-py's own discovery follows slots that move, and may not have finished before.
                 with contextlib.suppress(*FAILURES):
                     async with self._finding:
                         await self._client.initialize()
@@ -368,7 +368,7 @@ class RedisClient:
                         found = await node.execute_command("CLUSTER SLOTS")
                     except FAILURES:
                         continue
-                    # Only where something is new: redis-py then makes all connections anew.
+                    # Only when something changed, because redis-py then reconnects everywhere.
                     if not self._is_known(node, found):
                         async with self._finding:
                             await manager.initialize()
@@ -382,7 +382,7 @@ class RedisClient:
             self._looking = None
 
     def _is_known(self, node: Any, slots: Sequence[Any]) -> bool:
-        """Whether this is what is known of where slots lie."""
+        """Whether this matches the known map of slots."""
         cache = self._client.nodes_manager.slots_cache
         for first, last, (host, port, *_), *_ in slots:
             where = (_text(host) or node.host, int(port))
@@ -400,15 +400,15 @@ class RedisClient:
         replicated = all(int(reply) >= 1 for reply in replies)
         if replicated != self._replicated:
             if replicated:
-                logger.info("%s: replicas have what is written again", self._where)
+                logger.info("%s: replicas receive the writes again", self._where)
             else:
-                logger.warning("%s: no replica had what was written within %d ms; going on without", self._where, _REPLICA_MS)
+                logger.warning("%s: no replica confirmed a write within %d ms; continuing without one", self._where, _REPLICA_MS)
             self._replicated = replicated
 
     async def _trip(
         self, work: Callable[[], Awaitable[T]], stream_id: str | None = None, *, node: Any = None, finds: bool = False
     ) -> T:
-        """What surrounds every trip: its time, its place, and what its errors become."""
+        """Run a trip within its timeout and limit, and translate its errors."""
         name = "" if node is None else node.name
         free = self._free.get(name)
         if free is None:
@@ -423,7 +423,7 @@ class RedisClient:
                         await self._check_server(node)
                     found = await work()
             if task.cancelling() > cancelled:
-                # `asyncio.wait_for`, with which redis-py sends, loses it on Python 3.11 if it comes just when all is sent.
+                # On Python 3.11, `asyncio.wait_for` in redis-py loses a cancellation that arrives just as the send completes.
                 raise asyncio.CancelledError
             return found
         except FAILURES as exc:
@@ -431,12 +431,12 @@ class RedisClient:
             cause = self._scrubber.harmless(exc)
             if _is_replica(exc):
                 await self._leave_the_replica()
-        # Outside of the handler: else the exception would be carried along, password and all, whatever the cause is.
+        # Outside the handler: otherwise the exception would be attached as context, with the password.
         raise failure from cause
 
     @contextlib.contextmanager
     def _registered(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """Refuse a trip after `aclose()`; one that is under way then has to end before its connection is closed."""
+        """Refuse a trip after `aclose()`. One under way must end before its connection is closed."""
         self.check_open()
         self._under_way.add(limit)
         self._none_under_way.clear()
@@ -448,13 +448,13 @@ class RedisClient:
                 self._none_under_way.set()
 
     async def _check_server(self, node: Any) -> None:
-        # HELLO, and not INFO: that one is often forbidden.
+        # HELLO, because INFO is often forbidden.
         found: Any = None
         try:
             found = await (self._client if node is None else node).execute_command("HELLO", NEVER_DECODE=True)
         except ResponseError as exc:
             if "NOPERM" in str(exc) or "permission" in str(exc).lower():
-                self._known = True  # it is as it is; what a script needs and does not find will be said then
+                self._known = True  # unknown version: a script that misses something will fail and say so
                 return
             if not re.search(r"unknown command.{0,3}HELLO", str(exc), re.IGNORECASE):
                 raise
@@ -467,7 +467,7 @@ class RedisClient:
             raise LogUnavailable(self._too_old(facts.get("version", "one without a version")))
         if facts.get("mode") == "cluster" and not self.cluster:
             raise LogUnavailable(
-                f"{self._where} is a node of a Redis Cluster, and this client is for a single server; "
+                f"{self._where} is a node of a Redis Cluster, but this client is for a single server; "
                 "use a URL that begins with redis+cluster://, or pass a redis.asyncio.RedisCluster"
             )
         if facts.get("mode") == "sentinel":
@@ -479,12 +479,12 @@ class RedisClient:
     def _too_old(self, version: str) -> str:
         if self.cluster:
             return (
-                f"RedisLog needs Redis 7.0 or newer for a Cluster, and {self._where} is {version}; upgrade it, or use one server"
+                f"RedisLog needs Redis 7.0 or newer for a Cluster, but {self._where} is {version}; upgrade it, or use one server"
             )
-        return f"RedisLog needs Redis 6.2 or newer, and {self._where} is {version}; upgrade it"
+        return f"RedisLog needs Redis 6.2 or newer, but {self._where} is {version}; upgrade it"
 
     async def _leave_the_replica(self) -> None:
-        # After a fail-over a connection may stay with the server that is a replica now.
+        # After a failover, a connection may stay with the server that has become a replica.
         self._known = False
         try:
             if self.cluster:
@@ -492,7 +492,7 @@ class RedisClient:
             else:
                 await self._client.connection_pool.disconnect(inuse_connections=False)
         except FAILURES:
-            pass  # the next trip finds out, and says so
+            pass  # the next trip finds out and reports it
 
     # --- connections for listening
 
@@ -510,10 +510,9 @@ class RedisClient:
 
     def listening_connection(self, node: Any) -> Any:
         """
-        A connection of redis-py for publish and subscribe, which belongs to no pool and does not come back by itself.
+        A connection of redis-py for publish and subscribe, outside any pool, which does not reconnect by itself.
 
-        Its replies are bytes. While it connects, what it waits for has an end; whoever listens then sets its `socket_timeout` to
-        `None`.
+        Its replies are bytes. Its `socket_timeout` bounds the connecting; the listener then sets it to `None`.
         """
         holder = self._client.connection_pool if node is None else node
         options = {
@@ -536,11 +535,11 @@ class RedisClient:
     # --- errors
 
     def unavailable(self, exc: BaseException, what: str) -> LogUnavailable:
-        """The error for a failure of a connection."""
+        """The error for a failed connection."""
         return LogUnavailable(f"{self._where}: {what}: {self._said(exc)}")
 
     def _of_a_stream(self, exc: BaseException, stream_id: str | None) -> LogUnavailable | None:
-        """The error, if it is one stream that is at fault."""
+        """The error, if only one stream is affected."""
         said = str(exc)
         if stream_id is None:
             return None
@@ -553,7 +552,7 @@ class RedisClient:
                 stream_id=stream_id,
             )
         if "WRONGTYPE" in said:
-            return damaged(stream_id, "a key of it holds another kind of value")
+            return damaged(stream_id, "one of its keys holds the wrong type of value")
         if "specified in XADD" in said:
             return damaged(stream_id, "its spans end elsewhere than its record says")
         return None
@@ -561,17 +560,17 @@ class RedisClient:
     def _explained(self, exc: BaseException) -> LogUnavailable:
         said = self._said(exc)
         if isinstance(exc, TimeoutError) and self._closed:
-            return LogUnavailable("this RedisLog was closed before Redis answered; it may have done what was asked")
+            return LogUnavailable("this RedisLog was closed before Redis answered; the call may have taken effect")
         if isinstance(exc, TimeoutError) and not str(exc):
             return LogUnavailable(
-                f"Redis at {self._where} did not answer within {self.timeout:g} s; it may have done what was asked"
+                f"Redis at {self._where} did not answer within {self.timeout:g} s; the call may have taken effect"
             )
         if re.search(r"\bOOM\b|maxmemory", said):
             return LogUnavailable(
-                f"Redis at {self._where} is full: {said}; give it more memory, or a shorter retention to streams"
+                f"Redis at {self._where} is full: {said}; give it more memory, or give streams a shorter retention"
             )
         if _is_replica(exc):
-            return LogUnavailable(f"Redis at {self._where} is a replica and takes no writes, perhaps after a fail-over: {said}")
+            return LogUnavailable(f"Redis at {self._where} is a replica and takes no writes, perhaps after a failover: {said}")
         return LogUnavailable(f"cannot use Redis at {self._where}: {said}")
 
     def _said(self, exc: BaseException) -> str:
@@ -579,9 +578,9 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """
-        Make no trips any more, and close the client if it was made of a URL; one of the caller's stays as it is.
+        Refuse further trips, and close the client if it was made from a URL. A caller's client stays open.
 
-        Trips under way have a second to end, and are given up then.
+        Trips under way have a second to end; then they are cancelled.
         """
         self._closed = True
         if self._looking is not None:
@@ -590,7 +589,7 @@ class RedisClient:
         own, self._own = self._own, []
         if not own:
             return
-        # Not under them: redis-py would connect once more, and nobody would close that connection.
+        # Trips first: closing the client during one makes redis-py connect again, and nothing would close that connection.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._none_under_way.wait(), _GRACE)
         for limit in list(self._under_way):
@@ -603,16 +602,16 @@ class RedisClient:
                 if isinstance(each, Redis):
                     await each.connection_pool.disconnect()
                 if isinstance(each, RedisCluster):
-                    # redis-py leaves this out while it looks for the nodes.
+                    # redis-py skips this while it discovers nodes.
                     manager = each.nodes_manager
                     for node in [*manager.nodes_cache.values(), *manager.startup_nodes.values()]:
                         await node.disconnect()
             except FAILURES:
-                pass  # it is as closed as it can be
+                pass  # nothing more to close
 
 
 def _is_replica(exc: BaseException) -> bool:
-    # Redis 6.2 puts what happened in a script into a text of its own.
+    # Redis 6.2 reports errors of a script in a text of its own.
     return isinstance(exc, ReadOnlyError) or "READONLY" in str(exc)
 
 
@@ -630,9 +629,9 @@ def _parts(calls: Sequence[Call]) -> list[list[Call]]:
 
 def _again(calls: Sequence[Call], replies: Sequence[Any]) -> list[int]:
     """
-    Which calls to repeat, because the script was not known: of each stream all from the first such call on, in their order.
+    Which calls to repeat because the script was unknown: for each stream, all from the first such call, in order.
 
-    The later ones of that stream may have been run without the first one. What they did is not done twice.
+    Later calls of that stream may have run without the first one. Repeating them has no second effect.
     """
     unknown: set[Any] = set()
     again = []
@@ -670,14 +669,14 @@ def _checked(client: Any) -> Any:
 
 
 def _of_url(url: str, socket_timeout: float) -> tuple[Any, list[Any]]:
-    """Make a client, and say what has to be closed."""
+    """Make a client, and return it with what has to be closed."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
         raise ValueError(f"expected the URL of a Redis ({_EXPECTED}), got another scheme")
     options: dict[str, Any] = {
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": socket_timeout,
-        # Once more, for a connection that was closed while nobody looked. Whoever writes decides about the rest.
+        # One retry, for an idle connection that was closed. The callers of the log decide about the rest.
         "retry": Retry(NoBackoff(), 1),
         "retry_on_error": [RedisConnectionError, RedisTimeoutError],
         "protocol": 2,
@@ -692,38 +691,38 @@ def _of_url(url: str, socket_timeout: float) -> tuple[Any, list[Any]]:
         login = "".join(rest.rpartition("@")[:2])
         tail = rest[len(login) + len(",".join(hosts)) :]
         plain = f"{base}://{login}{hosts[0]}{tail}" if kind else url
-        # Made, and not connected: an option that it does not know is told now.
+        # Created but not connected, so that an unknown option is reported now.
         probe = Redis.from_url(plain, **options)
         probe.connection_pool.connection_class(**probe.connection_pool.connection_kwargs)
         if kind == "cluster":
             parts = [urlsplit(f"redis://{host}") for host in hosts]
             more = [ClusterNode(part.hostname or "localhost", part.port or 6379) for part in parts]
-            # More often: whoever finds a node gone, looks for the one that has taken its place.
+            # More retries: a call that finds a node gone looks for its replacement.
             cluster = RedisCluster.from_url(plain, startup_nodes=more, **{**options, "retry": Retry(NoBackoff(), 3)})
             return cluster, [cluster]
         _pack_in_c(probe.connection_pool)
         return probe, [probe]
     except (ValueError, TypeError, OSError, RedisError, RedisClusterException):
         pass
-    # Outside of the handler, and without the text: what could not be read may be a part of the password.
+    # Outside the handler and without the text: the unreadable part may belong to the password.
     raise ValueError(
-        f"the URL of a Redis cannot be read: expected {_EXPECTED}, where needed with user:password@ before the host, each of the "
-        "two percent-encoded"
+        f"the URL of a Redis cannot be read: expected {_EXPECTED}, if needed with user:password@ before the host, both "
+        "percent-encoded"
     )
 
 
 def _pack_in_c(pool: Any) -> None:
     """
-    Let the connections of a pool write the calls of scripts by `hiredis`, where it is there.
+    Let the connections of a pool encode script calls with `hiredis`, if installed.
 
-    redis-py's asyncio half does so in Python, a quarter of what a call takes; its other half uses `hiredis`.
+    redis-py's asyncio half encodes in Python, which is a quarter of the time of a call; its sync half uses `hiredis`.
     """
     plain, pack = pool.connection_class, _pack
     if pack is None:
         return
 
     def pack_command(self: Any, *words: Any) -> list[bytes]:
-        # Nothing else: what a call of a script consists of is bytes and numbers, whatever the encoding of the connection.
+        # Script calls only: their arguments are bytes and numbers, whatever the encoding of the connection.
         return [pack(words)] if words[0] == "EVALSHA" else plain.pack_command(self, *words)
 
     pool.connection_class = type(plain.__name__, (plain,), {"pack_command": pack_command})
@@ -748,7 +747,7 @@ def _of_sentinels(rest: str, *, tls: bool, options: dict[str, Any]) -> tuple[Any
 
 
 def _where(client: Any) -> str:
-    """Where a client goes: never its user, its password or another option."""
+    """The address of a client, without its user, password and other options."""
     if isinstance(client, RedisCluster):
         nodes = list(client.nodes_manager.startup_nodes.values())
         return f"redis+cluster://{_host(nodes[0].host, nodes[0].port)}" if nodes else "a Redis Cluster"
@@ -766,7 +765,7 @@ def _host(host: Any, port: Any) -> str:
 
 
 def _secrets(client: Any) -> list[str]:
-    """What a client was given to log in with."""
+    """The credentials of a client."""
     holder = client if isinstance(client, RedisCluster) else client.connection_pool
     given = [holder.connection_kwargs]
     if isinstance(holder, SentinelConnectionPool):

@@ -1,7 +1,7 @@
 """
-How the values of a log become the words that `_redis_scripts` take, and what those answer becomes values again.
+Converts the values of a log to the arguments of `_redis_scripts`, and the scripts' replies back to values.
 
-All of it is bytes: a client that decodes replies, or encodes words in its own way, has no say in what is stored.
+Everything is bytes, so a client that decodes replies, or encodes arguments in its own way, does not affect what is stored.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ __all__ = [
 ]
 
 _MOST_MS: Final = 2**50
-"""Milliseconds of the longest lease and retention, 35,000 years: with the time of today it stays a number that Lua holds."""
+"""Longest lease and retention in milliseconds, 35,000 years: added to the current time, it is still exact in Lua."""
 _PLACE: Final = re.compile(rb"([a-z2-7]{4,8}) ([0-9]{1,16}) ([0-9]{1,16})")
 
 Entry = tuple[int, tuple[bytes, ...]]
-"""What goes into a stream of Redis: the number of the entry, and names and values."""
+"""An entry of a Redis Stream: its number, then names and values."""
 
 
 def ms_of(seconds: float) -> int:
-    """Milliseconds of a lease or a retention, rounded up: one that is not 0 does not become it."""
+    """Milliseconds of a lease or a retention, rounded up, so that a small one does not become 0."""
     return min(math.ceil(seconds * 1000), _MOST_MS) if seconds < _MOST_MS else _MOST_MS
 
 
-# --- words for the scripts ----------------------------------------------------------------------------------------------
+# --- arguments of the scripts -------------------------------------------------------------------------------------------
 
 
 def append_words(item: Append) -> list[bytes]:
-    """The words of `append`."""
+    """The arguments of `append`."""
     span = item.span
     token, lease = item.writer.token.encode(), b"%d" % ms_of(item.writer.lease)
     taken = b"" if item.taken is None else b"%d" % item.taken
@@ -114,10 +114,10 @@ def message_entry(message: Message) -> Entry:
 
 def restore_words(record: Record, writer: Writer, nonce: bytes, inbox: Sequence[Message]) -> list[bytes]:
     """
-    The words of `restore`.
+    The arguments of `restore`.
 
     Args:
-        record: As `Record.restore` made it, at the time 0.
+        record: From `Record.restore`, at the time 0.
         writer: Who restores.
         nonce: Names this call.
         inbox: The messages.
@@ -153,7 +153,7 @@ def restore_words(record: Record, writer: Writer, nonce: bytes, inbox: Sequence[
     ]
 
 
-# --- values of the answers ----------------------------------------------------------------------------------------------
+# --- values of the replies ----------------------------------------------------------------------------------------------
 
 
 def refusal_of(stream_id: str, reply: Sequence[Any]) -> Lost | Fenced | Ended | Behind | None:
@@ -187,26 +187,26 @@ def appended(item: Append, reply: Sequence[Any]) -> Appended | Fenced | Ended | 
         assert span is not None
         if n == span.n:
             seen = (
-                f"event {n} is in the log and ends at byte {b}; the span sent again ends at byte {span.b}, so it is not the same"
+                f"event {n} is in the log and ends at byte {b}; the span sent again ends at byte {span.b}, so it is another span"
             )
         else:
             seen = (
                 f"the log ends at byte {b} with event {n}; the span of events {span.first} to {span.n} must begin there, "
-                f"and begins at byte {span.start}"
+                f"but begins at byte {span.start}"
             )
         raise SpanRefused(f"stream {stream_id!r}: {seen}", stream_id=stream_id)
     return Appended(n, control_of(stream_id, reply[2], reply[3]))
 
 
 def control_of(stream_id: str, k: Any, cancel: Any) -> Control | None:
-    """How the inbox stands; `None` before the first message."""
+    """The state of the inbox; `None` before the first message."""
     count = _whole(stream_id, "k", k)
     reason = None if cancel is None else _text(stream_id, "cancel", cancel)
     return Control(count, reason) if count or reason is not None else None
 
 
 def existing_of(stream_id: str, reply: Sequence[Any]) -> Existing:
-    """The stream that is there."""
+    """The stream that already exists."""
     ending = None if reply[4] is None else ending_from_json(stream_id, reply[4])
     return Existing(
         _text(stream_id, "epoch", reply[1]), _whole(stream_id, "n", reply[2]), head_from_json(stream_id, reply[3] or b""), ending
@@ -232,10 +232,10 @@ def handover_of(stream_id: str, reply: Sequence[Any]) -> Handover:
 
 def record_of(stream_id: str, reply: Sequence[Any]) -> tuple[Record, float, int, list[Any]]:
     """
-    Take apart the answer of `read`.
+    Parse the reply of `read`.
 
     Returns:
-        The record, as far as readers need it; the time on the clock of the server, in seconds; how many entries the stream has;
+        The record, as far as readers need it; the time on the server's clock, in seconds; the number of entries of the stream;
         and the entries that were read, for `spans_of`.
     """
     _, now, epoch, fence, n, b, c, oldest, until, out, head, _, entries, found, note = reply
@@ -256,10 +256,10 @@ def record_of(stream_id: str, reply: Sequence[Any]) -> tuple[Record, float, int,
 
 def spans_of(stream_id: str, entries: Sequence[Any]) -> Iterator[Span]:
     """
-    The spans of entries, one by one, since compressed ones may need much memory.
+    The spans of entries, one at a time because compressed ones may need much memory.
 
     Raises:
-        LogUnavailable: An entry is no span.
+        LogUnavailable: An entry is not a span.
     """
     for number, values in entries:
         fields = dict(zip(values[::2], values[1::2], strict=False))
@@ -270,7 +270,7 @@ def spans_of(stream_id: str, entries: Sequence[Any]) -> Iterator[Span]:
             stream_id,
             n=name.decode(errors="replace") if rest == b"0" else bytes(number).decode(errors="replace"),
             b=fields.get(b"b", b"").decode(errors="replace"),
-            # Text is read beside compressed data too.
+            # Next to compressed data, text is accepted as well.
             lengths=lengths.decode(errors="replace") if lengths[:1].isdigit() else lengths,
             data=fields[b"z"] if packed else fields.get(b"d", b""),
             is_compressed=packed,
@@ -282,7 +282,7 @@ def messages_of(stream_id: str, entries: Sequence[Any]) -> list[Message]:
     The messages of entries.
 
     Raises:
-        LogUnavailable: An entry is no message.
+        LogUnavailable: An entry is not a message.
     """
     found = []
     for number, values in entries:
@@ -303,7 +303,7 @@ def messages_of(stream_id: str, entries: Sequence[Any]) -> list[Message]:
 
 def bell_of(stream_id: str, message: bytes) -> Bell:
     """
-    The bell of what was published. What cannot be read, for it comes from a later version, says that something has changed.
+    The bell of a published message. One that cannot be read, from a later version, only says that something has changed.
     """
     line, _, body = message.partition(b"\n")
     kind, _, rest = line.partition(b" ")
@@ -323,7 +323,7 @@ def bell_of(stream_id: str, message: bytes) -> Bell:
                 item = Released()
             case b"e", []:
                 item = ending_from_json(stream_id, body)
-    except Exception:  # noqa: BLE001  a bell is a hint, and the log says what is true
+    except Exception:  # noqa: BLE001  a bell is only a hint
         return Bell(id=stream_id)
     return Bell(id=stream_id, item=item, epoch=epoch, n=n, oldest=oldest if oldest > 1 else None)
 
@@ -344,7 +344,7 @@ def _text(stream_id: str, name: str, value: Any) -> str:
 
 
 def entry_words(entries: Iterable[Entry]) -> Iterator[tuple[bytes, ...]]:
-    """Of each entry the words that `stage` takes."""
+    """The arguments of `stage` for each entry."""
     for number, values in entries:
         yield (b"%d" % number, b"%d" % len(values), *values)
 

@@ -1,10 +1,10 @@
 """
-The scripts of `RedisLog`: one for each verb, so that what is asked and what is changed are one step.
+The scripts of `RedisLog`: one per verb, so that each question and the change that follows are one step.
 
-They repeat the rules of `_rules`, in the same order of questions; the contract of all logs compares them. What a script reads it
-checks before it writes anything: an error in the middle of a script does not undo what came before it.
+They repeat the rules of `_rules`, in the same order; the contract test for all logs compares them. A script checks everything it
+reads before it writes: an error halfway does not undo earlier writes.
 
-A stream has four keys with the same tag, so that they lie on one node of a Cluster:
+A stream has four keys with the same tag, so that they are on one node of a Cluster:
 
     rs:{id}     hash    the record: v epoch fence n b c oldest until keep out head req note nn tk mk k kc cancel by at z
     rs:{id}:s   stream  the spans; the entry of a span is <number of its last event>-0, with b, l, and d or z
@@ -12,14 +12,13 @@ A stream has four keys with the same tag, so that they lie on one node of a Clus
     rs:{id}:x   hash    id of a message → its place
 
 `nn` is the event of the note, `tk` how many messages are dealt with, `mk` the event and the mark of the last append without a
-span, `kc` how many the inbox holds, and `by` names the call that
-made the present writer: a call that is sent again, because its reply was lost, is recognised. `until` is in milliseconds on the
-clock of the server, `keep` is the retention in milliseconds, `at` names the history of the server in which the record was last
-known to be whole. The record's `z` says that the stream was compacted; that of an entry is compressed data, and beside it `l` is
-compressed too.
+span, and `kc` how many messages the inbox holds. `by` names the call that made the current writer, so that a call repeated after
+a lost reply is recognised. `until` is in milliseconds on the server's clock, `keep` is the retention in milliseconds, and `at`
+names the history of the server in which the record was last known to be complete. The record's `z` says that the stream was
+compacted; an entry's `z` is compressed data, and then its `l` is compressed too.
 
-The channel of a stream has the name of its hash. Outside a Cluster a script is also given `rs:run`, a sorted set of the running
-streams by the time when their leases are over.
+The channel of a stream has the name of its hash. Outside a Cluster, a script also gets `rs:run`, a sorted set of the running
+streams by the end of their leases.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from typing import Final
 __all__ = ["BELL_BYTES", "Script", "Scripts"]
 
 BELL_BYTES: Final = 64 << 10
-"""Bytes of a span that a bell carries along. 64 KiB: larger ones are read from the log by those who want them, once each."""
+"""Largest span that a bell carries. 64 KiB: larger ones are read from the log, once by each process that wants them."""
 
 _COMMON: Final = """
--- Of the stream that is worked on; the second one of a script has its keys after those of the first.
+-- Keys of the current stream. The second stream of a script has its keys after those of the first.
 local K = KEYS
 
 local time = redis.call('TIME')
@@ -59,9 +58,9 @@ local function ring(message)
   redis.call('@PUBLISH@', K[1], message)
 end
 
--- All keys of a stream die together. Not 0: what is deleted here would be made again by what follows, without its version.
--- A server whose memory is full refuses what needs more of it, unless the script has written before. Where a stream is ended,
--- claimed or renewed, this comes first, so that it may still be done then.
+-- All keys of a stream expire together. At least 1: at 0 the record would be deleted now, and later commands would recreate it
+-- without its version. A server out of memory refuses commands that need more, unless the script has written before. Where a
+-- stream is ended, claimed or renewed, this call therefore comes first.
 local function expire(ms)
   for i = 1, 4 do redis.call('PEXPIRE', K[i], math.max(ms, 1)) end
 end
@@ -80,7 +79,7 @@ local function forget()
   drop(K[1], K[2], K[3], K[4])
 end
 
--- The index lives as long as what was put into it last; the sweep that reads it asks each stream itself.
+-- The index lives as long as its newest entry; the sweep that reads it asks each stream itself.
 local function index(run, id, score, ttl)
   if run then
     redis.call('ZADD', run, score, id)
@@ -97,8 +96,8 @@ local function lease_end(ms)
   return now + ms
 end
 
--- Another server that takes over begins another history, and so does this one when it is started again: what it had not got by
--- then is lost without a trace. It costs a microsecond. Nothing where the user of this connection may not ask.
+-- A server that takes over has another history, and so does one that restarts: writes it had not received are lost without a
+-- trace. The call takes a microsecond. Empty if this connection may not ask.
 local function history()
   local info = redis.pcall('INFO', 'replication')
   return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
@@ -112,7 +111,7 @@ local function load()
     damaged('it has no version')
   end
   if m[1] ~= '1' then error('LATER[' .. m[1] .. ']') end
-  if not m[2] or #m[2] < 4 or #m[2] > 8 or string.find(m[2], '[^a-z2-7]') then damaged('its epoch is not one') end
+  if not m[2] or #m[2] < 4 or #m[2] > 8 or string.find(m[2], '[^a-z2-7]') then damaged('its epoch is invalid') end
   local fence = whole('fence', m[3])
   return {
     epoch = m[2], fence = fence, token = m[2] .. '.' .. m[3],
@@ -126,7 +125,7 @@ local function place(r)
   return r.epoch .. ' ' .. decimal(r.n) .. ' ' .. decimal(r.oldest)
 end
 
--- Put pairs of field and value into the record, from one place of ARGV to another.
+-- Set pairs of field and value in the record, from a range of ARGV.
 local function fields(first, last)
   for i = first, last, 2 do redis.call('HSET', K[1], ARGV[i], ARGV[i + 1]) end
 end
@@ -135,8 +134,8 @@ local function existing(r)
   return {'THERE', r.epoch, decimal(r.n), redis.call('HGET', K[1], 'head'), r.out}
 end
 
--- ARGV from a place on: token, before, start, n, b, lengths, data, lease, taken, e if it is exact, the event before which all is
--- dropped, and the mark; then the note, if there is one
+-- ARGV from `a` on: token, before, start, n, b, lengths, data, lease, taken, 'e' if exact, the first event to keep, and the mark;
+-- then the note, if there is one
 local function append(a)
   local r = load()
   if not r then return {'LOST'} end
@@ -176,13 +175,13 @@ local function append(a)
   if ARGV[a + 12] then redis.call('HSET', K[1], 'note', ARGV[a + 12], 'nn', ARGV[a + 3]) end
   local lease, at = tonumber(ARGV[a + 7]), history()
   redis.call('HSET', K[1], 'until', decimal(lease_end(lease)))
-  -- Its writer, who knows best, is where the record is: nothing was lost.
+  -- Its writer knows the log best and agrees with the record: nothing was lost.
   if r.at ~= at then redis.call('HSET', K[1], 'at', at) end
   expire(lease + r.keep)
   return {'OK', ARGV[a + 3], decimal(r.k), r.cancel}
 end
 
--- The append to another stream in the same step, if there is one: why it was refused, or nothing.
+-- The append to another stream in the same step, if any. Returns why it was refused, or nil.
 local function also(a, first)
   if not ARGV[a] then return nil end
   K = {KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]}
@@ -193,12 +192,12 @@ end
 """
 
 _CREATE: Final = """
--- KEYS[6] to KEYS[9]: of another stream; by, epoch, lease, keep, replaces, id, how many values are fields of the record, those,
--- then what is also appended
+-- KEYS[6] to KEYS[9]: another stream. ARGV: by, epoch, lease, keep, replaces, id, number of values in the record's fields, those,
+-- then the append to the other stream
 local r = load()
 local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
 if r and not r.out and (r.by == ARGV[1] or (r.epoch == ARGV[2] and r.fence == 1 and r.n == 0)) then
-  -- An earlier try of the same caller.
+  -- An earlier attempt of the same caller.
   expire(lease + keep)
   redis.call('HSET', KEYS[1], 'until', decimal(now + lease))
   index(KEYS[5], ARGV[6], now + lease, lease + keep)
@@ -237,7 +236,7 @@ return {'OK', decimal(r.k), r.cancel}
 """
 
 _FINISH: Final = """
--- KEYS[6] to KEYS[9]: of another stream; token, n, ending, id, then what is also appended
+-- KEYS[6] to KEYS[9]: another stream. ARGV: token, n, ending, id, then the append to the other stream
 local r = load()
 if not r then return {'LOST'} end
 if r.token ~= ARGV[1] then return {'FENCED', r.token} end
@@ -261,11 +260,11 @@ _CLAIM: Final = """
 local r = load()
 if not r then return {'UNKNOWN'} end
 if r.out then return {'ENDED', r.out, decimal(r.n)} end
--- How it went: '+' with its events, '-' without, and '=' and the epoch of before with its events under a new one.
+-- The result: '+' with its events, '-' without, '=' and the previous epoch: with its events under a new one.
 local how = string.sub(r.by, 1, #ARGV[1]) == ARGV[1] and string.match(r.by, '^[+=-].*', #ARGV[1] + 1) or ''
 local lease = tonumber(ARGV[3])
 if how ~= '' then
-  -- An earlier try of the same caller.
+  -- An earlier attempt of the same caller.
   expire(lease + r.keep)
   redis.call('HSET', KEYS[1], 'until', decimal(now + lease))
   index(KEYS[5], ARGV[4], now + lease, lease + r.keep)
@@ -303,7 +302,7 @@ return {'OK', r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.k
 """
 
 _STAGE: Final = """
--- KEYS[1]: written beside; 1 for the first part, milliseconds, then of each entry its place, how many values it has, the values
+-- KEYS[1]: staging key. ARGV: 1 for the first part, milliseconds, then for each entry its place, number of values, and the values
 if ARGV[1] == '1' then drop(KEYS[1]) end
 local i = 3
 while i < #ARGV do
@@ -317,9 +316,8 @@ return {'OK'}
 """
 
 _RESTORE: Final = """
--- KEYS[5] and KEYS[6]: spans and messages, written beside; KEYS[7]: rs:run
--- by, token, epoch, lease, keep, spans, messages, id, how many values are fields of the record, those, then id and place of each
--- message
+-- KEYS[5] and KEYS[6]: staged spans and messages; KEYS[7]: rs:run. ARGV: by, token, epoch, lease, keep, spans, messages, id,
+-- number of values in the record's fields, those, then id and place of each message
 local r = load()
 local count, messages, last = tonumber(ARGV[6]), tonumber(ARGV[7]), 9 + tonumber(ARGV[9])
 local verdict
@@ -349,7 +347,7 @@ return {'OK'}
 """
 
 _SAY: Final = """
--- id, kind, data, how many an inbox takes, 1 if it is a cancel
+-- id, kind, data, most messages of an inbox, 1 if it is a cancel
 local r = load()
 if not r then return {'UNKNOWN'} end
 local known = redis.call('HGET', KEYS[4], ARGV[1])
@@ -360,7 +358,7 @@ local held = whole('kc', redis.call('HGET', KEYS[1], 'kc'))
 local entries, ids = redis.call('XLEN', KEYS[3]), redis.call('HLEN', KEYS[4])
 if r.k >= tonumber(ARGV[4]) and not (cancel and not r.cancel) then return {'FULL'} end
 if entries ~= held or ids ~= held then
-  -- A message that is said again could not be known any more. A cancel does no harm if it is taken twice.
+  -- A repeated message could no longer be recognised. A repeated cancel does no harm.
   if not cancel then damaged('its inbox has lost messages') end
 end
 if cancel then expire_like_the_record(KEYS[1]) end
@@ -379,7 +377,7 @@ return {'OK', k}
 """
 
 _INBOX: Final = """
--- after, most messages, about how many bytes
+-- after, most messages, approximate bytes
 local r = load()
 if not r then return {'UNKNOWN'} end
 if redis.call('XLEN', KEYS[3]) ~= whole('kc', redis.call('HGET', KEYS[1], 'kc')) then damaged('its inbox has lost messages') end
@@ -398,36 +396,36 @@ return {'OK', found}
 """
 
 _READ: Final = """
--- epoch or nothing, first event, about how many bytes
+-- epoch or nothing, first event, approximate bytes
 local r = load()
 if not r then return {'UNKNOWN'} end
 local head, z = unpack(redis.call('HMGET', KEYS[1], 'head', 'z'))
 local entries, limit, first, found = redis.call('XLEN', KEYS[2]), tonumber(ARGV[3]), tonumber(ARGV[2]), {}
 if limit > 0 and first <= r.n and first >= r.oldest and entries > 0 and (ARGV[1] == '' or ARGV[1] == r.epoch) then
-  -- The first one may have been read in part. What is asked for follows it, and is measured by its position.
+  -- The first entry may have been read in part. The page starts after it, and is measured by its position.
   found = redis.call('XRANGE', KEYS[2], decimal(first), '+', 'COUNT', 1)
   local function last() return found[#found] and found[#found][2][1] == 'b' and tonumber(found[#found][2][2]) end
   local from = last()
   while from and last() and last() < r.b and last() - from < limit do
     local after = decimal(tonumber(string.match(found[#found][1], '^%d+')) + 1)
-    -- All that is left, or small pieces: an entry may have many megabytes.
+    -- All the rest, or a few at a time: an entry may have many megabytes.
     local count = (r.b - from <= limit) and 1000000 or 8
     local part = redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', count)
     for _, entry in ipairs(part) do found[#found + 1] = entry end
     if #part == 0 then break end
   end
 end
--- A note may be large, and those who read events have no use for it.
+-- A note may be large, and readers of events do not need it.
 local note = limit <= 0 and redis.call('HGET', KEYS[1], 'note')
 return {'OK', decimal(now), r.epoch, decimal(r.fence), decimal(r.n), decimal(r.b), decimal(r.c), decimal(r.oldest),
   decimal(r.lease_end), r.out, head, z, entries, found, note}
 """
 
 _COMPACT: Final = """
--- KEYS[5]: the entries, written beside; epoch, how many entries
+-- KEYS[5]: staged entries. ARGV: epoch, number of entries
 local r = load()
 if not r or not r.out or r.epoch ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'z') == 1 then
-  -- Deleted, replaced or compacted meanwhile. Nothing else changes what has ended.
+  -- Deleted, replaced or compacted meanwhile. Nothing else changes an ended stream.
   drop(KEYS[5])
   return {'OK'}
 end
@@ -455,13 +453,13 @@ return {'OVER', decimal(r.lease_end)}
 """
 
 _DUE: Final = """
--- KEYS[1]: rs:run; from which on, at most how many
+-- KEYS[1]: rs:run. ARGV: offset, count
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', ARGV[1], ARGV[2])
 """
 
 _SETTLE: Final = """
--- KEYS[1]: rs:run; milliseconds that it lives at least, then of each stream its id, and 'gone' and anything, 'over' and when, or
--- 'for' and how long
+-- KEYS[1]: rs:run. ARGV: its shortest lifetime in milliseconds, then for each stream its id, and 'gone' and anything, 'over' and
+-- a time, or 'for' and a duration
 local i = 2
 while i < #ARGV do
   if ARGV[i + 1] == 'gone' then
@@ -478,13 +476,13 @@ return {'OK'}
 @dataclass(frozen=True, slots=True)
 class Script:
     """
-    A script, and the name by which a server knows it once it has run it.
+    A script, and the name by which a server knows it after the first run.
 
     Attributes:
-        name: Of the verb.
+        name: Name of the verb.
         text: In Lua.
         writes: It may change something.
-        sha: Of the text.
+        sha: SHA-1 of the text.
     """
 
     name: str
@@ -493,7 +491,7 @@ class Script:
     sha: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        # What Redis calls it; nothing depends on the strength of the digest.
+        # Redis names scripts by SHA-1; nothing depends on its strength.
         digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         object.__setattr__(self, "sha", digest.encode())
 
@@ -503,7 +501,7 @@ class Scripts:
     All scripts, for one server or for a Cluster.
 
     Args:
-        cluster: Bells ring by `SPUBLISH`, which stays on the nodes of one slot, where `PUBLISH` goes to all of them.
+        cluster: Ring bells with `SPUBLISH`, which stays on the nodes of one slot; `PUBLISH` goes to all nodes.
     """
 
     def __init__(self, *, cluster: bool = False) -> None:

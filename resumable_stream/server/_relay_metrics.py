@@ -1,8 +1,8 @@
 """
-What a relay counts, as the text that Prometheus reads.
+The counters of a relay, as text for Prometheus.
 
-The format is a line a number (text format 0.0.4), so there is no library for it here: `prometheus_client` keeps its numbers in a
-registry of the whole process, which an application that mounts a relay has for itself, and it would be one more thing to install.
+Text format 0.0.4 has one number per line, so no library is needed. `prometheus_client` would keep its numbers in a registry of
+the whole process, which belongs to the application that mounts the relay.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["CONTENT_TYPE", "Metrics", "counted"]
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _HELP: Final = {
-    "relay_requests_total": "Requests that an upstream was asked for, or would have been, by what became of them.",
-    "relay_streams_total": "Streams of upstreams that have ended, by how.",
-    "relay_upstream_bytes_total": "Bytes of streams that upstreams have sent.",
+    "relay_requests_total": "Requests that were sent to an upstream, or would have been, by result.",
+    "relay_streams_total": "Streams of upstreams that have ended, by outcome and reason.",
+    "relay_upstream_bytes_total": "Bytes of streams received from upstreams.",
     "relay_log_calls_total": "Calls of the log.",
-    "relay_log_failures_total": "Calls of the log that it did not answer, or not for all of their streams.",
-    "relay_log_bytes_total": "Bytes of events that were appended to the log, repeats among them.",
-    "relay_resumes_total": "Connections to upstreams that were lost, and after which a stream went on.",
-    "relay_takeovers_total": "Streams whose relay was lost and which this process has continued or ended.",
-    "relay_holes_filled_total": "Reads of the log that brought what its notices had not, since one was late or lost.",
+    "relay_log_failures_total": "Calls of the log that failed, at least for some of their streams.",
+    "relay_log_bytes_total": "Bytes of events appended to the log, including repeats.",
+    "relay_resumes_total": "Connections to upstreams that were lost and then resumed.",
+    "relay_takeovers_total": "Streams of a lost relay that this process has continued or ended.",
+    "relay_holes_filled_total": "Reads of the log that filled a hole left by a late or lost notice.",
     "relay_streams_running": "Streams of upstreams that are being read now.",
     "relay_readers": "Readers of streams now.",
-    "relay_passing": "Answers that are passing through now without being kept.",
+    "relay_passing": "Answers that are being passed through now without being kept.",
 }
 _VERBS: Final = frozenset(
     {"create", "append", "restore", "finish", "read", "renew", "claim", "say", "inbox", "compact", "delete", "orphans"}
@@ -38,10 +38,10 @@ _VERBS: Final = frozenset(
 
 class Metrics:
     """
-    Numbers of one process.
+    Counters of one process.
 
     Args:
-        gauges: What is true now, or was counted elsewhere, by name.
+        gauges: Current values, and counts kept elsewhere, by name.
     """
 
     def __init__(self, gauges: Mapping[str, Callable[[], int]]) -> None:
@@ -49,11 +49,11 @@ class Metrics:
         self._counters: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
-        """Add to a counter. Labels have few values, and none of a request's own."""
+        """Add to a counter. Labels have few values, none of them from a request."""
         self.counter(name, **labels)(amount)
 
     def counter(self, name: str, **labels: str) -> Callable[[int], None]:
-        """What adds to one counter, for who does so again and again."""
+        """A function that adds to one counter, for frequent use."""
         key, counters = (name, tuple(sorted(labels.items()))), self._counters
 
         def add(amount: int) -> None:
@@ -80,7 +80,7 @@ def _escaped(text: str) -> str:
 
 
 def counted(log: StreamLog, metrics: Metrics) -> StreamLog:
-    """A log whose calls are counted; it is the same log in everything else."""
+    """The same log, with its calls counted."""
     return cast(StreamLog, _Counted(log, metrics))
 
 

@@ -1,13 +1,13 @@
 """
-What a relay leaves in the log for whoever goes on with a stream, as functions of values: no sockets, no clock, no framework.
+What a relay stores so that another can continue a stream, as functions of values: no sockets, no clock, no framework.
 
-    note_of()        the place in the upstream's stream, stored in the same step as the events before it
-    credentials_of() what the upstream wants of whoever goes on; it stays in memory
-    next_of()        who goes on with a stream whose relay is lost
+    Note             the place in the upstream's stream, stored in the same step as the events before it
+    credentials_of() what the upstream requires from the one who continues; kept in memory only
+    next_of()        who continues a stream whose relay is lost
     end_of()         how a stream ends whose upstream could not be read to its end
 
-A note holds nothing that grants access: the place is a checkpoint, of whose URL secrets are left out, and of the headers only
-those stand beside it that say which version of the API is spoken and for whose account.
+A note grants no access. Its place is a checkpoint without the secrets of the URL, and its headers are only those that name the
+API version and the account.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ __all__ = [
 ]
 
 _MARK: Final = '{"relay":1,'
-# Of the headers of a request, what a later one needs to be understood alike. A name that ends in "-" is the beginning of one.
+# Request headers that later requests need to be understood the same way. A name that ends in "-" is a prefix.
 _DESCRIBE: Final = ("a2a-", "anthropic-", "mcp-protocol-version", "openai-", "x-api-version", "x-goog-user-project")
-# Of these, none that may hold a secret: `A2A-Notification-Token`.
+# Of these, none that may hold a secret, such as `A2A-Notification-Token`.
 _SECRET: Final = re.compile("key|token|secret|auth|cred|passw|session|cookie|signature", re.IGNORECASE)
 _MOST: Final = 20
 _LONGEST: Final = 1024
-# Of a reader's request, what grants access beside a key: a session of MCP's. It is shown, and of it only the name is noted.
+# Request headers of a reader that grant access besides a key: an MCP session. Only the name is noted.
 _SESSIONS: Final = ("mcp-session-id",)
 _GRANT: Final = (*CREDENTIALS, *_SESSIONS)
-# Of the request that started it, and of no later one.
+# Headers of the first request only.
 _FIRST_ONLY: Final = frozenset({"accept", "content-length", "content-type", "idempotency-key", "range", "stream-heartbeat"})
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
     """
-    Where a stream of an upstream goes on.
+    Where a stream of an upstream continues.
 
     Attributes:
-        mount: Of the upstream.
-        place: In its stream.
-        headers: Of the first request, those that describe it.
-        needs: Names of the headers that it had beside a key, and without which the upstream would refuse the rest.
+        mount: Mount of the upstream.
+        place: Position in its stream.
+        headers: Those of the first request that describe it.
+        needs: Names of the headers besides a key without which the upstream would refuse to continue.
     """
 
     mount: str
@@ -81,7 +81,7 @@ class Note:
     needs: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """As it is stored."""
+        """The text to store."""
         told: dict[str, object] = {"mount": self.mount, "headers": [list(pair) for pair in self.headers]}
         if self.needs:
             told["needs"] = self.needs
@@ -90,7 +90,7 @@ class Note:
 
     @classmethod
     def of(cls, text: str | None) -> Note | None:
-        """Read what `text()` wrote; `None`: it is none, or one of another version, so nobody here can go on from it."""
+        """Parse the output of `text()`; `None` if it is not a note, or has another version: nobody here can continue."""
         if text is None or not text.startswith(_MARK):
             return None
         try:
@@ -105,11 +105,11 @@ class Note:
 @dataclass(slots=True, eq=False)
 class Credentials:
     """
-    What a client shows an upstream. It is kept in memory while it is needed, and nowhere else.
+    What a client presents to an upstream. Kept only in memory, while it is needed.
 
     Attributes:
         headers, params: Names and values.
-        refused: The upstream did not take them.
+        refused: The upstream rejected them.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -120,12 +120,12 @@ class Credentials:
         return f"<Credentials{' (refused)' if self.refused else ''}>"
 
     def grants_like(self, other: Credentials) -> bool:
-        """Whether these say of who shows them the same as others do, whatever else stands beside it."""
+        """Whether both identify the same client, whatever other headers they have."""
         return self._grants() == other._grants()
 
     @property
     def sessions(self) -> tuple[str, ...]:
-        """Names of the headers that grant access beside a key."""
+        """Names of the headers that grant access besides a key."""
         names = {name.lower() for name, _ in self.headers}
         return tuple(name for name in _SESSIONS if name in names)
 
@@ -136,7 +136,7 @@ class Credentials:
 @dataclass(frozen=True, slots=True)
 class Refused:
     """
-    The upstream refused a client, not the stream: with other credentials it may go on.
+    The upstream refused a client, not the stream: with other credentials it may continue.
 
     Attributes:
         status: 401 or 403.
@@ -147,24 +147,24 @@ class Refused:
 
 def credentials_of(headers: Iterable[tuple[str, str]], query: str) -> Credentials:
     """
-    What of a request goes to the upstream with the requests for the rest of its stream.
+    The parts of a request that go to the upstream with the requests for the rest of its stream.
 
     Args:
         headers: Those that pass.
-        query: Of the request.
+        query: Query of the request.
     """
     told = tuple((name, value) for name, value in headers if name.lower() not in _FIRST_ONLY)
     return Credentials(told, tuple((name, value) for name, value in parse_qsl(query) if name in _KEY_PARAMETERS))
 
 
 def shown_by(headers: Iterable[tuple[str, str]], query: str) -> Credentials:
-    """The same of a reader's request, of which only keys, and what describes a request, are meant for the upstream."""
+    """The same for a reader's request, of which only keys and descriptive headers are meant for the upstream."""
     found = credentials_of(headers, query)
     return Credentials(tuple(pair for pair in found.headers if pair[0].lower() in _GRANT or _describes(pair[0])), found.params)
 
 
 def described(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Those of the first request's headers that are noted."""
+    """The headers of the first request that are noted."""
     found = [
         (name.lower(), value)
         for name, value in headers
@@ -181,7 +181,7 @@ def _describes(name: str) -> bool:
 
 
 def merged(noted: Iterable[tuple[str, str]], shown: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The headers of a request for the rest: what was noted, unless who asks says otherwise."""
+    """The headers of a request for the rest: the client's own, then the noted ones that it lacks."""
     shown = tuple(shown)
     names = {name.lower() for name, _ in shown}
     return (*shown, *((name, value) for name, value in noted if name.lower() not in names))
@@ -199,19 +199,19 @@ def next_of(
     note: Note | None, upstreams: Mapping[str, str], *, shown: bool, waited: float, patience: float
 ) -> Literal["go_on", "wait", "end"]:
     """
-    What becomes of a stream whose relay is lost.
+    What happens to a stream whose relay is lost.
 
     Args:
-        note: What it left.
+        note: The note it left.
         upstreams: URLs by mount, of this relay.
-        shown: Somebody who may read it is here, with a key that the upstream has not refused.
-        waited: Seconds since it has no relay.
-        patience: Seconds that it may wait for such a one.
+        shown: A reader who may read it is here, with a key that the upstream has not refused.
+        waited: Seconds that it has been without a relay.
+        patience: Seconds that it may wait for such a reader.
     """
     if note is None:
         return "end"
     base = upstreams.get(note.mount)
-    # An upstream may be one endpoint, as with MCP: then a URL has nothing after its base.
+    # An upstream may be a single endpoint, as with MCP: then a URL has nothing after its base.
     ours = base is not None and f"{note.place.url}/".startswith((f"{base}/", f"{base}?"))
     if ours and (shown or note.place.complete):
         return "go_on"
@@ -219,7 +219,7 @@ def next_of(
 
 
 def ending_of(outcome: Outcome | None) -> Ending:
-    """How a stream ends whose upstream was read to an end that its protocol knows."""
+    """How a stream ends whose upstream was read to an end its protocol knows."""
     if outcome is Outcome.FAILED:
         return Ending(outcome=outcome, reason=REPORTED)
     if outcome is Outcome.CANCELLED:
@@ -228,7 +228,7 @@ def ending_of(outcome: Outcome | None) -> Ending:
 
 
 def end_of(error: ResumableStreamError) -> Ending | Refused:
-    """How a stream ends whose upstream was not read to its end; an error's text may quote the upstream, so it is left out."""
+    """How a stream ends whose upstream was not read to its end. An error's text may quote the upstream, so it is left out."""
     match error:
         case ResponseRejected(status=401 | 403 as status):
             return Refused(status)

@@ -1,15 +1,15 @@
 """
-The body of an upstream as it is read: bytes in, whole events out, and in the end how it ended. No sockets, no clock.
+Reads the body of an upstream: bytes in, complete events out, and how it ended. No sockets, no clock.
 
     reading = UpstreamReading(framing, protocol)
     for data in body:
-        events = reading.feed(data)          # each as it was sent; what is not complete yet is held
+        events = reading.feed(data)          # each as it was sent; an incomplete one is held
     events, ending = reading.close(clean=…)
 
-*An event is kept when it is whole.* Half of one at a cut is not.
+*Only complete events are kept.* Half of one at a cut is dropped.
 
-*The end is what the provider's protocol says it is.* A body that closed without the marker of its protocol was cut, however
-cleanly it closed. Where the protocol has no marker, a clean close is the end, and the outcome is `ENDED`.
+*The provider's protocol decides what the end is.* A body that closed without the marker of its protocol was cut, however cleanly
+it closed. If the protocol has no marker, a clean close is the end, and the outcome is `ENDED`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = ["UpstreamReading", "protocol_of", "text_in"]
 _KNOWN: Final = (OpenAIResponses, OpenAIChat, AnthropicMessages, GeminiInteractions, GeminiGenerate, OllamaNDJSON)
 _TAIL: Final = 64
 _CUT: Final = Ending(outcome=Outcome.FAILED, reason="upstream_cut")
-# A whole event as providers write it: a name or none, and one line of data. One space after the colon is no part of a value.
+# A complete event as providers write it: an optional name, one line of data. A space after the colon is not part of a value.
 _BLOCK: Final = re.compile(rb"(?:event: ?+(.+)\n)?data: ?+(.{1,7}).*\n\n").fullmatch
 
 
@@ -53,14 +53,14 @@ def protocol_of(method: str, url: str, body: Any, head: ResponseHead, framing: F
     The protocol that an upstream speaks.
 
     Args:
-        method: Of the request.
-        url: Of the request; nothing but its path is looked at.
-        body: The JSON of the request, if it has some.
-        head: Of the answer.
-        framing: Of the answer.
+        method: Method of the request.
+        url: URL of the request; only its path matters.
+        body: The JSON of the request, if any.
+        head: Head of the answer.
+        framing: Framing of the answer.
 
     Returns:
-        `None`: raw bytes, of which nothing is known but where they end.
+        `None`: raw bytes, of which only the end is known.
     """
     if framing == "raw":
         return None
@@ -77,13 +77,13 @@ class UpstreamReading:
     Reads one body.
 
     Args:
-        framing: How it falls into events.
-        protocol: What it means; `None`: nothing is known.
-        array: Raw bytes that are one JSON array, so that it is known whether it was closed.
-        event_bytes: Most bytes of an event.
+            framing: How it is split into events.
+            protocol: How to interpret them; `None`: unknown.
+            array: Raw bytes that are one JSON array, so that a missing end is recognised.
+            event_bytes: Most bytes of an event.
 
-    Attributes:
-        over: An event said that it was the last. What follows is kept all the same, and nobody needs to wait for it.
+        Attributes:
+            over: An event was the last. Later bytes are kept too, but nobody needs to wait for them.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class UpstreamReading:
         self._state = StreamState("POST", "")
         self._alarm = protocol.alarm if protocol is not None else None
         self._is_quiet = _quiet(protocol) if framing == "sse" and protocol is not None else None
-        # Nothing is held that the next bytes belong to.
+        # The next bytes begin a new event.
         self._between = True
         self._end: Outcome | None = None
         self._settled: Outcome | None = None
@@ -126,10 +126,10 @@ class UpstreamReading:
 
     def feed(self, data: bytes) -> list[bytes]:
         """
-        Read what came.
+        Read a piece.
 
         Returns:
-            The events that it completed, as they were sent, with the comments in front of them.
+            The events it completed, as they were sent, with the comments before them.
         """
         if self._decoder is None:
             self._tail = (self._tail + data[-_TAIL:])[-_TAIL:]
@@ -143,10 +143,10 @@ class UpstreamReading:
 
     def close(self, *, clean: bool) -> tuple[list[bytes], Ending]:
         """
-        The body is over.
+        End the body.
 
         Args:
-            clean: It was ended as HTTP ends a body; otherwise the connection broke.
+            clean: HTTP ended it properly; otherwise the connection broke.
 
         Returns:
             The last events, and how the stream ended.
@@ -164,7 +164,7 @@ class UpstreamReading:
     # --- what a body means
 
     def _unread(self, data: bytes) -> list[bytes] | None:
-        """The events in whole events of which none can be the end, known from their bytes: as live answers come."""
+        """The events of a piece of complete events, none of which can be the end, judged by their bytes; the usual live case."""
         quiet = self._is_quiet
         if quiet is None or not self._between or self._settled is not None or self._disproved:
             return None
@@ -172,7 +172,7 @@ class UpstreamReading:
             return None
         if data.count(b"\n\n") == 1:
             return [data] if quiet(data) else None
-        # What waited for this process came together.
+        # Events that waited for this process arrived together.
         events = [each + b"\n\n" for each in data[:-2].split(b"\n\n")]
         return events if all(map(quiet, events)) else None
 
@@ -211,11 +211,11 @@ class UpstreamReading:
             self._settle(item, mark, confirmed)
 
     def _settle(self, item: Any, mark: Settled | None, confirmed: bool) -> None:
-        """As the client half has it: a piece of the answer that follows an outcome disproves it."""
+        """As in the client half: a piece of the answer that follows an outcome disproves it."""
         protocol = self._protocol
         assert protocol is not None
         if confirmed:
-            # The marker proves nothing by itself, and confirms what was claimed before.
+            # The marker proves nothing by itself, but confirms an earlier claim.
             mark = Settled(self._claimed) if self._settled is None and self._claimed is not None else None
             # With the outcome before it, it is the last event.
             self.over = mark is not None or self._settled is not None
@@ -230,7 +230,7 @@ class UpstreamReading:
             self._settled = mark.outcome
 
     def _last(self, decoder: VerbatimDecoder) -> list[bytes]:
-        """What only the end of the body completes: an event or a line that lacks its last line end."""
+        """Events that only the end of the body completes: an event or a line without its last line end."""
         if self._framing == "ndjson":
             items = decoder.eof()
             self._read(items)
@@ -239,10 +239,10 @@ class UpstreamReading:
         ended_line = not decoder.in_line
         items = decoder.unfinished()
         if not all(is_whole(item, ended_line=ended_line) for item in items):
-            # Its name may say that it is the last one; half of it is no end.
+            # Its name may be that of the last event, but half an event is not the end.
             return []
         found = self._read(items)
-        # Without its blank line it may be half an event, unless it is what ends the stream.
+        # Without its blank line it may be half an event, unless it is the one that ends the stream.
         whole = self.over or self._settled is not None
         self._half = self._half and not whole
         return found if whole else []
@@ -264,7 +264,7 @@ class UpstreamReading:
 
 
 def _quiet(protocol: ResumeProtocol) -> Callable[[bytes], bool]:
-    """Whether a protocol knows from the bytes of an event that it neither ends the stream nor is an error."""
+    """A test whether the bytes of an event show that it neither ends the stream nor is an error."""
     alarm = protocol.alarm
     if alarm is None:
         return lambda event: event.startswith(b"data: {") and event.count(b"\n") == 2 and protocol.quiet(event)
@@ -282,13 +282,13 @@ def _quiet(protocol: ResumeProtocol) -> Callable[[bytes], bool]:
     return quiet
 
 
-# --- the text of a stream of unknown kind -------------------------------------------------------------------------------
+# --- the text of a stream of unknown protocol ---------------------------------------------------------------------------
 
 _TEXTS: Final = (OpenAIChat(), AnthropicMessages(), OpenAIResponses(), GeminiGenerate(), OllamaNDJSON(), GeminiInteractions())
 
 
 def text_in(event: Any) -> str | None:
-    """The visible text in an event of any of the providers that a relay knows; for `GET …/message`."""
+    """The visible text in an event of any provider that a relay knows; for `GET …/message`."""
     try:
         body = event.json()
     except ValueError:
@@ -310,6 +310,6 @@ def text_in(event: Any) -> str | None:
         protocol = _TEXTS[5]
     else:
         return None
-    # Of several answers to one prompt the first: together they would be no text.
+    # Of several answers to one prompt, only the first: joined, they would not be a text.
     several = "choices" in body or "candidates" in body
     return "".join(each.text for each in protocol.deltas(event) if each.kind == "text" and not (several and each.index)) or None

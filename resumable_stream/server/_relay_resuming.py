@@ -1,11 +1,11 @@
 """
-An upstream that can resume, read through the client half: a connection that breaks costs nothing but the time to come back.
+Reads an upstream that can resume through the client half: a broken connection costs only the time to reconnect.
 
     the request ──▶ upstream: its answer, read by the machine of the client half
-    the rest    ──▶ upstream: asked for after each break, at the exact event
+    the rest    ──▶ upstream: requested after each break, from the exact event
     blocks, and the place after them ──▶ the generation, in one step
 
-All requests go through the relay's own connections. No error here holds a URL, which may hold a key.
+All requests use the relay's own connections. No error here contains a URL, which may hold a key.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Upstream", "follow", "stop"]
 
 _CANCEL: Final = 3.0
-"""Seconds that an upstream may take to hear of a cancel. 3: the hub ends a producer that does not stop after 5."""
+"""Seconds that an upstream may take to process a cancel. 3: the hub ends a producer that does not stop within 5."""
 _CLOSE: Final = 5.0
 """Seconds to close connections."""
 _NOT_UP: Final = frozenset({"host", "connection", "content-length", "transfer-encoding"})
@@ -51,13 +51,13 @@ class Upstream:
 
     Args:
         client: The relay's connections.
-        mount: Of the upstream.
+        mount: Mount of the upstream.
         credentials: What the upstream is shown.
         noted: The headers that describe the first request.
         needs: As in a note.
         connect, idle: Seconds, as for the relay.
         event_bytes: Most bytes of an event.
-        count: Told of the bytes of bodies.
+        count: Called with the number of bytes of each piece of a body.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Upstream:
     def begun(
         self, response: aiohttp.ClientResponse, protocol: ResumeProtocol, method: str, url: str, json: Any, content: bytes
     ) -> VerbatimStream:
-        """The stream of an answer that is there already."""
+        """The stream of an answer that has already begun."""
         return read_verbatim(
             self._http_client(url, response),
             method,
@@ -101,10 +101,10 @@ class Upstream:
 
     def resumed(self, note: Note) -> VerbatimStream:
         """
-        The stream of another relay, from where that one came to.
+        The stream of another relay, continued from its note.
 
         Raises:
-            ValueError: This version has no protocol of that name.
+            ValueError: This version does not know the protocol.
         """
         return read_verbatim(
             self._http_client(note.place.url, None),
@@ -117,20 +117,20 @@ class Upstream:
         )
 
     def note(self, gen: Generation, stream: VerbatimStream) -> str | None:
-        """What goes into the log with the latest events; `None`: nobody else could go on after them."""
+        """The note to store with the latest events; `None`: no other relay could continue after them."""
         place = stream.place
         if place is None:
             return None
         try:
             text = check_text("a note", Note(self.mount, place, self._noted, self._needs).text(), limit=MAX_NOTE_BYTES)
         except ValueError:
-            # An id or a cursor of the upstream's that is no text, or is far too long.
+            # An id or a cursor of the upstream that is not text, or is far too long.
             return None
         gen.continues = True
         return text
 
     async def aclose(self) -> None:
-        """Close what the stream has open."""
+        """Close everything the stream has open."""
         if self._http is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE):
@@ -139,16 +139,16 @@ class Upstream:
     def _http_client(self, url: str, first: aiohttp.ClientResponse | None) -> httpx.AsyncClient:
         transport = _Port(self._client, first, self._count, origin=_origin(url), params=self.credentials.params)
         self._http = made = httpx.AsyncClient(transport=transport, trust_env=False)
-        # A request has its own, or none.
+        # Each request brings its own headers, or none.
         made.headers.clear()
         return made
 
 
 class _Port(httpx.AsyncBaseTransport):
     """
-    The relay's connections as what the client half sends through. What is answered first was sent before.
+    The relay's connections as a transport of the client half. The first answer is to a request that was already sent.
 
-    Keys of a query are added here, since httpx logs the URL of each request; and only where the stream is.
+    Keys in a query are added here, because httpx logs the URL of each request, and only for the origin of the stream.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class _Port(httpx.AsyncBaseTransport):
 
 
 def _origin(url: str) -> tuple[str, str]:
-    # As httpx writes it: without a port that the scheme means anyway.
+    # As httpx writes it: without the default port of the scheme.
     parts = httpx.URL(url)
     return parts.scheme, parts.netloc.decode("ascii")
 
@@ -224,7 +224,7 @@ class _Bytes(httpx.AsyncByteStream):
 
 
 def _raw(headers: Iterable[tuple[str, str]]) -> Sequence[tuple[Any, Any]]:
-    # As they were sent with the first request. Of texts httpx takes ASCII alone.
+    # Encoded as in the first request. httpx accepts text only if it is ASCII.
     return [(name.encode(), value.encode()) for name, value in headers]
 
 
@@ -256,14 +256,14 @@ async def follow(
     refused: Callable[[Refused], Awaitable[object]],
 ) -> Ending:
     """
-    Read an upstream that can resume into a generation, until it ends, cannot go on, or somebody cancels it.
+    Read an upstream that can resume into a generation, until it ends, cannot continue, or is cancelled.
 
     Args:
-        gen: Where its events go, with the place after them.
-        upstream: Of the stream.
-        make: Makes the stream, not open yet.
-        skip: So many events of it are in the log already.
-        metrics: Told of the end.
+        gen: Receives its events, with the place after them.
+        upstream: Upstream of the stream.
+        make: Makes the stream, not yet open.
+        skip: Number of its first events that are already in the log.
+        metrics: Counts the end.
         opened: Called when the upstream has answered.
         refused: Called before the stream is released because the upstream refused the credentials.
     """
@@ -287,7 +287,7 @@ async def follow(
                 new, skip = blocks[skip:], max(0, skip - len(blocks))
                 if not gen.continues:
                     upstream.note(gen, stream)
-                # While the log is ahead of this place, a note would say too little.
+                # While the log is ahead of this place, a note would be too old.
                 await gen.pass_on(new, None if skip else note)
             ending = _cancelled(gen) if _is_cancelled(gen) else ending_of(stream.outcome)
         except LimitReached:
@@ -308,7 +308,7 @@ async def follow(
     finally:
         if watching is not None:
             if _is_cancelled(gen):
-                # Events may go on coming until the upstream has heard of it; and who deletes a stream waits for nothing else.
+                # Events may keep coming until the upstream knows of the cancel; whoever deletes a stream waits for nothing else.
                 await asyncio.wait({watching}, timeout=_CANCEL)
             watching.cancel()
         if stream is not None:
@@ -322,7 +322,7 @@ async def follow(
 
 
 def _is_cancelled(gen: Generation) -> bool:
-    # Others change it meanwhile, which a type checker cannot see.
+    # Other tasks change it meanwhile, which a type checker cannot see.
     return gen.cancelled
 
 
@@ -340,7 +340,7 @@ async def _stop_when_cancelled(gen: Generation, stream: VerbatimStream) -> None:
 
 
 async def stop(stream: VerbatimStream) -> None:
-    """Stop the generation upstream, which goes on when its connection closes; whoever has no call for that goes on."""
+    """Stop the generation upstream, which continues when its connection closes. Without a way to cancel, it just runs on."""
     with contextlib.suppress(ResumableStreamError, TimeoutError):
         async with asyncio.timeout(_CANCEL):
             await stream.cancel()

@@ -1,10 +1,10 @@
 """
-Which answer the retry of an SDK belongs to, where the request has no `Idempotency-Key`.
+Finds the answer that an SDK's retry belongs to, if the request has no `Idempotency-Key`.
 
-    first request ──▶ a key is made for it, and noted in the log under a keyed hash of whose it is, its path and its body
+    first request ──▶ a key is made for it, and noted in the log under a keyed hash of its owner, path and body
     retry         ──▶ the note ──▶ the key ──▶ the answer that is being made, at any relay over the log
 
-A note is a stream without events, whose head holds the key. It is gone ten minutes after it was made.
+A note is a stream without events, whose head holds the key. It expires ten minutes after it was made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .log import Ending, Existing, Head, Page, StreamLog, Writer
 __all__ = ["Retries"]
 
 _AGE: Final = 600.0
-"""Seconds in which a retry joins. 600: so long the SDKs wait for an answer before they send the request again."""
+"""Seconds in which a retry joins. 600: how long the SDKs wait for an answer before they send the request again."""
 _DONE: Final = Ending(outcome=Outcome.COMPLETED)
 
 
@@ -26,8 +26,8 @@ class Retries:
     The notes of one log.
 
     Args:
-        log: Where they are.
-        lease: Seconds that a note may be half made before somebody else cleans up.
+        log: The log that holds them.
+        lease: Seconds after which another process may clean up an incomplete note.
     """
 
     def __init__(self, log: StreamLog, *, lease: float) -> None:
@@ -36,7 +36,7 @@ class Retries:
 
     async def note(self, id: str, owner: str, key: str) -> None:
         """
-        Say which key the retries of a request are to use from now on; the last one said counts.
+        Set the key that retries of a request use from now on; the newest key counts.
 
         Raises:
             LogUnavailable: The log cannot be reached.
@@ -45,13 +45,13 @@ class Retries:
         answer = await self._log.create(id, head, lease=self._lease)
         if isinstance(answer, Existing) and answer.ending is not None:
             answer = await self._log.create(id, head, lease=self._lease, replaces=answer.epoch)
-        # Otherwise somebody notes the same request at this moment: one of the two is as good as the other.
+        # Otherwise another process is noting the same request right now: either note will do.
         if isinstance(answer, Writer):
             await self._log.finish(answer, 0, _DONE)
 
     async def find(self, id: str, owner: str) -> str | None:
         """
-        The key that the retries of a request use; `None`: there was no such request in the last ten minutes.
+        The key that retries of a request use; `None`: there was no such request in the last ten minutes.
 
         Raises:
             LogUnavailable: The log cannot be reached.

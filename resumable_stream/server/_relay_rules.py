@@ -1,13 +1,13 @@
 """
-What a relay decides, as functions of values: no sockets, no clock, no framework.
+The decisions of a relay, as functions of values: no sockets, no clock, no framework.
 
-    whose        principal_of()       a keyed hash of the API key: the key itself is kept nowhere
+    whose        principal_of()       a keyed hash of the API key, which itself is stored nowhere
                  capability_of()      what opens one stream for reading, for a while, without the key
     which        key_id()             the id of the stream that an `Idempotency-Key` stands for
-    where to     Upstreams.find()     one of the upstreams that were configured, and nothing that a request could name
+    where to     Upstreams.find()     one of the configured upstreams; a request cannot name another
     what passes  headers_up(), headers_down(), headers_kept()
-    what stays   framing_of()         streams are kept, and everything else passes through
-                 is_document()        but for whole answers to a request with a key, where that is wished
+    what stays   framing_of()         streams are kept, everything else passes through
+                 is_document()        except complete answers to a request with a key, if enabled
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ _KEY_PARAMETERS: Final = ("key", "api_key", "api-key", "access_token")
 """Query parameters that hold one. The first is Google's."""
 
 CAPABILITY: Final = "t"
-"""The query parameter of a URL that opens a stream by itself."""
+"""The query parameter that lets a URL open a stream without a key."""
 _CAPABILITY: Final = re.compile(r"([0-9]{1,12})\.([0-9a-f]{40})\.([0-9a-f]{40})", re.ASCII)
 
-# RFC 9110 section 7.6.1, and what older proxies send.
+# RFC 9110 section 7.6.1, and headers of older proxies.
 _HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -73,8 +73,8 @@ _HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-# The length and the host are those of the relay's own request. Cookies are the relay's origin's, or would become so. The address
-# of a client is no business of the upstream. What begins with `stream-` is between the client and the relay.
+# Length and host are those of the relay's own request. Cookies belong to the relay's origin, or would. The address of a client
+# does not concern the upstream. Names with `stream-` are between client and relay.
 _NOT_UP: Final = _HOP_BY_HOP | {
     "accept-encoding",
     "content-length",
@@ -91,9 +91,9 @@ _NOT_UP: Final = _HOP_BY_HOP | {
     "x-forwarded-proto",
     "x-real-ip",
 }
-# The date is left to the server that the relay runs under, which writes its own: nobody can tell which of two counts.
+# The server that runs the relay writes its own date; two would contradict each other.
 _NOT_DOWN: Final = _HOP_BY_HOP | {"alt-svc", "date", "set-cookie", "set-cookie2", "strict-transport-security"}
-# Of the head of a stream, these are kept with it; a name that ends in "-" is the beginning of one.
+# Headers of an answer that are kept with the stream; a name that ends in "-" is a prefix.
 _KEPT: Final = (
     "anthropic-",
     "openai-",
@@ -122,14 +122,14 @@ _JSON_BYTES: Final = 64 << 20
 
 def principal_of(secret: bytes, facts: Facts) -> str:
     """
-    Whose request it is: a keyed hash of the API keys in it, wherever they stand.
+    Identifies the client of a request: a keyed hash of its API keys, wherever they are.
 
-    A key counts the same in every place, so a stream that was started with `?key=` can be read with a header. A request with
-    two keys is another principal than one with either. All requests without a key are one principal.
+    A key counts the same in every place, so a stream that was started with `?key=` can be read with a header. A request with two
+    keys has another principal than one with either. All requests without a key share one principal.
 
     Args:
-        secret: Of the relay. Without it nobody can tell which key a principal was made of.
-        facts: Of the request.
+        secret: Secret of the relay. Without it, a principal does not reveal its key.
+        facts: Facts of the request.
 
     Returns:
         40 hexadecimal digits.
@@ -145,7 +145,7 @@ def _bare(value: str) -> str:
 
 
 def repeated_credential(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """A header with a key that stands in a request more than once: nobody knows which of them the upstream takes."""
+    """A header with a key that occurs twice in a request: it is unknown which one the upstream uses."""
     names = [name.decode("latin-1").lower() for name, _ in headers]
     return next((name for name in CREDENTIALS if names.count(name) > 1), None)
 
@@ -154,26 +154,26 @@ def capability_of(secret: bytes, principal: str, id: str, expires: int) -> str:
     """
     What opens one stream for reading, without the API key: `<expiry>.<principal>.<hmac>`.
 
-    The principal is needed to find the stream, since an id is that of a stream only together with its owner. It is a keyed hash,
-    and says no more than which URLs were made for one API key.
+    The principal is needed because an id names a stream only together with its owner. It is a keyed hash, and reveals only which
+    URLs were made for the same API key.
 
     Args:
-        secret: Of the relay.
-        principal: Whose stream it is.
-        id: Of the stream.
-        expires: When it ends, in seconds of Unix time.
+        secret: Secret of the relay.
+        principal: Owner of the stream.
+        id: Id of the stream.
+        expires: When it expires, in seconds of Unix time.
     """
     return f"{expires}.{principal}.{_digest(secret, 'capability', principal, id, str(expires))}"
 
 
 def principal_by_capability(secret: bytes, id: str, query: str, now: float) -> str | None:
     """
-    Whose stream a URL opens; `None`: none, whatever is wrong with it.
+    The owner of the stream that a URL opens; `None` if it opens none, for whatever reason.
 
     Args:
-        secret: Of the relay.
-        id: Of the stream that is asked for.
-        query: Of the request.
+        secret: Secret of the relay.
+        id: Id of the requested stream.
+        query: Query of the request.
         now: Unix time, in seconds.
     """
     given = [value for name, value in parse_qsl(query) if name == CAPABILITY]
@@ -181,24 +181,24 @@ def principal_by_capability(secret: bytes, id: str, query: str, now: float) -> s
     if found is None:
         return None
     expires, principal, _ = found.groups()
-    # The digest is made and compared for one that has expired, too.
+    # The digest is computed and compared even for an expired one.
     is_ours = hmac.compare_digest(given[0], capability_of(secret, principal, id, int(expires)))
     return principal if is_ours and now < int(expires) else None
 
 
 def claim_owner(principal: str) -> str:
-    """Who owns what the relay notes of a key before the upstream has answered: not a principal, so no client can read it."""
+    """Owner of a relay's notes about a key before the upstream has answered. Not a principal, so no client can read them."""
     return f"{principal}/claim"
 
 
 def key_id(secret: bytes, principal: str, path: str, key: str) -> str:
     """
-    The id of the stream that an `Idempotency-Key` stands for: the same in every relay over one log, and guessed by nobody.
+    The id of the stream that an `Idempotency-Key` stands for: the same in every relay over one log, and not guessable.
 
     Args:
-        secret: Of the relay.
-        principal: Whose key it is, so two clients' keys never meet.
-        path: Of the request.
+        secret: Secret of the relay.
+        principal: Owner of the key, so that two clients' keys never collide.
+        path: Path of the request.
         key: As sent.
     """
     return _digest(secret, "stream", principal, path, key)
@@ -206,28 +206,28 @@ def key_id(secret: bytes, principal: str, path: str, key: str) -> str:
 
 def retry_id(secret: bytes, principal: str, path: str, fingerprint: str) -> str:
     """
-    The id under which the log says which answer the retries of a request without a key belong to.
+    The id under which the log stores the key that retries of a request without a key use.
 
     Args:
-        secret: Of the relay.
-        principal: Whose request it is.
-        path: Of the request.
-        fingerprint: Of the request, its body among it.
+        secret: Secret of the relay.
+        principal: Owner of the request.
+        path: Path of the request.
+        fingerprint: Fingerprint of the request, including its body.
     """
     return _digest(secret, "retry", principal, path, fingerprint)
 
 
 def is_retry(headers: Mapping[str, str]) -> bool:
-    """An SDK says that it has sent this request before; those of OpenAI and Anthropic count in this header, from 0."""
+    """An SDK reports that it has sent this request before; those of OpenAI and Anthropic count in this header, from 0."""
     return re.fullmatch(r"0*[1-9][0-9]{0,2}", headers.get("x-stainless-retry-count", ""), re.ASCII) is not None
 
 
 def fingerprint_of(secret: bytes, method: str, path: str, query: str, body: bytes, content_type: str = "") -> str:
     """
-    What tells one request from another under the same key.
+    Distinguishes requests under the same key.
 
-    It is keyed: a plain digest of a short prompt could be guessed from. The parameters that hold an API key are left out, and so
-    is what separates the parts of a form: clients draw it anew when they send the same form again.
+    It is keyed, because a short prompt could be guessed from a plain digest. Parameters that hold an API key are left out, and so
+    is the boundary of a multipart form, which clients draw anew when they send the same form again.
     """
     if (found := _BOUNDARY.fullmatch(content_type)) is not None:
         body = body.replace(b"--" + (found[1] or found[2]).encode(), b"--")
@@ -249,7 +249,7 @@ def _digest(secret: bytes, what: str, *parts: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Upstreams:
     """
-    The upstreams of a relay, by the path under which they are mounted; `""`: all paths.
+    The upstreams of a relay, by the path of their mount; `""`: all paths.
 
     Attributes:
         by_mount: URLs without a slash at the end.
@@ -260,10 +260,11 @@ class Upstreams:
     @classmethod
     def of(cls, given: str | Mapping[str, str]) -> Upstreams:
         """
-        Check what a relay was given.
+        Validate the upstreams given to a relay.
 
         Raises:
-            ValueError: No upstream, a URL with more than scheme, host and path, or a mount that is no path or is the relay's own.
+            ValueError: No upstream, a URL with more than scheme, host and path, or a mount that is not a path or is the relay's
+                own.
         """
         pairs = {"": given} if isinstance(given, str) else dict(given)
         if not pairs:
@@ -277,13 +278,13 @@ class Upstreams:
                 raise ValueError(f"no upstream can be mounted at {mount!r}, which is the relay's own")
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                # The URL is not shown, here and below: it may hold a key.
+                # The URL is left out, here and below: it may hold a key.
                 raise ValueError(
                     f"the upstream at {mount or '/'!r} is not a URL such as 'https://api.openai.com': "
                     "it needs http or https, and a host"
                 )
             if parts.username is not None or parts.query or parts.fragment:
-                raise ValueError(f"the URL of the upstream at {mount or '/'!r} may have a host and a path, and nothing else")
+                raise ValueError(f"the URL of the upstream at {mount or '/'!r} must have only scheme, host and path")
             found[mount] = url.rstrip("/")
         return cls(found)
 
@@ -292,7 +293,7 @@ class Upstreams:
         The upstream of a path.
 
         Returns:
-            Where it is mounted, its URL, and the rest of the path; `None`: there is none.
+            Its mount, its URL, and the rest of the path; `None`: there is none.
         """
         for mount in sorted(self.by_mount, key=len, reverse=True):
             if path.startswith(f"{mount}/") or path == mount:
@@ -302,15 +303,15 @@ class Upstreams:
 
 def target_of(upstream: str, path: str, query: str) -> str | None:
     """
-    The URL to ask.
+    The URL to request.
 
     Args:
         upstream: As configured.
-        path: Of the request, below the mount, still percent-encoded.
+        path: Path of the request, below the mount, still percent-encoded.
         query: Likewise.
 
     Returns:
-        `None`: the path leaves the upstream (`..`, also in disguise), or could be taken for something else than a path.
+        `None`: the path leaves the upstream (`..`, also encoded), or could be mistaken for something other than a path.
     """
     if path and not path.startswith("/"):
         return None
@@ -325,9 +326,9 @@ def target_of(upstream: str, path: str, query: str) -> str | None:
 
 def headers_up(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     """
-    The headers of a request that the upstream gets; keys among them, which pass through and are not looked at.
+    The headers of a request that go to the upstream, including keys, which are passed on unread.
 
-    `Accept-Encoding: identity` is added: a compressed stream has no borders between its events.
+    `Accept-Encoding: identity` is added: a compressed stream has no boundaries between its events.
     """
     pairs = [(name.decode("latin-1"), _decoded(value)) for name, value in headers]
     dropped = _NOT_UP | _named_by_connection(pairs)
@@ -343,11 +344,11 @@ def headers_down(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, by
 
 def headers_kept(headers: Iterable[tuple[str, str]], allow: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
     """
-    The headers of a stream that are kept with it, so that whoever reads it later gets them too.
+    The headers of a stream that are kept with it, so that later readers get them too.
 
     Args:
-        headers: Of the upstream's answer.
-        allow: More names than the usual ones, in lower case; one that ends in `-` is the beginning of names.
+        headers: Headers of the upstream's answer.
+        allow: Additional names, in lower case; one that ends in `-` is a prefix.
     """
     found = []
     for name, value in headers:
@@ -376,15 +377,15 @@ def _decoded(value: bytes) -> str:
 
 def framing_of(method: str, path: str, head: ResponseHead) -> Framing | None:
     """
-    How the body of an answer falls into events; `None`: it is not a stream that is kept, and passes through.
+    How the body of an answer is split into events; `None`: it is not kept, but passes through.
 
-    Only what answers a request that changes something is kept: a GET can be asked again, and is mostly a feed that has no end.
-    A compressed body is not looked into.
+    Only answers to requests that change something are kept: a GET can be repeated, and is usually an endless feed. A compressed
+    body is not read.
 
     Args:
-        method: Of the request.
-        path: Of the request, decoded.
-        head: Of the answer.
+        method: Method of the request.
+        path: Path of the request, decoded.
+        head: Head of the answer.
     """
     if method in ("GET", "HEAD", "OPTIONS") or not 200 <= head.status < 300 or head.status in (204, 205):
         return None
@@ -402,10 +403,10 @@ def framing_of(method: str, path: str, head: ResponseHead) -> Framing | None:
 
 def is_document(head: ResponseHead) -> bool:
     """
-    An answer is one JSON document, which is of use only as a whole, so that nobody loses time if it is collected first.
+    Whether an answer is one JSON document. It is useful only as a whole, so collecting it first costs no time.
 
     Args:
-        head: Of the answer. One that says that something went wrong is not meant: that request may be sent again.
+        head: Head of the answer. An error does not count: that request may be sent again.
     """
     kind, coding = head.content_type, head.headers.get("content-encoding", "identity").strip().lower()
     is_json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
@@ -414,23 +415,23 @@ def is_document(head: ResponseHead) -> bool:
 
 def asks_for_stream(path: str, headers: Mapping[str, str], body: Any) -> bool:
     """
-    The answer to this request may be a stream.
+    Whether the answer to this request may be a stream.
 
     Args:
-        path: Of the request, decoded.
-        headers: Of the request, names in lower case.
-        body: Its JSON; `None`: it has none that could be read.
+        path: Path of the request, decoded.
+        headers: Headers of the request, names in lower case.
+        body: Its JSON; `None`: none could be read.
     """
     if "text/event-stream" in headers.get("accept", "") or path.endswith(_STREAMING_PATHS):
         return True
     if not isinstance(body, dict):
         return body is None
-    # Ollama streams unless it is told not to.
+    # Ollama streams unless the request says otherwise.
     return body.get("stream") is True or (path.endswith(_OLLAMA_PATHS) and body.get("stream") is not False)
 
 
 def json_of(headers: Mapping[str, str], body: bytes) -> Any:
-    """The JSON of a body; `None`: it is something else."""
+    """The JSON of a body; `None` if it is something else."""
     if len(body) > _JSON_BYTES or "multipart/" in headers.get("content-type", ""):
         return None
     try:
@@ -441,16 +442,16 @@ def json_of(headers: Mapping[str, str], body: bytes) -> Any:
 
 def known_names(names: Sequence[str]) -> tuple[str, ...]:
     """
-    Check names of headers that are to be kept.
+    Validate names of headers to keep.
 
     Raises:
-        TypeError: One text instead of several.
-        ValueError: One that grants access, or is about a connection.
+        TypeError: A single text instead of several.
+        ValueError: One that grants access, or concerns the connection.
     """
     if isinstance(names, str):
         raise TypeError(f"allow takes a list of names of headers, got the text {names!r}")
     lower = tuple(name.lower() for name in names)
     for name in lower:
         if name in _NOT_DOWN or name in CREDENTIALS:
-            raise ValueError(f"the header {name!r} cannot be kept: everybody who may read a stream would get it")
+            raise ValueError(f"the header {name!r} cannot be kept: every reader of a stream would get it")
     return lower

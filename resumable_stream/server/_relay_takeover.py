@@ -1,13 +1,13 @@
 """
-Who goes on with the streams of a relay that died: the next one that has a reader with a key.
+Who continues the streams of a relay that died: the next relay that has a reader with a key.
 
     the first relay    reads the upstream with the key of the request, and leaves a note after every span
-    its lease is over  the stream waits: nobody without a key could go on
-    a reader comes     to any relay over the same log, or is there already: his relay claims the stream, and asks the upstream
-                       for the rest with his key
+    its lease ends     the stream waits, because nobody can continue without a key
+    a reader comes     to any relay over the same log, or is already there: that relay claims the stream, and requests the
+                       rest from the upstream with the reader's key
     nobody comes       after `takeover_wait` seconds the stream ends as `producer_lost`
 
-Keys are in memory for as long as their reader is connected. What is decided is in `_relay_notes`.
+Keys stay in memory as long as their reader is connected. The decisions are in `_relay_notes`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ __all__ = ["Takeovers", "protocol_for"]
 
 _PREFIX: Final = "/.streams/"
 _PATIENCE: Final = 10.0
-"""Seconds that a reader of a stream that is being taken over waits for the upstream's word. 10: then he waits for its events."""
+"""Longest wait of a reader, in seconds, for the upstream's answer to a takeover. 10: after that, the reader waits for events."""
 _LOOK: Final = 1.0
-"""Most seconds between two looks at a stream whose relay may be dead, and that somebody cancels."""
+"""Longest wait, in seconds, between two checks of a cancelled stream whose relay may be dead."""
 _LOST: Final = Ending(outcome=Outcome.FAILED, reason="producer_lost")
 _MOST_SEEN: Final = 10_000
 """Streams without a relay that are remembered. 10,000: as many as run in one process."""
 
 
 def protocol_for(method: str, url: str, json: Any, head: ResponseHead, framing: str) -> ResumeProtocol | None:
-    """The protocol of an answer that can be resumed, and is kept as whole events; `None`: it is read as any other."""
+    """The protocol of an answer that can be resumed and is kept as complete events; `None`: it is read as any other."""
     url = without_keys(url)
     protocol = resumable(StreamState(method, url, json), ResponseHead(head.status, head.headers, url))
     return protocol if protocol is not None and protocol.framing == framing else None
@@ -63,13 +63,13 @@ def protocol_for(method: str, url: str, json: Any, head: ResponseHead, framing: 
 
 class Takeovers:
     """
-    The streams of resumable upstreams that one relay reads, and those of other relays that it may go on with.
+    The streams of resumable upstreams that one relay reads, and those of other relays that it may continue.
 
     Args:
-        hub: Of the relay.
+        hub: Hub of the relay.
         upstreams: URLs by mount, as notes name them.
-        metrics: Of the relay.
-        principal: Whose a request is.
+        metrics: Metrics of the relay.
+        principal: Returns the principal of a request.
         wait: Seconds that a stream without a relay waits for a reader with a key.
         connect, idle: As for the relay.
     """
@@ -92,7 +92,7 @@ class Takeovers:
         self._wait = wait
         self._connect, self._idle = connect, idle
         self.client: Client | None = None
-        # By key in the log: what its readers here have shown, and since when it is known to be without a relay.
+        # By key in the log: what its readers here have shown, and since when it is known to have no relay.
         self._shown: dict[str, list[Credentials]] = {}
         self._seen: dict[str, tuple[tuple[str, int], float]] = {}
         self._leaving: set[str] = set()
@@ -114,7 +114,7 @@ class Takeovers:
         json: Any,
         content: bytes,
     ) -> Callable[[Generation], Awaitable[Ending | None]]:
-        """The producer for the answer of an upstream that can resume; for the rest, see `Relay`."""
+        """The producer for the answer of an upstream that can resume; for other answers, see `Relay`."""
         credentials = credentials_of(headers, query)
         upstream = self._upstream(mount, credentials, described(headers), credentials.sessions)
 
@@ -149,10 +149,10 @@ class Takeovers:
             count=count,
         )
 
-    # --- one whose relay is lost
+    # --- a stream whose relay is lost
 
     def successor(self, key: str, page: Page) -> Any:
-        """Who goes on with a stream that nobody produces; see `Successor`."""
+        """Who continues a stream that nobody produces; see `Successor`."""
         note = Note.of(page.note)
         shown = self._usable(key, () if note is None else note.needs)
         # A later version may know the protocol of its note.
@@ -166,10 +166,10 @@ class Takeovers:
         return functools.partial(self._go_on, credentials=shown or Credentials(()))
 
     def _waited(self, key: str, page: Page) -> float:
-        """Seconds without a relay: on the log's clock, or, of one that was released, since it was seen here."""
+        """Seconds without a relay: on the log's clock, or, for a released stream, since it was first seen here."""
         now, stands = asyncio.get_running_loop().time(), (page.epoch, page.n)
         seen = self._seen.pop(key, None)
-        # Where it has grown since, somebody went on with it meanwhile.
+        # If it has grown since, somebody continued it meanwhile.
         since = seen[1] if seen is not None and seen[0] == stands else now
         self._seen[key] = stands, since
         if len(self._seen) > _MOST_SEEN:
@@ -185,7 +185,7 @@ class Takeovers:
         key, note = gen.writer.stream_id, Note.of(gen.note)
         attempt = self._attempts.setdefault(key, asyncio.get_running_loop().create_future())
         if note is None or gen.resumed_from is None or gen.resumed_from < gen.note_n:
-            # The log has lost events, and with them the place.
+            # The log has lost events, and the note with them.
             self._settle(key, attempt, None)
             return _LOST
         gen.continues = True
@@ -221,12 +221,12 @@ class Takeovers:
         self, key: str, headers: Iterable[tuple[str, str]], query: str, answer: Callable[[], Awaitable[ASGIApp]]
     ) -> ASGIApp | Answer:
         """
-        The answer to who comes again with the key of a request whose stream is there: he reads it too.
+        The answer to a request whose key belongs to an existing stream: the client reads that stream too.
 
         Args:
-            key: Of the stream, in the log.
-            headers: Of the request, those that pass.
-            query: Of the request.
+            key: Key of the stream in the log.
+            headers: Headers of the request that pass.
+            query: Query of the request.
             answer: Makes the answer.
         """
         credentials = shown_by(headers, query)
@@ -242,12 +242,12 @@ class Takeovers:
         return shown
 
     async def _on_refused(self, key: str, credentials: Credentials, found: Refused) -> None:
-        """With these credentials the upstream says no more; readers are sent away, unless one here has others."""
+        """The upstream rejects these credentials. Readers are disconnected, unless one here has others."""
         credentials.refused = True
         for other in self._shown.get(key, []):
-            # Thousands may read with one key, and it is not asked for once for each of them.
+            # Thousands may read with one key, and the upstream is asked only once.
             other.refused = other.refused or other.grants_like(credentials)
-        # Those of which nobody came back are forgotten.
+        # Entries of streams that no reader returned to are dropped.
         self._leaving = {each for each in self._leaving if each in self._hub._generations} | {key}
         if self._usable(key, credentials.sessions) is None:
             for reader in list(self._hub._readers):
@@ -259,14 +259,14 @@ class Takeovers:
     @contextlib.asynccontextmanager
     async def reading(self, scope: Scope, path: str) -> AsyncIterator[Answer | None]:
         """
-        Around the answer to a request for one of the relay's own routes: who may read a stream may also go on with it.
+        Wrap the answer to a request for one of the relay's own routes: whoever may read a stream may also continue it.
 
         Args:
-            scope: Of the request.
-            path: Below where the relay is mounted.
+            scope: Scope of the request.
+            path: Path below the mount of the relay.
 
         Yields:
-            What to answer in its place: the upstream has just refused the key of this request.
+            The answer to send instead, if the upstream has just refused the key of this request.
         """
         asked = _asked(scope["method"], path)
         if asked is None:
@@ -292,7 +292,7 @@ class Takeovers:
 
     @contextlib.contextmanager
     def shown(self, key: str, credentials: Credentials) -> Iterator[None]:
-        """Meanwhile somebody is here who may go on with this stream."""
+        """During the context, a reader is here who may continue this stream."""
         held = self._shown.setdefault(key, [])
         held.append(credentials)
         try:
@@ -303,7 +303,7 @@ class Takeovers:
                 del self._shown[key]
 
     async def before_reading(self, key: str) -> Answer | None:
-        """Take a stream over if it has no relay; an answer says that the upstream has refused who asks."""
+        """Take a stream over if it has no relay; returns an answer if the upstream has refused this client."""
         hub = self._hub
         followed = hub._following.find(key)
         mirror = None if followed is None else followed.follower.mirror
@@ -321,12 +321,12 @@ class Takeovers:
             try:
                 page = await hub._log.read(key, None, limit_bytes=0)
             except LogUnavailable:
-                return None  # who reads is told so
+                return None  # the read itself reports it
             if not isinstance(page, Page) or page.ending is not None or page.lease_left > 0.0:
                 return None
-            # Made before its producer, which begins in a task of its own.
+            # Made before its producer, which starts in its own task.
             attempt = self._attempts.setdefault(key, asyncio.get_running_loop().create_future())
-            # So is the claim: a reader who leaves must not leave a stream that is claimed and has no producer.
+            # The claim has its own task too: a reader who leaves must not leave behind a claimed stream without a producer.
             taking = hub._generations.tasks.spawn(hub._generations.take_over(key))
             taking.add_done_callback(lambda _: self._settle_without_producer(key, attempt))
             await asyncio.wait({attempt, taking}, timeout=_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
@@ -338,16 +338,16 @@ class Takeovers:
         refused = attempt.result() if attempt.done() else None
         if refused is None:
             return None
-        text = "the upstream refuses the key with which this stream would go on; it can go on with one that the upstream takes"
+        text = "the upstream refuses this key, so the stream cannot continue with it; try another key"
         return wire.problem(refused.status, "upstream_refused", text)
 
     def _settle_without_producer(self, key: str, attempt: asyncio.Future[Refused | None]) -> None:
-        """Somebody else was quicker, nobody can go on with it, or its producer was stopped before it began."""
+        """Another process was faster, nobody can continue it, or its producer was stopped before it started."""
         if key not in self._hub._generations:
             self._settle(key, attempt, None)
 
     async def _stop_lost(self, key: str, credentials: Credentials) -> None:
-        """Stop the work upstream for a stream that has no relay, and is about to be deleted."""
+        """Stop the work upstream for a stream without a relay that is about to be deleted."""
         with contextlib.suppress(LogUnavailable):
             page = await self._hub._log.read(key, None, limit_bytes=0)
             if not isinstance(page, Page) or page.ending is not None or page.lease_left > 0.0:
@@ -360,7 +360,7 @@ class Takeovers:
                 await upstream.aclose()
 
     async def _cancel_lost(self, key: str, credentials: Credentials) -> None:
-        """A stream that somebody cancels, and whose relay is dead, is stopped upstream with his key when its lease is over."""
+        """Cancel a stream whose relay is dead: after its lease has ended, stop it upstream with the client's key."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + 2 * self._hub.lease
         with self.shown(key, credentials), contextlib.suppress(LogUnavailable):
@@ -375,7 +375,7 @@ class Takeovers:
 
 
 def _asked(method: str, path: str) -> tuple[str, str] | None:
-    """The id and the action of a request that shows a key for a stream: to read it, to cancel it, or to have it forgotten."""
+    """The id and the action of a request that presents a key for a stream: to read, cancel or delete it."""
     id, _, rest = path.removeprefix(_PREFIX).partition("/")
     action = {("GET", ""): "read", ("POST", "cancel"): "cancel", ("DELETE", ""): "forget"}.get((method, rest))
     return None if action is None or not path.startswith(_PREFIX) or wrong_id(id) is not None else (id, action)

@@ -1,9 +1,9 @@
 """
-The upstream's side of a relay: a request is sent once, and its answer is passed on, or read into a generation.
+The upstream side of a relay: a request is sent once, and its answer is passed on, or read into a generation.
 
-Only this module imports aiohttp (extra `relay`). Of the clients that are well kept it takes the least time for each token.
+Only this module imports aiohttp (extra `relay`), which takes the least time per token among the well-maintained clients.
 
-No error of aiohttp is logged, or is the cause of one of ours: its text may hold a URL, and a URL may hold a key.
+No error of aiohttp is logged, or becomes the cause of one of ours: its text may contain a URL, and a URL may hold a key.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 __all__ = ["Begun", "Client", "Passed", "Trouble", "collected", "pump"]
 
 _LINGER: Final = 5.0
-"""Seconds in which an upstream may close a body whose last event has come. 5: what follows is a line feed, or nothing."""
+"""Seconds that an upstream may take to close a body after the last event. 5: at most a line feed follows."""
 _KEEP_ALIVE: Final = 3.0
 """
-Seconds that a connection is kept for the next request. 3: less than any usual server keeps it. One that is closed by the server
-while a request is under way costs that request, since a POST is not sent again.
+Seconds that an idle connection is kept. 3: less than usual servers keep it. If the server closes it while a request is under way,
+that request fails, because a POST is not sent again.
 """
 _BROKEN: Final = (aiohttp.ClientError, OSError)
-"""What a connection that breaks raises; timeouts are among them."""
+"""Errors of a broken connection, including timeouts."""
 _REASONS: Final = frozenset(
     {
         "abandoned", "shutdown", "too_long", "upstream_cancelled", "upstream_cut", "upstream_error", "upstream_gone",
@@ -63,27 +63,27 @@ _SKIP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 class Trouble(Exception):
     """
-    An upstream gave no answer. Not an error of this package: it is answered with 502 or 504.
+    An upstream gave no answer. Not an error of this package: the answer is a 502 or 504.
 
     Attributes:
-        sent: It may have got the request, so it may do the work, and be paid for it.
-        timeout: It was waited for long enough.
-        why: For the log: the kind of the error, and what the system says of it. It holds nothing of the URL.
+        sent: The request may have arrived, so the work may be done and billed.
+        timeout: The wait was long enough.
+        why: For the log: the kind of the error, and the system's message. Contains nothing of the URL.
     """
 
     def __init__(self, *, sent: bool, timeout: bool, why: str = "") -> None:
         super().__init__(sent, timeout)
         self.sent = sent
         self.timeout = timeout
-        self.why = why or "it was given up here"
+        self.why = why or "the relay gave up"
 
     @classmethod
     def of(cls, error: Exception, *, sent: bool) -> Trouble:
-        """What an error of aiohttp means for a request. Its text is not kept, since a URL stands in it."""
+        """What an error of aiohttp means for a request. Its text is dropped because it contains a URL."""
         why = type(error).__name__
         number = getattr(error, "errno", None)
         if isinstance(number, int) and number in errno.errorcode:
-            # A name that is not found has a number of another list; the name of its error says as much.
+            # A name that cannot be resolved has a number from another list; the name of its error says as much.
             why += f" ({os.strerror(number)})"
         return cls(sent=sent, timeout=isinstance(error, TimeoutError), why=why)
 
@@ -93,13 +93,13 @@ class Client:
     Connections to upstreams. Make it in the event loop, and close it.
 
     Args:
-        connect: Seconds to connect in.
-        idle: Seconds that an upstream may send nothing.
+        connect: Most seconds to connect.
+        idle: Most seconds an upstream may send nothing.
     """
 
     def __init__(self, *, connect: float, idle: float) -> None:
         self._session = aiohttp.ClientSession(
-            # How many there may be is the relay's limit, not one that would make requests wait.
+            # The relay limits their number itself; a limit here would make requests wait.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -110,7 +110,7 @@ class Client:
 
     async def open(self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> aiohttp.ClientResponse:
         """
-        Send a request, and wait for the head of its answer. Redirects are not followed: they would take the key elsewhere.
+        Send a request, and wait for the head of its answer. Redirects are not followed: they would send the key elsewhere.
 
         Raises:
             Trouble: There was no answer.
@@ -131,10 +131,10 @@ class Client:
 
 def _arrived(response: aiohttp.ClientResponse) -> bytes:
     """
-    What had arrived before a body broke, and was not read.
+    Data that had arrived before a body broke, but was not read.
 
-    aiohttp raises the break before it hands that out, and has no public way to it: a burst of events just before a reset would
-    be lost. Where a later version names its buffer otherwise, they are.
+    aiohttp raises the break before it returns that data, and has no public way to get it: a burst of events just before a reset
+    would be lost. If a later version renames its buffer, they are.
     """
     return b"".join(getattr(response.content, "_buffer", ()))
 
@@ -145,11 +145,11 @@ def _arrived(response: aiohttp.ClientResponse) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Begun:
     """
-    An answer that is to be passed on.
+    An answer to pass on.
 
     Attributes:
-        response: Of the upstream.
-        first: What was read of its body already.
+        response: Answer of the upstream.
+        first: The part of its body that was already read.
     """
 
     response: aiohttp.ClientResponse
@@ -158,13 +158,13 @@ class Begun:
 
 async def collected(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
     """
-    Read a body as far as a limit.
+    Read a body up to a limit.
 
     Returns:
-        What was read, and whether that is all of it.
+        The data, and whether it is the whole body.
 
     Raises:
-        Trouble: The upstream broke it off. The response is closed then.
+        Trouble: The upstream broke it off. The response is then closed.
     """
     if (response.content_length or 0) > limit:
         return b"", False
@@ -186,13 +186,13 @@ async def collected(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes
 
 class Passed:
     """
-    An answer that passes through as it comes, as an ASGI app. A client that leaves closes the upstream, as with any proxy.
+    An answer that is passed on as it arrives, as an ASGI app. A client that leaves closes the upstream, as with any proxy.
 
     Args:
-        begun: Of the upstream.
-        send_timeout: Seconds that the client may take no bytes.
+        begun: Answer of the upstream.
+        send_timeout: Seconds that the client may accept no bytes.
         extra: More headers.
-        passing: Holds this answer while it is being passed on.
+        passing: Contains this answer while it is being passed on.
     """
 
     def __init__(self, begun: Begun, *, send_timeout: float, extra: Sequence[tuple[bytes, bytes]], passing: set[object]) -> None:
@@ -218,7 +218,7 @@ class Passed:
                 if not data:
                     return
         except OSError:
-            # Of a send: what newer servers raise when the client has left.
+            # From a send: newer servers raise it when the client has left.
             pass
         finally:
             self._passing.discard(self)
@@ -252,14 +252,14 @@ async def pump(
     gen: Generation, *, response: aiohttp.ClientResponse, reading: UpstreamReading, metrics: Metrics, mount: str
 ) -> Ending:
     """
-    Read the body of an upstream into a generation, until it ends, breaks, or somebody cancels it.
+    Read the body of an upstream into a generation, until it ends, breaks, or is cancelled.
 
     Args:
-        gen: Where its events go.
-        response: Of the upstream; it is closed.
-        reading: Cuts its body into events.
-        metrics: Told of bytes, and of the end.
-        mount: For them.
+        gen: Receives its events.
+        response: Answer of the upstream; it is closed.
+        reading: Splits its body into events.
+        metrics: Counts bytes and the end.
+        mount: Label for them.
     """
     watching = asyncio.get_running_loop().create_task(_close_when_cancelled(gen, response))
     ending = Ending(outcome=Outcome.FAILED, reason="shutdown")
@@ -269,7 +269,7 @@ async def pump(
         clean = broken = False
         while not (clean or broken or reading.broken):
             try:
-                # How long it may be silent is watched by aiohttp, with a timer of its own.
+                # aiohttp limits the silence, with a timer of its own.
                 data = await (_in_time(read()) if reading.over else read())
                 clean = not data
             except _BROKEN:
@@ -299,10 +299,10 @@ async def _close_when_cancelled(gen: Generation, response: aiohttp.ClientRespons
     with contextlib.suppress(GenerationFailed):
         while not gen.cancelled:
             await gen.wait_steered()
-        # Nothing else makes a provider stop that has no call for it.
+        # Closing is the only way to stop a provider that has no cancel call.
         response.close()
 
 
 def _word(reason: str | None) -> str:
-    # A reason of who cancels it may be anything, and labels have few values.
+    # The reason of a cancel may be anything, but labels must have few values.
     return reason if reason in _REASONS else ""

@@ -1,15 +1,15 @@
 """
-What a log answers, as functions of values.
+The answers of a log, as functions of values.
 
-A log keeps one `Record` for each stream and the spans beside it. In one step that nobody can get between (a lock, a transaction,
-a script) it loads the record, asks a `judge_…` function, and, where that answers "do it", changes record and spans:
+A log keeps one `Record` per stream, and its spans. In one atomic step (a lock, a transaction, a script) it loads the record,
+calls a `judge_…` function, and, if that allows it, changes record and spans:
 
     verdict = judge_append(record, entries, append)
     if verdict is None:             # nothing stands in the way
         record.append(append, now)  # and store append.span
 
-The order of the questions is part of the rules: a lost log is `Lost` to everybody; a writer that was superseded is `Fenced`
-even if the stream has ended; only then does the place count.
+The order of the checks is part of the rules: a lost log is `Lost` to everybody; a superseded writer is `Fenced` even if the
+stream has ended; only then does the position count.
 
 Times are seconds on the clock of the log, which is one clock for all its writers.
 """
@@ -74,42 +74,41 @@ __all__ = [
 
 ToAppend: TypeAlias = Appended | Fenced | Ended | Behind | Lost
 ToRenew: TypeAlias = Control | Fenced | Ended | Lost | None
-"""What is answered to an item of `append`, and of `renew`, whose stream was reached."""
+"""The answers to an item of `append`, and of `renew`, whose stream was reached."""
 
 MAX_INBOX: Final = 10_000
-"""Messages that one inbox takes. 10,000: far above what people type into one answer, and a bound for those who do not type."""
+"""Messages that one inbox takes. 10,000: far above what people type into one answer, and a bound for programs."""
 COMPACTED_BYTES: Final = 1 << 20
 """
-Bytes of a joined span, before it is compressed. 1 MiB: an answer of 3,000 tokens of a chat is one entry, 40 KB compressed, and a
-reader who pages through a longer stream unpacks each entry once, as it asks for as much at a time.
+Size of a joined span, before it is compressed. 1 MiB: an answer of 3,000 tokens of a chat is one entry, 40 KB compressed, and a
+reader who pages through a longer stream unpacks each entry once, because its pages have the same size.
 """
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
     """
-    All that a log knows about one stream, except its spans and its messages.
+    All that a log knows about one stream, except its spans and messages.
 
     Attributes:
         head: As created.
-        epoch: Of the log.
-        fence: Of its writer.
+        epoch: Epoch of the log.
+        fence: Fence of its writer.
         n: Number of the last event.
         b: Byte position after it.
-        c: How many spans were stored. Another number of entries means that some were lost.
-        oldest: Number of the oldest event held; n + 1 when none is.
-        until: When the lease is over; 0.0: released.
+        c: How many spans were stored. If the log holds another number, some were lost.
+        oldest: Number of the oldest event held; n + 1 if none is.
+        until: When the lease ends; 0.0: released.
         ending: How the stream ended; `None` while it runs.
-        ended_by: The fence of the writer that finished it.
-        note: The note stored last.
+        note: The newest note.
         note_n: The last event when it was stored.
         taken: How many messages are dealt with.
         k: How many messages were accepted.
         cancel: The reason of the first cancel; `None`: nobody cancelled.
-        mark: Of the last append without a span after event `n` by the present writer; 0: none was counted.
-        claimed: Who claimed the stream last, and how: `+` with its events, `-` without, `=` and the epoch of before with its
-            events under a new one. Empty: nobody who gave a name.
-        request: What `create` was given.
+        mark: Mark of the current writer's last append without a span after event `n`; 0: none.
+        claimed: Who claimed the stream last, and the result: `+` with its events, `-` without, `=` and the previous epoch: with
+            its events under a new one. Empty: the claimant gave no name.
+        request: The request given to `create`.
         expires: When the stream is forgotten.
     """
 
@@ -134,17 +133,17 @@ class Record:
 
     @property
     def token(self) -> str:
-        """What a writer must show."""
+        """The token that a writer must present."""
         return f"{self.epoch}.{self.fence}"
 
     @property
     def control(self) -> Control | None:
-        """How the inbox stands; `None` before the first message."""
+        """The state of the inbox; `None` before the first message."""
         return Control(self.k, self.cancel) if self.k or self.cancel is not None else None
 
     @classmethod
     def create(cls, head: Head, epoch: str, *, lease: float, now: float, request: bytes | None = None) -> Record:
-        """Make the record of a stream that begins."""
+        """Make the record of a new stream."""
         return cls(head=head, epoch=epoch, request=request, until=now + lease, expires=now + lease + head.retention)
 
     @classmethod
@@ -162,7 +161,7 @@ class Record:
         taken: int = 0,
         inbox: Sequence[Message] = (),
     ) -> Record:
-        """Make the record of a stream that its writer writes again, under the next fence."""
+        """Make the record of a stream that its writer restores, under the next fence."""
         cancel = next((message.data for message in inbox if message.kind == CANCEL), None)
         last = spans[-1].n if spans else 0
         return cls(
@@ -177,7 +176,7 @@ class Record:
             note=note,
             note_n=0 if note is None else last if note_n is None else note_n,
             taken=taken,
-            # Not below `taken`: the next message must not get a number that the producer has already dealt with.
+            # Not below `taken`: the next message must not get a number the producer has already dealt with.
             k=max(taken, inbox[-1].k if inbox else 0),
             cancel=cancel,
             request=request,
@@ -185,7 +184,7 @@ class Record:
         )
 
     def append(self, append: Append, now: float, *, dropped: int = 0) -> None:
-        """Take what `judge_append` let through. The caller stores the span, and has `dropped` so many as `append.trims` says."""
+        """Apply what `judge_append` allowed. The caller stores the span, and passes how many `append.trims` made it drop."""
         span = append.span
         if span is not None:
             self.c -= dropped
@@ -197,7 +196,7 @@ class Record:
         self.renew(append.writer, now)
 
     def settle(self, append: Append) -> None:
-        """Move the note and `taken`."""
+        """Store the note and `taken`."""
         if append.mark:
             self.mark = append.mark
         if append.note is not None:
@@ -211,11 +210,11 @@ class Record:
         self.expires = now + writer.lease + self.head.retention
 
     def is_of(self, epoch: str | None) -> bool:
-        """It was made by an earlier try of the caller who chose this epoch, and nobody else has had it, or written to it."""
+        """An earlier attempt of the caller who chose this epoch made it, and nobody has claimed it or written to it since."""
         return self.epoch == epoch and self.fence == 1 and self.n == 0 and self.ending is None
 
     def is_claimed_by(self, claimant: str | None) -> bool:
-        """It was claimed by an earlier try of the caller with this name, and by nobody since."""
+        """An earlier attempt of the caller with this name claimed it, and nobody has since."""
         return claimant is not None and self.claimed.startswith((f"{claimant}+", f"{claimant}-", f"{claimant}="))
 
     def claim(
@@ -230,11 +229,11 @@ class Record:
         claimant: str | None = None,
     ) -> Writer:
         """
-        Hand the stream to a new writer, as `judge_claim` let it; or again to one whose first try got no reply.
+        Hand the stream to a new writer, as `judge_claim` allowed, or again to one whose first attempt got no reply.
 
-        A log that is whole keeps its epoch, so that readers go on where they are. One that lost spans gets `epoch` and begins
-        again without events; the caller then removes the spans that are left. So does one that is `doubtful`, with its events:
-        it may have lost some after them, and the new writer will append others.
+        A complete log keeps its epoch, so that readers keep their place. A log that lost spans gets `epoch` and starts again
+        without events; the caller then removes the remaining spans. A `doubtful` log also gets `epoch` but keeps its events: it
+        may have lost later ones, and the new writer will append others.
         """
         if self.is_claimed_by(claimant):
             how = self.claimed[len(claimant or "") :]
@@ -270,13 +269,13 @@ class Record:
         return Writer(stream_id, self.epoch, self.fence, lease, self.head.retention, handover)
 
     def finish(self, ending: Ending, now: float) -> None:
-        """Take what `judge_finish` let through."""
+        """Apply what `judge_finish` allowed."""
         self.ending = ending
         self.until = 0.0
         self.expires = now + self.head.retention
 
     def say(self, message: Message) -> int:
-        """Take what `judge_say` let through; the place of the message in the inbox."""
+        """Apply what `judge_say` allowed; returns the place of the message in the inbox."""
         self.k += 1
         if message.kind == CANCEL and self.cancel is None:
             self.cancel = message.data
@@ -291,8 +290,8 @@ def judge_create(record: Record | None, *, replaces: str | None = None) -> Exist
     Decide on `create`.
 
     Args:
-        record: Of the stream; `None`: there is none.
-        replaces: Epoch of an ended stream that the new one takes the place of.
+        record: Record of the stream; `None`: it does not exist.
+        replaces: Epoch of an ended stream that the new one replaces.
 
     Returns:
         The stream to join; `None`: create it.
@@ -307,17 +306,17 @@ def judge_append(record: Record | None, entries: int, append: Append) -> Appende
     Decide on one item of a batch.
 
     Args:
-        record: Of the stream; `None`: there is none.
-        entries: How many spans the log really holds for it.
-        append: What the writer sends.
+        record: Record of the stream; `None`: it does not exist.
+        entries: How many spans the log actually holds for it.
+        append: The item that the writer sends.
 
     Returns:
-        The verdict; `None`: store the span, then call `record.append()`. On `Appended` nothing is stored, but what moves with the
-        span was stored with it, so there is nothing left to do.
+        The verdict; `None`: store the span, then call `record.append()`. On `Appended` there is nothing to do: the span, and what
+        moves with it, were stored before.
 
     Raises:
-        SpanRefused: The span follows the last event, and its bytes do not follow the last byte; or it is the last one again,
-            and ends at another byte. A writer that makes such a span has lost count.
+        SpanRefused: The span follows the last event, but its bytes do not follow the last byte; or it repeats the last one, but
+            ends at another byte. Such a writer has lost count.
     """
     refusal = _refusal(record, append.writer)
     if refusal is not None:
@@ -331,13 +330,13 @@ def judge_append(record: Record | None, entries: int, append: Append) -> Appende
     if span is None:
         if record.n != append.last:
             return Behind(record.n)
-        # One that comes after a newer one is the late try of an append that was sent again.
+        # An older mark after a newer one is a late repeat of an append.
         return Appended(record.n, record.control) if 0 < append.mark <= record.mark else None
     if record.n == span.first - 1:
         if span.start != record.b:
             raise SpanRefused(
                 f"stream {append.writer.stream_id!r}: the log ends at byte {record.b} with event {record.n}; the span of events "
-                f"{span.first} to {span.n} must begin there, and begins at byte {span.start}",
+                f"{span.first} to {span.n} must begin there, but begins at byte {span.start}",
                 stream_id=append.writer.stream_id,
             )
         return None
@@ -346,7 +345,7 @@ def judge_append(record: Record | None, entries: int, append: Append) -> Appende
     if record.n == span.n and record.b != span.b:
         raise SpanRefused(
             f"stream {append.writer.stream_id!r}: event {span.n} is in the log and ends at byte {record.b}; "
-            f"the span sent again ends at byte {span.b}, so it is not the same",
+            f"the span sent again ends at byte {span.b}, so it is another span",
             stream_id=append.writer.stream_id,
         )
     return Appended(record.n, record.control) if record.n >= span.n else Behind(record.n)
@@ -359,11 +358,11 @@ def judge_finish(
     Decide on `finish`.
 
     Args:
-        record: Of the stream; `None`: there is none.
-        entries: How many spans the log really holds for it.
+        record: Record of the stream; `None`: it does not exist.
+        entries: How many spans the log actually holds for it.
         writer: Who finishes.
         n: Number of the last event, as the writer knows it.
-        ending: How.
+        ending: How it ends.
 
     Returns:
         The verdict; `None`: store the ending.
@@ -373,7 +372,7 @@ def judge_finish(
         return refusal
     assert record is not None
     if record.ending is not None:
-        # By the same fence, since another one was refused above.
+        # Same fence: another one was refused above.
         return Done(record.n) if record.ending == ending and record.n == n else Ended(record.ending, record.n)
     if entries != record.c:
         return Lost()
@@ -400,9 +399,9 @@ def judge_claim(record: Record | None, now: float, claimant: str | None = None) 
 
 def judge_restore(record: Record | None, entries: int, writer: Writer) -> Existing | None:
     """
-    Decide on `restore`; `None`: write the stream, in place of what is left of it.
+    Decide on `restore`; `None`: write the stream, replacing what is left of it.
 
-    Whatever another writer has is never written over. A record whose spans are lost is, by the writer whose token it has.
+    Another writer's stream is never overwritten. A record whose spans are lost may be, by the writer whose token it has.
     """
     if record is None or (record.token == writer.token and record.ending is None and entries != record.c):
         return None
@@ -414,9 +413,9 @@ def judge_say(record: Record | None, message: Message, known: int | None) -> Sai
     Decide on `say`.
 
     Args:
-        record: Of the stream; `None`: there is none.
-        message: What is said.
-        known: The place of the message with this id; `None`: there is none.
+        record: Record of the stream; `None`: it does not exist.
+        message: The message.
+        known: The place of an accepted message with this id; `None`: there is none.
 
     Returns:
         The verdict; `None`: store the message at `record.say()`.
@@ -437,18 +436,18 @@ def judge_read(record: Record | None, entries: int, after: Cursor | None, *, now
     Decide on `read`.
 
     Args:
-        record: Of the stream; `None`: there is none.
-        entries: How many spans the log really holds for it.
+        record: Record of the stream; `None`: it does not exist.
+        entries: How many spans the log actually holds for it.
         after: The cursor; `None`: from the first event.
         now: The log's clock.
 
     Returns:
-        Why it cannot be read from there, or the number of the event after which to read.
+        Why it cannot be read from there, or the number of the event to read after.
     """
     if record is None:
         return Unknown()
     oldest = _oldest(record, entries)
-    # The ending is the event after the last, so who has seen it is one further.
+    # The ending counts as one more event, so a reader who has seen it is one further.
     last = record.n if record.ending is None else record.n + 1
     if after is None:
         why = "trimmed" if oldest > 1 else None
@@ -476,14 +475,14 @@ def page_of(
     stream_id: str, record: Record, entries: int, after: int, spans: Iterable[Span], *, limit_bytes: int, now: float
 ) -> Page:
     """
-    Make the answer to `read` from what the log holds.
+    Build the answer to `read` from the contents of the log.
 
     Args:
         stream_id: For the message, if something is missing.
-        record: Of the stream.
-        entries: How many spans the log really holds for it.
-        after: What `judge_read` returned.
-        spans: Those that end after it, in order; read lazily, and no further than needed.
+        record: Record of the stream.
+        entries: How many spans the log actually holds for it.
+        after: The result of `judge_read`.
+        spans: Those that end after it, in order; read lazily, and only as far as needed.
         limit_bytes: Most bytes of the page, but at least one event; 0: no events at all.
         now: The log's clock.
 
@@ -529,14 +528,14 @@ def _missing(stream_id: str, n: int, seen: str) -> LogUnavailable:
 
 
 def _refusal(record: Record | None, writer: Writer) -> Lost | Fenced | None:
-    """What holds for every write: there must be a log, and it must be the writer's."""
+    """The checks of every write: the log must exist, and must be the writer's."""
     if record is None:
         return Lost()
     return Fenced(record.token) if record.token != writer.token else None
 
 
 def _oldest(record: Record, entries: int) -> int:
-    # All spans are gone (an evicted key) although there were some: what is left begins after the last event.
+    # All stored spans are gone (an evicted key): the log begins after the last event.
     return record.n + 1 if record.c and not entries else record.oldest
 
 
@@ -568,17 +567,17 @@ def reached(  # type: ignore[overload-overlap]  # alike
 def reached(found: Sequence[ToRenew | LogUnavailable], stream_ids: Sequence[str]) -> list[ToRenew | Unavailable]: ...
 def reached(found: Sequence[Any], stream_ids: Sequence[str]) -> list[Any]:
     """
-    Bring what happened to each item of a call into the form in which a log answers.
+    Convert the results of a call's items to the answer of a log.
 
     Args:
-        found: The verdict on each item, or why there is none.
+        found: The verdict on each item, or the error instead of one.
         stream_ids: Their streams, in the same order.
 
     Raises:
         LogUnavailable: None of them could be reached.
     """
     if found and (failures := [each for each in found if isinstance(each, LogUnavailable)]) and len(failures) == len(found):
-        # One that concerns them all says more than one about a single stream.
+        # An error about all of them says more than one about a single stream.
         raise next((each for each in failures if each.stream_id is None), failures[0])
     return [
         Unavailable(stream_id, str(each)) if isinstance(each, LogUnavailable) else each
@@ -588,11 +587,11 @@ def reached(found: Sequence[Any], stream_ids: Sequence[str]) -> list[Any]:
 
 def check_batch(batch: Iterable[Append | tuple[Writer, Span, str | None]]) -> list[Append]:
     """
-    Bring the items of a batch into one form, in their order.
+    Convert the items of a batch to `Append`, in order.
 
     Raises:
         TypeError: An item is neither an `Append` nor a tuple of its values.
-        ValueError: An item makes no sense by itself.
+        ValueError: An item is invalid.
     """
     items = []
     for item in batch:
@@ -606,17 +605,17 @@ def check_batch(batch: Iterable[Append | tuple[Writer, Span, str | None]]) -> li
 
 def check_also(stream_id: str, also: Append | None) -> None:
     """
-    Refuse what cannot be appended to another stream in the step of `create` or `finish`.
+    Refuse an append that cannot be part of the step of `create` or `finish`.
 
     Raises:
-        ValueError: It is for the same stream, or may have been stored before by somebody else (`exact` is false).
+        ValueError: It is for the same stream, or may have been stored before by another writer (`exact` is false).
     """
     if also is None:
         return
     if also.writer.stream_id == stream_id:
-        raise ValueError(f"what is also appended goes to another stream, got one for {stream_id!r} itself")
+        raise ValueError(f"also must be an append to another stream, got one for {stream_id!r} itself")
     if not also.exact:
-        raise ValueError("what is also appended must be exact: Append(…, exact=True)")
+        raise ValueError("also must be exact: Append(…, exact=True)")
 
 
 def check_restore(spans: Sequence[Span]) -> None:
@@ -626,7 +625,7 @@ def check_restore(spans: Sequence[Span]) -> None:
     They may begin after event 1, if the writer has trimmed its own copy.
 
     Raises:
-        ValueError: A span does not continue the one before, or the first is event 1 and not byte 0.
+        ValueError: A span does not continue the previous one, or the first is event 1 but not byte 0.
     """
     if spans and (spans[0].first == 1) != (spans[0].start == 0):
         raise ValueError(f"event 1 begins at byte 0; the first span begins with event {spans[0].first} at byte {spans[0].start}")
@@ -640,10 +639,10 @@ def check_restore(spans: Sequence[Span]) -> None:
 
 def spans_after(span: Span, n: int) -> Span:
     """
-    The part of a span after event `n`; the span itself if all of it is.
+    The part of a span after event `n`; the span itself if all of it comes after.
 
     Raises:
-        ValueError: Nothing of it is.
+        ValueError: Nothing comes after it.
     """
     if n < span.first:
         return span
@@ -658,7 +657,7 @@ def split_span(span: Span, limit_bytes: int) -> tuple[Span | None, Span | None]:
     Split a span between two of its events.
 
     Returns:
-        Its first events, as many as `limit_bytes` holds, and the others; `None` for a part without events.
+        Its first events, up to `limit_bytes`, and the rest; `None` for a part without events.
     """
     if len(span.data) <= limit_bytes:
         return span, None
@@ -676,7 +675,7 @@ def split_span(span: Span, limit_bytes: int) -> tuple[Span | None, Span | None]:
 
 def join_spans(spans: Iterable[Span], *, limit_bytes: int = COMPACTED_BYTES) -> list[Span]:
     """
-    Put the same events into as few spans as possible.
+    Merge spans into as few as possible.
 
     Args:
         spans: One piece of a log, in order.

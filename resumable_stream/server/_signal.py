@@ -8,22 +8,22 @@ from typing import Final, Protocol
 __all__ = ["Listener", "Signal"]
 
 _AT_ONCE: Final = 128
-"""Listeners that are called before the loop gets to anything else. 128: about a millisecond, if each sends something."""
+"""Listeners called before the loop runs anything else. 128: about a millisecond, if each sends something."""
 
 
 class Listener(Protocol):
-    """Who wants to be called, where waking a task would cost more than what it does."""
+    """A callback for cases where waking a task would cost more than the work."""
 
     def heard(self, now: float) -> None:
-        """It has happened, maybe several times; `now` is the time of the event loop. It is called from no task."""
+        """It has happened, maybe several times; `now` is the time of the event loop. Called outside any task."""
 
 
 class Signal:
     """
     Something that happens again and again.
 
-    Who waits, looks first whether what it waits for is true already. Between the look and the wait there is no other task, so
-    nothing is missed.
+    A waiter first checks whether its condition is already true. No other task runs between the check and the wait, so nothing is
+    missed.
     """
 
     __slots__ = ("_busy", "_calling", "_due", "_listeners", "_waiters")
@@ -32,20 +32,20 @@ class Signal:
         self._waiters: set[asyncio.Future[bool]] = set()
         self._listeners: dict[Listener, None] = {}
         self._calling: list[Listener] = []
-        """Who is called next, the first one at the end."""
+        """Listeners still to be called in this round, the first one at the end."""
         self._due = False
-        """A round of calls begins, after the one that is under way."""
+        """Another round of calls begins after the current one."""
         self._busy = False
-        """The loop gets to `_call()`, or is in it."""
+        """`_call()` is scheduled, or running."""
 
     def wake(self) -> None:
-        """Wake all who wait now, and call the listeners soon."""
+        """Wake all current waiters, and call the listeners soon."""
         if self._waiters:
             waiters, self._waiters = self._waiters, set()
             for waiter in waiters:
                 _settle(waiter, True)
         if self._listeners and not self._due:
-            # Of a round that is under way, those who were called already are called again when it is over.
+            # Listeners already called in the current round are called again after it.
             self._due = True
             if not self._busy:
                 self._busy = True
@@ -57,7 +57,7 @@ class Signal:
         self._listeners[listener] = None
 
     def unlisten(self, listener: Listener) -> None:
-        """Stop that. A call that is on its way may still come."""
+        """Stop calling a listener. A call already on its way may still come."""
         self._listeners.pop(listener, None)
 
     def _call(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -69,16 +69,16 @@ class Signal:
             for _ in range(min(len(calling), _AT_ONCE)):
                 calling.pop().heard(now)
         finally:
-            # Also if one of them raises what only the loop can deal with.
+            # Also if a listener raises.
             self._busy = bool(calling) or self._due
             if self._busy:
                 loop.call_soon(self._call, loop)
 
     def waiter(self) -> asyncio.Future[bool]:
         """
-        A future that the next `wake()` sets to true; for who waits so often that a coroutine and a timer would count.
+        A future that the next `wake()` sets to true, for waits so frequent that a coroutine and a timer would cost too much.
 
-        Whoever gives up waiting, or sets it, calls `discard()`.
+        Call `discard()` after giving up the wait, or after setting the future.
         """
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
@@ -99,7 +99,7 @@ class Signal:
             Whether it came within the timeout.
         """
         waiter = self.waiter()
-        # Not `wait_for`: some Pythons make a task for it, and a reader waits once for each event.
+        # Not `wait_for`: some Python versions make a task for it, and a reader waits once per event.
         timer = None if timeout is None else waiter.get_loop().call_later(timeout, _settle, waiter, False)
         try:
             return await waiter

@@ -1,16 +1,16 @@
 """
-One SQLite file and the connections of this process to it: opening, looking, forking, and what errors mean.
+One SQLite file and this process's connections to it: opening, checking, forking, and what errors mean.
 
-*The file is looked at before each use.* If it was deleted or replaced, an open connection would go on writing into the old one,
-which nobody can read. It is closed instead, and the file that is there now is opened.
+*The file is checked before each use.* If it was deleted or replaced, an open connection would keep writing to the old file, which
+nobody can read. That connection is closed, and the current file is opened.
 
-*Forks.* SQLite must not be carried across a `fork()`, and a connection that is only left open in the parent does harm in the
-child too: SQLite remembers its locks per process, and the child would believe it held them. So all connections are closed just
-before a fork, and each side opens its own again.
+*Forks.* SQLite must not be carried across a `fork()`, and even a connection left open in the parent does harm in the child:
+SQLite remembers its locks per process, and the child would believe it held them. So all connections are closed just before a
+fork, and each side opens its own again.
 
-*Doubt.* A machine that lost its power may have lost the last transactions, unless the file is `durable`, and a file from a backup
-lacks all that came after it. Neither can be seen in the tables. So the file remembers the start of the machine and the number of
-the file that it was written as: where another one opens it, the streams that ran are put into `doubt`.
+*Doubt.* A machine that lost power may have lost the last transactions, unless the file is `durable`, and a file from a backup
+lacks everything after it. The tables show neither. So the file stores the boot id of the machine and its own inode number: if
+either differs at the next opening, running streams are put into `doubt`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .._forks import close_at_forks
 __all__ = ["Handle", "SQLiteFile", "code_of"]
 
 VERSION: Final = 1
-"""Of the tables below, which write it into `stream_log`."""
+"""Version of the tables below, stored in `stream_log`."""
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS stream_log (version INTEGER NOT NULL);
 INSERT INTO stream_log SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM stream_log);
@@ -90,10 +90,10 @@ CREATE TABLE IF NOT EXISTS origin (boot TEXT NOT NULL, file TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS doubt (stream TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _OURS: Final = {"stream_log", "stream", "span", "request", "inbox", "origin", "doubt"}
-# A store of this package may live in the same file. Any other table belongs to somebody else.
+# A store of this package may share the file. Any other table is foreign.
 _NEIGHBOURS: Final = {"place", "kept"}
 
-# The write-ahead log is cut back to this when it was longer. 4 MiB: what SQLite itself lets it grow to between checkpoints.
+# The write-ahead log is truncated to this. 4 MiB: what SQLite itself lets it grow to between checkpoints.
 _WAL_BYTES: Final = 4 << 20
 # The byte of the `-shm` file that SQLite locks while it writes.
 _WRITE_LOCK: Final = 120
@@ -103,7 +103,7 @@ _logger = logging.getLogger("resumable_stream.server")
 
 class SQLiteFile:
     """
-    Where a log lives, and how it is opened.
+    Where a log is stored, and how to open it.
 
     Raises:
         ValueError: `path` cannot be a file.
@@ -113,9 +113,9 @@ class SQLiteFile:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or text == ":memory:" or text.startswith("file:") or "\0" in text:
             raise ValueError(
-                f"path must be the name of a file, got {text!r:.200}; for a log that is in memory only, use MemoryLog()"
+                f"path must be the name of a file, got {text!r:.200}; for a log in memory, use MemoryLog()"
             )
-        # Absolute, so that a later chdir() moves nothing.
+        # Absolute, so that a later chdir() has no effect.
         self.path = Path(os.path.realpath(text))
         if self.path.is_dir():
             raise ValueError(
@@ -125,7 +125,7 @@ class SQLiteFile:
         self.busy_timeout = busy_timeout
 
     def inode(self) -> tuple[int, int] | None:
-        """Which file is there now; `None`: none."""
+        """Identity of the current file; `None`: there is none."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
@@ -134,20 +134,20 @@ class SQLiteFile:
 
     def open(self, *, writes: bool) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
         """
-        Open a connection; the file and the tables are made where needed.
+        Open a connection; create the file and the tables if needed.
 
         Returns:
-            The connection, and which file was there just before.
+            The connection, and the identity of the file just before.
 
         Raises:
             LogUnavailable: The file is not ours, or was written by a later version.
             sqlite3.Error: SQLite cannot open it.
-            OSError: The system cannot make it.
+            OSError: The system cannot create it.
         """
         self._create()
-        # Before it is opened: if it is replaced in between, the next look sees that.
+        # Before opening: if the file is replaced in between, the next check notices.
         inode = self.inode()
-        # The files `-wal` and `-shm` beside it get its mode from SQLite.
+        # SQLite gives the `-wal` and `-shm` files the same mode.
         connection = sqlite3.connect(self.path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False)
         try:
             self._set_up(connection)
@@ -160,10 +160,10 @@ class SQLiteFile:
 
     def _create(self) -> None:
         """
-        Make the file if it is not there, for the owner alone.
+        Create a missing file, readable by the owner only.
 
-        Closing a descriptor drops all locks that this process has on the file, so one that SQLite may be using is never opened
-        here: an empty file is made under another name, and gets its own by a link, which fails if there is one.
+        Closing a descriptor drops all locks of this process on the file, so a file that SQLite may be using is never opened here:
+        an empty file is made under another name and then linked, which fails if the name is taken.
         """
         if self.path.exists():
             return
@@ -171,8 +171,8 @@ class SQLiteFile:
         with _alone_in(self.path.parent):
             if self.path.exists():
                 return
-            # Somebody deleted the file alone. What lies beside it may still be used by connections to the old one, and must not
-            # get into the hands of those to the new one.
+            # Only the database file was deleted. Its `-wal` and `-shm` may still be in use by connections to the old file, and
+            # must not be used by connections to the new one.
             for end in ("-wal", "-shm"):
                 Path(f"{self.path}{end}").unlink(missing_ok=True)
             empty = self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(8)}")
@@ -183,7 +183,7 @@ class SQLiteFile:
             except FileExistsError:
                 pass
             except (OSError, NotImplementedError):
-                # A file system without links.
+                # A file system without hard links.
                 try:
                     os.close(os.open(self.path, flags, 0o600))
                 except FileExistsError:
@@ -200,21 +200,21 @@ class SQLiteFile:
         elif found & {"stream", "span", "request", "inbox"}:
             raise self._foreign(f"found tables of these names without stream_log: {', '.join(sorted(found))[:200]}")
         if not found:
-            # Can only be chosen before the first table.
+            # Only possible before the first table.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._set_mode(connection)
         connection.execute(f"PRAGMA synchronous = {'FULL' if self.durable else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-        # What is deleted is overwritten: an answer that somebody wants forgotten is not left in a free page.
+        # Overwrite deleted data: a deleted answer must not survive in a free page.
         connection.execute("PRAGMA secure_delete = ON")
         if not found >= _OURS:
-            # Two processes may both come here; the second finds what the first made.
+            # Two processes may get here; the second finds the first one's tables.
             connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
             self._check_version(connection)
         self._doubt(connection)
 
     def _doubt(self, connection: sqlite3.Connection) -> None:
-        """Remember which streams ran when the file was last used by another start of the machine, or under another number."""
+        """Record which streams ran when the file was last used before a reboot, or under another inode number."""
         inode = self.inode()
         origin = _boot(), "" if inode is None else str(inode[1])
         if connection.execute("SELECT boot, file FROM origin").fetchall() == [origin]:
@@ -222,7 +222,7 @@ class SQLiteFile:
         connection.execute("BEGIN IMMEDIATE")
         try:
             known = connection.execute("SELECT boot, file FROM origin").fetchall()
-            # A file that is durable loses nothing when the power fails.
+            # A durable file loses nothing when the power fails.
             if [file for _, file in known] != [origin[1]] or (known != [origin] and not self.durable):
                 connection.execute("INSERT OR IGNORE INTO doubt SELECT id FROM stream WHERE out IS NULL")
             connection.execute("DELETE FROM origin")
@@ -248,10 +248,10 @@ class SQLiteFile:
 
     def _set_mode(self, connection: sqlite3.Connection) -> None:
         """
-        Turn the write-ahead log on, once for the life of the file.
+        Turn on the write-ahead log, once in the life of the file.
 
-        Where it is not possible SQLite keeps its rollback journal, which is as safe, and slower. While another process does the
-        same, SQLite does not wait, but refuses at once.
+        If that is impossible, SQLite keeps its rollback journal, which is as safe but slower. While another process does the
+        same, SQLite does not wait but fails at once.
         """
         deadline = time.monotonic() + self.busy_timeout
         pause = 0.001
@@ -276,18 +276,18 @@ class SQLiteFile:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
                 text = (
                     f"cannot use {path}: its lock was not free for {self.busy_timeout:g} s, held by {self._holder()}; "
-                    "send it again, or look for a program that keeps a transaction open, or was stopped in one"
+                    "try again, or look for a program that keeps a transaction open or is suspended in one"
                 )
             case sqlite3.SQLITE_NOTADB:
-                return self._foreign("found another kind of file", stream_id=stream_id)
+                return self._foreign("found a file of another kind", stream_id=stream_id)
             case sqlite3.SQLITE_CORRUPT:
                 text = f"{path} is damaged: {exc}; take it from a backup, or delete it to start over"
             case sqlite3.SQLITE_FULL:
-                text = f"cannot write to {path}: {exc}; nothing of this was stored: free some space and send it again"
+                text = f"cannot write to {path}: {exc}; nothing was stored: free some space and try again"
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
                 text = f"cannot write to {path}: {exc}; this process needs to write to the file and to its directory"
             case sqlite3.SQLITE_IOERR:
-                text = f"cannot use {path}: {exc}; send it again, and if that does not help, look at the disk"
+                text = f"cannot use {path}: {exc}; try again, and if that does not help, check the disk"
             case _ if path.is_dir():
                 text = f"cannot use {path}: expected a file, found a directory"
             case _:
@@ -296,13 +296,13 @@ class SQLiteFile:
 
     def _foreign(self, seen: str, *, stream_id: str | None = None) -> LogUnavailable:
         return LogUnavailable(
-            f"{self.path} is not ours, and was left alone: expected an SQLite database of resumable_stream, {seen}; "
+            f"{self.path} is not ours and was left unchanged: expected an SQLite database of resumable_stream, {seen}; "
             "name another file",
             stream_id=stream_id,
         )
 
     def _holder(self) -> str:
-        """Who holds the lock, as far as the system says it: Linux lists all locks, and nobody has to open the file for it."""
+        """Who holds the lock, if known: Linux lists all locks, and reading that list does not open the file."""
         try:
             inode = os.stat(f"{self.path}-shm").st_ino
             locks = Path("/proc/locks").read_text()
@@ -321,10 +321,10 @@ class SQLiteFile:
 
 class Handle:
     """
-    A connection that is opened when it is needed. Whoever uses it holds `lock`.
+    A connection that is opened when needed. Its user holds `lock`.
 
     Attributes:
-        opened: How often it was opened. Another number means another connection, maybe to another file.
+        opened: How often it was opened. Another number means another connection, perhaps to another file.
     """
 
     def __init__(self, file: SQLiteFile, *, writes: bool) -> None:
@@ -343,12 +343,12 @@ class Handle:
 
     def connection(self) -> sqlite3.Connection:
         """
-        The open connection, to the file that is there now.
+        The open connection to the current file.
 
         Raises:
             LogUnavailable: The file is not ours, or was written by a later version.
             sqlite3.Error: SQLite cannot open it.
-            OSError: The system cannot.
+            OSError: The system cannot open it.
         """
         inode = self.file.inode()
         if self._connection is not None:
@@ -357,9 +357,9 @@ class Handle:
             self.close()
             if self._writes:
                 _logger.warning(
-                    "%s was deleted or replaced while it was in use: the log goes on with %s",
+                    "%s was deleted or replaced while it was in use: the log continues with %s",
                     self.file.path,
-                    "a new, empty file" if inode is None else "the file that is there now",
+                    "a new, empty file" if inode is None else "the current file",
                 )
         self._connection, self._inode = self.file.open(writes=self._writes)
         self.opened += 1
@@ -376,14 +376,14 @@ if sys.platform == "win32":
 
     @contextmanager
     def _alone_in(directory: Path) -> Iterator[None]:
-        """Windows deletes no file that is in use."""
+        """Windows does not delete files in use."""
         yield
 else:
     import fcntl
 
     @contextmanager
     def _alone_in(directory: Path) -> Iterator[None]:
-        """One maker of files at a time, in all processes. The lock is on the directory, so no file of its own stays behind."""
+        """Create one file at a time, across processes. The lock is on the directory, so it leaves no lock file."""
         fd = os.open(directory, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -393,7 +393,7 @@ else:
 
 
 def _boot() -> str:
-    """Names this start of the machine; empty where the system does not tell."""
+    """Id of the current boot; empty if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -401,5 +401,5 @@ def _boot() -> str:
 
 
 def code_of(exc: BaseException) -> int:
-    """SQLite's result code, less the detail; 0 for other errors."""
+    """SQLite's primary result code; 0 for other errors."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF

@@ -1,19 +1,19 @@
 """
 The rows of a log in SQLite, and one transaction over them.
 
-    stream_log(version)                                   one row: which format this is
-    stream(id, epoch, fence, n, b, c, held, …)            one row for each stream: its `Record`
+    stream_log(version)                                   one row: the format version
+    stream(id, epoch, fence, n, b, c, held, …)            one row per stream: its `Record`
     span(stream, n, b, l, d, z)                           its spans: `d` as written, or `z` and `l` compressed
-    request(stream, d)                                    what it answers, apart, so that no append writes it again
+    request(stream, d)                                    its request, separate so that appends do not rewrite it
     inbox(stream, k, kind, mid, d)                        its messages
     origin(boot, file), doubt(stream)                     see `SQLiteFile`
 
-A row of `span` has a rowid: without one, each of more than a quarter of a page would take a page of its own.
+A row of `span` has a rowid: without one, each row above a quarter of a page would take a page of its own.
 
-`c` is how many spans were stored, `held` how many rows there are: a trigger counts down whoever deletes one.
+`c` is how many spans were stored, `held` how many rows exist: a trigger counts deletions.
 
-Two columns are only there for their index. An index on `until` and `expires` themselves would be written by every append, which
-costs a third more; `lapse` and `due` are at most these, and are moved when their time has come and the stream goes on.
+Two columns exist only for their index. Every append would have to update an index on `until` and `expires` themselves, which
+costs a third more; `lapse` and `due` are at most these, and are moved when their time comes and the stream continues.
 
 Times are whole milliseconds.
 """
@@ -65,35 +65,35 @@ __all__ = [
     "spans_from",
 ]
 
-# Most streams and spans that one transaction forgets beside its work. 1 to 3 ms, and twice what is written at full speed.
+# Most streams and spans deleted per transaction. It takes 1 to 3 ms, and is twice what is written at full speed.
 _SWEEP_STREAMS: Final = 10
 _SWEEP_SPANS: Final = 1000
 
-# What a bell for the commits of another process carries at most. 8 of 64 KiB: what is written in 20 ms, and cheaper than a read.
+# Most data in bells for another process's commits. 8 spans, 64 KiB: what is written in 20 ms, and cheaper than a read.
 _CARRIED_SPANS: Final = 8
 _CARRIED_BYTES: Final = 64 << 10
 
-# Most free pages that one transaction gives back to the file system. 256: 1 MiB, and 2 ms.
+# Most free pages that one transaction returns to the file system. 256: 1 MiB, and 2 ms.
 _GIVE_BACK: Final = 256
 
 _COLUMNS: Final = (
     "epoch, fence, n, b, c, held, oldest, until, out, head, note, note_n, taken, k, cancel, mark, claimed, expires, lapse, due"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM stream WHERE id = ?"  # noqa: S608
-# Without the columns that have an index.
+# Without the indexed columns.
 _UPDATE: Final = (
     "UPDATE stream SET epoch = ?, fence = ?, n = ?, b = ?, c = ?, held = ?, oldest = ?, until = ?, note = ?, note_n = ?,"
     " taken = ?, k = ?, cancel = ?, mark = ?, claimed = ?, expires = ?"
 )
 
 State: TypeAlias = tuple[object, ...]
-"""What listeners of a stream are told of: epoch, fence, n, k, cancel, whether it has ended, oldest, whether it is released."""
+"""The state that listeners follow: epoch, fence, n, k, cancel, whether it has ended, oldest, whether it is released."""
 Packed: TypeAlias = tuple[int, int, str | bytes, bytes | None, bytes | None]
-"""A row of `span`, less its stream: n, b, l, d, z."""
+"""A row of `span` without its stream: n, b, l, d, z."""
 
 
 def milliseconds(seconds: float) -> int:
-    """Seconds as whole milliseconds, at most what SQLite holds."""
+    """Seconds as whole milliseconds, at most what SQLite can hold."""
     return min(round(seconds * 1000), 2**62) if seconds < 2**52 else 2**62
 
 
@@ -101,7 +101,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class Row:
-    """A record, and what else its row says. `lapse` and `due` in milliseconds, as stored."""
+    """A record and the rest of its row. `lapse` and `due` are in milliseconds, as stored."""
 
     __slots__ = ("due", "held", "lapse", "record")
 
@@ -116,7 +116,7 @@ class Row:
 
 
 _heads: dict[str, Head] = {}
-"""Heads by their JSON, since every append needs one. At most 1,000 of at most 4 KiB."""
+"""Heads by their JSON, because every append needs one. At most 1,000 of at most 4 KiB."""
 
 
 def _head_of(stream_id: str, text: str) -> Head:
@@ -132,10 +132,10 @@ def _head_of(stream_id: str, text: str) -> Head:
 
 def load(db: sqlite3.Connection, stream_id: str) -> Row | None:
     """
-    Read the record of a stream, without its request; `None`: there is none.
+    Read the record of a stream, without its request; `None`: it does not exist.
 
     Raises:
-        LogUnavailable: The row makes no sense.
+        LogUnavailable: The row is invalid.
     """
     row = db.execute(_SELECT, (stream_id,)).fetchone()
     if row is None:
@@ -147,11 +147,11 @@ def load(db: sqlite3.Connection, stream_id: str) -> Row | None:
     texts = [text for text in (epoch, head, out, note, cancel, claimed) if text is not None]
     try:
         if set(map(type, numbers)) != {int} or min(numbers) < 0 or set(map(type, texts)) != {str} or head is None:
-            raise TypeError("a number or a text is of another kind")
+            raise TypeError("a number or a text has the wrong type")
         Cursor(epoch, n)
         Cursor(epoch, fence - 1)
     except (TypeError, ValueError) as exc:
-        raise damaged(stream_id, f"its row has other values than it should ({exc}): {(epoch, *numbers)!r:.200}") from exc
+        raise damaged(stream_id, f"its row has invalid values ({exc}): {(epoch, *numbers)!r:.200}") from exc
     record = Record(
         head=_head_of(stream_id, head),
         epoch=epoch,
@@ -175,7 +175,7 @@ def load(db: sqlite3.Connection, stream_id: str) -> Row | None:
 
 
 def look(db: sqlite3.Connection, stream_id: str) -> State | None:
-    """How a stream stands, for those who listen; `None`: there is none. A damaged row has a state, too."""
+    """The state of a stream, for its listeners; `None`: it does not exist. A damaged row has a state too."""
     found: State | None = db.execute(
         "SELECT epoch, fence, n, k, cancel, out IS NOT NULL, oldest, until = 0 FROM stream WHERE id = ?", (stream_id,)
     ).fetchone()
@@ -183,7 +183,7 @@ def look(db: sqlite3.Connection, stream_id: str) -> State | None:
 
 
 def spans_between(db: sqlite3.Connection, stream_id: str, after: int, last: int) -> list[Span]:
-    """The spans from the event after `after` to `last`, if they are few and small; none otherwise."""
+    """The spans from the event after `after` to `last`, if they are few and small; otherwise none."""
     rows = db.execute(
         "SELECT n, b, l, d FROM span WHERE stream = ? AND n > ? AND length(d) <= ? ORDER BY n LIMIT ?",
         (stream_id, after, _CARRIED_BYTES, _CARRIED_SPANS),
@@ -191,14 +191,14 @@ def spans_between(db: sqlite3.Connection, stream_id: str, after: int, last: int)
     try:
         spans = [stored_span(stream_id, n=n, b=b, lengths=lengths, data=data) for n, b, lengths, data in rows]
     except LogUnavailable:
-        return []  # who reads it is told
+        return []  # the reader gets the error
     if not spans or (spans[0].first, spans[-1].n) != (after + 1, last):
         return []
     return spans if all(span.first == before.n + 1 for before, span in pairwise(spans)) else []
 
 
 def request_of(db: sqlite3.Connection, stream_id: str) -> bytes | None:
-    """What `create` was given."""
+    """The request given to `create`."""
     row = db.execute("SELECT d FROM request WHERE stream = ?", (stream_id,)).fetchone()
     if row is None:
         return None
@@ -209,7 +209,7 @@ def request_of(db: sqlite3.Connection, stream_id: str) -> bytes | None:
 
 def spans_from(db: sqlite3.Connection, stream_id: str, after: int) -> Generator[Span, None, None]:
     """
-    The spans that end after event `after`, in order, one by one.
+    The spans that end after event `after`, in order, one at a time.
 
     Raises:
         LogUnavailable: One of them cannot be read.
@@ -226,7 +226,7 @@ def spans_from(db: sqlite3.Connection, stream_id: str, after: int) -> Generator[
 
 
 def packed(db: sqlite3.Connection, stream_id: str) -> tuple[Row, list[Packed]] | None:
-    """The spans of an ended stream as they are stored after compaction; `None`: there is nothing to do."""
+    """The spans of an ended stream in their compacted form; `None`: there is nothing to compact."""
     row = load(db, stream_id)
     if row is None or row.record.ending is None or row.held != row.record.c or not row.held:
         return None
@@ -249,17 +249,16 @@ class Step:
     """
     One transaction: records are loaded once and written back at the end, spans and messages are written at once.
 
-    A method of the log that finds something wrong with its own stream raises before it has written anything of it, so what others
-    do in the same transaction stands.
+    A method of the log that rejects a call raises before it has written anything, so the other calls in the transaction stand.
 
     Args:
         db: In a transaction that may write.
         now: Seconds on the clock of the log, in whole milliseconds.
-        watched: Streams that somebody listens to, as they stood when listeners were last told.
+        watched: Streams with listeners, in the state that the listeners last saw.
 
     Attributes:
-        bells: To be rung when the transaction is in the file.
-        freed: Rows were deleted, so there may be pages to give back.
+        bells: To be rung after the commit.
+        freed: Rows were deleted, so there may be pages to return.
     """
 
     def __init__(self, db: sqlite3.Connection, now: float, watched: Mapping[str, State | None]) -> None:
@@ -271,12 +270,12 @@ class Step:
         self.freed = False
 
     def find(self, stream_id: str) -> Row | None:
-        """The stream; `None`: there is none. One that has expired is forgotten."""
+        """The stream; `None`: it does not exist. An expired one is deleted."""
         if stream_id in self._rows:
             return self._rows[stream_id]
         row = load(self.db, stream_id)
         if stream_id in self._watched and self._watched[stream_id] != (row.state if row else None):
-            # Another process was here, and what we write now would hide that from our listeners.
+            # Another process has changed it, and our write would hide that from our listeners.
             self.ring(stream_id, row, None)
         if row is not None and row.record.expires <= self.now:
             self.drop(stream_id)
@@ -286,12 +285,12 @@ class Step:
         return row
 
     def change(self, stream_id: str) -> None:
-        """Write the record of a stream back at the end."""
+        """Mark a record to be written back at the end."""
         self._changed.add(stream_id)
 
     def put(self, stream_id: str, record: Record) -> Row:
-        """Store a stream that is not there, or was dropped."""
-        # Somebody may have deleted the row alone.
+        """Store a stream that does not exist, or was dropped."""
+        # Its row alone may have been deleted by hand.
         self._delete(stream_id)
         expires = milliseconds(record.expires)
         row = Row(record, 0, milliseconds(record.until), expires)
@@ -318,13 +317,13 @@ class Step:
         return row
 
     def drop(self, stream_id: str) -> None:
-        """Forget a stream, whatever is there of it."""
+        """Delete everything of a stream."""
         self._delete(stream_id)
         self._rows[stream_id] = None
         self._changed.discard(stream_id)
 
     def _delete(self, stream_id: str) -> None:
-        # The stream first, so that the trigger finds nothing to count.
+        # The stream first, so that the trigger has nothing to count.
         for table, column in (
             ("stream", "id"),
             ("span", "stream"),
@@ -336,19 +335,19 @@ class Step:
             self.freed = self.freed or deleted > 0
 
     def is_doubtful(self, stream_id: str) -> bool:
-        """Its last events may be lost."""
+        """Whether its last events may be lost."""
         return self.db.execute("SELECT 1 FROM doubt WHERE stream = ?", (stream_id,)).fetchone() is not None
 
     def settle_doubt(self, stream_id: str) -> None:
-        """It has a new epoch, of which nothing is lost."""
+        """Clear the doubt: it has a new epoch, of which nothing is lost."""
         self.db.execute("DELETE FROM doubt WHERE stream = ?", (stream_id,))
 
     def add_span(self, stream_id: str, row: Row, span: Span) -> None:
         """
-        Store a span; the caller moves the record.
+        Store a span; the caller updates the record.
 
         Raises:
-            LogUnavailable: There is something in its place, or it is larger than SQLite takes.
+            LogUnavailable: Its place is taken, or it is larger than SQLite allows.
         """
         try:
             self.db.execute(
@@ -356,19 +355,19 @@ class Step:
                 (stream_id, span.n, span.b, encode_lengths(span.lengths), span.data),
             )
         except sqlite3.IntegrityError as exc:
-            raise damaged(stream_id, f"there is a span that ends with event {span.n}, and its record ends before") from exc
+            raise damaged(stream_id, f"there is a span that ends with event {span.n}, but its record ends before") from exc
         row.held += 1
 
     def clear_spans(self, stream_id: str, row: Row) -> None:
-        """Delete the spans of a stream; the caller moves the record."""
-        # So that the trigger has nothing to count.
+        """Delete the spans of a stream; the caller updates the record."""
+        # First, so that the trigger has nothing to count.
         self.db.execute("UPDATE stream SET held = 0 WHERE id = ?", (stream_id,))
         self.db.execute("DELETE FROM span WHERE stream = ?", (stream_id,))
         row.held = 0
         self.freed = True
 
     def drop_spans(self, stream_id: str, row: Row, before: int) -> int:
-        """Delete the spans that end before an event; the caller moves the record. How many they were."""
+        """Delete the spans that end before an event, and return how many; the caller updates the record."""
         dropped = self.db.execute("DELETE FROM span WHERE stream = ? AND n < ?", (stream_id, before)).rowcount
         row.held -= dropped
         self.freed = self.freed or dropped > 0
@@ -384,16 +383,16 @@ class Step:
         self.change(stream_id)
 
     def place_of(self, stream_id: str, message: Message) -> int | None:
-        """The place of the message with this id; `None`: there is none."""
+        """The place of the message with this id; `None`: it is unknown."""
         found = self.db.execute("SELECT k FROM inbox WHERE stream = ? AND mid = ?", (stream_id, message.id)).fetchone()
         return None if found is None else found[0]
 
     def add_message(self, stream_id: str, message: Message, place: int) -> None:
         """
-        Store a message; the caller moves the record.
+        Store a message; the caller updates the record.
 
         Raises:
-            LogUnavailable: There is something in its place.
+            LogUnavailable: Its place is taken.
         """
         try:
             self.db.execute(
@@ -401,17 +400,17 @@ class Step:
                 (stream_id, place, message.kind, message.id, message.data),
             )
         except sqlite3.IntegrityError as exc:
-            raise damaged(stream_id, f"there is a message {place}, and its record has {place - 1}") from exc
+            raise damaged(stream_id, f"there is a message {place}, but its record has {place - 1}") from exc
 
     def restore_inbox(self, stream_id: str, messages: Sequence[Message]) -> None:
-        """Store the messages of a stream that was just put; of two with one place or id, the first counts."""
+        """Store the messages of a stream that was just put; of two with the same place or id, the first counts."""
         self.db.executemany(
             "INSERT OR IGNORE INTO inbox (stream, k, kind, mid, d) VALUES (?, ?, ?, ?, ?)",
             ((stream_id, message.k, message.kind, message.id, message.data) for message in messages),
         )
 
     def ring(self, stream_id: str, row: Row | None, item: Span | Ending | Control | Released | None) -> None:
-        """Remember a bell."""
+        """Record a bell."""
         if stream_id not in self._watched:
             return
         if row is None:
@@ -422,7 +421,7 @@ class Step:
             self.bells.append(Bell(id=stream_id, item=item, epoch=record.epoch, n=record.n, oldest=oldest))
 
     def sweep(self) -> None:
-        """Forget some of what has expired."""
+        """Delete some expired streams."""
         now = milliseconds(self.now)
         room = _SWEEP_SPANS
         due = self.db.execute("SELECT id, expires FROM stream WHERE due <= ? ORDER BY due LIMIT ?", (now, _SWEEP_STREAMS))
@@ -439,12 +438,12 @@ class Step:
             room -= deleted
             self.freed = True
             if room <= 0:
-                break  # the rest next time; until then it counts as forgotten
+                break  # the rest next time; until then it counts as deleted
             self.drop(stream_id)
             self.ring(stream_id, None, None)
 
     def flush(self) -> None:
-        """Write the records back. Comes last in the transaction."""
+        """Write the records back, at the end of the transaction."""
         now = milliseconds(self.now)
         for stream_id in self._changed:
             row = self._rows[stream_id]
@@ -479,10 +478,10 @@ class Step:
 
     def give_back(self) -> bool:
         """
-        Shrink the file, if more than a fifth of it is free. What is free otherwise is soon used again.
+        Shrink the file, if more than a fifth of it is free. Less than that is soon used again.
 
         Returns:
-            Whether there is more to give back.
+            Whether there is more to return.
         """
         [free] = self.db.execute("PRAGMA freelist_count").fetchone()
         if not free:
@@ -492,12 +491,12 @@ class Step:
         if surplus <= 0 or self.db.execute("PRAGMA auto_vacuum").fetchone() != (2,):
             return False
         for _ in range(min(surplus, _GIVE_BACK)):
-            # One by one: Python's module takes one step of this statement, which frees one page.
+            # One at a time: Python's module executes one step of this statement, which frees one page.
             self.db.execute("PRAGMA incremental_vacuum(1)")
         return bool(surplus > _GIVE_BACK)
 
     def states(self) -> dict[str, State | None]:
-        """How the streams that were touched stand now."""
+        """The current states of the streams that were touched."""
         return {stream_id: row.state if row else None for stream_id, row in self._rows.items()}
 
 

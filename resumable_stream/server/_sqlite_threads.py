@@ -1,12 +1,12 @@
 """
 The threads of a log in SQLite: one that writes, a few that read.
 
-*One transaction for all who wait.* While one transaction is under way, calls pile up; the next one carries them all. A call is
-answered when its transaction is in the file. If that fails, each call is tried once more by itself, so that one that cannot
-succeed harms no other.
+*One transaction for all waiting calls.* Calls that arrive during a transaction share the next one. A call is answered when its
+transaction is committed. If the commit fails, each call is tried again by itself, so that one that cannot succeed does not harm
+the others.
 
-*Other processes* are found by `PRAGMA data_version`, which changes when another connection has committed. While somebody listens,
-the writer looks at it each 20 ms, and compares the streams that are listened to when it has changed.
+*Other processes* are noticed by `PRAGMA data_version`, which changes when another connection has committed. While there are
+listeners, the writer checks it every 20 ms, and compares their streams when it has changed.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ __all__ = ["Engine", "Listener"]
 T = TypeVar("T")
 
 READERS: Final = 4
-"""Threads that read. 4: a page takes a millisecond or less, and more threads would only wait for each other's Python."""
+"""Threads that read. 4: a page takes a millisecond or less, and more threads would only wait for the GIL."""
 WAITING: Final = 1024
-"""Calls of one event loop that are under way; more wait for their turn."""
+"""Calls of one event loop that are under way; further calls wait."""
 _GROUP: Final = 256
-"""Calls that share a transaction. 256: some 20 ms, so that the first of them need not wait long for the last."""
+"""Most calls in one transaction. 256: about 20 ms, so that the first need not wait long for the last."""
 _DEAF: Final = 1.0
-"""Seconds between two looks at a file that cannot be looked at."""
+"""Seconds between two checks of a file that cannot be read."""
 _LONGEST_STOP: Final = 30.0
-"""Seconds to wait for the writer to end. It may be waiting for another process, `busy_timeout` for each call."""
+"""Seconds to wait for the writer to end. It may be waiting for another process, `busy_timeout` per call."""
 
 _logger = logging.getLogger("resumable_stream.server")
 
 
 class Listener(Protocol):
-    """Who listens to streams."""
+    """Receives the bells of streams."""
 
     def rung(self, bells: Sequence[Bell]) -> None:
-        """Take bells, from any thread."""
+        """Accept bells, from any thread."""
         ...
 
     def hears(self, stream_id: str) -> bool:
@@ -77,8 +77,8 @@ class Engine:
 
     Args:
         file: The file.
-        clock: Seconds, the same for all who use the file.
-        poll: Seconds between two looks for commits of other processes, while somebody listens.
+        clock: Seconds, the same for all users of the file.
+        poll: Seconds between two checks for commits of other processes, while there are listeners.
     """
 
     def __init__(self, file: SQLiteFile, *, clock: Callable[[], float], poll: float) -> None:
@@ -89,11 +89,11 @@ class Engine:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        # Readers' connections: the one used last is used next, since it has warm pages.
+        # Readers' connections: the most recently used is used next, because its cache is warm.
         self._readers: list[Handle] = []
         self._idle: list[Handle] = []
         self._pool: ThreadPoolExecutor | None = None
-        # What follows is of the writer thread alone, except `_listeners`, which has the lock.
+        # The rest belongs to the writer thread, except `_listeners`, which the lock guards.
         self._listeners: dict[str, set[Listener]] = {}
         self._watched: dict[str, State | None] = {}
         self._version: tuple[int, int] | None = None
@@ -104,21 +104,21 @@ class Engine:
 
     @property
     def usable(self) -> bool:
-        """Whether it is of this process, and not closed."""
+        """Whether it belongs to this process and is not closed."""
         return self.pid == os.getpid() and not self._closed
 
     def now(self) -> float:
-        """The clock, in whole milliseconds: what is stored compares exactly with what was computed."""
+        """The clock, in whole milliseconds, so that stored values compare exactly with computed ones."""
         return int(self._clock() * 1000) / 1000
 
     # --- called in the event loop
 
     async def write(self, work: Callable[[Step], T]) -> T:
-        """Run a call in a transaction, together with others; its answer comes when the transaction is in the file."""
+        """Run a call in a transaction, together with others; returns when the transaction is committed."""
         return await self._ask(_Call(work, writes=True))
 
     async def listen(self, listener: Listener, stream_id: str) -> None:
-        """Ring whatever is committed to a stream from the return on."""
+        """Ring for every commit to a stream from the return on."""
 
         def begin(db: sqlite3.Connection) -> None:
             if stream_id not in self._watched:
@@ -154,7 +154,7 @@ class Engine:
             return await call.future
 
     async def read(self, work: Callable[[sqlite3.Connection], T], *, stream_id: str | None = None) -> T:
-        """Run a call that reads one state of the file, in a thread of its own."""
+        """Run a call that reads one state of the file, in a thread."""
         with self._lock:
             if self._closed:
                 raise LogUnavailable(f"the log in {self._file.path} is closed")
@@ -164,19 +164,19 @@ class Engine:
         try:
             reading = asyncio.get_running_loop().run_in_executor(pool, self._read, work, stream_id)
         except RuntimeError as exc:
-            # Closed in between, or Python is ending.
+            # Closed in between, or Python is shutting down.
             raise LogUnavailable(f"the log in {self._file.path} is closed ({exc})") from exc
         return await reading
 
     def stop(self, *, wait: bool = False) -> None:
         """
-        Finish what waits to be written, and close the connections. May be called from any thread, and again.
+        Finish the waiting writes, and close the connections. May be called from any thread, and repeatedly.
 
         Args:
-            wait: Also wait for those who read. Not in one of their threads.
+            wait: Also wait for the readers. Not allowed in one of their threads.
         """
         if self.pid != os.getpid():
-            return  # the threads are those of the parent
+            return  # the threads belong to the parent
         with self._lock:
             first, self._closed = not self._closed, True
             thread, pool = self._thread, self._pool
@@ -198,7 +198,7 @@ class Engine:
                 raise LogUnavailable(f"the log in {self._file.path} was closed while this call waited")
             handle = self._idle.pop() if self._idle else None
         if handle is None:
-            # Outside of the lock: whoever forks waits for handles, and their users for the lock.
+            # Outside the lock: a fork waits for handles, and their users wait for the lock.
             handle = Handle(self._file, writes=False)
             with self._lock:
                 self._readers.append(handle)
@@ -206,7 +206,7 @@ class Engine:
             with handle.lock:
                 try:
                     db = handle.connection()
-                    # One transaction: the record and the spans are of one moment.
+                    # One transaction, so that record and spans are from the same moment.
                     db.execute("BEGIN")
                     try:
                         return work(db)
@@ -235,13 +235,13 @@ class Engine:
                     started = time.monotonic()
                     self._look()
                     ended = time.monotonic()
-                    # Looking at many streams takes a while; it is not to take more than a tenth of the time.
+                    # Checking many streams takes a while; limit it to a tenth of the time.
                     self._next_look = max(self._next_look, ended + max(self._poll, 10 * (ended - started)))
         except BaseException as exc:
-            # A fault of this module. Nobody is to wait for a thread that is gone; the next call starts another engine.
+            # A bug of this module. No call may wait for a dead thread; the next call starts another engine.
             with self._lock:
                 self._closed = True
-            error = LogUnavailable(f"the thread that writes {self._file.path} has failed: {exc!r}; send it again")
+            error = LogUnavailable(f"the thread that writes {self._file.path} has failed: {exc!r}; try again")
             while True:
                 self._settle([(call, None, _caused(LogUnavailable(str(error)), exc)) for call in calls])
                 calls = []
@@ -252,7 +252,7 @@ class Engine:
             raise
 
     def _next_calls(self, calls: list[_Call[Any]], *, wait: bool = True) -> bool:
-        """Wait for calls, or until it is time to look; false at the end, or if there are none and nobody is to wait."""
+        """Wait for calls, or until the next check; false at the end, or if there are none and `wait` is false."""
         try:
             if wait:
                 call = self._calls.get(timeout=max(0.0, self._next_look - time.monotonic()) if self._watched else None)
@@ -266,7 +266,7 @@ class Engine:
         except Empty:
             return wait or bool(calls)
         if calls:
-            self._calls.put(None)  # first those who came before the end
+            self._calls.put(None)  # first answer the calls that came before the end
         return bool(calls)
 
     def _answer(self, calls: list[_Call[Any]]) -> None:
@@ -291,7 +291,7 @@ class Engine:
             try:
                 loop.call_soon_threadsafe(_settle, each)
             except RuntimeError:
-                pass  # the loop is closed, and nobody waits in it any more
+                pass  # the loop is closed, so nothing in it waits
 
     def _listen(self, call: _Call[Any]) -> _Answer:
         try:
@@ -304,16 +304,16 @@ class Engine:
         answers: list[_Answer] = []
         try:
             db = self._writer.connection()
-            # IMMEDIATE: who reads first and writes later in one transaction may be refused without waiting.
+            # IMMEDIATE: a transaction that reads first and writes later may be refused without waiting.
             db.execute("BEGIN IMMEDIATE")
         except (sqlite3.Error, OSError, LogUnavailable) as exc:
             if code_of(exc) != sqlite3.SQLITE_BUSY:
                 self._writer.close()
             text = str(self._explained(exc))
-            # One for each, since each is raised in another task.
+            # One error each, because each is raised in another task.
             return [(call, None, _caused(LogUnavailable(text), exc)) for call in calls]
         try:
-            # The time in the transaction: whoever waited for the lock is judged by the clock after it.
+            # The time inside the transaction: a call that waited for the lock is judged by the clock after the wait.
             step = Step(db, self.now(), self._watched)
             step.sweep()
             for call in calls:
@@ -328,7 +328,7 @@ class Engine:
             self._roll_back(db, exc)
             if len(calls) > 1:
                 return self._one_by_one(calls, bells)
-            # An OverflowError is a text or a blob beyond what SQLite holds, 1 GB.
+            # An OverflowError is a text or a blob above SQLite's limit of 1 GB.
             ours = isinstance(exc, sqlite3.Error | OSError | OverflowError)
             return [(calls[0], None, self._explained(exc) if ours else exc)]
         self._surplus = surplus
@@ -344,7 +344,7 @@ class Engine:
             answers += self._transaction([call], bells)
             error = answers[-1][2]
             if error is not None and code_of(error.__cause__ or error) == sqlite3.SQLITE_BUSY:
-                # The others would only wait as long again, each of them.
+                # The others would each wait just as long.
                 answers += [(each, None, _caused(LogUnavailable(str(error)), error.__cause__)) for each in calls[number + 1 :]]
                 break
         return answers
@@ -356,7 +356,7 @@ class Engine:
         except sqlite3.Error:
             self._writer.close()
         if isinstance(exc, sqlite3.Error) and code_of(exc) != sqlite3.SQLITE_FULL:
-            # Whatever it was, the next transaction begins with a new look at the file.
+            # Whatever it was, the next transaction opens the file anew.
             self._writer.close()
 
     def _explained(self, exc: Exception) -> LogUnavailable:
@@ -374,7 +374,7 @@ class Engine:
         with self._writer.lock:
             try:
                 db = self._writer.connection()
-                # Before the streams: a commit in between changes it once more. Another connection counts from elsewhere.
+                # Before reading the streams: a commit in between changes it again. Each connection counts from its own start.
                 version = self._writer.opened, db.execute("PRAGMA data_version").fetchone()[0]
                 if version == self._version and not self._deaf:
                     return
@@ -382,7 +382,7 @@ class Engine:
                 for stream_id, before in self._watched.items():
                     state = states[stream_id] = look(db, stream_id)
                     if self._deaf:
-                        # Nothing was heard for a time, so every stream rings.
+                        # Nothing was heard for a while, so every stream rings.
                         bells += _bells_of(db, stream_id, None, state)
                     elif state != before:
                         bells += _bells_of(db, stream_id, before, state)
@@ -414,7 +414,7 @@ def _bells_of(db: sqlite3.Connection, stream_id: str, before: State | None, stat
         case (str(epoch), fence, int(after), *others), (str(now), *_) if (
             now == epoch and state[1] == fence and list(state[3:]) == others and isinstance(state[2], int)
         ):
-            # It has grown, and nothing else.
+            # It has grown, and nothing else changed.
             spans = spans_between(db, stream_id, after, state[2])
             if spans:
                 return [Bell(id=stream_id, item=span, epoch=epoch, n=span.n) for span in spans]
@@ -428,7 +428,7 @@ def _bells_of(db: sqlite3.Connection, stream_id: str, before: State | None, stat
 
 
 def _caused(error: LogUnavailable, exc: BaseException | None) -> LogUnavailable:
-    """As `raise error from exc` does it."""
+    """Set the cause, like `raise error from exc`."""
     if error is not exc:
         error.__cause__ = exc
     return error

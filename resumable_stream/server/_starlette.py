@@ -1,4 +1,4 @@
-"""What is taken from Starlette (extra `server`), and what is said where it is missing."""
+"""The names used from Starlette (extra `server`), and the error if it is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that run beside everything else: kept, so that they are not collected, and looked at when they fail."""
+"""Background tasks: kept, so that they are not garbage-collected, and logged when they fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tasks:
     The tasks of one object.
 
     Args:
-        failed: What the log says when one of them fails.
+        failed: Log message when one of them fails.
     """
 
     def __init__(self, failed: str) -> None:
@@ -32,7 +32,7 @@ class Tasks:
         return task
 
     async def cancel(self, *, timeout: float | None = None) -> None:
-        """Cancel all of them, and wait for their end, for at most so many seconds; `None`: as long as it takes."""
+        """Cancel all of them, and wait for their end, for at most `timeout` seconds; `None`: no limit."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,9 +1,8 @@
 """
 The values that a log takes and returns.
 
-All of them are immutable and check themselves when they are made, so a log never meets one that makes no sense.
-Numbers: `n` counts events from 1 without holes; `b` counts bytes from the start of the log. A number that says where something
-ends (`Span.n`, `Cursor.n`) includes what ends there.
+All are immutable and validate themselves, so a log never receives an invalid one. Numbers: `n` counts events from 1 without
+holes; `b` counts bytes from the start of the log. A number that marks an end (`Span.n`, `Cursor.n`) includes what ends there.
 """
 
 from __future__ import annotations
@@ -56,12 +55,12 @@ __all__ = [
 CANCEL: Final = "cancel"
 """The `kind` of a message that asks the producer to stop. Its data is the reason."""
 MAX_PLACE: Final = 2**53 - 1
-"""Largest `n` and `b`. 2**53 - 1: what Lua, JavaScript and JSON readers hold exactly."""
+"""Largest `n` and `b`. 2**53 - 1: the largest integer that Lua, JavaScript and JSON readers hold exactly."""
 MAX_ID_CHARS: Final = 256
 MAX_NOTE_BYTES: Final = 256 << 10
 """256 KiB: a checkpoint token of the client half has at most 8 KiB; the rest is room for notes of the application."""
 MAX_MESSAGE_BYTES: Final = 1 << 20
-"""1 MiB: a message that steers a producer is a sentence or a form, not a file."""
+"""1 MiB: a message to a producer is a sentence or a form, not a file."""
 
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _EPOCH: Final = re.compile(r"[a-z2-7]{4,8}", re.ASCII)
@@ -76,12 +75,12 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 def check_text(what: str, text: str, *, limit: int) -> str:
     """
-    Refuse what is not text of a reasonable size.
+    Validate text and its size.
 
     Args:
         what: Name of the value, for the message.
-        text: Must be text that UTF-8 can carry: no lone surrogates.
-        limit: Most bytes that it may have in UTF-8.
+        text: Must be encodable as UTF-8: no lone surrogates.
+        limit: Most bytes in UTF-8.
 
     Raises:
         TypeError: Not text.
@@ -100,7 +99,7 @@ def check_text(what: str, text: str, *, limit: int) -> str:
 
 def check_stream_id(stream_id: str) -> str:
     """
-    Refuse what cannot be the id of a stream: 1 to 256 characters of `A-Z a-z 0-9 . _ ~ -`.
+    Validate the id of a stream: 1 to 256 characters of `A-Z a-z 0-9 . _ ~ -`.
 
     Raises:
         TypeError: Not text.
@@ -115,7 +114,7 @@ def check_stream_id(stream_id: str) -> str:
 
 def check_seconds(what: str, seconds: float) -> float:
     """
-    Refuse what is not a finite number of seconds >= 0.
+    Validate a finite number of seconds >= 0.
 
     Raises:
         ValueError: It is not.
@@ -127,7 +126,7 @@ def check_seconds(what: str, seconds: float) -> float:
 
 def epoch_of(random_bytes: bytes) -> str:
     """
-    Make an epoch of random bytes, one letter for each of the first eight.
+    Make an epoch from random bytes, one letter for each of the first eight.
 
     >>> epoch_of(bytes([10, 31, 16, 26]))
     'k7q2'
@@ -136,7 +135,7 @@ def epoch_of(random_bytes: bytes) -> str:
         ValueError: Fewer than four bytes.
     """
     if len(random_bytes) < 4:
-        raise ValueError(f"an epoch is made of 4 to 8 random bytes, got {len(random_bytes)}")
+        raise ValueError(f"an epoch needs 4 to 8 random bytes, got {len(random_bytes)}")
     return "".join(_ALPHABET[byte & 31] for byte in random_bytes[:8])
 
 
@@ -147,7 +146,7 @@ def _check_epoch(epoch: str) -> None:
 
 def check_claimant(claimant: str | None) -> str | None:
     """
-    Refuse what cannot be the name of a claimant.
+    Validate the name of a claimant.
 
     Raises:
         ValueError: It is not 1 to 64 characters of `A-Z a-z 0-9 _`.
@@ -170,11 +169,11 @@ def _check_place(what: str, number: int, lowest: int) -> None:
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """
-    A place in a log: `str()` makes `"k7q2.1247"` of it, which goes on the wire as it is.
+    A position in a log. `str()` gives its form on the wire, such as `"k7q2.1247"`.
 
     Attributes:
-        epoch: Identity of the log, 4 to 8 characters of `a-z2-7`, random for each log. A log that was lost and created
-            anew has another one, so its events are never taken for those of the first.
+        epoch: Identity of the log, 4 to 8 characters of `a-z2-7`, random for each log. A log that was lost and created again
+            has another one, so its events are never mistaken for those of the first.
         n: Number of the last event taken; 0 before any. The ending counts as the event after the last.
     """
 
@@ -191,13 +190,13 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """
-        Read what `str()` wrote.
+        Parse the output of `str()`.
 
         >>> Cursor.parse("k7q2.1247")
         Cursor(epoch='k7q2', n=1247)
 
         Raises:
-            ValueError: Anything else, also another spelling of the same number (`"k7q2.007"`).
+            ValueError: Anything else, including another spelling of the same number (`"k7q2.007"`).
         """
         found = _CURSOR.fullmatch(text) if isinstance(text, str) else None
         if found is None:
@@ -207,12 +206,12 @@ class Cursor:
 
 class SpanRefused(ValueError):
     """
-    A writer tried to append a span that does not continue the bytes of its log: a fault of the writer.
+    A writer tried to append a span that does not continue the bytes of its log: a bug of the writer.
 
     Nothing of the span was stored.
 
     Attributes:
-        stream_id: Whose span it was, since a batch carries many.
+        stream_id: The stream of the span.
     """
 
     def __init__(self, message: str, *, stream_id: str) -> None:
@@ -243,7 +242,7 @@ class Span:
 
     Raises:
         TypeError: A number is not whole, `lengths` is not a tuple, or `data` not bytes.
-        ValueError: The numbers do not fit each other.
+        ValueError: The numbers contradict each other.
     """
 
     n: int
@@ -260,13 +259,13 @@ class Span:
         _check_place("b of a span", self.b, 1)
         if not self.lengths:
             raise ValueError("a span holds at least one event, got none")
-        # In two steps: `type is int` keeps booleans and floats out, and costs a tenth of a loop that asks each.
+        # In two steps: `type is int` excludes booleans and floats, and costs a tenth of a loop over the items.
         if set(map(type, self.lengths)) != {int}:
             raise TypeError(f"the lengths of a span must be whole numbers, got {self.lengths[:20]!r}")
         if min(self.lengths) < 1:
             raise ValueError(f"each event of a span has at least one byte, got lengths {self.lengths[:20]!r}")
         if sum(self.lengths) != len(self.data):
-            raise ValueError(f"the lengths of a span add up to {sum(self.lengths)}, and its data has {len(self.data)} bytes")
+            raise ValueError(f"the lengths of a span add up to {sum(self.lengths)}, but its data has {len(self.data)} bytes")
         if self.n < len(self.lengths):
             raise ValueError(f"the last of {len(self.lengths)} events cannot be number {self.n}: numbers begin at 1")
         if self.b < len(self.data):
@@ -294,7 +293,7 @@ class Ending:
             `cancelled_by_user`, `abandoned`, `too_long`, `log_unavailable`, `shutdown`, or the application's own; at most 256
             bytes.
         error: For people; without secrets; at most 8 KiB.
-        applied: The place in the inbox up to which messages were applied. One with a later place was accepted, and was not.
+        applied: Place in the inbox of the last message that was applied. Later messages were accepted but not applied.
     """
 
     outcome: Outcome
@@ -313,7 +312,7 @@ class Ending:
 
 
 Framing: TypeAlias = Literal["sse", "ndjson", "raw"]
-"""How the bytes of a log fall into events."""
+"""How the bytes of a log are split into events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,17 +321,17 @@ class Head:
     What is fixed when a stream is created.
 
     Attributes:
-        content_type: Of the body as the producer writes it.
-        framing: How the body falls into events.
+        content_type: Content type of the body as the producer writes it.
+        framing: How the body is split into events.
         status: HTTP status of the body, 200 to 599.
         headers: Headers of the upstream that readers get too, names and values, at most 100.
         owner: Opaque: whose stream it is. `""`: nobody's.
         fingerprint: Digest of the request that made the stream (method, path, body; no header); `""`: none was taken.
         session: The conversation that the stream belongs to.
         retention: Seconds that an ended stream is kept. 86400: a day, so that a page opened the next morning still finds it.
-        public_id: The id by which readers name the stream, where the log has another key for it; `""`: the key.
+        public_id: The id by which readers name the stream, if the log uses another key for it; `""`: the key.
         feed: It is the feed of a session: it never ends, and every process appends to it.
-        written: Clients append to it over HTTP, through every process. Nobody holds it; when its lease is over, it is forgotten.
+        written: Clients append to it over HTTP, through any process. Nobody holds it; it is forgotten when its lease ends.
     """
 
     content_type: str
@@ -359,7 +358,7 @@ class Head:
             raise ValueError("the headers of a head must be a tuple of at most 100 pairs of name and value")
         for pair in self.headers:
             if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str) or not _TOKEN.fullmatch(pair[0]):
-                # Not the value: it may be a secret.
+                # The value is left out: it may be a secret.
                 raise ValueError(f"each header of a head must be a pair of name and value, got {str(pair)[:40]!r}")
             _check_header(f"the header {pair[0]!r} of a head", pair[1])
         check_text("the owner of a head", self.owner, limit=1024)
@@ -382,13 +381,13 @@ def _check_header(what: str, text: str) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """
-    What somebody says to the producer of a stream.
+    A message to the producer of a stream.
 
     Attributes:
-        id: Chosen by the sender; the same id again is the same message. 1 to 256 bytes.
+        id: Chosen by the sender; a repeated id means the same message. 1 to 256 bytes.
         data: Text, often JSON; at most 1 MiB.
         kind: `"message"`, `"cancel"` (see `CANCEL`), or the application's own word; 1 to 64 bytes.
-        k: Its place in the inbox, counted from 1; 0 before the log has accepted it.
+        k: Its place in the inbox, from 1; 0 before the log has accepted it.
     """
 
     id: str
@@ -408,11 +407,11 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Control:
     """
-    How the inbox of a stream stands.
+    The state of a stream's inbox.
 
     Attributes:
         k: Messages accepted so far.
-        cancel: Somebody asked the producer to stop, and this is the reason given first (maybe `""`); `None`: nobody has.
+        cancel: Reason of the first cancel (may be `""`); `None`: nobody asked the producer to stop.
     """
 
     k: int
@@ -421,7 +420,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Nobody writes to the stream now: its writer has let go of it, and whoever claims it has it at once."""
+    """Nobody writes to the stream now: its writer has released it, and any claim succeeds at once."""
 
 
 # --- writers ----------------------------------------------------------------------------------------------------------
@@ -430,21 +429,21 @@ class Released:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
     """
-    What a writer that claimed a stream goes on from.
+    The state that a writer continues from after it has claimed a stream.
 
     Attributes:
-        head: As it was created.
+        head: As created.
         n: Number of the last event in the log; 0: none.
         b: Byte position after it.
-        note: The note stored last; `None`: none, or the events before it are lost.
-        note_n: The event after which the note was stored. The events after it are in the log and not in the note.
+        note: The newest note; `None`: none, or the events before it are lost.
+        note_n: The event after which the note was stored. The note does not cover later events.
         taken: How many messages of the inbox the earlier writers have dealt with.
-        control: How the inbox stands.
-        request: What `create` was given.
-        whole: The log holds all that was appended. False: events were lost. The stream then has a new epoch and no events,
-            but readers may have seen some: it is not one that never began.
-        before: The epoch that the events had until now; `None`: they keep it. The log may have lost the events after them, so
-            their numbers begin anew under another epoch.
+        control: State of the inbox.
+        request: The request given to `create`.
+        whole: The log holds every appended event. False: events were lost. The stream then has a new epoch and no events,
+            but readers may have seen some, so it is not a stream that never began.
+        before: The previous epoch of the events; `None`: they keep theirs. The log may have lost events after them, so numbering
+            continues under another epoch.
     """
 
     head: Head
@@ -466,7 +465,7 @@ class Writer:
 
     Attributes:
         stream_id: The stream.
-        epoch: Of its log.
+        epoch: Epoch of its log.
         fence: Counts the writers of the log, from 1. The highest holds the right.
         lease: Seconds for which each write renews the right, on the log's clock. 15: a dead producer is noticed before
             its readers lose patience, and two renewals may fail. `renew` with 0 releases the stream.
@@ -490,19 +489,19 @@ class Writer:
 
     @property
     def token(self) -> str:
-        """`<epoch>.<fence>`: what the log compares. A fence alone would let the writer of a lost log into the new one."""
+        """`<epoch>.<fence>`: what the log compares. A fence alone would admit the writer of a lost log to the new one."""
         return f"{self.epoch}.{self.fence}"
 
 
 @dataclass(frozen=True, slots=True)
 class Existing:
     """
-    The stream is there already: join it.
+    The stream exists already: join it.
 
     Attributes:
-        epoch: Of its log.
+        epoch: Epoch of its log.
         n: Number of its last event.
-        head: As it was created; compare `head.fingerprint` and `head.owner` with your own.
+        head: As created; compare `head.fingerprint` and `head.owner` with your own.
         ending: How it ended; `None` while it runs.
     """
 
@@ -515,19 +514,19 @@ class Existing:
 @dataclass(frozen=True, slots=True)
 class Append:
     """
-    One item of a batch: a span, and what moves in the same step.
+    One item of a batch: a span, and what is stored in the same step.
 
     Attributes:
         writer: Who appends.
-        span: The events. `None`: only the note and `taken` move.
-        note: Replaces the note of the stream; `None` leaves it.
-        taken: How many messages of the inbox are dealt with, counted from the first; `None` leaves it.
-        n: The last event that note and `taken` belong to, when there is no span; the log must be exactly there.
-        exact: Store the span only if the log ends right before it; anything else is `Behind`. For a log that several append to
-            with one writer: a span that is there already may be somebody else's.
-        trims: The events before this one are dropped in the same step, as far as they do not share a span with it. 0: none.
-        mark: Of an append without a span: counts those of its writer, from 1. One that was sent again and comes late, after a
-            newer one, is known by it, and moves nothing. 0: not counted, so it replaces whatever is there.
+        span: The events. `None`: only the note and `taken` are stored.
+        note: Replaces the note of the stream; `None` keeps it.
+        taken: How many messages of the inbox are dealt with, from the first; `None` keeps it.
+        n: Without a span: the last event that note and `taken` belong to; the log must be exactly there.
+        exact: Store the span only if the log ends right before it; otherwise the answer is `Behind`. For a log that several
+            processes append to as one writer: a span that is already there may be another's.
+        trims: Drop the events before this one in the same step, except those that share a span with it. 0: none.
+        mark: Without a span: number of this append among those of its writer, from 1. A late repeat that arrives after a newer
+            one is recognised by it and changes nothing. 0: not counted, so it replaces the stored values in any case.
     """
 
     writer: Writer
@@ -551,9 +550,9 @@ class Append:
                 raise ValueError("an append without a span needs n, the event that its note belongs to")
             _check_place("n of an append", self.n, 0)
             if self.exact or self.trims:
-                raise ValueError("an append without a span cannot be exact, and cannot trim")
+                raise ValueError("an append without a span can neither be exact nor trim")
         elif self.mark:
-            raise ValueError(f"an append with a span is known by its events and takes no mark, got {self.mark}")
+            raise ValueError(f"an append with a span is identified by its events and takes no mark, got {self.mark}")
         elif self.trims > self.span.n:
             raise ValueError(f"an append of events up to {self.span.n} cannot drop those before {self.trims}")
         elif self.n is not None and self.n != self.span.n:
@@ -561,12 +560,12 @@ class Append:
 
     @property
     def first(self) -> int:
-        """Number of its first event; without a span, of the event that would follow."""
+        """Number of its first event; without a span, of the next event."""
         return self.last + 1 if self.span is None else self.span.first
 
     @property
     def last(self) -> int:
-        """Number of the last event in the log once it is done."""
+        """Number of the last event in the log afterwards."""
         if self.span is not None:
             return self.span.n
         assert self.n is not None
@@ -579,11 +578,11 @@ class Append:
 @dataclass(frozen=True, slots=True)
 class Appended:
     """
-    The span is in the log, now or since an earlier try.
+    The span is in the log, now or since an earlier attempt.
 
     Attributes:
         n: Number of the last event in the log.
-        control: How the inbox stands; `None` before the first message.
+        control: State of the inbox; `None` before the first message.
     """
 
     n: int
@@ -593,7 +592,7 @@ class Appended:
 @dataclass(frozen=True, slots=True)
 class Done:
     """
-    The ending is in the log, now or since an earlier try.
+    The ending is in the log, now or since an earlier attempt.
 
     Attributes:
         n: Number of the last event.
@@ -605,7 +604,7 @@ class Done:
 @dataclass(frozen=True, slots=True)
 class Fenced:
     """
-    Another writer has the stream; nothing was changed. Stop producing.
+    Another writer has the stream; nothing changed. Stop producing.
 
     Attributes:
         current: The token of that writer, `<epoch>.<fence>`.
@@ -617,10 +616,10 @@ class Fenced:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """
-    The stream has ended; nothing was changed.
+    The stream has ended; nothing changed.
 
     Attributes:
-        ending: How.
+        ending: How it ended.
         n: Number of its last event.
     """
 
@@ -631,7 +630,7 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class Behind:
     """
-    The log does not end where the writer says; nothing was changed. Send what follows `n`.
+    The log does not end where the writer says; nothing changed. Send the events after `n`.
 
     Attributes:
         n: Number of the last event in the log.
@@ -642,17 +641,17 @@ class Behind:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The log, or some of its spans, is gone; nothing was changed. `restore` it, if you have all of it."""
+    """The log, or some of its spans, is gone; nothing changed. `restore` it, if you have all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
     """
-    This stream cannot be reached, while others of the same call can. It was done or not: send it again.
+    This stream cannot be reached, while others of the same call can. The call may have taken effect: repeat it.
 
     Attributes:
-        stream_id: Whose.
-        why: For people, as the text of a `LogUnavailable`.
+        stream_id: The stream.
+        why: For people, the text of a `LogUnavailable`.
     """
 
     stream_id: str
@@ -662,10 +661,10 @@ class Unavailable:
 @dataclass(frozen=True, slots=True)
 class AlsoRefused:
     """
-    The append to another stream that belongs to the same step was refused, so nothing was done.
+    The append to another stream in the same step was refused, so nothing was done.
 
     Attributes:
-        verdict: What that append was answered.
+        verdict: The answer to that append.
     """
 
     verdict: Fenced | Ended | Behind | Lost
@@ -677,7 +676,7 @@ class Held:
     Another writer holds the lease.
 
     Attributes:
-        seconds: How long, if it is not renewed.
+        seconds: Until the lease ends, if it is not renewed.
     """
 
     seconds: float
@@ -686,11 +685,11 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Said:
     """
-    The message is in the inbox, now or since an earlier try.
+    The message is in the inbox, now or since an earlier attempt.
 
     Attributes:
-        k: Its place, counted from 1.
-        ending: How the stream has ended; `None` while it runs, as it does for a message that is new.
+        k: Its place, from 1.
+        ending: How the stream has ended; `None` while it runs, and so for every new message.
     """
 
     k: int
@@ -700,10 +699,10 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Full:
     """
-    The inbox takes no more messages; a cancel is always taken.
+    The inbox accepts no more messages, except a cancel.
 
     Attributes:
-        limit: How many it takes.
+        limit: Its size.
     """
 
     limit: int
@@ -720,15 +719,15 @@ GoneWhy: TypeAlias = Literal["trimmed", "other_epoch", "went_back"]
 @dataclass(frozen=True, slots=True)
 class Gone:
     """
-    What follows the cursor is not in the log.
+    The events after the cursor are not in the log.
 
     Attributes:
-        oldest: Number of the oldest event held; n + 1 when none is. A cursor at `oldest - 1` reads what is left.
+        oldest: Number of the oldest event held; n + 1 if none is. A cursor at `oldest - 1` reads what is left.
         n: Number of the last event.
-        why: `trimmed`: it was there, and the front of the log is gone. `other_epoch`: the cursor is of another log.
-            `went_back`: the cursor is ahead of the log, which lost its tail.
-        epoch: Of the log.
-        head: Of the stream, for whoever must ask whose it is.
+        why: `trimmed`: the front of the log was dropped. `other_epoch`: the cursor is from another log. `went_back`: the cursor
+            is ahead of the log, which lost its tail.
+        epoch: Epoch of the log.
+        head: Head of the stream, to check its owner.
         ending: How the stream ended; `None` while it runs.
         running_until: As in `Page`.
         now: As in `Page`.
@@ -747,20 +746,20 @@ class Gone:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """
-    What a log holds after a cursor, or the first part of it.
+    The events of a log after a cursor, or the first part of them.
 
     Attributes:
-        head: Of the stream.
-        epoch: Of the log.
-        oldest: Number of the oldest event held; n + 1 when none is.
+        head: Head of the stream.
+        epoch: Epoch of the log.
+        oldest: Number of the oldest event held; n + 1 if none is.
         n: Number of the last event in the log.
         b: Byte position after it.
         spans: In order, from the event after the cursor, without a hole. Empty: nothing yet while `ending` is `None`, no more
-            when it is set. A page that stops before `n` was full: read on from its last span.
+            when it is set. A page that stops before `n` is full: continue after its last span.
         ending: How the stream ended, as event n + 1; `None` while it runs.
-        running_until: When the lease of its writer is over, in seconds on the log's clock; 0.0: released. `None` when ended.
-        now: The log's clock when it was read.
-        note: The note stored last, in a page that was asked for with `limit_bytes=0`; `None`: none, or it was not asked for.
+        running_until: When the lease of its writer ends, in seconds on the log's clock; 0.0: released. `None` after the end.
+        now: The log's clock at the time of reading.
+        note: The newest note, if the page was read with `limit_bytes=0`; otherwise `None`.
     """
 
     head: Head
@@ -776,22 +775,22 @@ class Page:
 
     @property
     def lease_left(self) -> float:
-        """Seconds until the stream may be claimed; 0.0 when it may now, and when it has ended."""
+        """Seconds until the stream may be claimed; 0.0 if it may be now, or has ended."""
         return 0.0 if self.running_until is None else max(0.0, self.running_until - self.now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bell:
     """
-    A hint that a log has changed. It may be lost, come twice, or overtake another.
+    A hint that a log has changed. It may be lost, duplicated or out of order.
 
     Attributes:
         id: The stream.
-        item: What was appended: a span, the ending, or how the inbox stands; or that the stream was released. `None`: something
-            has changed, read the log.
-        epoch: Of the log; `None` if the bell cannot say.
-        n: Number of the last event in the log when it rang; `None` if the bell cannot say.
-        oldest: Number of the oldest event held, when the front of the log was trimmed.
+        item: What was appended: a span, the ending, or the state of the inbox; or that the stream was released. `None`:
+            something has changed, read the log.
+        epoch: Epoch of the log; `None` if unknown.
+        n: Number of the last event in the log when it rang; `None` if unknown.
+        oldest: Number of the oldest event held, if the front of the log was trimmed.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """
-From what a request says to what it is answered: with a hub, and without any framework.
+Turns a request into its answer, with a hub, and without any framework.
 
-`respond()` in `asgi` and `Hub.answer()` both ask here, so that a stream is answered alike wherever it is served.
+`respond()` in `asgi` and `Hub.answer()` both use it, so that a stream is answered the same way everywhere.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ TROUBLE: Final = (HubDraining, KeyReused, LimitReached, LogUnavailable, StreamEn
 
 PATIENCE: Final = 300.0
 """
-Seconds that a reader waits for a feed that nobody has begun; then its body ends, and it comes back. 300: it costs next to nothing
-while it is open, and one that a proxy has forgotten does not stay for ever.
+Seconds that a reader waits for a feed that nobody has begun; then its body ends, and it reconnects. 300: an open one costs almost
+nothing, and one that a proxy has forgotten does not stay for ever.
 """
 
 Opened: TypeAlias = "Callable[[Follow], Awaitable[Reader | Answer]]"
-"""Opens a reader, or says why it cannot be opened any more."""
+"""Opens a reader, or returns an answer if it can no longer be opened."""
 
 
 class TooLarge(Exception):
-    """A body of a request that is larger than the hub takes. Not an error of this package: it is answered with 413."""
+    """A request body larger than the hub accepts. Not an error of this package: the answer is a 413."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
@@ -82,14 +82,14 @@ class HubAnswer:
     """
     What a framework has to send: a status, headers, and a body to iterate over. `Hub.answer()` makes it.
 
-    The body of a stream is opened when it is first iterated over, so an answer that is never sent takes nothing. A framework that
-    stops iterating, because the client has left, leaves the stream running. Where the body raises `ReaderCut`, the connection
-    must be closed without ending the body; every server does that by itself when an iterator raises.
+    The body of a stream is opened at the first iteration, so an answer that is never sent uses no resources. A framework that
+    stops iterating, because the client has left, leaves the stream running. If the body raises `ReaderCut`, the connection must
+    be closed without ending the body; every server does that when an iterator raises.
 
     Attributes:
         status: HTTP status.
         headers: Names and values.
-        live: The body follows a stream; otherwise it is at hand, and at most a few hundred bytes long.
+        live: The body follows a stream; otherwise it is complete, and at most a few hundred bytes long.
     """
 
     def __init__(self, answer: Answer, opened: Opened | None = None, *, head: bool = False) -> None:
@@ -98,7 +98,7 @@ class HubAnswer:
         self.status = answer.status
         self.headers = answer.headers
         self.live = answer.then is not None and opened is not None
-        # The length for a HEAD would be that of the answer to a GET, which nobody has made.
+        # For a HEAD the length would be that of a GET's answer, which was never made.
         if not self.live and answer.status != 204 and not head:
             self.headers = (*answer.headers, ("Content-Length", str(len(answer.body))))
         self._answer = answer
@@ -108,16 +108,16 @@ class HubAnswer:
         return f"<HubAnswer {self.status}{' with a stream' if self.live else ''}>"
 
     def header(self, name: str) -> str | None:
-        """The value of a header, whatever the case of its name; `None` if it is not there."""
+        """The value of a header, case-insensitively; `None` if it is missing."""
         return self._answer.header(name)
 
     @property
     def body(self) -> bytes:
         """
-        The whole body.
+        The complete body.
 
         Raises:
-            TypeError: It follows a stream, and is not at hand: iterate over the answer.
+            TypeError: It follows a stream: iterate over the answer.
         """
         if self.live:
             raise TypeError("the body of this answer follows a stream: iterate over the answer")
@@ -125,10 +125,10 @@ class HubAnswer:
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """
-        The body, piece by piece. Each iteration is a reader of its own; closing it lets the reader go.
+        The body, piece by piece. Each iteration has its own reader, which is released when the iterator is closed.
 
         Raises:
-            ReaderCut: The body is not complete, and must not be ended cleanly.
+            ReaderCut: The body is incomplete, and must not be ended cleanly.
         """
         return pieces(self.open) if self.live else _whole(self._answer.body)
 
@@ -138,16 +138,16 @@ class HubAnswer:
 
         Raises:
             TypeError: The body does not follow a stream.
-            ReaderCut: The stream could be read when the request was answered, and cannot be read now.
+            ReaderCut: The stream could be read when the request was answered, but no longer.
         """
         then = self._answer.then
         if then is None or self._opened is None:
-            raise TypeError("the body of this answer is at hand, in `body`")
+            raise TypeError("the body of this answer is complete: use `body`")
         reader = await self._opened(then)
         if isinstance(reader, Answer):
             raise ReaderCut(
-                f"the stream cannot be read any more (a request would be answered with {reader.status} now), so the body is cut; "
-                "the next request says why"
+                f"the stream can no longer be read (a request would now get {reader.status}), so the body is cut; "
+                "the next request gets the reason"
             )
         return Body(reader, then, first=self._answer.body)
 
@@ -158,7 +158,7 @@ async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
 
 
 def facts_from(method: str, headers: Mapping[str, str] | Iterable[tuple[str, str]], query: str | bytes) -> Facts:
-    """The facts of a request of any framework's."""
+    """The facts of a request of any framework."""
     return Facts(method, dict(headers), query.decode("latin-1") if isinstance(query, bytes) else query)
 
 
@@ -176,7 +176,7 @@ async def answer_of(
     location: str | None,
     options: dict[str, Any],
 ) -> HubAnswer:
-    """What `Hub.answer()` does, see there."""
+    """Implements `Hub.answer()`, see there."""
     facts = facts_from(method, headers, query)
 
     async def fingerprint() -> str:
@@ -204,24 +204,24 @@ async def answer_to_request(
     options: dict[str, Any],
 ) -> tuple[Answer, Opened | None]:
     """
-    Start or join a stream, or look at one, and say what the request is answered.
+    Start or join a stream, or look at one, and return the answer to the request.
 
     Args:
-        hub: Whose streams.
-        facts: Of the request.
+        hub: Hub of the stream.
+        facts: Facts of the request.
         run: Makes the events, if the stream is started here; `None`: the stream is only followed.
-        id: Of the stream. `None`: the request's `Idempotency-Key`, or else random.
-        owner: Whose stream it is. `None`: what `authorize` of the hub says.
-        location: Where the stream can be read again. `None`: made of `path`.
-        path: Of the request, without its percent-encoding; `None`: not known, so there is no `Content-Location`.
-        fingerprint: Digest of the request; asked for only if a stream is to be started.
+        id: Id of the stream. `None`: the request's `Idempotency-Key`, or else random.
+        owner: Owner of the stream. `None`: the result of the hub's `authorize`.
+        location: Where the stream can be read again. `None`: derived from `path`.
+        path: Path of the request, without percent-encoding; `None`: unknown, so there is no `Content-Location`.
+        fingerprint: Digest of the request; called only if a stream is to be started.
         options: As for `Hub.start`.
 
     Returns:
-        The answer, and what opens its reader. The latter is `None` if the body is whole.
+        The answer, and the function that opens its reader; `None` for the latter if the body is complete.
 
     Raises:
-        ValueError: There is neither `run` nor `id`.
+        ValueError: Neither `run` nor `id` is given.
     """
     if run is None and id is None:
         raise ValueError("an answer needs a producer to start, or the id of a stream to follow")
@@ -231,10 +231,10 @@ async def answer_to_request(
     if run is not None:
         id = asked.key if id is None else id
     if id is not None and (wrong := wrong_id(id)) is not None:
-        # What cannot be an id is unknown to who reads, and refused to who starts.
+        # An invalid id is unknown to a reader, and refused when a stream is started.
         return (wire.not_found() if run is None else wrong), None
     if run is not None and id is not None and is_feed_id(id):
-        return wire.bad_request("the id of the stream", "another one, since this is that of the feed of a session", id), None
+        return wire.bad_request("the id of the stream", "another one, because this is the id of a session's feed", id), None
     if owner is None:
         owner = await owner_of(hub, facts, id, "read" if run is None else "create")
         if owner is None:
@@ -257,7 +257,7 @@ async def answer_to_request(
     assert id is not None
     if location is None and path is not None:
         location = _own_path(path, id, starts=run is not None)
-    # A preference may be ignored: without a place to read the stream at, 202 would be of no use.
+    # A preference may be ignored: a 202 is useless without a place to read the stream.
     if run is not None and asked.respond_async and location is not None:
         return wire.accepted(id, location), None
     return await _read(hub, asked, id, owner, location)
@@ -267,13 +267,13 @@ async def answer_to_feed(
     hub: Hub, facts: Facts, session: str, *, owner: str | None, location: str | None
 ) -> tuple[Answer, Opened | None]:
     """
-    Answer who wants to follow a session: its feed. One that nobody has begun is not made: the reader waits for it.
+    Answer a client that wants to follow a session: its feed. If nobody has begun the feed, the reader waits for it.
 
     Args:
-        hub: Whose session.
-        facts: Of the request, a GET or a HEAD.
+        hub: Hub of the session.
+        facts: Facts of the request, a GET or a HEAD.
         session: Its id.
-        owner: Whose it is. `None`: what `authorize` of the hub says.
+        owner: Its owner. `None`: the result of the hub's `authorize`.
         location: Where the feed can be read again.
     """
     asked = wire.asked(facts)
@@ -315,17 +315,17 @@ async def answer_to_feed(
     feed, state = standing
     head_only = facts.method == "HEAD" and asked.after is None
     if asked.view == "snapshot" and (asked.after is None or (asked.browser and not _holds(state, asked.after))):
-        # An `EventSource` that slept for long sends its old cursor to the URL that asks for a snapshot, and can do nothing else.
+        # An `EventSource` that slept for long can only send its old cursor to the URL that asks for a snapshot.
         state = replace(state, snapshot=feed.snapshot())
         return present(await _read(hub, replace(asked, after=None), id, owner, location, state))
     if asked.after is None and not head_only:
-        # What was there before has an event that stands for it.
+        # A snapshot event stands for everything before it.
         asked = replace(asked, after=Cursor(state.epoch, state.oldest - 1))
     return present(await _read(hub, asked, id, owner, location))
 
 
 def _await(hub: Hub, asked: Asked, id: str, session: str, owner: str, location: str | None) -> tuple[Answer, Opened]:
-    """Answer a reader of a feed that nobody has begun. Nothing is stored: anyone may ask for any number of ids."""
+    """Answer a reader of a feed that nobody has begun. Nothing is stored: a client may ask for any number of ids."""
 
     def refused(exc: Exception) -> Answer:
         return wire.answer_to_reader(asked, _unavailable(exc), stream_id=id, location=location, random=random.random())
@@ -360,14 +360,14 @@ async def answer_to_active(
     hub: Hub, facts: Facts, session: str, *, owner: str | None, location_of: Callable[[str], str]
 ) -> tuple[Answer, Opened | None]:
     """
-    Answer who wants the stream of a session that runs: the youngest one, or 204.
+    Answer a client that wants the running stream of a session: the newest one, or 204.
 
     Args:
-        hub: Whose session.
-        facts: Of the request, a GET or a HEAD.
+        hub: Hub of the session.
+        facts: Facts of the request, a GET or a HEAD.
         session: Its id.
-        owner: Whose it is. `None`: what `authorize` of the hub says.
-        location_of: Path of a stream, of its id.
+        owner: Its owner. `None`: the result of the hub's `authorize`.
+        location_of: Returns the path of a stream, from its id.
     """
     if owner is None:
         owner = await owner_of(hub, facts, None, "feed")
@@ -390,7 +390,7 @@ async def answer_to_active(
 async def _read(
     hub: Hub, asked: Asked, id: str, owner: str, location: str | None, state: wire.State | None = None
 ) -> tuple[Answer, Opened]:
-    """Answer a reader, and say how its reader is opened. `state` is asked for where it is `None`."""
+    """Answer a reader, and return how to open it. `state` is read if it is `None`."""
 
     def answer(state: wire.State) -> Answer:
         return wire.answer_to_reader(
@@ -416,19 +416,19 @@ async def _read(
 
     found = answer(state if state is not None else await _state(hub, asked, id, owner))
     if found.then is not None and not hub.has_room(id, owner=owner):
-        # Most frameworks have to be told the status before the reader is opened.
+        # Most frameworks need the status before the reader is opened.
         found = answer(wire.Unavailable("limit_reached"))
     return found, opened
 
 
 async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
-    """How a stream stands, as far as this request wants to know."""
+    """The state of a stream, as far as this request needs it."""
     if hub.draining:
         return wire.Unavailable("draining")
     missing = wire.Missing(private=hub.authorize is not None)
     try:
         if asked.method == "HEAD" and asked.after is None and asked.from_byte is None:
-            # Also of a log that was trimmed, from which a reader without a cursor cannot read.
+            # Also for a trimmed log, which a reader without a cursor cannot read.
             state = await hub.state(id, owner=owner)
             return wire.Standing(
                 head=state.head, epoch=state.epoch, n=state.n, b=state.b, oldest=state.oldest, ending=state.ending
@@ -447,7 +447,7 @@ async def _state(hub: Hub, asked: Asked, id: str, owner: str) -> wire.State:
         case Unknown():
             return missing
         case Gone(why="went_back", ending=None, running_until=until) if until and asked.after is not None and not found.head.feed:
-            # Its producer lives, and will repair the log: the reader waits for it.
+            # Its producer is alive and will repair the log: the reader waits for that.
             return wire.Standing(head=found.head, epoch=found.epoch, n=asked.after.n, b=0, oldest=found.oldest)
         case Gone():
             return found
@@ -468,7 +468,7 @@ def _unavailable(exc: Exception) -> wire.Unavailable:
 
 
 def answer_to_trouble(exc: Exception) -> Answer:
-    """The answer to a request that changes something and could not."""
+    """The answer to a failed request that would have changed something."""
     match exc:
         case StreamUnknown():
             return wire.not_found()
@@ -480,16 +480,16 @@ def answer_to_trouble(exc: Exception) -> Answer:
 
 
 async def owner_of(hub: Hub, facts: Facts, id: str | None, action: str) -> str | None:
-    """Whose streams a request may see; `None`: nobody's."""
+    """The owner whose streams a request may see; `None`: none."""
     return "" if hub.authorize is None else await hub.authorize(facts, id, action)
 
 
 def wrong_id(id: str) -> Answer | None:
-    """What is answered to an id that cannot be one; `None`: it can."""
+    """The answer to an invalid id; `None` if the id is valid."""
     try:
         wire.path_of(id)
     except ValueError:
-        expected = "1 to 256 characters of A-Z a-z 0-9 . _ ~ -, and neither '.' nor '..', since it becomes a part of a path"
+        expected = "1 to 256 characters of A-Z a-z 0-9 . _ ~ -, and neither '.' nor '..', because it becomes part of a path"
         return wire.bad_request("the id of the stream", expected, id)
     return None
 
@@ -501,7 +501,7 @@ def _own_path(path: str, id: str, *, starts: bool) -> str:
 
 
 def fingerprint_of(method: str, path: str, body: bytes) -> str:
-    """What tells one request from another under the same id: method, path and body, and no header, which may be a secret."""
+    """Distinguishes requests under the same id: method, path and body, but no header, which may be a secret."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (method.encode(), path.encode(), body):
         digest.update(len(part).to_bytes(8, "big") + part)

@@ -12,8 +12,7 @@ Streams of a hub over HTTP, for Starlette and FastAPI: a response that follows a
 
     app.mount("/", create_app(hub))           # or all of it: POST /streams, GET /streams/{id}, …
 
-What is answered is decided in `wire`, `answering` and `bodies`; here it is sent. It needs
-starlette (extra `server`).
+`wire`, `answering` and `bodies` decide what the answer is; this module sends it. It needs starlette (extra `server`).
 """
 
 from __future__ import annotations
@@ -69,19 +68,19 @@ class HubResponse(Response):
     """
     Sends what a reader of a stream gets, until the stream ends or the client leaves.
 
-    `hub.respond()` makes it. It is an ordinary response: its headers can be changed, cookies be set, and background tasks run
-    after it. The reader is opened when it is sent, so one that is never sent takes nothing.
+    `hub.respond()` makes it. It is an ordinary response: its headers can be changed, cookies set, and background tasks run after
+    it. The reader is opened when the response is sent, so one that is never sent uses no resources.
 
-    A client that leaves, leaves the stream running. A client that takes no bytes for `send_timeout` seconds is cut; nothing is
-    held for it meanwhile, and it comes back with its cursor. A body without ids is cut when its stream failed, by raising
-    `ReaderCut` for the server, so that nobody takes what has arrived for the whole.
+    The stream keeps running when a client leaves. A client that accepts no bytes for `send_timeout` seconds is cut; nothing is
+    buffered for it meanwhile, and it can return with its cursor. If the stream of a body without ids fails, the body is cut by
+    raising `ReaderCut` for the server, so that nobody mistakes the part for the whole.
 
     Args:
         answer: What to send.
-        opened: Opens the reader, or says why it cannot be; `None`: the body of the answer is whole.
-        send_timeout: Seconds that the server may block a send, give or take two.
-        extra: Further headers, which are sent with another answer too, if the reader cannot be opened.
-        body: Makes the body of what is read.
+        opened: Opens the reader, or returns why it cannot; `None`: the answer has its complete body.
+        send_timeout: Seconds that the server may block a send, to within two.
+        extra: Additional headers, also sent with the other answer if the reader cannot be opened.
+        body: Makes the body from the reader.
     """
 
     def __init__(
@@ -110,12 +109,12 @@ class HubResponse(Response):
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Send the response, as an ASGI app does."""
-        # No frame between the server and what waits for the client to leave: there are as many of these as readers.
+        # No extra frame while waiting for the client to leave: there are as many of these as readers.
         return self._send_whole(scope, send) if self._then is None else self._follow(scope, receive, send)
 
     async def _send_whole(self, scope: Scope, send: Send) -> None:
         head = scope["method"] == "HEAD"
-        # The length would be that of the answer to a GET, which nobody has made.
+        # The length would be that of a GET's answer, which was never made.
         headers = [each for each in self.raw_headers if each[0] != b"content-length"] if head else self.raw_headers
         await send({"type": _START, "status": self.status_code, "headers": headers})
         await send({"type": _BODY, "body": b"" if head else self.body})
@@ -128,14 +127,14 @@ class HubResponse(Response):
     async def _follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._opened is not None and self._then is not None
         reader = await self._opened(self._then)
-        # A thousand responses that wait for events are small: what made one is let go of.
+        # A thousand waiting responses must be small: drop what is no longer needed.
         self._opened = None
         if isinstance(reader, Answer):
             self._use(reader)
             await self._send_whole(scope, send)
             return
-        # `send()` to a client that has left does not raise, on most servers: only `receive()` tells. So this task waits for the
-        # client to leave, and what sends is another one.
+        # On most servers `send()` to a client that has left does not raise: only `receive()` reports it. So this task waits for
+        # the client to leave, and another one sends.
         with reader:
             sender = _Sender(send, self._send_timeout)
             sender.begin(self._stream(self._body_of(reader, self._then), sender))
@@ -156,7 +155,7 @@ class HubResponse(Response):
         try:
             await sender.send({"type": _START, "status": self.status_code, "headers": self.raw_headers})
             self.raw_headers = []
-            # The head goes out now: some servers hold it back until the first byte of the body.
+            # Send the head now: some servers hold it back until the first byte of the body.
             await sender.send({"type": _BODY, "body": self.body, "more_body": True})
             sender.sending = False
             while not body.over:
@@ -178,25 +177,25 @@ class HubResponse(Response):
                 await sender.send({"type": _BODY, "body": piece, "more_body": not body.over})
                 sender.sending = False
         except OSError:
-            # Of a send: what newer servers raise when the client has left.
+            # From a send: newer servers raise it when the client has left.
             pass
 
 
 class _Sender:
     """
-    The sends of one response: by its task, or, while that waits, by the event itself.
+    The sends of one response: by its task, or, while that waits, directly from the event.
 
-    To wake a task for each event and reader would cost a quarter of what a reader costs. A send that blocks is left to the task.
+    Waking a task per event and reader would cost a quarter of a reader's time. A send that blocks is left to the task.
 
-    It also looks each second or so whether a send blocks for too long; a timer for each send would cost as much as the send.
+    It also checks about every second whether a send has blocked for too long; a timer per send would cost as much as the send.
 
     Args:
-        send: Of the server, maybe with middleware around it.
-        seconds: That a send may block.
+        send: The server's, perhaps wrapped by middleware.
+        seconds: Longest time that a send may block.
 
     Attributes:
         sending: A send is under way.
-        sends: How many there were.
+        sends: Number of sends.
         over: A send took too long, and the task was cancelled.
     """
 
@@ -228,7 +227,7 @@ class _Sender:
         self._since = 0.0
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what sends in a task. When it is done, this one is cancelled, whatever it waits for; see `is_the_cause()`."""
+        """Run the sending work in a task. When it is done, the current task is cancelled; see `is_the_cause()`."""
         owner = asyncio.current_task()
         assert owner is not None
         self._owner: asyncio.Task[Any] | None = owner
@@ -240,18 +239,18 @@ class _Sender:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            # Looked at, so that asyncio does not report it where the other task is cancelled too.
+            # Retrieved, so that asyncio does not report it if the other task is cancelled too.
             task.exception()
         if self._owner is not None:
             self._woken = True
             self._owner.cancel()
 
     def is_the_cause(self) -> bool:
-        """The task that began was cancelled since all is sent, and by nobody else."""
+        """The owner was cancelled because everything is sent, and by nobody else."""
         return self._woken and self._owner is not None and self._owner.uncancel() <= self._cancels
 
     async def stop(self) -> None:
-        """Nothing more is sent: wait until that is so."""
+        """Stop sending, and wait until it has stopped."""
         self._owner = None
         if not self._task.done():
             self._task.cancel()
@@ -259,26 +258,26 @@ class _Sender:
 
     def result(self) -> None:
         """
-        Say how it went.
+        Raise the error of the work, if any.
 
         Raises:
             ReaderCut: A send took too long.
-            Exception: What the task has raised.
+            Exception: Raised by the task.
         """
         if not self._task.cancelled():
             self._task.result()
         elif self.over:
-            raise ReaderCut(f"a client took no bytes for {self._seconds} s and was cut; it can come back with its cursor")
+            raise ReaderCut(f"a client took no bytes for {self._seconds} s and was cut; it can return with its cursor")
 
     def take(self, piece: bytes) -> bool:
         """
-        Send a piece at once, as the task would: middleware finds its context, and the task as the current one.
+        Send a piece at once, as the task would: middleware sees its context, and the task as the current one.
 
         Returns:
-            It is sent. Otherwise the task has to call `finish()`.
+            Whether it is sent. If not, the task has to call `finish()`.
 
         Raises:
-            Exception: Whatever the send raises.
+            Exception: From the send.
         """
         self.sends += 1
         asyncio._enter_task(self._loop, self._task)
@@ -290,14 +289,14 @@ class _Sender:
         finally:
             asyncio._leave_task(self._loop, self._task)
         if asyncio.isfuture(waits_for):
-            # It says that a task is about to wait for it. Until `finish()` none is, and others may.
+            # The future is marked as awaited by a task. Until `finish()` nothing awaits it, and others may.
             waits_for._asyncio_future_blocking = False
         self.sending = True
         self._unfinished = step, waits_for
         return False
 
     async def finish(self, error: asyncio.CancelledError | None = None) -> None:
-        """Go on with a send that blocks, if there is one, in the task. `error`: the task was cancelled, and so is the send."""
+        """Finish a blocked send, if any, in the task. `error`: the task was cancelled, and so is the send."""
         if self._unfinished is not None:
             (step, waits_for), self._unfinished = self._unfinished, None
             await _go_on(step, waits_for, error)
@@ -316,16 +315,16 @@ class _Sender:
 
 @types.coroutine
 def _go_on(step: Generator[Any, Any, None], waits_for: Any, error: BaseException | None) -> Generator[Any, Any, None]:
-    """Await the rest of what was awaited outside of a task as far as `waits_for`, or raise `error` there."""
+    """Await the rest of an awaitable that was started outside a task up to `waits_for`, or raise `error` there."""
     while True:
         try:
             if error is None:
                 if asyncio.isfuture(waits_for):
-                    # As it came out of the `await`; see `_Sender.take()`.
+                    # As it came from the `await`; see `_Sender.take()`.
                     waits_for._asyncio_future_blocking = True
                 try:
                     yield waits_for
-                except BaseException as exc:  # noqa: BLE001  it belongs to what is awaited
+                except BaseException as exc:  # noqa: BLE001  it belongs to the awaitable
                     error = exc
             if error is None:
                 waits_for = next(step)
@@ -352,26 +351,26 @@ async def respond(
     **options: Any,
 ) -> HubResponse:
     """
-    Start or join a stream and follow it, or follow one that is there. `hub.respond()` is this function.
+    Start or join a stream and follow it, or follow an existing one. `hub.respond()` is this function.
 
-    It heeds `Last-Event-ID`, `?after=`, `?view=`, `?from=`, `?control=`, `Stream-Heartbeat`, and, where a stream is started,
-    `Prefer: respond-async` and `Idempotency-Key`. Whatever stands in the way (an unknown stream, a key that belongs to another
-    request, a log that is away) is an answer with its status, not an exception.
+    It honours `Last-Event-ID`, `?after=`, `?view=`, `?from=`, `?control=`, `Stream-Heartbeat`, and, if a stream is started,
+    `Prefer: respond-async` and `Idempotency-Key`. Every obstacle (an unknown stream, a key that belongs to another request, an
+        unavailable log) becomes an answer with its status, not an exception.
 
     Args:
-        hub: Whose streams.
-        request: What is to be answered.
+        hub: Hub of the stream.
+        request: The request to answer.
         run: Makes the events if the stream is started here, see `Hub.start`. `None`: the stream is only followed.
-        id: Of the stream. `None`: the request's `Idempotency-Key`, or else 128 random bits.
-        owner: Whose stream it is. `None`: what `authorize` of the hub says.
-        location: Path at which the stream can be read again, for `Content-Location`. `None`: the path of a GET; of a POST, that
+        id: Id of the stream. `None`: the request's `Idempotency-Key`, or else 128 random bits.
+        owner: Owner of the stream. `None`: the result of the hub's `authorize`.
+        location: Path at which the stream can be read again, for `Content-Location`. `None`: the path of a GET; for a POST, its
             path, a slash and the id.
-        extra: Headers that are sent with whatever is answered.
-        options: As for `Hub.start`, such as `request=await request.body()`, which is stored for whoever takes the stream over.
-            Without `fingerprint` the method, the path and the body of the request are digested.
+        extra: Headers that are sent with any answer.
+        options: As for `Hub.start`, such as `request=await request.body()`, which is stored for a later producer. Without
+            `fingerprint`, the method, path and body of the request are digested.
 
     Raises:
-        ValueError: There is neither `run` nor `id`.
+        ValueError: Neither `run` nor `id` is given.
     """
     answer, opened = await _respond(hub, request, run, id, owner, location, options)
     return HubResponse(answer, opened, send_timeout=hub.send_timeout, extra=extra)
@@ -400,8 +399,8 @@ async def _respond(
 
 
 def facts_of(request: Request) -> Facts:
-    """The facts of a request of Starlette's."""
-    # Not `request.headers`, which the request would keep as long as its stream is followed.
+    """The facts of a Starlette request."""
+    # Not `request.headers`: the request would keep them as long as its stream is followed.
     return Facts(request.method, dict(Headers(scope=request.scope)), request.scope["query_string"].decode("latin-1"))
 
 
@@ -413,10 +412,10 @@ async def left(receive: Receive) -> None:
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     """
-    Wait for something as long as the client is there.
+    Await something as long as the client is connected.
 
     Raises:
-        ClientDisconnect: It is not; the work was cancelled.
+        ClientDisconnect: The client left; the work was cancelled.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(left(receive))
@@ -429,12 +428,12 @@ async def while_there(receive: Receive, work: Coroutine[Any, Any, T] | asyncio.F
         for each in (working, leaving):
             if not each.done():
                 each.cancel()
-                # What it opened is closed before anybody goes on.
+                # Close what it opened before continuing.
                 await asyncio.wait({each})
 
 
 def path_of(request: Request) -> str:
-    """The path of a request of Starlette's, percent-encoded."""
+    """The path of a Starlette request, percent-encoded."""
     # A path that begins with two slashes would be another host.
     return "/" + quote(request.scope["path"].strip("/"), safe=PATH_SAFE)
 
@@ -456,13 +455,13 @@ async def body_of(hub: Hub, request: Request) -> bytes:
         if size > limit:
             raise TooLarge(limit)
         pieces.append(piece)
-    # Where Starlette keeps it, so that it can be asked for again.
+    # Stored as Starlette does, so that it can be read again.
     request._body = b"".join(pieces)
     return request._body
 
 
 async def _fingerprint(hub: Hub, request: Request) -> str:
-    """What tells one request from another under the same id: method, path and body, and no header, which may be a secret."""
+    """Distinguishes requests under the same id: method, path and body, but no header, which may be a secret."""
     try:
         body = await body_of(hub, request)
     except RuntimeError:
@@ -488,7 +487,7 @@ def _text(body: Mapping[str, Any], name: str, *, limit: int = 1024) -> str | Ans
         if value is None or (isinstance(value, str) and 0 < len(value.encode()) <= limit):
             return value
     except UnicodeEncodeError:
-        pass  # half of a character, which JSON can carry and nothing that is stored
+        pass  # half of a character: JSON can carry it, but it cannot be stored
     return wire.bad_request(f"{name!r} in the body", f"text of 1 to {limit} bytes, or nothing", str(value))
 
 
@@ -503,27 +502,27 @@ def create_app(hub: Hub, *, cors: Sequence[str] = (), lifespan: bool = True) -> 
 
     | request | answer |
     |---|---|
-    | `POST /streams` `{"kind", "input", "session", "if_busy", "by", "supersedes"}` | the stream that is started, or joined |
-    | `GET /streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live |
-    | `HEAD /streams/{id}` | how it stands, in headers |
-    | `DELETE /streams/{id}` | 204: cancelled and forgotten |
+    | `POST /streams` `{"kind", "input", "session", "if_busy", "by", "supersedes"}` | the started or joined stream |
+    | `GET /streams/{id}` | the events after `Last-Event-ID` or `?after=`, then live events |
+    | `HEAD /streams/{id}` | its state, in headers |
+    | `DELETE /streams/{id}` | 204: cancelled and deleted |
     | `GET /streams/{id}/message` | its text so far, in one piece |
     | `POST /streams/{id}/messages` `{"data", "kind"}` | 202 and the place in the inbox |
     | `POST /streams/{id}/cancel` | 202, or 200 if it has ended |
-    | `GET /sessions/{session}/stream` | the youngest stream of the session that runs, or 204 |
-    | `GET /sessions/{session}/feed` | what happens in the session, see `Hub.session()`; it never ends |
+    | `GET /sessions/{session}/stream` | the newest running stream of the session, or 204 |
+    | `GET /sessions/{session}/feed` | the events of the session, see `Hub.session()`; it never ends |
     | `GET /health` | 200, or 503 while the hub shuts down |
 
     A stream is started by a producer that was registered with `hub.kind(name)`; its `gen.request` is the body of the request.
     `Idempotency-Key` is the id of the stream.
 
-    It can be mounted anywhere: `Content-Location` has the whole path. Answers that say what is wrong are JSON.
+    It can be mounted anywhere: `Content-Location` has the full path. Error answers are JSON.
 
     Args:
-        hub: Whose streams.
+        hub: Hub of the streams.
         cors: Origins whose pages may use the routes, such as `https://app.example.com`; `["*"]`: all. None by default.
-        lifespan: The app enters the hub when it starts, and leaves it at the end. A mounted app is never told of either: there
-            the outer app needs `lifespan=hub.lifespan`, and this may stay as it is.
+        lifespan: The app enters the hub when it starts, and leaves it at the end. A mounted app gets neither call: there the
+            outer app needs `lifespan=hub.lifespan`, and this may stay as it is.
 
     Raises:
         ValueError: An origin that no browser sends.
@@ -551,14 +550,14 @@ def app_of(
     lifespan: Callable[[Any], Any] | None,
 ) -> Starlette:
     """
-    Make an app of handlers.
+    Make an app from handlers.
 
     Args:
-        hub: Whose streams.
+        hub: Hub of the streams.
         paths: Handlers by method, by path.
-        origins: Those whose pages may use it, checked.
+        origins: Origins whose pages may use it, validated.
         more: Routes that answer by themselves.
-        lifespan: What it enters when it starts; `None`: nothing.
+        lifespan: Entered when the app starts; `None`: nothing.
     """
 
     async def not_found(request: Request, exc: Exception) -> Response:
@@ -569,7 +568,7 @@ def app_of(
 
 
 class _Resource:
-    """One path: its methods, OPTIONS, and the headers that every answer has."""
+    """One path: its methods, OPTIONS, and the headers of every answer."""
 
     def __init__(self, hub: Hub, handlers: Mapping[str, Handler], origins: Sequence[str]) -> None:
         self._hub = hub
@@ -579,13 +578,13 @@ class _Resource:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # In two steps, so that nothing of the request is held while its stream is followed.
+        # In two steps, so that nothing of the request is kept while its stream is followed.
         response = await self._answer(Request(scope, receive))
         if response is not None:
             await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> HubResponse | None:
-        """The response; `None` if the client has left in the middle of its request."""
+        """The response; `None` if the client left in the middle of its request."""
         extra = wire.cors_headers(request.headers.get("origin"), self._origins)
         handler = self._handlers.get(request.method)
         opened: Opened | None = None
@@ -605,7 +604,7 @@ class _Resource:
 
 
 class _Routes:
-    """What each route does."""
+    """The handlers of the routes."""
 
     def __init__(self, hub: Hub, *, streams: str = "/streams") -> None:
         self._hub = hub
@@ -616,11 +615,11 @@ class _Routes:
         return wire.path_of(id, prefix=f"/{root}{self._streams}/" if root else f"{self._streams}/")
 
     def _location(self, request: Request, id: str, owner: str) -> str:
-        """Where a stream that is read here can be read again."""
+        """Where a stream that is being read can be read again."""
         return self._path(request, id)
 
     async def _allowed(self, request: Request, action: str) -> tuple[str, str] | Answer:
-        """The id in the path, and whose streams the request may see."""
+        """The id in the path, and the owner whose streams the request may see."""
         id = request.path_params["id"]
         owner = await owner_of(self._hub, facts_of(request), id, action)
         if owner is None or wrong_id(id) is not None:
@@ -693,7 +692,7 @@ class _Routes:
         if isinstance(kind, Answer):
             return kind
         if kind == CANCEL:
-            return wire.bad_request("'kind' in the body", f"a word of the application; {CANCEL!r} has a route of its own", kind)
+            return wire.bad_request("'kind' in the body", f"a word of the application; {CANCEL!r} has its own route", kind)
         if "data" not in body:
             return wire.bad_request("'data' in the body", "text, or any JSON value", "nothing")
         data = body["data"]
@@ -745,7 +744,7 @@ class _Routes:
         return await answer_to_feed(self._hub, facts_of(request), session, owner=None, location=path_of(request))
 
     async def health(self, request: Request) -> Answer:
-        """`GET /health`: whether this instance takes work."""
+        """`GET /health`: whether this instance accepts work."""
         if self._hub.draining:
             return wire.unavailable("draining", random=random.random())
         return wire.healthy()

@@ -1,11 +1,11 @@
 """
-The body that a reader of a stream gets, piece by piece: what it consists of, and whether it may end cleanly.
+The body for a reader of a stream, piece by piece: its contents, and whether it may end cleanly.
 
     with Body(reader, then) as body:
         while not body.over:
             send(await body.next())
 
-`HubResponse` hands the pieces to an ASGI server; `pieces()` makes them an iterator, for everything else.
+`HubResponse` passes the pieces to an ASGI server; `pieces()` turns them into an iterator, for everything else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK_BYTES", "Body", "pieces"]
 
 CHUNK_BYTES: Final = 256 << 10
-"""Bytes that are handed to the server at once. 256 KiB: one slow reader of a large event does not take a tick of the loop."""
+"""Most bytes passed to the server at once. 256 KiB: a slow reader of a large event does not hold up the loop."""
 
 
 class Body:
@@ -33,9 +33,9 @@ class Body:
     What one reader gets: events, heartbeats, and the end. Close it with `close()`, or use it in a `with` block.
 
     Args:
-        reader: Where the events come from; it is closed with the body.
-        then: In which view, and with which heartbeat.
-        first: Bytes in front of everything else.
+        reader: Source of the events; it is closed with the body.
+        then: The view and the heartbeat.
+        first: Bytes before everything else.
 
     Attributes:
         over: `next()` has returned the last piece.
@@ -61,19 +61,19 @@ class Body:
         self.close()
 
     def close(self) -> None:
-        """Let the reader go. Calling it twice is the same as once."""
+        """Release the reader. Calling it twice does no harm."""
         self.over = True
         self._reader.close()
 
     async def next(self) -> bytes:
         """
-        The next piece, as soon as there is one. It is called until `over` is set, by one task at a time.
+        The next piece, as soon as there is one. Call it until `over` is set, from one task at a time.
 
         Returns:
             At most `CHUNK_BYTES`. The last piece may be empty.
 
         Raises:
-            ReaderCut: What has been returned is not the whole, so the body must not be ended cleanly.
+            ReaderCut: The body so far is incomplete, and must not be ended cleanly.
         """
         if self._first:
             piece, self._first = self._first, b""
@@ -84,7 +84,7 @@ class Body:
             chunk = await self._reader.next(0.0 if self._replaying else self._every)
         except LogUnavailable as exc:
             self.over = True
-            raise ReaderCut("the log went away while the body was sent, so it is cut; the next request continues it") from exc
+            raise ReaderCut("the log became unavailable, so the body is cut; the next request continues") from exc
         if chunk is None:
             chunk, self._replaying = (wire.caught_up() if self._replaying else self._then.heartbeat), False
         elif not chunk:
@@ -93,13 +93,13 @@ class Body:
 
     def pause(self, sink: Sink) -> asyncio.Future[bool] | None:
         """
-        What to await before `next()` has a piece, without a coroutine for each wait. Pass what it gave to `resume()`.
+        What to await before `next()` has a piece, without a coroutine per wait. Pass its result to `resume()`.
 
         Args:
-            sink: Takes pieces that come meanwhile, as for `Reader.pause()`; none of them is the last one.
+            sink: Receives pieces that arrive meanwhile, as for `Reader.pause()`; never the last one.
 
         Returns:
-            `None`: `next()` has something to do now.
+            `None`: call `next()` now.
         """
         if self._first or self._rest or self._replaying or self.over:
             return None
@@ -115,10 +115,10 @@ class Body:
 
     def resume(self, woken: bool) -> bytes:
         """
-        What came after `pause()`.
+        The piece that arrived after `pause()`.
 
         Returns:
-            A piece like that of `next()`, and never the last one; `b""`: only `next()` can tell.
+            A piece like that of `next()`, but never the last one; `b""`: call `next()`.
         """
         chunk = self._reader.resume(woken)
         return self._then.heartbeat if chunk is None else self._cut(chunk)
@@ -152,19 +152,19 @@ def _why_cut(reader: Reader) -> str:
     if reader.ending is not None:
         return f"the stream ended as {wire.outcome_header(reader.ending)}, so its body is cut on purpose: it is not complete"
     if reader.gone is not None:
-        return f"the log no longer holds what follows {reader.cursor}, so the body is cut; the next request says why"
+        return f"the log no longer holds the events after {reader.cursor}, so the body is cut; the next request gets the reason"
     return "the server is shutting down, so the body is cut; the next request continues it"
 
 
 async def pieces(opened: Callable[[], Awaitable[Body]]) -> AsyncGenerator[bytes, None]:
     """
-    The pieces of a body as an iterator, without empty ones. The reader is opened when the first is asked for.
+    The pieces of a body as an iterator, without empty ones. The reader is opened with the first piece.
 
     Args:
         opened: Opens the body.
 
     Raises:
-        ReaderCut: As `Body.next()`.
+        ReaderCut: As for `Body.next()`.
     """
     with await opened() as body:
         while not body.over:

@@ -1,4 +1,4 @@
-"""From what an application yields to the bytes of events, one item of the list an event."""
+"""Encodes what an application yields as the bytes of events, one list item per event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .wire import SURROGATE, event_block, to_json
 __all__ = ["Content", "Event", "encode", "encode_text", "split"]
 
 RESERVED: Final = frozenset({"caught-up", "end", "reset", "snapshot"})
-"""Names of events that the server sends itself; a reader could not tell an application's from them."""
+"""Names of events that the server itself sends; a reader could not distinguish an application's from them."""
 
 _LINE_ENDS: Final = re.compile("\r\n|\n|\r")
 
@@ -35,36 +35,36 @@ class Event:
 
 
 Content: TypeAlias = str | bytes | Mapping[str, Any] | list[Any] | Event
-"""What can be sent: text, a JSON value, an event with a name, or bytes as they are to be stored."""
+"""What can be sent: text, a JSON value, a named event, or bytes to store unchanged."""
 
 
 def encode(framing: Framing, content: Content, *, event: str | None = None) -> list[bytes]:
     """
-    The events of one item, as they are stored.
+    The events of one item, in their stored form.
 
     | | `"sse"` | `"ndjson"` | `"raw"` |
     |---|---|---|---|
     | text | the `data` of an event | a line | UTF-8 |
     | a mapping or a list | its JSON, likewise | its JSON, a line | an error |
     | `Event` | an event with a name | an error | an error |
-    | bytes | whole blocks, see `split()` | whole lines | a piece |
+    | bytes | complete blocks, see `split()` | complete lines | a piece |
 
     Args:
-        framing: Of the stream.
+        framing: Framing of the stream.
         content: The item.
         event: Name of the event, for text and JSON in `"sse"`.
 
     Raises:
         TypeError: It cannot be written in this framing.
-        ValueError: A name or a line with a line end in it, a reserved name, or bytes that are not whole events.
+        ValueError: A line end in a name or a line, a reserved name, or bytes that are not complete events.
     """
     if isinstance(content, Event):
         if event is not None:
-            raise TypeError("an Event has its name already; pass its data to give it another")
+            raise TypeError("an Event already has a name; pass its data to use another")
         event, content = content.event, content.data
     if isinstance(content, (bytes, bytearray, memoryview)):
         if event is not None:
-            raise TypeError("bytes are stored as they are and take no event name; pass text")
+            raise TypeError("bytes are stored unchanged and take no event name; pass text")
         return split(framing, bytes(content))
     if not isinstance(content, str):
         if not isinstance(content, (Mapping, list)):
@@ -73,23 +73,23 @@ def encode(framing: Framing, content: Content, *, event: str | None = None) -> l
             raise TypeError("a stream of raw bytes takes bytes and text, got JSON")
         content = to_json(content)
     if event is not None and framing != "sse":
-        raise TypeError(f"only server-sent events have names, and this stream is {framing}")
+        raise TypeError(f"only server-sent events have names, but this stream is {framing}")
     match framing:
         case "sse":
             return [_block(content, event)]
         case "ndjson":
             if not content.strip() or _LINE_ENDS.search(content):
-                raise ValueError(f"an event of a stream of JSON lines is one line that is not empty, got {content[:80]!r}")
+                raise ValueError(f"an event of a stream of JSON lines must be one non-empty line, got {content[:80]!r}")
             return [f"{content}\n".encode()]
         case "raw":
             return [content.encode()] if content else []
 
 
 def encode_text(framing: Framing, delta: str) -> list[bytes]:
-    """The same as `encode(framing, {"text": delta})`, for a tenth of the time."""
+    """The same as `encode(framing, {"text": delta})`, in a tenth of the time."""
     if type(delta) is not str or framing == "raw" or (not delta.isascii() and SURROGATE.search(delta)):
         return encode(framing, {"text": delta})
-    # A string of JSON has no line ends in it, so this is one line.
+    # A JSON string contains no line ends, so this is one line.
     line = f'{{"text":{encode_basestring(delta)}}}'
     return [f"data: {line}\n\n".encode() if framing == "sse" else f"{line}\n".encode()]
 
@@ -101,18 +101,18 @@ def _block(data: str, event: str | None) -> bytes:
         event = None
     if event is not None:
         if not event or _LINE_ENDS.search(event) or "\0" in event:
-            raise ValueError(f"the name of an event is text without line ends, got {event[:80]!r}")
+            raise ValueError(f"the name of an event must be text without line ends, got {event[:80]!r}")
         if event in RESERVED:
-            raise ValueError(f"the event name {event!r} is the server's own; choose another")
+            raise ValueError(f"the event name {event!r} is reserved for the server; choose another")
     return event_block(data, event=event)
 
 
 def split(framing: Framing, data: bytes) -> list[bytes]:
     """
-    Bytes that a producer wrote itself, cut into events.
+    Split bytes that a producer wrote itself into events.
 
-    An event is what `framing` delivers: a block with data and what stands in front of it, a line, or a piece of raw bytes.
-    Comments and blocks without data at the very end belong to no event, and are dropped.
+    An event is what `framing` delivers: a block with data and anything before it, a line, or a piece of raw bytes. Comments and
+    blocks without data at the very end belong to no event, and are dropped.
 
     Raises:
         ValueError: They end within an event.
@@ -126,5 +126,5 @@ def split(framing: Framing, data: bytes) -> list[bytes]:
         raise ValueError(str(decoder.error))
     if decoder.partial or (data and not data.endswith((b"\n", b"\r"))):
         wanted = "blocks, each with its blank line" if framing == "sse" else "lines, each with its line feed"
-        raise ValueError(f"bytes that are sent are whole {wanted}; got some that end in {data[-20:]!r}")
+        raise ValueError(f"bytes must be complete {wanted}; got bytes that end in {data[-20:]!r}")
     return found

@@ -1,14 +1,14 @@
 """
 The feed of a session: what begins, ends, is said, edited and deleted in a conversation, in one order for everybody.
 
-A feed is a stream of server-sent events that every process appends to. What an event means is decided here, by folding the events
-in their order; what may be appended depends on the state after the last one, and the log refuses an append if that has moved on.
+A feed is a stream of server-sent events that every process appends to. Folding the events in order gives the state. What may be
+appended depends on the state after the last event, and the log refuses an append if that has changed.
 
 | event | data |
 |---|---|
-| `started` | `{"id", "by", "supersedes"}`: a stream began; `by` and `supersedes` (a list of ids) only where there are any |
+| `started` | `{"id", "by", "supersedes"}`: a stream began; `by` and `supersedes` (a list of ids) only if there are any |
 | `cancelled` | `{"id", "by"}`: somebody asked its producer to stop |
-| `ended` | `{"id", "outcome", "reason", "applied"}`: `applied` only where messages were applied, see `Ending` |
+| `ended` | `{"id", "outcome", "reason", "applied"}`: `applied` only if messages were applied, see `Ending` |
 | `message` | `{"mid", "role", "data"}` |
 | `edited` | `{"mid", "data"}` |
 | `deleted` | `{"mid"}` |
@@ -34,19 +34,19 @@ from .wire import event_block, to_json
 __all__ = ["ActiveStream", "Feed", "SessionMessage"]
 
 _OWN: Final = RESERVED | {"started", "ended", "cancelled", "edited", "deleted", "presence"}
-"""Names of events that the server sends itself."""
+"""Names of events that the server itself sends."""
 MAX_EVENT_BYTES: Final = 1 << 20
-"""Bytes of one event of a feed. 1 MiB: it carries messages and pointers to streams, never the streams themselves."""
+"""Largest event of a feed. 1 MiB: it carries messages and pointers to streams, never the streams themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionMessage:
     """
-    A message of a session as it is now.
+    A message of a session in its current form.
 
     Attributes:
         mid: Its id.
-        role: Who says it: `"user"`, `"assistant"`, or the application's own word.
+        role: Its author: `"user"`, `"assistant"`, or the application's own word.
         data: Any JSON value; after an edit the new one.
         edited: It was edited.
     """
@@ -57,7 +57,7 @@ class SessionMessage:
     edited: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a snapshot."""
+        """Its form in a snapshot."""
         told = {"mid": self.mid, "role": self.role, "data": self.data}
         return {**told, "edited": True} if self.edited else told
 
@@ -71,7 +71,7 @@ class ActiveStream:
         id: As readers name it.
         by: Who started it; `""`: nobody was named.
         cancelled: Somebody asked its producer to stop.
-        n: Number of the event that says so first, as far as it is known: one that was started again has another.
+        n: Number of the event that first reported it, if known: a stream that was started again has another.
     """
 
     id: str
@@ -80,7 +80,7 @@ class ActiveStream:
     n: int = field(default=0, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a snapshot."""
+        """Its form in a snapshot."""
         told: dict[str, Any] = {"id": self.id}
         if self.by:
             told["by"] = self.by
@@ -91,22 +91,22 @@ class Feed:
     """
     The state of a session after some event of its feed.
 
-    The methods named after events say what to append: a block of bytes, or `None` if the feed says it already.
+    The methods named after events return what to append: a block of bytes, or `None` if the feed already says it.
 
     Args:
-        epoch: Of the log of the feed.
-        n: The event before the first one that is taken.
+        epoch: Epoch of the feed's log.
+        n: The event before the first one to fold.
         b: Byte position after it.
 
     Attributes:
-        n: Number of the last event taken.
+        n: Number of the last event folded.
         b: Byte position after it.
-        first: Number of the first event held by the log, as far as it is known.
+        first: Number of the first event that the log holds, as far as known.
         stands: Number of the last event `snapshot`; 0: there was none.
-        stands_b: Byte position of it.
+        stands_b: Its byte position.
         messages: By id, in the order in which they were said.
-        streams: Those that run, by id, in the order in which they began.
-        mids: Number of the event that brought an id first.
+        streams: The running ones, by id, in the order in which they began.
+        mids: Number of the event that first brought each id.
     """
 
     def __init__(self, epoch: str, n: int = 0, b: int = 0) -> None:
@@ -123,7 +123,7 @@ class Feed:
     # --- folding
 
     def take(self, spans: Iterable[Span]) -> None:
-        """Fold what follows."""
+        """Fold the following spans."""
         for span in spans:
             n = span.first
             for event in SSEDecoder().feed(span.data):
@@ -160,7 +160,7 @@ class Feed:
         known = {id: stream.n for id, stream in self.streams.items()}
         self.messages = {mid: _message_of(mid, each) for mid, each in messages if mid}
         self.streams = {id: _stream_of(id, each, known.get(id, n)) for id, each in streams if id}
-        # What follows the snapshot before is still held, and what is published again is still the same.
+        # Events after the previous snapshot are still held, and a repeat of one must still be recognised.
         held = {mid: first for mid, first in self.mids.items() if first > self.stands}
         more = data.get("mids")
         mids = [mid for mid in more if isinstance(mid, str)] if isinstance(more, list) else []
@@ -197,7 +197,7 @@ class Feed:
         return _block("ended", data)
 
     def published(self, event: str, data: Any, mid: str) -> bytes | None:
-        """A message, or an event of the application's own."""
+        """A message, or an event of the application."""
         if mid in self.mids:
             return None
         if event == "message":
@@ -206,7 +206,7 @@ class Feed:
 
     def edited(self, mid: str, data: Any) -> bytes | None:
         """
-        A message has other data now.
+        The data of a message has changed.
 
         Raises:
             MessageUnknown: There is no such message, or it was deleted.
@@ -221,10 +221,10 @@ class Feed:
 
     def deleted(self, mid: str) -> bytes | None:
         """
-        A message is gone.
+        A message was deleted.
 
         Raises:
-            MessageUnknown: There never was one, as far as the feed goes back.
+            MessageUnknown: There was never such a message, as far back as the feed goes.
         """
         if mid in self.messages:
             return _block("deleted", {"mid": mid})
@@ -234,11 +234,11 @@ class Feed:
 
     def snapshot(self, *, events: int | None = None, bytes: int | None = None) -> dict[str, Any]:
         """
-        What stands for all events so far.
+        A snapshot that stands for all events so far.
 
         Args:
-            events: At most so many messages, the newest.
-            bytes: At most so many bytes of them as JSON.
+            events: Most messages; the newest are kept.
+            bytes: Most bytes of them as JSON.
         """
         messages = [message.to_dict() for message in self.messages.values()]
         if events is not None:
@@ -254,12 +254,12 @@ class Feed:
 
     def standing(self, *, events: int, bytes: int) -> dict[str, Any]:
         """
-        What is put into the feed to stand for all events so far: the snapshot, and ids that are not to be said again.
+        The snapshot event to put into the feed: the snapshot, and ids that must not be accepted again.
 
         Args:
-            events: At most so many messages, the newest, and at most so many ids of what is not among them: of deleted messages,
-                and of events of the application's own.
-            bytes: At most so many bytes of each.
+            events: Most messages, the newest, and most of the other ids: those of deleted messages, and of the application's
+                events.
+            bytes: Most bytes of each.
         """
         snapshot = self.snapshot(events=events, bytes=bytes)
         shown = {message["mid"] for message in snapshot["messages"]}
@@ -273,39 +273,39 @@ class Feed:
         return {**snapshot, "mids": mids[::-1]}
 
     def span(self, block: bytes) -> Span:
-        """The span of one event that follows the last one."""
+        """The span of one event after the last one."""
         return Span(n=self.n + 1, b=self.b + len(block), lengths=(len(block),), data=block)
 
 
 def check_event(event: str) -> str:
     """
-    Refuse the name of an event that an application cannot publish.
+    Validate the name of an event that an application publishes.
 
     Raises:
-        ValueError: It is the server's own, empty, or no line.
+        ValueError: It is the server's own, empty, or not a line.
     """
     if event in _OWN:
-        raise ValueError(f"the event name {event!r} is the server's own; choose another")
+        raise ValueError(f"the event name {event!r} is reserved for the server; choose another")
     check_text("the name of an event", event, limit=256)
     if not event or any(ord(character) < 32 for character in event):
-        raise ValueError(f"the name of an event is text without control characters, got {event[:80]!r}")
+        raise ValueError(f"the name of an event must be text without control characters, got {event[:80]!r}")
     return event
 
 
 def check_message(data: Any) -> None:
     """
-    Refuse what is not the data of an event `message`.
+    Validate the data of an event `message`.
 
     Raises:
         ValueError: It is not a mapping of `role` (text) and `data`.
     """
     if not isinstance(data, Mapping) or set(data) != {"role", "data"} or not isinstance(data["role"], str):
-        raise ValueError('a message is published as {"role": "user", "data": …}, with any JSON value as its data')
+        raise ValueError('a message must be {"role": "user", "data": …}, with any JSON value as its data')
     check_text("the role of a message", data["role"], limit=256)
 
 
 def snapshot_block(data: Mapping[str, Any]) -> bytes:
-    """The event `snapshot` as it is stored; a reader's has an id."""
+    """The event `snapshot` as it is stored; readers get it with an id."""
     return event_block(to_json(data), event="snapshot")
 
 
@@ -313,13 +313,13 @@ def _block(event: str, data: Mapping[str, Any]) -> bytes:
     try:
         text = to_json(data)
         if "NaN" in text or "Infinity" in text:
-            # Python writes these numbers, and no browser reads them.
+            # Python writes these numbers, but no browser reads them.
             json.dumps(data, allow_nan=False)
     except RecursionError:
         raise ValueError(f"the data of an event of a session is nested too deeply ({event!r})") from None
     block = event_block(text, event=event)
     if len(block) > MAX_EVENT_BYTES:
-        raise ValueError(f"an event of a session may have at most {MAX_EVENT_BYTES} bytes, this {event!r} has {len(block)}")
+        raise ValueError(f"an event of a session may have at most {MAX_EVENT_BYTES} bytes, but this {event!r} has {len(block)}")
     return block
 
 

@@ -1,12 +1,11 @@
 """
 A log in Redis: for many processes on many machines, which may come and go while streams run.
 
-A stream is a hash and a Stream of Redis, and each verb is one script, so nobody gets between a question and what follows from
-it. Bells are messages of publish and subscribe that carry what was appended. No command blocks, so the connections for commands
-are few and never wait for one another.
+A stream is a hash and a Redis Stream. Each verb is one script, so nothing can happen between its question and its change. Bells
+are publish and subscribe messages that carry the appended data. No command blocks, so a few connections serve all commands.
 
-What Redis holds is as durable as it was set up to be. A server that comes back empty, or behind, tells its writers so at their
-next write (`Lost`, `Behind`), and they write what is missing again.
+The log is as durable as its Redis is configured to be. A server that comes back empty, or with an older state, answers the next
+write with `Lost` or `Behind`, and the writer sends the missing part again.
 """
 
 from __future__ import annotations
@@ -97,11 +96,11 @@ __all__ = ["RedisBells", "RedisLog"]
 _INBOX_PAGE: Final = 1000
 _PAGE_BYTES: Final = 4 << 20
 _STAGE_BYTES: Final = 1 << 20
-"""Of one script that writes entries beside: what a server does in some milliseconds, since it does nothing else meanwhile."""
+"""Size of one script that stages entries: a few milliseconds of a server, which does nothing else meanwhile."""
 _STAGE_MS: Final = 60_000
-"""Milliseconds after which entries that were written beside and never put in place are forgotten."""
+"""Milliseconds after which staged entries that were never put in place expire."""
 _IN_A_THREAD: Final = 64 << 10
-"""Bytes from which compressing and unpacking would be felt by the other tasks of the loop."""
+"""Bytes from which compression would delay the other tasks of the loop noticeably."""
 _MOST_ATTEMPTS: Final = 1000
 """Calls whose reply was lost and that were not repeated yet."""
 _MOST_TRIES: Final = 3
@@ -114,28 +113,27 @@ class RedisLog:
 
     Nothing is sent before the first use. All methods belong to one event loop.
 
-    With `maxmemory`, use the policy `noeviction`, or `volatile-ttl`, which forgets what would go first anyway. A stream that was
-    evicted is lost: its writer is told so, and writes it again.
+    With `maxmemory`, use the policy `noeviction`, or `volatile-ttl`, which evicts what would expire first anyway. An evicted
+    stream is lost: its writer learns of it and writes it again.
 
     Args:
         url_or_client: `redis://host:6379/0`, `rediss://…` (TLS), `unix:///path/to/socket`,
             `redis+sentinel://host:26379,host2:26379/name/0`, `redis+cluster://host:6379,host2:6379`, each with `user:password@`
-            in front of the host where needed. Or a client of yours: `redis.asyncio.Redis`, also that of
-            `Sentinel.master_for()`, or `redis.asyncio.RedisCluster`. It is never closed here, and its time-outs, retries and
-            other settings stay.
-        prefix: Begins all keys and channels. `"rs:"`; another one keeps another deployment apart in the same Redis.
-        durability: `"replica"`: after each write wait until one replica has it, 50 ms at most, so that a fail-over hardly ever
-            loses what was acknowledged. If none has it by then, the log goes on, and a warning is logged. `None`: do not wait;
-            what a fail-over loses, living producers write again.
+            before the host if needed. Or a client of yours: `redis.asyncio.Redis`, also from `Sentinel.master_for()`, or
+            `redis.asyncio.RedisCluster`. The log never closes it, and leaves its timeouts, retries and other settings alone.
+        prefix: Prefix of all keys and channels. `"rs:"`; use another to keep two deployments apart in one Redis.
+        durability: `"replica"`: after each write wait, at most 50 ms, until one replica has it, so that a failover hardly ever
+            loses acknowledged writes. If no replica has it by then, the log continues and logs a warning. `None`: do not wait;
+            living producers rewrite what a failover loses.
         socket_timeout: Seconds that the server may take to accept a connection, and for one reply. 5.0: no command takes longer
-            than some milliseconds. Not for a client of yours.
-        timeout: Seconds that one trip may take in all, with retries and with waiting for a connection. 20.0: less than a reader
-            waits for its next heartbeat twice.
-        max_connections: Most connections for commands at one time, to each node of a Cluster; more calls wait. 32: enough for
-            some 100,000 commands a second. One more per node is for bells.
+            than a few milliseconds. Does not apply to a client of yours.
+        timeout: Seconds that one trip may take in all, with retries and waiting for a connection. 20.0: less than two
+            heartbeats of a reader.
+        max_connections: Most connections for commands at a time, per node of a Cluster; further calls wait. 32: enough for
+            about 100,000 commands a second. One more per node is for bells.
 
     Raises:
-        ValueError: The URL cannot be read (it is not in the message, since it may hold a password), or an option makes no sense.
+        ValueError: The URL cannot be read (the message omits it, since it may hold a password), or an option is invalid.
         TypeError: Neither a URL nor such a client.
         ImportError: redis-py is not installed.
     """
@@ -152,7 +150,7 @@ class RedisLog:
     ) -> None:
         if not isinstance(prefix, str) or not 0 <= len(prefix) <= 64 or not prefix.isascii() or set(prefix) & set("{} \r\n\0"):
             raise ValueError(
-                "prefix must be at most 64 ASCII characters, without braces, which choose the node of a Cluster, and spaces"
+                "prefix must be at most 64 ASCII characters, without spaces and braces; braces choose the node of a Cluster"
             )
         if durability not in (None, "replica"):
             raise ValueError(f"durability must be 'replica' or None, got {durability!r}")
@@ -174,9 +172,9 @@ class RedisLog:
         self._run = f"{prefix}run".encode()
         self._listening = Listening(self._client, prefix, ping=PING_SECONDS)
         self._bells: set[RedisBells] = set()
-        # Calls of which nobody knows whether they were done, and the names under which they are recognised when repeated.
+        # Calls whose outcome is unknown, and the names by which a repeat is recognised.
         self._attempts: OrderedDict[tuple[str, ...], bytes] = OrderedDict()
-        # Of a Cluster: what the index of running streams is to be told. It lies on some other node.
+        # In a Cluster: pending updates of the index of running streams, which is on another node.
         self._told: dict[str, tuple[bytes, bytes]] = {}
         self._telling: asyncio.Task[None] | None = None
 
@@ -210,9 +208,9 @@ class RedisLog:
         ]
         digest = hashlib.blake2b(b"\0".join((head_to_json(head).encode(), request or b"")), digest_size=16).hexdigest()
         if epoch is not None:
-            Cursor(epoch, 0)  # which checks it
+            Cursor(epoch, 0)  # validates it
         if also is not None and self._client.cluster:
-            # Its keys lie on another node. Before, so that nobody meets a stream that the other one does not know of.
+            # Its keys are on another node. It is appended to first, so that no stream exists that the other one does not list.
             there = await self.read(stream_id, None, limit_bytes=0)
             if isinstance(there, Page) and there.epoch != epoch and not (there.ending is not None and there.epoch == replaces):
                 return Existing(there.epoch, there.n, there.head, there.ending)
@@ -245,7 +243,7 @@ class RedisLog:
             try:
                 found.append(appended(item, _checked(reply)))
             except SpanRefused as exc:
-                # The other streams of the batch are not at fault.
+                # The other streams of the batch are unaffected.
                 refused = refused or exc
             except LogUnavailable as exc:
                 found.append(exc)
@@ -298,7 +296,7 @@ class RedisLog:
             self._remember(attempt, nonce)
             raise
         raise LogUnavailable(
-            f"stream {stream_id!r}: Redis at {self._client} lost what was written to it a moment ago; does it evict keys?",
+            f"stream {stream_id!r}: Redis at {self._client} lost a write made a moment ago; does it evict keys?",
             stream_id=stream_id,
         )
 
@@ -316,7 +314,7 @@ class RedisLog:
             return _also_refused(also, reply)
         verdict = refusal_of(stream_id, reply)
         if isinstance(verdict, Ended):
-            # By the same fence, since another one is refused before.
+            # Same fence: another one is refused above.
             if verdict != Ended(ending, n):
                 return verdict
             verdict = None
@@ -361,7 +359,7 @@ class RedisLog:
     async def claim(
         self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
     ) -> Writer | Held | Ended | Unknown:
-        """See `StreamLog.claim()`. Events may be lost since another server took over, or this one was started again."""
+        """See `StreamLog.claim()`. A log is in doubt after another server took over, or this one restarted."""
         check_stream_id(stream_id)
         words = [b"%d" % ms_of(check_seconds("lease", lease)), stream_id.encode(), b"1" if go_on else b"0"]
         nonce = None if check_claimant(claimant) is None else str(claimant).encode()
@@ -390,9 +388,7 @@ class RedisLog:
         *,
         nonce: bytes | None = None,
     ) -> Reply:
-        """
-        Ask for a stream. If the reply is lost, the same question asked again finds what the first one was granted.
-        """
+        """Ask for a stream. If the reply is lost, repeating the call returns what the first one was granted."""
         named = nonce is not None
         nonce = nonce or self._attempts.pop(attempt, None) or _nonce()
         try:
@@ -400,7 +396,7 @@ class RedisLog:
                 chosen = epoch or epoch_of(secrets.token_bytes(6))
                 keys, all_words = self._with(also, stream_id, [nonce, chosen.encode(), *words])
                 reply = await self._client.call(script, keys, all_words, stream_id)
-                if reply[0] != b"SAME":  # the epoch of before: one in 2**30
+                if reply[0] != b"SAME":  # the same epoch as before: one in 2**30
                     return reply
                 epoch = None
         except BaseException:
@@ -439,7 +435,7 @@ class RedisLog:
         return Said(int(reply[1]), None if out is None else ending_from_json(stream_id, out))
 
     async def inbox(self, stream_id: str, after: int) -> list[Message]:
-        """See `StreamLog.inbox()`. A page has at most some 4 MiB, too."""
+        """See `StreamLog.inbox()`. A page is also limited to about 4 MiB."""
         check_stream_id(stream_id)
         words = [b"%d" % max(after, 0), b"%d" % _INBOX_PAGE, b"%d" % _PAGE_BYTES]
         reply = await self._client.call(self._scripts.inbox, self._keys(stream_id), words, stream_id)
@@ -484,7 +480,7 @@ class RedisLog:
             if await self._compacted(stream_id):
                 return
         raise LogUnavailable(
-            f"stream {stream_id!r}: Redis at {self._client} lost what was written to it a moment ago; does it evict keys?",
+            f"stream {stream_id!r}: Redis at {self._client} lost a write made a moment ago; does it evict keys?",
             stream_id=stream_id,
         )
 
@@ -523,8 +519,8 @@ class RedisLog:
         """
         See `StreamLog.orphans()`.
 
-        They are looked for in an index, and each is asked itself. In a Cluster the index is written after the stream: one whose
-        process died in between is missing in it. Whoever reads such a stream finds it all the same.
+        Candidates come from an index, and each stream is then asked itself. In a Cluster the index is written after the stream,
+        so it misses a stream whose process died in between. A reader of that stream still finds it.
         """
         if self._telling is not None:
             await asyncio.wait([self._telling], timeout=1.0)
@@ -532,7 +528,7 @@ class RedisLog:
         place = 0
         while len(orphans) < limit:
             due = await self._client.call(self._scripts.due, [self._run], [b"%d" % place, b"%d" % _SWEEP])
-            # What cannot be the id of a stream was put there by somebody else.
+            # Skip entries that are not stream ids; something else put them there.
             ids = [stream_id for raw in due if (stream_id := _id_of(raw)) is not None]
             states = await self._client.calls(
                 [Call(self._scripts.state, self._keys(stream_id)[:1], [], stream_id) for stream_id in ids]
@@ -540,7 +536,7 @@ class RedisLog:
             settled: list[bytes] = []
             for stream_id, state in zip(ids, states, strict=True):
                 if isinstance(state, LogUnavailable):
-                    continue  # one that is damaged, or cannot be reached, can be claimed by nobody
+                    continue  # damaged or out of reach: it cannot be claimed
                 verdict = {b"GONE": b"gone", b"HELD": b"for"}.get(state[0], b"over")
                 settled += [stream_id.encode(), verdict, state[1] if len(state) > 1 else b"0"]
                 if verdict == b"over":
@@ -554,9 +550,9 @@ class RedisLog:
 
     async def aclose(self) -> None:
         """
-        Close the bells and the connections; every call raises `LogUnavailable` from then on.
+        Close the bells and the connections; from then on every call raises `LogUnavailable`.
 
-        A client of the caller's stays open, and the streams stay where they are.
+        A caller's client stays open, and the streams stay in Redis.
         """
         for bells in list(self._bells):
             await bells.aclose()
@@ -576,7 +572,7 @@ class RedisLog:
         return [key, key + b":s", key + b":i", key + b":x", *self._index()]
 
     def _with(self, also: Append | None, stream_id: str, words: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """Keys and words of a script that also appends to another stream; of a Cluster it cannot."""
+        """Keys and arguments of a script that also appends to another stream, which is impossible in a Cluster."""
         keys = self._keys(stream_id)
         if also is None:
             return keys, words
@@ -586,7 +582,7 @@ class RedisLog:
         return [] if self._client.cluster else [self._run]
 
     def _staged(self, stream_id: str, key: bytes, entries: Iterable[tuple[int, tuple[bytes, ...]]]) -> list[Call]:
-        """Calls that write entries beside, in pieces."""
+        """Calls that stage entries, in parts."""
         calls: list[Call] = []
         words: list[bytes] = []
         size = 0
@@ -607,7 +603,7 @@ class RedisLog:
         return calls
 
     def _tell(self, stream_id: str, what: bytes, lease: float) -> None:
-        """Tell the index of a Cluster; elsewhere the scripts do."""
+        """Update the index of a Cluster; elsewhere the scripts do it."""
         if not self._client.cluster:
             return
         self._told[stream_id] = (what, b"%d" % ms_of(lease))
@@ -622,7 +618,7 @@ class RedisLog:
                 try:
                     await self._client.call(self._scripts.settle, [self._run], [b"%d" % ms_of(86400.0), *words])
                 except LogUnavailable:
-                    # The streams are what counts; those that run are told again when they are renewed.
+                    # Only the index is stale: running streams enter it again when they are renewed.
                     return
         finally:
             self._telling = None

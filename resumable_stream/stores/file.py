@@ -366,7 +366,7 @@ def _read_state(files: _Files, key: str) -> _State | None:
         raise _Damaged(f"{path} is damaged: expected a checkpoint, found an empty file; {hint}")
     if not content.startswith(CHECKPOINT_MAGIC[: len(content)]):
         raise StoreError(
-            f"{path} is not ours, and was left alone: "
+            f"{path} is not ours and was left unchanged: "
             f"expected it to begin with {CHECKPOINT_MAGIC.decode()!r}, found {content[:40]!r}"
         )
     lines = content.split(b"\n")
@@ -409,7 +409,7 @@ def _refuse_foreign_events(path: Path) -> None:
         return
     if not EVENTS_MAGIC.startswith(start):
         raise StoreError(
-            f"{path} is not ours, and was left alone: expected it to begin with {EVENTS_MAGIC.decode()!r}, found {start!r}"
+            f"{path} is not ours and was left unchanged: expected it to begin with {EVENTS_MAGIC.decode()!r}, found {start!r}"
         )
 
 

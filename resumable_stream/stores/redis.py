@@ -517,7 +517,7 @@ class RedisStore:
             )
         if "WRONGTYPE" in said:
             return StoreError(
-                f"a key of Redis at {self._where} that begins with {self.prefix + 'k:'!r} is not ours, and was left alone: "
+                f"a key of Redis at {self._where} that begins with {self.prefix + 'k:'!r} is not ours and was left unchanged: "
                 f"expected a hash and a list, found something else ({said}); pass another prefix="
             )
         return StoreError(f"cannot use Redis at {self._where}: {said}")

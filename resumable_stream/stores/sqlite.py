@@ -506,14 +506,14 @@ class SQLiteStore:
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if found and not (found & _COLUMNS.keys() or found >= _NEIGHBOURS):
             raise StoreError(
-                f"{self._path} is not ours, and was left alone: expected an SQLite database with the tables place and kept, "
+                f"{self._path} is not ours and was left unchanged: expected an SQLite database with the tables place and kept, "
                 f"found the tables {', '.join(sorted(found))[:200]}"
             )
         for table in _COLUMNS.keys() & found:
             columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
             if not columns >= _COLUMNS[table]:
                 raise StoreError(
-                    f"{self._path} is not ours, and was left alone: expected a table {table} with the columns "
+                    f"{self._path} is not ours and was left unchanged: expected a table {table} with the columns "
                     f"{', '.join(sorted(_COLUMNS[table]))}, found {', '.join(sorted(columns))[:200]}"
                 )
         self._set_mode(connection)
@@ -571,10 +571,10 @@ class SQLiteStore:
             return StoreError(f"cannot use {self._path}: {exc}")
         if start.startswith(CHECKPOINT_MAGIC):
             return StoreError(
-                f"{self._path} is a file of FileStore, and was left alone: use FileStore({str(self._path)!r}, one_file=True)"
+                f"{self._path} is a file of FileStore and was left unchanged: use FileStore({str(self._path)!r}, one_file=True)"
             )
         return StoreError(
-            f"{self._path} is not ours, and was left alone: expected an SQLite database, found a file that begins with {start!r}"
+            f"{self._path} is not ours and was left unchanged: expected an SQLite database, found a file that begins with {start!r}"
         )
 
 

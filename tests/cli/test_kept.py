@@ -339,7 +339,7 @@ def test_a_password_is_not_repeated_where_the_store_is_named(own_redis: RedisSer
 def test_a_file_of_somebody_else_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("milk")
     _, err = run("list", "--store", tmp_path / "notes.txt", code=1)
-    assert "is not ours, and was left alone" in err
+    assert "is not ours and was left unchanged" in err
 
 
 def test_a_file_of_an_older_version_is_listed(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_what_cannot_be_read_has_its_status() -> None:
         assert (unknown.status, json.loads(unknown.body)) == (404, {"error": "not_found"})
         assert await all_of(unknown) == unknown.body
         assert dict(unknown.headers)["Content-Length"] == str(len(unknown.body))
-        with pytest.raises(TypeError, match="at hand"):
+        with pytest.raises(TypeError, match="is complete"):
             await unknown.open()
 
         await hub.start("s", words())

@@ -632,8 +632,8 @@ def _hello(version: bytes, mode: bytes = b"standalone") -> bytes:
 @pytest.mark.parametrize(
     ("hello", "said"),
     [
-        (None, "needs Redis 6.2 or newer, and .* does not know HELLO"),
-        (_hello(b"6.0.20"), "needs Redis 6.2 or newer, and .* is 6.0.20; upgrade it"),
+        (None, "needs Redis 6.2 or newer, but .* does not know HELLO"),
+        (_hello(b"6.0.20"), "needs Redis 6.2 or newer, but .* is 6.0.20; upgrade it"),
         (_hello(b"7.2.4", b"cluster"), "node of a Redis Cluster"),
         (_hello(b"7.2.4", b"sentinel"), "is a Sentinel; use redis.sentinel://"),
     ],

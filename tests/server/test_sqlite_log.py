@@ -241,7 +241,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
             before = path.read_bytes()
             log = SQLiteLog(path)
             for call in (log.read("s"), log.create("s", HEAD, lease=1.0), log.orphans()):
-                with unavailable("is not ours, and was left alone"):
+                with unavailable("is not ours and was left unchanged"):
                     await call
             await log.aclose()
             assert path.read_bytes() == before

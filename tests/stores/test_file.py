@@ -255,7 +255,7 @@ def test_a_foreign_file_is_named_shown_and_left_alone(content: bytes, tmp_path: 
     file.write_bytes(content)
     store = FileStore(file, one_file=True, keep_events=True)
     for action in [*actions(store), lambda: store.delete("k")]:
-        with pytest.raises(StoreError, match="is not ours, and was left alone: expected it to begin with") as caught:
+        with pytest.raises(StoreError, match="is not ours and was left unchanged: expected it to begin with") as caught:
             action()
         assert "notes.txt" in str(caught.value) and repr(content[:20])[:-1] in str(caught.value)
     assert file.read_bytes() == content

@@ -538,7 +538,7 @@ def test_a_foreign_file_is_named_shown_and_left_alone(content: bytes, tmp_path: 
     file = tmp_path / "notes.txt"
     file.write_bytes(content)
     for action in actions(kept(file)):
-        with pytest.raises(StoreError, match="is not ours, and was left alone: expected an SQLite database") as caught:
+        with pytest.raises(StoreError, match="is not ours and was left unchanged: expected an SQLite database") as caught:
             action()
         assert "notes.txt" in str(caught.value) and repr(content[:20])[:-1] in str(caught.value)
     assert file.read_bytes() == content
@@ -560,14 +560,14 @@ def test_a_database_of_somebody_else_is_named_and_left_alone(table: str, complai
     raw(path, table)
     content = path.read_bytes()
     for action in actions(kept(path)):
-        with pytest.raises(StoreError, match=f"is not ours, and was left alone: {complaint}"):
+        with pytest.raises(StoreError, match=f"is not ours and was left unchanged: {complaint}"):
             action()
     assert path.read_bytes() == content
 
 
 def test_a_file_of_file_store_says_which_store_reads_it(tmp_path: Path) -> None:
     start(FileStore(tmp_path / "answer.place", one_file=True))
-    with pytest.raises(StoreError, match=r"is a file of FileStore, and was left alone: use FileStore\('.*', one_file=True\)"):
+    with pytest.raises(StoreError, match=r"is a file of FileStore and was left unchanged: use FileStore\('.*', one_file=True\)"):
         kept(tmp_path / "answer.place").open("k")
 
 
