@@ -1,4 +1,4 @@
-"""What the extra `cli` brings, imported in one place, so that a missing one is named in words that help."""
+"""The dependencies of the extra `cli`, imported in one place, so that an error can name the extra."""
 
 from __future__ import annotations
 

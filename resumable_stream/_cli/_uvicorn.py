@@ -1,4 +1,4 @@
-"""uvicorn, which the extra `server` brings, so that a missing one is named in words that help."""
+"""uvicorn, from the extra `server`, imported in one place, so that an error can name the extra."""
 
 from __future__ import annotations
 

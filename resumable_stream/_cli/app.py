@@ -1,4 +1,4 @@
-"""The commands, as one."""
+"""The command group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["app"]
 @click.version_option(__version__, prog_name="resumable-stream", message="%(prog)s %(version)s")
 def app() -> None:
     """Streams that continue exactly where they stopped."""
-    # The commands say themselves what the logger would say at WARNING.
+    # The commands print themselves what the logger would print at WARNING.
     logging.getLogger("resumable_stream").addHandler(logging.NullHandler())
 
 

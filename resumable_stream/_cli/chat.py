@@ -1,7 +1,7 @@
 """
-`resumable-stream chat`: the chat of `examples/fastapi_chat`, served from the folder that a wheel brings.
+`resumable-stream chat`: the chat of `examples/fastapi_chat`, served from the folder that the wheel contains.
 
-The example is what people read and copy, so it is the one place where this app is written; here it is only loaded.
+People read and copy the example, so the app is written only there; this module loads it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _KEY: Final = "OPENAI_API_KEY"
 
 
 @click.command(short_help="Serve a chat: to try it, and to copy it.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: phones can reach it.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; with 0.0.0.0 phones can reach it.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
 @click.option(
     "--store",
     metavar="LOG",
@@ -36,17 +36,17 @@ _KEY: Final = "OPENAI_API_KEY"
     show_default=True,
     help="Where conversations are kept: sqlite:///chat.db, memory:, redis://host:6379/0, …",
 )
-@click.option("--upstream", metavar="URL", help="Base URL of an API that is compatible with OpenAI's: http://127.0.0.1:11434/v1")
-@click.option("--model", metavar="NAME", help="Its model. Without --upstream: a model of OpenAI.")
+@click.option("--upstream", metavar="URL", help="Base URL of an OpenAI-compatible API: http://127.0.0.1:11434/v1")
+@click.option("--model", metavar="NAME", help="Its model; without --upstream, one of OpenAI's.")
 @drain_timeout("answers")
 def chat(host: str, port: int, store: str, upstream: str | None, model: str | None, timeout: float) -> None:
     """
-    Serve a chat that goes on where it was: reload it, open it twice, take it to your phone, restart the server.
+    Serve a chat that continues where it was: reload it, open it twice, move to your phone, restart the server.
 
-    Without --model its answers are always the same words. With it they are a model's, and the key is taken from the environment
-    variable OPENAI_API_KEY; a server of your own may need none.
+    Without --model, all answers are the same text. With it, they come from the model, and the key from the environment variable
+    OPENAI_API_KEY; a server of your own may need none.
 
-    It needs: pip install 'resumable-stream-sdk[chat]'. The app is examples/fastapi_chat in the sources, made to be copied.
+    It needs: pip install 'resumable-stream-sdk[chat]'. The app is examples/fastapi_chat in the sources, ready to be copied.
 
     Exit codes: 0 drained, 1 it could not start, 2 the command is wrong, 130 and 143 stopped at once.
     """
@@ -77,25 +77,25 @@ def _check(upstream: str | None, model: str | None) -> None:
         if place.scheme not in ("http", "https") or not place.hostname:
             raise Mistake("--upstream: expected a URL such as http://127.0.0.1:11434/v1")
         if place.username is not None or place.password is not None or place.query:
-            raise Mistake(f"--upstream: a URL with a secret can be read by everybody on this machine; put the key into {_KEY}")
+            raise Mistake(f"--upstream: everybody on this machine can read a URL with a secret; put the key into {_KEY}")
         if model is None:
             raise Mistake("--upstream needs --model: the name of the model to ask")
     elif model is not None and not os.environ.get(_KEY):
-        raise Mistake(f"--model {model} is one of OpenAI, which needs a key in the variable {_KEY}; or name an --upstream")
+        raise Mistake(f"--model {model} asks OpenAI, which needs a key in the variable {_KEY}; or set --upstream")
 
 
 def _announcement(url: str, store: str, model: str | None, upstream: str | None, timeout: float) -> list[str]:
     near = near_url(url)
-    who = "always the same words; --model asks a model" if model is None else f"{model} at {upstream or 'OpenAI'}"
+    who = "always the same text; --model asks a model" if model is None else f"{model} at {upstream or 'OpenAI'}"
     where = (
         "in the memory of this process" if store == "memory:" else f"in {store}" if store.startswith("sqlite:") else "in Redis"
     )
     lines = [
         f"serving a chat on {url}",
-        f"open {near}; each conversation has an address of its own, and whoever knows it can read and write there",
+        f"open {near}; each conversation has its own address, and anyone who knows it can read and write there",
         f"answers: {who}",
         f"kept {where}",
-        f"Ctrl-C drains, {timeout:g} s at most; once more stops at once",
+        f"Ctrl-C drains, {timeout:g} s at most; press it again to stop at once",
     ]
     if model is not None and near != url:
         lines.insert(2, "everybody who reaches this address can ask the model, at your cost")
@@ -103,18 +103,18 @@ def _announcement(url: str, store: str, model: str | None, upstream: str | None,
 
 
 def folder() -> Path:
-    """Where the app and its page are: in the wheel beside this module, in the sources among the examples."""
+    """Where the app and its page are: next to this module in the wheel, among the examples in the sources."""
     shipped = Path(__file__).with_name("fastapi_chat")
     return shipped if shipped.is_dir() else Path(__file__).parents[2] / "examples" / "fastapi_chat"
 
 
 def load() -> ModuleType:
-    """The module `app.py` of the folder, under a name that nobody else has."""
+    """The module `app.py` of the folder, under a unique name."""
     name = "resumable_stream._cli.fastapi_chat_app"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, folder() / "app.py")
         assert spec is not None and spec.loader is not None
-        # Before it is run: FastAPI looks the annotations of its routes up there.
+        # Before running it: FastAPI looks up the annotations of its routes there.
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

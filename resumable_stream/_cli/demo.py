@@ -1,4 +1,4 @@
-"""`resumable-stream demo`: the story of the mission, live."""
+"""`resumable-stream demo`: the mission's story, live."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["demo"]
 
 
 @click.command()
-@click.option("--fast", is_flag=True, help="The same in less time.")
+@click.option("--fast", is_flag=True, help="Take less time.")
 @click.option("--server", is_flag=True, help="The story of the server: one generation, three readers.")
 def demo(fast: bool, server: bool) -> None:
     """
     Watch a stream being cut and continued.
 
     A server on this machine writes 2,000 tokens in 30 seconds. At token 1,247 the connection is lost and the server's
-    port is closed for 8 seconds. The stream waits, tries again, and goes on at token 1,248; at the end the text that
-    was received is compared with the one that was sent.
+    port is closed for 8 seconds. The stream waits, retries, and continues at token 1,248; at the end the received text
+    is compared with the sent one.
 
-    With --server, a hub on this machine generates an answer that three readers read: one starts it, one is killed in the
-    middle and comes back, one comes late. Their texts are compared with what was generated.
+    With --server, a hub on this machine generates an answer for three readers: one starts it, one is killed in the middle and
+    returns, one comes late. Their texts are compared with the generated one.
 
     Needs no network and no key. Exit code 1 if the texts differ.
     """

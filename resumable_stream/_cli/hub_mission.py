@@ -1,12 +1,12 @@
 """
-The server's demo: one generation, three readers, and nothing that happens to a reader reaches the others.
+The server's demo: one generation, three readers, none of which is affected by what happens to another.
 
-    reader 1   posts, and so starts the generation; reads to the end
-    reader 2   a process of its own, `resumable-stream tail`; killed in the middle, and started again behind its last id
-    reader 3   comes when half is written; reads from the start, catches up, and goes on live
+    reader 1   posts, which starts the generation; reads to the end
+    reader 2   a separate process, `resumable-stream tail`; killed in the middle, and restarted after its last id
+    reader 3   comes when half is written; reads from the start, catches up, and continues live
 
-The server is a real one, uvicorn with `create_app(hub)`, in a thread. A reporter is told as things happen, and may look at the
-mission at any time from a thread of its own.
+The server is a real one, uvicorn with `create_app(hub)`, in a thread. A reporter is called as things happen, and may read the
+mission at any time from its own thread.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from .story import digest, tokens
 __all__ = ["TOTAL", "HubMission", "HubPace", "HubReporter", "Lane", "Note"]
 
 TOTAL = 600
-"""Tokens, of the beginning of the story: six seconds at a hundred a second."""
+"""Tokens from the beginning of the story: six seconds at a hundred a second."""
 _KILL_AT = 200
 _LATE_AT = 380
 _LONGEST = 120.0
-"""Seconds after which the demo gives up; it takes some seconds."""
+"""Seconds after which the demo gives up; normally it takes a few seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,8 @@ class HubPace:
     The demo's times.
 
     Attributes:
-        story: Seconds in which the answer is generated.
-        away: Seconds between the killing of reader 2 and its return.
+        story: Seconds for generating the answer.
+        away: Seconds between killing reader 2 and its return.
     """
 
     story: float = 6.0
@@ -57,7 +57,7 @@ class HubPace:
 
     @classmethod
     def fast(cls) -> HubPace:
-        """As fast as processes start."""
+        """As fast as processes can start."""
         return cls(story=1.5, away=0.2)
 
 
@@ -78,9 +78,9 @@ class Lane:
         name: For people.
         state: `"waiting"`, `"reading"`, `"killed"`, `"ended"`.
         count: Tokens received.
-        text: The same, joined.
+        text: The received text.
         cut_at: Tokens received when it was killed.
-        digest: SHA-256 of the text, once it has ended.
+        digest: SHA-256 of the text, after the end.
     """
 
     def __init__(self, number: int) -> None:
@@ -119,8 +119,8 @@ class HubMission:
         written: Tokens generated so far.
         lanes: The readers.
         log: What happened, oldest first.
-        url: Of the stream; empty before the server listens.
-        sent_digest: SHA-256 of what is generated.
+        url: URL of the stream; empty before the server listens.
+        sent_digest: SHA-256 of the generated text.
     """
 
     def __init__(self, pace: HubPace, reporter: HubReporter) -> None:
@@ -147,13 +147,13 @@ class HubMission:
 
     @property
     def identical(self) -> bool:
-        """All three have received what was generated."""
+        """All three have received the generated text."""
         return all(lane.digest == self.sent_digest for lane in self.lanes)
 
     def run(self) -> bool:
         """
         Returns:
-            Whether the text that each reader received is the text that was generated.
+            Whether each reader received the generated text.
 
         Raises:
             ResumableStreamError, OSError: A reader failed.
@@ -181,7 +181,7 @@ class HubMission:
         if self._errors:
             raise self._errors[0]
         if any(lane.digest is None for lane in self.lanes):
-            raise TimeoutError(f"the readers were not done after {_LONGEST:g} s")
+            raise TimeoutError(f"the readers did not finish within {_LONGEST:g} s")
         self._ended = time.monotonic()
         self._reporter.ended(self)
         return self.identical
@@ -201,14 +201,14 @@ class HubMission:
     def _guarded(self, work: Callable[[Lane], None], lane: Lane) -> None:
         try:
             work(lane)
-        except BaseException as error:  # noqa: BLE001  # told by `run()`
+        except BaseException as error:  # noqa: BLE001  # raised by `run()`
             self._errors.append(error)
 
     def _post(self, lane: Lane) -> None:
         collection = self.url.rpartition("/")[0]
         with httpx.Client(trust_env=False) as client:
             stream = rs.connect("POST", collection, json={"kind": "story"}, headers={"idempotency-key": "story-1"}, client=client)
-            self._note(1, "reader 1 posts, and so starts the generation")
+            self._note(1, "reader 1 posts, which starts the generation")
             self._read(lane, stream)
 
     def _come_late(self, lane: Lane) -> None:
@@ -231,23 +231,23 @@ class HubMission:
     def _be_killed(self, lane: Lane) -> None:
         self._wait(self._exists)
         lane.state = "reading"
-        self._note(2, "reader 2 joins, in a process of its own")
+        self._note(2, "reader 2 joins, in a separate process")
         cursor = self._tail(lane, None, until=_KILL_AT)
         if self._stopping.is_set():
             return
         lane.cut_at, lane.state = lane.count, "killed"
-        self._note(2, f"reader 2 is killed at token {lane.count:,} (kill -9); the generation goes on")
+        self._note(2, f"reader 2 is killed at token {lane.count:,} (kill -9); the generation continues")
         self._stopping.wait(self._pace.away)
-        self._note(2, f"reader 2 comes back with nothing but its last id, {cursor}")
+        self._note(2, f"reader 2 returns with only its last id, {cursor}")
         lane.state = "reading"
         self._tail(lane, cursor, until=None)
         lane.end()
 
     def _tail(self, lane: Lane, cursor: str | None, *, until: int | None) -> str:
-        """Run `resumable-stream tail`, and kill it after so many tokens. Returns the last id that it wrote."""
+        """Run `resumable-stream tail`, and kill it after `until` tokens. Returns the last id that it wrote."""
         command = [sys.executable, "-m", "resumable_stream", "tail", self.url, "--json"]
         command += [] if cursor is None else ["--last-event-id", cursor]
-        # A proxy of the environment has nothing to do with the loopback interface.
+        # The environment's proxy does not apply to the loopback interface.
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         found = cursor or ""
         before = lane.count
@@ -264,7 +264,7 @@ class HubMission:
                 if event["event"] != "message":
                     continue
                 if cursor is not None and lane.count == before:
-                    self._note(2, f"reader 2 goes on at token {lane.count + 1:,}")
+                    self._note(2, f"reader 2 continues at token {lane.count + 1:,}")
                 lane.take(json.loads(event["data"])["text"])
                 found = event["id"]
                 if lane.count == until:
@@ -292,7 +292,7 @@ class HubMission:
 
 
 class _Server:
-    """uvicorn in a thread, on a port that is free."""
+    """uvicorn in a thread, on a free port."""
 
     def __init__(self, app: object) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -310,7 +310,7 @@ class _Server:
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
 
     def __enter__(self) -> _Server:
-        # Connections queue on the socket from now on, so nobody has to wait until it serves.
+        # Connections queue on the socket from now on, so there is no need to wait until it serves.
         self._thread.start()
         return self
 

@@ -1,4 +1,4 @@
-"""The server's demo, as a frame that is drawn again twelve times a second, and as plain lines."""
+"""The server's demo, as a frame that is redrawn twelve times a second, and as plain lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .live import MAX_WIDTH, Frames
 __all__ = ["HubLiveReporter", "HubPlainReporter", "draw_hub"]
 
 _COLOURS = ("magenta", "green", "cyan", "yellow")
-"""Of the generation and the readers."""
+"""For the generation and the readers."""
 _LOG_LINES = 7
-# Everything but the lines of the story and of the log: 13. The command above and the prompt below stay in sight.
+# Everything except the lines of the story and of the log: 13. The command above and the prompt below stay visible.
 _OTHER_LINES = 15
 _NAME, _COUNT, _STATE = 14, 7, 24
 
@@ -29,7 +29,7 @@ class HubLiveReporter(Frames[HubMission]):
 
 
 def draw_hub(mission: HubMission, *, width: int, height: int) -> RenderableType:
-    """One frame: never wider than the terminal, two lines less high, and as high at the end as at the beginning."""
+    """One frame: never wider than the terminal, two lines lower than it, and of constant height."""
     width = min(width, MAX_WIDTH)
     room = height - _OTHER_LINES
     lines = max(1, min(room - _LOG_LINES, 8))
@@ -54,13 +54,13 @@ def _title(mission: HubMission, width: int) -> Text:
 
 
 def _story(mission: HubMission, width: int, lines: int) -> RenderableType:
-    # What the reader that was killed has: the one whose text might have a seam.
+    # The text of the killed reader: the one that might have a seam.
     lane = mission.lanes[1]
     wrapped = [line for paragraph in lane.text.split("\n") for line in (textwrap.wrap(paragraph, width - 5) or ("",))]
     shown = wrapped[-lines:]
     text = Text("\n".join([*shown, *[""] * (lines - len(shown))]), no_wrap=True, overflow="crop")
     colour = "red" if lane.state == "killed" else _COLOURS[2]
-    return Panel(text, title="what reader 2 has", title_align="left", width=width, border_style=colour, padding=(0, 1))
+    return Panel(text, title="text of reader 2", title_align="left", width=width, border_style=colour, padding=(0, 1))
 
 
 def _row(name: str, colour: str, count: int, total: int, cut_at: int | None, doing: str, width: int) -> Text:
@@ -78,7 +78,7 @@ def _row(name: str, colour: str, count: int, total: int, cut_at: int | None, doi
 
 
 def _generating(mission: HubMission) -> str:
-    return "ended" if mission.written == mission.total else "running, for itself"
+    return "ended" if mission.written == mission.total else "running"
 
 
 def _doing(mission: HubMission, lane: Lane) -> str:
@@ -114,7 +114,7 @@ def _hashes(mission: HubMission) -> list[Text]:
 
 
 class HubPlainReporter:
-    """One line for each thing that happens."""
+    """One line per event of the story."""
 
     def started(self, mission: HubMission) -> None:
         click.echo(f"server       {mission.url}: one generation, {mission.total:,} tokens, three readers")

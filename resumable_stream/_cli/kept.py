@@ -1,4 +1,4 @@
-"""`resumable-stream list`, `show` and `forget`: what a store keeps, for people who look."""
+"""`resumable-stream list`, `show` and `forget`: the contents of a store, for people."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .places import AnyStore, matches, shown, store_at, store_shown
 
 __all__ = ["forget", "list_", "show"]
 
-# Keys that are named when an abbreviation fits several.
+# Keys that are named if an abbreviation fits several.
 _NAMED = 5
-# Narrower than this a key says nothing, so then lines may be longer than the terminal.
+# A narrower key is useless, so lines may then be longer than the terminal.
 _LEAST_WIDTH = 24
 
 _store = click.option(
@@ -38,13 +38,13 @@ _store = click.option(
 
 @click.command("list", short_help="List the places that a store keeps.")
 @_store
-@click.option("--json", "json_", is_flag=True, help="Write one JSON object a line.")
+@click.option("--json", "json_", is_flag=True, help="Write one JSON object per line.")
 def list_(text: str, json_: bool) -> None:
     """
-    List the places that a store keeps, a line each.
+    List the places that a store keeps, one per line.
 
-    The key is shortened where it ends in a digest; `show` and `forget` take the first digits of it.
-    The state is the outcome of a stream that has ended, else `unfinished`, `opened` (nothing was saved yet) or `damaged`.
+    A key that ends in a digest is shortened; `show` and `forget` accept the first digits of it.
+    The state is the outcome of a stream that has ended, or else `unfinished`, `opened` (nothing was saved yet) or `damaged`.
     """
     with _complaining():
         store = store_at(text, must_exist=True)
@@ -61,16 +61,16 @@ def list_(text: str, json_: bool) -> None:
             click.echo(line)
 
 
-@click.command(short_help="Show one place: its text so far, where it is, how it ended.")
+@click.command(short_help="Show one place: its text so far, its position, its outcome.")
 @click.argument("key")
 @_store
-@click.option("--json", "json_", is_flag=True, help="Write the kept events instead, one JSON object a line, as tail does.")
-@click.option("--text", "only_text", is_flag=True, help="Write the text alone.")
+@click.option("--json", "json_", is_flag=True, help="Write the kept events instead, one JSON object per line, as tail does.")
+@click.option("--text", "only_text", is_flag=True, help="Write only the text.")
 def show(key: str, text: str, json_: bool, only_text: bool) -> None:
     """
-    Show what a store keeps under KEY: where the stream is, how it ended, and the text so far if events are kept.
+    Show what a store keeps under KEY: the position of the stream, its outcome, and the text so far if events are kept.
 
-    KEY is the whole key, or the first digits (at least 4) of the digest in which it ends.
+    KEY is the whole key, or at least 4 of the first digits of the digest at its end.
     """
     if json_ and only_text:
         raise click.UsageError("--json and --text exclude each other")
@@ -98,9 +98,10 @@ def show(key: str, text: str, json_: bool, only_text: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def forget(key: str, text: str, yes: bool) -> None:
     """
-    Forget what a store keeps under KEY. The same question then begins anew, and may be paid again.
+    Forget what a store keeps under KEY. The same request then starts again, and may be billed again.
 
-    KEY is the whole key, or the first digits (at least 4) of the digest in which it ends. Asks before, unless told not to.
+    KEY is the whole key, or at least 4 of the first digits of the digest at its end. Asks for confirmation, unless --yes is
+    given.
     """
     with _complaining():
         store = store_at(text, must_exist=True)
@@ -112,14 +113,14 @@ def forget(key: str, text: str, yes: bool) -> None:
             click.confirm(f"Forget {name} ({what})?", abort=True, err=True)
         store.delete(found.key)
         if found.damage is not None and any(each.key == found.key for each in store.places()):
-            # Of a file whose key cannot be read any more, the store does not know what to delete.
+            # If the key in a file is unreadable, the store does not know what to delete.
             raise click.ClickException(found.damage)
         click.echo(f"* forgot {name}", err=True)
 
 
 @contextmanager
 def _complaining() -> Iterator[None]:
-    """Errors as one line, and no word about a reader that left."""
+    """Print errors as one line, and ignore a reader that left."""
     try:
         yield
         sys.stdout.flush()
@@ -131,7 +132,7 @@ def _complaining() -> Iterator[None]:
 
 
 def _find(store: AnyStore, name: str, text: str) -> Listed:
-    """The one place that a name means: the whole key before an abbreviation."""
+    """The one place that a name means; a complete key takes precedence over an abbreviation."""
     found: list[Listed] = []
     for each in store.places():
         if each.key == name:
@@ -143,7 +144,7 @@ def _find(store: AnyStore, name: str, text: str) -> Listed:
     if len(found) > 1:
         names = ", ".join(repr(each.key) for each in found[:_NAMED])
         more = " and more" if len(found) > _NAMED else ""
-        raise click.ClickException(f"{name!r} may be {names}{more}: give more digits, or the whole key")
+        raise click.ClickException(f"{name!r} may mean {names}{more}: give more digits, or the whole key")
     return found[0]
 
 
@@ -182,13 +183,13 @@ def _row(place: Listed, now: float) -> tuple[str, ...]:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """The key on the left, no wider than the terminal leaves room for; numbers on the right of their columns."""
+    """The key on the left, limited to the width of the terminal; numbers aligned right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
         widths[0] = min(widths[0], max(room, _LEAST_WIDTH))
     for key, state, *numbers in rows:
-        # The end of a key tells it from others.
+        # The end of a key distinguishes it from others.
         short = key if len(key) <= widths[0] else f"{key[: widths[0] - 12]}…{key[-11:]}"
         right = (f"{number:>{width}}" for number, width in zip(numbers, widths[2:], strict=True))
         yield "  ".join((f"{short:<{widths[0]}}", f"{state:<{widths[1]}}", *right))
@@ -210,7 +211,7 @@ def _facts(place: Listed, now: float) -> Iterator[tuple[str, str]]:
 
 
 def _text_of(store: AnyStore, place: Listed) -> str | None:
-    """The text so far, what became void left out; `None` for a stream of bytes, which may be anything."""
+    """The text so far, without void parts; `None` for a stream of bytes, which may be anything."""
     protocol = named(place.checkpoint.protocol) if place.checkpoint is not None else None
     protocol = ResumeProtocol() if protocol is None else protocol
     if protocol.framing == "raw":

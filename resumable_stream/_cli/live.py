@@ -1,8 +1,8 @@
 """
-The demo on a terminal: one frame, drawn again twelve times a second.
+The demo on a terminal: one frame, redrawn twelve times a second.
 
-The frame has the same height from the first moment to the last, whatever happens in it, so nothing jumps.
-It is drawn by a thread of `rich.live`, which only reads the mission: so it goes on while the stream waits.
+The frame has a constant height, so nothing jumps. A thread of `rich.live` draws it and only reads the mission, so it continues
+while the stream waits.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .mission import Entry, Mission
 __all__ = ["Frames", "LiveReporter", "draw", "fits"]
 
 FRAMES_PER_SECOND = 12
-# Below this the frame cannot be drawn without wrapping: plain lines then.
+# A smaller terminal would wrap the frame: use plain lines then.
 MIN_WIDTH, MIN_HEIGHT = 79, 20
 # Wider lines are harder to read.
 MAX_WIDTH, MAX_TEXT_LINES = 104, 12
-# Everything but the lines of the story, see `draw()`: 16. The command above and the prompt below stay in sight.
+# Everything except the lines of the story, see `draw()`: 16. The command above and the prompt below stay visible.
 _OTHER_LINES = 18
 _LOG_LINES = 5
 
@@ -39,7 +39,7 @@ _KINDS = {"connected": "green", "lost": "red", "retry": "yellow", "resumed": "cy
 
 
 def fits(console: Console) -> bool:
-    """Can the frame be drawn here?"""
+    """Whether the frame can be drawn here."""
     return console.width >= MIN_WIDTH and console.height >= MIN_HEIGHT and console.encoding.startswith("utf")
 
 
@@ -48,10 +48,10 @@ AnyMission = TypeVar("AnyMission")
 
 class Frames(Generic[AnyMission]):
     """
-    Draws a mission while it is in a `with` block; the last frame stays.
+    Draws a mission within a `with` block; the last frame stays.
 
     Args:
-        console: Where to.
+        console: Console to draw on.
         draw: Makes a frame of the mission, for the console's `width=` and `height=`.
         before: Shown until the mission has started.
     """
@@ -94,7 +94,7 @@ class LiveReporter(Frames[Mission]):
 
 
 def draw(mission: Mission, *, width: int, height: int) -> RenderableType:
-    """One frame: never wider than the terminal, two lines less high, and as high at the end as at the beginning."""
+    """One frame: never wider than the terminal, two lines lower than it, and of constant height."""
     width = min(width, MAX_WIDTH)
     lines = max(2, min(height - _OTHER_LINES, MAX_TEXT_LINES))
     return Group(
@@ -127,7 +127,7 @@ def _story(mission: Mission, width: int, lines: int) -> Text:
 
 @lru_cache(maxsize=64)
 def _wrap(paragraph: str, width: int) -> tuple[str, ...]:
-    # Always from the paragraph's beginning: a line that was drawn stays as it is while the text grows.
+    # Always wrap from the start of the paragraph, so that lines stay the same while the text grows.
     return tuple(textwrap.wrap(paragraph, width))
 
 
@@ -143,7 +143,7 @@ def _state(mission: Mission, width: int) -> RenderableType:
 
 
 def _bar(mission: Mission, width: int) -> Text:
-    """How much has arrived; the place where the connection was lost stays visible."""
+    """How much has arrived; the position where the connection was lost stays visible."""
     cells = width - 4
 
     def cell(token: int) -> int:
@@ -189,7 +189,7 @@ def _ledger(mission: Mission) -> RenderableType:
 
 
 def _log(mission: Mission, width: int) -> Text:
-    # Of the retries only the newest: the beginning of the story must stay in sight.
+    # Only the newest of consecutive retries, so that the beginning of the story stays visible.
     entries: list[Entry] = []
     for entry in mission.log:
         if entry.kind == "retry" and entries and entries[-1].kind == "retry":

@@ -1,10 +1,9 @@
 """
-The demo's mission: read a story of 2,000 tokens over a connection that is lost, and account for every one of them.
+The demo's mission: read a story of 2,000 tokens over a connection that is lost, and account for every token.
 
-`_read()` is what a program of yours would do; the rest writes down what it was told.
-Every number comes from `stream.stats`, from the stream's notices, or from the events themselves.
-A reporter (`plain`, `live`) is told as things happen, and may look at the mission at any time, also from a thread of its own:
-what it reads is replaced as a whole, never changed in place.
+`_read()` is what your program would do; the rest records what it reports. Every number comes from `stream.stats`, from the
+stream's notices, or from the events themselves. A reporter (`plain`, `live`) is called as things happen, and may read the mission
+at any time, even from its own thread: its values are replaced as a whole, never changed in place.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ class Pace:
     The demo's times.
 
     Attributes:
-        story: Seconds in which the server writes the story.
+        story: Seconds for writing the story.
         outage: Seconds for which its port is closed.
-        unit: What "one second" of the retry policy lasts, in seconds.
+        unit: Length of "one second" of the retry policy, in seconds.
     """
 
     story: float = 30.0
@@ -47,14 +46,14 @@ class Pace:
         return cls(story=3.0, outage=0.8, unit=0.1)
 
     def retry(self) -> rs.RetryPolicy:
-        """Waits that grow, and keep out of step with those of others: tenacity's own, added up."""
+        """Growing waits with jitter: two of tenacity's strategies, added up."""
         growing = wait_exponential(multiplier=0.25 * self.unit, max=self.unit)
         return rs.RetryPolicy(attempts=30, wait=growing + wait_random(0.0, 0.25 * self.unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Without:
-    """What a plain HTTP client got from the same server: how many tokens, and the name of the exception that ended it."""
+    """The result of a plain HTTP client on the same server: how many tokens, and the name of the exception that ended it."""
 
     tokens: int
     error: str | None
@@ -89,11 +88,11 @@ class Mission:
         state: `"connecting"`, `"connected"`, `"offline"`, `"resumed"` or `"ended"`.
         last: Number of the newest token.
         text: Everything received.
-        stats: The stream's own.
+        stats: The stream's statistics.
         lost_at, resumed_at: Number of the last token before the outage and of the first one after it.
         attempts: Retries announced during the outage.
         retry_at: `time.monotonic()` of the next one.
-        without: What a plain client got.
+        without: The result of a plain client.
         log: What happened, oldest first.
     """
 
@@ -128,21 +127,21 @@ class Mission:
 
     @property
     def seconds_offline(self) -> float:
-        """What the ledger says, and the seconds of an outage that still lasts."""
+        """The stream's figure, plus the seconds of a current outage."""
         since = self._offline_since
         return self.stats.seconds_offline + (0.0 if since is None else time.monotonic() - since)
 
     @property
     def identical(self) -> bool:
-        """The whole text was received, and it is the text that was sent."""
+        """The whole text was received, and equals the sent one."""
         return self.received_digest == self.sent_digest
 
     def run(self) -> bool:
         """
         Returns:
-            Whether the text received is the text sent.
+            Whether the received text equals the sent one.
         """
-        # A proxy of the environment has nothing to do with the loopback interface.
+        # The environment's proxy does not apply to the loopback interface.
         with self.server, httpx.Client(trust_env=False) as client:
             self.without = _read_without(client, self.server.at_once_url)
             self._began = time.monotonic()
@@ -185,7 +184,7 @@ class Mission:
                 self.state = "connected"
                 self._enter("connected", "connected")
             case rs.Connected():
-                # Written down at the first new event: that is what "resumed" means.
+                # Logged at the first new event: only then has it resumed.
                 self.state, self._offline_since = "resumed", None
             case rs.Disconnected(reason=reason, error=error) if self.state != "offline":
                 self.state, self.lost_at, self._offline_since = "offline", self.last, time.monotonic()
@@ -215,7 +214,7 @@ class Mission:
 
 
 def _read_without(client: httpx.Client, url: str) -> Without:
-    """Read the same story as most programs do."""
+    """Read the same story the way most programs do."""
     count = 0
     try:
         with client.stream("GET", url) as response:

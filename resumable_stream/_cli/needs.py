@@ -1,4 +1,4 @@
-"""Commands that need more than the command line itself does."""
+"""Commands with additional dependencies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["needs"]
 @contextlib.contextmanager
 def needs(command: str, extra: str, *modules: str) -> Iterator[None]:
     """
-    Import what a command needs within this block. Where it is missing, one line says how to get it, and the exit code is 1.
+    Import a command's dependencies within this block. If one is missing, print how to install it and exit with code 1.
 
     Args:
         command: As it is typed.
-        extra: What brings the modules.
-        modules: What may be missing. Any other error of an import is a fault, and is raised.
+        extra: Extra that installs the modules.
+        modules: Modules that may be missing. Any other import error is a bug, and is raised.
     """
     try:
         yield

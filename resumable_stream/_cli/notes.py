@@ -1,4 +1,4 @@
-"""What happens to the connection, as lines on standard error."""
+"""Reports on the connection, as lines on standard error."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _CLOCKS = {"idle": "no byte", "stall": "no event", "first_event": "no first even
 
 class Notes:
     """
-    An observer that says what a person wants to know: lost, trying again, continued, missing.
+    An observer that prints what a person wants to know: lost, retrying, continued, missing.
 
     Args:
-        verbose: Say the rest too: connections, duplicates, the reckoning at the end.
+        verbose: Print more: connections, duplicates, the totals at the end.
 
     Attributes:
-        stream: The stream that is watched; set before it is opened.
+        stream: The stream to observe; set before it is opened.
     """
 
     def __init__(self, *, verbose: bool) -> None:
         self.stream: rs.ResumableStream | None = None
         self._verbose = verbose
-        # The server closed in order and was asked whether that was all: if it was not, nothing was lost.
+        # The server closed cleanly and was asked whether that was all: until the answer, nothing is lost.
         self._asking = False
         self._errors = sys.stderr
         self._dim = ("\x1b[2m", "\x1b[0m") if coloured(self._errors) else ("", "")
@@ -40,7 +40,7 @@ class Notes:
             self._errors.write(f"{before}* {visible(text)}{after}\n")
             self._errors.flush()
         except OSError:
-            pass  # nobody listens; the events matter more
+            pass  # standard error is closed; the events matter more
 
     def __call__(self, notice: rs.Notice) -> None:
         if isinstance(notice, rs.Disconnected):
@@ -56,25 +56,25 @@ class Notes:
             case rs.Connected(resuming=True) if not self._asking:
                 return f"continuing {self._place()}"
             case rs.Disconnected(reason=reason, seconds=float(seconds)):
-                # A clock of ours: which exception it ended the read with says nothing.
+                # One of our own clocks: the exception that ended the read adds nothing.
                 return f"{_CLOCKS.get(reason, reason)} for {seconds:g} s {self._place()}"
             case rs.Disconnected(reason=reason, error=error) if not self._asking:
-                # Of a status, the exception says no more.
+                # For a status, the exception adds nothing.
                 known = error is None or reason.startswith("status ")
                 return f"{reason}{'' if known else f' ({error})'} {self._place()}"
             case rs.Retrying(wait=wait, reason=reason) if wait > 0 or reason:
-                return f"{reason}{', ' if reason else ''}trying again {notice.when}"
+                return f"{reason}{', ' if reason else ''}retrying {notice.when}"
             case rs.GapFound(gap=gap, asked_again=asked_again):
-                return f"{_missing(gap)}{', asking for them again' if asked_again else ''}"
+                return f"{_missing(gap)}{', requesting them again' if asked_again else ''}"
             case rs.CursorIgnored():
-                return "the server sends the stream from its beginning again"
+                return "the server sends the stream again from the start"
             case rs.EndUnverified():
                 return (
-                    "warning: the server closed in order, and nothing shows that this was the end; "
-                    "name the end with --end, if the stream marks it"
+                    "warning: the server closed cleanly, but nothing shows that this was the end; "
+                    "name the end with --end, if the stream marks its end"
                 )
             case rs.Restarted(offset=offset):
-                return f"the stream starts again; what was written from event {offset + 1:,} on is void"
+                return f"the stream starts again; the output from event {offset + 1:,} on is void"
             case _:
                 return None
 
@@ -87,9 +87,9 @@ class Notes:
             case rs.DuplicateDropped(id=name):
                 return f"dropped a duplicate{f' (id {name})' if name else ''}"
             case rs.NumberingStopped(expected=expected, received=received):
-                return f"the ids are no counter after all (expected {expected}, received {received}): gaps are not watched for"
+                return f"the ids are not a counter after all (expected {expected}, received {received}): gaps cannot be detected"
             case rs.NumberOutOfOrder(expected=expected, received=received):
-                return f"an event has number {received}, expected {expected}: delivered all the same"
+                return f"an event has number {received}, expected {expected}: delivered anyway"
             case rs.Finished(outcome=outcome) if self.stream is not None:
                 stats = self.stream.stats
                 return (
@@ -101,7 +101,7 @@ class Notes:
                 return None
 
     def _place(self) -> str:
-        """Where the stream is, in words."""
+        """The position of the stream, in words."""
         if self.stream is None or not (place := self.stream.checkpoint).offset:
             return "before the first event"
         protocol = self.stream.protocol

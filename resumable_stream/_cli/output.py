@@ -1,4 +1,4 @@
-"""How `tail` writes events: as lines, as JSON, as text, as they are."""
+"""How `tail` writes events: as lines, as JSON, as text, unchanged."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import resumable_stream as rs
 __all__ = ["Format", "as_json", "as_lines", "as_text", "coloured", "discard_output", "visible"]
 
 Format = Callable[[Any], bytes]
-"""The bytes that an event becomes."""
+"""Converts an event to bytes."""
 
-# Everything that moves a cursor, rings, or starts an escape sequence: C0 but for tab and LF, DEL, C1.
+# Everything that moves a cursor, rings, or starts an escape sequence: C0 except tab and LF, DEL, C1.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)}
 
 
@@ -33,12 +33,12 @@ def visible(text: str) -> str:
 
 
 def coloured(stream: IO[Any]) -> bool:
-    """Is this a terminal that wants colours? See https://no-color.org."""
+    """Whether this is a terminal that wants colours. See https://no-color.org."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def discard_output() -> None:
-    """Nothing more can be written, and Python must not try it once more on leaving."""
+    """Discard further output, so that Python does not try to write it again at exit."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -46,7 +46,7 @@ def discard_output() -> None:
 
 
 def as_lines(*, encoding: str, terminal: bool, colour: bool) -> Format:
-    """Each event's data and a line end; on a terminal with its id and type in front. Bytes as they are."""
+    """Each event's data and a line end; on a terminal preceded by its id and type. Bytes are unchanged."""
     dim, plain = ("\x1b[2m", "\x1b[0m") if colour else ("", "")
 
     def line(item: Any) -> bytes:
@@ -64,7 +64,7 @@ def as_lines(*, encoding: str, terminal: bool, colour: bool) -> Format:
 
 def as_json(item: Any) -> bytes:
     """
-    One JSON object a line, in ASCII; `retry`, `replayed`, `reset` and `gap` only where they say something.
+    One JSON object per line, in ASCII; `retry`, `replayed`, `reset` and `gap` only if they are set.
 
     >>> as_json(rs.StreamEvent(data="Hi", id="7"))
     b'{"event": "message", "data": "Hi", "id": "7", "sequence": null, "offset": 0, "cursor": "7"}\\n'

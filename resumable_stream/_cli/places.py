@@ -1,4 +1,4 @@
-"""What `--store` names, for every command that takes it."""
+"""Opens the store that `--store` names, for every command that takes it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ AnyStore: TypeAlias = Union[FileStore, SQLiteStore, "RedisStore"]
 
 _EXPECTED = "a path, sqlite:///path or redis://host:6379/0"
 _REDIS = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
-# The end of what `request_key()` makes: all of the request in 32 digits.
+# The end of a `request_key()`: 32 digits that stand for the whole request.
 _DIGEST = re.compile(r"#([0-9a-f]{32})$")
-# Digits of a digest that people see and type. 8, as git shows: two of a thousand places are alike with probability 0.0001.
+# Digits of a digest that people see and type. 8, as in git: among a thousand keys, two share them with probability 0.0001.
 _DIGITS = 8
 _LEAST = 4
 
 
 def store_at(text: str, *, keep_events: bool = False, must_exist: bool = False) -> AnyStore:
     """
-    Open what `--store` names. What is there decides: a file of `FileStore`, as older versions wrote it, goes on as one.
+    Open the store that `--store` names. The existing file decides: a file of `FileStore`, from older versions, stays one.
 
     Args:
         text: `sqlite:///relative/path`, `sqlite:////absolute/path`; a URL of `RedisStore`; or a path: of a database, which is
-            made when needed, or of a directory in which places are kept.
-        keep_events: As the stores have it.
-        must_exist: Refuse a path where nothing is: who only looks has mistyped it.
+            created if needed, or of a directory in which places are kept.
+        keep_events: As for the stores.
+        must_exist: Refuse a path that does not exist: for a command that only reads, it is mistyped.
 
     Raises:
         click.BadParameter: None of these. Nothing was touched.
@@ -52,13 +52,13 @@ def store_at(text: str, *, keep_events: bool = False, must_exist: bool = False) 
             raise _wrong(text, "expected sqlite:///relative/path or sqlite:////absolute/path")
         text = rest[1:]
     if text == "memory:":
-        raise _wrong(text, "what is kept in memory is gone when the command ends")
+        raise _wrong(text, "a store in memory is gone when the command ends")
     path = Path(text)
     if must_exist and not path.exists():
         raise _wrong(text, "there is no such file or directory")
     if path.is_dir():
         if not (path / DATABASE).exists() and not any(path.glob("*.checkpoint")):
-            raise _wrong(text, "is a directory, and no places are kept in it; expected a file")
+            raise _wrong(text, "is a directory without any kept places; expected a file")
         return SQLiteStore(path, keep_events=keep_events)
     if _begins_with(path, CHECKPOINT_MAGIC):
         return FileStore(path, one_file=True, keep_events=keep_events)
@@ -67,7 +67,7 @@ def store_at(text: str, *, keep_events: bool = False, must_exist: bool = False) 
 
 def store_shown(text: str) -> str:
     """
-    What `--store` names, without what may be a secret: user, password, query.
+    The name of a store, without possible secrets: user, password, query.
 
     >>> store_shown("redis://me:pw@db.example.com:6379/0?ssl=1"), store_shown("redis://:p?w@db"), store_shown("a@b.db")
     ('redis://db.example.com:6379/0', 'redis://…', 'a@b.db')
@@ -77,14 +77,14 @@ def store_shown(text: str) -> str:
         return text
     before, _, host = rest.rpartition("@")
     if re.search(r"[?#]", before):
-        # Either the password has such a sign or the query has an @: nobody knows where the secret ends.
+        # Either the password contains such a character or the query contains an @: it is unclear where the secret ends.
         return f"{scheme}://…"
     return f"{scheme}://{re.split(r'[?#]', host, maxsplit=1)[0]}"
 
 
 def shown(key: str) -> str:
     """
-    A key as people see it: of a digest in which it ends only the first digits.
+    A key as people see it: a digest at its end is shortened to its first digits.
 
     >>> shown("POST https://api.example.com/v1/answers #ba1805e203ea6a6e51135bee668206ef")
     'POST https://api.example.com/v1/answers #ba1805e2'
@@ -94,7 +94,7 @@ def shown(key: str) -> str:
 
 def matches(key: str, name: str) -> bool:
     """
-    Does an abbreviation fit a key: the first digits of its digest, with what stands before it or not?
+    Whether an abbreviation fits a key: the first digits of its digest, with or without the part before it.
 
     >>> [matches("GET https://a.example/ #ba1805e203ea6a6e51135bee668206ef", name) for name in ("ba18", "#ba1805e2", "ba1", "18")]
     [True, True, False, False]
@@ -106,7 +106,7 @@ def matches(key: str, name: str) -> bool:
 
 def abbreviated(key: str) -> str:
     """
-    The name by which people may call a key: the first digits of the digest, where it ends in one, else all of it.
+    The name by which people may call a key: the first digits of the digest at its end, or else all of it.
 
     >>> abbreviated("POST https://api.example.com/v1/answers #ba1805e203ea6a6e51135bee668206ef")
     'ba1805e2'
@@ -125,7 +125,7 @@ def _redis_at(text: str, *, keep_events: bool) -> RedisStore:
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:
-    # Before any database is opened in this process: closing a file drops the locks that SQLite holds on it.
+    # Before any database is opened in this process: closing a file drops SQLite's locks on it.
     try:
         with open(path, "rb") as file:
             return file.read(len(magic)) == magic

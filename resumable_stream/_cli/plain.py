@@ -1,4 +1,4 @@
-"""The demo as plain lines, for a pipe, a file, a log of a build."""
+"""The demo as plain lines, for a pipe, a file, or a build log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVERY = 250
 
 
 class PlainReporter:
-    """One line for each thing that happens, and one for every 250 tokens."""
+    """One line per event of the story, and one per 250 tokens."""
 
     def started(self, mission: Mission) -> None:
         pace, without = mission.pace, mission.without

@@ -1,4 +1,4 @@
-"""`resumable-stream relay --upstream URL`: any API that streams, made resumable by changing the base URL."""
+"""`resumable-stream relay --upstream URL`: makes any streaming API resumable by changing the base URL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
     "upstreams",
     metavar="[MOUNT=]URL",
     multiple=True,
-    help="The API, such as https://api.openai.com; several: /openai=https://api.openai.com, each under a path of its own.",
+    help="The API, such as https://api.openai.com; for several, each with its path: /openai=https://api.openai.com.",
 )
 @click.option(
     "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Settings, a TOML file."
@@ -46,26 +46,26 @@ _HOST, _PORT, _STORE = "127.0.0.1", 8787, "memory:"
     help=f"Where streams are kept: {_STORE} (the default), sqlite:///streams.db, redis://host:6379/0, …",
 )
 @click.option("--host", help=f"Address to listen on; 0.0.0.0 and :: are all of them.  [default: {_HOST}]")
-@click.option("--port", type=click.IntRange(0, 65535), help=f"0: any that is free.  [default: {_PORT}]")
+@click.option("--port", type=click.IntRange(0, 65535), help=f"0: any free port.  [default: {_PORT}]")
 @drain_timeout("streams")
 @spread_option
 @keep_alive_option(None)
 @click.option(
     "--capability-urls/--no-capability-urls",
     default=None,
-    help="Content-Location opens its stream by itself, for reading, for a browser that has no key.  [default: no]",
+    help="Content-Location lets a browser without a key read its stream.  [default: no]",
 )
 @click.option(
     "--keep-answers/--no-keep-answers",
     default=None,
-    help="Keep also answers that are not streams, for requests with an Idempotency-Key.  [default: no]",
+    help="Also keep answers that are not streams, for requests with an Idempotency-Key.  [default: no]",
 )
 @click.option(
     "--join-retries/--no-join-retries",
     default=None,
-    help="A retry of an SDK gets the answer to its first try, without an Idempotency-Key.  [default: no]",
+    help="An SDK's retry gets the answer to its first attempt, without an Idempotency-Key.  [default: no]",
 )
-@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request, without its query.")
+@click.option("--access-log/--no-access-log", default=True, show_default=True, help="Log a line per request, without its query.")
 def relay(
     upstreams: tuple[str, ...],
     config_path: Path | None,
@@ -79,12 +79,12 @@ def relay(
     **switches: bool | None,
 ) -> None:
     """
-    Stand between clients and an API, and keep the streams that come back.
+    Keep the streams of an API, between it and its clients.
 
-    Clients change their base URL to that of the relay, and nothing else. A stream that was cut is read on at the address that its
-    Content-Location names, by whoever shows the same API key. The key is passed on, and kept nowhere.
+    Clients change only their base URL to that of the relay. A stream that was cut can be read on at the URL in its
+    Content-Location, by any client with the same API key. The key is passed on but never stored.
 
-    A configuration file has the same names, and those of Relay:
+    A configuration file uses the same names, and those of Relay:
 
     \b
         store = "redis://localhost:6379/0"
@@ -93,9 +93,9 @@ def relay(
         "/openai" = "https://api.openai.com"
         "/anthropic" = "https://api.anthropic.com"
 
-    RESUMABLE_STREAM_SECRET, of at least 16 characters, is what hashes of keys are made with; without it the store keeps one.
+    RESUMABLE_STREAM_SECRET, of at least 16 characters, is the secret for hashing keys; without it the store keeps one.
 
-    SIGTERM or Ctrl-C drains: clients are sent away, and answers come to their end in the store. A second signal stops at once.
+    SIGTERM or Ctrl-C drains: clients are sent away, and answers finish in the store. A second signal stops at once.
 
     Exit codes: 0 drained, 1 it could not start, 2 the command is wrong, 130 and 143 stopped at once.
     """
@@ -137,7 +137,7 @@ def _upstreams(texts: tuple[str, ...]) -> str | dict[str, str]:
     for text in texts:
         mount, equals, url = text.partition("=")
         if not equals or not mount.startswith("/"):
-            raise Mistake(f"of several upstreams each has a path: --upstream /openai=https://api.openai.com, got {text[:80]!r}")
+            raise Mistake(f"several upstreams need a path each: --upstream /openai=https://api.openai.com, got {text[:80]!r}")
         if mount in found:
             raise Mistake(f"two upstreams are mounted at {mount!r}")
         found[mount] = url
@@ -154,10 +154,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise Mistake(f"--config: {path} is not TOML: {error}") from None
     for name, value in settings.items():
         if name not in _KEYS:
-            raise Mistake(f"--config: {path} has {name!r}, which is not a setting; there are {', '.join(_KEYS)}")
+            raise Mistake(f"--config: {path} has {name!r}, which is not a setting; the settings are {', '.join(_KEYS)}")
         if not _fits(name, value):
-            # Not the value: a store may hold a password.
-            raise Mistake(f"--config: {path} has {name!r} with a value of another kind ({type(value).__name__})")
+            # The value is left out: a store may hold a password.
+            raise Mistake(f"--config: {path} has {name!r} with a value of the wrong type ({type(value).__name__})")
     return settings
 
 
@@ -178,7 +178,7 @@ def _fits(name: str, value: Any) -> bool:
 
 
 def _announcing(made: Relay, log: StreamLog, named: str | Mapping[str, str], url: str, timeout: float) -> Callable[[], None]:
-    """Says where it is, and how to try it."""
+    """Print the address, and how to try it."""
     from ..server import MemoryLog
 
     def announce() -> None:
@@ -187,10 +187,10 @@ def _announcing(made: Relay, log: StreamLog, named: str | Mapping[str, str], url
         lines = [f"relaying {', '.join(mounts.values())} on {url}", f"log: {type(log).__name__}"]
         if isinstance(log, MemoryLog):
             lines[-1] += ", gone when this process ends; --store sqlite:///streams.db keeps the streams"
-        lines.append(f"Ctrl-C drains, {timeout:g} s at most; once more stops at once")
+        lines.append(f"Ctrl-C drains, {timeout:g} s at most; press it again to stop at once")
         lines += [f"base URL: {near}{mount} in place of {upstream}" for mount, upstream in mounts.items()]
         lines += [
-            "a stream says in Content-Location where it is read again, with the same key:",
+            "Content-Location says where a stream can be read again, with the same key:",
             f'    curl -N {quote(f"{near}/.streams/<id>?view=verbatim")} -H "Authorization: Bearer $KEY"',
         ]
         say(lines)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["STORE_VARIABLE", "Mistake", "listen", "log_at", "near_url", "say", "serve", "url_of"]
 
 STORE_VARIABLE = "RESUMABLE_STREAM_STORE"
-"""It may hold a password, and the arguments of a process can be read by everybody on the machine."""
+"""A store's URL may hold a password, and everybody on the machine can read the arguments of a process."""
 _SHOWN = 300
-"""Characters of a foreign error. 300: a line or two of a terminal, while some messages hold a whole document."""
+"""Characters of a foreign error to print. 300: a line or two of a terminal, while some messages contain a whole document."""
 
 
 class Mistake(click.ClickException):
-    """What was asked cannot be done: one line, and exit code 2."""
+    """A usage error: one line, and exit code 2."""
 
     exit_code = 2
 
@@ -43,8 +43,8 @@ class Mistake(click.ClickException):
 @click.argument("target", metavar="MODULE:HUB")
 @click.option("--app", "app_text", metavar="MODULE:APP", help="Serve this ASGI app instead of the routes of the hub.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 and :: are all of them.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that serve.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Number of processes.")
 @click.option(
     "--store",
     metavar="LOG",
@@ -55,7 +55,7 @@ class Mistake(click.ClickException):
 @drain_timeout("generations")
 @spread_option
 @keep_alive_option(KEEP_ALIVE)
-@click.option("--access-log/--no-access-log", default=True, show_default=True, help="A line for each request.")
+@click.option("--access-log/--no-access-log", default=True, show_default=True, help="Log a line per request.")
 @click.option("--listener", type=int, hidden=True)
 @click.option("--control", type=int, hidden=True)
 def serve(
@@ -77,8 +77,8 @@ def serve(
 
     MODULE:HUB names a Hub in a module of yours, such as app:hub in app.py. The working directory is on the path.
 
-    SIGTERM or Ctrl-C drains: nothing new is started, readers are sent away and come back to another instance, and generations
-    come to their end. Then the process ends, at most a second after --drain-timeout. A second signal stops at once.
+    SIGTERM or Ctrl-C drains: nothing new is started, readers are sent away and return to another instance, and generations
+    finish. The process then ends, at most a second after --drain-timeout. A second signal stops at once.
 
     Exit codes: 0 drained, 1 it could not start, 2 the command is wrong, 130 and 143 stopped at once.
     """
@@ -93,7 +93,7 @@ def serve(
         from .serving import serve as run
         from .workers import supervise
     if listener is not None and control is not None:
-        # A worker: who started it has told people everything.
+        # A worker: the supervisor has printed everything.
         server = HubServer(
             hub,
             app,
@@ -124,7 +124,7 @@ def serve(
     sys.exit(run(server, sock))
 
 
-# --- what is served -----------------------------------------------------------------------------------------------------
+# --- the hub and the app ------------------------------------------------------------------------------------------------
 
 
 def _hub_at(text: str) -> Hub:
@@ -134,14 +134,14 @@ def _hub_at(text: str) -> Hub:
     if isinstance(found, Hub):
         return found
     kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-    hint = "; an app is named with --app, beside its hub: serve app:hub --app app:app" if callable(found) else ""
-    raise Mistake(f"{text} is {kind}, and a Hub was expected{hint}")
+    hint = "; pass an app with --app, in addition to its hub: serve app:hub --app app:app" if callable(found) else ""
+    raise Mistake(f"{text} is {kind}, but a Hub was expected{hint}")
 
 
 def _app_at(text: str) -> Any:
     found = _named(text, "app")
     if not callable(found) or isinstance(found, type):
-        raise Mistake(f"{text} is no ASGI app: expected an object such as Starlette() or FastAPI()")
+        raise Mistake(f"{text} is not an ASGI app: expected an object such as Starlette() or FastAPI()")
     return found
 
 
@@ -174,7 +174,7 @@ def _named(text: str, what: str) -> Any:
 
 def _broken(module_name: str, error: BaseException) -> Mistake:
     said = " ".join(str(error).split())[:_SHOWN]
-    # The innermost place outside of Python's import machinery: mostly the line to be mended.
+    # The innermost frame outside Python's import machinery: usually the line to fix.
     frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames[1:] and not isinstance(error, SyntaxError) else ""
     return Mistake(f"module {module_name!r} cannot be imported: {type(error).__name__}: {said}{where}")
@@ -201,15 +201,15 @@ def _check_shared(hub: Hub, workers: int) -> None:
 
     if isinstance(hub.log, MemoryLog):
         raise Mistake(
-            f"--workers {workers} needs a log that processes share. The streams of this hub are in a MemoryLog, which each "
-            f"process has for itself, so {workers - 1} of {workers} requests would not find them; "
+            f"--workers {workers} needs a log that processes share. The streams of this hub are in a MemoryLog, and each "
+            f"process has its own, so {workers - 1} of {workers} requests would not find them; "
             "use --store sqlite:///streams.db or redis://…"
         )
     if os.name != "posix":
         raise Mistake("--workers needs a system on which processes share a socket; run several instances behind a proxy instead")
 
 
-# --- the socket, and what is said about it ------------------------------------------------------------------------------
+# --- the socket, and the announcement -----------------------------------------------------------------------------------
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -217,24 +217,24 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        # Without the addition of `create_server()`, which names the address once more.
+        # Without the suffix of `create_server()`, which repeats the address.
         reason = os.strerror(error.errno) if error.errno and not isinstance(error, socket.gaierror) else error.strerror
-        hint = "; --port names another, 0 any that is free" if error.errno == errno.EADDRINUSE else ""
+        hint = "; use --port to name another, or 0 for any free port" if error.errno == errno.EADDRINUSE else ""
         click.echo(f"error: cannot listen on {host}, port {port}: {reason}{hint}", err=True)
         sys.exit(1)
-    # Connections inherit it. asyncio sets it only for those whose listener says that it speaks TCP, and this one says 0, "any":
-    # then the second of two writes waits for the acknowledgement of the first, which a client puts off for 40 ms.
+    # Connections inherit it. asyncio sets it only if the listener reports TCP as its protocol, but this one reports 0, "any".
+    # Without it, the second of two writes waits for the acknowledgement of the first, which a client delays by 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def near_url(url: str) -> str:
-    """The URL on this machine, of a server that listens on all of its addresses."""
+    """The URL on this machine, for a server that listens on all addresses."""
     return url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104
 
 
 def say(lines: Iterable[str]) -> None:
-    """Print what a server has to say when it is ready. Where nobody reads it, it serves all the same."""
+    """Print what a server announces when it is ready; a closed output does not stop it."""
     with contextlib.suppress(OSError):
         for line in lines:
             click.echo(line)
@@ -251,7 +251,7 @@ def _arguments(target: str, app_text: str | None, timeout: float, spread: float,
 
 
 def _announce(hub: Hub, target: str, app_text: str | None, url: str, host: str, workers: int, timeout: float) -> None:
-    """Say where it is, and how to try it."""
+    """Print the address, and how to try it."""
     from ..server import MemoryLog
 
     processes = f", {workers} processes" if workers > 1 else ""
@@ -259,10 +259,8 @@ def _announce(hub: Hub, target: str, app_text: str | None, url: str, host: str, 
     if isinstance(hub.log, MemoryLog):
         lines[-1] += ", gone when this process ends; --store sqlite:///streams.db keeps the streams"
     if host not in ("127.0.0.1", "::1", "localhost") and hub.authorize is None:
-        lines.append(
-            "everybody who reaches this address may start streams, and read those whose id they know: see Hub(authorize=…)"
-        )
-    lines.append(f"Ctrl-C drains, {timeout:g} s at most; once more stops at once")
+        lines.append("anyone who reaches this address may start streams, and read those whose id they know: see Hub(authorize=…)")
+    lines.append(f"Ctrl-C drains, {timeout:g} s at most; press it again to stop at once")
     near = near_url(url)
     if app_text is not None:
         pass
@@ -271,7 +269,7 @@ def _announce(hub: Hub, target: str, app_text: str | None, url: str, host: str, 
     else:
         body = quote(json.dumps({"kind": next(iter(hub.kinds)), "input": "Hi"}))
         lines += [
-            "start a stream, and read it; cut it, and read it again, from the start or after an id:",
+            "start a stream and read it; cut it and read it again, from the start or after an id:",
             f"    curl -N {near}/streams -H 'Idempotency-Key: try-1' -d {body}",
             f"    curl -N {near}/streams/try-1",
             f"    curl -N {near}/streams/try-1 -H 'Last-Event-ID: <id>'",

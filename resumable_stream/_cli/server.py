@@ -1,12 +1,12 @@
 """
-The demo's server: it writes a text at a steady pace, and once, in the middle of it, it cannot be reached.
+The demo's server: it writes a text at a steady pace, and is unreachable once in the middle of it.
 
-    listening ── GET /story ──► the text, one token an event, as it is written
+    listening ── GET /story ──► the text, one token per event, as it is written
         ▲                              │ at `cut_after`: half of the next event, and the port is closed
-        └──── reopened after `outage` ─┘ meanwhile the writing goes on
+        └──── reopened after `outage` ─┘ meanwhile the writing continues
 
-The outage is a real one: the port is closed, so a client is refused by the system. Nothing is simulated on the client's side.
-One connection at a time, one thread: the demo needs no more, and a cut stops everything at once.
+The outage is a real one: the port is closed, so the system refuses a client. Nothing is simulated on the client's side. One
+connection at a time, in one thread: the demo needs no more, and a cut stops everything at once.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _HEAD = (
     b"connection: close\r\n"
     b"\r\n"
 )
-# What was missed comes back quickly, but not in one blink: a person is watching.
+# Missed tokens come back quickly, but not in a blink: a person is watching.
 _CATCH_UP = 8
 
 
 class StoryServer:
     """
-    Serves `tokens` as events with the ids 1, 2, 3 …; the type of each is `token`, of the last one `last`.
+    Serves `tokens` as events with the ids 1, 2, 3 …; their type is `token`, that of the last one `last`.
 
-    `GET /story` follows the writing, which begins with its first request, and has one outage.
-    `GET /at-once` sends the same without a pause, cut at the same place every time.
-    Both resume behind `Last-Event-ID`, `/story` with one to three events too many: many servers are not exact here.
+    `GET /story` follows the writing, which starts with its first request, and has one outage. `GET /at-once` sends the same
+    without a pause, cut at the same position every time. Both resume after `Last-Event-ID`, `/story` with one to three extra
+    events: many servers are inexact here.
 
     Args:
         tokens: The text.
         seconds: How long the writing takes.
-        cut_after: The id of the last whole event before the outage.
+        cut_after: The id of the last complete event before the outage.
         outage: Seconds for which the port is closed.
 
     Attributes:
@@ -68,12 +68,12 @@ class StoryServer:
 
     @property
     def url(self) -> str:
-        """Address of the story as it is written."""
+        """URL of the story as it is written."""
         return f"http://127.0.0.1:{self._port}/story"
 
     @property
     def at_once_url(self) -> str:
-        """Address of the story without a pause."""
+        """URL of the story without a pause."""
         return f"http://127.0.0.1:{self._port}/at-once"
 
     def __enter__(self) -> StoryServer:
@@ -93,13 +93,13 @@ class StoryServer:
             with self._listener:
                 lost = self._serve_until_lost()
             if lost is not None:
-                # The port first: a client that is quick must be refused, not queued.
+                # Close the port first: a fast client must be refused, not queued.
                 lost.close()
                 self._closing.wait(self._outage)
                 self._reopen()
 
     def _serve_until_lost(self) -> socket.socket | None:
-        """Serve one connection after the other; the one on which the outage begins is handed back, still open."""
+        """Serve one connection after the other; returns the one on which the outage begins, still open."""
         while not self._closing.is_set():
             try:
                 connection, _ = self._listener.accept()
@@ -120,7 +120,7 @@ class StoryServer:
             try:
                 self._listener = _listen(self._port)
             except OSError:
-                # Another program was given the port as its own end of a connection; it will be free again.
+                # Another program got the port for an outgoing connection; it will be free again.
                 self._closing.wait(0.05)
             else:
                 return
@@ -140,7 +140,7 @@ class StoryServer:
         return self._follow(connection, start)
 
     def _follow(self, connection: socket.socket, sent: int) -> bool:
-        """Send what is written and not sent yet, until the end or the outage."""
+        """Send what is written but not yet sent, until the end or the outage."""
         if self._began is None:
             self._began = time.monotonic()
         limit = len(self._events) if self._was_out else self._cut_after
@@ -160,14 +160,14 @@ class StoryServer:
         return False
 
     def _half(self) -> bytes:
-        """The first half of the event that the cut falls into, in an HTTP chunk that promises all of it."""
+        """The first half of the event at the cut, in an HTTP chunk that promises all of it."""
         event = self._events[self._cut_after]
         return _chunk(event)[: -2 - len(event) // 2]
 
 
 def _listen(port: int) -> socket.socket:
     listener = socket.create_server(("127.0.0.1", port))
-    # How late `__exit__` may be noticed.
+    # The longest delay before `__exit__` is noticed.
     listener.settimeout(0.05)
     return listener
 
@@ -177,7 +177,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def _read_request(connection: socket.socket) -> tuple[str, int]:
-    """The path, and the number behind which to begin."""
+    """The path, and the number of the event to start after."""
     head = b""
     while b"\r\n\r\n" not in head:
         data = connection.recv(4096)

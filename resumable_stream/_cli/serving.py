@@ -1,9 +1,9 @@
 """
-uvicorn with a hub behind it: the server that drains, and what it writes down.
+uvicorn with a hub: a server that drains, and its log.
 
-    SIGTERM, Ctrl-C ──▶ hub.drain(): readers leave, generations come to their end ──▶ uvicorn's own shutdown ──▶ the log is closed
-    once more       ──▶ the generations end as FAILED, `shutdown`, now
-    a third time    ──▶ the process is ended by the signal
+    SIGTERM, Ctrl-C ──▶ hub.drain(): readers leave, generations finish ──▶ uvicorn's own shutdown ──▶ the log is closed
+    a second time   ──▶ the generations end now as FAILED, `shutdown`
+    a third time    ──▶ the signal ends the process
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .output import visible
 __all__ = ["HubServer", "say", "serve", "set_up_logging"]
 
 SPARE: Final = 1.0
-"""Seconds beyond the time for draining in which the process has ended, whatever happens."""
+"""Seconds after the time for draining by which the process has ended, whatever happens."""
 _AT_ONCE: Final = 0.5
-"""Seconds in which a second signal still lets the log be told that the generations were stopped."""
+"""Seconds after a second signal in which the log can still store the ends of the generations."""
 _TAIL: Final = 0.2
-"""Of `SPARE`, for what Python does at exit."""
+"""Part of `SPARE` for Python's own work at exit."""
 _SHOWN: Final = 12
-"""Characters of a part of a path in the log. 12: whoever knows the id of a stream may read it, unless `authorize` says no."""
+"""Characters of a path segment in the log. 12: anyone who knows the id of a stream may read it, unless `authorize` refuses."""
 
 logger = logging.getLogger("resumable_stream.serve")
 
@@ -50,21 +50,21 @@ def say(text: str) -> None:
 
 class HubServer(uvicorn.Server):
     """
-    A uvicorn that drains its hub before it stops.
+    A uvicorn server that drains its hub before it stops.
 
     Args:
-        hub: Drained.
-        app: Served; `None`: the routes of the hub.
+        hub: Hub to drain.
+        app: App to serve; `None`: the routes of the hub.
         timeout: Seconds that generations may still take after the first signal.
         spread: Seconds over which readers are sent away; at most `timeout`.
         announce: Called once when it serves.
-        access_log: A line for each request.
-        keep_alive: Seconds that a connection without a request stays open.
-        quiet: Somebody else tells people of the shutdown.
+        access_log: Log a line per request.
+        keep_alive: Seconds that an idle connection stays open.
+        quiet: Another process reports the shutdown to people.
 
     Attributes:
         mistake: Why it could not serve, for people.
-        stopped_by: The signal that did not wait for the end of the draining.
+        stopped_by: The signal that interrupted the draining.
     """
 
     def __init__(
@@ -104,13 +104,13 @@ class HubServer(uvicorn.Server):
         self._until: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and see that the app has entered the hub."""
+        """Start, and check that the app has entered the hub."""
         await super().startup(sockets=sockets)
         if not self.started:
             return
         if not self.hub.running:
             self.mistake = "the app does not enter the hub when it starts; give it lifespan=hub.lifespan"
-            # A moment later: older versions do not shut down in order what is stopped while it starts.
+            # A moment later: older versions do not shut down properly if they are stopped during the start.
             asyncio.get_running_loop().call_soon(setattr, self, "should_exit", True)
             return
         self._loop = asyncio.get_running_loop()
@@ -118,20 +118,20 @@ class HubServer(uvicorn.Server):
             self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Of the signals: drain, stop at once, end."""
+        """Handle the signals: drain, stop at once, end."""
         self._received += 1
         if self._received > 2 or (self._loop is None and self._received > 1):
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
         elif self._loop is None:
-            # It is still starting: there is nothing to drain.
+            # Still starting: there is nothing to drain.
             self.should_exit = True
         else:
-            # The loop sleeps until something happens, and a signal alone is nothing.
+            # The loop sleeps until something happens, and a signal alone does not wake it.
             self._loop.call_soon_threadsafe(self.leave, sig)
 
     def leave(self, sig: int = signal.SIGTERM) -> None:
-        """Begin to drain; called once more, stop at once. In the event loop."""
+        """Start draining; a second call stops at once. In the event loop."""
         assert self._loop is not None
         name = signal.Signals(sig).name
         at_once = self._draining is not None
@@ -143,32 +143,33 @@ class HubServer(uvicorn.Server):
         if self._draining is not None:
             self._draining.cancel()
         self._tell(
-            f"{name}: stopping at once" if at_once else f"{name}: draining, {timeout:g} s at most; once more stops at once"
+            f"{name}: stopping at once" if at_once else f"{name}: draining, {timeout:g} s at most; a second signal stops at once"
         )
         _end_after(timeout + SPARE)
         self._draining = self._loop.create_task(self._drain(timeout, 0.0 if at_once else self._spread))
 
     async def _drain(self, timeout: float, spread: float) -> None:
         try:
-            # Some time for the log to take the ends of what still runs then.
+            # Extra time for the log to store the ends of the remaining generations.
             await asyncio.wait_for(self.hub.drain(timeout, spread), timeout + (SPARE if timeout else _AT_ONCE) / 2)
         except TimeoutError:
-            logger.warning("the log did not take the end of every generation in time: its lease runs out, and others notice that")
+            logger.warning("the log did not store the end of every generation in time: their leases will run out")
         except Exception:
-            logger.exception("draining failed; the server stops all the same")
+            logger.exception("draining failed; the server stops anyway")
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """What uvicorn does, within the time that is left."""
+        """uvicorn's shutdown, within the remaining time."""
         loop = asyncio.get_running_loop()
         until = (loop.time() + SPARE if self._until is None else self._until) - _TAIL
-        # uvicorn declares whole seconds, and hands them to asyncio, which takes parts too. A third is for the app's own end.
+        # uvicorn declares whole seconds, but passes them to asyncio, which accepts fractions. A third is for the app's own
+        # shutdown.
         self.config.timeout_graceful_shutdown = max(0.05, (until - loop.time()) * 2 / 3)  # type: ignore[assignment]
         try:
             await asyncio.wait_for(super().shutdown(sockets), max(0.15, until - loop.time()))
             await asyncio.wait_for(self.hub.log.aclose(), max(0.05, until - loop.time()))
         except TimeoutError:
-            logger.warning("the app or the log did not close in time, and was left")
+            logger.warning("the app or the log did not close in time and was abandoned")
 
     def _tell(self, text: str) -> None:
         if not self._quiet:
@@ -177,12 +178,12 @@ class HubServer(uvicorn.Server):
 
 def serve(server: HubServer, listener: socket.socket, control: socket.socket | None = None) -> int:
     """
-    Serve until a signal comes.
+    Serve until a signal arrives.
 
     Args:
-        server: What to serve.
-        listener: On which it listens; it is closed.
-        control: Of a worker, the connection to who started it: a byte says that it serves, and its end is as SIGTERM.
+        server: Server to run.
+        listener: Socket to listen on; it is closed.
+        control: For a worker, the connection to the supervisor: a byte reports that it serves, and its end acts like SIGTERM.
 
     Returns:
         The exit code.
@@ -193,7 +194,7 @@ def serve(server: HubServer, listener: socket.socket, control: socket.socket | N
     try:
         server.run(sockets=[listener])
     except SystemExit:
-        # uvicorn's way to say that the app did not start; why, it has logged.
+        # uvicorn reports this way that the app did not start; the reason is in its log.
         return 1
     if server.mistake is not None:
         say(f"error: {server.mistake}")
@@ -223,10 +224,10 @@ def _obey(server: HubServer, control: socket.socket) -> None:
 
 
 def _end_after(seconds: float) -> None:
-    """End the process then, whatever hangs: a thread of the app, a disk, a name server."""
+    """End the process after a while, whatever hangs: a thread of the app, a disk, a name server."""
 
     def end() -> None:
-        say("error: something did not end in time, and was cut")
+        say("error: something did not end in time and was cut off")
         os._exit(1)
 
     timer = threading.Timer(seconds, end)
@@ -235,7 +236,7 @@ def _end_after(seconds: float) -> None:
 
 
 def _allow_many_files() -> None:
-    """Each reader is an open file, and the usual limit is 1,024 of them; up to the hard limit it may be raised by anybody."""
+    """Each reader is an open file, and the usual limit is 1,024; any process may raise it up to the hard limit."""
     try:
         import resource
     except ImportError:
@@ -251,25 +252,25 @@ def _allow_many_files() -> None:
 
 
 def set_up_logging(*, several: bool, access_log: bool = True) -> None:
-    """Write to standard error what uvicorn and the hub log. Call it after the `HubServer` was made."""
+    """Log uvicorn and the hub to standard error. Call it after creating the `HubServer`."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"%(asctime)s {'[%(process)d] ' if several else ''}%(message)s", "%H:%M:%S"))
     access, errors, ours = map(logging.getLogger, ("uvicorn.access", "uvicorn.error", "resumable_stream"))
     access.setLevel(logging.INFO)
     access.addFilter(_without_secrets)
     errors.addFilter(_without_wanted_cuts)
-    # A logger of requests that has a handler is used, whatever the server was told.
+    # uvicorn uses a logger of requests that has a handler, whatever its configuration says.
     for each in (access, errors) if access_log else (errors,):
         each.addHandler(handler)
     for each in (access, errors):
         each.propagate = False
     if not logging.getLogger().handlers:
-        # Otherwise the module has set up logging as it wants it.
+        # Otherwise the module has set up logging itself.
         ours.addHandler(handler)
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
-    """Of a request: method, path and status; not the query, nor the end of what is long in the path: either may be a key."""
+    """Log method, path and status of a request; not the query, nor the end of long path segments: either may be a key."""
     if isinstance(record.args, tuple) and len(record.args) == 5:
         _, method, path, _, status = record.args
         parts = str(path).partition("?")[0].split("/")
@@ -279,7 +280,7 @@ def _without_secrets(record: logging.LogRecord) -> bool:
 
 
 def _without_wanted_cuts(record: logging.LogRecord) -> bool:
-    """A body that is cut on purpose is an exception for uvicorn, and not one for people."""
+    """An intended cut of a body is an exception for uvicorn, but not for people."""
     error = record.exc_info[1] if record.exc_info else None
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

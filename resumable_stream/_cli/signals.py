@@ -18,10 +18,10 @@ class Terminated(KeyboardInterrupt):
 
 class Signals:
     """
-    While it is in a `with` block, SIGINT raises `KeyboardInterrupt` and SIGTERM `Terminated`.
+    Within a `with` block, SIGINT raises `KeyboardInterrupt` and SIGTERM `Terminated`.
 
-    Inside `held()` the first signal waits for the end of that block. So an event is either printed and committed, or neither.
-    A second one does not wait: the output may be a pipe that nobody reads.
+    Inside `held()` the first signal waits for the end of that block, so an event is both printed and committed, or neither. A
+    second one does not wait: the output may be a pipe that nobody reads.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        # Elsewhere Python does not let handlers be set.
+        # Other threads cannot set handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # as under nohup: whoever started us wants it so
+                    continue  # as under nohup: ignore it as we were told
                 self._before[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -1,7 +1,7 @@
 """
-What the demo streams: an essay, cut into exactly 2,000 tokens, the same ones on every machine.
+The text that the demo streams: an essay, split into exactly 2,000 tokens, the same on every machine.
 
-The tokens are cut as a language model's are: a word keeps the blank in front of it, a mark stands alone, long words fall in two.
+They resemble a language model's tokens: a word keeps the space before it, punctuation is separate, long words are split in two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["TOKENS", "digest", "tokens"]
 
 TOKENS: Final = 2000
 
-# Told at length in W. H. Russell, "The Atlantic Telegraph" (1865), and H. M. Field, "History of the Atlantic Telegraph" (1866).
+# The full story: W. H. Russell, "The Atlantic Telegraph" (1865), and H. M. Field, "History of the Atlantic Telegraph" (1866).
 _ESSAY: Final = """\
 THE CABLE THAT WAS CONTINUED
 
@@ -115,11 +115,11 @@ The men on that deck would have understood every word of this. They only had a l
 
 
 def tokens() -> list[str]:
-    """The essay's tokens; joined, they are the essay, a paragraph a line."""
+    """The essay's tokens; joined, they are the essay, one paragraph per line."""
     essay = re.sub(r"(?<!\n)\n(?!\n)", " ", _ESSAY.strip())
     pieces = re.findall(r"\s*(?:[\w'-]+|[^\w\s])", essay)
     missing = TOKENS - len(pieces)
-    # The longest words are cut in two, the first of them first.
+    # The longest words are split in two, starting with the first.
     longest = sorted(range(len(pieces)), key=lambda index: -len(pieces[index].strip()))[:missing]
     for index in sorted(longest, reverse=True):
         word = pieces[index]

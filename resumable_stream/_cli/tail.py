@@ -18,9 +18,9 @@ from .signals import Signals, Terminated
 
 __all__ = ["tail"]
 
-# Closed in order, with ids that could not be asked about: perhaps a part.
+# Closed cleanly, with ids, but the server could not be asked whether that was all: perhaps only a part.
 UNVERIFIED = 3
-# Running the same command again would meet the same wall.
+# Repeating the command would fail the same way.
 _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayDiverged, rs.UpstreamError)
 
 
@@ -32,26 +32,26 @@ _FOR_GOOD = (rs.CursorExpired, rs.NotResumable, rs.StreamInterrupted, rs.ReplayD
 @click.option(
     "--store",
     metavar="STORE",
-    help="Keep the place in a file, or in redis://…: the same command goes on there, also after Ctrl-C.",
+    help="Keep the place in a file, or in redis://…: the same command continues there, even after Ctrl-C.",
 )
-@click.option("--restart", is_flag=True, help="If what STORE has cannot be continued, read all of it again.")
-@click.option("--json", "json_", is_flag=True, help="Write one JSON object a line.")
+@click.option("--restart", is_flag=True, help="If the stream cannot be continued from STORE, read all of it again.")
+@click.option("--json", "json_", is_flag=True, help="Write one JSON object per line.")
 @click.option("--text", is_flag=True, help="Write only the text, with nothing between.")
 @click.option(
     "--protocol",
     type=click.Choice(["auto", "sse", "ndjson", "bytes"]),
     default="auto",
     show_default=True,
-    help="What the endpoint speaks. auto looks at the response; with --end it is sse.",
+    help="Protocol of the endpoint. auto looks at the response; with --end it is sse.",
 )
 @click.option("--end", metavar="TEXT|close|never", help="What ends it: an event with this data, a clean close, or nothing.")
-@click.option("--last-event-id", metavar="ID", help="Begin after this event.")
+@click.option("--last-event-id", metavar="ID", help="Start after this event.")
 @click.option("--idle", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds without a byte: reconnect.")
 @click.option("--deadline", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for the whole stream.")
 @click.option(
     "--attempts", type=click.IntRange(min=1), default=10, show_default=True, help="Failed attempts in a row before giving up."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say more about the connection.")
+@click.option("-v", "--verbose", is_flag=True, help="Report more about the connection.")
 def tail(
     url: str,
     method: str | None,
@@ -72,9 +72,9 @@ def tail(
     """
     Read an SSE, NDJSON or chunked endpoint, and continue where it stops.
 
-    Events go to standard output, what happens to the connection to standard error.
+    Events go to standard output, reports on the connection to standard error.
 
-    Exit codes: 0 the stream ended, 1 it failed, 2 the command is wrong, 3 it closed in order and has ids, but nothing shows
+    Exit codes: 0 the stream ended, 1 it failed, 2 the command is wrong, 3 it closed cleanly and has ids, but nothing shows
     that this was the end, 130 Ctrl-C, 143 SIGTERM, 141 the reader of the pipe left.
     """
     if json_ and text:
@@ -106,17 +106,17 @@ def tail(
 
 
 class _Place:
-    """Where the place is kept, in words."""
+    """How to name the store and forget the place, in messages."""
 
     def __init__(self, store: str, key: str, *, alone: bool) -> None:
         self.store = store_shown(store)
-        # A file of its own is deleted; of a database others may need the rest.
+        # A file with one place is deleted; a database may hold other places.
         forget = f"resumable-stream forget {quote(abbreviated(key))} --store {quote(self.store)}"
         self.forget = f"delete {self.store}" if alone else forget
 
 
 class _Run:
-    """One reading, from the opening to the exit code."""
+    """One reading, from opening to exit code."""
 
     def __init__(self, stream: rs.ResumableStream, notes: Notes, place: _Place | None, *, json: bool, text: bool) -> None:
         self._stream = stream
@@ -141,11 +141,11 @@ class _Run:
             return 143 if isinstance(error, Terminated) else 130
         except rs.UnexpectedContentType as error:
             self._notes.say(
-                f"error: {error.received or 'an answer without content type'} is no stream; if it is one, say --protocol"
+                f"error: {error.received or 'an answer without content type'} is not a stream; if it is one, use --protocol"
             )
             return 1
         except rs.ResumableStreamError as error:
-            # The way out in the words of the command line.
+            # Replace the library's advice by that of the command line.
             text = str(error).partition("; to start over, ")[0] if self._place is not None else str(error)
             self._notes.say(f"error: {text}{self._hint(error)}")
             return 1
@@ -153,7 +153,7 @@ class _Run:
             discard_output()
             return 141
         except OSError as error:
-            # The network's errors never come raw: this is the output.
+            # Network errors never arrive unwrapped: this is the output.
             self._notes.say(f"error: cannot write: {error.strerror or error}{self._hint()}")
             discard_output()
             return 1
@@ -166,7 +166,7 @@ class _Run:
                 with signals.held():
                     for item in batch:
                         out.write(form(item))
-                    # Before the place is saved: what the place says was read must have left us.
+                    # Before saving the place: everything that it counts as read must have been written.
                     out.flush()
                     stream.commit()
         outcome = stream.outcome
@@ -178,7 +178,7 @@ class _Run:
         protocol = stream.protocol
         has_ids = protocol is not None and protocol.framing != "raw" and stream.checkpoint.cursor is not None
         if has_ids and not stream.end_verified:
-            # Ids show that it was made to be continued, and nobody could be asked: a script must be able to tell.
+            # The ids show that it was made to be continued, but it could not be checked: a script must be able to tell.
             return UNVERIFIED
         return 0
 
@@ -190,7 +190,7 @@ class _Run:
             raise click.UsageError(f"--store {self._place.store if self._place else ''}: {error}") from error
         if self._stream.checkpoint.complete and self._place is not None:
             self._notes.say(
-                f"nothing to do: {self._place.store} says that all of it was read; to read it again: {self._place.forget}"
+                f"nothing to do: according to {self._place.store} all of it was read; to read it again: {self._place.forget}"
             )
 
     def _so_far(self) -> str:
@@ -200,9 +200,9 @@ class _Run:
         if self._place is None or isinstance(error, rs.StoreError):
             return ""
         if isinstance(error, _FOR_GOOD):
-            again = "say --restart, or: " if not isinstance(error, rs.UpstreamError | rs.ReplayDiverged) else ""
+            again = "use --restart, or: " if not isinstance(error, rs.UpstreamError | rs.ReplayDiverged) else ""
             return f"; to start over, {again}{self._place.forget}"
-        return f" after {self._so_far()}; the place is kept in {self._place.store}: the same command goes on there"
+        return f" after {self._so_far()}; the place is kept in {self._place.store}: the same command continues there"
 
 
 def _headers(given: tuple[str, ...], last_event_id: str | None) -> dict[str, str]:
@@ -211,7 +211,7 @@ def _headers(given: tuple[str, ...], last_event_id: str | None) -> dict[str, str
         name, colon, value = line.partition(":")
         name, value = name.strip(), value.strip()
         if not colon or not name or not line.isprintable() or not line.isascii() or " " in name:
-            # The value may be a secret, so it is not repeated here.
+            # The value may be a secret, so it is left out.
             raise click.BadParameter(f"expected 'Name: value' in ASCII, got {name[:40]!r} …", param_hint="--header")
         name = name.lower()
         found[name] = f"{found[name]}, {value}" if name in found else value
@@ -232,7 +232,7 @@ def _read_body(data: str | None) -> bytes | None:
 
 
 def _body(body: bytes | None, headers: dict[str, str]) -> dict[str, Any]:
-    """As `json=` where it is JSON: some protocols look into the body to resume."""
+    """As `json=` if it is JSON: some protocols read the body to resume."""
     if body is None:
         return {}
     if "json" in headers.get("content-type", "json"):
@@ -252,5 +252,5 @@ def _protocol(name: str, end: str | None) -> rs.protocols.ResumeProtocol | None:
             return rs.protocols.NDJSON(end="close" if end is None else end)
         case _:
             if end is not None:
-                raise click.UsageError("--end says how events end, and --protocol bytes has none")
+                raise click.UsageError("--end says how events end, but --protocol bytes has no events")
             return rs.protocols.ByteRange()

@@ -1,8 +1,8 @@
 """
-Several processes that serve from one socket: started, told to drain, replaced when one dies.
+Several processes that serve one socket: started, drained, and replaced when one dies.
 
 Each is the same command with two hidden options: the socket to listen on, and a connection to this process. A worker sends a byte
-on it when it serves. When the connection ends, for whatever reason, the worker drains and ends too, so none is left behind.
+on it when it serves. When the connection ends, for whatever reason, the worker drains and ends too, so none is left over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .serving import SPARE, say
 __all__ = ["supervise"]
 
 _PAUSE: Final = 1.0
-"""Seconds before a worker that died is replaced. 1: one that dies at once must not take a core."""
+"""Seconds before a dead worker is replaced. 1: one that dies at once must not occupy a core."""
 _TICK: Final = 1.0
 _GRACE: Final = 10.0
 """Seconds that a worker may take from the end of its connection to its own. 10: at exit, Python may be slow on a busy machine."""
@@ -39,8 +39,8 @@ class _Worker:
         with theirs:
             numbers = (listener.fileno(), theirs.fileno())
             options = ["--listener", str(numbers[0]), "--control", str(numbers[1])]
-            # A group of its own: Ctrl-C on the terminal is for the first process, which passes it on.
-            self.process = subprocess.Popen(  # noqa: S603  # this program, with what it was given
+            # Its own group: Ctrl-C on the terminal goes to the first process, which passes it on.
+            self.process = subprocess.Popen(  # noqa: S603  # this program, with its own arguments
                 [sys.executable, "-m", "resumable_stream", "serve", *arguments, *options],
                 stdin=subprocess.DEVNULL,
                 pass_fds=numbers,
@@ -70,9 +70,9 @@ class _Supervisor:
         self._told = 0
         self._code = 0
         self._missing: list[float] = []
-        """When to start those that are missing."""
+        """When to start the missing workers."""
         self._until: float | None = None
-        """When those that are left are killed; `None`: nobody has asked to stop."""
+        """When remaining workers are killed; `None`: no stop was requested."""
 
     def run(self) -> int:
         waker, woken = socket.socketpair()
@@ -116,7 +116,7 @@ class _Supervisor:
             else:
                 self._left(key.data)
         for worker in list(self._workers):
-            # Also one whose connection is held open by a process that it has forked.
+            # Also one whose connection is held open by a process it has forked.
             if (code := worker.process.poll()) is not None:
                 self._left(worker)
                 self._ended(worker, code)
@@ -140,7 +140,7 @@ class _Supervisor:
             self._told += 1
             name = signal.Signals(number).name
             if self._told == 1:
-                say(f"{name}: draining, {self._timeout:g} s at most; once more stops at once")
+                say(f"{name}: draining, {self._timeout:g} s at most; a second signal stops at once")
             elif self._told == 2:
                 say(f"{name}: stopping at once")
             # Another one each time: a second SIGTERM is lost while a worker has not got to its first.
@@ -148,7 +148,7 @@ class _Supervisor:
             self._stop(told, SPARE if self._told > 1 else self._timeout + SPARE)
 
     def _stop(self, number: int, seconds: float) -> None:
-        # Each ends by itself within this time; who does not, is not there any more.
+        # Each ends by itself within this time; the rest are killed.
         self._until = time.monotonic() + seconds + _PAUSE
         for worker in self._workers:
             worker.tell(number)
@@ -164,12 +164,12 @@ class _Supervisor:
         if self._until is not None:
             self._code = self._code or (1 if code else 0)
         elif self._announce is not None:
-            # What keeps the first one from starting, keeps every one.
+            # The reason that stops the first one from starting stops every one.
             say(f"error: a worker did not start ({_how(code)})")
             self._code = code if code > 0 else 1
             self._stop(signal.SIGTERM, SPARE)
         else:
-            say(f"a worker ended ({_how(code)}); another one is started")
+            say(f"a worker ended ({_how(code)}); starting another one")
             self._missing.append(time.monotonic() + _PAUSE)
 
 
@@ -184,10 +184,10 @@ def supervise(
     Run `count` workers until a signal comes, and then until they have drained.
 
     Args:
-        arguments: Of the command `serve`, for each worker.
+        arguments: Arguments of the command `serve`, for each worker.
         listener: The socket that they share.
-        count: How many.
-        timeout: Seconds that each takes to drain, at most; one that has not ended soon after is killed.
+        count: Number of workers.
+        timeout: Most seconds that each may take to drain; a worker that has not ended soon after is killed.
         announce: Called once when all serve.
 
     Returns:

@@ -82,8 +82,8 @@ class UpstreamReading:
             array: Raw bytes that are one JSON array, so that a missing end is recognised.
             event_bytes: Most bytes of an event.
 
-        Attributes:
-            over: An event was the last. Later bytes are kept too, but nobody needs to wait for them.
+    Attributes:
+        over: An event was the last. Later bytes are kept too, but nobody needs to wait for them.
     """
 
     def __init__(

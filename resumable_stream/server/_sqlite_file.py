@@ -112,9 +112,7 @@ class SQLiteFile:
     def __init__(self, path: str | os.PathLike[str], *, durable: bool, busy_timeout: float) -> None:
         text = os.fspath(path)
         if not isinstance(text, str) or not text or text == ":memory:" or text.startswith("file:") or "\0" in text:
-            raise ValueError(
-                f"path must be the name of a file, got {text!r:.200}; for a log in memory, use MemoryLog()"
-            )
+            raise ValueError(f"path must be the name of a file, got {text!r:.200}; for a log in memory, use MemoryLog()")
         # Absolute, so that a later chdir() has no effect.
         self.path = Path(os.path.realpath(text))
         if self.path.is_dir():

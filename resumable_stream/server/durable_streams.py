@@ -1,13 +1,14 @@
 """
-The streams of a hub in the Durable Streams protocol: its clients in many languages read them, and write some of their own.
+The streams of a hub in the Durable Streams protocol: its clients in many languages can read them, and write their own.
 
-    app.mount("/ds", durable_streams(hub))                  # GET and HEAD /ds/{id}: what hub.start() made
+    app.mount("/ds", durable_streams(hub))                  # GET and HEAD /ds/{id}: streams made by hub.start()
     app.mount("/ds", durable_streams(hub, write=True))      # and PUT, POST and DELETE /ds/{any path}
 
-A stream of the hub has its id as its path, and is read from any byte: catch-up, long poll, server-sent events. Its producer alone
-appends to it. With `write=True` clients create streams of their own, and append to them through any process over the same log.
+A stream of the hub has its id as its path, and can be read from any byte: catch-up, long poll, server-sent events. Only its
+producer appends to it. With `write=True`, clients create their own streams, and append to them through any process over the same
+log.
 
-What is said is decided in `_durable`, and how written streams are kept in `written`; here are requests and responses.
+`_durable` decides what an answer is, and `written` keeps the written streams; this module handles requests and responses.
 
 Source: github.com/durable-streams/durable-streams, PROTOCOL.md of 2026-06 (draft).
 """
@@ -59,11 +60,11 @@ if TYPE_CHECKING:
 __all__ = ["durable_streams"]
 
 _CHUNK_BYTES: Final = 1 << 20
-"""Bytes of one answer, unless one message is larger. 1 MiB: who was away for long makes few requests, and none is large."""
+"""Size of one answer, unless one message is larger. 1 MiB: a client long away makes few requests, none of them large."""
 _TIMEOUT: Final = 10.0
-"""Seconds that a reader waits for the log before it is told that it is away."""
+"""Seconds that a reader waits for the log before it gets an answer that it is unavailable."""
 _LOOKS: Final = 5
-"""Tries to read a stream that is deleted and created again meanwhile."""
+"""Attempts to read a stream that is deleted and created again meanwhile."""
 _MAX_PATH: Final = 2048
 _RESERVED: Final = "__ds"
 
@@ -86,33 +87,32 @@ def durable_streams(
 
     | request | answer |
     |---|---|
-    | `GET /{path}?offset=` | what follows, up to 1 MiB; `Stream-Next-Offset` says where to go on |
-    | `GET /{path}?offset=&live=long-poll` | the same, as soon as there is something; 204 if there is nothing for long |
-    | `GET /{path}?offset=&live=sse` | the same as events `data` and `control`, then what is live |
-    | `HEAD /{path}` | how it stands |
-    | `PUT /{path}` | 201: created, with the body as its first content; 200: it was there already |
+    | `GET /{path}?offset=` | the data after the offset, up to 1 MiB; continue from `Stream-Next-Offset` |
+    | `GET /{path}?offset=&live=long-poll` | the same, as soon as there is data; 204 if there is none for long |
+    | `GET /{path}?offset=&live=sse` | the same as events `data` and `control`, then live data |
+    | `HEAD /{path}` | its state |
+    | `PUT /{path}` | 201: created, with the body as its first content; 200: it existed already |
     | `POST /{path}` | the body is appended; with `Stream-Closed: true` the stream is closed |
-    | `DELETE /{path}` | 204: forgotten |
+    | `DELETE /{path}` | 204: deleted |
 
-    A path that could be the id of a stream is one; any other is a name of its own. Forks, subscriptions and webhooks are answered
+    A path that is a valid stream id is that id; any other path is a separate name. Forks, subscriptions and webhooks are answered
     with 501.
 
     Args:
-        hub: Whose streams. Its `authorize` is asked for each request: `"read"`, `"create"`, `"append"` or `"forget"`.
-        write: Clients may create, append, close and delete. Off, since the streams of a hub have producers.
-        public: Anybody may read the streams, so caches may keep what was read for a minute. Off: a cache that is shared asks each
-            time.
+        hub: Hub of the streams. Its `authorize` is called for each request: `"read"`, `"create"`, `"append"` or `"forget"`.
+        write: Clients may create, append, close and delete. Off, because the streams of a hub have producers.
+        public: Anybody may read the streams, so caches may keep data for a minute. Off: a shared cache asks each time.
         cors: Origins whose pages may use the app, such as `https://app.example.com`; `["*"]`: all. None by default.
         long_poll: Seconds that a long poll waits. 20: below the usual idle limits of proxies.
-        rotate: Seconds after which server-sent events end, and the client comes back. 60: the protocol's own figure, so that
-            caches in between can serve many readers with one request.
+        rotate: Seconds after which server-sent events end, and the client reconnects. 60: the protocol's own figure, which lets
+            caches serve many readers with one request.
         retention: Seconds that a written stream is kept after its last append, and after it was closed, if it was created without
             `Stream-TTL` and `Stream-Expires-At`. 30 days.
-        lifespan: The app enters the hub when it starts, and leaves it at the end. A mounted app is never told of either: there
-            the outer app needs `lifespan=hub.lifespan`.
+        lifespan: The app enters the hub when it starts, and leaves it at the end. A mounted app gets neither call: there the
+            outer app needs `lifespan=hub.lifespan`.
 
     Raises:
-        ValueError: An origin that no browser sends, a number that makes no sense, or `public` streams that have owners.
+        ValueError: An origin that no browser sends, an invalid number, or `public` streams that have owners.
     """
     if public and hub.authorize is not None:
         raise ValueError("public streams cannot have owners: leave out public=True, or the hub's authorize")
@@ -139,7 +139,7 @@ class _DurableStreams:
         self._methods = "GET, HEAD, PUT, POST, DELETE" if write else "GET, HEAD"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # In two steps, so that nothing of the request is held while its stream is followed.
+        # In two steps, so that nothing of the request is kept while its stream is followed.
         response = await self._answer(Request(scope, receive))
         if response is not None:
             await response(scope, receive, send)
@@ -163,7 +163,7 @@ class _DurableStreams:
         except (LogUnavailable, LimitReached):
             found = _unavailable()
         answer, opened, body = (found, None, Body) if isinstance(found, Answer) else found
-        # Some answers are those of the other routes, and have said it.
+        # Some answers come from the other routes, and have these headers already.
         extra = () if request.method == "OPTIONS" else tuple(each for each in extra if answer.header(each[0]) is None)
         return HubResponse(answer, opened, send_timeout=self._hub.send_timeout, extra=extra, body=body)
 
@@ -172,7 +172,7 @@ class _DurableStreams:
         if method == "OPTIONS":
             return wire.preflight(facts, self._origins, methods=self._methods, headers=ALLOWED)
         if path.partition("/")[0] == _RESERVED:
-            return failure(501, "this server has no subscriptions")
+            return failure(501, "this server does not support subscriptions")
         if method not in self._methods.split(", "):
             return failure(405, f"this server answers {self._methods} here", ("Allow", f"{self._methods}, OPTIONS"))
         id = _id_of(path)
@@ -181,7 +181,7 @@ class _DurableStreams:
         action = {"PUT": "create", "POST": "append", "DELETE": "forget"}.get(method, "read")
         owner = await owner_of(self._hub, facts, id, action)
         if owner is None:
-            return failure(403, "not for you") if method == "PUT" else _not_found()
+            return failure(403, "you may not create this stream") if method == "PUT" else _not_found()
         match method:
             case "HEAD":
                 return answer_to_head(await self._hub._written.look(id, owner))
@@ -260,16 +260,16 @@ class _DurableStreams:
 
     async def _look(self, id: str, owner: str) -> Shown | Answer:
         """
-        How a stream stands, and all of it in this process.
+        The state of a stream, once all of it is in this process.
 
-        One that clients write is asked for in the log each time: whoever has appended to it through another process reads what he
-        has appended.
+        A written stream is looked up in the log each time, so that a client that has appended through another process reads its
+        own data.
         """
         hub = self._hub
         for _ in range(_LOOKS):
             page = await hub.look(id, owner=owner)
             if isinstance(page, Gone):
-                # From the first event, which is gone. Others may be there.
+                # The first events are gone; others may remain.
                 page = await hub.look(id, Cursor(page.epoch, page.oldest - 1), owner=owner)
             if isinstance(page, Unknown):
                 return _not_found()
@@ -285,7 +285,7 @@ class _DurableStreams:
                 raise
             mirror = followed.follower.mirror
             if mirror is None or mirror.epoch != shown.epoch:
-                # Deleted and created again, and no bell has said so.
+                # Deleted and created again, but no bell has reported it.
                 hub._following.forget(followed.key)
                 continue
             await hub._following.reach(followed, shown.n, ended=shown.ending is not None, timeout=_TIMEOUT)
@@ -307,7 +307,7 @@ class _DurableStreams:
             return _not_found() if isinstance(reader.gone, Unknown) else _gone(reader.gone)
         up_to_date = chunk is None or ending is not None
         if not shown.is_json and len(data) > _CHUNK_BYTES:
-            # A message is one piece of bytes, and may be read in several. A character goes as a whole.
+            # A message is one piece of bytes, which may be read in parts. A character stays in one part.
             cut = _CHUNK_BYTES
             while shown.is_text and cut > _CHUNK_BYTES - 3 and data[cut] & 0xC0 == 0x80:
                 cut -= 1
@@ -323,7 +323,7 @@ class _DurableStreams:
         return Answer(200, headers, body_of(shown, data))
 
     async def _next(self, reader: Reader, shown: Shown, timeout: float, id: str, owner: str) -> bytes | None:
-        """What comes next. Who waits for it keeps the stream."""
+        """The next data. Waiting for it keeps the stream from expiring."""
         ttl = ttl_of(shown.head) if shown.head.written else None
         until = reader_time() + timeout
         while True:
@@ -350,7 +350,7 @@ class _DurableStreams:
 
 
 class _SSEBody(Body):
-    """Server-sent events of this protocol: an event `data` for each piece, and an event `control` behind it."""
+    """Server-sent events of this protocol: an event `data` for each piece, followed by an event `control`."""
 
     __slots__ = ("_ahead", "_cursor", "_events", "_heartbeat", "_quiet", "_silent", "_told", "_touch", "_until")
 
@@ -373,10 +373,10 @@ class _SSEBody(Body):
         self._told = False
         self._quiet = self._silent = False
         self._ahead: bytes | None = b""
-        """What was read after the last piece: bytes, `None` if there was nothing yet, `b""`: nobody has looked."""
+        """Data read after the last piece: bytes, `None` if there was nothing yet, `b""` if nothing was read."""
 
     def pause(self, sink: Sink) -> asyncio.Future[bool] | None:
-        """See `Body.pause()`. It takes nothing by the sink: each piece is followed by a look whether it was the last."""
+        """See `Body.pause()`. It does not use the sink: after each piece it checks whether that was the last."""
         if self._rest or self.over or not self._quiet:
             return None
         return self._reader.pause(max(0.0, min(self._heartbeat, self._until - reader_time())))
@@ -397,7 +397,7 @@ class _SSEBody(Body):
         try:
             return await self._following()
         except (LogUnavailable, StreamUnknown):
-            # The next request says why, and goes on at the last offset.
+            # The next request gets the reason, and continues from the last offset.
             self.over = True
             return b""
 
@@ -419,7 +419,7 @@ class _SSEBody(Body):
         if not chunk:
             return self._last(b"")
         data = self._events.data(chunk, reader.b)
-        # Whether it was the last one: `control` is to say so.
+        # Was it the last one? `control` has to say so.
         ahead = await reader.next(0.0)
         if ahead is None:
             self._quiet = True
@@ -430,7 +430,7 @@ class _SSEBody(Body):
         return self._cut(data + self._control(up_to_date=False))
 
     def _last(self, data: bytes) -> bytes:
-        """Nothing follows: the stream has ended, the server shuts down, or the log has lost it."""
+        """Nothing follows: the stream has ended, the server is shutting down, or the log has lost it."""
         ending: Ending | None = self._reader.ending
         if ending is not None:
             data += self._events.rest()
@@ -455,26 +455,26 @@ def reader_time() -> float:
 
 
 def _start(shown: Shown, wanted: Asked) -> int | Answer:
-    """The first byte that is wanted."""
+    """The first byte to send."""
     if wanted.now:
         return shown.b
     if wanted.place is None:
         return 0 if shown.oldest == 1 else failure(410, "the log no longer holds the beginning of the stream")
     if wanted.place.epoch != shown.epoch:
-        return failure(410, "the log that this offset is of is gone")
+        return failure(410, "the log of this offset is gone")
     if wanted.place.b > shown.b:
         if shown.ending is None and not shown.head.written:
-            # Its producer gives the log what it has lost.
+            # Its producer restores what the log has lost.
             return _unavailable()
-        return failure(410, "the log has lost what was before this offset")
+        return failure(410, "the log has lost the data before this offset")
     return wanted.place.b
 
 
 def _id_of(path: str) -> str | None:
     """
-    The id of the stream at a path; `None`: none can be there.
+    The id of the stream at a path; `None`: it cannot exist.
 
-    A path that is not an id becomes one; nobody can choose another path that becomes the same.
+    A path that is not an id is hashed to one; nobody can choose another path with the same hash.
     """
     if not path or len(path.encode("utf-8", "surrogatepass")) > _MAX_PATH:
         return None
@@ -490,11 +490,11 @@ def _id_of(path: str) -> str | None:
 
 
 def _not_found() -> Answer:
-    return failure(404, "there is no such stream, or not for you")
+    return failure(404, "there is no such stream, or you may not see it")
 
 
 def _gone(gone: Gone) -> Answer:
-    return failure(410, f"the log no longer holds what follows this offset ({gone.why})")
+    return failure(410, f"the log no longer holds the data after this offset ({gone.why})")
 
 
 def _unavailable() -> Answer:

@@ -1,9 +1,9 @@
 """
-Sends what all generations of a process have to the log, in as few trips as it can.
+Sends the events of all generations of a process to the log, in as few trips as possible.
 
-    node 1     a, b, c ──▶ trip ──▶ trip ──▶ trip          a lane for each shard of the log, and one trip at a time in each
-    node 2     d, e ─────▶ ·  ·  ·  no answer yet          which holds up nobody but d and e
-    waiting    f ────────▶ unavailable, back-off, again    f alone was unavailable, so nobody waits for it
+    node 1     a, b, c ──▶ trip ──▶ trip ──▶ trip          a lane per shard of the log, with one trip at a time
+    node 2     d, e ─────▶ ·  ·  ·  no answer yet          delays only d and e
+    waiting    f ────────▶ unavailable, back-off, again    only f was unavailable, so no other stream waits for it
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ __all__ = ["Flusher", "Refusal"]
 logger = logging.getLogger("resumable_stream.server")
 
 Refusal = Fenced | Ended | Behind | Lost | SpanRefused
-"""What a log answers that did not store a span."""
+"""Answers of a log that did not store a span."""
 
 _VERDICTS: Final = (Appended, Fenced, Ended, Behind, Lost, Unavailable)
 _COMPANY: Final = 0.005
-"""Seconds that a stream may go before its time, if another one goes now. 0.005: a fifth of the window, and streams whose windows
-end one after the other do not take a trip each."""
+"""Seconds by which a stream may go early if another one goes now. 0.005: a fifth of the window, so that streams whose windows end
+one after the other share a trip."""
 _BATCH_BYTES: Final = 4 << 20
-"""Most bytes of a trip, unless one span is larger. 4 MiB: some 40 ms of a local Redis, so the other streams wait no longer."""
+"""Most bytes of a trip, unless one span is larger. 4 MiB: about 40 ms of a local Redis, the longest that other streams wait."""
 _IDLE: Final = 60.0
-"""Seconds after which a lane that has nothing to send ends. 60: nodes come and go, and what a lane holds is small."""
+"""Seconds after which an idle lane ends. 60: nodes come and go, and a lane is small."""
 
 
 class _Lane:
-    """Streams whose spans go in the same trips."""
+    """Streams whose spans share trips."""
 
     def __init__(self, shard: str, *, waiting: bool) -> None:
         self.shard = shard
         self.waiting = waiting
-        """For those that were unavailable while others of the shard were not."""
+        """For streams that were unavailable while others of the shard were not."""
         self.dirty: dict[Generation, None] = {}
         self.wake = Signal()
         self.backoff = Backoff()
         self.away = False
-        """The last trip has reached none of its streams."""
+        """The last trip reached none of its streams."""
 
 
 class Flusher:
     """
-    Append what is due, again and again.
+    Append spans as they become due.
 
-    Streams of one shard of the log share a lane. While a trip of a lane is under way nothing else of it is sent, so a slow log
-    gets wider spans and not more trips. A stream that is unavailable while others of its shard are not gets into a second lane of
-    that shard, which backs off, until it is reached again. Where all streams of a trip are unavailable, their lane backs off.
+    Streams of one shard of the log share a lane. A lane sends one trip at a time, so a slow log gets larger spans rather than
+    more trips. A stream that is unavailable while others of its shard are not moves to a second lane of that shard, which backs
+    off, until it is reached again. If all streams of a trip are unavailable, their lane backs off.
 
-    What waits is bounded by the producers, which wait themselves (`pending_bytes`), and how long by `log_timeout`.
+    The waiting data is bounded by the producers, which wait themselves (`pending_bytes`), and the waiting time by `log_timeout`.
 
     Args:
-        log: Where to.
+        log: Receives the spans.
         log_timeout: Seconds that a stream may be unavailable before `on_away` is called for it.
         on_appended: A span is in the log, and may be shown.
-        on_refused: The log has answered something else. The generation is not sent again before it is touched.
-        on_away: The stream cannot be reached for too long.
-        on_back: Called with the key of a stream that could not be reached, and can be now, before `on_appended`.
+        on_refused: The log has given another answer. The generation is not sent again until it is touched.
+        on_away: The stream has been out of reach for too long.
+        on_back: Called with the key of a stream that can be reached again, before `on_appended`.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Flusher:
         self._on_back = on_back
         self._lanes: dict[tuple[str, bool], _Lane] = {}
         self._lane_of: dict[Generation, _Lane] = {}
-        # Since when a generation cannot be stored: since it was tried, as a log that hangs takes its time to say nothing.
+        # Since when a generation cannot be stored, counted from the attempt: a log that hangs may take long to fail.
         self._since: dict[Generation, float] = {}
         self._tasks = Tasks("what sends spans to the log failed")
         self._started = False
@@ -102,14 +102,14 @@ class Flusher:
             lane.wake.wake()
 
     def forget(self, generation: Generation) -> None:
-        """Nothing more of this generation is sent."""
+        """Stop sending this generation."""
         self._since.pop(generation, None)
         lane = self._lane_of.pop(generation, None)
         if lane is not None:
             lane.dirty.pop(generation, None)
 
     async def run(self) -> None:
-        """Do so for ever."""
+        """Run until cancelled."""
         self._started = True
         try:
             for lane in list(self._lanes.values()):
@@ -121,7 +121,7 @@ class Flusher:
     # --- lanes
 
     def _enter(self, generation: Generation, *, waiting: bool) -> None:
-        """Put a generation into a lane, and take it out of the one where it is."""
+        """Move a generation to a lane."""
         before = self._lane_of.get(generation)
         if before is not None:
             before.dirty.pop(generation, None)
@@ -138,13 +138,13 @@ class Flusher:
     async def _drive(self, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
         while await self._due(lane, loop):
-            # One moment for all of them: their next windows end together, too.
+            # The same moment for all of them, so that their next windows end together too.
             began = loop.time()
             try:
                 batch = self._batch(lane, began)
                 sent = not batch or await self._send(lane, batch, loop)
             except Exception as exc:
-                # A fault of ours, met with one of them. The others must not wait for ever for a lane that has ended.
+                # A bug of ours, met with one of them. The others must not wait forever for a dead lane.
                 logger.exception("spans could not be sent")
                 self._away(lane, type(exc).__name__, began)
                 sent = False
@@ -161,8 +161,8 @@ class Flusher:
             if not dues:
                 for generation in list(lane.dirty):
                     self.forget(generation)
-                # It goes on when the loop comes to it, and so after the producer that woke it has come to its next wait: what is
-                # sent in one go is one span.
+                # The loop resumes this after the producer that woke it has reached its next wait, so everything sent in one go is
+                # one span.
                 if not await lane.wake.wait(_IDLE) and not lane.dirty:
                     return False
                 continue
@@ -181,7 +181,7 @@ class Flusher:
             elif due <= now + _COMPANY and size < _BATCH_BYTES:
                 item = generation.next_item(now)
                 if item is not None:
-                    # To the end of the row: what does not fit into this trip is the first of the next.
+                    # Move it to the end: a span that does not fit into this trip is the first of the next.
                     lane.dirty[generation] = lane.dirty.pop(generation)
                     batch.append((generation, item))
                     size += 0 if item.span is None else len(item.span.data)
@@ -206,7 +206,7 @@ class Flusher:
                 if len(rest) == len(batch):
                     self._away(lane, str(exc), began)
                     return False
-                # It is about one stream, and the others are sent without it.
+                # Only one stream is affected; the others are sent without it.
                 for generation, item in batch:
                     if item.writer.stream_id == exc.stream_id:
                         self._unavailable(lane, generation, item, str(exc), began)
@@ -215,14 +215,14 @@ class Flusher:
                     continue
                 return not lane.waiting
             except SpanRefused as exc:
-                # The others of the batch are sent again, and known if they were stored.
+                # The others of the batch are sent again, and recognised if they were stored.
                 for generation, item in batch:
                     if item.writer.stream_id == exc.stream_id and generation.item is item:
                         self._refuse(generation, exc)
                 return True
             except Exception as exc:
-                # A fault in the log itself. Nothing is known to be stored, so it is tried again like a log that is away.
-                logger.exception("the log failed in a way that it should not")
+                # A bug in the log itself. Nothing is known to be stored, so retry as if the log were unavailable.
+                logger.exception("the log raised an unexpected error")
                 self._away(lane, f"append() raised {type(exc).__name__}", began)
                 return False
             break
@@ -244,11 +244,11 @@ class Flusher:
                 else:
                     assert isinstance(verdict, Fenced | Ended | Behind | Lost), "checked"
                     self._refuse(generation, verdict)
-        # In the lane of those that wait, one that still does must not be asked for without a pause.
+        # In the waiting lane, a stream that still waits must not be retried without a pause.
         return not (lane.waiting and any(isinstance(verdict, Unavailable) for verdict in verdicts))
 
     def _is_current(self, lane: _Lane, generation: Generation, item: Append) -> bool:
-        # Fenced or written again meanwhile: what the log says to the old writer is no news.
+        # Fenced or restored meanwhile: answers to the old writer do not matter.
         return generation in lane.dirty and not generation.paused and generation.item is item
 
     def _answered(self, lane: _Lane, batch: Sequence[tuple[Generation, Append]], verdicts: Sequence[object]) -> None:
@@ -260,8 +260,8 @@ class Flusher:
         if lane.away:
             lane.away = False
             if not lane.waiting:
-                logger.info("the log is back%s", _of(lane.shard))
-            # Those that come with the next trip: their time begins anew if they fail again.
+                logger.info("the log is available again%s", _of(lane.shard))
+            # For streams of the next trip, the time starts anew if they fail again.
             for generation in lane.dirty:
                 self._since.pop(generation, None)
         if back is not None:
@@ -272,11 +272,11 @@ class Flusher:
         self._on_refused(generation, refusal)
 
     def _unavailable(self, lane: _Lane, generation: Generation, item: Append, why: str, began: float) -> None:
-        """One stream cannot be reached, and others can."""
+        """One stream cannot be reached, while others can."""
         if not self._is_current(lane, generation, item):
             return
         if generation not in self._since:
-            logger.warning("stream %s cannot be stored now, and waits by itself: %s", generation.id, why)
+            logger.warning("stream %s cannot be stored now and waits separately: %s", generation.id, why)
         if not lane.waiting:
             self._enter(generation, waiting=True)
         self._wait_longer(generation, began)
@@ -286,7 +286,7 @@ class Flusher:
         if not lane.away:
             lane.away = True
             if not lane.waiting:
-                logger.warning("the log is away%s, generations wait for it: %s", _of(lane.shard), why)
+                logger.warning("the log is unavailable%s; generations wait for it: %s", _of(lane.shard), why)
         for generation in list(lane.dirty):
             self._wait_longer(generation, began)
 
@@ -299,11 +299,11 @@ class Flusher:
 
 def _check(verdicts: Sequence[object], count: int) -> None:
     if len(verdicts) != count:
-        raise ValueError(f"append() takes {count} items, so it returns {count} verdicts, got {len(verdicts)}")
+        raise ValueError(f"append() got {count} items and must return {count} verdicts, got {len(verdicts)}")
     for verdict in verdicts:
         if not isinstance(verdict, _VERDICTS):
             raise TypeError(
-                f"append() returns Appended, Fenced, Ended, Behind, Lost or Unavailable, got {type(verdict).__name__}"
+                f"append() must return Appended, Fenced, Ended, Behind, Lost or Unavailable, got {type(verdict).__name__}"
             )
 
 

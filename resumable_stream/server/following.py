@@ -1,6 +1,5 @@
 """
-The mirrors of one process, driven: whatever a `Follower` asks for is done here, with one connection for bells and one task for
-the clock.
+Drives the mirrors of one process: does what each `Follower` asks for, with one connection for bells and one task for the clock.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ __all__ = ["Followed", "Following"]
 logger = logging.getLogger("resumable_stream.server")
 
 _RELEASED: Final = 1.0
-"""Seconds over which the processes that read a released stream look who takes it, each at a time of its own. 1: an instance that
-leaves releases all its streams in one moment, and what grows again within a second need not be looked at."""
+"""Seconds over which processes with readers of a released stream check who takes it, each at a random moment. 1: an instance that
+leaves releases all its streams at once, and a stream that grows within a second needs no check."""
 _EARLIEST_POLL: Final = 0.5
-"""Of `poll`: a mirror that is silent polls after a part of it that is chosen at random, from this one to all. Streams fall silent
-together, when a shard is lost, and must not all be asked for in one second."""
+"""Least share of `poll`: a silent mirror polls after a random part of it, from this to all. Streams fall silent together when a
+shard is lost, and must not all be read in the same second."""
 _IDLE: Final = 30.0
-"""Seconds that a mirror without readers is kept. 30: a page that is loaded anew finds it."""
+"""Seconds that a mirror without readers is kept. 30: a reloaded page still finds it."""
 
 
 class Followed:
@@ -42,17 +41,17 @@ class Followed:
     One stream as this process follows it.
 
     Attributes:
-        key: Of the stream in the log.
-        follower: Its content, and where it stands.
+        key: Key of the stream in the log.
+        follower: Its content, and its phase.
         grown: Rings when readers have something to look at.
         readers: How many read it here.
         owned: Its producer is in this process.
-        dropped: Nothing drives it any more.
-        text: The epoch, and its text so far, once somebody has asked for it.
-        trouble: Why the log could not be read or heard last; `None` since it could.
-        read_at: When the log was last asked for it, and has answered.
-        away_since: When the log was first asked for it in vain; `None`: it has answered or rung since.
-        patience: Share of `poll` after which it polls next.
+        dropped: It is no longer driven.
+        text: The epoch, and its text so far, once requested.
+        trouble: Why the log could not be read or heard last; `None` after a success.
+        read_at: When the log was last read successfully, measured at the request.
+        away_since: When reading first failed; `None`: it has answered or rung since.
+        patience: Share of `poll` before the next poll.
     """
 
     __slots__ = (
@@ -88,12 +87,12 @@ class Followed:
 
     @property
     def settled(self) -> bool:
-        """It is known what the log has."""
+        """The contents of the log are known."""
         return self.follower.phase in (Phase.LIVE, Phase.ENDED, Phase.GONE)
 
     @property
     def is_over(self) -> bool:
-        """The log has no such stream, or another one. One that went back may come forward again."""
+        """The log has no such stream, or another one. A stream that went back may recover."""
         gone = self.follower.gone
         return self.follower.phase is Phase.GONE and not (isinstance(gone, Gone) and gone.why == "went_back")
 
@@ -103,21 +102,21 @@ class Following:
     All streams that this process follows.
 
     Args:
-        log: Where they are.
-        poll: Seconds of silence, at most, after which the log is read without a bell: the only cure for a lost last bell.
+        log: The log that holds them.
+        poll: Longest silence, in seconds, before the log is read without a bell: the only cure for a lost last bell.
         mirror_bytes: Most bytes of all mirrors together. Those without a producer here lose their front first, the longest
             unheard first; a reader before it is served from the log.
-        lease: Seconds for which the producer of a stream that the log has lost may still repair it.
-        log_timeout: Seconds that the log may be away before readers are asked to come back elsewhere. They leave over a lease.
+        lease: Seconds in which the producer of a stream that the log has lost may still repair it.
+        log_timeout: Seconds that the log may be unavailable before readers are sent elsewhere, spread over a lease.
         on_control: Called when the inbox of a stream has changed.
-        on_orphan: Called when the lease of a stream that is read here is over.
-        on_back: Called with a stream that could not be read, and can be again, before what was read is looked at.
+        on_orphan: Called when the lease of a stream that is read here has ended.
+        on_back: Called with a stream that can be read again, before its contents are processed.
 
     Attributes:
-        readers: All of this process; `tick()` of each is called each second or so.
-        holes_filled: Of all streams, see `Follower`.
-        grace: Seconds after the end of a lease in which a stream that is read here has been claimed by this process, or is known
-            to have been by another.
+        readers: All of this process; `tick()` of each is called about every second.
+        holes_filled: Total over all streams, see `Follower`.
+        grace: Seconds after the end of a lease within which a stream that is read here has been claimed by this process, or is
+            known to have been claimed by another.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Following:
     ) -> None:
         self._log = log
         self._poll = poll
-        # A poll that was sent just before, the next one, and what is late on a busy machine.
+        # A poll sent just before, the next one, and delays on a busy machine.
         self.grace = 2 * poll + 1.0
         self.lease = lease
         self._log_timeout = log_timeout
@@ -155,8 +154,8 @@ class Following:
     # --- life
 
     def start(self) -> None:
-        """Begin to listen, and to look at the clock. Call it in the event loop."""
-        # Asked several times for each span; to find the running loop costs more than to ask it, as it looks for a fork each time.
+        """Start listening, and watching the clock. Call it in the event loop."""
+        # Called several times per span; looking up the running loop costs more, because it checks for a fork each time.
         self._clock = asyncio.get_running_loop().time
         self._bells = self._log.bells()
         self._tasks.spawn(self._hear(self._bells))
@@ -174,7 +173,7 @@ class Following:
     # --- streams
 
     def find(self, key: str) -> Followed | None:
-        """A stream that is followed already."""
+        """A stream that is already followed."""
         return self._streams.get(key)
 
     def get(self, key: str) -> Followed:
@@ -186,7 +185,7 @@ class Following:
 
     @contextlib.contextmanager
     def waited_for(self, key: str) -> Iterator[None]:
-        """Somebody waits for a stream that is produced here, and has not begun to read it: it is not abandoned."""
+        """Somebody waits for a stream that is produced here but not yet read: it does not count as abandoned."""
         followed = self.get(key)
         followed.readers += 1
         try:
@@ -197,14 +196,14 @@ class Following:
 
     async def settle(self, followed: Followed, *, timeout: float) -> None:
         """
-        Wait until it is known what the log has.
+        Wait until the contents of the log are known.
 
         Raises:
             LogUnavailable: It cannot be read, or took longer than the timeout.
         """
         deadline = self.now() + timeout
         if self.is_cut_off(followed):
-            # Who is here already is asked to leave.
+            # Existing readers are sent away, so do not admit new ones.
             raise followed.trouble or LogUnavailable(
                 f"the log has not answered for {self._log_timeout:g} s", stream_id=followed.key
             )
@@ -216,22 +215,22 @@ class Following:
                 raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
 
     def is_cut_off(self, followed: Followed) -> bool:
-        """Whether the log cannot be reached from here for so long that another process may know more of this stream."""
+        """Whether the log has been out of reach for so long that another process may know more of this stream."""
         since = followed.away_since
         return since is not None and not followed.owned and self.now() - since >= self._log_timeout
 
     async def confirm(self, followed: Followed, *, timeout: float) -> None:
         """
-        Make sure that the log has, or had a poll ago, a stream of which everything is here.
+        Check that the log still has, or had one poll ago, an ended stream that is complete here.
 
-        Nothing else would ask: it does not grow any more. One question serves all readers that come within a poll.
+        Nothing else would check, because the stream no longer grows. One check serves all readers that come within a poll.
 
         Raises:
             LogUnavailable: It cannot be read, or took longer than the timeout.
         """
         began = self.now()
         while followed.follower.phase is Phase.ENDED and followed.read_at <= began - self._poll:
-            followed.trouble = None  # of an earlier time
+            followed.trouble = None  # from an earlier failure
             self.do(followed, followed.follower.confirm())
             if not await followed.grown.wait(max(0.0, began + timeout - self.now())):
                 raise LogUnavailable(f"the log did not answer within {timeout} s", stream_id=followed.key)
@@ -240,9 +239,9 @@ class Following:
 
     async def reach(self, followed: Followed, n: int, *, ended: bool, timeout: float) -> None:
         """
-        Wait until what is here goes to event `n`, and to the ending if it has `ended`: the log has them, and bells may be late.
+        Wait until the mirror reaches event `n`, and the ending if it has `ended`: the log has them, but bells may be late.
 
-        It ends without that where the log has something else by now.
+        Returns without that if the log has something else by now.
 
         Raises:
             LogUnavailable: The log cannot be read, or took longer than the timeout.
@@ -260,7 +259,7 @@ class Following:
 
     async def listen(self, followed: Followed) -> None:
         """
-        Hear the bells of a stream whose producer is here, for what others say to it.
+        Listen to the bells of a stream whose producer is here, for messages from others.
 
         Raises:
             LogUnavailable: The log cannot be heard.
@@ -269,13 +268,13 @@ class Following:
         await self._bells.add(followed.key)
 
     async def unlisten(self, followed: Followed) -> None:
-        """Hear them no longer, unless the stream has gone to another process meanwhile, and has to be followed."""
+        """Stop listening, unless the stream has moved to another process meanwhile and has to be followed."""
         assert self._bells is not None
         if followed.owned:
             await self._bells.discard(followed.key)
 
     def forget(self, key: str) -> None:
-        """Drop what is held of a stream; for whoever still reads it, it is gone, unless its ending is known."""
+        """Drop a stream; for its remaining readers it is gone, unless its ending is known."""
         followed = self._streams.pop(key, None)
         if followed is not None:
             followed.dropped = True
@@ -284,7 +283,7 @@ class Following:
             self._tasks.spawn(self._discard(key))
 
     def do(self, followed: Followed, steps: list[Step]) -> None:
-        """Do what a follower asks for."""
+        """Carry out what a follower asks for."""
         for step in steps:
             match step:
                 case Wake():
@@ -321,7 +320,7 @@ class Following:
                 followed.follower.unread()
                 await self._wait_out(followed, _trouble(followed.key, exc), asked)
                 if followed.read_at > asked:
-                    # A bell has led to a read meanwhile. When a log comes back, one read of each stream is enough for it.
+                    # A bell has led to a read meanwhile. When a log recovers, one read per stream is enough.
                     return
                 retry = followed.follower.retry() if self._streams.get(followed.key) is followed else []
                 if len(retry) == 1 and isinstance(retry[0], Read):
@@ -330,7 +329,7 @@ class Following:
                 self.do(followed, retry)
                 return
             if self._streams.get(followed.key) is not followed:
-                # Forgotten meanwhile: its readers were told so.
+                # Dropped meanwhile: its readers know.
                 followed.follower.drop()
                 return
             if followed.trouble is not None:
@@ -359,16 +358,16 @@ class Following:
             try:
                 await self._bells.discard(key)
             except LogUnavailable:
-                # Bells of a stream that nobody follows are dropped when they come.
-                logger.debug("stream %s is still listened to: the log is away", key)
+                # Bells of a stream that nobody follows are ignored.
+                logger.debug("cannot stop listening to stream %s: the log is unavailable", key)
 
     async def _hear(self, bells: Bells) -> None:
         async for bell in bells:
             try:
                 self._ring(bell)
             except Exception:
-                # Of one stream. The others are listened to as before, and this one is read at its next poll.
-                logger.exception("a bell of stream %s could not be followed", bell.id)
+                # Only this stream is affected: the others go on, and this one is read at its next poll.
+                logger.exception("a bell of stream %s could not be processed", bell.id)
 
     def _ring(self, bell: Bell) -> None:
         if isinstance(bell.item, Control):
@@ -385,7 +384,7 @@ class Following:
             asyncio.get_running_loop().call_later(random.uniform(0.0, _RELEASED), self._look_at_released, followed, n)
 
     def _look_at_released(self, followed: Followed, n: int) -> None:
-        """Read a stream that was let go of, and learn that it may be claimed; unless it grows again, since another one has it."""
+        """Read a released stream, which may then be claimed; if it has grown, another process has it already."""
         mirror = followed.follower.mirror
         grown = mirror is not None and mirror.n > n
         if self._streams.get(followed.key) is followed and not followed.owned and not grown:
@@ -399,7 +398,7 @@ class Following:
             for reader in tuple(self.readers):
                 reader.tick(now)
                 if self.is_cut_off(reader.followed) and not reader.left:
-                    # Each as likely at any moment of a lease, so that they do not all come back in one.
+                    # Spread evenly over a lease, so that they do not all return at once.
                     since = reader.followed.away_since or now
                     rest = since + self._log_timeout + self.lease - now
                     if random.random() * rest <= period:
@@ -424,7 +423,7 @@ class Following:
         for owned, _, mirror in sorted(mirrors, key=lambda each: each[:2]):
             if excess <= 0:
                 return
-            # The copy of a producer is what mends a log that lost its end: it keeps the last half.
+            # A producer's copy repairs a log that lost its end: keep its last half.
             excess -= mirror.trim(mirror.size // 2 if owned else 0)
 
     def now(self) -> float:
@@ -437,8 +436,8 @@ def _clock() -> float:
 
 
 def _trouble(key: str, error: Exception) -> LogUnavailable:
-    """Whatever the log raises is tried again like a log that is away: readers wait for it."""
+    """Treat any error of the log as unavailability, so that it is retried while readers wait."""
     if isinstance(error, LogUnavailable):
         return error
-    logger.error("the log failed in a way that it should not", exc_info=error)
+    logger.error("the log raised an unexpected error", exc_info=error)
     return LogUnavailable(f"the log raised {type(error).__name__}", stream_id=key)

@@ -1,5 +1,5 @@
 """
-What a producer holds in its hands: one generation, from its first event to its end.
+A generation in the hands of its producer, from its first event to its end.
 
     async def agent(gen: Generation) -> Outcome | None:
         async for step in plan(gen.request):
@@ -30,11 +30,11 @@ __all__ = ["Generation", "GenerationFailed", "GenerationReleased", "Pace"]
 logger = logging.getLogger("resumable_stream.server")
 
 _OVERRUN: Final = 8
-"""`text()` that nobody awaits may run ahead of the log by so many times `pending_bytes`, since it cannot wait."""
+"""How many times `pending_bytes` a `text()` that is not awaited may run ahead of the log, since it cannot wait."""
 
 
 class GenerationFailed(Exception):
-    """Raised by `Generation.fail()`, and caught by the hub. Not an error of this package: the producer ends with it."""
+    """Raised by `Generation.fail()`, and caught by the hub. Not an error of this package: it ends the producer."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending.reason or ending.outcome.value)
@@ -42,7 +42,7 @@ class GenerationFailed(Exception):
 
 
 class GenerationReleased(Exception):
-    """Raised by `Generation.release()`, and caught by the hub: the stream goes on, in another process or in a later producer."""
+    """Raised by `Generation.release()`, and caught by the hub: another process, or a later producer, continues the stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Pace:
 
 
 class _Room:
-    """What `text()` returns: to be awaited, or not."""
+    """The result of `text()`, which may be awaited."""
 
     __slots__ = ("_wait",)
 
@@ -84,26 +84,26 @@ class Generation:
     """
     A stream that is being produced, as its producer sees it.
 
-    A hub makes it, and hands it to the function that was given to `Hub.start()`. All methods belong to the hub's event loop.
+    A hub makes it, and passes it to the function given to `Hub.start()`. All methods belong to the hub's event loop.
 
     Attributes:
-        id: Of the stream, as its readers name it.
-        request: What `start()` was given, for a producer that has nothing else to begin with.
+        id: Id of the stream, as its readers name it.
+        request: The request given to `start()`, for a producer that has no other input.
         resumed_from: Number of the last event that an earlier producer left in the log; `None`: this is the first producer.
-        note: The note stored last, by this producer or by the one before; see `flush()`.
+        note: The newest note, from this producer or the previous one; see `flush()`.
         cancelled: Somebody asked to stop. The hub cancels the task some seconds later, see `Hub(cancel_grace=…)`.
-        cancel_reason: Why, in the words of who asked; `None` before.
-        head: Of the stream.
+        cancel_reason: The reason given for the cancel; `None` before.
+        head: Head of the stream.
         writer: The right to append, for the hub.
-        heard: The messages that have come here, dealt with or not.
-        looks: The producer has this object, so it can look at `cancelled`.
-        stored_at: When the lease was renewed last, on the clock of the event loop.
-        appended_at: When the log acknowledged events last, likewise.
+        heard: The messages that have arrived here, dealt with or not.
+        looks: The producer has this object, so it can check `cancelled`.
+        stored_at: When the lease was last renewed, on the clock of the event loop.
+        appended_at: When the log last acknowledged events, likewise.
         note_n: The event that the note belongs to.
-        paused: Nothing is sent until `go_on()`: the log has lost the stream, and is being given it again.
-        stopped: It was cancelled and went on, or its note cannot be stored; no event of it is taken any more.
-        continues: Another producer could go on with it: a hub that shuts down releases it, and does not end it.
-        item: What the flusher has sent, and the log has not answered yet.
+        paused: Nothing is sent until `go_on()`: the log has lost the stream, which is being restored.
+        stopped: It was cancelled and kept running, or its note cannot be stored; its events are no longer accepted.
+        continues: Another producer could continue it: a hub that shuts down releases it instead of ending it.
+        item: The item sent by the flusher and not yet answered by the log.
     """
 
     def __init__(
@@ -136,10 +136,10 @@ class Generation:
         self._moved = Signal()
         self._spoken = Signal()
         self._messages: deque[Message] = deque()
-        # Messages that have come here, that the producer has taken, and that the log knows to be dealt with.
+        # Messages that have arrived here, that the producer has taken, and that the log knows to be dealt with.
         self.heard: list[Message] = []
         self.heard_k = self._taken = self.stored_k = handover.taken if handover else 0
-        # (event, note or None, taken): what moves in the step that stores the event.
+        # (event, note or None, taken): stored in the same step as the event.
         self._marks: deque[tuple[int, str | Callable[[], str | None] | None, int]] = deque()
         self._marked = 0
         self.item: Append | None = None
@@ -152,12 +152,12 @@ class Generation:
 
     @property
     def epoch(self) -> str:
-        """Of the log."""
+        """Epoch of the log."""
         return self.writer.epoch
 
     @property
     def n(self) -> int:
-        """Number of the last event sent; the log may be a few events behind."""
+        """Number of the last event sent; the log may lag a few events."""
         return self._outbox.n
 
     @property
@@ -171,15 +171,15 @@ class Generation:
         """
         Send an event.
 
-        It is in the next span when this returns. It waits only while more than `pending_bytes` are not in the log yet, which
-        slows a producer down to what the log can take.
+        It is in the next span when this returns. It waits only while more than `pending_bytes` are not yet in the log, which
+        slows a producer down to the speed of the log.
 
         Args:
-            content: Text, a JSON value, an `Event`, or bytes that are whole events; see `encode()`.
+            content: Text, a JSON value, an `Event`, or bytes that are complete events; see `encode()`.
             event: Its name, for text and JSON.
 
         Returns:
-            The number of the event; of several, of the last.
+            The number of the event; of the last one if there are several.
 
         Raises:
             TypeError, ValueError: It cannot be written in the framing of this stream.
@@ -193,10 +193,10 @@ class Generation:
         """
         Send a piece of text: `data: {"text": "…"}`, which also feeds the snapshot of the stream.
 
-        It need not be awaited; awaited, it waits as `send()` does.
+        Awaiting it is optional; it then waits as `send()` does.
 
         Raises:
-            LimitReached: Far too much is not in the log yet, because the log is away and nothing was awaited.
+            LimitReached: Far too much is not yet in the log, because the log is unavailable and nothing was awaited.
         """
         self._accept(encode_text(self.head.framing, delta))
         if self._outbox.size > _OVERRUN * self._pace.pending_bytes:
@@ -208,7 +208,7 @@ class Generation:
 
     async def raw(self, data: bytes) -> int:
         """
-        Send bytes that are stored as they are: whole blocks, whole lines, or a piece of a raw body.
+        Send bytes that are stored unchanged: complete blocks, complete lines, or a piece of a raw body.
 
         Returns:
             The number of the last event in them.
@@ -217,13 +217,13 @@ class Generation:
 
     async def pass_on(self, events: Sequence[bytes], note: str | Callable[[], str | None] | None = None) -> int:
         """
-        Send events that were cut already, as they are: nothing looks into them.
+        Send events that are already split, unchanged and unread.
 
         Args:
-            events: Each is one event with its last line end, as `framing` cuts them.
-            note: As for `flush()`, without waiting. One that is still on its way when the next comes gives way to that, so
-                notes do not make spans shorter. A callable is asked when the span is cut, with which no event was passed on
-                since: it costs nothing for the events before. `None` from it: the note stays as it was.
+            events: Each is one event with its last line end, as `framing` delivers it.
+            note: As for `flush()`, without waiting. A pending note is replaced by the next one, so notes do not make spans
+                shorter. A callable is called when the span is cut, if no event was passed on since. If it returns `None`, the
+                stored note stays.
 
         Returns:
             The number of the last event.
@@ -240,24 +240,24 @@ class Generation:
 
     async def reset(self) -> int:
         """
-        Take back all text so far: appends the event `reset`, after which the producer starts over.
+        Take back all text so far: append the event `reset`, after which the producer starts over.
 
         Raises:
             TypeError: The framing has no event names.
         """
         if self.head.framing != "sse":
-            raise TypeError(f"only server-sent events can be reset, and this stream is {self.head.framing}")
+            raise TypeError(f"only server-sent events can be reset, but this stream is {self.head.framing}")
         number = self._accept([b"event: reset\ndata: {}\n\n"])
         await self._room()
         return number
 
     async def flush(self, note: str | None = None) -> None:
         """
-        Wait until the log has all that was sent.
+        Wait until everything sent is in the log.
 
         Args:
-            note: Stored in the same step as the events before it, and handed to whoever takes this stream over: how far the
-                producer has come, for example the checkpoint token of the stream that it reads itself. At most 256 KiB.
+            note: Stored in the same step as the events before it, and passed to the next producer of this stream: how far this
+                one has come, for example the checkpoint token of the stream that it reads itself. At most 256 KiB.
 
         Raises:
             ValueError: The note is too long.
@@ -271,7 +271,7 @@ class Generation:
 
     def fail(self, reason: str, error: str | None = None) -> NoReturn:
         """
-        End the stream as failed, by an exception that the hub catches.
+        End the stream as failed, by raising an exception that the hub catches.
 
         Args:
             reason: One word that readers get, such as `upstream_error`.
@@ -281,9 +281,10 @@ class Generation:
 
     def release(self) -> NoReturn:
         """
-        Leave the stream to another producer, by an exception that the hub catches: what was sent is stored, and it has no end.
+        Leave the stream to another producer, by raising an exception that the hub catches. Sent events are stored, and there is
+        no end.
 
-        Who takes it over is as for a producer that died, but at once.
+        The stream is taken over as after the death of its producer, but at once.
         """
         raise GenerationReleased
 
@@ -291,16 +292,16 @@ class Generation:
 
     def steered(self) -> list[Message]:
         """
-        The messages posted since the last look, in the order in which they were accepted, each once.
+        The messages posted since the last call, in the order in which they were accepted, each once.
 
-        A message counts as applied with the next event that is sent. If this producer dies before, the next one gets it again.
+        A message counts as applied with the next event sent. If this producer dies before that, the next one gets it again.
         """
         if not self._messages:
             return []
         messages = list(self._messages)
         self._messages.clear()
         self._taken = messages[-1].k
-        # With the event that follows: what is sent already knows nothing of the message.
+        # With the next event: events already sent do not know the message.
         self._marks.append((self._outbox.n + 1, None, self._taken))
         return messages
 
@@ -312,8 +313,8 @@ class Generation:
             timeout: Most seconds to wait.
 
         Returns:
-            As `steered()`; empty after the timeout, and once when the stream is cancelled: look at `cancelled` then. Whoever
-            calls it again, waits again, until the hub cancels the task.
+            As `steered()`; empty after the timeout, and once when the stream is cancelled: check `cancelled` then. Another call
+                waits again, until the hub cancels the task.
         """
         while not self._messages and self._closed is None:
             if self.cancelled and not self._told:
@@ -355,7 +356,7 @@ class Generation:
         return self._outbox.n
 
     def _mark(self, note: str | Callable[[], str | None]) -> None:
-        # Messages that wait for their event stay behind the note: it says nothing of them.
+        # Messages waiting for their event stay after the note, which does not cover them.
         later = []
         while self._marks and self._marks[-1][0] > self._outbox.n:
             later.append(self._marks.pop())
@@ -364,7 +365,7 @@ class Generation:
         self._marks.extend(reversed(later))
 
     def _supersede_note(self) -> None:
-        """Drop the notes that no span has been cut for; what was taken of the inbox with them goes to the note that follows."""
+        """Drop notes that no span has been cut for; the next note inherits what they had taken of the inbox."""
         upto = self._outbox.acked if self.item is None else self.item.last
         later = []
         while self._marks and self._marks[-1][0] > self._outbox.n:
@@ -377,7 +378,7 @@ class Generation:
         self._marks.extend(reversed(later))
 
     async def stored(self) -> None:
-        """Wait until the log has all that was sent, or nothing more can be stored."""
+        """Wait until everything sent is in the log, or nothing more can be stored."""
         self._outbox.urgent = True
         self._touch(self)
         target = self._outbox.n
@@ -393,16 +394,16 @@ class Generation:
             raise GenerationFailed(self._closed)
 
     def next_item(self, now: float) -> Append | None:
-        """The next item of a batch: the same one until the log has answered, since it may have stored it."""
+        """The next item of a batch: the same one until the log has answered, because it may already be stored."""
         if self.item is None:
-            # A note belongs to the events before it: the span ends with them.
+            # A note belongs to the events before it, so the span ends with them.
             until = next((at for at, note, _ in self._marks if note is not None and at > self._outbox.acked), None)
             span = self._outbox.take(now, until=until)
             if span is not None:
                 self.item = Append(self.writer, span, *self._due_marks(span.n))
             elif self._marks and self._marks[0][0] <= self._outbox.acked:
                 at = self._outbox.acked
-                # Counted, since one that is sent again may also come late, after the next one.
+                # Numbered, because a repeat may also arrive late, after the next one.
                 self._marked += 1
                 self.item = Append(self.writer, None, *self._due_marks(at), n=at, mark=self._marked)
         return self.item
@@ -412,7 +413,7 @@ class Generation:
         for index, (at, text, count) in enumerate(self._marks):
             if at <= n:
                 if callable(text):
-                    # Of events that were passed on since, it would say too much.
+                    # Not if events were passed on since: it would claim too much.
                     text = self._asked(text) if at == self._outbox.n else None
                     self._marks[index] = at, text, count
                 note = text if text is not None else note
@@ -420,7 +421,7 @@ class Generation:
         return note, taken
 
     def _asked(self, note: Callable[[], str | None]) -> str | None:
-        """What a callable says. If that cannot be stored, its producer fails: what sends for all streams must not."""
+        """Call a note's callable. If the note cannot be stored, only this producer fails, not the task that sends for all."""
         try:
             text = note()
             return None if text is None else check_text("a note", text, limit=MAX_NOTE_BYTES)
@@ -445,11 +446,11 @@ class Generation:
 
     @property
     def is_due_now(self) -> bool:
-        """It waits for no window."""
+        """It need not wait for its window."""
         return self.due == float("-inf")
 
     def appended(self) -> None:
-        """The log has the item."""
+        """The log has stored the item."""
         item, self.item = self.item, None
         assert item is not None, "nothing was taken"
         if item.span is not None:
@@ -462,10 +463,10 @@ class Generation:
         self._moved.wake()
 
     def go_on(self, writer: Writer, spans: Sequence[Span] = ()) -> None:
-        """Append these spans again first, which the log has lost, as this writer."""
+        """As this writer, first append these spans again, which the log has lost."""
         self.writer, self.item, self.paused = writer, None, False
         if spans and self.stored_k:
-            # So was how many messages are dealt with; which events deal with them is no longer known.
+            # The count of messages dealt with was lost too; which events dealt with them is no longer known.
             self._marks.appendleft((spans[-1].n, None, self.stored_k))
         if spans and self.note is not None and self.note_n >= spans[0].first:
             # The note was lost with its events.
@@ -487,7 +488,7 @@ class Generation:
             self._spoken.wake()
 
     def close(self, ending: Ending) -> None:
-        """Nothing more can be stored; who waits is let go."""
+        """Nothing more can be stored; waiting calls return."""
         self._closed = ending
         self._moved.wake()
         self._spoken.wake()

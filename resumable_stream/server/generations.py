@@ -1,12 +1,12 @@
 """
-The generations that run in one process: their tasks, their leases, and what becomes of them when the log or the process fails.
+The generations of one process: their tasks, their leases, and what happens when the log or the process fails.
 
     STARTING ──▶ RUNNING ⇄ waiting for the log ──▶ finishing ──▶ done
                     │
                     └──▶ fenced: another process has the stream; the task is cancelled and nothing more is written
 
-The living producer is the authority, the log is when it is dead: a log that is behind its producer, or has lost the stream, is
-written again from the producer's mirror.
+A living producer is the authority; after its death the log is. If the log lags behind its producer, or has lost the stream, the
+stream is restored from the producer's mirror.
 """
 
 from __future__ import annotations
@@ -70,34 +70,34 @@ Producer: TypeAlias = (
 """What makes the events: an async generator, a function that returns one, or an async function of a `Generation`."""
 
 OnLost: TypeAlias = Literal["fail", "restart_if_empty"] | Callable[[Generation], Any]
-"""What becomes of a stream whose producer died."""
+"""What happens to a stream whose producer died."""
 
 WAIT: Final = "wait"
-"""Of a `Successor`: leave the stream as it is for now."""
+"""Result of a `Successor`: leave the stream alone for now."""
 
 Successor: TypeAlias = Callable[[str, Page], "Callable[[Generation], Awaitable[Ending | None]] | Literal['wait'] | None"]
 """
-Says of one stream without a producer who goes on with it here, from its key in the log and what the log has of it, with its
-note and without its events: a producer, `WAIT` (maybe somebody else, or later), or `None` (nobody: it ends as `producer_lost`).
+Decides who continues a stream without a producer, from its key in the log and a page with its note but without events. Returns a
+producer, `WAIT` (perhaps another process, or later), or `None` (nobody: it ends as `producer_lost`).
 """
 
 FORGOTTEN: Final = "forgotten"
-"""Why a stream is cancelled that is about to be deleted. Its producer does not write it again when the log has lost it."""
+"""Reason of the cancel before a deletion. The producer does not restore such a stream when the log has lost it."""
 _QUIET: Final = 1.0
-"""Seconds without an event after which a producer is quiet. 1: who presses the stop button waits for no longer than that."""
+"""Seconds without an event after which a producer is quiet. 1: the longest that a user waits after pressing stop."""
 _LOOK: Final = 1.0
-"""Seconds between two looks at the generations here, at most. 1: so late a producer may be found to be quiet, or abandoned."""
+"""Longest time between two checks of the generations, in seconds. 1: the delay before a producer is found quiet or abandoned."""
 _FEED_PATIENCE: Final = 15.0
 """
-Most seconds to try to end a stream together with the feed of its session, and no more than half of `log_timeout`. Then it ends
-alone, and the feed is told by whoever asks next what runs in the session.
+Longest time, in seconds and at most half of `log_timeout`, to try to end a stream together with its session's feed. After that it
+ends alone, and the next process that asks what runs in the session updates the feed.
 """
 _SWEEP: Final = 100
-"""Streams without a producer that are looked at in one lease. 100: each costs two trips, and the other processes look too."""
+"""Streams without a producer that are checked per lease. 100: each costs two trips, and other processes check too."""
 
 
 _MOST_ASKED: Final = 1000
-"""Claims without an answer that are remembered. 1,000: some sweeps of a process whose log is away."""
+"""Unanswered claims that are remembered. 1,000: some sweeps of a process whose log is unavailable."""
 
 _AWAY: Final = Ending(outcome=Outcome.FAILED, reason="log_unavailable")
 
@@ -107,11 +107,11 @@ class Generations:
     All generations of this process.
 
     Args:
-        log: Where their events go.
+        log: Receives their events.
         following: The mirrors of this process.
-        sessions: The feeds, which are told of every end.
+        sessions: The feeds, which record every end.
         pace: Times and sizes.
-        on_lost: What becomes of a stream whose producer died.
+        on_lost: What happens to a stream whose producer died.
     """
 
     def __init__(self, log: StreamLog, following: Following, sessions: Sessions, pace: Pace, on_lost: OnLost) -> None:
@@ -119,18 +119,18 @@ class Generations:
         self._sessions = sessions
         self.pace = pace
         self.changed = Signal()
-        """Rings when one has come to its end."""
+        """Rings when one has ended."""
         self.closing = False
         self.taken_over = 0
-        """Streams whose producer was lost, and that were continued or ended here."""
+        """Streams whose producer was lost and that were continued or ended here."""
         self.successor: Successor | None = None
-        """Asked in place of `on_lost` where that is not the same for all streams."""
+        """Called instead of `on_lost`, if the decision depends on the stream."""
         self._waiting: set[str] = set()
         self._on_lost = on_lost
         self._following = following
         self._running: dict[str, _Running] = {}
         self.tasks = Tasks("a task of the hub failed")
-        """What runs beside the generations, until the hub closes."""
+        """Background tasks, until the hub closes."""
         # By shard of the log.
         self._claims_from: dict[str, float] = {}
         self._renewing: set[tuple[str, bool]] = set()
@@ -138,7 +138,7 @@ class Generations:
         self._sweeping: asyncio.Task[None] | None = None
         self._claiming: set[str] = set()
         self._asked: OrderedDict[tuple[str, bool], str] = OrderedDict()
-        """Claims of which the log did not say whether it granted them, by key and `go_on`: the name under which it knows them."""
+        """Claims with an unknown result, by key and `go_on`: the name of the claimant."""
         self._flusher = Flusher(
             log,
             log_timeout=pace.log_timeout,
@@ -155,36 +155,36 @@ class Generations:
         return key in self._running
 
     def head_of(self, key: str) -> Head | None:
-        """The head of a stream that is produced here; `None`: the log has to be asked."""
+        """The head of a stream that is produced here; `None`: read the log."""
         running = self._running.get(key)
         return running.generation.head if running is not None and running.holds else None
 
     # --- life
 
     def start(self) -> None:
-        """Begin to send, and to look after leases. Call it in the event loop."""
+        """Start sending, and looking after leases. Call it in the event loop."""
         self.tasks.spawn(self._flusher.run())
         self.tasks.spawn(self._look_after())
 
     async def stop(self) -> None:
-        """Stop all that run: they are released if they can be continued, and otherwise end as `FAILED`, `shutdown`."""
+        """Stop all generations: they are released if they can be continued, and otherwise end as `FAILED`, `shutdown`."""
         running = list(self._running.values())
         for each in running:
             release = callable(self._on_lost) or each.generation.continues
             each.stop(Ending(outcome=Outcome.FAILED, reason="shutdown"), release=release)
         if running:
-            # One that does not stop, or whose log is away, does not hold the others up: its lease will be over.
+            # One that does not stop, or whose log is unavailable, does not delay the others: its lease will run out.
             await asyncio.wait([each.task for each in running], timeout=self.pace.cancel_grace)
 
     async def aclose(self) -> None:
-        """Stop, and end the tasks that look after them."""
+        """Stop, and end the background tasks."""
         self.closing = True
         await self.stop()
-        # A little longer than what `_outcome_of` waits for a producer.
+        # A little longer than `_outcome_of` waits for a producer.
         await self.tasks.cancel(timeout=self.pace.cancel_grace + 1.0)
 
     async def forget(self, key: str) -> None:
-        """Stop one that is about to be deleted, and wait until it has ended, for at most `cancel_grace`."""
+        """Stop a generation before its deletion, and wait for its end, at most `cancel_grace`."""
         running = self._running.get(key)
         if running is not None:
             running.forgotten = True
@@ -201,10 +201,10 @@ class Generations:
         Args:
             stream_id: As readers name it; the writer knows the key in the log.
             writer: From `create` or `claim`.
-            head: Of the stream.
-            run: What makes the events.
-            request: What the stream answers; of a claimed one the log says it.
-            looks: It looks at `gen.cancelled` first, so it is run although somebody has cancelled the stream already.
+            head: Head of the stream.
+            run: Makes the events.
+            request: Request of the stream; for a claimed one, the log's is used.
+            looks: It checks `gen.cancelled` first, so it runs even if the stream is already cancelled.
         """
         handover = writer.handover
         self.taken_over += handover is not None
@@ -242,19 +242,19 @@ class Generations:
             self.changed.wake()
 
     def _leave(self, running: _Running) -> None:
-        """Its stream is followed like one of another process from now on."""
+        """From now on, follow the stream like one of another process."""
         followed = running.followed
         followed.owned = False
         followed.left_at = self._following.now()
         if running.given_up and not running.elsewhere:
-            # Those who read it here were told so; who comes next asks the log.
+            # Its readers here know; new ones ask the log.
             self._following.forget(running.key)
         else:
-            # One that has ended is listened to as well: it may be deleted, or started again, by another process.
+            # An ended stream is listened to as well: another process may delete it, or start it again.
             self._following.do(followed, followed.follower.disown() or [Listen()])
 
     async def _outcome_of(self, running: _Running, run: Producer) -> Ending | None:
-        """Run the producer to its end. `None`: the stream is released, and somebody else goes on."""
+        """Run the producer to its end. `None`: the stream is released, for another producer to continue."""
         generation = running.generation
         running.worker = asyncio.get_running_loop().create_task(_drive(generation, run))
         if running.stopping:
@@ -270,7 +270,7 @@ class Generations:
             raise
         worker = running.worker
         if running.interrupted:
-            # Stopped from outside; what it says of itself is better known.
+            # Stopped from outside, but its own result takes precedence.
             said = None if worker.cancelled() or worker.exception() else worker.result()
             return said or (None if running.release else running.ending)
         if worker.cancelled():
@@ -287,11 +287,11 @@ class Generations:
         if isinstance(error, LimitReached):
             return Ending(outcome=Outcome.FAILED, reason="too_long", error=str(error))
         logger.error("the producer of stream %s failed", generation.id, exc_info=error)
-        # Not its message: nobody knows what is in it, and every reader would get it.
+        # Without the message: it may contain anything, and every reader would get it.
         return Ending(outcome=Outcome.FAILED, reason="producer_error", error=type(error).__name__)
 
     async def _finish(self, running: _Running, ending: Ending) -> None:
-        """Bring the rest into the log, and then the ending."""
+        """Store the remaining events, then the ending."""
         generation = running.generation
         running.ending = ending
         backoff, since = Backoff(), float("inf")
@@ -306,7 +306,7 @@ class Generations:
                 await asyncio.wait([running.mending])
                 continue
             writer = generation.writer
-            # Also known by then: which messages nobody will deal with. What comes between this and the end is one of them.
+            # Also final now: which messages will never be dealt with. One that arrives between this and the end is one of them.
             ending = replace(ending, applied=generation.stored_k)
             began = self._following.now()
             try:
@@ -316,17 +316,17 @@ class Generations:
                 verdict = await self._end(generation.id, writer, n, ending, session, generation.head.owner)
             except Exception as exc:
                 if not isinstance(exc, LogUnavailable):
-                    # Nothing is known to be stored, so it is tried again like a log that is away.
-                    logger.exception("the log failed in a way that it should not")
+                    # Nothing is known to be stored, so retry as if the log were unavailable.
+                    logger.exception("the log raised an unexpected error")
                 since = min(since, began)
                 if session is None and self._following.now() - since > self.pace.log_timeout:
-                    logger.warning("the end of stream %s is not in the log: %s", generation.id, exc)
+                    logger.warning("the end of stream %s could not be stored: %s", generation.id, exc)
                     self._give_up(generation)
                     return
                 await backoff.wait()
                 continue
             if generation.paused or generation.writer is not writer:
-                # The stream was written again meanwhile: what the log says to the old writer is no news.
+                # The stream was restored meanwhile: answers to the old writer do not matter.
                 continue
             match verdict:
                 case Done():
@@ -343,7 +343,7 @@ class Generations:
     async def _end(
         self, stream_id: str, writer: Writer, n: int, ending: Ending, session: str | None, owner: str
     ) -> Done | Fenced | Ended | Behind | Lost:
-        """Write the ending, and into the feed of the session that the stream has ended."""
+        """Store the ending, and record it in the feed of the session."""
 
         async def finish(also: Append | None) -> Done | Fenced | Ended | Behind | Lost | AlsoRefused:
             if also is None:
@@ -357,7 +357,7 @@ class Generations:
         return await self._sessions.step(session, owner, lambda feed: feed.ended(stream_id, ending), finish)
 
     async def _release(self, running: _Running) -> None:
-        """Bring the rest into the log, and let another producer take the stream over at once."""
+        """Store the remaining events, and let another producer take the stream over at once."""
         generation = running.generation
         running.release = True
         await generation.stored()
@@ -366,7 +366,7 @@ class Generations:
         try:
             await self.log.renew([replace(generation.writer, lease=0.0)])
         except LogUnavailable as exc:
-            # Then it is taken over when its lease is over.
+            # It is then taken over when its lease ends.
             logger.info("stream %s was not released: %s", generation.id, exc)
 
     def _show_ending(self, running: _Running, ending: Ending) -> None:
@@ -374,14 +374,14 @@ class Generations:
         self._following.do(followed, followed.follower.finished(ending, running.generation.acked))
 
     def compact_soon(self, key: str) -> None:
-        """Store a stream that has ended in fewer entries; nobody waits for it."""
+        """Store an ended stream in fewer entries, in the background."""
         self.tasks.spawn(self._compact(key))
 
     async def _compact(self, key: str) -> None:
         try:
             await self.log.compact(key)
         except LogUnavailable as exc:
-            # It stays as it is: larger, and just as readable.
+            # It stays as it is: larger, but just as readable.
             logger.info("stream %s was not compacted: %s", key, exc)
 
     # --- what the log answers
@@ -414,20 +414,20 @@ class Generations:
                 generation.close(running.refused)
 
     def _resend(self, running: _Running, n: int) -> None:
-        """The log ends at event `n`, before what it had acknowledged: it gets the rest again from the mirror."""
+        """The log ends at event `n`, before events it had acknowledged: send the rest again from the mirror."""
         generation, mirror = running.generation, running.followed.follower.mirror
         if mirror is None or n > generation.acked or n < mirror.oldest - 1 or mirror.n < generation.acked:
             self._give_up(generation)
             return
-        logger.warning("the log of stream %s lost events %d to %d, which are sent again", generation.id, n + 1, generation.acked)
+        logger.warning("the log of stream %s lost events %d to %d; sending them again", generation.id, n + 1, generation.acked)
         spans = mirror.spans(n)
-        # In few pieces, since each of them is a trip; the note stays with its event.
+        # In few pieces, because each is a trip; the note stays with its event.
         noted = [span for span in spans if span.n <= generation.note_n]
         generation.go_on(generation.writer, [*join_spans(noted), *join_spans(spans[len(noted) :])])
         self._flusher.touch(generation)
 
     def _lost(self, running: _Running) -> None:
-        """The log has lost the stream: write it again. Nothing else is sent meanwhile, since it would be of the old writer."""
+        """The log has lost the stream: restore it. Nothing is sent meanwhile, because it would be from the old writer."""
         if running.forgotten:
             self._give_up(running.generation, Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN))
         elif not running.generation.paused:
@@ -435,7 +435,7 @@ class Generations:
             running.mending = self.tasks.spawn(self._restore(running))
 
     async def _restore(self, running: _Running) -> None:
-        """Write a stream again, under the same epoch if all of it is here."""
+        """Restore a stream, under the same epoch if all of it is here."""
         generation, mirror, writer = running.generation, running.followed.follower.mirror, running.generation.writer
         if mirror is None or mirror.n < generation.acked:
             # A stream that was taken over a moment ago, and lost before it was read.
@@ -453,26 +453,26 @@ class Generations:
                     inbox=generation.heard,
                 )  # fmt: skip
                 if in_doubt and isinstance(answer, Existing) and answer.epoch == epoch and answer.ending is None:
-                    # Maybe an earlier try was done and its reply got lost: then the stream obeys the writer that it made.
+                    # An earlier attempt may have succeeded without a reply: then the stream obeys the writer it made.
                     mine = replace(writer, epoch=epoch, fence=writer.fence + 1, handover=None)
                     verdict = only(await self.log.renew([mine]))
                     answer = mine if verdict is None or isinstance(verdict, Control) else answer
             except LogUnavailable as exc:
                 in_doubt = True
                 if self._following.now() - since >= self.pace.log_timeout:
-                    logger.warning("stream %s was lost by the log, and cannot be written again: %s", generation.id, exc)
+                    logger.warning("the log lost stream %s, which cannot be restored: %s", generation.id, exc)
                     self._give_up(generation)
                     return
                 await backoff.wait()
                 continue
             except Exception:
-                logger.exception("the log failed in a way that it should not")
+                logger.exception("the log raised an unexpected error")
                 self._give_up(generation)
                 return
             if isinstance(answer, Existing):
                 self._fence(running)
             else:
-                logger.warning("the log lost stream %s, which was written again", generation.id)
+                logger.warning("the log lost stream %s, which was restored", generation.id)
                 generation.go_on(answer)
                 if not whole:
                     self._following.do(
@@ -493,7 +493,7 @@ class Generations:
             self._following.do(running.followed, running.followed.follower.disown())
 
     def _give_up(self, generation: Generation, ending: Ending = _AWAY) -> None:
-        """The log is away for too long, or has lost more than is here: this process tells its readers so."""
+        """The log is unavailable for too long, or has lost more than is here: inform the readers here."""
         running = self._running.get(generation.writer.stream_id)
         if running is None or running.generation is not generation:
             return
@@ -504,21 +504,21 @@ class Generations:
         generation.close(ending)
         follower = running.followed.follower
         if elsewhere:
-            # Where the log can be reached, another process goes on with it. Its readers are asked to leave, unless that is seen
-            # from here meanwhile.
+            # Another process, which can reach the log, continues it. Readers here are sent away, unless this process sees that
+            # meanwhile.
             running.elsewhere = True
             running.followed.away_since = self._following.now() - self.pace.log_timeout
         elif follower.mirror is not None:
             self._following.do(running.followed, follower.finished(ending, follower.mirror.n))
 
     def log_is_back(self, key: str) -> None:
-        """Claim nothing for a lease that lies where this stream lies, which can be reached again."""
-        # Who was cut off from the log himself knows nothing of the others' leases: he gives them one to come back.
+        """Make no claims for a lease in the shard of this stream, which can be reached again."""
+        # A process that was cut off does not know the others' leases: it gives them one lease to return.
         now, shard = self._following.now(), shard_of(self.log, key)
         self._claims_from = {other: at for other, at in self._claims_from.items() if at > now}
         self._claims_from[shard] = now + self.pace.lease
         if not shard:
-            # A shard that is back does not keep anybody from looking at the others; its own streams are left alone.
+            # One recovered shard must not delay the sweep of the others; `may_claim` protects its own streams.
             self._sweeps_from = max(self._sweeps_from, now + self.pace.lease * random.uniform(1.0, 1.5))
 
     # --- the inbox
@@ -545,13 +545,13 @@ class Generations:
         running.stop(ending)
         _, unwilling = await asyncio.wait([running.task], timeout=self.pace.cancel_grace)
         if unwilling and running.worker is not None and not running.worker.done():
-            # It may have caught its cancellation, and gone on.
+            # It may have caught its cancellation and kept running.
             logger.warning("the producer of stream %s did not stop when it was cancelled", running.generation.id)
             running.generation.stopped = ending
             running.worker.cancel()
 
     async def _fetch(self, running: _Running) -> None:
-        """Read the inbox on behalf of a producer here."""
+        """Read the inbox for a producer here."""
         backoff = Backoff()
         try:
             while self._running.get(running.key) is running:
@@ -560,7 +560,7 @@ class Generations:
                     messages = await self.log.inbox(running.key, running.generation.heard_k)
                 except Exception as exc:
                     if not isinstance(exc, LogUnavailable):
-                        logger.exception("the log failed in a way that it should not")
+                        logger.exception("the log raised an unexpected error")
                     await backoff.wait()
                     continue
                 if not messages and running.said_k == said_k:
@@ -581,10 +581,10 @@ class Generations:
 
     async def claim(self, key: str, *, go_on: bool) -> Writer | Held | Ended | Unknown:
         """
-        Claim a stream whose lease is over. After a call without an answer the next one gets what the first was granted.
+        Claim a stream whose lease has ended. After a call without an answer, the next one gets what the first was granted.
 
         Raises:
-            LogUnavailable: The log does not say whether it granted it.
+            LogUnavailable: It is unknown whether the log granted it.
         """
         asked = key, go_on
         claimant = self._asked.pop(asked, None) or secrets.token_hex(8)
@@ -598,8 +598,8 @@ class Generations:
 
     async def _claimed(self, key: str, *, go_on: bool) -> Writer | Held | Ended | Unknown:
         """
-        Claim a stream, and ask again while the log does not answer: if it has granted the claim, nobody else can have the stream
-        before its lease is over.
+        Claim a stream, and repeat the call while the log does not answer: if the claim was granted, nobody else can have the
+        stream before its lease ends.
         """
         deadline, backoff = self._following.now() + self.pace.lease, Backoff()
         while True:
@@ -611,7 +611,7 @@ class Generations:
                     raise
 
     async def take_over(self, key: str) -> None:
-        """Claim a stream whose producer is lost, and go on with it or end it; nothing happens to one that somebody holds."""
+        """Claim a stream whose producer is lost, and continue or end it; a stream that is held is left alone."""
         if key not in self._running and self.may_claim(key):
             await self._take_over(key)
 
@@ -632,16 +632,16 @@ class Generations:
             if not isinstance(verdict, Writer):
                 return
             if verdict.handover is not None and verdict.handover.head.written:
-                # Its time is over. It was claimed so that nobody appends to it meanwhile.
+                # Its time is over. The claim keeps others from appending meanwhile.
                 await self.log.delete(key)
                 return
             if self.closing:
-                # It shuts down by now: whoever reads it elsewhere may claim it at once.
+                # The hub is shutting down: another process may claim the stream at once.
                 await self.log.renew([replace(verdict, lease=0.0)])
                 return
             writer = await self._give_back(verdict)
         except LogUnavailable as exc:
-            logger.info("stream %s cannot be taken over now: %s", key, exc)
+            logger.info("cannot take over stream %s now: %s", key, exc)
             return
         if writer is None:
             return
@@ -657,7 +657,7 @@ class Generations:
 
     def is_behind(self, writer: Writer) -> bool:
         """
-        The log has lost events of a stream that was just claimed, and this process has them, under the epoch that goes on.
+        Whether the log of a freshly claimed stream has lost events that this process has, under the same epoch.
 
         Their numbers must not be given to other events: readers have seen them.
         """
@@ -670,10 +670,10 @@ class Generations:
 
     async def _give_back(self, writer: Writer) -> Writer | None:
         """
-        Append what the log of a stream that was just claimed has lost, and readers of this process have seen.
+        Append events that the log of a freshly claimed stream has lost, and that readers of this process have seen.
 
         Returns:
-            The writer, with what the log has now in its handover. `None`: another process has the stream meanwhile.
+            The writer, with an updated handover. `None`: another process has the stream meanwhile.
         """
         handover = writer.handover
         assert handover is not None
@@ -681,13 +681,13 @@ class Generations:
         if mirror is None or mirror.oldest > handover.n + 1:
             return writer
         logger.warning(
-            "the log of stream %s lost events %d to %d, which it gets again", writer.stream_id, handover.n + 1, mirror.n
+            "the log of stream %s lost events %d to %d; sending them again", writer.stream_id, handover.n + 1, mirror.n
         )
         for span in join_spans(mirror.spans(handover.n)):
             try:
                 verdict = only(await self.log.append([Append(writer, span)]))
             except SpanRefused:
-                # The log has another history than this process: they are not its events.
+                # The log has another history than this process, whose events do not belong to it.
                 break
             if not isinstance(verdict, Appended):
                 return None
@@ -695,7 +695,7 @@ class Generations:
         return replace(writer, handover=handover)
 
     async def end_lost(self, writer: Writer) -> None:
-        """End a stream that was claimed and is not continued."""
+        """End a stream that was claimed but is not continued."""
         handover = writer.handover
         assert handover is not None
         reason = "producer_lost"
@@ -712,16 +712,16 @@ class Generations:
             except LogUnavailable:
                 if head.session is None:
                     raise
-                # Maybe it is the feed alone that cannot be written.
+                # Perhaps only the feed cannot be written.
                 verdict = await self._end(stream_id, writer, handover.n, ending, None, head.owner)
         except LogUnavailable as exc:
-            logger.info("stream %s stays without an end until its lease is over: %s", writer.stream_id, exc)
+            logger.info("stream %s has no end until its lease ends: %s", writer.stream_id, exc)
             return
         self.taken_over += isinstance(verdict, Done)
         await self._compact(writer.stream_id)
 
     async def _look_after(self) -> None:
-        """Renew leases, find streams without a producer, cancel what nobody reads, hear what is said to quiet producers."""
+        """Renew leases, find streams without a producer, cancel abandoned streams, and listen for messages to quiet producers."""
         period = self.pace.lease / 3
         self._put_sweep_off()
         while True:
@@ -732,8 +732,8 @@ class Generations:
                 if now - each.generation.stored_at >= period and each.holds:
                     due.setdefault((shard_of(self.log, each.key), each.unreached), []).append(each)
             for group, members in due.items():
-                # Each shard by itself, and apart from those that could not be reached: a machine that takes its time to say
-                # nothing must not let the leases of others run out.
+                # Each shard separately, and apart from streams out of reach: a machine that is slow to fail must not let other
+                # leases run out.
                 if group not in self._renewing:
                     self._renewing.add(group)
                     self.tasks.spawn(self._renew_group(group, members))
@@ -750,9 +750,9 @@ class Generations:
         try:
             await self._renew(running)
         except LogUnavailable as exc:
-            logger.info("leases cannot be renewed now: %s", exc)
+            logger.info("cannot renew leases now: %s", exc)
         except Exception:
-            logger.exception("the log failed in a way that it should not")
+            logger.exception("the log raised an unexpected error")
         finally:
             self._renewing.discard(group)
 
@@ -764,15 +764,15 @@ class Generations:
             for key in orphans:
                 self.notice_orphan(key)
         except LogUnavailable as exc:
-            logger.info("streams without a producer cannot be looked for now: %s", exc)
+            logger.info("cannot look for streams without a producer now: %s", exc)
         except Exception:
-            logger.exception("the log failed in a way that it should not")
+            logger.exception("the log raised an unexpected error")
         finally:
             self._sweeping = None
 
     def _put_sweep_off(self) -> None:
-        # Each process at a time of its own. Those that were started at once, or have the log back at once, would all find, and
-        # claim, the same hundred streams: the others would wait for the next sweep, and so on.
+        # Each process at its own time. Processes that start, or reach the log again, at the same moment would all find and claim
+        # the same hundred streams, while the rest would wait for the next sweep.
         self._sweeps_from = self._following.now() + self.pace.lease * random.uniform(1.0, 1.5)
 
     def _is_abandoned(self, running: _Running, now: float) -> bool:
@@ -783,9 +783,9 @@ class Generations:
 
     def _listen(self, running: _Running, now: float) -> None:
         """
-        Hear at once what other processes say to a producer that is quiet.
+        Listen to messages from other processes while a producer is quiet.
 
-        The log's answer to an append tells the others, and bells of their own events would only cost them time.
+        A producer that appends learns of them from the log's answers; bells of its own events would only cost time.
         """
         quiet = running.holds and now - running.generation.appended_at >= _QUIET
         if quiet and not running.listening:
@@ -798,15 +798,15 @@ class Generations:
     async def _hear(self, running: _Running) -> None:
         try:
             await self._following.listen(running.followed)
-            # What was said before it was heard.
+            # Messages from before the listening began.
             if running.holds:
                 await self._renew([running])
         except Exception as exc:
-            # Then at the next look.
+            # Retried at the next check.
             running.listening = False
             if not isinstance(exc, LogUnavailable):
-                logger.exception("the log failed in a way that it should not")
-            logger.info("stream %s cannot be listened to now: %s", running.generation.id, exc)
+                logger.exception("the log raised an unexpected error")
+            logger.info("cannot listen to stream %s now: %s", running.generation.id, exc)
 
     async def _renew(self, running: list[_Running]) -> None:
         writers = [each.generation.writer for each in running]
@@ -815,11 +815,11 @@ class Generations:
         for each, writer, verdict in zip(running, writers, verdicts, strict=True):
             each.unreached = isinstance(verdict, Unavailable)
             if each.generation.paused or each.generation.writer is not writer:
-                # Written again meanwhile, see `_lost`.
+                # Restored meanwhile, see `_lost`.
                 continue
             match verdict:
                 case Unavailable():
-                    # At the next look, and not together with the others.
+                    # At the next check, and separately from the others.
                     pass
                 case None:
                     each.generation.stored_at = now
@@ -830,7 +830,7 @@ class Generations:
                     self._fence(each)
                 case Lost():
                     if not each.generation.is_sending:
-                        # What is under way will be told so itself.
+                        # The pending append reports it itself.
                         self._lost(each)
 
 
@@ -852,16 +852,16 @@ class _Running:
 
     @property
     def patient(self) -> bool:
-        """The producer can look at `gen.cancelled`, so it is given time."""
+        """The producer can check `gen.cancelled`, so it is given time."""
         return self.generation.looks
 
     @property
     def holds(self) -> bool:
-        """It has a use for its lease."""
+        """It still needs its lease."""
         return not (self.fenced or self.given_up or self.release)
 
     def stop(self, ending: Ending, *, release: bool = False) -> None:
-        """Cancel the producer; its stream ends like this unless it has ended otherwise."""
+        """Cancel the producer; its stream ends like this unless it has already ended otherwise."""
         if not self.stopping:
             self.stopping, self.release = True, release
             self.ending = self.ending or ending
@@ -871,7 +871,7 @@ class _Running:
 
 
 async def _drive(generation: Generation, run: Producer) -> Ending | None:
-    """Run a producer; what it yields is sent."""
+    """Run a producer, and send what it yields."""
     made: Any = run
     if not inspect.isasyncgen(run):
         function: Callable[..., Any] = run  # type: ignore[assignment]
@@ -885,18 +885,18 @@ async def _drive(generation: Generation, run: Producer) -> Ending | None:
             await close(made)
         return None
     if not inspect.isawaitable(made):
-        raise TypeError(f"a producer is an async generator or an async function, got one that returned {type(made).__name__}")
+        raise TypeError(f"a producer must be an async generator or async function, got one that returned {type(made).__name__}")
     result = await made
     if result is None or isinstance(result, Ending):
         return result
     if isinstance(result, Outcome):
         return Ending(outcome=result)
-    raise TypeError(f"a producer returns an Outcome, an Ending or None, got {type(result).__name__}")
+    raise TypeError(f"a producer must return an Outcome, an Ending or None, got {type(result).__name__}")
 
 
 def check_producer(run: object) -> None:
     """
-    Refuse what cannot make events.
+    Validate a producer.
 
     Raises:
         TypeError: Neither an async generator nor a function.
@@ -905,13 +905,13 @@ def check_producer(run: object) -> None:
         if inspect.iscoroutine(run):
             run.close()
         raise TypeError(
-            f"a producer is an async generator, a function that returns one, or an async function of a Generation, which is "
-            f"passed and not called; got {type(run).__name__}"
+            f"a producer must be an async generator, a function that returns one, or an async function of a Generation, which is "
+            f"passed without being called; got {type(run).__name__}"
         )
 
 
 def _takes_one(run: Callable[..., object]) -> bool:
-    """Whether it takes a `Generation`. What has a default is not meant for it: `lambda body=body: answer(body)`."""
+    """Whether it takes a `Generation`. A parameter with a default does not count: `lambda body=body: answer(body)`."""
     try:
         signature = inspect.signature(run)
     except ValueError:
@@ -924,7 +924,7 @@ def _takes_one(run: Callable[..., object]) -> bool:
 
 
 async def close(run: object) -> None:
-    """Close a generator; nothing happens for anything else."""
+    """Close a generator; does nothing for anything else."""
     aclose = getattr(run, "aclose", None)
     if aclose is not None:
         await aclose()

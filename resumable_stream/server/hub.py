@@ -1,14 +1,14 @@
 """
-Generations that belong to no connection: started once, kept in a log, read by anybody from any place.
+Generations that belong to no connection: started once, kept in a log, read by anybody from any position.
 
     hub = Hub(SQLiteLog("streams.db"))
 
     async with hub:
-        stream = await hub.start("msg_42", answer(prompt))     # created here, or joined if it is there
+        stream = await hub.start("msg_42", answer(prompt))     # created here, or joined if it exists
         async for chunk in hub.follow("msg_42"):               # bytes of server-sent events, with ids
             …
 
-A producer runs in a task of its own. Whoever leaves, leaves it running; `cancel()` stops it.
+A producer runs in its own task. A reader who leaves does not stop it; `cancel()` does.
 """
 
 from __future__ import annotations
@@ -91,40 +91,40 @@ logger = logging.getLogger("resumable_stream.server")
 
 Authorize: TypeAlias = Callable[[Facts, str | None, str], Awaitable[str | None]]
 """
-Says whose streams a request may see: of its facts, the id of the stream, or `None`, and the action, one of `"create"`, `"read"`,
-`"say"`, `"cancel"`, `"forget"`, `"append"` (to a stream that clients write) and `"feed"` (to follow a session, or to ask for its
-stream). `None`: nobody's.
+Returns the owner whose streams a request may see, from its facts, the id of the stream or `None`, and the action: one of
+`"create"`, `"read"`, `"say"`, `"cancel"`, `"forget"`, `"append"` (to a stream that clients write) and `"feed"` (to follow a
+session, or to ask for its stream). `None`: the request is refused.
 """
 
 IfBusy: TypeAlias = Literal["parallel", "reject", "interrupt"]
-"""What a start does while another stream of its session runs."""
+"""What a start does while another stream of its session is running."""
 
 _OPEN_TIMEOUT: Final = 10.0
-"""Seconds that a reader waits for the log before it is told that it is away."""
+"""Seconds that a reader waits for the log before it is answered as unavailable."""
 _MOST_ASKED: Final = 1000
-"""Starts without an answer that are remembered. 1,000: some seconds of a busy process whose log is away."""
+"""Unanswered starts that are remembered. 1,000: some seconds of a busy process whose log is unavailable."""
 _LOOKS: Final = 5
-"""Tries to open a reader of a stream that is deleted and created again meanwhile."""
+"""Attempts to open a reader of a stream that is deleted and created again meanwhile."""
 _CANCEL_ID: Final = "\x1fcancel"
-"""The message that cancels a stream. No request can name it: it would be taken for the cancel, and nothing could be stopped."""
+"""Id of the message that cancels a stream. No request can use it: such a message would block the real cancel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubLimits:
     """
-    What one process takes.
+    Limits of one process.
 
     Attributes:
-        streams: Generations that run here at once.
+        streams: Generations running here at once.
         readers: Readers at once.
-        readers_per_stream: Of one stream.
+        readers_per_stream: Readers of one stream.
         stream_bytes: Of one stream. 64 MiB: a thousand long answers.
-        event_bytes: Of one event; the client half takes as many by default.
-        body_bytes: Of a request that is read by the routes of the hub.
+        event_bytes: Of one event; the default of the client half is the same.
+        body_bytes: Of a request that the routes of the hub read.
         pending_bytes: Of one stream that the log has not acknowledged, before its producer waits.
         mirror_bytes: Of all copies of streams in this process.
-        session_events: Of the feed of one session. Older ones are put into one that stands for them, with at most half as many
-            messages, the newest.
+        session_events: Of the feed of one session. Older ones are replaced by a snapshot with at most half as many messages,
+            the newest.
         session_bytes: Of the feed of one session, likewise.
     """
 
@@ -149,13 +149,13 @@ class HubLimits:
 @dataclass(frozen=True, slots=True)
 class Stream:
     """
-    What `Hub.start()` answers.
+    The result of `Hub.start()`.
 
     Attributes:
         id: As readers name it.
-        epoch: Of its log.
-        joined: It was there already: this call started nothing.
-        ending: How it ended, if it had by then.
+        epoch: Epoch of its log.
+        joined: It existed already: this call started nothing.
+        ending: How it ended, if it had ended already.
     """
 
     id: str
@@ -167,12 +167,12 @@ class Stream:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """
-    How a stream stands.
+    The state of a stream.
 
     Attributes:
         id: As readers name it.
         head: As created.
-        epoch: Of its log.
+        epoch: Epoch of its log.
         oldest: Number of the oldest event held.
         n: Number of the last event.
         b: Byte position after it.
@@ -189,13 +189,13 @@ class State:
 
     @property
     def cursor(self) -> Cursor:
-        """Behind the last event."""
+        """The cursor after the last event."""
         return Cursor(self.epoch, self.n)
 
 
 class Hub:
     """
-    Runs generations, keeps them in a log, and serves their readers. One object a process, in one event loop.
+    Runs generations, keeps them in a log, and serves their readers. One object per process, in one event loop.
 
     Use it in an `async with` block, or pass `hub.lifespan` to Starlette or FastAPI.
 
@@ -203,42 +203,42 @@ class Hub:
         log: Where streams are kept.
         lease: Seconds without a sign of life after which another process may take a generation over. 15: noticed before its
             readers lose patience, and two renewals may fail.
-        flush: Seconds between two spans of one stream. The first event after a silence waits for nothing. 0.025: at 20 tokens a
-            second nothing waits, and at 100 nobody waits longer than that.
-        flush_bytes: So many waiting bytes are sent at once.
+        flush: Seconds between two spans of one stream. The first event after a silence does not wait. 0.025: at 20 tokens a
+            second nothing waits, and at 100 no event waits longer than that.
+        flush_bytes: Waiting bytes that are sent without waiting for `flush`.
         poll: Seconds of silence after which the log of a running stream is read, in case its last bell was lost; and after which
-            a stream that has ended is asked for again when somebody comes to read it, in case it was deleted meanwhile.
+            an ended stream is looked up again for a new reader, in case it was deleted meanwhile.
         retention: Seconds that an ended stream is kept; a day.
         session_retention: Seconds after its last event at which the feed of a session is forgotten; 30 days.
-        abandon_after: Seconds without any reader in this process after which a generation is cancelled. `None`: never, since
-            somebody who left may come back.
-        on_lost: What becomes of a stream whose producer died. `"fail"`: it ends as `FAILED`, reason `producer_lost`.
-            `"restart_if_empty"`: if it has no event yet, who starts it again runs it; it may be paid for twice.
-            A producer: it goes on, from `gen.resumed_from` and `gen.note`.
-        cancel_grace: Seconds between `gen.cancelled` and the cancellation of the producer's task. An async generator cannot look
-            at `gen.cancelled`, so it is cancelled at once.
-        log_timeout: Seconds that the log may be away before generations that wait for it are given up, and readers of what other
-            processes generate are asked to come back elsewhere, over a lease.
-        call_timeout: Seconds that one call of the log may take; then it counts as away, and the call is made again. 30: the logs
-            of this package give up by themselves before that, so it is for a log of yours or a disk that hangs, and it fits
+        abandon_after: Seconds without any reader in this process after which a generation is cancelled. `None`: never, because
+            a reader who left may return.
+        on_lost: What happens to a stream whose producer died. `"fail"`: it ends as `FAILED`, reason `producer_lost`.
+            `"restart_if_empty"`: if it has no event yet, the next start with its id runs it; it may be billed twice.
+            A producer: it continues, from `gen.resumed_from` and `gen.note`.
+        cancel_grace: Seconds between `gen.cancelled` and the cancellation of the producer's task. An async generator cannot
+            check `gen.cancelled`, so it is cancelled at once.
+        log_timeout: Seconds that the log may be unavailable before waiting generations are given up, and readers of other
+            processes' generations are sent elsewhere, spread over a lease.
+        call_timeout: Seconds that one call of the log may take; then the log counts as unavailable, and the call is repeated.
+            30: the logs of this package time out before that, so it is for a log of yours or a disk that hangs, and it fits
             into `log_timeout` twice.
         limits: See `HubLimits`.
         text_of: Text of an event for `message()`: a callable of a `StreamEvent` (→ text or `None`), or a protocol, such as
-            `OpenAIChat()`, which knows the text in its events. `None`: the value of `text`
-            in the JSON of events without a name, as `gen.text()` writes it.
-        authorize: Whose streams a request may see, asked for every request: an async callable of its `Facts`, the id of the
-            stream (`None` where none is named), and what it wants to do (`"create"`, `"read"`, `"say"`, `"cancel"`, `"forget"`,
-            `"append"`, or `"feed"`, of a session). It returns the owner, or `None` to refuse. `None`: streams have no owners; who
-            knows an id may read it.
-        presence: Readers of a session who ask for it are counted over all processes, and told how many there are; see
-            `Session.follow()`. `False`: nobody is; to count costs a write every `lease` seconds for each session that is followed
-            so in a process.
-        heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close what is silent for 30 to 60.
-            `None`: none.
-        send_timeout: Seconds that a client may take no bytes before it is cut. 60: it sleeps, and comes back with its cursor.
+            `OpenAIChat()`, which knows the text in its events. `None`: the value of `text` in the JSON of events without a
+            name, as `gen.text()` writes it.
+        authorize: Returns the owner whose streams a request may see, or `None` to refuse it. An async callable, called for
+            every request with its `Facts`, the id of the stream (`None` if none is named), and the action (`"create"`,
+            `"read"`, `"say"`, `"cancel"`, `"forget"`, `"append"`, or `"feed"`, of a session). `None`: streams have no owners;
+            whoever knows an id may read it.
+        presence: Readers of a session who ask for it are counted over all processes, and receive the number; see
+            `Session.follow()`. `False`: nobody is counted. Counting costs each process a write every `lease` seconds per
+            session that is followed this way.
+        heartbeat: Seconds of silence after which readers with ids get a comment. 15: proxies close connections that are silent
+            for 30 to 60. `None`: never.
+        send_timeout: Seconds that a client may accept no bytes before it is cut. 60: it is asleep, and returns with its cursor.
 
     Raises:
-        ValueError: A number that makes no sense.
+        ValueError: A number is invalid.
     """
 
     def __init__(
@@ -287,13 +287,13 @@ class Hub:
         self.heartbeat = heartbeat
         self.send_timeout = send_timeout
         self._readers: dict[Reader, None] = {}
-        # One method for all of them: there are many.
+        # One bound method for all readers, because there are many.
         self._forget_closed = self._forget_reader
         self._kinds: dict[str, Producer] = {}
         self._entered = self._closed = False
         self._creating = 0
         self._asked: OrderedDict[tuple[str, Head, bytes], tuple[str, float]] = OrderedDict()
-        """Streams that were asked for, and the log did not say whether it made them: the epoch, and until when it counts."""
+        """Streams whose creation has an unknown result: the epoch, and until when it counts."""
         self._starting: set[asyncio.Task[Stream]] = set()
         self._text_of = text_of
         self._poll = poll
@@ -349,13 +349,13 @@ class Hub:
 
     def use_log(self, log: StreamLog) -> None:
         """
-        Keep the streams in another log than the hub was made with, as `resumable-stream serve --store` does.
+        Use another log than the one passed to the hub, as `resumable-stream serve --store` does.
 
         Raises:
-            RuntimeError: The hub runs already, and has streams in the first one.
+            RuntimeError: The hub is already running, and has streams in the first one.
         """
         if self._entered:
-            raise RuntimeError("this hub runs already; its log can be changed before it is entered")
+            raise RuntimeError("this hub is already running; change its log before it is entered")
         successor = self._generations.successor
         self._keep_in(log)
         self._generations.successor = successor
@@ -367,7 +367,7 @@ class Hub:
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise RuntimeError("this hub runs already; it is entered once")
+            raise RuntimeError("this hub is already running; enter it only once")
         self._entered = True
         self._following.start()
         self._generations.start()
@@ -378,9 +378,9 @@ class Hub:
 
     async def aclose(self) -> None:
         """
-        Stop at once: generations that still run are released or end as `FAILED`, reason `shutdown`; readers are let go.
+        Stop at once: running generations are released or end as `FAILED`, reason `shutdown`; readers are disconnected.
 
-        Call `drain()` first to give them time. The log is not closed: who made it, closes it.
+        Call `drain()` first to give them time. The log stays open: whoever made it closes it.
         """
         if self._entered:
             for reader in list(self._readers):
@@ -388,7 +388,7 @@ class Hub:
             await self._presence.aclose()
             await self._generations.aclose()
             if self._starting:
-                # They take back what they have created meanwhile.
+                # They delete what they have created meanwhile.
                 await asyncio.wait(self._starting, timeout=self._generations.pace.cancel_grace)
             await self._following.aclose()
             self._closed = True
@@ -406,12 +406,12 @@ class Hub:
 
     async def drain(self, timeout: float = 25.0, spread: float = 5.0) -> None:
         """
-        Shut down without losing anything: start nothing more, send readers away, let generations come to their end.
+        Shut down without losing anything: start nothing more, send readers away, let generations finish.
 
         Args:
-            timeout: Seconds that generations may still take. Those that run then are released, if they can be continued,
-                and otherwise end as `FAILED`, reason `shutdown`; they get `cancel_grace` for that, and no more.
-            spread: Seconds over which readers are sent away, so that they do not come back in one instant.
+            timeout: Seconds that generations may still take. Those still running are then released, if they can be continued,
+                and otherwise end as `FAILED`, reason `shutdown`; they get at most `cancel_grace` for that.
+            spread: Seconds over which readers are sent away, so that they do not all return at once.
         """
         self._generations.closing = True
         loop = asyncio.get_running_loop()
@@ -421,15 +421,15 @@ class Hub:
         while self._generations and loop.time() < deadline:
             await self._generations.changed.wait(deadline - loop.time())
         await leaving
-        # Who came while it was shutting down; few, since they are told so before they begin to read.
+        # Readers who arrived during the shutdown; few, because most are refused.
         await self._send_away(list(self._readers), 0.0)
         await self._generations.stop()
 
     def drain_on(self, *signal_numbers: int, timeout: float = 25.0, spread: float = 5.0) -> None:
         """
-        Drain when a signal comes, and then let the handler that was there before do its work.
+        Drain when a signal arrives, and then call the previous handler.
 
-        Call it in the event loop, in the main thread. `signal.SIGTERM` if none is named. A second signal does not wait.
+        Call it in the event loop, in the main thread. Defaults to `signal.SIGTERM`. A second signal does not wait.
         """
         loop = asyncio.get_running_loop()
         for number in signal_numbers or (signals.SIGTERM,):
@@ -479,32 +479,32 @@ class Hub:
         again: Literal["failed"] | None = None,
     ) -> Stream:
         """
-        Create a stream and run its producer, or join the stream that is there.
+        Create a stream and run its producer, or join the existing stream.
 
-        Of any number of calls with one id, at one moment, in any number of processes over one log, one runs its producer.
+        Of any number of concurrent calls with one id, in any number of processes over one log, one runs its producer.
 
         Args:
             id: 1 to 256 characters of `A-Z a-z 0-9 . _ ~ -`; `None`: 128 random bits.
-            run: What makes the events. It is called at most once; a generator that is not needed is closed.
-            request: Stored with the stream, for whoever takes it over; and, unless `fingerprint` is given, digested to notice
-                another request under the same id.
-            owner: Whose stream it is, see `HubStream`'s server: readers are shown it only as this owner. Each has ids of its own.
+            run: Makes the events. It is called at most once; a generator that is not needed is closed.
+            request: Stored with the stream, for a later producer; and, unless `fingerprint` is given, digested to detect another
+                request under the same id.
+            owner: Owner of the stream: only this owner's readers see it. Each owner has a separate set of ids.
             session: The conversation that it belongs to. Its feed tells all who follow it that the stream begins, and how it
                 ends.
-            if_busy: What to do while another stream of the session runs. `"parallel"`: start this one beside it. `"reject"`:
-                raise `StreamBusy`. `"interrupt"`: start this one, and cancel the others. Of two calls at one moment the log
+            if_busy: What to do while another stream of the session is running. `"parallel"`: start this one as well. `"reject"`:
+                raise `StreamBusy`. `"interrupt"`: start this one, and cancel the others. Of two simultaneous calls the log
                 decides which one came first.
             by: Who starts it, for those who follow the session.
-            supersedes: A stream to be cancelled: the answer to the prompt that was changed.
+            supersedes: A stream to cancel: the answer to the prompt that was changed.
             head: Content type, framing and the rest. `None`: server-sent events.
             fingerprint: Digest of the request; `""`: not compared.
             again: `"failed"`: a stream that ended as failed is started anew under a new epoch. `None`: it is joined as it is,
-                since it may have been paid for.
+                because it may have been billed.
 
         Raises:
-            KeyReused: The id is that of another request.
-            StreamBusy: Another stream of the session runs, and `if_busy` is `"reject"`. `.active` is its id.
-            ValueError: The id cannot be one.
+            KeyReused: The id belongs to another request.
+            StreamBusy: Another stream of the session is running, and `if_busy` is `"reject"`. `.active` is its id.
+            ValueError: The id is invalid.
             HubDraining: The hub is shutting down.
             LimitReached: Too many generations run here.
             LogUnavailable: The log cannot be reached.
@@ -515,7 +515,7 @@ class Hub:
             id, run, request=request, owner=owner, session=session, if_busy=if_busy, by=by, supersedes=supersedes, head=head,
             fingerprint=fingerprint, again=again,
         )  # fmt: skip
-        # Whoever leaves meanwhile leaves the stream running, not one that was created and has no producer.
+        # Shielded: a caller who leaves must not leave behind a created stream without a producer.
         starting = asyncio.get_running_loop().create_task(work)
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
@@ -531,7 +531,7 @@ class Hub:
         if stream.joined:
             await close(run)
         for other in dict.fromkeys(replaced):
-            # Last, so that whoever is refused keeps what he had. What is no longer known needs no cancelling.
+            # Last, so that a refused start leaves the old stream alone. An unknown stream needs no cancelling.
             if other != stream.id:
                 with contextlib.suppress(StreamUnknown):
                     await self.cancel(other, "superseded", owner=owner, by=options["by"])
@@ -552,7 +552,7 @@ class Hub:
         for other in replaced:
             check_stream_id(other)
         if is_feed_id(stream_id):
-            raise ValueError(f"a stream cannot have the id {stream_id!r}, which is that of a session's feed; choose another")
+            raise ValueError(f"a stream cannot have the id {stream_id!r}, which is the id of a session's feed; choose another")
         if fingerprint is None:
             fingerprint = "" if request is None else hashlib.blake2b(request, digest_size=16).hexdigest()
         head = replace(
@@ -569,7 +569,7 @@ class Hub:
                 raise StreamBusy(f"stream {others[-1]!r} of session {str(session)[:80]!r} is running", active=others[-1])
             replaced[:] = explicit
             if if_busy == "interrupt":
-                # One that runs already interrupts what was there before it, and nothing that came later.
+                # A stream that is already running interrupts those before it, but none that came later.
                 earlier = itertools.takewhile(lambda each: each != stream_id, feed.streams)
                 replaced.extend(each for each in earlier if each not in explicit)
             return feed.started(stream_id, by=by, supersedes=replaced)
@@ -581,7 +581,7 @@ class Hub:
                 self._generations.run(stream_id, answer, head, run, request)
                 return Stream(stream_id, answer.epoch, joined=False)
             if answer.ending is not None:
-                # Joined, or started anew in the next round: it interrupts nothing as it is.
+                # Joined, or started anew in the next round: by itself it interrupts nothing.
                 replaced[:] = explicit
             is_other = bool(answer.head.fingerprint and fingerprint and answer.head.fingerprint != fingerprint)
             if answer.head.owner != owner or answer.head.written or is_other:
@@ -603,7 +603,7 @@ class Hub:
                     self._generations.tasks.spawn(self._generations.end_lost(writer))
             followed = self._following.find(key)
             if followed is not None and followed.follower.mirror is not None and followed.follower.mirror.epoch != answer.epoch:
-                # It was deleted and started again elsewhere, and no bell has said so.
+                # It was deleted and started again elsewhere, but no bell has reported it.
                 self._following.forget(key)
             return Stream(stream_id, answer.epoch, joined=True, ending=answer.ending)
 
@@ -611,7 +611,7 @@ class Hub:
         ending = existing.ending
         if ending is None or ending.outcome is not Outcome.FAILED:
             return False
-        # Whoever noticed first that an empty stream has no producer has ended it.
+        # The process that first noticed the missing producer of an empty stream has ended it.
         is_empty = self._on_lost == "restart_if_empty" and existing.n == 0 and ending.reason == "producer_lost"
         return again == "failed" or is_empty
 
@@ -622,14 +622,14 @@ class Hub:
     async def _create(
         self, key: str, head: Head, request: bytes | None, replaces: str | None, decide: Callable[[Feed], bytes | None]
     ) -> Writer | Existing:
-        """Create the stream, if there is room for it here; one that is there is joined without."""
+        """Create the stream, if there is room for it here; joining an existing one needs none."""
         if self._generations.closing:
             raise HubDraining("the hub is shutting down and starts nothing; ask another instance")
         if self._is_full:
             there = Unknown() if replaces is not None else await self._log.read(key, None, limit_bytes=0)
             if isinstance(there, Unknown):
                 raise LimitReached(
-                    f"{len(self._generations)} generations run here already (HubLimits.streams)", limit=self.limits.streams
+                    f"{len(self._generations)} generations already run here (HubLimits.streams)", limit=self.limits.streams
                 )
             return Existing(there.epoch, there.n, there.head, there.ending)
         asked = key, head, hashlib.blake2b(request or b"", digest_size=16).digest()
@@ -641,7 +641,7 @@ class Hub:
         try:
             answer = await self._create_in_session(key, head, request, replaces, epoch, decide)
         except BaseException:
-            # Maybe it was done all the same. Nobody else can have the stream before the lease is over that it got then.
+            # It may have been created. Nobody else can have it before its first lease ends.
             self._asked[asked] = epoch, until
             if len(self._asked) > _MOST_ASKED:
                 self._asked.popitem(last=False)
@@ -649,7 +649,7 @@ class Hub:
         finally:
             self._creating -= 1
         if isinstance(answer, Writer) and self.draining:
-            # Taken back, so that another instance can start it. Nobody has seen an event of it.
+            # Deleted, so that another instance can start it. Nobody has seen an event of it.
             await self._log.delete(key)
             if head.session is not None:
                 id, ending = head.public_id or key, Ending(outcome=Outcome.CANCELLED, reason="shutdown")
@@ -666,7 +666,7 @@ class Hub:
         epoch: str,
         decide: Callable[[Feed], bytes | None],
     ) -> Writer | Existing:
-        """Create the stream, and write into the feed of its session that it begins."""
+        """Create the stream, and record its start in the feed of its session."""
 
         async def create(also: Append | None) -> Writer | Existing | AlsoRefused:
             options = {} if also is None else {"also": also}
@@ -680,13 +680,13 @@ class Hub:
             try:
                 return await self._sessions.step(head.session, head.owner, decide, create)
             except StreamBusy:
-                # One that is there is joined, whoever else runs.
+                # An existing stream is joined, whatever else is running.
                 there = await self._log.read(key, None, limit_bytes=0)
                 if not isinstance(there, Unknown) and there.epoch != replaces:
                     return Existing(there.epoch, there.n, there.head, there.ending)
                 if last:
                     raise
-                # The one that runs may be dead.
+                # The running one may be dead.
                 await self._settled(head.session, head.owner)
         raise AssertionError("unreachable")
 
@@ -694,31 +694,31 @@ class Hub:
 
     def session(self, id: str, *, owner: str = "") -> Session:
         """
-        A conversation: the streams that run in it, its messages, and the feed that tells all who follow it what happens.
+        A conversation: its running streams, its messages, and the feed that reports everything to those who follow it.
 
-        Nothing is stored of it before the first event.
+        Nothing is stored before the first event.
 
         Args:
             id: Text of 1 to 1024 bytes.
-            owner: Whose it is; each owner has sessions of his own.
+            owner: Its owner; each owner has separate sessions.
         """
         return Session(self, self._sessions, id, owner)
 
     async def active(self, session: str, *, owner: str = "") -> list[str]:
-        """Ids of the streams of a session that run, in the order in which they began."""
+        """Ids of the running streams of a session, in the order in which they began."""
         return await self.session(session, owner=owner).active()
 
     async def _tell_feed(self, session: str, owner: str, decide: Callable[[Feed], bytes | None]) -> None:
         """
-        Write something into the feed of a session, unless it cannot be written.
+        Append to the feed of a session, or log a failure.
 
-        A feed that is away or damaged must not keep anybody from stopping or forgetting a stream. Whoever asks next what runs in
-        the session tells it of an end.
+        A feed that is unavailable or damaged must not keep anybody from stopping or deleting a stream. The next process that asks
+        what runs in the session records the end.
         """
         try:
             await self._sessions.append(session, owner, decide)
         except LogUnavailable as exc:
-            logger.warning("the feed of session %s was not told of a change: %s", session[:80], exc)
+            logger.warning("the feed of session %s misses a change: %s", session[:80], exc)
 
     async def _settled(self, session: str, owner: str, *, make: bool = False) -> Feed | None:
         self._check_running()
@@ -741,13 +741,12 @@ class Hub:
 
     def portal(self, *, close_log: bool = True) -> SyncHub:
         """
-        The same verbs as plain calls, for programs without an event loop: Flask and other WSGI applications, scripts.
+        The same methods as plain calls, for programs without an event loop: Flask and other WSGI applications, scripts.
 
-        The hub then runs in a thread of the portal, and is not entered otherwise. See `SyncHub`.
+        The hub then runs in a thread of the portal, and must not be entered otherwise. See `SyncHub`.
 
         Args:
-            close_log: The portal closes the log too when it is closed. True: a log belongs to one event loop, which nobody else
-                can reach.
+            close_log: The portal also closes the log. True: a log belongs to one event loop, which only the portal can reach.
         """
         from .portal import SyncHub
 
@@ -755,9 +754,9 @@ class Hub:
 
     async def respond(self, request: Request, /, run: Producer | None = None, **options: Any) -> HubResponse:
         """
-        Answer a request of Starlette or FastAPI: start or join a stream and follow it, or follow one that is there.
+        Answer a request of Starlette or FastAPI: start or join a stream and follow it, or follow an existing one.
 
-        See `resumable_stream.server.asgi.respond`, which this is; it needs the extra `server`.
+        See `resumable_stream.server.asgi.respond`; it needs the extra `server`.
         """
         from .asgi import respond
 
@@ -778,31 +777,30 @@ class Hub:
         **options: Any,
     ) -> HubAnswer:
         """
-        Say what a request is answered, for a framework that `respond()` does not know: Django, Quart, aiohttp, Litestar, Sanic.
+        Answer a request, for a framework that `respond()` does not know: Django, Quart, aiohttp, Litestar, Sanic.
 
             answer = await hub.answer(request.method, request.headers, request.META["QUERY_STRING"], id=id, path=request.path)
             return StreamingHttpResponse(answer, status=answer.status, headers=dict(answer.headers))
 
-        It does what `respond()` does: it heeds the cursor and the view that are asked for, and whatever stands in the way is an
-        answer with its status, not an exception. What differs: the framework's own limits hold for the body of the request, and
-        for a client that takes no bytes, since `send_timeout` is that of `respond()`.
+        It does what `respond()` does: it honours the requested cursor and view, and every obstacle becomes an answer with its
+        status, not an exception. Two things differ: the framework's own limits apply to the body of the request, and to a client
+        that accepts no bytes, because only `respond()` uses `send_timeout`.
 
         Args:
             method: `GET`, `HEAD` or `POST`.
-            headers: Of the request, by name; the case of names does not count.
-            query: What stands after the `?`, still encoded.
-            id: Of the stream. `None`: the request's `Idempotency-Key`, or else 128 random bits.
+            headers: Headers of the request, by name, case-insensitively.
+            query: The part after the `?`, still encoded.
+            id: Id of the stream. `None`: the request's `Idempotency-Key`, or else 128 random bits.
             run: Makes the events if the stream is started here, see `start()`. `None`: the stream is only followed.
-            path: Of the request, as the client knows it, for `Content-Location`: the path of a GET; after a start that path, a
-                slash and the id. A client that was cut while it read the answer to its POST continues there. `None`: it cannot.
-            body: Of the request. With the method and the path it tells one request from another under the same id.
-                `None`: not compared.
-            owner: Whose stream it is. `None`: what `authorize` says.
-            location: Path at which the stream can be read again, if `path` does not say it.
+            path: Path of the request, as the client knows it, for `Content-Location`: the path of a GET; after a start that path,
+                a slash and the id. A client that was cut while it read the answer to its POST continues there. `None`: it cannot.
+            body: Body of the request. With method and path, it distinguishes requests under the same id. `None`: not compared.
+            owner: Owner of the stream. `None`: the result of `authorize`.
+            location: Path at which the stream can be read again, if `path` does not give it.
             options: As for `start()`.
 
         Raises:
-            ValueError: There is neither `run` nor `id`.
+            ValueError: Neither `run` nor `id` is given.
         """
         return await answer_of(
             self, method, headers, query, id=id, run=run, path=path, body=body, owner=owner, location=location, options=options
@@ -810,9 +808,9 @@ class Hub:
 
     def _check_running(self) -> None:
         if not self._entered:
-            raise RuntimeError("the hub does not run: use it in an `async with hub:` block, or pass hub.lifespan to the app")
+            raise RuntimeError("the hub is not running: use it in an `async with hub:` block, or pass hub.lifespan to the app")
         if self._closed:
-            raise RuntimeError("the hub was closed: make another one, since it is entered once")
+            raise RuntimeError("the hub was closed: make another one, because a hub is entered only once")
 
     # --- the inbox
 
@@ -823,30 +821,30 @@ class Hub:
         Args:
             id: The stream.
             data: The message.
-            mid: Its id: the same again is the same message. `None`: a random one.
+            mid: Its id; a repeated id means the same message. `None`: a random one.
             kind: The application's own word, but not `"cancel"`.
             owner: As given to `start()`.
 
         Returns:
-            Its place in the inbox, counted from 1; for the same `mid` the same. Accepted is not applied: a message counts as
-                applied with the event that its producer sends next, and `Ending.applied` is the place of the last one that was.
+            Its place in the inbox, from 1; the same for the same `mid`. Accepted does not mean applied: a message counts as
+                applied with the next event of its producer, and `Ending.applied` is the place of the last one that was.
 
         Raises:
             StreamUnknown: There is no such stream.
-            StreamEnded: It has ended, and nobody takes messages; or this one was accepted before, and not applied.
+            StreamEnded: It has ended and accepts no messages; or this one was accepted before, but not applied.
             LimitReached: The inbox is full.
             ValueError: The kind is that of a cancel.
         """
         if kind == CANCEL:
             raise ValueError(f"a message of the kind {CANCEL!r} stops the producer: call hub.cancel(), or choose another kind")
         if mid == _CANCEL_ID:
-            raise ValueError(f"a message cannot have the id {mid!r}, which is that of a cancel; choose another")
+            raise ValueError(f"a message cannot have the id {mid!r}, which is the id of a cancel; choose another")
         verdict = await self._say(id, Message(id=mid or secrets.token_urlsafe(12), data=data, kind=kind), owner)
         match verdict:
             case Said(k, ending) if ending is not None and k > ending.applied:
                 raise StreamEnded(
-                    f"stream {id!r} has ended ({ending.outcome.value}); the message was accepted at place {k} and not applied, "
-                    f"since its producer applied those up to {ending.applied}",
+                    f"stream {id!r} has ended ({ending.outcome.value}); the message was accepted at place {k} but not applied, "
+                    f"because its producer applied only those up to {ending.applied}",
                     ending=ending,
                 )
             case Said(k):
@@ -863,13 +861,13 @@ class Hub:
         Ask the producer of a stream to stop, wherever it runs.
 
         Args:
-            id: The stream.
-            reason: Readers get it as the reason of the ending.
-            owner: As given to `start()`.
-            by: Who cancels it, for those who follow its session.
+                id: The stream.
+                reason: Readers get it as the reason of the ending.
+                owner: As given to `start()`.
+                by: Who cancels it, for those who follow its session.
 
         Returns:
-            Whether it was running. Calling it again is the same as once.
+            Whether it was running. Repeated calls have no further effect.
 
         Raises:
             StreamUnknown: There is no such stream.
@@ -883,11 +881,11 @@ class Hub:
 
     async def _cancel(self, id: str, head: Head, reason: str, owner: str, by: str) -> bool:
         if head.written:
-            # It has no producer that could be asked.
+            # It has no producer to ask.
             return await self._written.end(id, owner, Ending(outcome=Outcome.CANCELLED, reason=reason))
         session = head.session
         if session is not None:
-            # First: the stream may have ended before there is another chance, and then nobody would learn why.
+            # First: the stream may end before there is another chance, and then nobody would learn why.
             await self._tell_feed(session, owner, lambda feed: feed.cancelled(id, by=by))
         verdict = await self._say(id, Message(id=_CANCEL_ID, data=reason, kind=CANCEL), owner)
         if isinstance(verdict, Unknown):
@@ -895,7 +893,7 @@ class Hub:
         if isinstance(verdict, Said):
             key = key_of(id, owner)
             self._generations.hear_control(key, Control(verdict.k, reason))
-            # A cancel that is known already is answered as such, whether the stream has ended meanwhile or not.
+            # A repeated cancel gets the same answer, whether the stream has ended meanwhile or not.
             return verdict.ending is None
         return False
 
@@ -913,11 +911,11 @@ class Hub:
 
     @property
     def readers(self) -> int:
-        """How many read here now."""
+        """How many readers there are here now."""
         return len(self._readers)
 
     def has_room(self, id: str, *, owner: str = "") -> bool:
-        """Another reader of this stream is within the limits of this process."""
+        """Whether another reader of this stream is within the limits of this process."""
         followed = self._following.find(key_of(check_stream_id(id), owner))
         return len(self._readers) < self.limits.readers and (
             followed is None or followed.readers < self.limits.readers_per_stream
@@ -925,7 +923,7 @@ class Hub:
 
     async def state(self, id: str, *, owner: str = "") -> State:
         """
-        How a stream stands now, asked of the log.
+        The current state of a stream, from the log.
 
         Raises:
             StreamUnknown: There is no such stream.
@@ -959,16 +957,16 @@ class Hub:
 
     async def look(self, id: str, after: Cursor | None = None, *, owner: str = "") -> Page | Gone | Unknown:
         """
-        What the log says to a cursor: without events, and mostly without a trip to the log.
+        The answer of the log to a cursor, without events, and mostly without a trip to the log.
 
         Returns:
-            As `StreamLog.read()`. `Unknown` also for a stream of another owner.
+            As `StreamLog.read()`. Also `Unknown` for a stream of another owner.
         """
         self._check_running()
         key = key_of(check_stream_id(id), owner)
         followed = self._following.find(key)
         if followed is not None and followed.is_over:
-            # There was no such stream, or another one; maybe there is now.
+            # There was no such stream, or another one; it may exist now.
             self._following.forget(key)
             followed = None
         if followed is None or not followed.settled or self._following.is_cut_off(followed):
@@ -1003,18 +1001,18 @@ class Hub:
         self, id: str, after: Cursor | None = None, *, view: View = "events", from_byte: int = 0, owner: str = ""
     ) -> Reader:
         """
-        Begin to read a stream.
+        Start reading a stream.
 
         Args:
             id: The stream.
             after: The last event that the reader has; `None`: from the first.
             view: See `View`.
-            from_byte: In the view `"raw"`, where to begin instead.
+            from_byte: In the view `"raw"`, the byte to start from instead.
             owner: As given to `start()`.
 
         Raises:
             StreamUnknown: There is no such stream.
-            HistoryGone: The log no longer holds what follows the cursor.
+            HistoryGone: The log no longer holds the events after the cursor.
             LimitReached: Too many readers.
             LogUnavailable: The log cannot be reached.
         """
@@ -1042,7 +1040,7 @@ class Hub:
 
     def _check_room(self, id: str, followed: Followed) -> None:
         if len(self._readers) >= self.limits.readers:
-            raise LimitReached(f"{len(self._readers)} readers are here already (HubLimits.readers)", limit=self.limits.readers)
+            raise LimitReached(f"{len(self._readers)} readers are already here (HubLimits.readers)", limit=self.limits.readers)
         if followed.readers >= self.limits.readers_per_stream:
             raise LimitReached(
                 f"{followed.readers} readers read stream {id!r} here (HubLimits.readers_per_stream)",
@@ -1053,19 +1051,19 @@ class Hub:
         self._readers[reader] = None
         reader.on_close = self._forget_closed
         if self.draining:
-            # It gets what is there, and comes back elsewhere for the rest.
+            # It gets the existing events, and returns elsewhere for the rest.
             reader.leave()
         return reader
 
     async def _awaited(self, id: str, *, view: View, owner: str, patience: float | None) -> Reader:
         """
-        Begin to read a feed that nobody has begun: all of it, once there is one.
+        Start reading a feed that nobody has begun: all of it, once it exists.
 
         Args:
-            id: Of the feed.
+            id: Id of the feed.
             view: See `View`.
-            owner: Whose it is.
-            patience: Most seconds to wait for it; `None`: for ever.
+            owner: Its owner.
+            patience: Most seconds to wait for it; `None`: no limit.
 
         Raises:
             LimitReached: Too many readers.
@@ -1075,14 +1073,14 @@ class Hub:
         key = key_of(id, owner)
         followed = self._following.get(key)
         if followed.is_over and followed.follower.mirror is not None:
-            # Of a feed that is gone.
+            # From a feed that is gone.
             self._following.forget(key)
             followed = self._following.get(key)
         self._check_room(id, followed)
         until = math.inf if patience is None else self._following.now() + patience
         reader = Reader(self._log, self._following, followed, Mirror(NOWHERE, "sse"), view=view, n=0, awaits=until)
         try:
-            # From now on its beginning is heard.
+            # From now on its start is noticed.
             await self._following.settle(followed, timeout=_OPEN_TIMEOUT)
         except BaseException:
             reader.close()
@@ -1099,41 +1097,42 @@ class Hub:
         owner: str = "",
     ) -> AsyncGenerator[bytes, None]:
         """
-        Read a stream as the body of an HTTP response: what follows a cursor, then what is live, up to the end.
+        Read a stream as the body of an HTTP response: the events after a cursor, then live ones, up to the end.
 
         In the view `"events"` these are server-sent events: a `retry:` line, events with ids, a comment after each `heartbeat`
         seconds of silence, and `event: end` as the last one. A hub that shuts down ends the body with a `retry:` line instead,
-        and the reader comes back with its cursor. In the other views it is what the producer wrote.
+        and the reader returns with its cursor. In the other views it is what the producer wrote.
 
-        Statuses (204, 404, 410 and so on) are the caller's matter here; `answer()` knows them.
+        Statuses (204, 404, 410 and so on) are up to the caller; `answer()` handles them.
 
         Args:
             id: The stream.
             after: The last event that the reader has, as a cursor or as the text of a `Last-Event-ID`. `None` or `""`: from the
                 first. After the end there is nothing more, not even the end.
             view: See `View`.
-            from_byte: In the view `"raw"`, where to begin.
+            from_byte: In the view `"raw"`, the byte to start from.
             owner: As given to `start()`.
 
         Returns:
-            An iterator. The reader is opened when the first piece is asked for, and let go at the end, or by `aclose()`; the
-                stream goes on without it. Pieces have at most 256 KiB.
+            An iterator. The reader is opened with the first piece, and released at the end, or by `aclose()`; the stream
+            continues
+                without it. Pieces have at most 256 KiB.
 
         Raises:
             ValueError: `after` is not a cursor, or a stream of raw bytes is to be shown as events.
-            StreamUnknown: There is no such stream. This and what follows is raised by the iterator.
-            HistoryGone: The log no longer holds what follows the cursor.
+            StreamUnknown: There is no such stream. This error and the following are raised by the iterator.
+            HistoryGone: The log no longer holds the events after the cursor.
             LimitReached: Too many readers.
             LogUnavailable: The log cannot be reached.
-            ReaderCut: What was read is not complete, so the response must not be ended cleanly: a stream without ids failed, or
-                the log went away meanwhile.
+            ReaderCut: The data so far is incomplete, so the response must not be ended cleanly: a stream without ids failed, or
+                the log became unavailable.
         """
         return pieces(self._opens(id, after, view, from_byte, owner))
 
     def _opens(
         self, id: str, after: Cursor | str | None, view: View, from_byte: int, owner: str
     ) -> Callable[[], Awaitable[Body]]:
-        """What `follow()` reads, not opened yet."""
+        """The body that `follow()` reads, not yet opened."""
         check_stream_id(id)
         if view not in get_args(View):
             raise ValueError(f"view must be one of {', '.join(get_args(View))}, got {view!r}")
@@ -1143,7 +1142,7 @@ class Hub:
             reader = await self.reader(id, cursor, view=view, from_byte=from_byte, owner=owner)
             if view == "events" and reader.framing == "raw":
                 reader.close()
-                raise ValueError(f"stream {id!r} is raw bytes, which cannot be shown as events: ask for the view 'verbatim'")
+                raise ValueError(f"stream {id!r} has raw bytes, which cannot be shown as events: use the view 'verbatim'")
             if view != "events":
                 return Body(reader, Follow(view=view, after=reader.cursor))
             return self._body_of_events(reader)
@@ -1168,7 +1167,7 @@ class Hub:
 
     async def forget(self, id: str, *, owner: str = "") -> None:
         """
-        Cancel a stream and delete all that is kept of it.
+        Cancel a stream and delete everything of it.
 
         Raises:
             StreamUnknown: There is no such stream.
@@ -1188,7 +1187,7 @@ class Hub:
         else:
             await self._wait_for_end(key)
         if (session := state.head.session) is not None:
-            # Where its producer is dead, or does not stop, nobody else says so. Before it may be started again.
+            # If its producer is dead, or does not stop, nobody else records the end. It must be there before a new start.
             ending = state.ending or Ending(outcome=Outcome.CANCELLED, reason=FORGOTTEN)
             await self._tell_feed(session, owner, lambda feed: feed.ended(id, ending))
         await self._log.delete(key)
@@ -1196,9 +1195,9 @@ class Hub:
 
     async def _wait_for_end(self, key: str) -> None:
         """
-        Give a producer in another process time to stop: it would write a stream that its log has lost again.
+        Give a producer in another process time to stop; otherwise it would restore the stream as one that its log has lost.
 
-        It hears of a cancel at once, or at its next renewal, and is then given `cancel_grace`.
+        It learns of a cancel at once, or at its next renewal, and then has `cancel_grace`.
         """
         pace, backoff = self._generations.pace, Backoff(0.01, 0.5)
         deadline = self._following.now() + pace.cancel_grace + pace.lease / 2
@@ -1211,9 +1210,9 @@ class Hub:
 
 def key_of(stream_id: str, owner: str) -> str:
     """
-    The key of a stream in the log: ids that clients choose are each owner's own, so two users' `msg_1` never meet.
+    The key of a stream in the log. Each owner has separate ids, so the `msg_1` of two users never collide.
 
-    An id without an owner that looks like such a key is not one: nobody else can reach, or take, the stream of an owner by it.
+    An id without an owner that looks like such a key is rejected, so nobody else can reach or take an owner's stream by it.
     """
     if not owner and not stream_id.startswith("~"):
         return stream_id
@@ -1225,12 +1224,12 @@ def key_of(stream_id: str, owner: str) -> str:
 
 def _gone(stream_id: str, after: Cursor | None, gone: Gone) -> HistoryGone:
     return HistoryGone(
-        f"the log of stream {stream_id!r} does not hold what follows {after or 'its beginning'}: {gone.why}; it holds events "
+        f"the log of stream {stream_id!r} does not hold the events after {after or 'its beginning'}: {gone.why}; it holds events "
         f"{gone.oldest} to {gone.n} of epoch {gone.epoch}",
         gone=gone,
     )
 
 
 def unknown(stream_id: str) -> StreamUnknown:
-    """The error for a stream that is not there, or not for who asks: nobody can tell which."""
-    return StreamUnknown(f"there is no stream {stream_id[:80]!r}, or not for you", stream_id=stream_id)
+    """The error for a stream that does not exist, or that the caller may not see: the two look the same."""
+    return StreamUnknown(f"there is no stream {stream_id[:80]!r}, or you may not see it", stream_id=stream_id)

@@ -1,27 +1,27 @@
 """
-What a log of streams is, and the rules that all logs share.
+The interface of a log of streams, and the rules that all logs share.
 
-A stream is a row of events, numbered from 1, and an ending. One writer at a time appends to it; any number of readers read it
-from any place. The log keeps both apart:
+A stream is a sequence of events, numbered from 1, and an ending. One writer at a time appends to it; any number of readers read
+it from any position. The log keeps the two apart:
 
-    create → Writer          append, append, append, finish            one writer; every write shows its token
+    create → Writer          append, append, append, finish            one writer; every write presents its token
     read(cursor) → Page      read, read, …                             readers hold a cursor and nothing else
-    bells                    "stream 7 has grown"                      hints; what counts is what `read` returns
+    bells                    "stream 7 has grown"                      hints; only what `read` returns counts
 
-*Nobody sees what the log has not acknowledged.* A writer hands events to readers after `append` has answered, never before, so
-a crash leaves no reader ahead of the log.
+*Nobody sees what the log has not acknowledged.* A writer passes events to readers after `append` has answered, never before, so a
+crash leaves no reader ahead of the log.
 
 *The token.* `<epoch>.<fence>`: the epoch is the identity of the log, the fence counts its writers. A writer that was paused for
 longer than its lease, and superseded meanwhile, is refused at its next write, and so is the writer of a log that was lost and
-created anew.
+recreated.
 
-*The lease.* A writer that neither appends nor renews for `lease` seconds, on the log's clock, may be superseded by `claim`.
-Until somebody claims, it may go on.
+*The lease.* A writer that neither appends nor renews for `lease` seconds, on the log's clock, may be superseded by `claim`. Until
+then, it may continue.
 
-*Again.* Whoever gets no reply sends the same again: a span, an ending or a message that is in the log already is answered as if
-it had been stored just now, and stored once.
+*Repeats.* A caller that gets no reply sends the same call again: a span, an ending or a message that is already in the log is
+stored once, and answered as if it were new.
 
-This module and those it gathers do no I/O; they import no event loop, no clock and no database client.
+This module and those it re-exports do no I/O; they import no event loop, no clock and no database client.
 """
 
 from __future__ import annotations
@@ -185,40 +185,40 @@ class Bells(Protocol):
 
     Iterate it in one task: `async for bell in bells`. The iteration ends after `aclose()`.
 
-    Bells are hints. One may be lost, come twice, or overtake another, so whoever listens compares `bell.n` with what it has,
-    reads the log where there is a hole, and also reads it now and then without a bell. What a bell carries is in the log already.
+    Bells are hints. One may be lost, duplicated or out of order, so a listener compares `bell.n` with what it has, reads the log
+    when there is a hole, and also reads it now and then without a bell. The content of a bell is already in the log.
 
-    An implementation that loses its connection comes back by itself, and rings `Bell(id=…, item=None)` for each stream once it
-    hears that stream again, since bells were lost meanwhile. It does the same when its listener is so slow that bells pile up.
+    An implementation that loses its connection reconnects by itself, and rings `Bell(id=…, item=None)` for each stream it listens
+    to again, because bells were lost meanwhile. It does the same when a slow listener lets bells pile up.
     """
 
     async def add(self, stream_id: str) -> None:
         """
         Listen to a stream. From the return on, every append to it rings.
 
-        So who adds first and reads then misses nothing between the two. Adding it twice is the same as once.
+        Adding first and reading afterwards therefore misses nothing. Adding twice has no further effect.
 
         Raises:
             LogUnavailable: The log cannot be heard.
-            ValueError: It cannot be the id of a stream.
+            ValueError: The id is invalid.
         """
         ...
 
     async def discard(self, stream_id: str) -> None:
-        """Stop listening to a stream; bells of it that wait may still come. Nothing happens if nobody listens."""
+        """Stop listening to a stream; waiting bells may still come. Does nothing if nobody listens."""
         ...
 
     def __aiter__(self) -> AsyncIterator[Bell]:
-        """The bells of all streams that were added, in no certain order."""
+        """The bells of all added streams, in no particular order."""
         ...
 
     async def aclose(self) -> None:
-        """Stop listening to all streams, and end the iteration. Calling it twice is the same as once."""
+        """Stop listening to all streams, and end the iteration. Calling it twice does no harm."""
         ...
 
 
 def shard_of(log: object, stream_id: str) -> str:
-    """Which shard of a log has a stream, as far as the log knows; `""` for a log that does not say, see `StreamLog`."""
+    """The shard of a stream, as far as the log knows; `""` for a log without shards, see `StreamLog`."""
     found = getattr(log, "shard_of", None)
     return "" if found is None else str(found(stream_id))
 
@@ -231,17 +231,17 @@ class StreamLog(Protocol):
     `resumable_stream.testing.log_contract` holds the tests that an implementation has to pass, and this module the rules as
     functions: `judge_append` and the others.
 
-    Every method raises `LogUnavailable` if the log cannot be reached, or what it holds is damaged, and `ValueError` for the id of
-    a stream that cannot be one. After `LogUnavailable` a write may or may not have happened; send it again.
-    Everything else is an answer, not an error.
+    Every method raises `LogUnavailable` if the log cannot be reached, or its data is damaged, and `ValueError` for an invalid
+    stream id. After `LogUnavailable` a write may or may not have happened; send it again. Everything else is an answer, not an
+    error.
 
-    `append` and `renew` take many streams at once, and one that is damaged, or lies where nobody answers, is `Unavailable` by
-    itself. A log whose streams lie on several machines may also say which of them belong together:
+    `append` and `renew` take many streams at once, and a damaged or unreachable one is `Unavailable` by itself. A log whose
+    streams are spread over several machines may also report which belong together:
 
         def shard_of(self, stream_id: str) -> str: …
 
-    It answers at once, without I/O, and may be wrong: a stream may move. Streams of different shards are then sent in trips of
-    their own, so that a machine that takes its time to say nothing holds up nobody but its own streams.
+    It answers at once, without I/O, and may be wrong: a stream may move. Streams of different shards are then sent in separate
+    trips, so that a machine that is slow to fail delays only its own streams.
     """
 
     async def create(
@@ -256,24 +256,24 @@ class StreamLog(Protocol):
         epoch: str | None = None,
     ) -> Writer | Existing | AlsoRefused:
         """
-        Create the stream, or learn that it is there: of any number of callers at one moment, one becomes its writer.
+        Create the stream, or join the existing one: of any number of concurrent callers, one becomes its writer.
 
         Args:
             stream_id: 1 to 256 characters of `A-Z a-z 0-9 . _ ~ -`.
             head: Fixed from now on.
             lease: Seconds, see `Writer.lease`.
-            request: What the stream answers, for whoever takes it over; kept as it is.
-            replaces: The epoch of an ended stream: if that one is there, it is deleted in the same step, and the new stream has
-                another epoch. `None`: a stream that is there is joined, ended or not.
-            also: An append to another stream that belongs to the step: both are done or neither. Not looked at where the stream
-                is there already. A log whose streams lie on several machines may do it just before instead.
-            epoch: Of the new stream, chosen at random by the caller. The same call again with the same epoch, because the first
-                got no reply, returns the writer that the first one made, with a fresh lease, as long as it has appended nothing
-                and nobody has claimed the stream. Do not use one again later than a lease after the first call: events may
+            request: Request of the stream, for a later producer; stored unchanged.
+            replaces: The epoch of an ended stream: if it still exists, it is deleted in the same step, and the new stream has
+                another epoch. `None`: an existing stream is joined, ended or not.
+            also: An append to another stream in the same step: both are done or neither. Ignored if the stream exists
+                already. A log whose streams are spread over several machines may do it just before instead.
+            epoch: Epoch of the new stream, chosen at random by the caller. Repeating the call with the same epoch, because the
+                first got no reply, returns the writer that the first one made, with a fresh lease, as long as it has appended
+                nothing and nobody has claimed the stream. Do not reuse one later than a lease after the first call: events may
                 have been written under it. `None`: the log chooses one.
 
         Returns:
-            The writer; or the stream that is there, whose head was not changed; or why `also` was refused.
+            The writer; or the existing stream, whose head is unchanged; or why `also` was refused.
 
         Raises:
             ValueError: `also` is for the same stream, or not exact.
@@ -286,8 +286,8 @@ class StreamLog(Protocol):
         """
         Append spans of any number of streams in one trip, and renew the leases of their writers.
 
-        The items of one stream are judged in their order. Each item is stored whole or not at all; its note and its `taken` move
-        in the same step. Items of different streams do not depend on each other.
+        The items of one stream are judged in order. Each item is stored completely or not at all; its note and its `taken` are
+        stored in the same step. Items of different streams are independent.
 
         Args:
             batch: `Append` objects, or tuples of writer, span and note.
@@ -295,23 +295,23 @@ class StreamLog(Protocol):
         Returns:
             A verdict for each item, in the same order:
 
-            | the log has | verdict |
+            | the log | verdict |
             |---|---|
-            | nothing | `Lost` |
-            | another token | `Fenced` |
-            | an ending | `Ended` |
-            | fewer spans than were stored | `Lost` |
-            | the event before the span as its last | stored: `Appended` |
-            | the span already | `Appended` |
-            | another last event | `Behind` |
-            | not been reached for this stream, but for another one of the batch | `Unavailable` |
+            | has nothing | `Lost` |
+            | has another token | `Fenced` |
+            | has an ending | `Ended` |
+            | has fewer spans than were stored | `Lost` |
+            | ends with the event before the span | stored: `Appended` |
+            | has the span already | `Appended` |
+            | ends elsewhere | `Behind` |
+            | was not reached for this stream, but for another one of the batch | `Unavailable` |
 
-            For an `exact` item the last but two is `Behind` as well.
+            An `exact` item that the log has already is `Behind` as well.
 
         Raises:
             LogUnavailable: None of the streams could be reached.
             SpanRefused: The bytes of a span do not continue those of its log (a `ValueError`). Nothing of that span is stored;
-                the other items may or may not be, and the batch without it, sent again, tells.
+                the other items may or may not be. Send the batch again without it.
         """
         ...
 
@@ -332,18 +332,18 @@ class StreamLog(Protocol):
         Write a lost stream again in one step, after `Lost`, under the next fence.
 
         Args:
-            writer: The one that was told `Lost`.
-            head: As created.
-            epoch: The old one, if the spans are all there were, so that readers go on where they are; else a new one.
-            spans: One piece of a log; none if there were no events.
-            request: As created.
-            note: The note stored last.
-            note_n: The event that the note belongs to; `None`: the last.
-            taken: How many messages are dealt with.
-            inbox: The messages known, so that one that is sent again is still known.
+                writer: The one that got `Lost`.
+                head: As created.
+                epoch: The old one, if the spans are complete, so that readers keep their place; otherwise a new one.
+                spans: One piece of a log; none if there were no events.
+                request: As created.
+                note: The newest note.
+                note_n: The event that the note belongs to; `None`: the last.
+                taken: How many messages are dealt with.
+                inbox: The known messages, so that a repeated one is still recognised.
 
         Returns:
-            The writer to go on with. `Existing`: somebody else has the stream, and nothing was changed.
+            The writer to continue with. `Existing`: another writer has the stream, and nothing changed.
 
         Raises:
             ValueError: The spans are not one piece.
@@ -356,15 +356,15 @@ class StreamLog(Protocol):
         """
         End the stream after event `n`; it is kept for `head.retention` seconds from now.
 
-        The same ending by the same writer again is `Done`; another one is `Ended`, with the first.
+        A repeated call of the same writer with the same ending is `Done`; with another one it is `Ended`, with the first.
 
         Args:
-            writer: Whose stream it is.
+            writer: Writer of the stream.
             n: Number of the last event.
             ending: How it ended.
-            also: An append to another stream that belongs to the step: both are done or neither. Where the stream has this ending
-                already, `also` is appended alone. A log whose streams lie on several machines may do it just after instead, and
-                answers `AlsoRefused` when the stream has ended and `also` was refused: finish it again.
+            also: An append to another stream in the same step: both are done or neither. If the stream has this ending already,
+                `also` is appended alone. A log whose streams are spread over several machines may do it just after instead, and
+                answers `AlsoRefused` if the stream has ended and `also` was refused: finish it again.
 
         Raises:
             ValueError: `also` is for the same stream, or not exact.
@@ -373,19 +373,19 @@ class StreamLog(Protocol):
 
     async def read(self, stream_id: str, after: Cursor | None = None, *, limit_bytes: int = 4 << 20) -> Page | Gone | Unknown:
         """
-        Read what follows a cursor.
+        Read the events after a cursor.
 
         Args:
             stream_id: The stream.
             after: The last event that the reader has; a cursor at n + 1 of an ended stream has seen the ending too.
-                `None`: from the first event; `Gone` if that is no longer there, never a hole that nobody mentions.
+                `None`: from the first event; `Gone` if that is no longer there, never a silent hole.
             limit_bytes: Most bytes of events in the page, but at least one event. 4 MiB: one trip for nearly every answer.
-                0: no events, only how the stream stands, and its note; without a cursor this is never `Gone`.
+                0: no events, only the state of the stream, and its note; without a cursor this is never `Gone`.
         """
         ...
 
     def bells(self) -> Bells:
-        """Make an object that hears of changes, also of those that other processes make. One per process is enough."""
+        """Make an object that reports changes, including those by other processes. One per process is enough."""
         ...
 
     async def renew(self, writers: Sequence[Writer]) -> list[Control | Fenced | Ended | Lost | Unavailable | None]:
@@ -395,8 +395,9 @@ class StreamLog(Protocol):
         A writer whose `lease` is 0 releases its stream: it may be claimed at once, and a bell says so (`Released`).
 
         Returns:
-            For each writer, in the same order, why it has lost its stream; otherwise how the inbox stands, which is `None` before
-            the first message. `Unavailable`: this stream cannot be reached, and another one could.
+            For each writer, in the same order, why it has lost its stream; otherwise the state of the inbox, which is `None`
+            before
+                the first message. `Unavailable`: this stream cannot be reached, while another one can.
 
         Raises:
             LogUnavailable: None of the streams could be reached.
@@ -407,27 +408,27 @@ class StreamLog(Protocol):
         self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
     ) -> Writer | Held | Ended | Unknown:
         """
-        Take over a stream whose lease is over; its writer is fenced from now on.
+        Take over a stream whose lease has ended; its writer is fenced from now on.
 
-        A log that holds all that was appended keeps its epoch, and readers go on. One that lost spans begins again under a new
-        epoch without events (`writer.handover.whole` is false), and readers learn that theirs is gone.
+        A complete log keeps its epoch, and readers continue. A log that lost spans starts again under a new epoch without events
+        (`writer.handover.whole` is false), and its readers get `Gone`.
 
-        A log that came back after a fail-over, a power loss or from a backup may have lost its last events without a trace.
-        Readers may have seen them, so their numbers must not be given to other events.
+        A log that recovered from a failover, a power loss or a backup may have lost its last events without a trace. Readers may
+        have seen them, so their numbers must not be given to other events.
 
         Args:
             stream_id: The stream.
             lease: Seconds, see `Writer.lease`.
-            go_on: The new writer will append events. A log that may have lost its last events then gives those that it holds a
-                new epoch (`writer.handover.before` is the old one), and readers of the old one learn that it is gone. Otherwise
-                the epoch stays, so that its readers get what is left, and the end.
-            claimant: A name for this claim, chosen at random by the caller, 1 to 64 characters of `A-Z a-z 0-9 _`. The same call
-                again with the same name, because the first got no reply, returns the writer that the first one made, with a
-                fresh lease, as long as nobody else has claimed the stream. Do not use one again after a reply. `None`: a claim
-                whose reply got lost is held by nobody until its lease is over.
+            go_on: The new writer will append events. A log that may have lost its last events then moves the others to a new
+                epoch (`writer.handover.before` is the old one), and readers of the old one get `Gone`. Otherwise the epoch
+                stays, so that its readers get the remaining events, and the end.
+            claimant: A name for this claim, chosen at random by the caller, 1 to 64 characters of `A-Z a-z 0-9 _`. Repeating the
+                call with the same name, because the first got no reply, returns the writer that the first one made, with a
+                fresh lease, as long as nobody else has claimed the stream. Do not reuse one after a reply. `None`: if the reply
+                is lost, nobody holds the stream until its lease ends.
 
         Returns:
-            The new writer, with what it goes on from in `.handover`, or why it cannot be.
+            The new writer, with the state to continue from in `.handover`, or why there is none.
         """
         ...
 
@@ -435,8 +436,8 @@ class StreamLog(Protocol):
         """
         Put a message into the inbox of a running stream, and ring.
 
-        A message with an id that was said before is not stored again, and answered with the place of the first, also after the
-        end. One of the kind `CANCEL` asks the producer to stop; the first reason is kept in `Control.cancel`.
+        A message with a known id is not stored again, and is answered with the place of the first, even after the end. One of the
+        kind `CANCEL` asks the producer to stop; the first reason is kept in `Control.cancel`.
         """
         ...
 
@@ -445,17 +446,17 @@ class StreamLog(Protocol):
         ...
 
     async def compact(self, stream_id: str) -> None:
-        """Store an ended stream in fewer and compressed entries. Readers notice nothing. A running one is left alone."""
+        """Store an ended stream in fewer, compressed entries. Readers notice nothing. A running stream stays as it is."""
         ...
 
     async def delete(self, stream_id: str) -> None:
-        """Forget the stream and its messages, and ring. Its writer is told `Lost`. Nothing happens if there is none."""
+        """Delete the stream and its messages, and ring. Its writer gets `Lost`. Does nothing if there is none."""
         ...
 
     async def orphans(self, limit: int = 100) -> list[str]:
-        """Name at most `limit` running streams whose lease is over, those first that have been so the longest."""
+        """Return at most `limit` running streams whose lease has ended, the earliest first."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections, files and bells that this object opened. Streams are kept where the log is persistent."""
+        """Close the connections, files and bells that this object opened. A persistent log keeps its streams."""
         ...

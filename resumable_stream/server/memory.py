@@ -72,13 +72,13 @@ from .log import (
 
 __all__ = ["MemoryBells", "MemoryLog"]
 
-# What the objects around the content take, measured with CPython 3.11; 1-byte events would otherwise take 100 times `max_bytes`.
+# Overhead of the objects, measured with CPython 3.11. Without it, 1-byte events would take 100 times `max_bytes`.
 _STREAM_BYTES: Final = 1500
 _SPAN_BYTES: Final = 250
 _MESSAGE_BYTES: Final = 400
 _INBOX_PAGE: Final = 1000
 _IN_A_THREAD: Final = 64 << 10
-"""Bytes from which compressing (10 ms a megabyte) would be felt by the other tasks of the loop."""
+"""Bytes from which compression (10 ms per megabyte) would delay the other tasks of the loop noticeably."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,13 @@ class _Packed:
 
 @dataclass(slots=True)
 class _Stream:
-    """One stream. `size` is what it counts towards `max_bytes`, `held` the part of it that are spans."""
+    """One stream. `size` is what it counts towards `max_bytes`, `held` the part of its spans."""
 
     record: Record
     spans: list[Span | _Packed] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
-    """Id of each message → its place."""
+    """Place of each message, by id."""
     size: int = 0
     held: int = 0
 
@@ -115,16 +115,15 @@ class MemoryLog:
     """
     Keep streams in memory.
 
-    When `max_bytes` is reached, streams that have ended and the feeds of sessions are forgotten, those that ended, or were
-    written to, the longest ago at first; then the largest running streams lose their front, and readers before it learn that it
-    is gone. A running stream is never dropped.
-    If the heads, requests, notes and messages of the running streams alone take all the room, `create` and `say` raise
-    `LogUnavailable`.
+    When `max_bytes` is reached, ended streams and the feeds of sessions are dropped, starting with those that ended, or were
+    written to, the longest ago. Then the largest running streams lose their front, and readers before it get `Gone`. A running
+    stream is never dropped. If the heads, requests, notes and messages of the running streams alone take all the room, `create`
+    and `say` raise `LogUnavailable`.
 
     Args:
-        max_bytes: Most bytes of all streams together: events, notes, requests, messages and heads, and about what the objects
-            around them take. 256 MiB: some 10,000 answers of 25 KB.
-        clock: Seconds that only go forward, for leases and retention.
+        max_bytes: Most bytes of all streams together: events, notes, requests, messages and heads, and roughly the overhead of
+            their objects. 256 MiB: about 10,000 answers of 25 KB.
+        clock: Monotonic seconds, for leases and retention.
 
     Raises:
         ValueError: `max_bytes` is not a positive whole number.
@@ -136,10 +135,10 @@ class MemoryLog:
         self.max_bytes = max_bytes
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
-        # Those that may be dropped: streams in the order in which they ended, and feeds as they were written to.
+        # Streams that may be dropped: ended ones in the order of their ends, and feeds in the order of their last writes.
         self._spare: OrderedDict[str, None] = OrderedDict()
         self._size = 0
-        # When to look whether a stream has expired; one entry a stream, pushed again with the new time if it has not.
+        # When to check whether a stream has expired; one entry per stream, pushed again with the new time if it has not.
         self._expiries: list[tuple[float, str]] = []
         self._bells: set[MemoryBells] = set()
 
@@ -180,7 +179,7 @@ class MemoryLog:
         if also is not None and not isinstance(verdict := self._append(also), Appended):
             return AlsoRefused(verdict)
         if stream_id in self._streams:
-            # It may have made room already.
+            # It may have been dropped already to make room.
             self._drop(stream_id)
         if epoch is None or (stream is not None and stream.record.epoch == epoch):
             epoch = self._new_epoch(stream)
@@ -198,7 +197,7 @@ class MemoryLog:
             try:
                 verdicts.append(self._append(item))
             except SpanRefused as exc:
-                # The other streams of the batch are not at fault.
+                # The other streams of the batch are unaffected.
                 refused = refused or exc
         self._trim()
         if refused is not None:
@@ -304,7 +303,7 @@ class MemoryLog:
     async def claim(
         self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
     ) -> Writer | Held | Ended | Unknown:
-        """See `StreamLog.claim()`. What was lost is never in doubt: it goes with the process."""
+        """See `StreamLog.claim()`. This log is never in doubt: its events are lost only with the process."""
         check_seconds("lease", lease)
         check_claimant(claimant)
         stream, now = self._find(stream_id), self._clock()
@@ -378,7 +377,7 @@ class MemoryLog:
         spans = [span for span in before if isinstance(span, Span)]
         large = sum(len(span.data) for span in spans) > _IN_A_THREAD
         packed = await asyncio.to_thread(_packed, spans) if large else _packed(spans)
-        # While it was packed, the stream may have been deleted, replaced or compacted by another task.
+        # Meanwhile, another task may have deleted, replaced or compacted the stream.
         if self._streams.get(stream_id) is stream and stream.spans is before:
             self._grow(stream, sum(map(_size_of, packed)) - stream.held, spans=True)
             stream.spans = packed
@@ -403,7 +402,7 @@ class MemoryLog:
         return [stream_id for _, stream_id in heapq.nsmallest(limit, found)]
 
     async def aclose(self) -> None:
-        """End the bells. The streams stay as long as the object does."""
+        """End the bells. The streams live as long as the object."""
         for bells in list(self._bells):
             await bells.aclose()
 
@@ -414,7 +413,7 @@ class MemoryLog:
         self._forget_expired()
         stream = self._streams.get(stream_id)
         if stream is not None and stream.record.expires <= self._clock():
-            # It ended, and expires earlier than was thought when it was created.
+            # It ended, and so expires earlier than its entry in the heap says.
             self._drop(stream_id)
             self._ring(stream_id, None, None)
             return None
@@ -428,12 +427,12 @@ class MemoryLog:
     def _put(self, stream_id: str, stream: _Stream, size: int) -> None:
         self._streams[stream_id] = stream
         if stream.record.head.feed:
-            # They run for a month, and would fill the memory with nothing to be dropped.
+            # Feeds run for a month, and would fill the memory if they could not be dropped.
             self._spare[stream_id] = None
         self._grow(stream, size)
         heapq.heappush(self._expiries, (stream.record.expires, stream_id))
         if len(self._expiries) > 1000 + 2 * len(self._streams):
-            # Mostly of streams that were deleted, or dropped to make room.
+            # Mostly from streams that were deleted, or dropped to make room.
             self._expiries = [(each.record.expires, name) for name, each in self._streams.items()]
             heapq.heapify(self._expiries)
 
@@ -462,12 +461,12 @@ class MemoryLog:
                 heapq.heappush(self._expiries, (stream.record.expires, stream_id))
 
     def _make_room(self, size: int) -> None:
-        """Make sure that `size` more bytes, which will never be trimmed, find room."""
+        """Make room for `size` more bytes that will never be trimmed."""
         self._trim(size)
         if self._size + size > self.max_bytes:
             raise LogUnavailable(
                 f"the MemoryLog is full: {self._size} of {self.max_bytes} bytes are taken by heads, requests, notes and messages "
-                f"of running streams, and {size} more are needed; raise max_bytes, or run fewer streams at once"
+                f"of running streams, but {size} more are needed; raise max_bytes, or run fewer streams at once"
             )
 
     def _trim(self, extra: int = 0) -> None:
@@ -479,13 +478,13 @@ class MemoryLog:
             self._ring(stream_id, None, None)
         if self._size + extra <= self.max_bytes:
             return
-        # A sixteenth more than needed, so that looking for the largest is paid for by many appends.
+        # A sixteenth more than needed, so that many appends share the cost of finding the largest.
         surplus = self._size + extra - (self.max_bytes - self.max_bytes // 16)
         running = [(-stream.held, stream_id) for stream_id, stream in self._streams.items() if stream.spans]
         heapq.heapify(running)
         while surplus > 0 and running:
             size, stream_id = heapq.heappop(running)
-            # Down to the next largest, but at least an eighth: two of one size would else take turns span by span.
+            # Down to the next largest, but at least an eighth: otherwise two of equal size would take turns span by span.
             share = max(-size + (running[0][0] if running else 0), -size // 8, 1)
             freed = self._trim_front(self._streams[stream_id], min(share, surplus))
             surplus -= freed

@@ -1,10 +1,10 @@
 """
 One process's copy of one stream, and how it is kept in step with the log.
 
-A `Mirror` is content: spans in order, from which any number of readers take what follows their place. A reader holds a number and
-nothing else; those that are at the same place get the same bytes object, so one reader costs next to nothing.
+A `Mirror` is content: spans in order, from which any number of readers take what comes after their position. A reader holds only
+a number; readers at the same position get the same bytes object, so one reader costs almost nothing.
 
-A `Follower` is the order of steps that keeps a mirror exact although bells may be lost, come twice, or overtake each other:
+A `Follower` is the sequence of steps that keeps a mirror exact although bells may be lost, duplicated or out of order:
 
     COLD ──▶ LISTENING ──▶ HYDRATING ──▶ LIVE ──▶ ENDED
              bell asked     log being     bells that continue are applied; a hole, a poll, or a bell
@@ -12,10 +12,10 @@ A `Follower` is the order of steps that keeps a mirror exact although bells may 
              heard          kept aside
     any of them ──▶ STALE (bells lost) ──▶ LISTENING        any read ──▶ GONE (the log has something else, or nothing)
 
-To listen first and to read only when that is confirmed is what closes the seam between replay and live.
+It listens first, and reads only after that is confirmed: this closes the seam between replay and live.
 
-There is no I/O here, no clock and no lock: whoever drives a follower does what it answers (`Listen`, `Read`, `Wake`), in one
-event loop.
+There is no I/O here, no clock and no lock: the driver of a follower does what it returns (`Listen`, `Read`, `Wake`), in one event
+loop.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 ]
 
 CHUNK_BYTES: Final = 256 << 10
-"""Bytes that one reader is given at once, unless one event is larger. 256 KiB: a slow replay does not take a tick of the loop."""
+"""Most bytes given to one reader at once, unless one event is larger. 256 KiB: a slow replay does not hold up the loop."""
 _JOINED: Final = 8
-"""Joined chunks that are kept for other readers at the same place: those who replay together, or lag by as much."""
+"""Joined chunks kept for other readers at the same position, which replay together or lag equally."""
 _ASIDE: Final = 1000
 _ASIDE_BYTES: Final = 4 << 20
-"""Bells, and bytes in them, that are kept aside while the log is read. What is dropped beyond that is read from the log."""
+"""Most bells, and bytes in them, that are kept aside while the log is read. The rest is read from the log."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -70,13 +70,13 @@ class Grown:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The item was there already."""
+    """The item was already there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
     """
-    The item does not continue what is here; nothing was taken. Read the log.
+    The item does not continue the mirror; nothing was taken. Read the log.
 
     Attributes:
         after: Number of the last event here.
@@ -87,14 +87,14 @@ class Hole:
 
 class NotHeld(LookupError):
     """
-    What a reader asked for lies before the oldest event of the mirror. The log may have it.
+    The requested position is before the oldest event of the mirror. The log may have it.
 
     Attributes:
         oldest: Number of the oldest event held.
     """
 
     def __init__(self, oldest: int) -> None:
-        super().__init__(f"the mirror begins with event {oldest}; read the log for what comes before")
+        super().__init__(f"the mirror begins with event {oldest}; read the log for the events before it")
         self.oldest = oldest
 
 
@@ -103,19 +103,19 @@ class Mirror:
     The events of one stream, as far as they are held in this process.
 
     Args:
-        epoch: Of the log.
-        framing: How the bytes fall into events, for the view with ids.
+        epoch: Epoch of the log.
+        framing: How the bytes are split into events, for the view with ids.
         n: Begin after this event; 0: at the first.
-        b: Byte position after that event; `None`: the first span tells.
+        b: Byte position after that event; `None`: taken from the first span.
 
     Attributes:
-        epoch: Of the log.
+        epoch: Epoch of the log.
         framing: As given.
         n: Number of the last event; 0 before any.
         b: Byte position after it.
-        oldest: Number of the oldest event held; n + 1 when none is.
+        oldest: Number of the oldest event held; n + 1 if none is.
         ending: How the stream ended; `None` while it runs.
-        size: Bytes held: both views, and what was joined for readers that are not at the tail.
+        size: Bytes held: both views, and the joined chunks for readers that are not at the tail.
     """
 
     def __init__(self, epoch: str, framing: Framing, *, n: int = 0, b: int | None = None) -> None:
@@ -128,7 +128,7 @@ class Mirror:
         self.size = 0
         self._spans: list[Span] = []
         self._ids: list[bytes | None] = []
-        """The view with ids of each span, once somebody has asked for it."""
+        """The view with ids of each span, once requested."""
         self._joined: dict[tuple[bool, int], tuple[bytes, int]] = {}
 
     def __repr__(self) -> str:
@@ -137,14 +137,15 @@ class Mirror:
 
     def apply(self, item: Span | Ending, *, epoch: str | None = None, n: int | None = None) -> Grown | Known | Hole:
         """
-        Take a span or the ending, if it continues what is here.
+        Take a span or the ending, if it continues the mirror.
 
-        A span that overlaps the end is taken from there on, since after a lost reply the same events may come in other pieces.
+        A span that overlaps the end is taken from there on, because after a lost reply the same events may arrive in other
+        pieces.
 
         Args:
             item: From an acknowledged append, a page of the log, or a bell.
-            epoch: Of the log that it comes from; `None`: this one.
-            n: The last event before an ending; `None`: the caller knows that it follows what is here.
+            epoch: Epoch of its log; `None`: this one.
+            n: The last event before an ending; `None`: the caller knows that it follows the mirror's last event.
         """
         if epoch is not None and epoch != self.epoch:
             return Hole(self.n)
@@ -162,7 +163,7 @@ class Mirror:
         rest = spans_after(item, self.n)
         if self.b is not None and rest.start != self.b:
             return Hole(self.n)
-        # An entry of an ended stream is larger than what a reader is given at once.
+        # An entry of an ended stream is larger than what a reader gets at once.
         parts = (rest,) if len(rest.data) <= CHUNK_BYTES else join_spans((rest,), limit_bytes=CHUNK_BYTES)
         self._spans += parts
         self._ids += [None] * len(parts)
@@ -179,11 +180,11 @@ class Mirror:
             n: The last event that the reader has.
 
         Returns:
-            Whole events, at most 256 KiB unless one event is larger, and the number of the last of them. Empty, and `n` again, if
-            there is nothing after it. The object is the same for all readers at the same place.
+                Complete events, at most 256 KiB unless one event is larger, and the number of the last of them. Empty, and `n`
+                again, if there is nothing after it. All readers at the same position get the same object.
 
         Raises:
-            NotHeld: `n` is before what is held.
+            NotHeld: `n` is before the oldest event held.
         """
         return self._after(n, ids=False)
 
@@ -192,20 +193,20 @@ class Mirror:
         The same as server-sent events, each with the line `id: <epoch>.<n>`; see `with_ids`.
 
         Raises:
-            NotHeld: `n` is before what is held.
+            NotHeld: `n` is before the oldest event held.
             ValueError: The stream is raw bytes, which have no such view.
         """
         return self._after(n, ids=True)
 
     def after_byte(self, b: int) -> tuple[bytes, int]:
         """
-        What follows a byte position, and the position after it; for raw bodies, where a reader counts bytes.
+        The data after a byte position, and the position after it; for raw bodies, whose readers count bytes.
 
         Returns:
             Bytes to the end of a span; empty, and `b` again, if there is nothing after it.
 
         Raises:
-            NotHeld: `b` is before what is held.
+            NotHeld: `b` is before the oldest event held.
         """
         if self.b is None or b >= self.b:
             return b"", b
@@ -221,7 +222,7 @@ class Mirror:
         The spans after event `n`, for a log that has lost them.
 
         Raises:
-            NotHeld: `n` is before what is held.
+            NotHeld: `n` is before the oldest event held.
         """
         if n < self.oldest - 1:
             raise NotHeld(self.oldest)
@@ -233,10 +234,10 @@ class Mirror:
 
     def trim(self, size: int) -> int:
         """
-        Let go of spans at the front until at most `size` bytes are held; the log still has them.
+        Drop spans at the front until at most `size` bytes are held; the log still has them.
 
         Returns:
-            How many bytes were let go of.
+            How many bytes were dropped.
         """
         before = self.size
         if before > size:
@@ -300,11 +301,11 @@ class Mirror:
 
 def with_ids(span: Span, epoch: str, framing: Framing) -> bytes:
     """
-    Put the id of each event of a span into it, as server-sent events.
+    Add the id of each event to a span, as server-sent events.
 
-    The id goes before an SSE block. Where the block has an id of its own, it goes after the last line, since the last id of a
-    block counts. Where an event comes with blocks that have no data, only the block with data gets the id, and the others lose
-    theirs, since a reader's place must move exactly when the event comes. A line of NDJSON becomes the data of a block.
+    The id goes before an SSE block. If the block has its own id, ours goes after the last line, because the last id of a block
+    counts. If an event includes blocks without data, only the block with data gets the id, and the others lose theirs, because a
+    reader's position must move exactly when the event arrives. A line of NDJSON becomes the data of a block.
 
     Raises:
         ValueError: Raw bytes cannot be shown as events.
@@ -317,18 +318,19 @@ def with_ids(span: Span, epoch: str, framing: Framing) -> bytes:
         event = span.data[place : place + length]
         place += length
         if n == 1 and event.startswith(_BOM):
-            # It counts only as the first bytes of a body, where the id stands now; elsewhere it would spoil a field's name.
+            # A byte-order mark counts only as the first bytes of a body, where the id is now; elsewhere it would spoil a field's
+            # name.
             event = event[3:]
         blocks.append(write(event, b"id: %s.%d\n" % (epoch.encode(), n)))
     return b"".join(blocks)
 
 
 def _sse_block(block: bytes, id_line: bytes) -> bytes:
-    # What is left without the blank line: whole lines.
+    # The complete lines, without the blank line.
     lines = block[:-2] if block.endswith(b"\r\n") else block[:-1] if block.endswith((b"\n", b"\r")) else b""
     whole = lines.endswith((b"\n", b"\r"))
     if not whole:
-        # The last event of a body may lack its blank line, or even the end of its last line.
+        # The last event of a body may lack its blank line, or even its last line end.
         lines = block if block.endswith((b"\n", b"\r")) else block + b"\n"
     if lines.startswith((b"\n", b"\r")) or b"\n\n" in lines or (b"\r" in lines and (b"\r\r" in lines or b"\n\r" in lines)):
         return _several_blocks(lines, id_line)
@@ -338,7 +340,7 @@ def _sse_block(block: bytes, id_line: bytes) -> bytes:
 
 
 def _several_blocks(event: bytes, id_line: bytes) -> bytes:
-    """An event with blocks that hold no data: none of these may set an id, neither ours nor one of the producer."""
+    """An event that includes blocks without data: these must not set an id, neither ours nor one of the producer."""
     blocks: list[list[bytes]] = [[]]
     for line in event.splitlines():
         if line:
@@ -346,14 +348,14 @@ def _several_blocks(event: bytes, id_line: bytes) -> bytes:
                 blocks[-1].append(line)
         elif blocks[-1]:
             blocks.append([])
-    # The last block that has data, or the last one if none has.
+    # The last block with data, or the last block if none has data.
     full = [block for block in blocks if any(line.partition(b":")[0] == b"data" for line in block)]
     (full or blocks)[-1].append(id_line[:-1])
     return b"".join(b"\n".join(block) + b"\n\n" for block in blocks if block)
 
 
 def _ndjson_block(line: bytes, id_line: bytes) -> bytes:
-    # White space around a document says nothing, and any line end inside would end the field.
+    # White space around a document is insignificant, but a line end inside would end the field.
     data = line.strip().replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     return b"%sdata: %s\n\n" % (id_line, data)
 
@@ -370,22 +372,22 @@ def _position_of(span: Span) -> int:
 
 
 class Phase(str, enum.Enum):
-    """Where a follower stands."""
+    """The phase of a follower."""
 
     COLD = "cold"
-    """Nothing was asked for."""
+    """Not started."""
     LISTENING = "listening"
-    """The bell was asked for, and is not heard yet."""
+    """Listening was requested, and is not yet confirmed."""
     HYDRATING = "hydrating"
     """The log is being read; bells are kept aside."""
     LIVE = "live"
-    """The mirror has what the log had at the last read, and bells carry it on."""
+    """The mirror has everything from the last read, and bells extend it."""
     ENDED = "ended"
     """The mirror has everything, and the ending."""
     STALE = "stale"
     """The bells are lost."""
     GONE = "gone"
-    """The log has no stream, or another one, or has gone back."""
+    """The log has no stream, or another one, or went back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +401,7 @@ class Read:
     Read the log, then call `read()` with the answer, or `unread()` if there was none.
 
     Attributes:
-        after: From where; `None`: from the first event.
+        after: Where to start; `None`: at the first event.
     """
 
     after: Cursor | None
@@ -407,7 +409,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Readers of the mirror have something to look at: events, the ending, or that it is gone."""
+    """Readers of the mirror have something to look at: events, the ending, or that the stream is gone."""
 
 
 Step: TypeAlias = Listen | Read | Wake
@@ -416,23 +418,23 @@ Step: TypeAlias = Listen | Read | Wake
 
 class Follower:
     """
-    Keeps a mirror in step with its log; each method takes what happened, and returns what to do.
+    Keeps a mirror in step with its log. Each method takes an event and returns what to do.
 
     Attributes:
-        phase: Where it stands.
-        mirror: The content; `None` before the first page of the log. Another object than before: the log no longer has what the
-            old one had, so a reader of that one has to ask the log for its place.
-        head: Of the stream; `None` likewise.
-        gone: Why it is `Phase.GONE`. For a log that went back, go on calling `poll()` while its producer may repair it.
-        control: How the inbox stands, as far as bells have said.
-        running_until: When the lease of the writer is over, on the log's clock, as of the last answer.
+        phase: Its phase.
+        mirror: The content; `None` before the first page of the log. A new object means that the log no longer has the old
+            content, so a reader of the old one has to ask the log for its position.
+        head: Head of the stream; `None` likewise.
+        gone: Why it is `Phase.GONE`. For a log that went back, keep calling `poll()` while its producer may repair it.
+        control: State of the inbox, as far as bells have reported it.
+        running_until: When the lease of the writer ends, on the log's clock, as of the last answer.
         lease_left: Seconds of it that were left then.
-        holes_filled: How often the log had more than bells had brought, since one was late or lost.
+        holes_filled: How often a read found more than the bells had brought, because one was late or lost.
     """
 
     def __init__(self) -> None:
         self.holes_filled = 0
-        self._in_step = False  # bells have brought all, as far as is known
+        self._in_step = False  # bells have brought everything, as far as known
         self.phase = Phase.COLD
         self.mirror: Mirror | None = None
         self.head: Head | None = None
@@ -442,7 +444,7 @@ class Follower:
         self.lease_left = 0.0
         self._owned = False
         self._reading = False
-        self._again = False  # the log may have grown since the read that is under way began
+        self._again = False  # the log may have grown since the current read began
         self._aside: list[Bell] = []
         self._aside_bytes = 0
 
@@ -450,21 +452,21 @@ class Follower:
         return f"Follower({self.phase.value}, mirror={self.mirror!r})"
 
     def listen(self) -> list[Step]:
-        """Begin, or begin again after `deaf()`."""
+        """Start, or start again after `deaf()`."""
         if self.phase not in (Phase.COLD, Phase.STALE):
             return []
         self.phase = Phase.LISTENING
         return [Listen()]
 
     def heard(self) -> list[Step]:
-        """The bell is heard from now on, so a read that begins now misses nothing."""
+        """Listening is confirmed, so a read that starts now misses nothing."""
         if self.phase is not Phase.LISTENING:
             return []
         self.phase = Phase.HYDRATING
         return self._read()
 
     def deaf(self) -> list[Step]:
-        """The bells are lost; call `listen()` when they can be asked for again."""
+        """The bells are lost; call `listen()` when they are available again."""
         if self.phase not in (Phase.COLD, Phase.ENDED) and not self._owned:
             self.phase = Phase.STALE
             self._take_aside()
@@ -472,15 +474,15 @@ class Follower:
 
     def own(self, epoch: str, head: Head, *, n: int = 0) -> list[Step]:
         """
-        The producer is in this process from now on: what it appends is given to `appended()`, and no bell is needed.
+        The producer is in this process from now on: its appends are passed to `appended()`, and no bell is needed.
 
         Args:
-            epoch: Of the log.
-            head: Of the stream.
-            n: The last event that the log held when the producer got it; what the mirror lacks is read.
+            epoch: Epoch of the log.
+            head: Head of the stream.
+            n: The last event in the log when the producer got it; what the mirror lacks is read.
         """
         if self.mirror is None or self.mirror.epoch != epoch or self.mirror.n > n:
-            # Ahead of the log: it lost its tail, and the producer goes on from what is left.
+            # Ahead of the log: it lost its tail, and the producer continues from the rest.
             self.mirror = Mirror(epoch, head.framing)
         self.head, self.gone, self._owned, self._in_step = head, None, True, False
         if self.mirror.n >= n:
@@ -500,7 +502,7 @@ class Follower:
         return [Listen()]
 
     def drop(self) -> None:
-        """Nobody drives this follower any more."""
+        """Stop: this follower is no longer driven."""
         self.phase, self.gone, self._owned = Phase.GONE, Unknown(), False
         self._take_aside()
 
@@ -523,7 +525,7 @@ class Follower:
             case Known():
                 return []
             case Hole():
-                # The mirror is still being filled up to where the producer began.
+                # The mirror is still being filled up to where the producer started.
                 return self._read()
 
     def bell(self, bell: Bell) -> list[Step]:
@@ -557,44 +559,44 @@ class Follower:
                 return self._read()
 
     def poll(self) -> list[Step]:
-        """It has been silent for a while: the only way to notice that the last bell was lost. It also brings the lease."""
+        """After a silence, read the log: the only way to notice that the last bell was lost. It also updates the lease."""
         return self._read() if self.phase in (Phase.LIVE, Phase.GONE) and not self._owned else []
 
     def confirm(self) -> list[Step]:
-        """Ask whether the log still has what has ended: it may have been deleted, and its bell lost."""
+        """Check whether the log still has an ended stream: it may have been deleted, and its bell lost."""
         return self._read() if self.phase is Phase.ENDED else []
 
     def unread(self) -> list[Step]:
-        """The read failed. Call `poll()` or `retry()` when it is worth another try."""
+        """The read failed. Call `poll()` or `retry()` for another attempt."""
         self._reading = False
         return []
 
     def retry(self) -> list[Step]:
-        """Read again after `unread()`, unless another read has begun since then: that one sees as much."""
+        """Read again after `unread()`, unless another read has started since, which sees as much."""
         return self._read() if self.phase in (Phase.HYDRATING, Phase.LIVE, Phase.GONE) and not self._reading else []
 
     def read(self, answer: Page | Gone | Unknown) -> list[Step]:
         """
-        Take the answer of the log.
+        Process the answer of the log.
 
         Raises:
-            LogUnavailable: The spans of the page do not continue what the log itself gave before; it is damaged.
+            LogUnavailable: The spans of the page do not continue what the log returned before; it is damaged.
         """
         self._reading = False
         if not isinstance(answer, Page):
             return self._missing(answer)
         if self.mirror is not None and self.mirror.epoch != answer.epoch:
-            # It was asked for before `own()` made the mirror anew, and asked for more where that one lacks something.
+            # It was requested before `own()` replaced the mirror. Request the part that the new one lacks.
             return self._settle([])
         if self.mirror is None:
             self.mirror = Mirror(answer.epoch, answer.head.framing)
         mirror = self.mirror
         if answer.ending is not None and mirror.n > answer.n:
-            # The log lost its tail and ended before it. One event behind, the ending has the number of the event that was lost.
+            # The log lost its tail and ended before it. If only one event was lost, the ending has that event's number.
             gone = Gone(answer.oldest, answer.n, "went_back", answer.epoch, answer.head, answer.ending, None, answer.now)
             return self._missing(gone)
         if _is_other_history(mirror, answer):
-            # It lost its tail without a trace, and somebody went on from there under the same epoch.
+            # It lost its tail without a trace, and another writer continued from there under the same epoch.
             gone = Gone(
                 answer.oldest, answer.n, "other_epoch", answer.epoch, answer.head, answer.ending, answer.running_until, answer.now
             )
@@ -608,12 +610,12 @@ class Follower:
         if answer.ending is not None and mirror.n >= answer.n:
             self._sure(mirror.apply(answer.ending, n=answer.n), f"the ending after event {answer.n}", mirror)
         if mirror.b is None and mirror.n == answer.n:
-            # Nothing is held, and readers that count bytes must know that they miss some.
+            # Nothing is held, and readers that count bytes must notice that they miss some.
             mirror.b = answer.b
         grown = mirror.n > before or mirror.ending is not ended
         if grown and self._in_step:
             self.holes_filled += 1
-            self._in_step = False  # of several pages one counts
+            self._in_step = False  # count several pages once
         steps: list[Step] = [Wake()] if grown or back else []
         if mirror.n < answer.n and answer.spans:
             # The page was full.
@@ -621,13 +623,13 @@ class Follower:
         return self._settle(steps)
 
     def _settle(self, steps: list[Step]) -> list[Step]:
-        """Apply what was kept aside, and see whether that is all."""
+        """Apply the bells kept aside, and check whether anything is missing."""
         mirror = self.mirror
         if self.phase in (Phase.LISTENING, Phase.STALE, Phase.COLD) or mirror is None:
-            # This read began before bells were heard: good for content, and not the end of it.
+            # This read began before listening was confirmed: its content is good, but something may be missing after it.
             return steps
         hole = grown = False
-        # In the order of the log, so that bells which overtook each other make no hole.
+        # In the order of the log, so that bells out of order make no hole.
         for bell in sorted(self._take_aside(), key=_rank):
             match self._apply(bell):
                 case Hole():
@@ -648,7 +650,7 @@ class Follower:
 
     def _missing(self, answer: Gone | Unknown) -> list[Step]:
         if isinstance(answer, Gone) and answer.why == "trimmed" and (self.mirror is None or self.mirror.epoch == answer.epoch):
-            # The log lost its front: go on with what is left. Readers before it learn from the log that theirs is gone.
+            # The log lost its front: continue with the rest. Readers before it get `Gone` from the log.
             self.head = answer.head
             self.mirror = Mirror(answer.epoch, answer.head.framing, n=answer.oldest - 1)
             return [Wake(), *self._read()]
@@ -688,7 +690,7 @@ class Follower:
 
 
 def _is_other_history(mirror: Mirror, page: Page) -> bool:
-    """The events of the log are not those of the mirror, although they have the same numbers: their bytes end elsewhere."""
+    """Whether the log has other events under the numbers of the mirror: their bytes end elsewhere."""
     if mirror.b is None:
         return False
     if page.n == mirror.n:

@@ -1,11 +1,11 @@
 """
-What a producer has sent and the log has not acknowledged: pure, one object a generation.
+Events that a producer has sent and the log has not acknowledged: pure, one object per generation.
 
     put, put, put → take() → Span → the log → acknowledged() | behind() | lost
                        ▲                             │
                        └──────── the same span ──────┘  until it is acknowledged
 
-A span that may be in the log is never changed: sent again with more events behind it, the log could not tell that it knows it.
+A span that may be in the log is never changed: if it were sent again with more events, the log could not recognise it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ._values import Span
 __all__ = ["Outbox"]
 
 SPAN_BYTES: Final = 256 << 10
-"""Most bytes of a span, unless one event is larger. 256 KiB: what a reader is sent at once."""
+"""Most bytes of a span, unless one event is larger. 256 KiB: the size of one send to a reader."""
 
 
 class Outbox:
@@ -29,8 +29,8 @@ class Outbox:
     Args:
         n: Number of the last event in the log.
         b: Byte position after it.
-        flush: Seconds between two spans. The first event after a silence waits for nothing.
-        flush_bytes: So many waiting bytes are sent at once.
+        flush: Seconds between two spans. The first event after a silence does not wait.
+        flush_bytes: Waiting bytes that are sent without waiting for `flush`.
 
     Attributes:
         n: Number of the last event that was put in.
@@ -55,7 +55,7 @@ class Outbox:
         self._last = float("-inf")
 
     def put(self, event: bytes) -> int:
-        """Take an event, and return its number."""
+        """Add an event, and return its number."""
         self._waiting.append(event)
         self._bytes += len(event)
         self.size += len(event)
@@ -65,16 +65,16 @@ class Outbox:
 
     @property
     def empty(self) -> bool:
-        """All that was put in is in the log."""
+        """Everything is in the log."""
         return self._flying is None and not self._waiting and not self._again
 
     @property
     def is_resending(self) -> bool:
-        """Events that the log had acknowledged, and has lost, are not in it again yet."""
+        """Events that the log had acknowledged, and then lost, are not yet back in it."""
         return bool(self._again) or (self._flying is not None and self._flying.n <= self.acked)
 
     def due(self) -> float | None:
-        """When to call `take()`, on the clock of `take()`; `-inf`: now. `None`: nothing waits."""
+        """When to call `take()`, on the same clock; `-inf`: now. `None`: nothing waits."""
         if self.empty:
             return None
         if self.urgent or self._flying is not None or self._again or self._bytes >= self.flush_bytes:
@@ -83,11 +83,11 @@ class Outbox:
 
     def take(self, now: float, *, until: int | None = None) -> Span | None:
         """
-        The span to append next: the one that was taken last, as long as it is not acknowledged.
+        The span to append next: the same one until it is acknowledged.
 
         Args:
-            now: Seconds on any clock that goes forward.
-            until: The last event that a new span may hold, if it holds that one.
+            now: Seconds on any monotonic clock.
+            until: A new span that contains this event ends with it.
         """
         self._last = now
         if self._flying is not None:
@@ -110,7 +110,7 @@ class Outbox:
         return self._flying
 
     def acknowledged(self) -> Span:
-        """The span that was taken last is in the log. Returns it."""
+        """The span taken last is in the log. Returns it."""
         span = self._flying
         assert span is not None, "nothing was taken"
         self._flying = None
@@ -122,7 +122,7 @@ class Outbox:
         return span
 
     def resend(self, spans: Sequence[Span]) -> None:
-        """The log has lost its end: append these spans first, which it had acknowledged, then what was taken last."""
+        """The log has lost its end: append these acknowledged spans first, then the span taken last."""
         if self._flying is not None:
             self._again.appendleft(self._flying)
             self._flying = None

@@ -1,4 +1,4 @@
-"""What a text names, as a log: for the command line, for settings, for environment variables."""
+"""Makes a log from a text: for the command line, for settings, for environment variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXPECTED: Final = (
 
 def log_of(text: str) -> StreamLog:
     """
-    Make the log that a text names. Nothing is opened before its first use.
+    Make the log that a text names. It is opened at its first use.
 
         hub = Hub(log_of(os.environ.get("STREAMS", "memory:")))
 
@@ -29,11 +29,11 @@ def log_of(text: str) -> StreamLog:
     | `sqlite:////var/lib/streams.db` | `SQLiteLog`, absolute |
     | `redis://host:6379/0`, `rediss://…`, `redis+sentinel://host:26379/name/0`, `redis+cluster://host:6379` | `RedisLog` |
 
-    All settings have their defaults; to choose others, make the log by its class.
+    All settings have their defaults; to change them, use the class of the log.
 
     Raises:
-        ValueError: The text is none of these. It is not in the message, since it may hold a password.
-        ImportError: What the log needs is not installed; the message says what to install.
+        ValueError: The text is none of these. The message omits it, since it may hold a password.
+        ImportError: A dependency of the log is missing; the message says how to install it.
     """
     if text == "memory:":
         from .memory import MemoryLog
@@ -46,8 +46,8 @@ def log_of(text: str) -> StreamLog:
         return RedisLog(text)
     if separator and scheme == "sqlite":
         if not rest.startswith("/") or rest in ("/", "//", "/:memory:"):
-            hint = "; for a log in memory write memory:" if rest == "/:memory:" else ""
-            raise ValueError(f"sqlite:// names no file: expected sqlite:///relative/path or sqlite:////absolute/path{hint}")
+            hint = "; for a log in memory use memory:" if rest == "/:memory:" else ""
+            raise ValueError(f"sqlite:// needs a file: expected sqlite:///relative/path or sqlite:////absolute/path{hint}")
         try:
             from .sqlite import SQLiteLog
         except ImportError as error:
@@ -56,4 +56,4 @@ def log_of(text: str) -> StreamLog:
             raise ImportError("SQLiteLog needs sqlite3, which this Python was built without", name=error.name) from error
         return SQLiteLog(rest[1:])
     seen = f"{scheme}://…" if separator and scheme.replace("+", "").isalnum() else "a text of another form"
-    raise ValueError(f"a log is named by {_EXPECTED}; got {seen}")
+    raise ValueError(f"expected the name of a log: {_EXPECTED}; got {seen}")

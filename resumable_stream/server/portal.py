@@ -7,8 +7,8 @@ A hub for programs without an event loop: WSGI applications such as Flask, and s
     for chunk in portal.follow("msg_42"):           # bytes of server-sent events, with ids
         …
 
-The hub runs in an event loop in a thread of its own, which begins with the first call and ends with `close()`, or with the
-interpreter. All methods may be called from any thread but that one.
+The hub runs in an event loop in its own thread, which starts with the first call and ends with `close()`, or with the
+interpreter. All methods may be called from any other thread.
 """
 
 from __future__ import annotations
@@ -44,37 +44,36 @@ logger = logging.getLogger("resumable_stream.server")
 T = TypeVar("T")
 
 SyncProducer: TypeAlias = "Producer | Iterator[Content] | Callable[[], Iterator[Content]]"
-"""What makes the events: what `Hub.start()` takes, a plain generator, or a function that is one."""
+"""What makes the events: anything that `Hub.start()` takes, a plain generator, or a generator function."""
 
 _CLOSE_TIMEOUT: Final = 30.0
-"""Seconds that `close()` waits for the thread. 30: a log that is away may take its time, and a program has to end."""
+"""Seconds that `close()` waits for the thread. 30: an unavailable log may take its time, but a program has to end."""
 
 
 class _Closed(RuntimeError):
-    """The portal is closed, or was closed while a call was under way."""
+    """The portal is closed, or was closed during a call."""
 
 
 class SyncHub:
     """
-    The verbs of a hub, as plain calls. `Hub.portal()` makes it.
+    The methods of a hub, as plain calls. `Hub.portal()` makes it.
 
-    It opens itself when it is first used, or with `open()`, and is closed by `close()`, by leaving a `with` block, or at the exit
-    of the interpreter. Closing the portal closes its hub and, unless `close_log` is false, the log.
+    It opens at its first use, or with `open()`, and closes with `close()`, at the end of a `with` block, or at the exit of the
+    interpreter. Closing the portal closes its hub and, unless `close_log` is false, the log.
 
-    *Processes.* An event loop does not survive a fork. A portal that was opened before the fork refuses to work after it, with
-    a `RuntimeError`. One that is first used in the worker process works, which is what happens in a server that forks before it
-    answers, such as gunicorn.
+    *Processes.* An event loop does not survive a fork. A portal that was opened before the fork raises a `RuntimeError` after it.
+    One that is first used in the worker process works, as in a server that forks before it answers, such as gunicorn.
 
     Args:
-        hub: Which is not entered otherwise.
-        close_log: Close the log too. True: a log belongs to one event loop, and only the portal can reach its own.
+        hub: A hub that is not entered otherwise.
+        close_log: Also close the log. True: a log belongs to one event loop, which only the portal can reach.
     """
 
     def __init__(self, hub: Hub, *, close_log: bool = True) -> None:
         self._hub = hub
         self._close_log = close_log
         self._opening = threading.Lock()
-        # Of what follows.
+        # Guards the following attributes.
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -91,15 +90,15 @@ class SyncHub:
 
     def open(self) -> Self:
         """
-        Start the thread and enter the hub. Calling it twice is the same as once.
+        Start the thread and enter the hub. Calling it twice has no further effect.
 
         Raises:
-            RuntimeError: The portal was closed, or opened in another process, or the hub runs somewhere else.
+            RuntimeError: The portal was closed, or opened in another process, or the hub is running elsewhere.
         """
         self._check_process()
         with self._opening:
             if self._closed:
-                raise _Closed("this portal is closed; make another hub, and a portal of it")
+                raise _Closed("this portal is closed; make another hub and its portal")
             if self._thread is None:
                 started: Future[None] = Future()
                 thread = threading.Thread(target=self._run, args=(started,), name="resumable_stream hub", daemon=True)
@@ -111,8 +110,8 @@ class SyncHub:
 
     def close(self, timeout: float = _CLOSE_TIMEOUT) -> None:
         """
-        Stop at once, as `Hub.aclose()` does, and end the thread. Readers that wait are let go. Calling it twice is the same as
-        once.
+        Stop at once, as `Hub.aclose()` does, and end the thread. Waiting readers are released. Calling it twice has no further
+        effect.
 
         Call `drain()` first to give generations time.
 
@@ -123,7 +122,7 @@ class SyncHub:
             TimeoutError: It took longer. The thread ends with the process.
         """
         if self._thread is not None and self._pid != os.getpid():
-            return  # The parent's, who closes it.
+            return  # It belongs to the parent, which closes it.
         self._check_thread()
         with self._opening:
             self._closed = True
@@ -137,10 +136,10 @@ class SyncHub:
             thread.join(timeout)
             if thread.is_alive():
                 self._give_up()
-                raise TimeoutError(f"the hub did not close within {timeout} s; its log may be away")
+                raise TimeoutError(f"the hub did not close within {timeout} s; its log may be unavailable")
 
     def _at_exit(self) -> None:
-        # Python's thread pools are gone by then, which a log may need for closing. Its files and sockets go with the process.
+        # Python's thread pools are already gone, and a log may need them to close. Its files and sockets go with the process.
         self._close_log = False
         self.close()
 
@@ -169,7 +168,7 @@ class SyncHub:
 
         try:
             asyncio.run(main())
-        except BaseException as exc:  # handed to who waits, or logged
+        except BaseException as exc:  # passed to the waiter, or logged
             if started.done():
                 logger.error("the hub of a portal failed", exc_info=exc)
             else:
@@ -178,7 +177,7 @@ class SyncHub:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Nobody waits for a loop that does not run."""
+        """Cancel the calls that wait for a loop that no longer runs."""
         with self._lock:
             self._loop = self._stop = None
             waiting = list(self._waiting)
@@ -188,13 +187,13 @@ class SyncHub:
     def _check_process(self) -> None:
         if self._thread is not None and self._pid != os.getpid():
             raise RuntimeError(
-                f"this portal was opened in process {self._pid}, and process {os.getpid()} was forked from it: an event loop "
+                f"this portal was opened in process {self._pid}, but process {os.getpid()} was forked from it: an event loop "
                 "does not survive a fork. Make the hub and its portal in each process, or use them first after the fork"
             )
 
     def _check_thread(self) -> None:
         if threading.current_thread() is self._thread:
-            raise RuntimeError("a portal is for other threads; in its own event loop, await the methods of the hub instead")
+            raise RuntimeError("a portal is for other threads; in its event loop, await the methods of the hub instead")
 
     def _call(self, work: Callable[[], Awaitable[T]]) -> T:
         """
@@ -217,9 +216,9 @@ class SyncHub:
         try:
             return future.result()
         except CancelledError:
-            raise _Closed("the portal was closed before this was done") from None
+            raise _Closed("the portal was closed before the call finished") from None
         except BaseException:
-            # Of this thread, such as Ctrl-C: what was to be done is not wanted any more. Otherwise it is done already.
+            # Raised in this thread, such as Ctrl-C: the work is no longer wanted. Otherwise it is already done.
             future.cancel()
             raise
         finally:
@@ -227,16 +226,16 @@ class SyncHub:
                 self._waiting.discard(future)
 
     def _post(self, work: Callable[[], None]) -> None:
-        """Do something in the loop some time, unless it has ended. Never waits, so that it may be called anywhere."""
+        """Run something in the loop soon, unless it has ended. Never waits, so it may be called anywhere."""
         loop = self._loop
         if loop is not None and self._pid == os.getpid():
             try:
                 loop.call_soon_threadsafe(work)
             except RuntimeError:
-                # The loop has just been closed, and all that was in it.
+                # The loop has just been closed, with everything in it.
                 pass
 
-    # --- verbs
+    # --- methods
 
     @property
     def hub(self) -> Hub:
@@ -259,13 +258,13 @@ class SyncHub:
         again: Literal["failed"] | None = None,
     ) -> Stream:
         """
-        Create a stream and run its producer, or join the stream that is there. See `Hub.start()`.
+        Create a stream and run its producer, or join the existing stream. See `Hub.start()`.
 
         Args:
-            id: Of the stream.
-            run: What `Hub.start()` takes, which runs in the event loop of the portal; or a plain generator, or a function that is
-                one, which runs in a thread of its own. A plain generator that is cancelled is closed after its next item, since
-                nothing can interrupt it while it waits.
+            id: Id of the stream.
+            run: Anything that `Hub.start()` takes, which runs in the event loop of the portal; or a plain generator, or a
+                generator function, which runs in its own thread. A plain generator that is cancelled is closed after its next
+                item, because nothing can interrupt it while it waits.
             request, owner, session, if_busy, by, supersedes, head, fingerprint, again: As for `Hub.start()`.
         """
         producer = self._producer(run)
@@ -298,8 +297,8 @@ class SyncHub:
         Read a stream as the body of an HTTP response. See `Hub.follow()`, also for the errors.
 
         Returns:
-            A plain iterator. It lets the reader go at its end, by `close()`, or when it is dropped. `close()` may be called from
-                another thread, and ends a `next()` that waits there. One that is read when the portal closes raises `ReaderCut`.
+            A plain iterator. It releases the reader at its end, by `close()`, or when it is dropped. `close()` may be called from
+                another thread, and ends a waiting `next()`. If it is being read when the portal closes, it raises `ReaderCut`.
         """
         return SyncBody(self, self._hub._opens(id, after, view, from_byte, owner))
 
@@ -318,13 +317,13 @@ class SyncHub:
         **options: Any,
     ) -> SyncAnswer:
         """
-        Say what a request is answered. See `Hub.answer()`; `run` may be a plain generator, as for `start()`.
+        Answer a request. See `Hub.answer()`; `run` may be a plain generator, as for `start()`.
 
             answer = portal.answer(request.method, request.headers, request.query_string, id=id, path=request.path)
             return Response(answer, status=answer.status, headers=answer.headers)          # Flask
         """
         producer = None if run is None else self._producer(run)
-        # Here and now: some frameworks find the request by the thread that asks.
+        # Read them here: some frameworks find the request by the current thread.
         pairs = dict(headers)
         found = self._call(
             lambda: self._hub.answer(
@@ -343,7 +342,7 @@ class SyncHub:
         return SyncAnswer(self, found)
 
     def state(self, id: str, *, owner: str = "") -> State:
-        """How a stream stands now. See `Hub.state()`."""
+        """The current state of a stream. See `Hub.state()`."""
         return self._call(lambda: self._hub.state(id, owner=owner))
 
     def message(self, id: str, *, owner: str = "") -> SoFar:
@@ -359,7 +358,7 @@ class SyncHub:
         return self._call(lambda: self._hub.cancel(id, reason, owner=owner, by=by))
 
     def forget(self, id: str, *, owner: str = "") -> None:
-        """Cancel a stream and delete all that is kept of it. See `Hub.forget()`."""
+        """Cancel a stream and delete everything of it. See `Hub.forget()`."""
         self._call(lambda: self._hub.forget(id, owner=owner))
 
     def session(self, id: str, *, owner: str = "") -> SyncSession:
@@ -367,7 +366,7 @@ class SyncHub:
         return SyncSession(self, self._hub.session(id, owner=owner))
 
     def active(self, session: str, *, owner: str = "") -> list[str]:
-        """Ids of the streams of a session that run. See `Hub.active()`."""
+        """Ids of the running streams of a session. See `Hub.active()`."""
         return self._call(lambda: self._hub.active(session, owner=owner))
 
     def _producer(self, run: SyncProducer) -> Any:
@@ -377,7 +376,7 @@ class SyncHub:
 
 
 class SyncSession:
-    """The verbs of a `Session`, as plain calls. `SyncHub.session()` makes it, and it costs nothing."""
+    """The methods of a `Session`, as plain calls. `SyncHub.session()` makes it, and it costs nothing."""
 
     def __init__(self, portal: SyncHub, session: Session) -> None:
         self._portal = portal
@@ -391,7 +390,7 @@ class SyncSession:
         return self._portal._call(lambda: self._session.publish(event, data, mid=mid))
 
     def edit(self, mid: str, data: Any) -> Cursor:
-        """Give a message other data. See `Session.edit()`."""
+        """Change the data of a message. See `Session.edit()`."""
         return self._portal._call(lambda: self._session.edit(mid, data))
 
     def delete(self, mid: str) -> Cursor:
@@ -399,15 +398,15 @@ class SyncSession:
         return self._portal._call(lambda: self._session.delete(mid))
 
     def messages(self) -> list[SessionMessage]:
-        """The messages as they are now. See `Session.messages()`."""
+        """The messages in their current form. See `Session.messages()`."""
         return self._portal._call(self._session.messages)
 
     def active(self) -> list[str]:
-        """Ids of the streams that run. See `Session.active()`."""
+        """Ids of the running streams. See `Session.active()`."""
         return self._portal._call(self._session.active)
 
     def snapshot(self) -> tuple[dict[str, Any], Cursor]:
-        """The state as data for JSON. See `Session.snapshot()`."""
+        """The state as JSON data. See `Session.snapshot()`."""
         return self._portal._call(self._session.snapshot)
 
     def follow(self, after: Cursor | str | None = None, *, presence: bool = False) -> SyncBody:
@@ -422,7 +421,7 @@ class SyncSession:
         *,
         path: str | None = None,
     ) -> SyncAnswer:
-        """Say what a request for the feed is answered. See `Session.answer()`."""
+        """Answer a request for the feed. See `Session.answer()`."""
         pairs = dict(headers)
         return SyncAnswer(self._portal, self._portal._call(lambda: self._session.answer(method, pairs, query, path=path)))
 
@@ -436,8 +435,8 @@ class SyncBody(Iterator[bytes]):
     The body of a response, as a plain iterator. `SyncHub.follow()` makes it; one thread iterates.
 
     Args:
-        portal: Where the reader is.
-        opens: Opens the body, when the first piece is asked for.
+        portal: Portal of the reader.
+        opens: Opens the body, with the first piece.
     """
 
     def __init__(self, portal: SyncHub, opens: Callable[[], Awaitable[Body]]) -> None:
@@ -455,7 +454,7 @@ class SyncBody(Iterator[bytes]):
         The next piece.
 
         Raises:
-            ReaderCut: As `Hub.follow()`, and when the portal was closed.
+            ReaderCut: As for `Hub.follow()`, and when the portal was closed.
         """
         if self._over or (self._body is not None and self._body.over):
             self.close()
@@ -492,7 +491,7 @@ class SyncBody(Iterator[bytes]):
                 self._let_go()
 
     def close(self) -> None:
-        """Let the reader go. Any thread may call it, and twice is the same as once."""
+        """Release the reader. May be called from any thread, and more than once."""
         self._over = True
         self._portal._post(self._let_go)
 
@@ -514,7 +513,7 @@ class SyncAnswer:
     Attributes:
         status: HTTP status.
         headers: Names and values.
-        live: The body follows a stream; otherwise it is at hand.
+        live: The body follows a stream; otherwise it is complete.
     """
 
     def __init__(self, portal: SyncHub, answer: HubAnswer) -> None:
@@ -529,7 +528,7 @@ class SyncAnswer:
         return repr(self._answer).replace("HubAnswer", "SyncAnswer")
 
     def header(self, name: str) -> str | None:
-        """The value of a header, whatever the case of its name; `None` if it is not there."""
+        """The value of a header, case-insensitively; `None` if it is missing."""
         return self._answer.header(name)
 
     @property
@@ -538,7 +537,7 @@ class SyncAnswer:
         return self._answer.body
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body, piece by piece. Each iteration is a reader of its own."""
+        """The body, piece by piece. Each iteration has its own reader."""
         if not self.live:
             return iter([self._answer.body] if self._answer.body else [])
         body = SyncBody(self._portal, self._answer.open)
@@ -546,13 +545,13 @@ class SyncAnswer:
         return body
 
     def close(self) -> None:
-        """Let its readers go. WSGI servers call it, also when the client has left."""
+        """Release its readers. WSGI servers call it, even if the client has left."""
         for body in self._given:
             body.close()
 
 
 class _InThread:
-    """A plain generator as the producer of a stream: it runs in a thread of its own, and the loop takes what it yields."""
+    """A plain generator as the producer of a stream: it runs in its own thread, and the loop takes what it yields."""
 
     def __init__(self, portal: SyncHub, run: Iterator[Content] | Callable[[], Iterator[Content]]) -> None:
         self._portal = portal

@@ -1,18 +1,19 @@
 """
-How many follow a session now, counted over all processes that use the log.
+Counts who follows a session now, over all processes that use the log.
 
-Each process writes into one shared record of the session how many follow it there, when that changes and every `period` seconds,
-and adds up what all of them say. One that has not written for three periods is dead, and counts no more; nobody has to clean up.
+Each process writes its number of followers into one shared record of the session, when the number changes and every `period`
+seconds, and adds up the numbers of all. A process that has not written for three periods is dead and no longer counts; nobody has
+to clean up.
 
     process a   3 readers   tick 41     this process, 5 s ago
     process b   1 reader    tick 38     another one, 14 s ago
-    process c   2 readers   tick 7      the same tick for three periods: killed, and left out by whoever writes next
+    process c   2 readers   tick 7      the same tick for three periods: killed, and left out by the next writer
 
-The record is a stream in the log with one event, since each takes the place of the one before it. It belongs to no history: a
-reader gets the number as an event without an id, and one who comes back gets the number of that moment. It is forgotten by the
-log when nobody has written for four periods.
+The record is a stream in the log with one event, because each event replaces the previous one. It is not part of any history: a
+reader gets the number as an event without an id, and one who returns gets the current number. The log drops the record when
+nobody has written for four periods.
 
-Clocks are not compared: each process measures how long ago *it* saw another one's tick change, while the log could be read.
+Clocks are not compared: each process measures how long ago *it* saw another one's tick change, while it could read the log.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ __all__ = ["Presence"]
 logger = logging.getLogger("resumable_stream.server")
 
 APART: Final = 1.0
-"""Seconds between two changes that readers are told of, and between two that are written. 1: nobody sees it sooner."""
+"""Seconds between two numbers sent to readers, and between two that are written. 1: nobody would notice it sooner."""
 _DEAD: Final = 3
-"""Periods without a sign of life after which a process counts no more. 3: two writes may fail."""
+"""Periods without a sign of life after which a process no longer counts. 3: two writes may fail."""
 _LOOK: Final = 0.2
-"""Seconds between two looks whether the log was heard of. 0.2: so much later a death is noticed."""
+"""Seconds between two checks whether the log was heard of. 0.2: the delay before a death is noticed."""
 _MOST: Final = 1000
-"""Processes of one session. 1,000: some 30 KB in one event; those that wrote the longest ago are left out."""
+"""Processes per session. 1,000: about 30 KB in one event; those that wrote the longest ago are left out."""
 _TRIES: Final = 10
-"""How often a record is read that is written at the same moment. 10: each try that fails is a write of theirs."""
+"""How often a record is read while others write it. 10: each failed attempt is a write of theirs."""
 _KIND: Final = "application/x-ndjson"
 
 Said: TypeAlias = "dict[str, tuple[int, int]]"
-"""Of each process how many follow the session there, and the event that said so first or again: its tick."""
+"""For each process, how many follow the session there, and the number of the event that last wrote it: its tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,13 @@ class _Place:
 @dataclass(frozen=True, slots=True)
 class Record:
     """
-    What all processes say.
+    What all processes report.
 
     Attributes:
-        epoch: Of the log.
-        n: Number of the event that says so; 0: nobody has said anything.
+        epoch: Epoch of the log.
+        n: Number of the event with these numbers; 0: there is none.
         b: Byte position after it.
-        said: By whom.
+        said: The numbers, by process.
     """
 
     epoch: str
@@ -83,14 +84,14 @@ class Record:
     said: Said | None = None
 
     def next(self, said: Said) -> Span:
-        """The event that takes its place."""
+        """The event that replaces it."""
         newest = sorted(said.items(), key=lambda each: -each[1][1])[:_MOST]
         data = to_json({name: list(each) for name, each in newest}).encode() + b"\n"
         return Span(n=self.n + 1, b=self.b + len(data), lengths=(len(data),), data=data)
 
 
 def read(data: bytes) -> Said:
-    """What an event says; whatever is no number of readers of a process is left out."""
+    """Parse an event; invalid entries are left out."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -106,12 +107,12 @@ def read(data: bytes) -> Said:
 
 class Room(Aside):
     """
-    The readers of one session in this process, and what it knows of those in others.
+    The readers of one session in this process, and the known numbers of other processes.
 
     Attributes:
         place: Where the record is kept.
         readers: Those here.
-        followed: The record, as this process hears of it.
+        followed: The record, as this process follows it.
     """
 
     def __init__(self, place: _Place, me: str, *, dead_after: float) -> None:
@@ -123,9 +124,9 @@ class Room(Aside):
         self._dead_after = dead_after
         self._record: Record | None = None
         self._left = ""
-        """The epoch of the record that was lost before this one."""
+        """The epoch of the lost record before this one."""
         self._seen: dict[str, tuple[int, float]] = {}
-        """Of each other process its last tick, and when this process saw it first."""
+        """The last tick of each other process, and when this process first saw it."""
 
     def wake(self) -> None:
         """Something has changed here."""
@@ -133,11 +134,11 @@ class Room(Aside):
             self.followed.grown.wake()
 
     def fold(self, record: Record, now: float) -> None:
-        """Take what the log says."""
+        """Process a record from the log."""
         known = self._record
         if known is not None:
             if record.epoch == self._left or (record.epoch == known.epoch and record.n <= known.n):
-                # What this process hears may be older than what it has read.
+                # A bell may bring an older record than the last read.
                 return
             if record.epoch != known.epoch:
                 self._left = known.epoch
@@ -149,7 +150,7 @@ class Room(Aside):
                 self._seen[name] = last if last is not None and last[0] == tick else (tick, now)
 
     def others(self, heard_at: float) -> Said:
-        """What the other processes say that live, at a time when the log was last heard of."""
+        """The numbers of the other processes that were alive when the log was last heard of."""
         said = {} if self._record is None else self._record.said or {}
         alive = {name for name, (_, since) in self._seen.items() if heard_at - since < self._dead_after}
         return {name: each for name, each in said.items() if name in alive}
@@ -159,12 +160,12 @@ class Room(Aside):
         return len(self.readers) + sum(readers for readers, _ in self.others(heard_at).values())
 
     def next_death(self, heard_at: float) -> float:
-        """When the next process will count no more, unless it writes."""
+        """When the next process will stop counting, unless it writes."""
         deaths = (since + self._dead_after for _, since in self._seen.values())
         return min((death for death in deaths if death > heard_at), default=float("inf"))
 
     def tell(self, readers: int) -> None:
-        """Let all readers here know."""
+        """Send the number to all readers here."""
         self.say(event_block(to_json({"readers": readers}), event="presence"))
         for followed in {reader.followed for reader in self.readers}:
             followed.grown.wake()
@@ -175,13 +176,13 @@ _Known = Known[_Place, Record]
 
 class Presence(SharedStreams[_Place, Record]):
     """
-    The sessions that are followed here by readers who want to know of the others.
+    The followed sessions whose readers want to know the number of readers.
 
     Args:
         log: Where the records are kept.
-        following: Hears of what others write.
-        key_of: The key of a stream in the log, of its id and its owner.
-        period: Seconds between two writes of a process that has nothing new to say.
+        following: Follows what other processes write.
+        key_of: Returns the key of a stream in the log, from its id and owner.
+        period: Seconds between two writes of a process without news.
     """
 
     def __init__(self, log: StreamLog, following: Following, key_of: Callable[[str, str], str], *, period: float) -> None:
@@ -197,7 +198,7 @@ class Presence(SharedStreams[_Place, Record]):
     # --- readers
 
     def join(self, session: str, owner: str, reader: Reader) -> None:
-        """Count a reader of a session from now on, and tell it how many there are."""
+        """Count a reader of a session from now on, and send it the number."""
         key = self._key_of(_id_of(session), owner)
         room = self._rooms.get(key)
         if room is None:
@@ -209,14 +210,14 @@ class Presence(SharedStreams[_Place, Record]):
         room.wake()
 
     def leave(self, reader: Reader) -> None:
-        """It has left."""
+        """A reader has left."""
         room = self._of.pop(reader, None)
         if room is not None:
             room.readers.pop(reader, None)
             room.wake()
 
     async def aclose(self) -> None:
-        """Say that nobody follows any session here. What cannot be said now is known three periods later."""
+        """Record that nobody follows any session here. If that fails, others notice it three periods later."""
         rooms = list(self._rooms.values())
         await self._tasks.cancel()
         for room in rooms:
@@ -239,7 +240,7 @@ class Presence(SharedStreams[_Place, Record]):
         try:
             while True:
                 if followed.dropped or (followed.is_over and followed.follower.mirror is not None):
-                    # Of a record that the log has forgotten, or lost.
+                    # The log has dropped, or lost, the record.
                     followed.readers -= 1
                     self._following.forget(room.place.key)
                     followed = room.followed = self._follow(room.place.key)
@@ -265,7 +266,7 @@ class Presence(SharedStreams[_Place, Record]):
                     told, told_at = count, now
                     room.tell(count)
                 wait = min(due, room.next_death(heard_at), told_at + APART if count != told else float("inf")) - now
-                # A death is noticed when the log is heard of after it, so there may be nothing to wait for but that.
+                # A death is noticed when the log is next heard of after it, so there may be nothing else to wait for.
                 await followed.grown.wait(max(wait, min(_LOOK, self._period / 10)))
         finally:
             followed.readers -= 1
@@ -274,7 +275,7 @@ class Presence(SharedStreams[_Place, Record]):
 
     def _follow(self, key: str) -> Followed:
         followed = self._following.get(key)
-        # Polled, and not forgotten.
+        # Marked as read, so that it is polled and kept.
         followed.readers += 1
         self._following.do(followed, followed.follower.listen())
         return followed
@@ -288,11 +289,11 @@ class Presence(SharedStreams[_Place, Record]):
         except NotHeld:
             return
         room.fold(Record(mirror.epoch, n, mirror.b, read(data)), now)
-        # What came before is of no use to anybody.
+        # Older records are not needed.
         mirror.trim(len(data))
 
     async def _write(self, room: Room) -> None:
-        """Say how many follow the session here."""
+        """Write how many follow the session here."""
         async with self._held(room.place) as known:
 
             def decide(record: Record) -> Append | None:
@@ -336,14 +337,14 @@ class Presence(SharedStreams[_Place, Record]):
                 span = page.spans[-1]
                 known.state, known.fence = Record(page.epoch, span.n, span.b, read(span.data[-span.lengths[-1] :])), 1
                 return known.state
-        raise LogUnavailable("the readers of a session are counted by too many at this moment", stream_id=key)
+        raise LogUnavailable("too many processes are counting the readers of a session at this moment", stream_id=key)
 
     async def _catch_up(self, known: _Known) -> None:
         await self._reload(known)
 
     async def _mend(self, known: _Known, verdict: Fenced | Ended | Behind | Lost) -> None:
         if isinstance(verdict, Ended):
-            # Nobody ends it; whoever did, it is made anew.
+            # Nothing ends it. If somebody did, recreate it.
             await self._log.delete(known.place.key)
         await self._reload(known)
         if isinstance(verdict, Fenced):

@@ -1,4 +1,4 @@
-"""One reader of one stream: a place, and what comes after it."""
+"""One reader of one stream: a position, and the events after it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .texts import TextSoFar
 __all__ = ["Reader", "Sink", "View"]
 
 View: TypeAlias = Literal["events", "verbatim", "raw"]
-"""With ids, as the producer wrote it counted in events, or counted in bytes."""
+"""With ids; as the producer wrote it, counted in events; or counted in bytes."""
 
 _PRECISE: Final = 2.0
-"""Seconds; a shorter wait has a timer of its own, a longer one may take a second more."""
+"""Seconds. A shorter wait has its own timer; a longer one may take up to a second more."""
 _LOOK: Final = 1.0
-"""Seconds after which the log is read again where it has lost what a reader needs. 1: a lease is 15."""
+"""Seconds before the log is read again when it has lost data that a reader needs. 1: a lease is 15."""
 _PAGE: Final = 1 << 20
-"""Bytes that are read from the log at once for a reader that lags behind the mirror."""
+"""Bytes that are read from the log at once for a reader behind the mirror."""
 
 
 class Aside:
     """
-    What readers of a stream get beside its events: a block without an id, so that nobody's place moves.
+    Data for the readers of a stream outside its events: a block without an id, so that no reader's position moves.
 
     Attributes:
-        block: Said last; the ones before it are of no use any more.
-        version: Counts them; 0: nothing was said.
+        block: The newest block; it replaces earlier ones.
+        version: Number of blocks so far; 0: none.
     """
 
     __slots__ = ("block", "version")
@@ -42,35 +42,35 @@ class Aside:
         self.version = 0
 
     def say(self, block: bytes) -> None:
-        """Give every reader this block next. Wake them, too."""
+        """Give this block to every reader next. Wake them, too."""
         self.block = block
         self.version += 1
 
 
 class Sink(Protocol):
-    """Where chunks go that come while nobody awaits them."""
+    """Accepts chunks that arrive while nobody awaits them."""
 
     def take(self, chunk: bytes) -> bool:
-        """Take a chunk, and say whether another one can be taken at any time. It is called by the loop, from no task."""
+        """Accept a chunk, and return whether another one can follow at any time. Called by the loop, outside any task."""
         ...
 
 
 class Reader:
     """
-    Reads one stream from a place on. Close it with `close()`, or use it in a `with` block.
+    Reads one stream from a position on. Close it with `close()`, or use it in a `with` block.
 
         while chunk := await reader.next(15.0) …       None: silence, a good moment for a heartbeat; b"": over, see why
 
     Attributes:
-        n: Number of the last event handed out; for the view `"raw"`, `b` counts instead.
-        b: Byte position behind the last byte handed out, in the view `"raw"`.
-        ending: How the stream ended, once everything was handed out; `None` before.
-        gone: Why nothing more can be read, though the stream did not end; `None` otherwise.
-        ahead: The log had gone back behind this reader's place when it began; it waits for at most a lease for the producer to
-            send again what was lost, and then for whoever takes the stream over.
-        left: The server is shutting down, or cut off from its log, and asks this reader to come back elsewhere.
-        aside: What it gets beside the events, in the view `"events"`; `None`: nothing.
-        watch: Called each second or so with the time of the event loop, for whoever sends what is read.
+        n: Number of the last event returned; for the view `"raw"`, `b` counts instead.
+        b: Byte position after the last byte returned, in the view `"raw"`.
+        ending: How the stream ended, once everything was returned; `None` before.
+        gone: Why nothing more can be read, though the stream did not end; otherwise `None`.
+        ahead: The log had gone back before this reader's position when it began. The reader waits, at most a lease, for the
+            producer to send the lost events again, and then for another process to take the stream over.
+        left: The server is shutting down, or cut off from its log, and sends this reader elsewhere.
+        aside: Data outside the events, in the view `"events"`; `None`: nothing.
+        watch: Called about every second with the time of the event loop, for the sender.
     """
 
     __slots__ = (
@@ -127,11 +127,11 @@ class Reader:
         self._followed = followed
         self._mirror = mirror
         self._view = view
-        # Until when it waits for a stream that is not there; `None`: it is, or it was.
+        # Until when it waits for a stream that does not exist; `None`: it exists, or did.
         self._awaits = awaits
-        # Made when a reader lags: an empty deque is as large as all the rest of a reader.
+        # Made when a reader lags: an empty deque is as large as the rest of a reader.
         self._pages: deque[tuple[bytes, int, int]] | None = None
-        # An event, and the byte position after it, up to which the log was read in the view "raw".
+        # In the view "raw": an event, and the byte position after it, up to which the log was read.
         self._place: tuple[int, int] | None = None
         self._open = True
         self._hoping_until: float | None = None
@@ -151,7 +151,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Stop reading. Calling it twice is the same as once."""
+        """Stop reading. Calling it twice does no harm."""
         if self._open:
             self._open = False
             self._wait_no_more()
@@ -159,14 +159,14 @@ class Reader:
             self._following.readers.discard(self)
             self._followed.left_at = self._following.now()
             if self._awaits is not None and not self._followed.readers and not self._followed.owned:
-                # Nothing is kept of a stream that there never was.
+                # Keep nothing of a stream that never existed.
                 self._following.forget(self._followed.key)
             if self.on_close is not None:
                 self.on_close(self)
 
     @property
     def cursor(self) -> Cursor:
-        """The place of this reader: what it has is everything up to here."""
+        """The position of this reader: it has everything up to here."""
         return Cursor(self._mirror.epoch, self.n)
 
     @property
@@ -180,28 +180,28 @@ class Reader:
 
     @property
     def framing(self) -> Framing:
-        """How the bytes of the stream are cut into events."""
+        """How the bytes of the stream are split into events."""
         return self._mirror.framing
 
     @property
     def caught_up(self) -> bool:
-        """It has handed out all that this process has of the stream."""
+        """It has returned everything that this process has of the stream."""
         return not self._pages and (self.b == self._mirror.b if self._view == "raw" else self.n == self._mirror.n)
 
     @property
     def seen_the_end(self) -> bool:
-        """Its place is after the end of the stream, so it has had everything, the ending too."""
+        """Its position is after the end of the stream, so it has had everything, including the ending."""
         return self._mirror.ending is not None and self.n > self._mirror.n
 
     def so_far(self, text_of: Any) -> TextSoFar:
-        """The text of the stream, as far as somebody has asked for it here."""
+        """The text of the stream, as far as it was requested here."""
         followed, mirror = self._followed, self._mirror
         if followed.text is None or followed.text[0] != mirror.epoch:
             followed.text = mirror.epoch, TextSoFar(mirror.framing, text_of)
         return followed.text[1]
 
     def leave(self) -> None:
-        """Let `next()` return what is there, and then nothing more: another process serves this reader better."""
+        """Let `next()` return the existing data, and then nothing more: another process serves this reader better."""
         self.left = True
         if self._waiter is None:
             self._followed.grown.wake()
@@ -212,16 +212,16 @@ class Reader:
 
     async def next(self, timeout: float | None = None) -> bytes | None:
         """
-        What comes next.
+        The next data.
 
         Args:
-            timeout: Most seconds to wait for it; from 2 on, it may be a second more.
+            timeout: Most seconds to wait for it; from 2 on, it may take a second more.
 
         Returns:
-            Whole events (or bytes), at most 256 KiB unless one event is larger; `None` after the timeout; `b""` when it is over.
+            Complete events (or bytes), at most 256 KiB unless one event is larger; `None` after the timeout; `b""` at the end.
 
         Raises:
-            LogUnavailable: What comes next is in the log alone, and it cannot be read.
+            LogUnavailable: The next data is only in the log, which cannot be read.
         """
         self._silent_until = None
         deadline: float | None = None
@@ -293,7 +293,7 @@ class Reader:
                 self.ending = mirror.ending
                 return b""
             if self.left:
-                # Whoever serves it next knows whether it is gone.
+                # The next process that serves it knows whether it is gone.
                 return b""
             if follower.phase is Phase.GONE and not self._hope(follower.gone):
                 self.gone = follower.gone or Unknown()
@@ -303,7 +303,7 @@ class Reader:
             if not self._open:
                 return b""
             if timeout is not None:
-                # Of all waits together: each poll of the log wakes readers, and must not put their heartbeats off.
+                # Over all waits together: each poll of the log wakes readers, and must not delay their heartbeats.
                 now = self._following.now()
                 deadline = now + timeout if deadline is None else deadline
                 if now >= deadline:
@@ -320,17 +320,17 @@ class Reader:
 
     def pause(self, timeout: float | None, sink: Sink | None = None) -> asyncio.Future[bool] | None:
         """
-        What to await before `next()` has something, for who sends to so many readers that a coroutine for each wait would count.
+        What to await before `next()` has something, for senders with so many readers that a coroutine per wait costs too much.
 
-        Pass what it gave to `resume()`. Who gives up instead, closes the reader.
+        Pass its result to `resume()`. To give up instead, close the reader.
 
         Args:
             timeout: As for `next()`.
-            sink: Takes what comes meanwhile, as long as it can, without waking who awaits this: a task would cost as much as what
-                it sends. What it raises, the future raises.
+            sink: Receives chunks that arrive meanwhile, as long as it can, without waking the awaiting task, which would cost as
+                much as the send. The future raises its errors.
 
         Returns:
-            `None`: `next()` has something to do now.
+            `None`: call `next()` now.
         """
         mirror, follower = self._mirror, self._followed.follower
         if (
@@ -357,7 +357,7 @@ class Reader:
         return waiter
 
     def heard(self, now: float) -> None:
-        """See `Listener.heard()`: hand on what is new, and wake who awaits `pause()` where that is not all there is to do."""
+        """See `Listener.heard()`: pass new data to the sink, and wake the task that awaits `pause()` if more has to be done."""
         sink, waiter, mirror = self._sink, self._waiter, self._mirror
         if sink is None or waiter is None or waiter.done():
             return
@@ -372,13 +372,13 @@ class Reader:
                 if not sink.take(chunk):
                     self._wake()
                     return
-                # A wake without anything new does not put the timeout off.
+                # A wake without new data must not extend the timeout.
                 self._due = self._silent_until = math.inf if self._patience is None else now + self._patience
         except NotHeld:
             self._wake()
         except asyncio.CancelledError:
             waiter.cancel()
-        except Exception as exc:  # noqa: BLE001  of who sends, and awaits
+        except Exception as exc:  # noqa: BLE001  passed to the sender, which awaits it
             if not waiter.done():
                 waiter.set_exception(exc)
         else:
@@ -387,13 +387,13 @@ class Reader:
 
     def resume(self, woken: bool) -> bytes | None:
         """
-        What came after `pause()`.
+        The data that arrived after `pause()`.
 
         Args:
-            woken: What the future gave.
+            woken: Result of the future.
 
         Returns:
-            Like `next()`, but `b""` says that only `next()` can tell.
+            Like `next()`, but `b""` means: call `next()`.
         """
         passed_on = self._sink is not None
         self._wait_no_more()
@@ -401,10 +401,10 @@ class Reader:
             self._silent_until = None
             return None
         if passed_on:
-            # What the sink has taken may be on its way still.
+            # Data that the sink accepted may still be on its way.
             return b""
         mirror = self._mirror
-        # A wake without anything new does not put the timeout off.
+        # A wake without new data must not extend the timeout.
         if self._followed.follower.mirror is not mirror or self._view == "raw" or self.n == mirror.n:
             return b""
         self._silent_until = None
@@ -414,7 +414,7 @@ class Reader:
             return b""
 
     def _wait(self, due: float) -> asyncio.Future[bool]:
-        # No timer, which would cost as much as the rest of a wait: the clock of the process looks, see `tick()`.
+        # No timer, which would cost as much as the rest of a wait: the clock of the process checks, see `tick()`.
         self._due = due
         self._waiter = waiter = self._followed.grown.waiter()
         return waiter
@@ -432,7 +432,7 @@ class Reader:
             self._waiter.set_result(True)
 
     def tick(self, now: float) -> None:
-        """Called each second or so: ends a wait whose time is over, and calls `watch`."""
+        """Called about every second: ends a wait whose time is over, and calls `watch`."""
         if self._waiter is not None and now >= self._due and not self._waiter.done():
             self._waiter.set_result(False)
         if self.watch is not None:
@@ -449,9 +449,9 @@ class Reader:
         return chunk
 
     def _has_begun(self) -> bool:
-        """The stream that this reader waits for is there: it is read from its beginning, as far as the log holds it."""
+        """The awaited stream exists now: read it from its start, as far as the log holds it."""
         if self._followed.dropped and self._open and not self.left:
-            # Somebody else has looked whether it is there, and follows it anew.
+            # Somebody else has checked whether it exists, and follows it anew.
             self._followed.readers -= 1
             self._followed = self._following.get(self._followed.key)
             self._followed.readers += 1
@@ -464,17 +464,18 @@ class Reader:
 
     def _hope(self, gone: Gone | Unknown | None) -> bool:
         """
-        A log that lost the tail of a running stream, or all of it, is repaired by a producer that lives: within a lease.
+        Whether a log that lost the tail of a running stream, or all of it, may still be repaired: by a living producer, within a
+        lease.
 
-        After that, this process may claim the stream, and give the log what it has lost. A feed has no producer: what its log
-        holds is what counts.
+        After that, this process may claim the stream, and restore what the log has lost. A feed has no producer: what its log
+        holds counts.
         """
         now = self._following.now()
         match gone:
             case Gone(why="went_back", ending=None, running_until=until) if not gone.head.feed:
                 left = max(0.0, (until or 0.0) - gone.now) + self._following.grace
             case Unknown() if not self._followed.dropped:
-                # It ran when it was last seen, since the mirror has no ending.
+                # It was running when last seen, because the mirror has no ending.
                 left = self._following.lease
             case _:
                 return False
@@ -483,7 +484,7 @@ class Reader:
         return now < self._hoping_until
 
     async def _move(self, mirror: Mirror) -> bool:
-        """The log is not the one that was mirrored: does it hold this reader's place?"""
+        """The log is not the mirrored one: does it hold this reader's position?"""
         if mirror.epoch != self._mirror.epoch:
             answer = await self._log.read(self._followed.key, self.cursor, limit_bytes=0)
             self.gone = answer if not isinstance(answer, Page) else Unknown()
@@ -496,8 +497,9 @@ class Reader:
         This reader is behind the mirror: read the log.
 
         Returns:
-            `None`: there are pages, or it is over, see `ending` and `gone`. Otherwise the log, which is running, has lost what
-            follows this reader's place, although this process had it once.
+            `None`: there are pages, or it is over, see `ending` and `gone`. Otherwise the log, which is running, has lost the
+                events
+            after this reader's position, although this process once had them.
         """
         raw = self._view == "raw"
         answer: Page | Gone | Unknown | Cursor = await self._event_before() if raw else self.cursor
@@ -505,7 +507,7 @@ class Reader:
             answer = await self._log.read(self._followed.key, answer, limit_bytes=_PAGE)
         spans = answer.spans if isinstance(answer, Page) else ()
         if raw:
-            # A log is read by events; what this reader has is skipped.
+            # A log is read by events; skip those the reader has.
             spans = tuple(span for span in spans if span.b > self.b)
         if spans:
             self._hoping_until = None
@@ -541,13 +543,13 @@ class Reader:
 
     async def _event_before(self) -> Cursor | Page | Gone | Unknown:
         """
-        The last event, or nearly the last one, that ends at or before this reader's byte: a log is read by events.
+        The last event, or nearly the last one, that ends at or before this reader's byte, because a log is read by events.
 
-        Where this reader has been is known. Another place is found by halving, in a trip for each time that the rest is halved
-        until a page holds it, since it may be anywhere in a stream of many pages.
+        Earlier positions of this reader are known. Another one is found by bisection, with one trip per step until a page holds
+        the rest, since it may be anywhere in a stream of many pages.
 
         Returns:
-            What the log says instead, if it does not hold that byte, or says that there is none.
+            The answer of the log instead, if it does not hold that byte, or there is none.
         """
         key, epoch = self._followed.key, self._mirror.epoch
         if self._place is not None and self._place[1] == self.b:

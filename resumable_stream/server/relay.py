@@ -1,5 +1,5 @@
 """
-A relay in front of any API that streams: its streams become resumable for clients that change nothing but the base URL.
+A relay in front of any API that streams: its streams become resumable for clients that change only the base URL.
 
     app = Relay("https://api.openai.com", log=SQLiteLog("streams.db"))        # an ASGI app
 
@@ -7,12 +7,13 @@ A relay in front of any API that streams: its streams become resumable for clien
            ◀── its bytes, first reader ───┤   ◀── events ──────┘
                                           ▼
                                     generation ──▶ log
-    client ── GET /.streams/{id}?view=verbatim&after=… ──▶ the rest, then what is live
+    client ── GET /.streams/{id}?view=verbatim&after=… ──▶ the rest, then live events
 
 A stream becomes a generation, and the answer to the request that started it is its first reader, so a client that leaves stops
 nothing. Everything else passes through.
 
-What a relay decides is in `_relay_rules`, what a body means in `_relay_reading`, and what is sent upstream in `_relay_upstream`.
+The decisions of a relay are in `_relay_rules`, the reading of bodies in `_relay_reading`, and the requests to the upstream in
+`_relay_upstream`.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SECRET_ID: Final = "relay-secret"  # noqa: S105
 _FOREVER: Final = 100 * 365 * 86400.0
 _ROUNDS: Final = 8
-"""How often a request with a key looks again at what became of the first with that key."""
-# Why a request with a key may be sent again: the upstream did not get it, or answered it with something that is not a stream.
+"""How often a request with a key checks again what became of the first request with that key."""
+# Reasons why a request with a key may be sent again: the upstream did not get it, or its answer was not a stream.
 _AGAIN: Final = ("not_sent", "not_a_stream")
 _CLAIM: Final = Ending(outcome=Outcome.COMPLETED)
 
@@ -111,71 +112,73 @@ class _Asked:
 
 class Relay:
     """
-    An ASGI app that stands between clients and an API, and keeps the streams that come back.
+    An ASGI app between clients and an API, which keeps the streams of the API's answers.
 
-    A client changes its base URL, and nothing else. A body that is a stream (`text/event-stream`, JSON lines, Amazon's
+    A client changes only its base URL. A streaming body (`text/event-stream`, JSON lines, Amazon's
     `application/vnd.amazon.eventstream`, Gemini's JSON array) is kept in the log while it is passed on, byte for byte; its head
     says where it can be read again: `Content-Location: /.streams/{id}`, `Stream-Id` and `Stream-Epoch`. Other answers pass
-    through, and so do the streams of a GET, which can be asked again.
+    through, and so do the streams of a GET, which can be repeated.
 
     | request | answer |
     |---|---|
-    | `GET /.streams/{id}` | what follows `Last-Event-ID` or `?after=`, then what is live; `?view=verbatim`: as it came |
-    | `HEAD /.streams/{id}` | how it stands, in headers |
+    | `GET /.streams/{id}` | the events after `Last-Event-ID` or `?after=`, then live ones; `?view=verbatim`: unchanged |
+    | `HEAD /.streams/{id}` | its state, in headers |
     | `GET /.streams/{id}/message` | its text so far, in one piece |
     | `POST /.streams/{id}/cancel` | the connection to the upstream is closed; 202, or 200 if the stream has ended |
-    | `DELETE /.streams/{id}` | 204: cancelled and forgotten |
+    | `DELETE /.streams/{id}` | 204: cancelled and deleted |
     | `GET /.health` | 200, or 503 while it shuts down |
     | `GET /.metrics` | numbers of this process, for Prometheus |
 
-    With `keep_answers` an answer in one piece is kept too, where the request has an `Idempotency-Key`, so that the same request
-    again gets it without asking the upstream.
+    With `keep_answers`, a non-streaming answer to a request with an `Idempotency-Key` is kept too, so that a repeated request
+    gets it without asking the upstream.
 
-    *Whose a stream is.* Who shows the API key that started a stream may read and cancel it, and nobody else: 404. The key is
-    passed on, and kept nowhere; what is kept is a hash of it that only this relay can make.
+    *Who may read.* Only a client with the API key that started a stream may read and cancel it; others get a 404. The key is
+    passed on but never stored; the relay stores a hash of it that only this relay can compute.
 
-    With `capability_urls` a stream is also read by whoever has its URL: `Content-Location` then carries `?t=…`, which opens this
-    one stream for `retention` seconds, for a browser that has no key. It cannot cancel or delete.
+    With `capability_urls`, anyone who has the URL of a stream can read it: `Content-Location` then carries `?t=…`, which opens
+    this one stream for `retention` seconds, for a browser that has no key. It cannot cancel or delete.
 
     *Leaving is not stopping.* A client that leaves does not stop the upstream; `cancel` does, and `abandon_after` may.
 
-    *Sent once.* Of several POSTs with one `Idempotency-Key`, of one API key, one reaches the upstream; the others get its stream
-    from the start, at any relay over the same log. With another body it is 409.
+    *Sent once.* Of several POSTs with the same `Idempotency-Key` and API key, one reaches the upstream; the others get its stream
+    from the start, at any relay over the same log. With another body the answer is a 409.
 
-    *An honest end.* A body that the upstream broke off, or closed before the end that its protocol knows, is broken off too.
+    *An honest end.* If the upstream breaks off a body, or closes it before the end that its protocol defines, the relay breaks it
+    off too.
 
-    *Upstreams that can resume.* Such a one is asked for the rest when its connection breaks, and the readers notice nothing.
-    Where the relay dies, the relay of the next reader goes on, with his key.
+    *Upstreams that can resume.* If the connection to such an upstream breaks, the relay requests the rest, and the readers notice
+    nothing. If the relay dies, the relay of the next reader continues, with that reader's key.
 
-    Run it with `resumable-stream relay`, which drains at SIGTERM, or with any ASGI server. Mounted in another app, that app needs
+    Run it with `resumable-stream relay`, which drains at SIGTERM, or with any ASGI server. An app that mounts it needs
     `lifespan=relay.lifespan`.
 
     Args:
-        upstream: The URL of the API, without what clients put behind their base URL: `https://api.openai.com`. Several: a mapping
-            from mounts to URLs, such as `{"/openai": "https://api.openai.com"}`; a client's base URL then ends in the mount.
+        upstream: The URL of the API, without the paths that clients append: `https://api.openai.com`. For several APIs, a
+            mapping from mounts to URLs, such as `{"/openai": "https://api.openai.com"}`; a client's base URL then ends in the
+            mount.
         log: Where streams are kept. `None`: a `MemoryLog`, gone with the process.
-        secret: Of which hashes are made, at least 16 bytes, the same in all relays over one log. `None`: it is made once, and
-            kept in the log; who can read the log can then check whether a key that he knows has started a stream.
-        allow: Names of the upstream's headers that are kept with a stream beside the usual ones (request ids, rate limits,
-            `openai-*`, `anthropic-*`); one that ends in `-` is the beginning of names.
-        capability_urls: Make URLs that open a stream by themselves. False: whoever sees such a URL, in a history or in the log of
-            a proxy, reads the stream, so it is for those who need it. Turned off, those that were handed out open nothing.
-        keep_answers: Keep the JSON that answers a POST of JSON with an `Idempotency-Key`, if it says that all went well. False: a
-            relay keeps no more than it has to. Uploads, and answers of another kind, pass through in any case.
-        answer_bytes: Most bytes of such an answer, which is in memory until it is whole; a longer one passes through and is not
-            kept. 4 MiB: an image, or some dozens of embeddings; the answer of a model in words is a hundredth of it.
-        join_retries: A POST that an SDK marks as sent again (`x-stainless-retry-count`), without an `Idempotency-Key`, gets the
-            answer to the same request of the same API key, if that one was sent in the last ten minutes. False: who asks one
-            prompt several times at once, for several answers, would get the same one twice after a retry.
+        secret: Key of the hashes, at least 16 bytes, the same in all relays over one log. `None`: it is made once, and kept in
+            the log; whoever can read the log can then check whether a known key has started a stream.
+        allow: Names of additional headers of the upstream that are kept with a stream, besides the usual ones (request ids,
+            rate limits, `openai-*`, `anthropic-*`); one that ends in `-` is a prefix.
+        capability_urls: Make URLs that open a stream without a key. False: whoever sees such a URL, in a history or in the log
+            of a proxy, can read the stream. If turned off again, existing URLs open nothing.
+        keep_answers: Keep the JSON answer to a JSON POST with an `Idempotency-Key`, if its status is a success. False: a relay
+            keeps no more than necessary. Uploads, and other kinds of answers, always pass through.
+        answer_bytes: Most bytes of such an answer, which is in memory until it is complete; a longer one passes through and is
+            not kept. 4 MiB: an image, or some dozens of embeddings; a model's answer in words is a hundredth of it.
+        join_retries: A POST that an SDK marks as a retry (`x-stainless-retry-count`), without an `Idempotency-Key`, gets the
+            answer to the same request with the same API key, if that was sent in the last ten minutes. False: a client that
+            sends one prompt several times at once, for several answers, would get the same one twice after a retry.
         retention: Seconds that a stream is kept after its end; a day.
-        abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, since a client may come back.
+        abandon_after: Seconds without any reader after which a stream is cancelled. `None`: never, because a client may return.
         takeover_wait: Seconds that a stream whose relay died, and whose upstream can resume, waits for a reader with a key; then
-            it ends as failed. 600: who was cut comes back sooner, and providers keep a stream for minutes. 0: for nobody.
-        idle: Seconds that an upstream may send nothing before it counts as cut. 600: what the SDKs of the providers wait.
-        connect: Seconds to connect to it in.
+            it ends as failed. 600: disconnected clients return sooner, and providers keep a stream for minutes. 0: no wait.
+        idle: Seconds that an upstream may send nothing before it counts as cut. 600: the timeout of the providers' SDKs.
+        connect: Most seconds to connect to it.
         body_bytes: Most bytes of a request. 64 MiB: images and files in a prompt.
         cors: Origins whose pages may read streams, see `create_app`.
-        metrics: Serve `/.metrics`. It names the mounts, and nothing of any request.
+        metrics: Serve `/.metrics`. It names the mounts, but nothing of any request.
         limits: See `HubLimits`.
         lease, flush, heartbeat, send_timeout: As for `Hub`.
 
@@ -183,7 +186,7 @@ class Relay:
         hub: Runs the generations; `hub.drain()` shuts down without losing anything.
 
     Raises:
-        ValueError: A URL, a mount or a number that makes no sense.
+        ValueError: A URL, a mount or a number is invalid.
         ImportError: aiohttp or starlette is missing: the extra `relay` has both.
     """
 
@@ -285,14 +288,14 @@ class Relay:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop at once, as `Hub.aclose()` does; call `hub.drain()` first to give streams time. The log is not closed."""
+        """Stop at once, as `Hub.aclose()` does; call `hub.drain()` first to give streams time. The log stays open."""
         await self.hub.aclose()
         if self._client is not None:
             await self._client.aclose()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
-        """For `Starlette(lifespan=relay.lifespan)`, where the relay is mounted in another app."""
+        """For `Starlette(lifespan=relay.lifespan)`, if the relay is mounted in another app."""
         async with self:
             yield
 
@@ -314,7 +317,7 @@ class Relay:
                 else:
                     await HubResponse(refusal, send_timeout=self.hub.send_timeout, extra=self._cors(scope))(scope, receive, send)
             return
-        # In two steps, so that nothing of the request is held while its stream is followed.
+        # In two steps, so that nothing of the request is kept while its stream is followed.
         response = await self._answer(scope, receive)
         if response is not None:
             await response(scope, receive, send)
@@ -354,7 +357,7 @@ class Relay:
         is_kept = is_stream or (self._keep_answers and asked.json is not None)
         try:
             if view.key is None and self._join_retries and asked.method == "POST" and is_stream:
-                # Not made before: the hub may be given another log until it runs.
+                # Not made in `__init__`: the hub may get another log before it runs.
                 retries = Retries(self.hub._log, lease=self.hub.lease)
                 return await self._send_or_retry(asked, receive, extra, heeded, secret, retries)
             if view.key is None or not is_kept:
@@ -370,13 +373,13 @@ class Relay:
         found = self._upstreams.find(path)
         if found is None:
             mounts = ", ".join(self._upstreams.by_mount)
-            return wire.problem(404, "not_found", f"no upstream is mounted here; there are {mounts}")
+            return wire.problem(404, "not_found", f"no upstream is mounted at this path; the mounts are {mounts}")
         mount, upstream, rest = found
         if (name := repeated_credential(scope["headers"])) is not None:
-            return wire.bad_request(f"header {name!r}", "it once", "it several times")
+            return wire.bad_request(f"header {name!r}", "one value", "several")
         query = scope["query_string"].decode("latin-1")
         raw = _raw_below_root(scope)
-        # A mount in disguise (`%6f` for `o`) would be cut off in the wrong place.
+        # An encoded mount (`%6f` for `o`) would be cut off in the wrong place.
         url = target_of(upstream, raw[len(mount) :], query) if raw.startswith(mount) else None
         if url is None:
             return wire.bad_request("the path", "one without '.' and '..'", rest)
@@ -392,13 +395,13 @@ class Relay:
             json_of(facts.headers, body), principal_of(secret, facts),
         )  # fmt: skip
 
-    # --- a request that is sent once for each time that it comes
+    # --- a request without a key, sent each time that it arrives
 
     async def _send_once(
         self, asked: _Asked, receive: Receive, extra: Sequence[tuple[str, str]], heeded: Mapping[str, str]
     ) -> ASGIResponse | Answer:
         try:
-            # Nobody can come back to it before there is a head: a client that leaves closes it.
+            # No client can return to it before there is a head, so a client that leaves closes it.
             response = await while_there(receive, self._open(asked))
         except Trouble as trouble:
             return self._no_answer(asked, trouble)
@@ -433,10 +436,10 @@ class Relay:
         self, asked: _Asked, response: aiohttp.ClientResponse, id: str, fingerprint: str
     ) -> tuple[Begun | None, str]:
         """
-        Keep an answer in one piece.
+        Keep a non-streaming answer.
 
         Returns:
-            What has to be passed on, and why it is not kept; `None`: it is.
+            The answer to pass on, and why it is not kept; `None` if it is kept.
         """
         if not self._keep_answers or asked.json is None or not is_document(_head_of(response)):
             return Begun(response), "not_a_stream"
@@ -460,7 +463,7 @@ class Relay:
         id: str | None,
         fingerprint: str,
     ) -> str | None:
-        """Make a stream of what a producer reads of an answer; `None`: it cannot be kept now."""
+        """Make a stream from the producer for an answer; `None`: it cannot be kept now."""
         try:
             kept = Head(
                 content_type=response.headers["Content-Type"],
@@ -471,7 +474,7 @@ class Relay:
             )
             stream = await self.hub.start(id, run, owner=asked.principal, head=kept, fingerprint=fingerprint)
         except (ResumableStreamError, ValueError) as exc:
-            # It is being paid for, so it is delivered, though nobody can come back to it.
+            # It is being billed, so it is delivered, although no client can return to it.
             logger.warning("a stream of the upstream at %s is not kept: %s", asked.mount or "/", type(exc).__name__)
             return None
         except BaseException:
@@ -484,7 +487,7 @@ class Relay:
     async def _first_reader(
         self, asked: _Asked, id: str, extra: Sequence[tuple[str, str]], heeded: Mapping[str, str], *, result: str = "stream"
     ) -> HubResponse:
-        """The answer to who started a stream, or comes again with its key."""
+        """The answer to the client that started a stream, or that sends its key again."""
         answer, opened = await answer_to_request(
             self.hub,
             Facts("POST", heeded, "view=verbatim"),
@@ -512,7 +515,7 @@ class Relay:
             return wire.problem(502, "upstream_error", "the upstream closed the connection without an answer", sent=True)
         return wire.problem(502, "upstream_unreachable", "the upstream cannot be reached", sent=False)
 
-    # --- a request with a key, that is sent once however often it comes
+    # --- a request with a key, sent once however often it arrives
 
     async def _send_or_join(
         self,
@@ -525,11 +528,11 @@ class Relay:
         fingerprint: str,
     ) -> ASGIResponse | Answer:
         """
-        Of all requests with a key, one is sent. Which one, the log decides: it holds a claim, a stream without events that one
-        of them creates. Its producer sends the request, and creates the stream of the answer when its head is known.
+        Of all requests with a key, send one. The log decides which one: it holds a claim, a stream without events that one of the
+        requests creates. Its producer sends the request, and creates the stream of the answer when its head arrives.
 
         Raises:
-            _AnswerLost: Another one was sent, and no answer to it is here.
+            _AnswerLost: Another request was sent, and its answer is not here.
         """
         id = key_id(secret, asked.principal, f"{asked.mount}{asked.path}", key)
         owner = claim_owner(asked.principal)
@@ -550,7 +553,7 @@ class Relay:
                     again="failed" if again else None,
                 )
                 if not claim.joined:
-                    # Nobody reads anything of a claim.
+                    # A claim has no readers.
                     with self.hub._following.waited_for(key_of(id, owner)):
                         begun = await self._handed(handed, receive)
                     if begun is None:
@@ -568,7 +571,7 @@ class Relay:
             return answer_to_trouble(exc)
         return wire.unavailable("busy", random=random.random())
 
-    # --- a request without a key, of which retries are to get the answer
+    # --- a request without a key, whose retries get the same answer
 
     async def _send_or_retry(
         self,
@@ -579,14 +582,14 @@ class Relay:
         secret: bytes,
         retries: Retries,
     ) -> ASGIResponse | Answer:
-        """Send a request under a key of its own, which its retries then use."""
+        """Send a request under a generated key, which its retries then use."""
         path, owner = f"{asked.mount}{asked.path}", claim_owner(asked.principal)
         fingerprint = asked.fingerprint(secret)
         noted = retry_id(secret, asked.principal, path, fingerprint)
         try:
             key = await retries.find(noted, owner) if is_retry(asked.facts.headers) else None
             if key is not None and await self._is_of_use(key_id(secret, asked.principal, path, key), asked.principal):
-                # Without a key nobody asked for it to be sent once, whatever becomes of the first.
+                # Without a key the client did not ask for a single request, so send again if the first answer is lost.
                 with contextlib.suppress(_AnswerLost):
                     return await self._send_or_join(asked, receive, extra, heeded, key, secret, fingerprint)
             key = secrets.token_hex(16)
@@ -597,7 +600,7 @@ class Relay:
         return await self._send_or_join(asked, receive, extra, heeded, key, secret, fingerprint)
 
     async def _is_of_use(self, id: str, owner: str) -> bool:
-        """A retry wants an answer: it is being made or is there, or nothing was paid for one. Half of one it had before."""
+        """Whether a retry gets an answer: one that is complete or in progress, or a new one if nothing was billed."""
         with contextlib.suppress(StreamUnknown):
             ending = (await self.hub.state(id, owner=owner)).ending
             return ending is None or ending.outcome not in (Outcome.FAILED, Outcome.CANCELLED)
@@ -612,14 +615,14 @@ class Relay:
         except StreamUnknown:
             return False
         if state.head.fingerprint != fingerprint:
-            raise KeyReused("this key is that of another request", stream_id=id)
+            raise KeyReused("this key belongs to another request", stream_id=id)
         return True
 
     async def _handed(self, handed: asyncio.Future[Begun | Trouble | None], receive: Receive) -> Begun | Trouble | None:
         try:
             return await while_there(receive, asyncio.shield(handed))
         finally:
-            # Whoever left takes no answer: the claim then closes one that is not a stream.
+            # A client that left takes no answer: the claim then closes one that is not a stream.
             handed.cancel()
 
     async def _claimed(
@@ -631,7 +634,7 @@ class Relay:
         fingerprint: str,
         handed: asyncio.Future[Begun | Trouble | None],
     ) -> Ending:
-        """The producer of a claim: send the request, and make a stream of the answer, whoever waits for it."""
+        """The producer of a claim: send the request, and make a stream of the answer, whether or not a client still waits."""
 
         def hand(what: Begun | Trouble | None) -> None:
             if not handed.done():
@@ -660,7 +663,7 @@ class Relay:
         return Ending(outcome=Outcome.FAILED, reason=why)
 
     async def _end_of(self, id: str, owner: str) -> Ending | None:
-        """How the claim of another request ended; `None`: it is not known, and has to be looked at again."""
+        """How the claim of another request ended; `None`: unknown, check again."""
         with await self.hub.reader(id, view="raw", owner=owner) as reader:
             while await reader.next():
                 pass
@@ -670,9 +673,9 @@ class Relay:
 
     async def _authorize(self, facts: Facts, id: str | None, action: str) -> str | None:
         secret = await self._get_secret()
-        # Reading and nothing else: a URL gets around, and cancelling destroys what was paid for.
+        # For reading only: URLs get around, and cancelling destroys what was paid for.
         opened = self._opened_by(secret, id, facts.query) if action == "read" and id is not None else None
-        # One that opens nothing is answered like a request without it, and takes the same way through the log.
+        # An invalid one is treated like a missing one, and takes the same way through the log.
         return opened or await self._principal(facts)
 
     async def _principal(self, facts: Facts) -> str:
@@ -682,10 +685,10 @@ class Relay:
         return principal_by_capability(secret, id, query, time.time()) if self._capability_urls else None
 
     def _capability(self, principal: str, id: str, query: str = "") -> str:
-        """The query of the URL of a stream; one that the request came with stays, so that nobody lengthens it by asking."""
+        """The query of a stream's URL. A valid one in the request is kept, so that nobody extends it by asking."""
         if not self._capability_urls:
             return ""
-        assert self._secret is not None, "the principal was made with it"
+        assert self._secret is not None, "the principal was derived from it"
         if self._opened_by(self._secret, id, query) is not None:
             (token,) = (value for name, value in parse_qsl(query) if name == CAPABILITY)
         else:
@@ -711,7 +714,7 @@ class Relay:
     # --- the secret
 
     async def _get_secret(self) -> bytes:
-        """The secret of this relay, or of its log, where it is made by whichever relay asks first."""
+        """The secret of this relay, or of its log, where the first relay creates it."""
         if self._secret is None:
             async with self._asking:
                 if self._secret is None:
@@ -731,18 +734,18 @@ class _OwnRoutes(_Routes):
 
 async def _secret_of(log: StreamLog, lease: float) -> bytes:
     made = secrets.token_urlsafe(32)
-    # In the head, since that is there with the stream, in one step.
+    # In the head, which is stored with the stream in one step.
     head = Head(content_type="application/octet-stream", framing="raw", fingerprint=made, retention=_FOREVER)
     answer = await log.create(_SECRET_ID, head, lease=lease)
     if isinstance(answer, Existing):
         return answer.head.fingerprint.encode()
-    assert isinstance(answer, Writer), "nothing else was to be appended"
+    assert isinstance(answer, Writer), "there was no other append"
     await log.finish(answer, 0, _CLAIM)
     return made.encode()
 
 
 class _AnswerLost(Exception):
-    """The first request with a key may have been paid for, and its stream is not here. It is answered with 410 or 502."""
+    """The first request with a key may have been billed, but its stream is not here. The answer is a 410 or 502."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(ending)
@@ -750,17 +753,17 @@ class _AnswerLost(Exception):
 
 
 def _unknown_answer(ending: Ending) -> Answer:
-    """The answer to a key whose first request may have been paid for, and whose stream is not here."""
+    """The answer for a key whose first request may have been billed, but whose stream is not here."""
     if ending.outcome is Outcome.COMPLETED:
         return wire.problem(
-            410, "answer_gone", "the stream of this Idempotency-Key is no longer kept; use a new key to ask again"
+            410, "answer_gone", "the stream of this Idempotency-Key is no longer kept; send a new request with a new key"
         )
-    text = "the first request with this Idempotency-Key was sent, and its answer is lost; use a new key to ask again"
+    text = "the first request with this Idempotency-Key was sent, but its answer is lost; send a new request with a new key"
     return wire.problem(502, "answer_lost", text, reason=ending.reason)
 
 
 def _guarded(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Any]]:
-    """A handler that may meet a log that is away before it knows whose request it is."""
+    """A handler that may find the log unavailable before it knows whose request it is."""
 
     async def guarded(request: Request) -> Any:
         if repeated_credential(request.scope["headers"]) is not None:
@@ -773,7 +776,7 @@ def _guarded(handler: Callable[[Request], Awaitable[Any]]) -> Callable[[Request]
     return guarded
 
 
-# --- ASGI, and what it lacks ------------------------------------------------------------------------------------------
+# --- ASGI helpers -----------------------------------------------------------------------------------------------------
 
 
 async def _body(receive: Receive, limit: int, timeout: float) -> bytes:
@@ -811,7 +814,7 @@ def _below_root(scope: Scope) -> str:
 
 
 def _raw_below_root(scope: Scope) -> str:
-    """The path as it was sent, below where the app is mounted."""
+    """The path as it was sent, below the mount of the app."""
     raw = scope.get("raw_path")
     if raw is None:
         return quote(_below_root(scope), safe=PATH_SAFE)

@@ -2,13 +2,13 @@
 Sessions: conversations whose tabs, devices and agents all see one order of events.
 
     session = hub.session("chat_7")
-    await session.publish("message", {"role": "user", "data": "Hi"}, mid="m1")     # the same mid again: once
+    await session.publish("message", {"role": "user", "data": "Hi"}, mid="m1")     # a repeated mid counts once
     await session.edit("m1", "Hi there")
     async for chunk in session.follow():                                           # bytes of server-sent events, never ends
         …
 
-The feed of a session is a stream in the log, see `feeds`. Whoever appends to it, in any process, appends an event that follows
-the state he knows; if the log has moved on, he reads what is new and decides again.
+The feed of a session is a stream in the log, see `feeds`. Each process appends an event that follows the state it knows; if the
+log has moved on, it reads the new events and decides again.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ __all__ = ["Session", "SessionMessage", "Sessions", "feed_id_of", "is_feed_id"]
 
 _PREFIX: Final = "~session."
 NOWHERE: Final = "aaaa"
-"""Stands for the epoch of a feed that nobody has begun. It is shown to nobody."""
+"""Placeholder epoch of a feed that nobody has begun. It is never shown."""
 _KEPT: Final = 1000
-"""Streams of which the log knows nothing, whose time this process remembers."""
+"""Streams unknown to the log whose first check this process remembers."""
 _TRIES_TO_TRIM: Final = 3
-"""How often it is tried before one event. 3: a feed that is busy elsewhere is trimmed there, and before the next event here."""
+"""Attempts before one event. 3: a feed that is busy elsewhere is trimmed there, and before the next event here."""
 _TRIES_TO_FORGET: Final = 10
-"""How often a feed is deleted that others write again at the same moment. 10: each of them knows better after one try."""
+"""How often a feed is deleted while others restore it. 10: each of them learns of the deletion at its first attempt."""
 
 LOST: Final = Ending(outcome=Outcome.FAILED, reason="producer_lost")
 
@@ -76,10 +76,10 @@ T = TypeVar("T")
 
 
 def feed_id_of(session: str) -> str:
-    """The id of the stream that is the feed of a session. Nobody can start, cancel or forget a stream by such an id."""
+    """The id of the stream that is the feed of a session. Nobody can start, cancel or delete a stream by such an id."""
     check_text("the id of a session", session, limit=1024)
     if not session:
-        raise ValueError("the id of a session is text of 1 to 1024 bytes, got ''")
+        raise ValueError("the id of a session must be text of 1 to 1024 bytes, got ''")
     return _PREFIX + hashlib.blake2b(session.encode(), digest_size=20, person=b"rs-session-feed").hexdigest()
 
 
@@ -106,9 +106,9 @@ class Sessions(SharedStreams[_Place, Feed]):
 
     Args:
         log: Where they are kept.
-        key_of: The key of a stream in the log, of its id and its owner.
+        key_of: Returns the key of a stream in the log, from its id and owner.
         retention: Seconds after the last event at which a feed is forgotten.
-        events: Most events of one feed; older ones are put into one that stands for them.
+        events: Most events of one feed; older ones are replaced by a snapshot.
         bytes: Most bytes of one feed, likewise.
     """
 
@@ -130,28 +130,28 @@ class Sessions(SharedStreams[_Place, Feed]):
         act: Callable[[Append | None], Awaitable[T | AlsoRefused]],
     ) -> T:
         """
-        Append one event to the feed, together with something else.
+        Append one event to the feed, together with another action.
 
         Args:
-            session: Its id.
-            owner: Whose it is.
-            decide: What to append to a feed in this state; `None`: it says so already. It may refuse by an error.
-            act: Does it, given the append, or without one. `AlsoRefused`: the append was refused, and nothing was done.
+            session: Id of the session.
+            owner: Its owner.
+            decide: What to append to a feed in this state; `None`: the feed already says it. It may refuse by raising.
+            act: Does it, with the append, or without one. `AlsoRefused`: the append was refused, and nothing was done.
 
         Raises:
-            LogUnavailable: The log cannot be reached, or others append without end.
-            Exception: What `decide` and `act` raise.
+            LogUnavailable: The log cannot be reached, or others keep appending.
+            Exception: Raised by `decide` or `act`.
         """
         async with self._held(self._place(session, owner)) as known:
             asked = known.state is None
             if asked and await self._find(known) is None:
-                # What an empty feed refuses, or has no need of, is no reason to make one.
+                # If an empty feed refuses the event, or does not need it, do not create the feed.
                 if decide(Feed(NOWHERE)) is None:
                     found = await act(None)
                     assert not isinstance(found, AlsoRefused)
                     return found
                 await self._make(known)
-            # Before, since a stream that was just created must not wait for it.
+            # Trim first, because a freshly created stream must not wait for it.
             await self._trim(known)
 
             def decided(feed: Feed) -> Append | None:
@@ -162,10 +162,10 @@ class Sessions(SharedStreams[_Place, Feed]):
 
     async def append(self, session: str, owner: str, decide: Callable[[Feed], bytes | None]) -> Cursor:
         """
-        Append one event to the feed, unless it says so already.
+        Append one event to the feed, unless the feed already says it.
 
         Returns:
-            The last event of the feed then; of one that nobody has begun, none of an epoch that is not one.
+            The last event of the feed; if nobody has begun it, number 0 of the placeholder epoch.
         """
         cursor: Cursor | None = None
 
@@ -181,14 +181,15 @@ class Sessions(SharedStreams[_Place, Feed]):
 
     async def feed(self, session: str, owner: str, *, make: bool = False) -> Feed | None:
         """
-        The state now, asked of the log.
+        The current state, from the log.
 
         Args:
-            session: Its id.
-            owner: Whose it is.
-            make: Make the feed if there is none. False: whoever only asks leaves nothing in the log, whatever ids he asks for.
+            session: Id of the session.
+            owner: Its owner.
+            make: Create a missing feed. False: a mere query leaves nothing in the log, whatever id it asks for.
 
         Returns:
+            `None`: nobody has begun it.
             `None`: nobody has begun it.
         """
         async with self._held(self._place(session, owner)) as known:
@@ -199,7 +200,7 @@ class Sessions(SharedStreams[_Place, Feed]):
             return known.state
 
     async def delete(self, session: str, owner: str) -> None:
-        """Forget the feed of a session; its streams stay."""
+        """Delete the feed of a session; its streams stay."""
         async with self._held(self._place(session, owner)) as known:
             if known.state is None and await self._find(known) is None:
                 return  # nobody has begun it
@@ -207,12 +208,12 @@ class Sessions(SharedStreams[_Place, Feed]):
             for _ in range(_TRIES_TO_FORGET):
                 known.state = None
                 await self._log.delete(key)
-                # Made anew at once: other processes remember it, and write what the log has lost again.
+                # Recreate it at once: other processes remember it, and would restore what the log has lost.
                 made = await self._log.create(key, self.head(session, owner), lease=self._retention)
                 if isinstance(made, Writer):
                     known.state, known.fence = Feed(made.epoch), made.fence
                     return
-            raise LogUnavailable(f"the feed of session {session[:80]!r} was written again by others meanwhile", stream_id=key)
+            raise LogUnavailable(f"the feed of session {session[:80]!r} was restored by other processes meanwhile", stream_id=key)
 
     # --- what is known
 
@@ -224,7 +225,7 @@ class Sessions(SharedStreams[_Place, Feed]):
         known.state.take([append.span])
 
     def _writer(self, known: _Known, feed: Feed) -> Writer:
-        # Nobody claims it: it is forgotten when its lease is over.
+        # Nobody claims it: it is forgotten when its lease ends.
         return Writer(known.place.key, feed.epoch, known.fence, self._retention, 0.0)
 
     def head(self, session: str, owner: str) -> Head:
@@ -232,14 +233,14 @@ class Sessions(SharedStreams[_Place, Feed]):
         return Head(content_type="text/event-stream", framing="sse", owner=owner, session=session, retention=0.0, feed=True)
 
     async def _load(self, known: _Known) -> Feed:
-        """Read the whole feed; make it if there is none."""
+        """Read the whole feed; create it if there is none."""
         while True:
             feed = await self._find(known) or await self._make(known)
             if feed is not None:
                 return feed
 
     async def _make(self, known: _Known) -> Feed | None:
-        """Make a feed without events. `None`: somebody else was faster."""
+        """Create a feed without events. `None`: another process was faster."""
         head = self.head(known.place.session, known.place.owner)
         made = await self._log.create(known.place.key, head, lease=self._retention)
         if not isinstance(made, Writer):
@@ -256,7 +257,7 @@ class Sessions(SharedStreams[_Place, Feed]):
                 return None
             feed = Feed(found.epoch)
             if isinstance(found, Gone):
-                # The front was dropped: what is left begins with an event that stands for it.
+                # The front was dropped: the rest begins with a snapshot of it.
                 left = await self._log.read(key, Cursor(found.epoch, found.oldest - 1))
                 if not isinstance(left, Page):
                     continue
@@ -291,7 +292,7 @@ class Sessions(SharedStreams[_Place, Feed]):
                 return
 
     async def _mend(self, known: _Known, verdict: Fenced | Ended | Behind | Lost) -> None:
-        """Learn why an append was refused."""
+        """Update the state after an append was refused."""
         feed = known.state
         assert feed is not None
         match verdict:
@@ -308,13 +309,13 @@ class Sessions(SharedStreams[_Place, Feed]):
                 await self._begin_again(known, feed)
             case Ended(ending):
                 raise LogUnavailable(
-                    f"the feed of session {known.place.session[:80]!r} has ended ({ending.reason}), which it should never; "
+                    f"the feed of session {known.place.session[:80]!r} has ended ({ending.reason}), which must never happen; "
                     "forget() the session",
                     stream_id=known.place.key,
                 )
 
     async def _begin_again(self, known: _Known, feed: Feed) -> None:
-        """The log went back. Others have seen what it lost, so the numbers of that must not be given to other events."""
+        """The log went back. Others have seen the lost events, so their numbers must not be given to other events."""
         found = await self._log.read(known.place.key, None, limit_bytes=0)
         if not isinstance(found, Unknown):
             if found.epoch != feed.epoch or found.n >= feed.n:
@@ -325,7 +326,7 @@ class Sessions(SharedStreams[_Place, Feed]):
         await self._restore(known, feed)
 
     async def _restore(self, known: _Known, feed: Feed) -> None:
-        """The log has lost the feed, or some of it: write its state again, under a new epoch."""
+        """The log has lost the feed, or part of it: restore its state, under a new epoch."""
         head, epoch = self.head(known.place.session, known.place.owner), epoch_of(secrets.token_bytes(8))
         fresh = Feed(epoch)
         spans = [fresh.span(snapshot_block(self._snapshot(feed)))]
@@ -338,9 +339,9 @@ class Sessions(SharedStreams[_Place, Feed]):
 
     async def _trim(self, known: _Known) -> None:
         """
-        Put what is old into one event that stands for it.
+        Replace old events by a snapshot.
 
-        What follows the one before is kept, so that nobody who is a little behind misses anything.
+        The events since the previous snapshot are kept, so that a reader who is a little behind misses nothing.
         """
         for _ in range(_TRIES_TO_TRIM):
             feed = known.state
@@ -358,10 +359,10 @@ class Sessions(SharedStreams[_Place, Feed]):
                     return
                 await self._mend(known, verdict)
             except (LogUnavailable, SpanRefused):
-                return  # The event itself meets the same, and it is tried again before the next one.
+                return  # The event itself will fail the same way; the next one tries again.
 
     def _snapshot(self, feed: Feed) -> dict[str, Any]:
-        # A quarter: together with what follows it is less than half of the limit.
+        # A quarter: together with the events after it, less than half of the limit.
         return feed.standing(events=self._events // 2, bytes=self._bytes // 4)
 
     # --- streams of a session
@@ -370,17 +371,17 @@ class Sessions(SharedStreams[_Place, Feed]):
         self, session: str, owner: str, now: float, lease: float, notice: Callable[[str], None], *, make: bool = False
     ) -> Feed | None:
         """
-        The state now, in which no stream runs that the log knows to have ended.
+        The current state, without streams that the log knows to have ended.
 
-        A stream of which the log knows nothing may be just about to be created. It counts as lost a lease later.
+        A stream unknown to the log may be just about to be created. It counts as lost a lease later.
 
         Args:
-            session: Its id.
-            owner: Whose it is.
+            session: Id of the session.
+            owner: Its owner.
             now: The time of this process.
             lease: Seconds.
-            notice: Told the key of a stream whose producer is dead.
-            make: Make the feed if there is none.
+            notice: Called with the key of a stream whose producer is dead.
+            make: Create a missing feed.
 
         Returns:
             `None`: nobody has begun the feed.
@@ -419,8 +420,8 @@ class Session:
     One session of a hub: `hub.session(id)` makes it, and it costs nothing.
 
     Attributes:
-        id: Of the session.
-        owner: Whose it is. Each owner has sessions of his own, as with streams.
+        id: Id of the session.
+        owner: Its owner. Each owner has separate sessions, as with streams.
     """
 
     def __init__(self, hub: Hub, sessions: Sessions, id: str, owner: str) -> None:
@@ -439,11 +440,11 @@ class Session:
 
         Args:
             event: `"message"`, or a name of the application's own.
-            data: Of a message `{"role": "user", "data": …}`; of others any JSON value.
-            mid: Its id: the same again is the same event, as long as the feed remembers it. `None`: a random one.
+            data: For a message `{"role": "user", "data": …}`; otherwise any JSON value.
+            mid: Its id; a repeated id means the same event, as long as the feed remembers it. `None`: a random one.
 
         Returns:
-            The last event of the feed then.
+            The last event of the feed afterwards.
 
         Raises:
             ValueError: The name is the server's own, the data is not that of a message, or the event is larger than 1 MiB.
@@ -457,7 +458,7 @@ class Session:
 
     async def edit(self, mid: str, data: Any) -> Cursor:
         """
-        Give a message other data.
+        Change the data of a message.
 
         Raises:
             MessageUnknown: There is no such message, or it was deleted.
@@ -468,30 +469,30 @@ class Session:
 
     async def delete(self, mid: str) -> Cursor:
         """
-        Delete a message. Calling it again is the same as once.
+        Delete a message. Repeating it has no further effect.
 
         Raises:
-            MessageUnknown: There never was one.
+            MessageUnknown: There was never such a message.
             LogUnavailable: The log cannot be reached.
         """
         return await self._append(lambda feed: feed.deleted(_checked(mid)))
 
     async def messages(self) -> list[SessionMessage]:
-        """The messages as they are now, edits and deletions applied, in the order in which they were said."""
+        """The messages in their current form, with edits and deletions applied, in the order in which they were said."""
         self._hub._check_running()
         feed = await self._sessions.feed(self.id, self.owner)
         return [] if feed is None else list(feed.messages.values())
 
     async def active(self) -> list[str]:
-        """Ids of the streams that run, in the order in which they began."""
+        """Ids of the running streams, in the order in which they began."""
         feed = await self._hub._settled(self.id, self.owner)
         return [] if feed is None else list(feed.streams)
 
     async def snapshot(self) -> tuple[dict[str, Any], Cursor]:
         """
-        The state as data for JSON, and the event after which the feed goes on from there.
+        The state as JSON data, and the event after which the feed continues from it.
 
-        A feed that nobody has begun is made by this, since only then it has a place.
+        This creates a feed that nobody has begun, because otherwise it would have no position.
 
         Returns:
             `{"messages": [{"mid", "role", "data"}], "streams": [{"id", "by"}]}` and the cursor.
@@ -502,15 +503,15 @@ class Session:
 
     def follow(self, after: Cursor | str | None = None, *, presence: bool = False) -> AsyncGenerator[bytes, None]:
         """
-        Read the feed as server-sent events: what follows a cursor, then what is live. It never ends by itself.
+        Read the feed as server-sent events: the events after a cursor, then live ones. It never ends by itself.
 
         Args:
             after: The last event that the reader has; `None`: from the first one held.
-            presence: Count this reader, and tell it how many there are: an event `presence` with `{"readers": n}` and without an
-                id, first and when it changes, at most one a second. Who does not ask for it is not counted.
+            presence: Count this reader, and send it the number of readers: an event `presence` with `{"readers": n}` and without
+                an id, at the start and when it changes, at most once a second. Readers without this are not counted.
 
         Returns:
-            As `Hub.follow()`, which also says what the iterator raises.
+            As `Hub.follow()`, which also lists the errors of the iterator.
 
         Raises:
             ValueError: The hub was made without `presence=True`.
@@ -519,7 +520,7 @@ class Session:
 
     def _opens(self, after: Cursor | str | None, *, presence: bool = False) -> Callable[[], Awaitable[Body]]:
         if presence and not self._hub.presence:
-            raise ValueError("this hub counts no readers: make it with Hub(…, presence=True)")
+            raise ValueError("this hub does not count readers: make it with Hub(…, presence=True)")
         cursor = after if isinstance(after, Cursor) else Cursor.parse(after) if after else None
 
         async def opened() -> Body:
@@ -550,16 +551,16 @@ class Session:
         path: str | None = None,
     ) -> HubAnswer:
         """
-        Say what a request for the feed is answered, for any framework. See `Hub.answer()`.
+        Answer a request for the feed, for any framework. See `Hub.answer()`.
 
-        With `?view=snapshot` the first event is the state, `snapshot()`, and the rest follows it. A browser's `EventSource` that
-        slept until its cursor was gone gets it again; anyone else is told 410, and asks for it.
+        With `?view=snapshot` the first event is the state, `snapshot()`, and later events follow. A browser's `EventSource` whose
+        cursor is gone after a long sleep gets it again; any other client gets 410, and asks for it.
 
         Args:
             method: `GET` or `HEAD`.
-            headers: Of the request, by name; the case of names does not count.
-            query: What stands after the `?`, still encoded.
-            path: Of the request, as the client knows it, for `Content-Location`.
+            headers: Headers of the request, by name, case-insensitively.
+            query: The part after the `?`, still encoded.
+            path: Path of the request, as the client knows it, for `Content-Location`.
         """
         from .answering import HubAnswer, answer_to_feed, facts_from
 
@@ -576,7 +577,7 @@ class Session:
         return HubResponse(answer, opened, send_timeout=self._hub.send_timeout)
 
     async def _standing(self) -> tuple[Feed, wire.Standing] | None:
-        """The state, and how the feed stands for who reads it over HTTP. `None`: nobody has begun it."""
+        """The state, and the feed as its HTTP readers see it. `None`: nobody has begun it."""
         feed = await self._hub._settled(self.id, self.owner)
         if feed is None:
             return None
@@ -585,9 +586,9 @@ class Session:
 
     async def forget(self) -> None:
         """
-        Delete the feed, and what this and other processes remember of it. Streams of the session are not touched.
+        Delete the feed, and what all processes remember of it. Streams of the session are not touched.
 
-        An empty feed stays in its place, for `session_retention` as any other. Where nobody has begun one, nothing is stored.
+        An empty feed replaces it, for `session_retention` like any other. If nobody has begun one, nothing is stored.
         """
         self._hub._check_running()
         await self._sessions.delete(self.id, self.owner)
@@ -606,5 +607,5 @@ def _ended(stream: ActiveStream, ending: Ending, feed: Feed) -> bytes | None:
 def _checked(mid: str) -> str:
     check_text("the id of a message", mid, limit=256)
     if not mid:
-        raise ValueError("the id of a message is text of 1 to 256 bytes, got ''")
+        raise ValueError("the id of a message must be text of 1 to 256 bytes, got ''")
     return mid

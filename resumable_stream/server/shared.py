@@ -1,10 +1,10 @@
 """
 Streams that every process appends to: nobody holds them, and the log decides who comes first.
 
-Whoever appends knows how the stream stands, decides what follows that, and appends it with `Append(exact=True)`: the log refuses
-it if the stream has moved on. Then he reads what is new, and decides again.
+A process that knows the state of the stream decides what to append, and appends it with `Append(exact=True)`: the log refuses it
+if the stream has changed. Then the process reads what is new, and decides again.
 
-`Sessions` keeps the feeds of conversations so, and `Written` the streams that clients write over HTTP.
+`Sessions` keeps the feeds of conversations this way, and `Written` the streams that clients write over HTTP.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from .log import (
 __all__ = ["Known", "Place", "SharedStreams"]
 
 _KEPT: Final = 1000
-"""Streams whose state this process remembers. 1,000: one that is forgotten is read again, in one trip for most."""
+"""Streams whose state this process remembers. 1,000: a forgotten one is read again, mostly in one trip."""
 _TRIES: Final = 100
-"""How often a step is tried while others append. 100: each try that fails is one of theirs that succeeded."""
+"""How often a step is attempted while others append. 100: each failed attempt is a successful one of theirs."""
 
 _DONE: Final = (Appended, Done, Writer)
-"""What is answered when an append was done, too."""
+"""Answers that include a stored append."""
 
 
 class Place(Protocol):
@@ -64,9 +64,9 @@ class Known(Generic[P, S]):
     Attributes:
         place: Where it is kept.
         lock: One step at a time.
-        state: How it stands; `None`: to be read.
-        fence: Of its writer.
-        busy: How many wait for the lock, or have it.
+        state: Its state; `None`: to be read.
+        fence: Fence of its writer.
+        busy: How many hold the lock or wait for it.
     """
 
     def __init__(self, place: P) -> None:
@@ -79,7 +79,7 @@ class Known(Generic[P, S]):
 
 class SharedStreams(abc.ABC, Generic[P, S]):
     """
-    The streams that this process and others append to.
+    Streams that this process and others append to.
 
     Args:
         log: Where they are kept.
@@ -91,24 +91,24 @@ class SharedStreams(abc.ABC, Generic[P, S]):
 
     @abc.abstractmethod
     async def _load(self, known: Known[P, S]) -> S:
-        """Read how the stream stands, or make it, and keep that in `known`."""
+        """Read the state of the stream, or create it, and store that in `known`."""
 
     async def _reload(self, known: Known[P, S]) -> S:
-        """What was known is of no use: read it anew."""
+        """Discard what was known, and read it anew."""
         known.state = None
         return await self._load(known)
 
     @abc.abstractmethod
     async def _catch_up(self, known: Known[P, S]) -> None:
-        """Learn what others have appended."""
+        """Read what others have appended."""
 
     @abc.abstractmethod
     async def _mend(self, known: Known[P, S], verdict: Fenced | Ended | Behind | Lost) -> None:
-        """Learn why an append was refused."""
+        """Update the state after an append was refused."""
 
     @abc.abstractmethod
     def _took(self, known: Known[P, S], append: Append) -> None:
-        """What was decided is in the log."""
+        """The decided append is in the log: update the state."""
 
     async def _step(
         self,
@@ -119,18 +119,18 @@ class SharedStreams(abc.ABC, Generic[P, S]):
         asked: bool = False,
     ) -> T:
         """
-        Append to a stream that is held, together with something else.
+        Append to a stream that is held, together with another action.
 
         Args:
             known: The stream.
-            decide: What to append to a stream in this state; `None`: nothing. It may refuse by an error. Whatever it does but
-                append is done only about a state that the log has confirmed.
-            act: Does it, given the append, or without one. `AlsoRefused`: the append was refused, and nothing was done.
-            asked: What is known was read from the log just now.
+            decide: What to append to a stream in this state; `None`: nothing. It may refuse by raising. Anything other than an
+                append takes effect only for a state that the log has confirmed.
+            act: Does it, with the append, or without one. `AlsoRefused`: the append was refused, and nothing was done.
+            asked: The known state was read from the log just now.
 
         Raises:
-            LogUnavailable: The log cannot be reached, or others append without end.
-            Exception: What `decide` and `act` raise.
+            LogUnavailable: The log cannot be reached, or others keep appending.
+            Exception: Raised by `decide` or `act`.
         """
         fresh = asked or known.state is None
         for _ in range(_TRIES):
@@ -146,18 +146,18 @@ class SharedStreams(abc.ABC, Generic[P, S]):
                 fresh = True
                 continue
             if append is None and not fresh:
-                # What is known here may be old; whether there is nothing to say is asked of the log.
+                # The known state may be old: ask the log whether there is really nothing to append.
                 await self._catch_up(known)
                 fresh = True
                 continue
             try:
                 found = await act(append)
             except SpanRefused:
-                # The log went back, and others went on from there.
+                # The log went back, and others continued from there.
                 known.state = None
                 continue
             if not isinstance(found, AlsoRefused):
-                # A stream that was joined, or could not be finished, has left the append out.
+                # Joining a stream, or failing to finish it, leaves the append out.
                 if append is not None and known.state is state and isinstance(found, _DONE):
                     self._took(known, append)
                 return found
@@ -166,7 +166,7 @@ class SharedStreams(abc.ABC, Generic[P, S]):
         raise LogUnavailable(f"others have appended to the stream {_TRIES} times meanwhile", stream_id=known.place.key)
 
     async def _append(self, append: Append | None) -> Appended | AlsoRefused | None:
-        """What `_step()` does where there is nothing but the append."""
+        """The action of `_step()` if there is only the append."""
         if append is None:
             return None
         verdict = only(await self._log.append([append]))
@@ -174,7 +174,7 @@ class SharedStreams(abc.ABC, Generic[P, S]):
 
     @contextlib.asynccontextmanager
     async def _held(self, place: P) -> AsyncIterator[Known[P, S]]:
-        """What is known of a stream, for one step."""
+        """Hold what is known of a stream, for one step."""
         known = self._known.get(place.key)
         if known is None:
             known = self._known[place.key] = Known(place)

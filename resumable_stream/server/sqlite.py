@@ -1,18 +1,18 @@
 """
 A log in one SQLite file: the embedded default, for one machine and any number of processes on it.
 
-Nothing decides here: the rules of `log` are asked inside a transaction, and what they let through is written.
+It makes no decisions: it applies the rules of `log` inside a transaction, and writes what they allow.
 
-*Writing.* One thread writes, with a connection of its own. All that waits for it goes into one transaction.
+*Writing.* One thread writes, with its own connection. Everything that waits for it goes into one transaction.
 
-*Reading.* Each page is read in one transaction too, by one of a few threads. The file is in WAL mode, so readers wait for nobody,
-and nobody waits for them.
+*Reading.* Each page is read in one transaction too, by one of a few threads. The file is in WAL mode, so readers and writer do
+not wait for each other.
 
-*Bells.* What this object writes rings as soon as it is in the file. What other processes write is found within 20 ms.
+*Bells.* Writes of this object ring as soon as they are committed. Writes of other processes are noticed within 20 ms.
 
-*Space.* An ended stream is one compressed row, mostly, after `compact()`. What has expired is forgotten a little at a time, by
-the writes of others. When more than a fifth of the file is free, the surplus is given back, a little at a time too; the rest is
-used again. (A file that a `SQLiteStore` made keeps its size: SQLite must know before the first table that a file is to shrink.)
+*Space.* After `compact()`, an ended stream is usually one compressed row. Expired streams are deleted gradually, during other
+writes. When more than a fifth of the file is free, the surplus is returned, also gradually; the rest is reused. (A file made by a
+`SQLiteStore` keeps its size: SQLite must know before the first table that a file may shrink.)
 """
 
 from __future__ import annotations
@@ -81,31 +81,31 @@ __all__ = ["SQLiteBells", "SQLiteLog"]
 
 _INBOX_PAGE: Final = 1000
 _INBOX_BYTES: Final = 16 << 20
-"""Bytes of messages in one answer, at least one message. 16 MiB: a thousand of the largest would be a gigabyte."""
+"""Bytes of messages in one answer, but at least one message. 16 MiB: a thousand of the largest would be a gigabyte."""
 
 
 class SQLiteLog:
     """
     Keep streams in one SQLite file, for any number of processes on one machine.
 
-    The file has mode 0600, and a directory that is made for it 0700. While a process has it open, the files `-wal` and `-shm`
-    stand beside it. Nothing is touched before the first call. The same file may hold a `SQLiteStore`.
+    The file has mode 0600, and a directory created for it 0700. While a process has it open, there are also the files `-wal` and
+    `-shm`. Nothing is touched before the first call. The same file may hold a `SQLiteStore`.
 
-    Leases and retention are measured on the clock of the machine. One that is set by an hour makes leases an hour longer, or ends
-    them; `ntpd` and the like move it by less than a lease.
+    Leases and retention use the clock of the machine. Setting it by an hour makes leases an hour longer, or ends them; `ntpd` and
+    the like move it by less than a lease.
 
     Args:
-        path: The file; made when needed, with its directory.
-        durable: Wait until each transaction is on the disk, so that it survives a power cut. Off: some 5 ms each time. A crash of
-            the program loses nothing either way.
-        busy_timeout: Seconds to wait for another process that is writing. 5.0: a transaction takes some milliseconds, so whoever
-            takes longer is stopped or hung.
-        poll: Seconds between two looks for what other processes have written, while somebody listens. 0.02: it costs 0.7 % of a
-            core, and nobody sees the difference to less.
+        path: The file; created if needed, with its directory.
+        durable: Wait until each transaction is on the disk, so that it survives a power cut. Off: that takes about 5 ms each
+            time. A crash of the program loses nothing either way.
+        busy_timeout: Seconds to wait for another process that is writing. 5.0: a transaction takes a few milliseconds, so a
+            process that takes longer is stopped or hangs.
+        poll: Seconds between two checks for writes of other processes, while there are listeners. 0.02: it costs 0.7 % of a
+            core, and nobody notices the delay.
         clock: Seconds of the wall clock; every process that uses the file must have the same.
 
     Raises:
-        ValueError: `path` is a directory, or no name of a file; or a number is out of range.
+        ValueError: `path` is a directory, or not the name of a file; or a number is out of range.
 
     Not for network file systems: SQLite's write-ahead log needs memory that all its users share.
     """
@@ -184,7 +184,7 @@ class SQLiteLog:
                 try:
                     found.append(_append(step, item))
                 except SpanRefused as exc:
-                    # The other streams of the batch are not at fault.
+                    # The other streams of the batch are unaffected.
                     refused = refused or exc
                 except LogUnavailable as exc:
                     found.append(exc)
@@ -282,7 +282,7 @@ class SQLiteLog:
     async def claim(
         self, stream_id: str, *, lease: float, go_on: bool = False, claimant: str | None = None
     ) -> Writer | Held | Ended | Unknown:
-        """See `StreamLog.claim()`. Events may be lost since the machine was started again, or the file replaced."""
+        """See `StreamLog.claim()`. A log is in doubt after the machine was restarted, or the file replaced."""
         check_stream_id(stream_id)
         check_seconds("lease", lease)
         check_claimant(claimant)
@@ -402,7 +402,7 @@ class SQLiteLog:
 
         def compact(step: Step) -> None:
             row = step.find(stream_id)
-            # While it was packed, the stream may have been deleted, replaced or compacted by another process.
+            # Meanwhile, another process may have deleted, replaced or compacted the stream.
             if row is None or row.held != before.held or _what(row) != _what(before):
                 return
             step.replace_spans(stream_id, row, spans)
@@ -414,7 +414,7 @@ class SQLiteLog:
         check_stream_id(stream_id)
 
         def delete(step: Step) -> None:
-            # Without looking at what is there: this is the way to get rid of a damaged stream.
+            # Without reading it first: this is the way to get rid of a damaged stream.
             step.drop(stream_id)
             step.ring(stream_id, None, None)
 
@@ -436,9 +436,9 @@ class SQLiteLog:
 
     async def aclose(self) -> None:
         """
-        Finish what waits to be written, end the bells, and close the file. The log may be used again, and opens it anew.
+        Finish the waiting writes, end the bells, and close the file. The log may be used again, which reopens it.
 
-        Nobody has to call it: the file is also closed when the log is no longer referred to, and at exit.
+        Calling it is optional: the file is also closed when the log is garbage-collected, and at exit.
         """
         for bells in list(self._bells):
             await bells.aclose()
@@ -455,7 +455,7 @@ class SQLiteLog:
         engine = self._engine
         if engine is None or not engine.usable:
             engine = self._engine = Engine(self._file, clock=self._clock, poll=self._poll)
-            # At exit too: a connection that is closed in order leaves one file instead of three.
+            # At exit too: a connection that is closed properly leaves one file instead of three.
             self._finalizer = weakref.finalize(self, engine.stop)
         return engine
 
@@ -494,12 +494,12 @@ class SQLiteBells(MemoryBells):
         return stream_id in self
 
     def rung(self, bells: Sequence[Bell]) -> None:
-        """Take bells from the thread that writes."""
+        """Accept bells from the writer thread."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._take, bells)
         except RuntimeError:
-            pass  # the loop is closed, and nobody listens in it any more
+            pass  # the loop is closed, so nothing in it listens
 
     def _take(self, bells: Sequence[Bell]) -> None:
         for bell in bells:

@@ -1,4 +1,4 @@
-"""The text of a stream so far, for who joins late and wants it in one piece."""
+"""The text of a stream so far, for a reader who joins late and wants it in one piece."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .log import Cursor, Ending, Framing
 __all__ = ["SoFar", "TextOf", "TextSoFar"]
 
 TextOf: TypeAlias = Callable[[StreamEvent], str | None]
-"""The visible text of one event; `None` or `""`: it has none."""
+"""The visible text of one event; `None` or `""` if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoFar:
     """
-    What `Hub.message()` answers.
+    The result of `Hub.message()`.
 
     Attributes:
-        text: The visible text of all events up to the cursor, without what a `reset` took back.
-        cursor: The last of them: a reader that begins here gets the rest.
+        text: The visible text of all events up to the cursor, without text that a `reset` took back.
+        cursor: The last of them: a reader that starts here gets the rest.
         ending: How the stream ended; `None` while it runs.
     """
 
@@ -39,13 +39,13 @@ class TextSoFar:
     The text of one stream, event after event.
 
     Args:
-        framing: Of the stream. Raw bytes have no text here: their readers count bytes.
+        framing: Framing of the stream. Raw bytes have no text here: their readers count bytes.
         text_of: A callable of an event, or a protocol, whose `deltas` of the kind `text` count. `None`: the `text` in the JSON of
             events without a name, as `Generation.text()` writes it.
 
     Attributes:
         n: Number of the last event in it.
-        lock: For who feeds it across an `await`.
+        lock: For feeding it across an `await`.
     """
 
     def __init__(self, framing: Framing, text_of: TextOf | Any | None) -> None:
@@ -63,7 +63,7 @@ class TextSoFar:
         return self._pieces[0] if self._pieces else ""
 
     def feed(self, events: bytes, n: int) -> None:
-        """Take whole events, the last of which is number `n`."""
+        """Add complete events, the last of which has number `n`."""
         if self._decoder is not None:
             for event in self._decoder().feed(events):
                 if event.event == "reset":

@@ -1,21 +1,21 @@
 """
-What the server answers over HTTP, as functions of values: no sockets, no clock, no framework.
+The server's answers over HTTP, as functions of values: no sockets, no clock, no framework.
 
-    Facts of a request ──asked()──▶ Asked ──answer_to_reader(…, state)──▶ Answer: status, headers, first bytes, then what
+    Facts of a request ──asked()──▶ Asked ──answer_to_reader(…, state)──▶ Answer: status, headers, first bytes, the rest
                                   └▶ Answer with status 400, which says what was expected
 
 A stream can be read in four views:
 
     events      server-sent events, each with `id: <epoch>.<n>`, and `event: end` as the last one
-    snapshot    the same, but what came so far is one event `snapshot`
+    snapshot    the same, but the events so far are one event `snapshot`
     verbatim    the bytes as the producer wrote them, from event n + 1 on, in their own content type
     raw         the same bytes, from a byte position on
 
 *A verbatim or raw body never ends cleanly unless the producer's work did.* Most SDKs take a clean close for success. So the body
-of a stream that failed, or was cancelled, is cut (`Closing.clean` is false), and the next request learns the outcome from a 204.
+of a stream that failed, or was cancelled, is cut (`Closing.clean` is false), and the next request gets the outcome from a 204.
 
-*`Last-Event-ID` wins over `?after=`.* An `EventSource` sends its URL again with each reconnect, and so the `after` that the page
-once put there. The header is newer, since it names the last event that has arrived.
+*`Last-Event-ID` wins over `?after=`.* An `EventSource` repeats its URL with each reconnect, including the `after` that the page
+once put there. The header is newer, because it names the last event that has arrived.
 """
 
 from __future__ import annotations
@@ -91,17 +91,17 @@ View: TypeAlias = Literal["events", "verbatim", "snapshot", "raw"]
 """How a stream is shown."""
 
 RETRY_MS: Final = (500, 1000)
-"""Bounds of `retry:`. Half a second is not felt, and the other half spreads the readers of a server that went away."""
+"""Bounds of `retry:`. Half a second is not noticeable, and the other half spreads the readers of a server that went away."""
 MOST_RETRY_MS: Final = 5000
-"""Upper bound of `retry:` where very many read from one server: about what browsers wait by themselves (3 to 5 s)."""
+"""Upper bound of `retry:` for a server with very many readers: roughly what browsers wait by default (3 to 5 s)."""
 COME_BACK_MS: Final = (5000, 15000)
-"""Bounds of `retry:` where a browser cannot be served: an `EventSource` asks at this pace until it is."""
+"""Bounds of `retry:` while a browser cannot be served: an `EventSource` asks at this pace until it is."""
 RETRY_AFTER: Final = (1, 5)
-"""Bounds of `Retry-After`, in seconds. Shorter than for browsers, since such clients back off by themselves."""
+"""Bounds of `Retry-After`, in seconds. Shorter than for browsers, because such clients back off by themselves."""
 REPORTED: Final = "upstream_reported"
-"""Why a stream failed whose last events say so themselves: whoever reads its bytes knows, so they need not be cut."""
+"""Reason of a failure that the stream's last events report themselves: readers of the bytes see it, so no cut is needed."""
 HEARTBEATS: Final = (1.0, 300.0)
-"""Bounds of a heartbeat that a client asks for, in seconds: no more work than an event each, and below the usual idle limits."""
+"""Bounds of a requested heartbeat, in seconds: no more work than an event each, and below the usual idle limits."""
 
 _KEY: Final = re.compile(r"[!-~]{1,256}", re.ASCII)
 _DIGITS: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
@@ -113,10 +113,10 @@ _SHOWN: Final = 80
 
 _NO_STORE: Final = ("Cache-Control", "no-store")
 _NO_SNIFF: Final = ("X-Content-Type-Options", "nosniff")
-# `no-transform` and `X-Accel-Buffering` are for proxies that would compress or collect a stream.
+# `no-transform` and `X-Accel-Buffering` are for proxies that would compress or buffer a stream.
 _LIVE: Final = (("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no"), _NO_SNIFF)
 _EVENT_STREAM: Final = ("Content-Type", "text/event-stream")
-# Of an upstream's headers, what is about one connection, or what this answer says itself.
+# Headers of an upstream that concern one connection, or that this answer sets itself.
 _OURS: Final = frozenset(
     {
         "cache-control",
@@ -150,12 +150,12 @@ _METHODS: Final = "GET, HEAD, POST, DELETE"
 @dataclass(frozen=True, slots=True)
 class Facts:
     """
-    What a request says, without its path and its body.
+    A request without its path and body.
 
     Attributes:
         method: `GET`, `HEAD`, …
-        headers: By name; the case of names does not count.
-        query: What stands after the `?`, still encoded.
+        headers: By name, case-insensitively.
+        query: The part after the `?`, still encoded.
     """
 
     method: str
@@ -169,9 +169,9 @@ class Facts:
     @property
     def is_browser(self) -> bool:
         """
-        It comes from a browser: it has `Sec-Fetch-Dest`, or an agent that begins with `Mozilla/`.
+        Whether it comes from a browser: it has `Sec-Fetch-Dest`, or an agent that begins with `Mozilla/`.
 
-        Chromium sends the first with every `EventSource`; the second is for browsers that do not.
+        Chromium sends the first with every `EventSource`; the second covers other browsers.
         """
         return "sec-fetch-dest" in self.headers or self.headers.get("user-agent", "").startswith("Mozilla/")
 
@@ -179,17 +179,18 @@ class Facts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """
-    What a request asks for.
+    A parsed request.
 
     Attributes:
         method: As in `Facts`.
-        view: How the stream is to be shown; `None`: not said, which means `events`, or `verbatim` for a stream of raw bytes.
+        view: How to show the stream; `None`: unspecified, which means `events`, or `verbatim` for a stream of raw bytes.
         after: The last event that the reader has; `None`: from the start.
         from_byte: In the raw view, the position of the first byte wanted.
-        control: `event: caught-up` is wanted when the replay is over.
-        heartbeat: Seconds of silence after which a heartbeat is wanted; `None`: not said.
-        respond_async: A POST that starts a stream is answered with 202 instead of the stream.
-        key: Of `Idempotency-Key`.
+        control: Send `event: caught-up` when the replay is over.
+        presence: Count this reader of a feed, and send it the number of readers.
+        heartbeat: Seconds of silence before a heartbeat; `None`: unspecified.
+        respond_async: Answer a POST that starts a stream with 202 instead of the stream.
+        key: Value of `Idempotency-Key`.
         browser: As `Facts.is_browser`.
     """
 
@@ -207,13 +208,13 @@ class Asked:
 
 def asked(facts: Facts) -> Asked | Answer:
     """
-    Read what a request asks for; parameters with other names are left to the application.
+    Parse a request; parameters with other names are left to the application.
 
     Args:
-        facts: Of the request.
+        facts: Facts of the request.
 
     Returns:
-        What is asked for, or an answer with status 400 that says which part of the request was wrong, and what was expected.
+        The parsed request, or an answer with status 400 that says which part was wrong, and what was expected.
     """
     query: dict[str, str] = {}
     for name, value in parse_qsl(facts.query, keep_blank_values=True):
@@ -233,19 +234,19 @@ def asked(facts: Facts) -> Asked | Answer:
         if _DIGITS.fullmatch(text) is None:
             return bad_request("query parameter 'from'", "the position of a byte: a whole number >= 0", text)
         if view not in (None, "raw"):
-            return bad_request("query parameter 'from'", "view=raw or no view, since other views count events", f"view={view}")
+            return bad_request("query parameter 'from'", "view=raw or no view, because other views count events", f"view={view}")
         from_byte, view = int(text), "raw"
     elif view == "raw":
         from_byte = 0
 
-    # An empty header is what an `EventSource` means that has seen no id.
+    # An `EventSource` that has seen no id sends an empty header.
     where, text = "header 'Last-Event-ID'", headers.get("last-event-id") or None
     if text is None:
         where, text = "query parameter 'after'", query.get("after")
     after = None
     if text is not None:
         if view == "raw":
-            return bad_request(where, "no cursor in the raw view, where 'from' is the place", text)
+            return bad_request(where, "no cursor in the raw view, which uses 'from'", text)
         try:
             after = Cursor.parse(text)
         except ValueError:
@@ -268,7 +269,7 @@ def asked(facts: Facts) -> Asked | Answer:
     key = headers.get("idempotency-key")
     if key is not None:
         key = key.strip()
-        # The draft of the header has a quoted string, and most clients send it bare.
+        # The draft of the header has a quoted string, but most clients send it bare.
         if len(key) >= 2 and key[0] == key[-1] == '"':
             key = key[1:-1]
         if _KEY.fullmatch(key) is None:
@@ -289,23 +290,23 @@ def asked(facts: Facts) -> Asked | Answer:
     )
 
 
-# --- how a stream stands ------------------------------------------------------------------------------------------------
+# --- the state of a stream ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """
-    A stream that is there, running or ended.
+    A stream that exists, running or ended.
 
     Attributes:
-        head: As it was created.
-        epoch: Of its log.
+        head: As created.
+        epoch: Epoch of its log.
         n: Number of its last event.
         b: Byte position after it.
-        oldest: Number of the oldest event held; n + 1 when none is.
+        oldest: Number of the oldest event held; n + 1 if none is.
         oldest_b: Byte position of the first byte held.
         ending: How it ended; `None` while it runs.
-        snapshot: What stands for all events up to `n`, as the data of an event `snapshot`: of a stream `{"text": …}`.
+        snapshot: Data of the event `snapshot` that stands for all events up to `n`: for a stream `{"text": …}`.
             `None`: there is none, so the snapshot view shows the events themselves.
     """
 
@@ -327,11 +328,11 @@ class Standing:
 @dataclass(frozen=True, slots=True)
 class Missing:
     """
-    Nothing is known of the stream.
+    The stream is unknown.
 
     Attributes:
-        private: Streams have owners here. A cursor then proves nothing, and the answer is the one that readers of somebody
-            else's stream get. Without owners a cursor shows that there was a stream, and 410 says that its log was lost.
+        private: Streams have owners here. A cursor then proves nothing, and the answer is the same as for another owner's
+            stream. Without owners a cursor shows that the stream existed, and a 410 says that its log was lost.
     """
 
     private: bool = True
@@ -350,7 +351,7 @@ class Unavailable:
 
 
 State: TypeAlias = Standing | Gone | Unknown | Missing | Unavailable
-"""How a stream stands. `Unknown` is what a log says; it is answered as `Missing(private=True)`, and so is a stream of others."""
+"""The state of a stream. `Unknown` comes from a log; it is answered as `Missing(private=True)`, like another owner's stream."""
 
 
 # --- answers ------------------------------------------------------------------------------------------------------------
@@ -359,15 +360,15 @@ State: TypeAlias = Standing | Gone | Unknown | Missing | Unavailable
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Follow:
     """
-    The body goes on with what a reader of the stream gets.
+    The body continues with the events for a reader of the stream.
 
     Attributes:
         view: How the stream is shown.
-        after: The event after which the reader begins.
-        from_byte: In the raw view, the byte at which it begins instead.
-        heartbeat: What is sent after a silence of `every`; empty: nothing is.
+        after: The event after which the reader starts.
+        from_byte: In the raw view, the byte at which it starts instead.
+        heartbeat: Sent after a silence of `every`; empty: nothing.
         every: Seconds.
-        control: `caught_up()` is sent as soon as nothing is left to replay.
+        control: Send `caught_up()` as soon as the replay is over.
     """
 
     view: View
@@ -381,16 +382,16 @@ class Follow:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What is sent to a client.
+    An HTTP answer.
 
     Attributes:
         status: HTTP status.
         headers: Names and values, without `Content-Length`.
         body: The body, or its first bytes.
-        then: What follows; `None`: nothing, the body is whole.
+        then: The rest of the body; `None`: the body is complete.
 
     Raises:
-        ValueError: A header could be taken for two.
+        ValueError: A header could be mistaken for two.
     """
 
     status: int
@@ -403,7 +404,7 @@ class Answer:
             check_header(name, value)
 
     def header(self, name: str) -> str | None:
-        """The value of a header, whatever the case of its name; `None` if it is not there."""
+        """The value of a header, case-insensitively; `None` if it is missing."""
         return next((value for each, value in self.headers if each.lower() == name.lower()), None)
 
     def also(self, *headers: tuple[str, str]) -> Answer:
@@ -418,7 +419,7 @@ class Closing:
 
     Attributes:
         body: The last bytes.
-        clean: The body is complete. False: the connection is cut, so that nobody takes what has arrived for the whole.
+        clean: The body is complete. False: the connection is cut, so that nobody mistakes the part for the whole.
     """
 
     body: bytes
@@ -444,27 +445,27 @@ def answer_to_reader(
     | runs | 200 | 200 |
     | has ended, and the reader has not seen the end | 200 | 200 |
     | has ended, and the reader has seen the end | 204, outcome in the head | 204, outcome in the head |
-    | does not hold what follows the cursor | 410 | 410 |
+    | does not hold the events after the cursor | 410 | 410 |
     | cannot be served now | 503; to a browser 200, `retry:`, close | 503 |
 
-    A browser gets no 503, since an `EventSource` gives up for good at any other status than 200. Everybody else does, since an
-    empty body with status 200 is the end of a stream to many clients.
+    A browser gets no 503, because an `EventSource` gives up for good at any status other than 200. Other clients do, because many
+    of them take an empty body with status 200 for the end of the stream.
 
-    A HEAD without a cursor asks how the stream stands: 200 with `Stream-Tail`, `Stream-Bytes` and, after the end,
+    A HEAD without a cursor asks for the state of the stream: 200 with `Stream-Tail`, `Stream-Bytes` and, after the end,
     `Stream-Closed` and `Stream-Outcome`. With a cursor it gets the head of the GET.
 
     Args:
-        request: What is asked for.
-        state: How the stream stands.
+        request: The parsed request.
+        state: State of the stream.
         stream_id: For the header `Stream-Id`.
         location: The path at which the stream can be read again, for `Content-Location`; `None`: there is none.
         random: From 0 up to but not including 1; it spreads the reconnects of many readers.
-        heartbeat_every: Seconds of silence before a heartbeat, in the views with ids. 15: proxies close what is silent for 30 to
-            60. `None`: none.
-        readers: How many read from this server; see `retry_bounds`.
+        heartbeat_every: Seconds of silence before a heartbeat, in the views with ids. 15: proxies close connections that are
+            silent for 30 to 60. `None`: never.
+        readers: Number of readers of this server; see `retry_bounds`.
 
     Returns:
-        The answer. The body of one to a HEAD is empty.
+        The answer. For a HEAD its body is empty.
     """
     answer = _answer(request, state, stream_id, location, random, heartbeat_every, readers)
     return replace(answer, body=b"", then=None) if request.method == "HEAD" else answer
@@ -484,12 +485,12 @@ def answer_to_awaited(
     """
     Answer a GET or HEAD of a feed that nobody has begun: 200, and the body waits.
 
-    It has no epoch yet, so neither a header nor an id names a place; a snapshot of it comes without one. A cursor is of a feed
+    It has no epoch yet, so neither a header nor an id names a position, and its snapshot has no id. A cursor belongs to a feed
     that was lost: 410.
 
     Args:
-        request: What is asked for.
-        head: Of the feed, once there is one.
+        request: The parsed request.
+        head: Head of the future feed.
         snapshot: Its state.
         stream_id, location, random, heartbeat_every, readers: As for `answer_to_reader`.
     """
@@ -549,7 +550,7 @@ def _stands(
     view: View = request.view or ("verbatim" if head.framing == "raw" else "events")
     with_ids = view in ("events", "snapshot")
     if with_ids and head.framing == "raw":
-        expected = "verbatim or raw, since this stream is raw bytes, which cannot be shown as events"
+        expected = "verbatim or raw, because this stream has raw bytes, which cannot be shown as events"
         return bad_request("query parameter 'view'", expected, view)
     closed = _closed(state.ending)
     named = _named(stream_id, location)
@@ -557,7 +558,7 @@ def _stands(
         kind = _EVENT_STREAM if with_ids else ("Content-Type", head.content_type)
         return Answer(200, (kind, *_LIVE, *named, *_tail(state), *closed))
 
-    # Whoever has a place continues there, also where the URL asks for a snapshot: an `EventSource` sends its URL again.
+    # A reader with a position continues there, even if the URL asks for a snapshot: an `EventSource` repeats its URL.
     joining = view == "snapshot" and after is None and state.snapshot is not None
     if not joining and (gone := _why_gone(state, after, request.from_byte)) is not None:
         return _history_gone(gone, oldest=_before(state.epoch, state.oldest), tail=state.tail, feed=head.feed)
@@ -597,7 +598,7 @@ def _stands(
 
 
 def _why_gone(state: Standing, after: Cursor | None, from_byte: int | None) -> str | None:
-    """Why the log does not hold what follows a place."""
+    """Why the log does not hold the events after a position."""
     if from_byte is not None:
         if from_byte > state.b:
             return "went_back"
@@ -612,14 +613,14 @@ def _why_gone(state: Standing, after: Cursor | None, from_byte: int | None) -> s
 
 
 def _has_seen_the_end(state: Standing, request: Asked, *, with_ids: bool) -> bool:
-    # Without a place nobody has seen anything, so the empty body of a stream without events is a 200.
+    # Without a position nobody has seen anything, so the empty body of a stream without events is a 200.
     if request.from_byte is not None:
         return request.from_byte == state.b and request.from_byte > 0
     return request.after is not None and request.after.n >= state.n + (1 if with_ids else 0)
 
 
 def _before(epoch: str, oldest: int) -> Cursor:
-    """The cursor that reads all that is left."""
+    """The cursor that reads everything left."""
     return Cursor(epoch, oldest - 1)
 
 
@@ -642,17 +643,17 @@ def _history_gone(why: str, *, oldest: Cursor | None, tail: Cursor, feed: bool) 
 
 def closing(view: View, *, epoch: str, n: int, ending: Ending | None) -> Closing:
     """
-    Say how a body ends once its reader has got everything.
+    How a body ends once its reader has got everything.
 
     Args:
-        view: In which the stream was read.
-        epoch: Of its log.
-        n: Number of its last event.
-        ending: How the stream ended; `None`: it has not, or the reader has lost it, and learns more when it comes back.
+        view: View of the reader.
+        epoch: Epoch of the log.
+        n: Number of the last event.
+        ending: How the stream ended; `None`: it has not, or the reader has lost it, and learns more at its next request.
 
     Returns:
         In the views with ids a clean end, after `event: end` if the stream has ended. A verbatim body ends cleanly only if the
-            stream was completed, or stopped where its producer says so, or if its own events say that it failed (`REPORTED`).
+        stream was completed, or stopped where its producer says so, or if its own events report the failure (`REPORTED`).
     """
     if view in ("events", "snapshot"):
         return Closing(b"" if ending is None else end_event(epoch, n, ending), True)
@@ -665,7 +666,7 @@ def answer_to_message(state: State, *, text: str = "", random: float) -> Answer:
     Answer `GET …/message`: the text so far as one value.
 
     Args:
-        state: How the stream stands.
+        state: State of the stream.
         text: The text of its events up to `state.n`.
         random: As for `answer_to_reader`.
 
@@ -685,13 +686,13 @@ def answer_to_message(state: State, *, text: str = "", random: float) -> Answer:
 
 
 def accepted(stream_id: str, location: str) -> Answer:
-    """Answer a POST with `Prefer: respond-async`: 202, and `Location` says where the stream is read."""
+    """Answer a POST with `Prefer: respond-async`: 202, with the stream's URL in `Location`."""
     headers = (("Location", location), ("Preference-Applied", "respond-async"), ("Stream-Id", stream_id), _NO_STORE)
     return _json(202, {"id": stream_id, "location": location}, *headers)
 
 
 def said(position: int) -> Answer:
-    """Answer a message to a producer: 202, and its place in the inbox. It is accepted, and the producer has not seen it yet."""
+    """Answer a message to a producer: 202, with its place in the inbox. It is accepted, but the producer has not seen it yet."""
     return _json(202, {"position": position}, _NO_STORE)
 
 
@@ -709,12 +710,12 @@ def forgotten() -> Answer:
 
 def bad_request(part: str, expected: str, got: str) -> Answer:
     """
-    Answer a request that makes no sense: 400.
+    Answer an invalid request: 400.
 
     Args:
-        part: Of the request that was wrong.
+        part: The part of the request that was wrong.
         expected: What it has to be.
-        got: What it was; 80 characters of it are shown.
+        got: What it was; the first 80 characters are shown.
     """
     shown = got[:_SHOWN]
     more = {"part": part, "expected": expected, "got": shown}
@@ -722,17 +723,17 @@ def bad_request(part: str, expected: str, got: str) -> Answer:
 
 
 def not_found() -> Answer:
-    """Answer for a stream that is unknown, or expired, or somebody else's: 404, and nothing tells the three apart."""
+    """Answer for a stream that is unknown, expired, or another owner's: 404, the same for all three."""
     return _json(404, {"error": "not_found"}, _NO_STORE)
 
 
 def forbidden() -> Answer:
-    """Answer a start by somebody who may start nothing: 403. Of streams that are there it says nothing."""
+    """Answer a start by a client that may not start streams: 403. It reveals nothing about existing streams."""
     return problem(403, "forbidden", "these credentials may not start a stream")
 
 
 def healthy() -> Answer:
-    """Answer `GET /health` of a server that takes work: 200."""
+    """Answer `GET /health` of a server that accepts work: 200."""
     return _json(200, {"status": "ok"}, _NO_STORE)
 
 
@@ -743,24 +744,24 @@ def key_reused() -> Answer:
 
 
 def busy(active_location: str) -> Answer:
-    """Answer a start in a session in which another stream runs: 409, and `Content-Location` names it."""
+    """Answer a start in a session in which another stream is running: 409, with its URL in `Content-Location`."""
     text = "another stream of the session is running; wait for its end, cancel it, or read it"
     answer = problem(409, "session_busy", text, active=active_location)
     return answer.also(("Content-Location", active_location))
 
 
 def nothing_runs() -> Answer:
-    """Answer who asks for the stream of a session that runs when none does: 204."""
+    """Answer a request for the running stream of a session when there is none: 204."""
     return Answer(204, (_NO_STORE,))
 
 
 def ended(ending: Ending) -> Answer:
     """Answer a message to a stream that has ended: 409, with the outcome."""
-    return problem(409, "ended", "the stream has ended, so nobody reads its messages", **_end_data(ending, error="failure"))
+    return problem(409, "ended", "the stream has ended and accepts no messages", **_end_data(ending, error="failure"))
 
 
 def inbox_full(limit: int) -> Answer:
-    """Answer a message for which there is no room: 429."""
+    """Answer a message that does not fit into the inbox: 429."""
     return problem(429, "inbox_full", f"the stream takes at most {limit} messages", limit=limit)
 
 
@@ -770,14 +771,14 @@ def too_large(limit: int) -> Answer:
 
 
 def method_not_allowed(*methods: str) -> Answer:
-    """Answer a method that a path does not know: 405, and `Allow` names those that it does."""
+    """Answer a method that a path does not support: 405, with the supported ones in `Allow`."""
     allow = ", ".join(methods)
     return problem(405, "method_not_allowed", f"expected one of {allow}").also(("Allow", allow))
 
 
 def unavailable(reason: str, *, random: float) -> Answer:
     """
-    Answer what cannot be served now: 503 with `Retry-After`, 1 to 5 seconds.
+    Answer a request that cannot be served now: 503 with `Retry-After`, 1 to 5 seconds.
 
     Args:
         reason: As in `Unavailable`.
@@ -785,19 +786,19 @@ def unavailable(reason: str, *, random: float) -> Answer:
     """
     low, high = RETRY_AFTER
     seconds = low + math.floor(_fraction(random) * (high - low + 1))
-    answer = problem(503, "unavailable", "the server cannot answer now; ask again after Retry-After seconds", reason=reason)
+    answer = problem(503, "unavailable", "the server cannot answer now; retry after Retry-After seconds", reason=reason)
     return answer.also(("Retry-After", str(seconds)))
 
 
 def problem(status: int, error: str, message: str, **more: Any) -> Answer:
     """
-    An answer that says what is wrong, as JSON.
+    An error answer as JSON.
 
     Args:
         status: HTTP status.
         error: For programs: one word.
         message: For people.
-        more: Further fields.
+        more: Additional fields.
     """
     return _json(status, {"error": error, "message": message, **more}, _NO_STORE)
 
@@ -806,16 +807,16 @@ def _json(status: int, body: Mapping[str, Any], *headers: tuple[str, str]) -> An
     return Answer(status, (("Content-Type", "application/json"), _NO_SNIFF, *headers), to_json(body).encode())
 
 
-# Made once: `json.dumps` makes another one for each call with options, which costs as much as the call.
+# Made once: with options, `json.dumps` makes an encoder per call, which costs as much as the call.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def to_json(value: object) -> str:
     """
-    Write a value compactly and on one line, since JSON escapes the line ends within its strings.
+    Encode a value compactly and on one line, because JSON escapes the line ends within its strings.
 
-    Half of a character, whose other half comes with another piece of text, is escaped: UTF-8 cannot carry it, JSON can.
+    Half of a character, whose other half is in the next piece of text, is escaped: UTF-8 cannot carry it, but JSON can.
     """
     text = _encode(value)
     return text if text.isascii() or not SURROGATE.search(text) else json.dumps(value, separators=(",", ":"))
@@ -855,7 +856,7 @@ def end_event(epoch: str, n: int, ending: Ending) -> bytes:
     Args:
         epoch: Of the log.
         n: Number of the last event of the producer.
-        ending: The reason of a failure stands in `error`, any other one beside the outcome.
+        ending: The reason of a failure goes into `error`, any other reason next to the outcome.
     """
     return event_block(to_json(_end_data(ending)), event="end", id=f"{epoch}.{n + 1}")
 
@@ -878,32 +879,32 @@ def snapshot_event(cursor: Cursor, data: Mapping[str, Any]) -> bytes:
     Write the event that stands for all events up to a cursor.
 
     Args:
-        cursor: The last event that is in it.
-        data: Of a stream `{"text": …}`.
+        cursor: The last event covered.
+        data: For a stream `{"text": …}`.
     """
     return event_block(to_json(data), event="snapshot", id=str(cursor))
 
 
 def caught_up() -> bytes:
-    """Write the event that says that the replay is over. It has no id, so the reader's place does not move."""
+    """Write the event that reports the end of the replay. It has no id, so the reader's position does not move."""
     return event_block("{}", event="caught-up")
 
 
 def heartbeat(framing: Framing) -> bytes:
     """
-    What fills a silence without being an event: a comment, or an empty line in NDJSON.
+    Data that fills a silence without being an event: a comment, or an empty line in NDJSON.
 
-    Raw bytes have nothing of the kind, so there it is empty.
+    Raw bytes have no equivalent, so there it is empty.
     """
     return {"sse": b":\n\n", "ndjson": b"\n", "raw": b""}[framing]
 
 
 def retry_bounds(readers: int) -> tuple[int, int]:
     """
-    Bounds of `retry:` for a server that has so many readers: wider, the more come back at once when it goes away.
+    Bounds of `retry:` for a server with this many readers. They widen with the number that would reconnect when it goes away.
 
-    Where nobody else notices, it may go away in one instant. Up to 1,000 readers come within half a second; beyond that there are
-    2,000 a second, about as many as the servers that are left can open, and from 9,000 readers on the wait stays at most 5 s.
+    A server may disappear in an instant. Up to 1,000 readers return within half a second; above that, 2,000 per second, roughly
+    what the remaining servers can accept; from 9,000 readers on the wait stays at most 5 s.
 
     >>> retry_bounds(100), retry_bounds(5000), retry_bounds(20_000)
     ((500, 1000), (500, 3000), (500, 5000))
@@ -914,14 +915,14 @@ def retry_bounds(readers: int) -> tuple[int, int]:
 
 def retry_line(random: float, bounds: tuple[int, int] = RETRY_MS) -> bytes:
     """
-    Tell a reader when to come back after a cut.
+    Tell a reader when to reconnect after a cut.
 
     >>> retry_line(0.463)
     b'retry: 731\\n\\n'
 
     Args:
         random: From 0 up to but not including 1.
-        bounds: In milliseconds. 500 to 1,000: soon, and the readers of one server do not all come at once.
+        bounds: In milliseconds. 500 to 1,000: soon, but not all readers of a server at once.
     """
     low, high = bounds
     return b"retry: %d\n\n" % (low + math.floor(_fraction(random) * (high - low)))
@@ -945,10 +946,10 @@ def path_of(stream_id: str, *, prefix: str = "/streams/") -> str:
 
     Args:
         stream_id: Its id.
-        prefix: What stands before it, with characters percent-encoded where they have to be.
+        prefix: The path before it, already percent-encoded.
 
     Raises:
-        ValueError: It cannot be an id, or it is `.` or `..`, which clients take out of a path before they send it.
+        ValueError: It is not a valid id, or it is `.` or `..`, which clients remove from a path before they send it.
     """
     check_stream_id(stream_id)
     if stream_id in (".", ".."):
@@ -958,24 +959,24 @@ def path_of(stream_id: str, *, prefix: str = "/streams/") -> str:
 
 def check_header(name: str, value: str) -> None:
     """
-    Refuse a header that could be taken for two.
+    Validate a header that could be mistaken for two.
 
     Raises:
-        ValueError: The name is no token, or the value has control characters.
+        ValueError: The name is not a token, or the value has control characters.
     """
     if _TOKEN.fullmatch(name) is None:
         raise ValueError(f"the name of a header must be a token, got {name[:_SHOWN]!r}")
     if any((ord(character) < 32 and character != "\t") or ord(character) == 127 for character in value):
-        # Not the value: it may be a secret.
+        # The value is left out: it may be a secret.
         raise ValueError(f"the header {name!r} must not contain control characters")
 
 
 def encode_headers(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """
-    Headers as ASGI servers take them: names in lower case, values in Latin-1, or UTF-8 where Latin-1 does not do.
+    Headers as ASGI servers expect them: names in lower case, values in Latin-1, or in UTF-8 if Latin-1 is not enough.
 
     Raises:
-        ValueError: As `check_header`.
+        ValueError: As for `check_header`.
     """
     encoded = []
     for name, value in headers:
@@ -995,7 +996,7 @@ def outcome_header(ending: Ending) -> str:
     >>> outcome_header(Ending(outcome=Outcome.FAILED, reason="producer_lost"))
     'failed; reason=producer_lost'
 
-    A reason that is more than one word is quoted. What a header cannot carry as it is, is percent-encoded in it.
+    A reason of more than one word is quoted, and characters that a header cannot carry are percent-encoded.
     """
     if not ending.reason:
         return ending.outcome.value
@@ -1019,13 +1020,13 @@ def _closed(ending: Ending | None) -> tuple[tuple[str, str], ...]:
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
     """
-    Refuse what no browser sends as `Origin`.
+    Validate origins as browsers send them in `Origin`.
 
     Args:
         origins: Such as `https://app.example.com`; `"*"`: every origin.
 
     Raises:
-        TypeError: One text instead of a list.
+        TypeError: A single text instead of a list.
         ValueError: An origin with a path, a final slash, or capitals.
     """
     if isinstance(origins, str):
@@ -1038,15 +1039,15 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
 
 def cors_headers(origin: str | None, allowed: Sequence[str], *, exposed: str = _EXPOSED) -> tuple[tuple[str, str], ...]:
     """
-    What allows a page of another origin to read an answer.
+    Headers that allow a page of another origin to read an answer.
 
     Args:
         origin: The request's `Origin`.
-        allowed: As checked by `check_origins`; empty: no origin is, and the answer says nothing of it.
+        allowed: As checked by `check_origins`; empty: none is allowed, and there are no such headers.
         exposed: Headers that it may read.
 
     Returns:
-        `Vary: Origin` wherever the answer depends on it, so that a cache does not hand it to another origin.
+        Includes `Vary: Origin` if the answer depends on it, so that a cache does not give it to another origin.
     """
     if not allowed:
         return ()
@@ -1059,7 +1060,7 @@ def cors_headers(origin: str | None, allowed: Sequence[str], *, exposed: str = _
 
 
 def preflight(facts: Facts, allowed: Sequence[str], *, methods: str = _METHODS, headers: str = _ALLOWED) -> Answer:
-    """Answer an OPTIONS request: 204, and, to a page whose origin is allowed, which methods and headers it may use."""
+    """Answer an OPTIONS request: 204, and, to a page of an allowed origin, the methods and headers that it may use."""
     cors = cors_headers(facts.headers.get("origin"), allowed)
     if any(name == "Access-Control-Allow-Origin" for name, _ in cors):
         # Ten minutes: a preflight costs a round trip before each reconnect.

@@ -1,11 +1,11 @@
 """
-Streams that clients write over HTTP, as Durable Streams has them: created, appended to and closed by requests.
+Streams that clients write over HTTP, as in Durable Streams: created, appended to and closed by requests.
 
-Nobody holds such a stream, see `shared`. Its lease is the time for which it is kept: every append renews it, and where it has a
-TTL, so does every read. When it is over, there is no such stream, and whoever notices deletes it.
+Nobody holds such a stream, see `shared`. Its lease is the time that it is kept: every append renews it, and with a TTL every read
+does too. After that the stream no longer exists, and the next process that notices deletes it.
 
-What its writers must know of each other is the note of the stream, which moves in the same step as the events. To close a stream
-takes two steps, the last events with a note that says so, and the ending. Whoever meets such a note without an ending adds it.
+The state that its writers share is the note of the stream, which is stored in the same step as the events. Closing a stream takes
+two steps: the last events with a note that says so, and the ending. A process that finds such a note without an ending adds it.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ __all__ = ["Written"]
 logger = logging.getLogger("resumable_stream.server")
 
 _LOOKS: Final = 20
-"""How often a PUT looks at a stream that is deleted and created again meanwhile, and an ending is tried to be added."""
+"""How often a PUT retries while the stream is deleted and created again, and how often an ending is attempted."""
 _KEPT: Final = 1000
 """Streams with a TTL whose last renewal this process remembers."""
 _FENCE: Final = 2
 """
-The fence of a stream that clients write: that of `restore()`, which creates it with its first events in one step.
+The fence of a written stream: that of `restore()`, which creates it with its first events in one step.
 
-It never changes. Whoever claims such a stream does it to delete it.
+It never changes, because such a stream is only claimed in order to delete it.
 """
 
 
@@ -81,14 +81,14 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """How a stream stands, and what its writers know of each other."""
+    """The state of a stream, and the state that its writers share."""
 
     shown: Shown
     notes: Notes
 
 
 class _Refused(Exception):
-    """What a request is answered instead."""
+    """Raised with the answer to the request."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -104,7 +104,7 @@ class Written(SharedStreams[_Place, _State]):
 
     Args:
         log: Where they are kept.
-        key_of: The key of a stream in the log, of its id and its owner.
+        key_of: Returns the key of a stream in the log, from its id and owner.
         compact: Called with the key of a stream that was closed.
         stream_bytes: Most bytes of one stream.
         event_bytes: Most bytes of one event.
@@ -133,10 +133,11 @@ class Written(SharedStreams[_Place, _State]):
         Answer a PUT.
 
         Args:
-            id: Of the stream.
-            owner: Whose it is.
-            create: What is asked for.
-            retention: Seconds that a stream is kept after its last append, or after it was closed, if the request says nothing.
+            id: Id of the stream.
+            owner: Its owner.
+            create: The parsed request.
+            retention: Seconds that a stream is kept after its last append, and after it was closed, unless the request says
+                otherwise.
 
         Raises:
             LogUnavailable: The log cannot be reached.
@@ -150,7 +151,7 @@ class Written(SharedStreams[_Place, _State]):
                 epoch = epoch_of(secrets.token_bytes(8))
                 span = span_after(0, 0, create.pieces) if create.pieces else None
                 notes = Notes(closed=create.closes)
-                # With its first events in one step, which `create()` cannot do.
+                # `restore()` stores its first events in the same step, which `create()` cannot.
                 made = await self._log.restore(
                     Writer(place.key, epoch, _FENCE - 1, _lease(head), head.retention),
                     head,
@@ -163,14 +164,14 @@ class Written(SharedStreams[_Place, _State]):
                     try:
                         state = await self._load(known)
                     except StreamUnknown:
-                        # Its time is over.
+                        # It has expired.
                         await self._delete_expired(place)
                         continue
                     return decide_create(state.shown, state.notes, create)
                 shown = Shown(head=head, epoch=epoch, n=0 if span is None else span.n, b=0 if span is None else span.b)
                 known.state = _State(shown, notes)
                 if create.closes and not await self._close(known):
-                    # Whoever reads it next does it.
+                    # The next reader does it.
                     raise _restless(known)
                 return created(201, shown, create.closes)
             raise _restless(known)
@@ -181,7 +182,7 @@ class Written(SharedStreams[_Place, _State]):
 
         Raises:
             StreamUnknown: There is no such stream.
-            LogUnavailable: The log cannot be reached. What was to be appended may have been.
+            LogUnavailable: The log cannot be reached. The append may have taken effect.
         """
         async with self._held(self._place(id, owner)) as known:
             for _ in range(_LOOKS):
@@ -198,7 +199,7 @@ class Written(SharedStreams[_Place, _State]):
         def decide(state: _State) -> Append | None:
             nonlocal accepted
             if not state.shown.head.written:
-                raise _Refused(failure(405, "this stream has a producer; nobody else appends to it", ("Allow", "GET, HEAD")))
+                raise _Refused(failure(405, "only its producer may append to this stream", ("Allow", "GET, HEAD")))
             found = decide_append(state.shown, state.notes, write)
             if isinstance(found, Answer):
                 raise _Refused(found)
@@ -218,14 +219,14 @@ class Written(SharedStreams[_Place, _State]):
         return accepted
 
     async def delete(self, id: str, owner: str) -> None:
-        """Forget a stream."""
+        """Delete a stream."""
         async with self._held(self._place(id, owner)) as known:
             await self._log.delete(known.place.key)
             known.state = None
 
     async def end(self, id: str, owner: str, ending: Ending) -> bool:
         """
-        Close a stream otherwise than its writers do.
+        Close a stream on behalf of someone other than its writers.
 
         Returns:
             Whether it was open.
@@ -244,15 +245,15 @@ class Written(SharedStreams[_Place, _State]):
 
     async def look(self, id: str, owner: str, *, touch: bool = False) -> Shown:
         """
-        How a stream stands, asked of the log.
+        The state of a stream, from the log.
 
         Args:
-            id: Of the stream.
-            owner: Whose it is.
-            touch: Somebody reads it, so that a stream with a TTL is kept for longer.
+            id: Id of the stream.
+            owner: Its owner.
+            touch: It is being read, so a stream with a TTL is kept for longer.
 
         Raises:
-            StreamUnknown: There is no such stream, or its time is over.
+            StreamUnknown: There is no such stream, or it has expired.
             LogUnavailable: The log cannot be reached.
         """
         async with self._held(self._place(id, owner)) as known:
@@ -299,10 +300,10 @@ class Written(SharedStreams[_Place, _State]):
 
     async def _load(self, known: _Known) -> _State:
         """
-        Read how the stream stands.
+        Read the state of the stream.
 
         Raises:
-            StreamUnknown: There is no such stream, or its time is over.
+            StreamUnknown: There is no such stream, or it has expired.
         """
         known.state = None
         place = known.place
@@ -313,7 +314,7 @@ class Written(SharedStreams[_Place, _State]):
             state = known.state = _State(Shown.of(found), _notes(place.key, found))
             if not state.notes.closed or state.shown.ending is not None:
                 return state
-            # Whoever closed it died before it was done.
+            # The process that closed it died halfway.
             if await self._close(known) and known.state is not None:
                 return known.state
         raise _restless(known)
@@ -338,7 +339,7 @@ class Written(SharedStreams[_Place, _State]):
         Add the ending.
 
         Returns:
-            Whether it has one now. False: somebody has appended to it who did not know that it was to be closed.
+            Whether it has one now. False: a writer that did not know of the closing has appended to it.
 
         Raises:
             StreamUnknown: It was deleted meanwhile.
@@ -365,14 +366,14 @@ class Written(SharedStreams[_Place, _State]):
         if not isinstance(found, Page) or not _is_over(found):
             return
         if found.ending is None and expires_at(found.head) is None:
-            # Who appends at this moment keeps it alive, and is not to lose that.
+            # An append at this moment keeps the stream alive, and must not be lost.
             claimed = await self._log.claim(place.key, lease=0.0)
             if not isinstance(claimed, Writer):
                 return
         await self._log.delete(place.key)
 
     async def _touch(self, known: _Known, state: _State, ttl: int) -> None:
-        # Once a second or so is enough for who reads again and again.
+        # About once a second is enough for repeated reads.
         key, now = known.place.key, time.monotonic()
         last = self._touched.pop(key, None)
         if last is not None and now - last < min(1.0, ttl / 10):
@@ -396,7 +397,7 @@ class Written(SharedStreams[_Place, _State]):
 
 def _notes(key: str, page: Page) -> Notes:
     if not page.head.written:
-        # Its producer's own.
+        # A note of its producer.
         return Notes()
     try:
         return Notes.from_json(page.note)
@@ -405,7 +406,7 @@ def _notes(key: str, page: Page) -> Notes:
 
 
 def _is_over(page: Page) -> bool:
-    """Its time is over, and the log has not forgotten it yet."""
+    """It has expired, but is still in the log."""
     if not page.head.written:
         return False
     at = expires_at(page.head)
@@ -413,13 +414,13 @@ def _is_over(page: Page) -> bool:
 
 
 def _lease(head: Head) -> float:
-    """Seconds from now on for which an append keeps a stream."""
+    """Seconds from now for which an append keeps a stream."""
     at = expires_at(head)
     return head.retention if at is None else max(0.0, at - time.time())
 
 
 def _unknown(place: _Place) -> StreamUnknown:
-    return StreamUnknown(f"there is no stream {place.id[:80]!r}, or not for you", stream_id=place.id)
+    return StreamUnknown(f"there is no stream {place.id[:80]!r}, or you may not see it", stream_id=place.id)
 
 
 def _restless(known: _Known) -> LogUnavailable:

@@ -574,7 +574,7 @@ class SQLiteStore:
                 f"{self._path} is a file of FileStore and was left unchanged: use FileStore({str(self._path)!r}, one_file=True)"
             )
         return StoreError(
-            f"{self._path} is not ours and was left unchanged: expected an SQLite database, found a file that begins with {start!r}"
+            f"{self._path} is not ours and was left unchanged: expected an SQLite database, found a file beginning with {start!r}"
         )
 
 

@@ -48,7 +48,7 @@ def read(server: Served) -> str:
 def test_a_conversation_outlives_the_server(tmp_path: Path) -> None:
     with served(cwd=tmp_path) as first:
         assert first.wait_for("^kept ") == "kept in sqlite:///chat.db"
-        assert first.wait_for("^answers: ") == "answers: always the same words; --model asks a model"
+        assert first.wait_for("^answers: ") == "answers: always the same text; --model asks a model"
         page = httpx.get(first.url, follow_redirects=True, timeout=PATIENCE, trust_env=False)
         assert page.status_code == 200 and "<title>Chat</title>" in page.text
         ask(first)

@@ -35,11 +35,11 @@ def test_the_story_is_told_in_plain_lines(plain: subprocess.CompletedProcess[str
     assert not re.search(r"[^\x20-\x7e\n]", plain.stdout)
     order = [
         "one generation, 600 tokens, three readers",
-        "reader 1 posts, and so starts the generation",
-        "reader 2 joins, in a process of its own",
+        "reader 1 posts, which starts the generation",
+        "reader 2 joins, in a separate process",
         "reader 2 is killed at token 200 (kill -9)",
-        "reader 2 comes back with nothing but its last id, ",
-        "reader 2 goes on at token 201",
+        "reader 2 returns with only its last id, ",
+        "reader 2 continues at token 201",
     ]
     places = [plain.stdout.index(words) for words in order]
     assert places == sorted(places)

@@ -280,7 +280,7 @@ def test_a_name_that_fits_no_place_or_several_is_an_error(command: list[str], da
     for digits in ("abcd1", "abcd2"):
         put(store, f"GET {URL} #{digits:0<32}", None)
     _, err = run(*command, "abcd", "--store", database, code=1)
-    assert f"'abcd' may be 'GET {URL} #abcd1" in err and "give more digits, or the whole key" in err
+    assert f"'abcd' may mean 'GET {URL} #abcd1" in err and "give more digits, or the whole key" in err
     _, err = run(*command, "ffff", "--store", database, code=1)
     assert f"no place is kept under 'ffff' in {database}" in err
     # The whole key counts before an abbreviation of another one.
@@ -306,9 +306,9 @@ def test_the_first_digits_of_a_digest_are_enough(length: int) -> None:
     [
         ("nowhere.db", "nowhere.db: there is no such file or directory"),
         ("sqlite:///nowhere.db", "nowhere.db: there is no such file or directory"),
-        ("memory:", "what is kept in memory is gone"),
+        ("memory:", "a store in memory is gone"),
         ("https://example.com/x?token=s3cr3t", "https://example.com/x: expected a path"),
-        (".", ".: is a directory, and no places are kept in it"),
+        (".", ".: is a directory without any kept places"),
     ],
 )
 def test_a_store_that_is_not_there_is_not_made(
@@ -330,7 +330,7 @@ def test_a_password_is_not_repeated_where_the_store_is_named(own_redis: RedisSer
     assert own_redis.command("ACL", "SETUSER", "default", "resetpass", ">s3cr3t") == "+OK"
     put(RedisStore(named), key := rs.request_key("GET", URL), place(key, 3, "completed", method="GET"))
     result = CliRunner().invoke(app, ["tail", URL, "--store", named])
-    assert f"nothing to do: {own_redis.url} says that all of it was read" in result.output
+    assert f"nothing to do: according to {own_redis.url} all of it was read" in result.output
     out = run("show", "nothing", "--store", named, code=1)
     assert f"no place is kept under 'nothing' in {own_redis.url}" in out[1]
     assert "s3cr3t" not in result.output + "".join(out)

@@ -215,15 +215,18 @@ def modules(module: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (["nowhere_at_all.sub:hub"], "there is no module 'nowhere_at_all' in "),
         (["counting:hob"], "module 'counting' has no 'hob'; it has the hub 'hub'"),
         (["counting:hub.nothing"], "module 'counting' has no 'hub.nothing'"),
-        (["counting:app"], "counting:app is a Starlette, and a Hub was expected; an app is named with --app"),
-        (["counting:Hub"], "counting:Hub is the class Hub, and a Hub was expected"),
+        (["counting:app"], "counting:app is a Starlette, but a Hub was expected; pass an app with --app"),
+        (["counting:Hub"], "counting:Hub is the class Hub, but a Hub was expected"),
         (["broken:hub"], "module 'broken' cannot be imported: ZeroDivisionError: division by zero ("),
         (["crooked:hub"], "module 'crooked' cannot be imported: SyntaxError: "),
         (["leaving:hub"], "module 'leaving' cannot be imported: SystemExit: no configuration"),
         (["needy:hub"], "module 'needy' cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name' ("),
-        (["counting:hub", "--app", "counting:hub"], "counting:hub is no ASGI app"),
+        (["counting:hub", "--app", "counting:hub"], "counting:hub is not an ASGI app"),
         (["counting:hub", "--app", "counting"], "expected MODULE:APP"),
-        (["counting:hub", "--store", "mysql://me:s3cr3t@db"], "--store: a log is named by memory:, sqlite:///streams.db"),
+        (
+            ["counting:hub", "--store", "mysql://me:s3cr3t@db"],
+            "--store: expected the name of a log: memory:, sqlite:///streams.db",
+        ),
         (["counting:hub", "--store", "redis://:s3cr3t@db:port"], "--store: the URL of a Redis cannot be read"),
         (
             ["counting:hub", "--workers", "2"],
@@ -261,7 +264,7 @@ def test_a_port_that_is_taken_is_exit_code_1(module: Path) -> None:
     assert code == 1
     assert (
         said
-        == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use; --port names another, 0 any that is free\n"
+        == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use; use --port to name another, or 0 for any free port\n"
     )
 
 
@@ -284,7 +287,7 @@ def test_a_hub_takes_another_log_only_before_it_runs() -> None:
             assert hub.running
             await hub.start("s", lambda gen: one())
             assert [type(await log.read("s")).__name__ for log in (first, second)] == ["Unknown", "Page"]
-            with pytest.raises(RuntimeError, match="can be changed before it is entered"):
+            with pytest.raises(RuntimeError, match="change its log before it is entered"):
                 hub.use_log(first)
 
     asyncio.run(scenario())
@@ -468,7 +471,7 @@ def test_something_that_hangs_does_not_keep_the_process(module: Path) -> None:
         assert server.end(signal.SIGTERM) == 1
         # A second and a half, and what a busy machine takes.
         assert 1.0 < time.monotonic() - began < 60.0
-        assert "error: something did not end in time, and was cut" in server.text
+        assert "error: something did not end in time and was cut off" in server.text
 
 
 class Reader:
@@ -613,7 +616,7 @@ def test_workers_share_the_streams_and_a_dead_one_is_replaced(module: Path) -> N
             pids |= set(re.findall(r"\[(\d+)\] GET", server.text))
         victim = int(pids.pop())
         os.kill(victim, signal.SIGKILL)
-        server.wait_for(r"^\* a worker ended \(SIGKILL\); another one is started")
+        server.wait_for(r"^\* a worker ended \(SIGKILL\); starting another one")
         while not set(re.findall(r"\[(\d+)\] GET", server.text)) - {str(victim), *pids}:
             assert time.monotonic() < deadline + PATIENCE
             try:

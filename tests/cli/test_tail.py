@@ -106,7 +106,7 @@ def test_interrupted_and_started_again_every_event_is_written_once(
         # Not `communicate()`, which knows nothing of what `readline()` has read beyond the line.
         rest, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == 128 + number
-    assert f"the place is kept in {place}: the same command goes on there" in err
+    assert f"the place is kept in {place}: the same command continues there" in err
     assert "Traceback" not in err
     first = "".join(read) + rest
     assert len(first.splitlines()) < 60
@@ -160,7 +160,7 @@ def test_a_file_of_an_older_version_goes_on(flaky_server: Serve, tmp_path: Path)
     assert err.startswith("* continuing after event 4\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     _, err = tail(server.url, "--store", place)
-    assert err.startswith(f"* nothing to do: {place} says that all of it was read; to read it again: delete {place}\n")
+    assert err.startswith(f"* nothing to do: according to {place} all of it was read; to read it again: delete {place}\n")
     _, err = tail(server.url, "-d", "{}", "--store", place, code=2)
     assert "holds the place of another" in err
 
@@ -189,7 +189,7 @@ def test_a_half_that_cannot_be_continued_says_how_to_start_over(flaky_server: Se
     for _ in range(2):
         _, err = tail(server.url, "-d", "{}", "--store", place, code=1)
         assert re.search(
-            rf"; to start over, say --restart, or: resumable-stream forget [0-9a-f]{{8}} --store {re.escape(str(place))}\n$", err
+            rf"; to start over, use --restart, or: resumable-stream forget [0-9a-f]{{8}} --store {re.escape(str(place))}\n$", err
         )
         assert "on_lost" not in err
     assert len(server.requests) == 1
@@ -251,7 +251,7 @@ def test_a_refusal_is_one_sentence(flaky_server: Serve, arguments: list[str], se
 
 def test_a_page_is_no_stream(flaky_server: Serve) -> None:
     server = flaky_server([], [Fault.content_type("text/html", body=b"<p>log in")])
-    assert tail(server.url, code=1)[1] == "* error: text/html is no stream; if it is one, say --protocol\n"
+    assert tail(server.url, code=1)[1] == "* error: text/html is not a stream; if it is one, use --protocol\n"
 
 
 def test_a_server_that_is_not_there_is_given_up_and_the_place_is_kept(flaky_server: Serve, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_end_that_nothing_vouches_for_has_a_code_of_its_own(flaky_server: Ser
     """`resumable-stream tail … && deploy` must be able to tell half an answer from a whole one."""
     out, err = tail("-X", method, flaky_server(numbered(3), **server).url, code=3)
     assert out == lines(1, 3)
-    assert ("--end" if method == "POST" else "from its beginning") in err
+    assert ("--end" if method == "POST" else "from the start") in err
 
 
 def test_ids_that_were_asked_about_end_well(flaky_server: Serve) -> None:
@@ -302,4 +302,4 @@ def test_a_silence_and_a_status_read_as_what_they_are(flaky_server: Serve) -> No
     _, err = tail(flaky_server([*numbered(4), DONE], faults).url, "--idle", "1.5", "--attempts", "5")
     assert err.splitlines()[0] == "* no byte for 1.5 s after event 2"
     assert "* status 503 after event 2\n" in err
-    assert re.search(r"\* trying again (in \d+\.\d s|at once), attempt 1 of 5\n", err)
+    assert re.search(r"\* retrying (in \d+\.\d s|at once), attempt 1 of 5\n", err)

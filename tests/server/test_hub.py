@@ -832,7 +832,7 @@ def test_what_cannot_be_a_producer_is_refused_before_anything_is_created() -> No
                 pass
 
             for wrong in (agent(), "text", None):
-                with pytest.raises(TypeError, match="a producer is"):
+                with pytest.raises(TypeError, match="a producer must be"):
                     await hub.start("s", wrong)  # type: ignore[arg-type]
             with pytest.raises(rs.StreamUnknown):
                 await hub.state("s")

@@ -254,7 +254,7 @@ def test_a_log_that_goes_away_cuts_the_body() -> None:
         assert followed.follower.mirror is not None
         followed.follower.mirror.trim(0)
         hub.log.away = True  # type: ignore[attr-defined]
-        with pytest.raises(ReaderCut, match="log went away"):
+        with pytest.raises(ReaderCut, match="log became unavailable"):
             await anext(chunks)
         assert not hub._readers
 

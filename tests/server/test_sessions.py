@@ -264,7 +264,7 @@ def test_nobody_starts_stops_or_forgets_a_feed_as_a_stream(make: Make) -> None: 
         async with hub_over(make()) as hub:
             await hub.session("chat").publish("note", 1)
             feed = feed_id_of("chat")
-            with pytest.raises(ValueError, match="that of a session's feed"):
+            with pytest.raises(ValueError, match="the id of a session's feed"):
                 await hub.start(feed, words())
             for verb in (hub.cancel(feed), hub.say(feed, "x"), hub.forget(feed)):
                 with pytest.raises(rs.StreamUnknown):
@@ -436,7 +436,7 @@ def test_bad_input_is_refused_with_what_was_expected() -> None:
             for mid in ("", "x" * 257):
                 with pytest.raises(ValueError, match="id of a message"):
                     await session.publish("note", 1, mid=mid)
-            with pytest.raises(ValueError, match="server's own"):
+            with pytest.raises(ValueError, match="reserved for the server"):
                 await session.publish("ended", 1)
             with pytest.raises(ValueError, match="as in 'k7q2.1247'"):
                 session.follow("nonsense")

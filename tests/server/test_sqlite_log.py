@@ -614,7 +614,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         more = replace(span, n=5, b=span.b + large)
         assert await log.append([(writer, span, "note")]) == [Appended(4)]
         for _ in range(2):
-            with unavailable("nothing of this was stored: free some space"):
+            with unavailable("nothing was stored: free some space"):
                 await log.append([(writer, more, "more"), (other, span_of(1, 1), None)])
             page = await page_of(log)
             assert (page.n, page.spans[-1]) == (4, span)

@@ -729,7 +729,9 @@ def test_a_key_of_somebody_else_is_named_and_left_alone(suffix: str, client: Any
     client.delete(name, f"{name}:e")
     client.set(name + suffix, "precious")
     for action in (lambda: store.open("k"), lambda: store.load("k"), lambda: store.replay("k")):
-        with pytest.raises(StoreError, match=r"begins with 'rs:k:' is not ours and was left unchanged: expected a hash and a list"):
+        with pytest.raises(
+            StoreError, match=r"begins with 'rs:k:' is not ours and was left unchanged: expected a hash and a list"
+        ):
             action()
     if not suffix:
         with pytest.raises(StoreError, match="is not ours"):
