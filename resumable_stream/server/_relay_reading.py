@@ -77,10 +77,10 @@ class UpstreamReading:
     Reads one body.
 
     Args:
-            framing: How it is split into events.
-            protocol: How to interpret them; `None`: unknown.
-            array: Raw bytes that are one JSON array, so that a missing end is recognised.
-            event_bytes: Most bytes of an event.
+        framing: How it is split into events.
+        protocol: How to interpret them; `None`: unknown.
+        array: Raw bytes that are one JSON array, so that a missing end is recognised.
+        event_bytes: Most bytes of an event.
 
     Attributes:
         over: An event was the last. Later bytes are kept too, but nobody needs to wait for them.

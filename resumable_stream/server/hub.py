@@ -861,10 +861,10 @@ class Hub:
         Ask the producer of a stream to stop, wherever it runs.
 
         Args:
-                id: The stream.
-                reason: Readers get it as the reason of the ending.
-                owner: As given to `start()`.
-                by: Who cancels it, for those who follow its session.
+            id: The stream.
+            reason: Readers get it as the reason of the ending.
+            owner: As given to `start()`.
+            by: Who cancels it, for those who follow its session.
 
         Returns:
             Whether it was running. Repeated calls have no further effect.

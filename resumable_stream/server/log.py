@@ -332,15 +332,15 @@ class StreamLog(Protocol):
         Write a lost stream again in one step, after `Lost`, under the next fence.
 
         Args:
-                writer: The one that got `Lost`.
-                head: As created.
-                epoch: The old one, if the spans are complete, so that readers keep their place; otherwise a new one.
-                spans: One piece of a log; none if there were no events.
-                request: As created.
-                note: The newest note.
-                note_n: The event that the note belongs to; `None`: the last.
-                taken: How many messages are dealt with.
-                inbox: The known messages, so that a repeated one is still recognised.
+            writer: The one that got `Lost`.
+            head: As created.
+            epoch: The old one, if the spans are complete, so that readers keep their place; otherwise a new one.
+            spans: One piece of a log; none if there were no events.
+            request: As created.
+            note: The newest note.
+            note_n: The event that the note belongs to; `None`: the last.
+            taken: How many messages are dealt with.
+            inbox: The known messages, so that a repeated one is still recognised.
 
         Returns:
             The writer to continue with. `Existing`: another writer has the stream, and nothing changed.

@@ -180,8 +180,8 @@ class Mirror:
             n: The last event that the reader has.
 
         Returns:
-                Complete events, at most 256 KiB unless one event is larger, and the number of the last of them. Empty, and `n`
-                again, if there is nothing after it. All readers at the same position get the same object.
+            Complete events, at most 256 KiB unless one event is larger, and the number of the last of them. Empty, and `n`
+            again, if there is nothing after it. All readers at the same position get the same object.
 
         Raises:
             NotHeld: `n` is before the oldest event held.

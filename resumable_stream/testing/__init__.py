@@ -1,5 +1,5 @@
 """
-What this package is tested with, for the tests of your application: a server that fails on schedule, a client that needs none.
+The package's own test tools, for the tests of your application: a server that fails on schedule, a client that needs no server.
 
 Importing it loads neither pytest nor an HTTP client; the fixtures are in `resumable_stream.testing.pytest_plugin`.
 """

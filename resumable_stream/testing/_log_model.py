@@ -1,4 +1,4 @@
-"""The rules of a log once more, for tests: a model, and two writers that compare a log with it step by step."""
+"""A second implementation of the rules of a log, for tests: a model, and two writers that compare a log with it step by step."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def span_of(first: int, last: int) -> Span:
 
 class LogModel:
     """
-    The rules once more, as short as can be: what a log with one stream answers, and what it holds.
+    The rules again, as short as possible: the answers and the contents of a log with one stream.
 
-    It knows no leases: a claim of a running stream succeeds if `claimable`.
+    It has no leases: a claim of a running stream succeeds if `claimable`.
     """
 
     def __init__(self, *, claimable: bool) -> None:
@@ -84,7 +84,7 @@ class LogModel:
         return "Writer"
 
     def append(self, fence: int, span: Span, note: str | None) -> str:
-        """The verdict, with the last event where there is one."""
+        """The verdict, with the last event if there is one."""
         verdict = self._refusal(fence)
         if verdict is not None:
             return verdict
@@ -132,7 +132,7 @@ class LogModel:
 
 
 class LogActor:
-    """One writer of an interleaving: takes each step on the log and on the model, and compares."""
+    """One writer of an interleaving: makes each step on the log and on the model, and compares."""
 
     def __init__(self, log: StreamLog, model: LogModel, stream_id: str, *, lease: float, name: str) -> None:
         self.log, self.model, self.stream_id, self.lease, self.name = log, model, stream_id, lease, name
@@ -184,7 +184,7 @@ class LogActor:
         await self.append(2)
 
     async def again(self) -> None:
-        """Send the last span again, as after a lost reply."""
+        """Repeat the last span, as after a lost reply."""
         if self.writer is None or self.last is None:
             return
         span, note = self.last
@@ -219,7 +219,7 @@ class LogActor:
         self.agree(verdict, self.model.renew(self.writer.fence))
 
     async def say(self) -> None:
-        """Both actors say the same two messages in turn."""
+        """Both actors send the same two messages in turn."""
         message_id = f"m{self.steps.count('say') % 2}"
         self.agree(await self.log.say(self.stream_id, Message(id=message_id)), self.model.say(message_id))
 

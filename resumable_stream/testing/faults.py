@@ -1,13 +1,13 @@
 """
-What can go wrong with one response: the faults as values, and what each does to the response that was planned.
+What can go wrong with one response: the faults as values, and the effect of each on the planned response.
 
-Nothing here touches a socket. `FlakyServer` plans a whole `Answer`, has it disturbed, and then only sends.
-The faults of one response are given as a list and applied in its order, each to what the earlier ones left:
-`[Fault.duplicate(after_events=3), Fault.cut(after_bytes=500)]` counts the 500 bytes with the repeated event among them.
+Nothing here touches a socket. `FlakyServer` plans a complete `Answer`, has it disturbed, and then only sends it. The faults of
+one response are a list, applied in order, each to the result of the earlier ones: `[Fault.duplicate(after_events=3),
+Fault.cut(after_bytes=500)]` includes the repeated event in the 500 bytes.
 
-Every position is counted in *this* response, not in the log: `after_events=3` means behind the third event sent here,
-so a schedule `[Fault.cut(after_events=3)] * 4` advances a resuming client by three events per connection.
-An event is one frame of the log: a block with an id and no data counts, a heartbeat put in by another fault does not.
+Positions are counted in *this* response, not in the log: `after_events=3` means after the third event sent here, so a schedule
+`[Fault.cut(after_events=3)] * 4` advances a resuming client by three events per connection. An event is one frame of the log: a
+block with an id and no data counts, a heartbeat added by another fault does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Fault:
     """
     One thing that goes wrong with one response; made by the class methods.
 
-    The values are frozen and hashable, so one of them may stand in a schedule many times and name a test case.
+    The values are frozen and hashable, so the same one can occur in a schedule many times, and name a test case.
 
     >>> Fault.cut(after_events=2, how="fin")
     Cut(after_bytes=None, after_events=2, how='fin')
@@ -37,17 +37,17 @@ class Fault:
     @classmethod
     def cut(cls, *, after_bytes: int | None = None, after_events: int | None = None, how: How = "rst") -> Fault:
         """
-        End the body early. When it is shorter than asked for, it is cut at its end, so the fault always happens.
+        End the body early. A shorter body is cut at its end, so the fault always happens.
 
         Args:
-            after_bytes: Body bytes that arrive before the cut; any byte, also inside an event or a character.
-            after_events: Whole events that arrive before the cut. Exactly one of the two is given.
+            after_bytes: Body bytes that arrive before the cut; the cut may fall inside an event or a character.
+            after_events: Complete events that arrive before the cut. Give exactly one of the two.
             how: `"rst"`: the connection is reset, as by a crashed process or a NAT table that forgot it.
-                `"fin"`: the connection is closed before the body is complete, in the middle of an HTTP chunk if need be.
-                `"clean"`: the body ends as HTTP wants it (zero chunk, matching length), wherever that is.
-                `"clean_inside"`: the same, but certainly inside an event: where the cut falls between two events,
-                the first half of the next one is sent as well.
-                `"silence"`: nothing more comes; the connection stays open until the client leaves or the server closes.
+                `"fin"`: the connection is closed before the body is complete, if necessary in the middle of an HTTP chunk.
+                `"clean"`: the body ends properly in terms of HTTP (zero chunk, matching length), wherever that is.
+                `"clean_inside"`: the same, but always inside an event: if the cut falls between two events, the first half of
+                the next one is sent as well.
+                `"silence"`: nothing more arrives; the connection stays open until the client leaves or the server closes.
                 A WebSocket knows only `"rst"`, `"fin"` and `"silence"`; see `close()`.
 
         Raises:
@@ -76,7 +76,7 @@ class Fault:
 
     @classmethod
     def no_answer(cls, *, how: Literal["rst", "fin", "silence"] = "fin") -> Fault:
-        """Read the request and answer nothing, not even a status line: the client cannot know whether it was accepted."""
+        """Read the request but send no answer, not even a status line: the client cannot know whether it was accepted."""
         return NoAnswer(how=how)
 
     @classmethod
@@ -92,26 +92,26 @@ class Fault:
         Send heartbeats between two events.
 
         Args:
-            after_events: Events that come first.
-            count: How many; then the events go on. `None`: nothing but heartbeats from here on, until the client leaves.
+            after_events: Events before them.
+            count: How many; then the events continue. `None`: only heartbeats from here on, until the client leaves.
             interval: Seconds before each heartbeat. 0.01 keeps tests short; real servers use 5 to 60.
-            frame: What a heartbeat looks like. The default is an SSE comment; an NDJSON stream wants `b"\\n"`.
+            frame: The bytes of a heartbeat. The default is an SSE comment; for NDJSON use `b"\\n"`.
         """
         return Heartbeats(after_events=after_events, count=count, interval=interval, frame=frame)
 
     @classmethod
     def duplicate(cls, *, after_events: int, count: int = 1) -> Fault:
-        """Behind the given number of events send the last `count` of them again, in order."""
+        """After the given number of events, send the last `count` of them again, in order."""
         return Duplicate(after_events=after_events, count=count)
 
     @classmethod
     def seam(cls, *, after_events: int, overlap: int) -> Fault:
         """
-        Join something that is already running: replay the first events, then go live with the last of them sent again.
+        Join a running stream: replay the first events, then continue live with the last of them sent again.
 
-        Servers that subscribe before they have read their log do this to every late reader. The events that come twice are
-        the same, in the same order, with the same ids. Unlike a repeat after a reconnect, a seam may stand in any answer,
-        the first one included. On the wire it is `duplicate`; the name says which promise a test is about.
+        Servers that subscribe before they read their log do this to every late reader. The repeated events are identical, in the
+        same order, with the same ids. Unlike a repeat after a reconnect, a seam can occur in any answer, including the first. On
+        the wire it is `duplicate`; the name says which promise a test is about.
 
         Args:
             after_events: Events in the replay.
@@ -122,11 +122,11 @@ class Fault:
     @classmethod
     def insert(cls, *frames: bytes, after_events: int) -> Fault:
         """
-        Send frames that the log does not have: an error object in the middle, or content after the event that settled the end.
+        Send frames that are not in the log: an error object in the middle, or content after the event that settled the end.
 
         Args:
             frames: Raw, one event each, with their line ends.
-            after_events: Events that come first.
+            after_events: Events before them.
         """
         return Insert(after_events=after_events, frames=frames)
 
@@ -137,12 +137,12 @@ class Fault:
 
     @classmethod
     def hole(cls, *, after_events: int, count: int = 1) -> Fault:
-        """Leave out the `count` events behind the given number of events."""
+        """Leave out `count` events after the given number of events."""
         return Hole(after_events=after_events, count=count)
 
     @classmethod
     def reorder(cls, *, after_events: int, count: int = 2) -> Fault:
-        """Send the `count` events behind the given number of events in reverse order."""
+        """Send `count` events after the given number of events in reverse order."""
         return Reorder(after_events=after_events, count=count)
 
     @classmethod
@@ -156,7 +156,7 @@ class Fault:
             code: 204, 401, 404, 409, 410, 429, 500, 503 …
             retry_after: Value of `Retry-After`: seconds, or an HTTP date as text. `None`: no such header.
             body: The error document; 204 and 304 have none.
-            headers: Further headers; the body's `content-type` is `application/json` unless they say otherwise.
+            headers: Additional headers; the body's `content-type` is `application/json` unless set here.
         """
         return Status(code=code, retry_after=retry_after, body=body, headers=dict(headers or {}))
 
@@ -167,7 +167,7 @@ class Fault:
 
         Args:
             value: The header's value.
-            body: Sent instead of the events; `None`: the events come all the same, under the wrong name.
+            body: Sent instead of the events; `None`: the events, with the wrong type.
         """
         return ContentType(value=value, body=body)
 
@@ -184,17 +184,17 @@ class Fault:
 
     @classmethod
     def one_byte_writes(cls) -> Fault:
-        """Send every byte of the body in an HTTP chunk and a write of its own."""
+        """Send every byte of the body in its own HTTP chunk and write."""
         return OneByteWrites()
 
     @classmethod
     def endless_line(cls, *, after_events: int = 0, limit_bytes: int | None = None) -> Fault:
         """
-        Begin a `data:` line that does not end.
+        Start a `data:` line that does not end.
 
         Args:
-            after_events: Events that come first.
-            limit_bytes: Bytes after which the body ends cleanly all the same; `None`: when the client leaves.
+            after_events: Events before it.
+            limit_bytes: Bytes after which the body ends cleanly anyway; `None`: when the client leaves.
         """
         return EndlessLine(after_events=after_events, limit_bytes=limit_bytes)
 
@@ -205,8 +205,8 @@ def _not_negative(**values: float | None) -> None:
             raise ValueError(f"{name} must not be negative, got {value}")
 
 
-# The closed set behind `Fault`. No field may share a name with one of its class methods:
-# dataclasses would take the inherited method for the field's default.
+# The closed set of `Fault`. No field may share a name with one of its class methods:
+# dataclasses would use the inherited method as the field's default.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,7 +355,7 @@ Ending: TypeAlias = Literal["clean", "hold", "rst", "fin", "silence", "heartbeat
 
 
 class HeartbeatPiece(bytes):
-    """A heartbeat among the pieces of a body: not counted as an event, and preceded by `wait` seconds."""
+    """A heartbeat among the pieces of a body: it does not count as an event, and `wait` seconds precede it."""
 
     wait: float = 0.0
 
@@ -363,22 +363,22 @@ class HeartbeatPiece(bytes):
 @dataclass(slots=True, kw_only=True)
 class Answer:
     """
-    One response as planned.
+    A planned response.
 
     Attributes:
         code: Status.
-        headers: As sent, less those that frame the body.
-        pieces: The body; one event each, where there are events.
-        transfer: How the body's end is marked: chunked, by `Content-Length`, or by closing the connection.
-        ending: What happens behind the last piece.
-        position: Index of the log's frame that comes behind the pieces, for `ending="hold"`.
+        headers: As sent, except those that frame the body.
+        pieces: The body, one event per piece if there are events.
+        transfer: How the end of the body is marked: chunked, by `Content-Length`, or by closing the connection.
+        ending: What happens after the last piece.
+        position: Index of the log's frame after the pieces, for `ending="hold"`.
         answered: False: no status line is sent, and `ending` follows at once.
-        announced: What `Content-Length` says; `None`: what the pieces add up to.
-        missing: Bytes of the last piece that were cut off, so that its HTTP chunk announces more than it holds.
+        announced: Value of `Content-Length`; `None`: the size of the pieces.
+        missing: Bytes cut off the last piece, so that its HTTP chunk announces more than it holds.
         delay: Seconds before the status line.
         one_byte: Send single bytes.
-        heartbeat: What `ending="heartbeats"` sends.
-        limit_bytes: Where `ending="endless"` ends after all; `None`: nowhere.
+        heartbeat: Sent by `ending="heartbeats"`.
+        limit_bytes: Where `ending="endless"` ends anyway; `None`: nowhere.
     """
 
     code: int
@@ -396,7 +396,7 @@ class Answer:
     limit_bytes: int | None = None
 
     def behind(self, events: int) -> int:
-        """Index of the piece behind this many events; the number of pieces when there are fewer."""
+        """Index of the piece after this many events; the number of pieces if there are fewer."""
         for index, piece in enumerate(self.pieces):
             if events <= 0:
                 return index
@@ -517,7 +517,7 @@ def _cut(answer: Answer, fault: Cut) -> None:
         inside = 0
     if fault.how == "clean_inside" and not inside:
         if at == len(pieces):
-            # Behind the last event: the beginning of one that the log does not have.
+            # After the last event: the start of one that is not in the log.
             pieces.append(b"data: ")
         inside = max(1, len(pieces[at]) // 2)
     last = pieces[at : at + 1]
@@ -530,6 +530,6 @@ def _cut(answer: Answer, fault: Cut) -> None:
         answer.ending, answer.announced, answer.missing = "clean", None, 0
     else:
         answer.ending = fault.how
-        # The head promised the whole body: that is how a client can tell.
-        # One byte more when the cut falls behind the last one, or the body would look complete.
+        # The head promised the whole body, which lets the client notice. One byte more if the cut falls after the last one:
+        # otherwise the body would look complete.
         answer.announced = full + (full == sum(map(len, pieces)))

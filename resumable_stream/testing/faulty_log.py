@@ -1,13 +1,13 @@
 """
-A log whose bells are lost, doubled and swapped, and that is away now and then: all by a seed.
+A log whose bells are lost, duplicated and swapped, and which is unavailable now and then, all determined by a seed.
 
-Bells are hints, so whoever listens has to come out exact whatever is done to them. A reply may be lost after the log has done
-what it was asked, so whoever writes has to send it again.
+Bells are hints, so a listener must stay exact whatever happens to them. A reply may be lost after the log has processed a call,
+so a writer has to repeat it.
 
     log = FaultyLog(MemoryLog(), seed=7, lose=0.2, double=0.2, swap=0.2)
 
-Of a log that lies on several machines some streams may be unavailable while others are not. `reach` decides, for each stream of
-each call:
+In a log that is spread over several machines, some streams may be unavailable while others are not. `reach` decides this for each
+stream of each call:
 
     log.reach = lambda verb, stream_id: "not_done" if stream_id in lost else None
 """
@@ -57,12 +57,12 @@ __all__ = ["FaultyBells", "FaultyLog", "Trouble"]
 T = TypeVar("T")
 
 Trouble: TypeAlias = Literal["not_done", "reply_lost"]
-"""What may happen to a stream that is unavailable: nothing, or all and nobody learns of it."""
+"""What may happen to an unavailable stream: the call has no effect, or has its effect while the reply is lost."""
 
 
 _SAID: Final[dict[Trouble, str]] = {
-    "not_done": "FaultyLog: the request was lost, and nothing was done",
-    "reply_lost": "FaultyLog: it was done, and the reply was lost",
+    "not_done": "FaultyLog: the request was lost, and had no effect",
+    "reply_lost": "FaultyLog: the call took effect, but the reply was lost",
 }
 
 
@@ -72,17 +72,17 @@ class FaultyLog:
 
     Args:
         log: The log that does the work.
-        seed: Of all faults: the same calls in the same order meet the same ones.
+        seed: Seed of all faults: the same calls in the same order meet the same faults.
         lose: Probability that a bell is lost.
         double: Probability that a bell comes twice.
-        swap: Probability that a bell is held back, and comes after the next one; the last one may so be lost, too.
-        unavailable: Probability that a call raises `LogUnavailable`. In one half of these cases it did nothing, in the other it
-            did all, and only the reply is lost.
-        reach: Asked for each stream of each call, with the name of the verb and the id, what happens to it; `None`: it is
-            reached. The other streams of the call are. `None` for all: every stream is reached.
+        swap: Probability that a bell is held back, and comes after the next one; the last one may thus be lost.
+        unavailable: Probability that a call raises `LogUnavailable`. In one half of these cases it has no effect, in the
+            other it has its effect, and only the reply is lost.
+        reach: Called for each stream of each call, with the name of the method and the id; returns what happens to it, or
+            `None` if it is reached. The other streams of the call are unaffected. `None`: every stream is reached.
 
     Attributes:
-        faults: How often each was put in: `lost`, `doubled`, `swapped`, `not_done`, `reply_lost`.
+        faults: How often each occurred: `lost`, `doubled`, `swapped`, `not_done`, `reply_lost`.
 
     Raises:
         ValueError: A probability is not from 0 to 1, or `lose`, `double` and `swap` add up to more than 1.
@@ -101,7 +101,7 @@ class FaultyLog:
     ) -> None:
         if min(lose, double, swap, unavailable) < 0 or lose + double + swap > 1 or unavailable > 1:
             raise ValueError(
-                f"probabilities are from 0 to 1, and lose, double and swap together at most 1; "
+                f"probabilities must be from 0 to 1, and lose, double and swap together at most 1; "
                 f"got lose={lose}, double={double}, swap={swap}, unavailable={unavailable}"
             )
         self.log = log
@@ -132,7 +132,7 @@ class FaultyLog:
     async def _each(
         self, verb: str, stream_ids: Sequence[str], call: Callable[[list[int]], Awaitable[Sequence[Any]]]
     ) -> list[Any]:
-        """A call for many streams, some of which are not reached. `call` is given the places of those that are done."""
+        """A call for many streams, some of which are not reached. `call` gets the indexes of those that are processed."""
         reach = self.reach
         troubles = {} if reach is None else {stream_id: reach(verb, stream_id) for stream_id in dict.fromkeys(stream_ids)}
         places = [place for place, stream_id in enumerate(stream_ids) if troubles.get(stream_id) != "not_done"]
@@ -149,7 +149,7 @@ class FaultyLog:
         return reached(answers, stream_ids)
 
     def shard_of(self, stream_id: str) -> str:
-        """As the log below says."""
+        """The shard in the inner log."""
         return shard_of(self.log, stream_id)
 
     # --- the log
@@ -234,7 +234,7 @@ class FaultyLog:
         return await self._call(lambda: self.log.orphans(limit))
 
     async def aclose(self) -> None:
-        """Close the log below."""
+        """Close the inner log."""
         await self.log.aclose()
 
 
@@ -249,7 +249,7 @@ class FaultyBells:
         self._held: Bell | None = None
 
     async def add(self, stream_id: str) -> None:
-        """See `Bells.add()`; it fails as other calls do."""
+        """See `Bells.add()`; it can fail like other calls."""
         await self._log._call(lambda: self._bells.add(stream_id), "bells", stream_id)
 
     async def discard(self, stream_id: str) -> None:

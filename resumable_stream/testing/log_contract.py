@@ -1,8 +1,8 @@
 """
-What every log of streams has to do, as tests.
+The requirements on every log of streams, as tests.
 
-Subclass `LogContract` in a test module and say how to make the log; a test runner that collects classes named `Test…`
-finds the rest:
+Subclass `LogContract` in a test module and implement `make_log()`; a test runner that collects classes named `Test…` finds the
+rest:
 
     class TestMyLog(LogContract):
         lease = 0.5
@@ -17,7 +17,7 @@ finds the rest:
         def another_log(self, log):
             return MyLog(self.path)
 
-Every test runs in an event loop of its own, for at most a minute. The module itself imports no test runner.
+Every test runs in its own event loop, for at most a minute. The module itself imports no test runner.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ ODD_TEXTS: Final = ["", " ", "\0", "a\nb\r\n", "é", "🦊" * 10, '{"a": [1, "\\
 
 
 def _scenario(test: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any], None]:
-    """Run an async test in an event loop, with a log of its own."""
+    """Run an async test in an event loop, with its own log."""
 
     def run(self: LogContract) -> None:
         async def bounded() -> None:
@@ -87,7 +87,7 @@ def _scenario(test: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any], No
 
         asyncio.run(bounded())
 
-    # Not functools.wraps: a test runner would follow `__wrapped__` and take `log` for something that it should provide.
+    # Not functools.wraps: a test runner would follow `__wrapped__` and take `log` for a fixture.
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
 
@@ -103,14 +103,14 @@ def _raises(*kinds: type[Exception]) -> Iterator[None]:
 
 class LogContract:
     """
-    The tests. Override `make_log()`, and what else differs.
+    The tests. Override `make_log()`, and anything else that differs.
 
     Attributes:
         lease: Seconds of the leases in tests that wait for one to end. Override it together with `pass_time()`: a clock that the
             test moves can have long leases, a real one needs short ones, but long enough for a busy machine.
-        longest: Seconds that one test may take.
-        one_step: An append to another stream is one step with `create` and `finish`. Not in a log whose streams lie on several
-            machines.
+        longest: Most seconds for one test.
+        one_step: An append to another stream is one step with `create` and `finish`. False for a log whose streams are spread
+            over several machines.
     """
 
     lease: float = 0.5
@@ -118,14 +118,14 @@ class LogContract:
     one_step: bool = True
     _others: list[StreamLog]
 
-    # What a log provides
+    # Provided by a log
 
     def make_log(self) -> StreamLog:
-        """Make a log without streams; called once a test, in its event loop."""
+        """Make a log without streams; called once per test, in its event loop."""
         raise NotImplementedError
 
     def another_log(self, log: StreamLog) -> StreamLog:
-        """Make another log object over the same streams, as another process has one; by default it is the same object."""
+        """Make another log object over the same streams, as in another process; by default it is the same object."""
         return log
 
     async def pass_time(self, log: StreamLog, seconds: float) -> None:
@@ -133,14 +133,14 @@ class LogContract:
         await asyncio.sleep(seconds)
 
     async def lose_spans(self, log: StreamLog, stream_id: str) -> bool:
-        """Remove the spans of a stream behind the back of the log, as an eviction does; False if that cannot happen."""
+        """Remove the spans of a stream without the log's knowledge, as an eviction does; False if that cannot happen."""
         return False
 
     async def damage(self, log: StreamLog, stream_id: str) -> bool:
         """Make the last stored span of a stream unreadable; False if that cannot happen."""
         return False
 
-    # Tools
+    # Helpers
 
     def _another(self, log: StreamLog) -> StreamLog:
         other = self.another_log(log)
@@ -254,7 +254,7 @@ class LogContract:
         for number in range(20):
             await log.delete(f"s{number}")
             epochs.append((await self._begin(log, f"s{number}")).epoch)
-        # Four letters at least: 40 of 2**20 meet once in a thousand runs, and two of one id hardly ever.
+        # At least four letters: 40 of 2**20 collide once in a thousand runs, and two of one id hardly ever.
         assert all(before != after for before, after in zip(epochs[:20], epochs[20:], strict=True))
 
     @_scenario
@@ -278,7 +278,7 @@ class LogContract:
 
     @_scenario
     async def test_whoever_creates_again_with_the_same_epoch_is_the_same(self, log: StreamLog) -> None:
-        """The first call got no reply. The stream is its caller's at once, with a whole lease, and nobody else's."""
+        """The first call got no reply. The stream is its caller's at once, with a full lease, and nobody else's."""
         first = await log.create("s", HEAD, lease=0.3, request=b"1", epoch="abcdefgh")
         assert isinstance(first, Writer)
         assert (first.token, first.lease) == ("abcdefgh.1", 0.3)
@@ -291,11 +291,11 @@ class LogContract:
             held = await log.claim("s", lease=1.0)
             assert isinstance(held, Held) and held.seconds > 500.0, again
         assert await log.append([(first, span_of(1, 1), None)]) == [Appended(1)]
-        # It had its reply: whoever asks now is somebody else.
+        # It had its reply: a caller who asks now is another one.
         assert isinstance(await log.create("s", HEAD, lease=600.0, epoch="abcdefgh"), Existing)
         await log.finish(first, 1, FAILED)
         assert isinstance(await log.create("s", HEAD, lease=600.0, epoch="abcdefgh"), Existing)
-        # What takes the place of a stream has another epoch in any case.
+        # A stream that replaces another one always gets another epoch.
         new = await log.create("s", HEAD, lease=600.0, replaces="abcdefgh", epoch="abcdefgh")
         assert isinstance(new, Writer) and new.epoch != "abcdefgh"
         try:
@@ -303,7 +303,7 @@ class LogContract:
         except ValueError:
             assert await log.read("t") == Unknown()
         else:
-            raise AssertionError("'no epoch' is none, and was taken for one")
+            raise AssertionError("'no epoch' is not an epoch, but was accepted")
 
     @_scenario
     async def test_a_stream_that_was_claimed_is_no_longer_that_of_who_created_it(self, log: StreamLog) -> None:
@@ -367,7 +367,7 @@ class LogContract:
 
     @_scenario
     async def test_an_exact_span_is_stored_only_where_the_log_ends(self, log: StreamLog) -> None:
-        """Of several who append with one writer, the one who was first must not be taken for the other."""
+        """Of several who append as one writer, the first must not be taken for the other."""
         writer = await self._begin(log, last=3)
         for first, last in ((1, 1), (1, 3), (3, 3), (3, 4), (5, 5)):
             assert await log.append([Append(writer, span_of(first, last), exact=True)]) == [Behind(3)]
@@ -409,12 +409,12 @@ class LogContract:
                 gone = await other.read("s", after)
                 assert isinstance(gone, Gone)
                 assert (gone.why, gone.oldest, gone.n) == ("trimmed", 7, 11)
-        # What shares a span with it stays where it is, and is not offered.
+        # An event that shares a span with it is kept, but not offered.
         assert await log.append([Append(writer, span_of(12, 12), trims=8)]) == [Appended(12)]
         assert (await self._page(log, after=Cursor(writer.epoch, 7))).oldest == 8
         assert isinstance(await log.read("s", Cursor(writer.epoch, 6)), Gone)
         assert await self._rest(log, Cursor(writer.epoch, 7)) == b"".join(event_bytes(n) for n in range(8, 13))
-        # Nothing comes back, and an append sent again changes nothing.
+        # Nothing comes back, and a repeated append changes nothing.
         assert await log.append([Append(writer, span_of(12, 12), trims=8)]) == [Appended(12)]
         assert await log.append([Append(writer, span_of(13, 13), trims=2)]) == [Appended(13)]
         assert await log.append([Append(writer, span_of(14, 14), trims=14)]) == [Appended(14)]
@@ -441,7 +441,7 @@ class LogContract:
             assert await log.read("s") == Unknown()
         assert isinstance(await log.create("s", HEAD, lease=600.0, also=Append(feed, span_of(4, 4), exact=True)), Writer)
         assert await self._rest(log, None, "feed") == b"".join(event_bytes(n) for n in range(1, 5))
-        # One that is there is joined, and nothing is said of it again.
+        # An existing stream is joined, and nothing is appended again.
         assert isinstance(await log.create("s", HEAD, lease=600.0, also=Append(feed, span_of(5, 5), exact=True)), Existing)
         assert (await self._page(log, "feed")).n == 4
 
@@ -460,7 +460,7 @@ class LogContract:
             assert (await self._page(log)).ending is None
         assert await log.finish(writer, 2, COMPLETED, also=fits) == Done(2)
         assert ((await self._page(log)).ending, (await self._page(log, "feed")).n) == (COMPLETED, 4)
-        # The reply may have been lost: then the other stream has it already.
+        # The reply may have been lost: then the other stream has the append already.
         assert await log.finish(writer, 2, COMPLETED, also=fits) == AlsoRefused(Behind(4))
         assert await log.finish(writer, 2, COMPLETED) == Done(2)
         assert await log.finish(writer, 2, FAILED, also=ahead) == Ended(COMPLETED, 2)
@@ -497,7 +497,7 @@ class LogContract:
         for first, last in ((7, 7), (4, 6), (1, 3), (2, 5), (7, 7)):
             assert await log.append([(writer, span_of(first, last), None)]) == [Appended(7)]
         assert await self._rest(log, None) == b"".join(event_bytes(n) for n in range(1, 8))
-        # In other pieces, as when a writer has gathered more since the reply was lost.
+        # Split differently, as when a writer has gathered more since the lost reply.
         assert await log.append([(writer, span_of(7, 9), None)]) == [Behind(7)]
         assert await log.append([(writer, span_of(8, 9), None)]) == [Appended(9)]
         assert await self._rest(log, None) == b"".join(event_bytes(n) for n in range(1, 10))
@@ -522,7 +522,7 @@ class LogContract:
                 await log.append([(other, span_of(1, 1), None), (writer, wrong, "note")])
         page = await self._page(log)
         assert (page.n, page.b, page.spans) == (3, span_of(1, 3).b, (span_of(1, 3),))
-        # The other stream of the batch is not harmed, and neither is this one.
+        # Neither the other stream of the batch nor this one is harmed.
         assert await log.append([(other, span_of(1, 1), None), (writer, good, None)]) == [Appended(1), Appended(5)]
         await self._released(log, writer)
         assert (await self._claim(log))[1].note is None
@@ -602,7 +602,7 @@ class LogContract:
 
     @_scenario
     async def test_every_interleaving_of_two_writers(self, log: StreamLog) -> None:
-        """924 orders of twice six steps, once with leases that are always over and once with one that lives."""
+        """924 orders of twice six steps, once with leases that are always over and once with one that lasts."""
         first = ("create", "append", "append_two", "again", "complete", "read")
         second = ("claim", "append", "say", "renew", "fail", "create")
         for lease in (0.0, 600.0):
@@ -719,7 +719,7 @@ class LogContract:
         for reader in (log, self._another(log)):
             state = await self._page(reader, limit_bytes=0)
             assert (state.note, state.n) == ("Ü", 4)
-            # Who reads events has no use for it.
+            # Readers of events do not need it.
             assert (await self._page(reader)).note is None
         await log.append([Append(writer, None, note="later", n=4)])
         await log.finish(writer, 4, COMPLETED)
@@ -815,18 +815,18 @@ class LogContract:
             for each in (log, other):
                 again, found = await self._claim(each, claimant="me", go_on=go_on)
                 assert (again, again.lease, found) == (first, 600.0, given)
-                # Neither a name that begins alike nor none is that name.
+                # Neither a name with the same beginning nor no name is that name.
                 for name in (None, "m", "me2", "you"):
                     held = await other.claim("s", lease=1.0, claimant=name)
                     assert isinstance(held, Held) and held.seconds > 500.0, name
         assert await other.append([(first, span_of(4, 4), None)]) == [Appended(4)]
-        # Somebody else has it by now, then it has ended.
+        # Another process has it by now, and then it has ended.
         await self._released(log, first)
         second, _ = await self._claim(log, claimant="you")
         assert isinstance(await log.claim("s", lease=600.0, claimant="me"), Held)
         assert await log.append([(first, span_of(5, 5), None)]) == [Fenced(second.token)]
         assert await log.append([(second, span_of(5, 5), None)]) == [Appended(5)]
-        # A call that comes late takes nothing from who has gone on.
+        # A late call takes nothing from the writer who has continued.
         late, _ = await self._claim(other, claimant="you")
         assert late == second and len((await self._page(log)).spans) > 0 and (await self._page(log)).n == 5
         assert isinstance(await log.finish(second, 5, FAILED), Done)
@@ -958,9 +958,9 @@ class LogContract:
     @_scenario
     async def test_a_late_append_without_a_span_moves_nothing(self, log: StreamLog) -> None:
         """
-        An append that was sent again because its reply got lost, or came too late, may be done twice, and the first of them last.
+        An append repeated after a lost reply, or delayed, may be processed twice, and the first one last.
 
-        One with a span is known by its events. One without would put an old note, or an old number of messages, over newer ones.
+        One with a span is recognised by its events. One without would overwrite a newer note, or a newer number of messages.
         """
         other = self._another(log)
         writer = await self._begin(log, last=3)
@@ -975,7 +975,7 @@ class LogContract:
             for late in sent[: sent.index(item) + 1]:
                 assert await other.append([late]) == [Appended(3)]
         assert (await self._page(log, limit_bytes=0)).note == "four"
-        # Later events are counted anew, and a new writer counts its own.
+        # Marks start again after later events, and with a new writer.
         assert await log.append([Append(writer, span_of(4, 4), "five", 3)]) == [Appended(4)]
         assert await log.append([sent[3]]) == [Behind(4)]
         assert await log.append([Append(writer, None, "six", 4, 4, mark=5)]) == [Appended(4)]
@@ -984,7 +984,7 @@ class LogContract:
         assert (found.n, found.note, found.note_n, found.taken) == (4, "six", 4, 4)
         assert await other.append([Append(taken_over, None, "seven", 5, 4, mark=1)]) == [Appended(4)]
         assert isinstance((await log.append([Append(writer, None, "eight", 9, 4, mark=6)]))[0], Fenced)
-        # One that is not counted replaces whatever is there.
+        # An unnumbered one replaces the stored values in any case.
         assert await other.append([Append(taken_over, None, "nine", 6, 4)]) == [Appended(4)]
         await self._released(log, taken_over)
         _, found = await self._claim(log)
@@ -1017,7 +1017,7 @@ class LogContract:
             message = Message(id=f"m é {number}", data=text, kind=f"kind {number % 3}")
             for each in (log, other):
                 assert await each.say("s", message) == Said(number)
-        # What counts is the id.
+        # Only the id counts.
         assert await other.say("s", Message(id="m é 1", data="something else")) == Said(1)
         expected = [
             Message(id=f"m é {number}", data=text, kind=f"kind {number % 3}", k=number)
@@ -1190,7 +1190,7 @@ class LogContract:
         await log.delete("t")
         assert isinstance(await log.restore(empty, HEAD, empty.epoch, []), Writer)
         assert (await self._page(log, "t")).n == 0
-        # No message gets a number that was dealt with before.
+        # No message gets a number that was already dealt with.
         taken = await self._begin(log, "u")
         await log.delete("u")
         assert isinstance(await log.restore(taken, HEAD, taken.epoch, [], taken=7), Writer)
@@ -1319,7 +1319,7 @@ class LogContract:
             bell = await self._hear(bells, lambda bell: bell.id == "s" and (bell.n is None or bell.n >= n))  # noqa: B023
             assert bell.item is None or bell.item == span_of(n, n)
             assert bell.epoch in (None, writer.epoch)
-            # What rings is in the log.
+            # A bell's content is already in the log.
             assert (await self._page(other, after=Cursor(writer.epoch, n - 1))).spans[0].n == n
         await log.finish(writer, 9, FAILED)
         bell = await self._hear(bells, lambda bell: not isinstance(bell.item, Span))
@@ -1355,7 +1355,7 @@ class LogContract:
             bell = await self._hear(each, lambda bell: bell.id == "s")
             assert bell.item in (None, Released())
             assert (bell.epoch, bell.n) in ((writer.epoch, 2), (None, None))
-        # Renewing alone does not ring.
+        # A renewal alone does not ring.
         new, _ = await self._claim(other)
         assert await log.renew([new]) == [None]
         assert await log.append([(new, span_of(3, 3), None)]) == [Appended(3)]
@@ -1423,7 +1423,7 @@ class LogContract:
 
     @_scenario
     async def test_who_adds_before_reading_misses_nothing(self, log: StreamLog) -> None:
-        """Readers attach at random moments of a stream that is appended at full speed, and follow bells alone."""
+        """Readers attach at random moments of a stream that is appended to at full speed, and rely only on bells."""
         chance = random.Random(9)
         writer = await self._begin(log)
         last, readers = 300, 12

@@ -3,8 +3,8 @@ pytest fixtures. Register them in your top `conftest.py`:
 
     pytest_plugins = ["resumable_stream.testing.pytest_plugin"]
 
-Both are factories, since a test may need two servers (a redirect to another origin) and its events are its own business.
-They are sync fixtures and serve async tests of any plugin (anyio, pytest-asyncio, pytest-trio) as well.
+Both are factories, because a test may need two servers (for a redirect to another origin) and its own events.
+They are sync fixtures, and also work in async tests of any plugin (anyio, pytest-asyncio, pytest-trio).
 This is the only module of the package that imports pytest.
 """
 
@@ -27,7 +27,7 @@ def flaky_server() -> Iterator[Callable[..., FlakyServer]]:
     Start servers that are closed at the end of the test; an error in what they say over a WebSocket fails it.
 
     Yields:
-        A function with the parameters of `FlakyServer`, which returns one that runs:
+        A function with the parameters of `FlakyServer`, which returns a running server:
         `server = flaky_server(numbered(20), [Fault.cut(after_events=7)])`.
     """
     servers: list[FlakyServer] = []
@@ -46,7 +46,7 @@ def flaky_server() -> Iterator[Callable[..., FlakyServer]]:
 @pytest.fixture
 def scripted_client() -> Iterator[Callable[..., ScriptedClient]]:
     """
-    Make scripted clients; a body that the test leaves open fails it, since over a real network that is a lost connection.
+    Make scripted clients; a body that the test leaves open fails it, because in a real network that would leak a connection.
 
     Yields:
         A function with the parameters of `ScriptedClient`, which returns one:

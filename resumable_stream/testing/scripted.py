@@ -1,11 +1,11 @@
 """
 `ScriptedClient`: real httpx clients whose network is a script.
 
-The clients that come out are genuine `httpx.Client`, `httpx2.AsyncClient` …, since code under test asks a client for its type,
-builds requests with it and catches its exceptions. Only the transport below is ours: it answers each request with the next step.
+The clients are genuine `httpx.Client`, `httpx2.AsyncClient` …, because code under test checks a client's type, builds requests
+with it and catches its exceptions. Only the transport is ours: it answers each request with the next step.
 
-One script serves both families and both colours. A failure is therefore given by a neutral name (`"read_error"`), which becomes
-the exception of the family in use; the transport classes are put together at call time, since the families share no base class.
+One script serves both families, sync and async. A failure therefore has a neutral name (`"read_error"`), which becomes the
+exception of the family in use. The transport classes are created at call time, because the families share no base class.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ class ScriptedClient:
     """
     A script of answers, and clients that play it.
 
-    All clients of one `ScriptedClient` share its script: each request takes the next step.
-    A step is a `Reply`; an exception to raise instead of an answer, or its neutral name; or a callable that gets the
-    `RecordedRequest` and returns one of these. A request behind the last step is an `AssertionError`.
+    All clients of one `ScriptedClient` share its script: each request takes the next step. A step is a `Reply`; an exception to
+    raise instead of an answer, or its neutral name; or a callable that gets the `RecordedRequest` and returns one of these. A
+    request after the last step is an `AssertionError`.
 
     A `Reply(status=101)` opens a WebSocket. The client reads its body from the `network_stream` of the response;
     `ScriptedSocket` says what else may stand in that body. The headers that accept the request are added, unless the reply has
     its own.
 
     Neutral names: `close_error`, `connect_error`, `connect_timeout`, `pool_timeout`, `proxy_error`, `read_error`, `read_timeout`,
-    `remote_protocol_error`, `write_error`, `write_timeout`; they also stand between the chunks of a body.
+    `remote_protocol_error`, `write_error`, `write_timeout`. They are also allowed between the chunks of a body.
 
     Args:
-        script: The steps; consumed lazily, so they may be endless. A single callable answers every request.
-        family: `"httpx"` or `"httpx2"`: whose clients are made.
+        script: The steps, consumed lazily, so they may be endless. A single callable answers every request.
+        family: `"httpx"` or `"httpx2"`: the library of the clients.
 
     Attributes:
         requests: Every request so far, oldest first.
-        unclosed: Bodies that were handed out and not closed yet.
+        unclosed: Bodies that were returned but not closed yet.
         sockets: Every WebSocket so far, oldest first: what the client said is in its attributes.
 
     Raises:
-        ImportError: `httpx2` is wanted and not installed.
+        ImportError: `httpx2` is requested but not installed.
         ValueError: Another family.
 
     >>> script = ScriptedClient([Reply(body=[b"data: 1\\\\n\\\\n", "read_error"]), Reply(status=204)])
@@ -102,7 +102,7 @@ class ScriptedClient:
         return self._family.AsyncClient(transport=self.transport(), **options)
 
     def transport(self) -> Any:
-        """A transport of the family, sync and async in one: to put under another transport, or into an SDK's own client."""
+        """A transport of the family, both sync and async, for use below another transport or in an SDK's client."""
         bases = (_Transport, self._family.BaseTransport, self._family.AsyncBaseTransport)
         return type("ScriptedTransport", bases, {})(self)
 
@@ -124,7 +124,7 @@ class ScriptedClient:
                 step = next(self._script)
             except StopIteration:
                 raise AssertionError(
-                    f"request {len(self.requests)} ({request.method} {request.url}) was not expected: the script is used up"
+                    f"request {len(self.requests)} ({request.method} {request.url}) was not expected: the script has ended"
                 ) from None
         answer = step(recorded) if callable(step) else step
         if isinstance(answer, Reply):
@@ -160,7 +160,7 @@ class ScriptedClient:
 
 
 class _Transport:
-    """What both transports of a family have in common: nothing is kept between requests."""
+    """The common part of both transports of a family; it keeps nothing between requests."""
 
     def __init__(self, script: ScriptedClient) -> None:
         self._script = script
@@ -169,7 +169,7 @@ class _Transport:
         return self._script._respond(request, request.read(), _SyncStream)
 
     async def handle_async_request(self, request: Any) -> Any:
-        # Where a real client would wait for the network, so that a cancelled caller is noticed here too.
+        # A real client would wait for the network here, so that a cancelled caller is noticed here too.
         await _checkpoint()
         return self._script._respond(request, await request.aread(), _AsyncStream)
 
@@ -184,7 +184,7 @@ class _Body:
         self._begun = self._closed = False
 
     def _begin(self) -> _Play:
-        # A body off the network can be read once; a second reader would silently miss the beginning.
+        # A body from the network can be read once; a second reader would silently miss the beginning.
         assert not self._begun, f"the body of {self._play} was iterated twice"
         assert not self._closed, f"the body of {self._play} was iterated after it was closed"
         self._begun = True
@@ -209,7 +209,7 @@ class _Body:
 
 
 class _Play:
-    """The iterator of a body. Not a generator: it may be left at any point and nothing is left to finalise."""
+    """The iterator of a body. Not a generator, so that it can be abandoned at any point without a finaliser."""
 
     def __init__(self, script: ScriptedClient, request: Any, parts: tuple[object, ...]) -> None:
         self._script = script

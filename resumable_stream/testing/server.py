@@ -1,15 +1,15 @@
 """
 `FlakyServer`: a real server on the loopback interface that fails on schedule.
 
-HTTP/1.1 is written by hand here, because the point is to break it: a library would refuse to send half a chunk.
+HTTP/1.1 is written by hand here in order to break it: a library would refuse to send half a chunk.
 
-One thread accepts, one thread serves each connection. A thread only ever waits in a socket call, and `close()` shuts every socket
-down, which wakes them all; so closing needs no cooperation from the client and no timeouts. There is no sleep on the normal path:
-500 connections with a cut each take well under a second.
-The server is sync and needs no event loop, so one and the same serves sync, asyncio and trio tests.
+One thread accepts, and one thread serves each connection. A thread only waits in socket calls, and `close()` shuts every socket
+down, which wakes them all; so closing needs neither the client's cooperation nor timeouts. The normal path has no sleep: 500
+connections with a cut each take well under a second. The server is sync and needs no event loop, so the same one serves sync,
+asyncio and trio tests.
 
-For each request: `_route` plans the undisturbed `Answer` (cursor, range, status), `disturb` applies the schedule's next entry,
-`_send` carries it out.
+For each request, `_route` plans the undisturbed `Answer` (cursor, range, status), `disturb` applies the schedule's next entry,
+and `_send` sends it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 # An event ends at an empty line; the three line ends may be mixed. `\r(?!\n)`: CRLF is one line end, not two.
 _BLOCK = re.compile(rb".*?(?:(?:\r\n|\n|\r(?!\n)){2}|\Z)", re.DOTALL)
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+\Z")
-_FLUSH_BYTES = 64 * 1024  # fewer system calls than one per event, and the HTTP chunks inside stay one per event
+_FLUSH_BYTES = 64 * 1024  # fewer system calls than one per event; the HTTP chunks stay one per event
 _HEAD_BYTES = 64 * 1024
 
 
@@ -56,10 +56,10 @@ class ServerEvent:
     Attributes:
         id: The `id` field; `""` sends an empty one, which makes a client forget its cursor. `None`: no such field.
         event: The `event` field, or `None`.
-        data: The payload, one `data` line for each of its lines. `None`: no data, so a client delivers nothing
+        data: The payload, with one `data` line per line. `None`: no data, so a client delivers nothing
             (an id alone still moves its cursor).
         retry: Reconnection time in milliseconds, or `None`.
-        comment: A comment line in front, or `None`.
+        comment: A comment line before it, or `None`.
 
     >>> ServerEvent(id="7", data="two\\nlines").encode()
     b'id: 7\\ndata: two\\ndata: lines\\n\\n'
@@ -72,7 +72,7 @@ class ServerEvent:
     comment: str | None = None
 
     def encode(self) -> bytes:
-        """The block on the wire, with LF line ends. For other line ends give the server raw bytes."""
+        """The block on the wire, with LF line ends. For other line ends, give the server raw bytes."""
         lines = [] if self.comment is None else [f": {self.comment}"]
         for name, value in (("event", self.event), ("id", self.id), ("retry", self.retry)):
             if value is not None:
@@ -89,8 +89,8 @@ def numbered(count: int, *, start: int = 1, data: str = "event {n}", event: str 
     Args:
         count: How many.
         start: First id.
-        data: Payload; `{n}` becomes the number, every other brace is left alone.
-        event: Event type of them all, or `None`.
+        data: Payload; `{n}` becomes the number, other braces are unchanged.
+        event: Event type of all of them, or `None`.
 
     >>> [item.data for item in numbered(2)]
     ['event 1', 'event 2']
@@ -105,11 +105,11 @@ class RecordedRequest:
 
     Attributes:
         method: In upper case.
-        url: The whole address.
-        headers: Names in lower case; of a repeated name the values joined with `", "`.
-        body: The whole body, chunked coding removed.
-        time: `time.monotonic()` when it had arrived.
-        connection: 0-based number of the TCP connection that it came on; of the request itself for a `ScriptedClient`.
+        url: The full URL.
+        headers: Names in lower case; the values of a repeated name are joined with `", "`.
+        body: The whole body, without chunked coding.
+        time: `time.monotonic()` after it had arrived.
+        connection: 0-based number of its TCP connection; for a `ScriptedClient`, of the request itself.
     """
 
     method: str
@@ -126,7 +126,7 @@ class RecordedRequest:
 
     @property
     def query(self) -> dict[str, str]:
-        """The query's parameters; the last one of a repeated name."""
+        """The parameters of the query; for a repeated name, the last one."""
         return dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
 
     @property
@@ -142,16 +142,15 @@ class RecordedRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """
-    One answer, written out in full: a step of a `ScriptedClient`, or what `FlakyServer(on_request=…)` returns.
+    One complete answer: a step of a `ScriptedClient`, or the result of `FlakyServer(on_request=…)`.
 
     Attributes:
         status: The status code.
-        headers: The headers. `None`: for 200 the content type of SSE, for anything else none.
-        body: Bytes, or what arrives one after the other. For a `ScriptedClient` the parts are chunks of bytes,
-            exceptions to raise there (or their neutral names, see `ScriptedClient`), and callables without arguments,
-            called when the reader gets there (an awaitable result is awaited by an async client);
-            with status 101 what a `ScriptedSocket` plays.
-            For a `FlakyServer`: bytes only.
+        headers: The headers. `None` is the content type of SSE for status 200, and no headers for any other status.
+        body: Bytes, or for a `ScriptedClient` also a sequence of parts: chunks of bytes, exceptions to raise (or their
+            neutral names, see `ScriptedClient`), and callables without arguments, called when the reader gets there
+            (an async client awaits an awaitable result). With status 101, what a `ScriptedSocket` plays.
+            For a `FlakyServer` only bytes.
     """
 
     status: int = 200
@@ -174,57 +173,56 @@ class FlakyServer:
     """
     A server with a log of events, which breaks its answers as scheduled and can be resumed.
 
-    Use it in a `with` block (sync, also inside async tests), or call `start()` and `close()`.
-    Each stream request, on whatever TCP connection, takes the next entry of `schedule`;
-    once that is used up, answers are undisturbed.
-    Every path serves the same log; look at `requests` to see what was asked for.
+    Use it in a `with` block (sync, also in async tests), or call `start()` and `close()`. Each stream request, on any TCP
+    connection, takes the next entry of `schedule`; after the last one, answers are undisturbed. Every path serves the same log;
+    `requests` shows what was requested.
 
-    SSE and NDJSON resume from the cursor: the answer begins strictly behind the *last* event with that id.
-    Bytes resume with `Range` and `If-Range`, as RFC 9110 sections 13.1.5 and 14 say.
+    SSE and NDJSON resume from the cursor: the answer starts right after the *last* event with that id. Bytes resume with `Range`
+    and `If-Range`, as in RFC 9110 sections 13.1.5 and 14.
 
-    A reset (`how="rst"`) is sent once every byte before it has gone out (Linux tells; elsewhere 5 ms are waited).
-    Linux still hands these bytes to the reader afterwards; other systems may throw away what the reader had not fetched by then.
+    A reset (`how="rst"`) is sent once every byte before it has left (Linux reports it; elsewhere the server waits 5 ms). Linux
+    still delivers these bytes to the reader afterwards; other systems may discard those not yet read.
 
     A request for a WebSocket is answered by `websocket`. What it sends is not part of the log; its schedule entry may delay or
     replace the answer (`Fault.delay`, `.no_answer`, `.status`, `.redirect`, `.content_type`), cut or close the connection at any
     byte (`Fault.cut`, `.close`), or send it byte by byte (`Fault.one_byte_writes`).
 
     Args:
-        events: The log. `ServerEvent` values; `bytes` or `str` frames, sent as they are, one event each;
-            for `format="ndjson"` also mappings, one JSON line each. A single `bytes` value is a whole transcript:
-            it is split behind each event (SSE), behind each LF (NDJSON), or is the document (bytes).
+        events: The log. `ServerEvent` values; `bytes` or `str` frames, sent unchanged, one event each; for `format="ndjson"`
+            also mappings, one JSON line each. A single `bytes` value is a whole transcript: it is split after each event (SSE)
+            or each LF (NDJSON), or is the document (bytes).
         schedule: For each stream request a `Fault`, a list of them applied in order, or `None` for an undisturbed answer.
             Consumed lazily, so it may be endless (`itertools.repeat(Fault.cut(after_bytes=100))`).
         format: `"sse"`, `"ndjson"` or `"bytes"`.
-        content_type: Instead of the format's own.
-        headers: Further headers of every stream answer.
+        content_type: Replaces that of the format.
+        headers: Additional headers of every stream answer.
         path: Path of `url`.
         transfer: How the end of a body is marked: `"chunked"` (default), `"length"` (default for bytes), `"close"` (by closing:
-            the client cannot tell a cut from the end).
-        chunk_bytes: Size of an HTTP chunk, whatever the events are. `None`: one HTTP chunk per event (bytes: 16 KiB).
-        pace: Seconds before each HTTP chunk but the first. 0.0: no wait, but one write each.
-            `None`: as fast as it goes, many HTTP chunks in one write.
-        hold_open: Behind the last event keep the connection open and wait for `append()`, as a feed does. `False`: end the body.
-        no_content_at_end: Answer 204 when nothing follows the cursor. `False`: an empty body.
+            the client cannot distinguish a cut from the end).
+        chunk_bytes: Size of an HTTP chunk, regardless of events. `None`: one HTTP chunk per event (bytes: 16 KiB).
+        pace: Seconds before each HTTP chunk except the first. 0.0: no wait, but one write each.
+            `None`: as fast as possible, many HTTP chunks in one write.
+        hold_open: After the last event, keep the connection open and wait for `append()`, like a feed. `False`: end the body.
+        no_content_at_end: Answer 204 if nothing follows the cursor. `False`: an empty body.
         ignore_cursor: Always start at the beginning, as many servers do.
         cursor_param: Read the cursor from this query parameter instead of the `Last-Event-ID` header.
-        cursor_of: The cursor of a frame, or `None` when it has none. Default: the `id` field of an SSE block;
+        cursor_of: Returns the cursor of a frame, or `None` if it has none. Default: the `id` field of an SSE block;
             an NDJSON line has none. With `cursor_param` this makes a server that counts inside its JSON.
-        unknown_id: What to do with a cursor that the log does not have: `"replay"` everything, or a status such as 404 or 410.
+        unknown_id: What to do with an unknown cursor: `"replay"` everything, or a status such as 404 or 410.
         location: `Location` header of the answers to POST: where a GET resumes. A path or a URL.
         content_location: `Content-Location`, likewise.
         etag: Entity tag of `format="bytes"`, with its quotes: `'"v1"'`, or weak: `'W/"v1"'`. Assignable while running.
         last_modified: `Last-Modified` of `format="bytes"`, an HTTP date. Assignable while running.
         accept_ranges: `False`: ignore `Range` and answer 200 with the whole document.
-        sticky_cookie: Name of a cookie that ties a client to this server, as a load balancer sets one (`"AWSALB"`).
-            Every answer sets it. A request for the rest (with a cursor or a range) that does not bring it reaches another
-            back end, which does not know the stream: 404.
+        sticky_cookie: Name of a cookie that ties a client to this server, as set by a load balancer (`"AWSALB"`).
+            Every answer sets it. A request for the rest (with a cursor or a range) without it reaches another back end, which
+            does not know the stream: 404.
         keep_alive: `False`: close the TCP connection after each answer.
-        on_request: Called with each request first; a `Reply` answers it at once and leaves the schedule alone, `None` goes on.
-            Runs in the thread of the connection: it must not block for long.
+        on_request: Called first for each request; a `Reply` answers it at once without using the schedule, `None` continues.
+            Runs in the thread of the connection, so it must not block for long.
         websocket: What is said over a WebSocket: a function that gets a `ServerSocket`, or a list of steps, played on each
             connection. A step is a message to send (`str`, `bytes`, a mapping for JSON), an `Expect` for one to wait for, or a
-            function that gets the `ServerSocket`. At its end the server closes with 1000.
+            function that gets the `ServerSocket`. After the last step the server closes with 1000.
             `None`: a request for a WebSocket is answered like any other.
 
     Attributes:
@@ -271,7 +269,7 @@ class FlakyServer:
         if hold_open and transfer == "length":
             raise ValueError('hold_open needs a body without a length: transfer="chunked" or "close"')
         if isinstance(schedule, Fault):
-            raise TypeError("schedule is a list with one entry per request, got a single Fault")
+            raise TypeError("schedule must be a list with one entry per request, got a single Fault")
         self.etag = etag
         self.last_modified = last_modified
         self.requests: list[RecordedRequest] = []
@@ -300,12 +298,12 @@ class FlakyServer:
         self._on_request = on_request
         self._websocket = None if websocket is None else handler_of(websocket)
         self._schedule = iter(schedule)
-        # Guards everything below and the counters above; notified when a connection has gone.
+        # Guards everything below and the counters above; notified when a connection has closed.
         self._changed = threading.Condition()
         self._frames: list[bytes] = []
-        self._behind: dict[str, int] = {}  # id → index of the frame that follows the last event with it
+        self._behind: dict[str, int] = {}  # id → index of the frame after the last event with it
         self._open: set[_Connection] = set()
-        self._threads: list[threading.Thread] = []  # a thread is here a little longer than its connection is open
+        self._threads: list[threading.Thread] = []  # a thread stays here a little longer than its connection
         self._listener: socket.socket | None = None
         self._port: int | None = None
         self._closing = False
@@ -318,12 +316,12 @@ class FlakyServer:
         Listen on a free port of 127.0.0.1.
 
         Raises:
-            RuntimeError: It was started before; a server is used once.
+            RuntimeError: It was started before; a server can be used only once.
         """
         if self._port is not None:
-            raise RuntimeError("this FlakyServer was started before: make a new one")
+            raise RuntimeError("this FlakyServer has already been started: make a new one")
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        # Not blocking: a client that leaves between `select` and `accept` must not block the accepting thread.
+        # Non-blocking: a client that leaves between `select` and `accept` must not block the accepting thread.
         self._listener.setblocking(False)
         self._port = self._listener.getsockname()[1]
         self._wake, wake = socket.socketpair()
@@ -332,7 +330,7 @@ class FlakyServer:
         return self
 
     def close(self) -> None:
-        """Close every connection and wait for the threads. May be called twice; afterwards connections to `url` are refused."""
+        """Close every connection and wait for the threads. May be called twice; later connections to `url` are refused."""
         with self._changed:
             if self._listener is None or self._closing:
                 return
@@ -343,7 +341,7 @@ class FlakyServer:
             for connection in self._open:
                 connection.shut_down()
         for thread in self._threads:
-            # Only `on_request` can keep a thread from ending: it is the caller's code, so do not wait for ever.
+            # Only `on_request` can keep a thread from ending: it is the caller's code, so do not wait forever.
             if thread is not threading.current_thread():
                 thread.join(10.0)
 
@@ -357,14 +355,14 @@ class FlakyServer:
 
     @property
     def origin(self) -> str:
-        """`http://127.0.0.1:<port>`; still valid, and refused, after `close()`."""
+        """`http://127.0.0.1:<port>`; after `close()` it is still valid, but refuses connections."""
         if self._port is None:
-            raise RuntimeError("this FlakyServer has no address yet: use it in a `with` block or call start()")
+            raise RuntimeError("this FlakyServer has no URL yet: use it in a `with` block or call start()")
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def url(self) -> str:
-        """Address of the stream: origin and path."""
+        """URL of the stream: origin and path."""
         return self.origin + self._path
 
     @property
@@ -376,7 +374,7 @@ class FlakyServer:
 
     @property
     def frames(self) -> list[bytes]:
-        """The log as it goes over the wire: one item per event (a copy)."""
+        """The log as it is sent: one item per event (a copy)."""
         with self._changed:
             return list(self._frames)
 
@@ -386,11 +384,11 @@ class FlakyServer:
         return b"".join(self.frames)
 
     def append(self, *events: Event) -> None:
-        """Add events behind the last one. Connections that are held open send them at once (within 5 ms)."""
+        """Add events after the last one. Connections that are held open send them at once (within 5 ms)."""
         self._extend(map(self._encode, events))
 
     def replace(self, events: Iterable[Event] | bytes) -> None:
-        """Start another log, as a server does that was redeployed. Answers under way go on with the old one."""
+        """Start another log, like a redeployed server. Answers under way continue with the old one."""
         with self._changed:
             self._frames, self._behind = [], {}
             self._extend(self._split(events) if isinstance(events, bytes) else map(self._encode, events))
@@ -418,9 +416,9 @@ class FlakyServer:
             case Mapping() if self._format == "ndjson":
                 return json.dumps(dict(event), ensure_ascii=False).encode() + b"\n"
             case _:
-                raise TypeError(f"an event is a ServerEvent, bytes or str (in NDJSON also a mapping), got {type(event).__name__}")
+                raise TypeError(f"an event must be ServerEvent, bytes, str or (in NDJSON) a mapping, got {type(event).__name__}")
 
-    # --- looking on from a test
+    # --- waiting in tests
 
     def wait_disconnected(self, timeout: float = 5.0) -> bool:
         """
@@ -430,7 +428,7 @@ class FlakyServer:
             timeout: Longest wait, in seconds.
 
         Returns:
-            Whether that came true. A client that keeps its connections alive must be closed first.
+            Whether it succeeded. A client that keeps its connections alive must be closed first.
         """
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, timeout)
@@ -448,7 +446,7 @@ class FlakyServer:
                 except BlockingIOError:
                     continue
                 except OSError:
-                    # Out of file descriptors, or the client is gone already. The former passes when connections close.
+                    # Out of file descriptors, or the client has already left. The former passes when connections close.
                     time.sleep(0.01)
                     continue
                 with self._changed:
@@ -472,13 +470,13 @@ class FlakyServer:
             pass  # the client left, or `close()` shut the socket down
         finally:
             with self._changed:
-                # Forgotten before it is closed: `close()` must not shut down a descriptor that belongs to someone else by then.
+                # Forgotten before it is closed: `close()` must not shut down a descriptor that was reused meanwhile.
                 self._open.remove(connection)
                 connection.close()
                 self._changed.notify_all()
 
     def _respond(self, connection: _Connection, request: RecordedRequest) -> bool:
-        """Answer one request; True when the connection may serve another one."""
+        """Answer one request; True if the connection may serve another one."""
         reply = self._on_request(request) if self._on_request is not None else None
         if reply is not None:
             body = reply.body if isinstance(reply.body, bytes) else b"".join(map(_only_bytes, reply.body))
@@ -520,11 +518,11 @@ class FlakyServer:
     # --- planning
 
     def _plan(self, request: RecordedRequest) -> tuple[Answer, list[bytes]]:
-        """The disturbed answer to a stream request, and the log that a held connection follows."""
+        """The disturbed answer to a stream request, and the log for a connection that is held open."""
         with self._changed:
             faults = self._next_faults()
             answer = self._route(request)
-            # `replace()` gives the server another list.
+            # `replace()` sets another list.
             log = self._frames
         disturb(answer, faults)
         return answer, log
@@ -591,7 +589,7 @@ class FlakyServer:
         return Answer(code=code, headers=headers, pieces=pieces, transfer=self._transfer)
 
     def _matches(self, condition: str) -> bool:
-        """RFC 9110 section 13.1.5: a date must be exactly equal, an entity tag must be equal and strong on both sides."""
+        """RFC 9110 section 13.1.5: dates must be exactly equal, entity tags must be equal and both strong."""
         if condition.startswith(('"', "W/")):
             return condition == self.etag and not condition.startswith("W/")
         return condition == self.last_modified
@@ -599,7 +597,7 @@ class FlakyServer:
     # --- sending
 
     def _send(self, connection: _Connection, request: RecordedRequest, answer: Answer, log: list[bytes]) -> bool:
-        """Carry an answer out; True when the connection may serve another request."""
+        """Send an answer; True if the connection may serve another request."""
         if answer.delay:
             connection.wait(answer.delay)
         if answer.answered:
@@ -641,7 +639,7 @@ class FlakyServer:
     def _send_body(self, connection: _Connection, answer: Answer, *, chunked: bool) -> None:
         size = 1 if answer.one_byte else self._chunk_bytes
         flush = answer.one_byte or self._pace is not None
-        # Only a body that is not cut into chunks of one size can end inside a chunk.
+        # Only a body that is not split into chunks of one size can end inside a chunk.
         last = -1 if size else len(answer.pieces) - 1
         for index, part in enumerate(_rechunk(answer.pieces, size) if size else answer.pieces):
             pause = self._pace or 0.0 if index else 0.0
@@ -655,13 +653,13 @@ class FlakyServer:
                 connection.flush()
 
     def _follow(self, connection: _Connection, log: list[bytes], position: int, *, chunked: bool) -> None:
-        """Send what is appended to the log, until the client leaves."""
+        """Send new events of the log, until the client leaves."""
         while True:
             for frame in log[position:]:
                 connection.write_part(frame, chunked=chunked)
                 position += 1
             connection.flush()
-            # A look every 5 ms: simpler than waiting for a socket and a condition at once.
+            # Polling every 5 ms is simpler than waiting for a socket and a condition at once.
             connection.wait(0.005)
 
     def _send_endless(self, connection: _Connection, answer: Answer, *, chunked: bool) -> bool:
@@ -679,7 +677,7 @@ class FlakyServer:
 
 
 class _Connection:
-    """One TCP connection: reads requests, writes through a buffer, waits without missing that the client left."""
+    """One TCP connection: reads requests, writes through a buffer, and notices during waits that the client left."""
 
     def __init__(self, sock: socket.socket, number: int) -> None:
         sock.settimeout(None)  # a test suite may have set a default
@@ -694,7 +692,7 @@ class _Connection:
     # --- reading
 
     def read_request(self, origin: str) -> RecordedRequest | None:
-        """The next request, or `None` when the client left or does not speak HTTP."""
+        """The next request, or `None` if the client left or does not speak HTTP."""
         end = self._receive_until(b"\r\n\r\n", limit=_HEAD_BYTES)
         if end is None:
             return None
@@ -775,7 +773,7 @@ class _Connection:
             self.flush()
 
     def write_part(self, part: bytes, *, chunked: bool, missing: int = 0) -> None:
-        """Write a part of a body; with `missing` bytes announced that never come."""
+        """Write a part of a body, announcing `missing` further bytes that are never sent."""
         if not chunked:
             self.write(part)
         elif part:
@@ -790,7 +788,7 @@ class _Connection:
 
     def wait(self, seconds: float | None) -> None:
         """
-        Wait; `None` is for ever.
+        Wait; `None`: without limit.
 
         Raises:
             ConnectionError: The client left, or the server is closing.
@@ -802,7 +800,7 @@ class _Connection:
                 return
             self._sock.settimeout(left)
             try:
-                # A request that comes early is kept for `read_request`.
+                # An early request is kept for `read_request`.
                 if not self._receive_more():
                     raise ConnectionAbortedError("the client left")
             except TimeoutError:
@@ -812,10 +810,10 @@ class _Connection:
 
     def reset(self, hurry: Callable[[], bool]) -> None:
         """
-        Make `close` send a reset, once what was written before it has arrived: a reset throws away what was not sent yet.
+        Make `close` send a reset, after the earlier writes have arrived: a reset discards unsent data.
 
-        Not sent yet is what the client's full receive window keeps back: waited for, 2 s at most if it does not read at all.
-        An acknowledgement is waited for 1 ms only: on a kept-alive connection it comes 40 ms late, long after the bytes.
+        The client's full receive window holds data back: wait for that, at most 2 s if it does not read at all. Wait only 1 ms
+        for an acknowledgement: on a kept-alive connection it comes 40 ms late, long after the bytes.
         """
         started = time.monotonic()
         while not hurry() and (unsent := _waiting(self._sock, _SIOCOUTQNSD)) != 0:
@@ -831,7 +829,7 @@ class _Connection:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def shut_down(self) -> None:
-        """Wake the thread that waits in this socket."""
+        """Wake the thread that is waiting in this socket."""
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -878,7 +876,7 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(raw: bytes) -> str:
-    # A Last-Event-ID is sent as UTF-8 (WHATWG HTML, section 9.2.5); header values are otherwise Latin-1 at most.
+    # A Last-Event-ID is sent as UTF-8 (WHATWG HTML, section 9.2.5); other header values are at most Latin-1.
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -887,12 +885,12 @@ def _text(raw: bytes) -> str:
 
 def _only_bytes(part: object) -> bytes:
     if not isinstance(part, bytes):
-        raise TypeError(f"a FlakyServer sends bytes; exceptions and calls are for a ScriptedClient: {part!r}")
+        raise TypeError(f"a FlakyServer only sends bytes; exceptions and calls are for a ScriptedClient: {part!r}")
     return part
 
 
 def _own_id(frame: bytes) -> str | None:
-    """The id that an SSE block carries; `None` without one, and for a block that never ends, which no client takes."""
+    """The id of an SSE block; `None` without one, and for an unfinished block, which no client accepts."""
     if b"id" not in frame:
         return None
     found, lines = None, _LINE_END.split(frame.removeprefix(b"\xef\xbb\xbf"))
@@ -906,13 +904,13 @@ def _own_id(frame: bytes) -> str | None:
 
 
 def _byte_range(header: str | None, total: int) -> tuple[int, int] | None:
-    """First and last position of a single range; `None` for no range, several, or one that is malformed: all are ignored."""
+    """First and last position of a single range; `None` for no range, several, or a malformed one: all are ignored."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", (header or "").replace(" ", ""), re.ASCII | re.IGNORECASE)
     if match is None or match[0] == "bytes=-":
         return None
     first, last = match.groups()
     if not first:
-        # The last n bytes; none of them is not satisfiable.
+        # The last n bytes; zero bytes are not satisfiable.
         return (max(0, total - int(last)) if int(last) else total), total - 1
     if last and int(last) < int(first):
         return None
@@ -920,7 +918,7 @@ def _byte_range(header: str | None, total: int) -> tuple[int, int] | None:
 
 
 def _rechunk(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Cut a body into parts of one size; a heartbeat that is waited for keeps its place in time."""
+    """Split a body into parts of one size; a heartbeat with a wait keeps its position in time."""
     rest = b""
     for piece in pieces:
         if isinstance(piece, HeartbeatPiece) and piece.wait:
@@ -935,12 +933,12 @@ def _rechunk(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
         yield rest
 
 
-# linux/sockios.h: bytes not acknowledged, bytes not sent.
+# linux/sockios.h: bytes not acknowledged, and bytes not sent.
 _SIOCOUTQ, _SIOCOUTQNSD = 0x5411, 0x894B
 
 
 def _waiting(sock: socket.socket, queue: int) -> int | None:
-    """Bytes in one of the socket's send queues; `None` where the system does not say."""
+    """Bytes in one of the socket's send queues; `None` if the system does not report it."""
     if sys.platform != "linux":
         return None
     import fcntl

@@ -1,8 +1,8 @@
 """
-What every store has to do, as tests.
+The requirements on every store, as tests.
 
-Subclass `StoreContract` in a test module and say how to make the store; a test runner that collects classes named `Test…`
-finds the rest:
+Subclass `StoreContract` in a test module and implement `make_store()`; a test runner that collects classes named `Test…` finds
+the rest:
 
     class TestMyStore(StoreContract):
         persistent = True
@@ -14,7 +14,7 @@ finds the rest:
         def make_store(self, *, keep_events=False):
             return MyStore(self.path, keep_events=keep_events)
 
-A store that forgets places after some time overrides `make_expiring_store()` too.
+A store whose places expire also overrides `make_expiring_store()`.
 
 The module itself imports no test runner.
 """
@@ -53,7 +53,7 @@ ODD_KEYS = [
     "%",
     "CON",
     "é",  # one code point
-    "e\u0301",  # two that look the same
+    "e\u0301",  # two code points that look the same
     "日本語",
     "🦊",
     "https://api.example.com/v1/runs?id=1#x",
@@ -64,7 +64,7 @@ ODD_KEYS = [
 
 
 def checkpoint_at(offset: int, *, url: str = "https://api.example.com/v1/stream") -> Checkpoint:
-    """Make the place behind the first `offset` events."""
+    """Make the place after the first `offset` events."""
     return Checkpoint(
         protocol="LastEventID",
         method="GET",
@@ -97,7 +97,7 @@ def _raises(kind: type[Exception]) -> Iterator[None]:
 
 
 def _until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for what time alone brings about."""
+    """Wait for a condition that only time can fulfil."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"
@@ -112,7 +112,7 @@ def _fields(item: Kept) -> dict[str, object]:
 
 class StoreContract:
     """
-    The tests. Override `make_store()`, and set `persistent` if it finds again what an earlier store object saved.
+    The tests. Override `make_store()`, and set `persistent` if a new store object finds what an earlier one saved.
 
     Attributes:
         persistent: Each call of `make_store()` within one test opens the same data. False: each makes an empty store.
@@ -126,15 +126,15 @@ class StoreContract:
 
     def make_expiring_store(self, seconds: float) -> Store | None:
         """
-        Make a store that keeps events, and forgets a place this many seconds after its last `open()` or `save()`.
+        Make a store that keeps events, and whose places expire this many seconds after their last `open()` or `save()`.
 
         Returns:
-            The store; `None`, the default, if it keeps places until they are deleted. The tests of expiry are then passed.
+            The store; `None`, the default, if it keeps places until they are deleted. The tests of expiry then pass.
         """
         return None
 
     def _reopen(self, store: Store) -> Store:
-        """A second store object over the same data, or the same one where data live in the object."""
+        """A second store object over the same data, or the same one if the data live in the object."""
         return self.make_store(keep_events=store.keep_events) if self.persistent else store
 
     # The place
@@ -160,7 +160,7 @@ class StoreContract:
         assert self._reopen(store).open("k")[0] == place
 
     def test_the_digest_of_the_request_comes_back_too(self) -> None:
-        # Not compared by `==`; without it a key could be answered with the answer to another request.
+        # Not compared by `==`; without it a key could get the answer to another request.
         store = self.make_store()
         _, fence = store.open("k")
         store.save("k", replace(checkpoint_at(3), request="0123456789abcdef" * 2), fence=fence)
@@ -181,7 +181,7 @@ class StoreContract:
         assert [self._reopen(store).open("k")[0] for _ in range(3)] == [checkpoint_at(1)] * 3
 
     def test_reading_the_place_leaves_the_key_with_its_writer(self) -> None:
-        """Of a store that has `load()`."""
+        """Only for a store with `load()`."""
         store: Any = self.make_store()
         if hasattr(store, "load"):
             assert store.load("k") is None
@@ -290,7 +290,7 @@ class StoreContract:
         self._reopen(store).delete("k")
         with _raises(StoreError):
             store.save("k", checkpoint_at(2), events_at(1, 2), fence=fence)
-        # Opened again, the key must not hand out the old number.
+        # Opened again, the key must not return the old number.
         _, new_fence = self._reopen(store).open("k")
         assert new_fence > fence
         with _raises(StoreError):
@@ -422,10 +422,10 @@ class StoreContract:
 
     def test_a_place_without_its_events_is_not_replayed_as_if_it_were_whole(self) -> None:
         if not self.persistent:
-            return  # nobody else can have written it
+            return  # nothing else can have written it
         keeping, forgetting = self.make_store(keep_events=True), self.make_store()
         keeping.save("k", checkpoint_at(1), events_at(0, 1), fence=keeping.open("k")[1])
-        # Opening and saving the same place again loses nothing.
+        # Opening the same place and saving it again loses nothing.
         forgetting.save("k", checkpoint_at(1), fence=forgetting.open("k")[1])
         assert list(keeping.replay("k")) == events_at(0, 1)
         forgetting.save("k", checkpoint_at(2), events_at(1, 2), fence=forgetting.open("k")[1])
@@ -448,7 +448,7 @@ class StoreContract:
                 for _ in range(3):
                     _, fence = store.open("k")
                     for _ in range(4):
-                        # The lock makes `saved` tell the order in which the saves took effect.
+                        # Under the lock, `saved` records the order in which the saves took effect.
                         with order:
                             name = f"{writer}.{len(saved)}"
                             store.save(

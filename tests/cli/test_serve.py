@@ -262,9 +262,9 @@ def test_a_port_that_is_taken_is_exit_code_1(module: Path) -> None:
         port = str(taken.getsockname()[1])
         code, said = ended("serve", "counting:hub", "--port", port, cwd=module)
     assert code == 1
-    assert (
-        said
-        == f"error: cannot listen on 127.0.0.1, port {port}: Address already in use; use --port to name another, or 0 for any free port\n"
+    assert said == (
+        f"error: cannot listen on 127.0.0.1, port {port}: Address already in use; "
+        "use --port to name another, or 0 for any free port\n"
     )
 
 

@@ -576,9 +576,9 @@ def test_close_wakes_every_connection_and_leaves_no_thread() -> None:
 def test_a_server_that_was_never_started_has_no_address_and_needs_no_close() -> None:
     server = FlakyServer()
     server.close()
-    with pytest.raises(RuntimeError, match="no address"):
+    with pytest.raises(RuntimeError, match="no URL yet"):
         _ = server.url
-    with server, pytest.raises(RuntimeError, match="started before"):
+    with server, pytest.raises(RuntimeError, match="already been started"):
         server.start()
 
 
@@ -656,7 +656,7 @@ def test_a_value_that_makes_no_sense_is_refused(make: object, message: str) -> N
 def test_a_single_fault_is_not_a_schedule_and_a_number_not_an_event() -> None:
     with pytest.raises(TypeError, match="single Fault"):
         FlakyServer(schedule=Fault.one_byte_writes())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="an event is"):
+    with pytest.raises(TypeError, match="an event must be"):
         FlakyServer([7])  # type: ignore[list-item]
 
 
