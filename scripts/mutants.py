@@ -190,6 +190,22 @@ MUTANTS = (
         RULE + "04_clocks.py",
     ),
     Mutant(
+        "deadline-waits",
+        "the deadline does not bound a wait",
+        "_core/machine.py",
+        "        seconds = wait.seconds if left is None else min(wait.seconds, max(left, 0.0))\n",
+        "        seconds = wait.seconds\n",
+        RULE + "04_clocks.py",
+    ),
+    Mutant(
+        "restart-twice",
+        "a stored result that is forgotten is generated again and again",
+        "_core/lost.py",
+        '        if choice == "restart" and not stored and',
+        '        if choice == "restart" and',
+        RULE + "08_lost.py",
+    ),
+    Mutant(
         "refresh-once",
         "credentials are refreshed once a stream",
         "_core/machine.py",

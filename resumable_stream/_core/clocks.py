@@ -43,6 +43,10 @@ class Clocks:
 
     # --- the whole stream
 
+    def restore(self, *, begun: bool) -> None:
+        """The stream continues from a checkpoint. `begun`: events were delivered before."""
+        self.waiting_for_first = not begun
+
     def open(self, now: float) -> None:
         self._opened = now
 

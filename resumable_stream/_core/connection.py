@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._contract import ResumeProtocol, StreamState, Unproven
+from .._contract import ResumeProtocol, StreamState
 from .._contract import verdicts as verdict
 from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder, VerbatimDecoder
 from .ledger import Ledger
@@ -24,7 +24,6 @@ class Connection:
         inside: The body closed inside an event.
         onward: Where the stream continues after this document.
         unusable: Why this document cannot be used.
-        unproven: The verdict on an event that claimed the end without proof.
         certain: It is known for good whether the stream can be resumed.
     """
 
@@ -32,7 +31,6 @@ class Connection:
     inside: bool = False
     onward: str | None = None
     unusable: str = ""
-    unproven: Unproven | None = None
     certain: bool = False
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, assert_never
 
-from .._contract import SENTINEL, ResumeProtocol, Settled, not_json
+from .._contract import SENTINEL, ResumeProtocol, Settled, Unproven, not_json
 from .._contract import verdicts as verdict
 from .._errors import StreamInterrupted
 from .._events import Outcome
@@ -50,6 +50,7 @@ class Ending:
         settled: The outcome that an event settled, although more may follow.
         resumes_later: Only this reading has ended: its checkpoint can be used to read on.
         may_wait: The server may hold back the next answer until there is something to send.
+        unproven: The verdict on an event of this connection that claimed the end without proof.
         disproved: An outcome was settled, but a piece of the answer followed.
         held: The marks of events that the ledger holds back. While there are any, every delivered event is checked.
     """
@@ -60,6 +61,7 @@ class Ending:
         self.settled: Outcome | None = None
         self.resumes_later = False
         self.may_wait = False
+        self.unproven: Unproven | None = None
         self.disproved = False
         self.held: Marks = ()
         self._protocol = protocol
@@ -83,9 +85,11 @@ class Ending:
         """The stream continues from a checkpoint, which holds these."""
         self.settled, self.outcome, self.verified = settled, outcome, verified
 
-    def open_connection(self) -> None:
-        """A new answer begins."""
+    def open_connection(self, *, stored: bool) -> None:
+        """A new answer begins. `stored`: it is the stored result."""
         self._cursor_before = self._ledger.cursor
+        if not stored:
+            self.unproven = None
 
     def start_over(self) -> None:
         """What was delivered is void."""
@@ -220,8 +224,8 @@ class Ending:
                 return Stop(error)
             case plan.Unreadable(item):
                 return Stop(not_json(item, self._ledger.offset))
-            case plan.Unproven():
-                return self._on_unproven(now)
+            case plan.Unproven(found):
+                return self._on_unproven(found, now)
             case plan.Refused(lost):
                 return lost
             case plan.Problem() | plan.Announced():
@@ -246,8 +250,9 @@ class Ending:
                 assert problem is not None
                 return Stop(problem)
 
-    def _on_unproven(self, now: float) -> Next:
+    def _on_unproven(self, found: Unproven, now: float) -> Next:
         """The sender claims to be done, and nothing before it proves that: treat it as a cut."""
+        self.unproven = found
         if self._ledger.behind:
             return self.on_cut("closed inside the replay", now)
         self._requests.sync()

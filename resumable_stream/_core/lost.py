@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .._contract import Unproven
 from .._contract import verdicts as verdict
 from .._errors import CursorExpired, NotResumable, ResumableStreamError, StreamInterrupted
 from .account import Account
@@ -37,9 +36,9 @@ class Lost:
     account: Account
     settings: Settings
 
-    def after_cut(self, cut: NoWayBack, unproven: Unproven | None) -> Next:
-        """There is no request for the rest. `unproven`: the verdict on an event that claimed the end without proof."""
-        events, reason, error = self.ledger.offset, cut.reason, cut.error
+    def after_cut(self, cut: NoWayBack) -> Next:
+        """The stream was cut, and there is no request for the rest."""
+        events, reason, error, unproven = self.ledger.offset, cut.reason, cut.error, self.ending.unproven
         seen = f"{reason}: {type(error).__name__}" if error is not None else reason
         if (refused := self.requests.refused) is not None and self.settings.on_lost == "raise":
             return Stop(refused, error)

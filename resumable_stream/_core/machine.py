@@ -133,7 +133,7 @@ class Machine:
         self._reading = Reading(known, ledger, settings=settings, requests=requests, ending=ending, checkpoints=self._checkpoints)
         if protocol is not None and (checkpoint := self._restored) is not None:
             ledger.restore(checkpoint)
-            clocks.waiting_for_first = checkpoint.offset == 0
+            clocks.restore(begun=checkpoint.offset > 0)
             requests.restore(checkpoint, checkpoint.extra.get(LOCATION_KEY))
             self._checkpoints.restore(checkpoint)
             self._reading.choose_road()
@@ -310,15 +310,11 @@ class Machine:
             # The caller accepts the gap, so continue after it.
             if items := self._enter(turn.rest, turn.silent):
                 self._todo.append(act.Deliver(items))
-            if self._turn is None and (page := self._side.page) is not None:
-                self._todo.append(plan.TurnPage(page))
-                self._side.page = None
+            if self._turn is None:
+                self._todo += self._side.set_aside()
             return
-        connection = self._reading.connection
-        if isinstance(turn, plan.Unproven):
-            connection.unproven = turn.found
         self._todo.append(act.Disconnect())
-        self._follow(self._ending.after(turn, now, broken_off=connection.broken_off), now)
+        self._follow(self._ending.after(turn, now, broken_off=self._reading.connection.broken_off), now)
 
     def _take_step(self, step: plan.Step, now: float) -> None:
         match step:
@@ -378,7 +374,7 @@ class Machine:
                 self._ask(found, now)
             case plan.NoWayBack():
                 self._move(Phase.BETWEEN)
-                self._follow(self._lost.after_cut(found, self._reading.connection.unproven), now)
+                self._follow(self._lost.after_cut(found), now)
             case verdict.Lost():
                 self._move(Phase.BETWEEN)
                 self._follow(self._lost.after_refusal(found), now)
@@ -743,7 +739,7 @@ class Machine:
             self._todo.append(plan.TurnPage(page))
         else:
             # The turn that the page caused comes first. If that is a gap that is accepted, the history continues after it.
-            self._side.page = page
+            self._side.set_aside(plan.TurnPage(page))
 
     def _turn_page(self, page: Backfill, now: float) -> None:
         match self._side.after_page(page):

@@ -223,7 +223,7 @@ class Reading:
     def open_answer(self, *, resuming: bool, asking: bool, stored: bool = False) -> None:
         """New events begin: those of a body, or the stored ones of a stored result."""
         state = self._state
-        self._ending.open_connection()
+        self._ending.open_connection(stored=stored)
         self.ledger.open_connection(
             resuming=resuming,
             asking=asking,

@@ -13,7 +13,7 @@ from .._contract import verdicts as verdict
 from .._errors import CursorExpired, ResumableStreamError, RetriesExhausted
 from . import actions as act
 from .clocks import Clocks
-from .plan import INSIDE, Ask, AskAgain, GoOn, Leave, Next, NoWayBack, Purpose, Stop, TryAgain
+from .plan import INSIDE, Ask, AskAgain, GoOn, Leave, Next, NoWayBack, Purpose, Stop, TryAgain, TurnPage
 from .requests import Requests
 from .settings import Settings
 
@@ -31,16 +31,15 @@ class Side:
     """
     Attributes:
         purpose: Purpose of the latest side request.
-        page: A page of history whose events caused something that comes first.
     """
 
     def __init__(self, protocol: ResumeProtocol, requests: Requests, clocks: Clocks, settings: Settings) -> None:
         self.purpose: Purpose = "status"
-        self.page: Backfill | None = None
         self._protocol = protocol
         self._requests = requests
         self._clocks = clocks
         self._settings = settings
+        self._aside: tuple[TurnPage, ...] = ()
         self._pages = 0
         """Pages of history requested on this connection."""
         self._last_words = 0
@@ -156,9 +155,14 @@ class Side:
 
     def first_page(self) -> Ask | None:
         """The request for what happened before this connection was opened; `None` if the connection brings that itself."""
-        self.page, self._pages, state = None, 1, self._requests.state
+        self._aside, self._pages, state = (), 1, self._requests.state
         request = self._protocol.backfill_request(state) if state.resuming else None
         return None if request is None else Ask("backfill", request)
+
+    def set_aside(self, *steps: TurnPage) -> tuple[TurnPage, ...]:
+        """Set a page aside while what its events caused comes first. Returns what was set aside before."""
+        before, self._aside = self._aside, steps
+        return before
 
     def after_page(self, page: Backfill) -> Ask | GoOn | None:
         """Get the next page; `None`: that was the last, so read the live events."""

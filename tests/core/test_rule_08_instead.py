@@ -21,6 +21,7 @@ from resumable_stream._contract import (
     Verdict,
 )
 from resumable_stream._contract import Lost as Refusal
+from resumable_stream._core import plan
 from resumable_stream._core import side as sides
 from resumable_stream._core.machine import Machine
 from resumable_stream._core.plan import INSIDE, Ask, AskAgain, Done, GoOn, Leave, NoWayBack, Purpose, Restart, Stop, TryAgain
@@ -55,8 +56,8 @@ class Stored(LastEventID):
         return self.stored
 
 
-def cut(unproven: Unproven | None = None, **options: Any) -> Any:
-    return reading(evs(1, 2), **options)._lost.after_cut(CUT, unproven)
+def cut(**options: Any) -> Any:
+    return reading(evs(1, 2), **options)._lost.after_cut(CUT)
 
 
 # --- instead of the rest --------------------------------------------------------------------------------------------
@@ -69,12 +70,15 @@ def test_by_default_the_loss_is_an_error_with_its_cause() -> None:
 
 
 def test_an_event_that_proved_nothing_is_named_as_the_reason() -> None:
-    found = cut(Unproven("[DONE] came without a finish reason", "pass end="))
+    machine = reading(evs(1, 2))
+    claim = Unproven("[DONE] came without a finish reason", "pass end=")
+    machine._ending.after(plan.Unproven(claim), 1000.0, broken_off="")
+    found: Any = machine._lost.after_cut(CUT)
     assert "([DONE] came without a finish reason)" in str(found.error) and str(found.error).endswith(". pass end=")
 
 
 def test_a_read_that_the_caller_interrupted_says_what_to_do_instead() -> None:
-    found: Any = reading()._lost.after_cut(NoWayBack(INSIDE, RESET), None)
+    found: Any = reading()._lost.after_cut(NoWayBack(INSIDE, RESET))
     assert "pass timeouts=" in str(found.error)
 
 
@@ -87,14 +91,14 @@ def test_a_refusal_is_the_error_that_it_says(expired: bool, kind: type[Exception
 def test_a_settled_outcome_needs_no_rest() -> None:
     machine = reading(evs(1, 2))
     machine._ending.settled = Outcome.COMPLETED
-    assert machine._lost.after_cut(CUT, None) == Done(Outcome.COMPLETED)
+    assert machine._lost.after_cut(CUT) == Done(Outcome.COMPLETED)
     assert machine._lost.after_refusal(Refusal("gone")) == Done(Outcome.COMPLETED)
 
 
 def test_a_restart_waits_and_is_bounded_by_the_policy() -> None:
     machine = reading(evs(1, 2), on_lost="restart", delay=policy(attempts=2))
-    assert machine._lost.after_cut(CUT, None) == Restart(0.25)
-    found: Any = machine._lost.after_cut(CUT, None)
+    assert machine._lost.after_cut(CUT) == Restart(0.25)
+    found: Any = machine._lost.after_cut(CUT)
     assert isinstance(found.error, RetriesExhausted) and "2 restarts" in str(found.error)
 
 
