@@ -242,9 +242,9 @@ MUTANTS = (
     Mutant(
         "roll-back",
         "an interrupted batch leaves its problem",
-        "_core/ledger.py",
-        "            self._tip, self._batch, self._lane, self._answer, self.problem = before\n",
-        "            self._tip, self._batch, self._lane, self._answer, _ = before\n",
+        "_core/examining.py",
+        "        self._tip, self.answer, self.problem, (numbers, repeats, resets, memory, seams) = kept\n",
+        "        self._tip, self.answer, _, (numbers, repeats, resets, memory, seams) = kept\n",
         CORE,
     ),
     Mutant(
@@ -266,8 +266,8 @@ MUTANTS = (
     Mutant(
         "roll-back-part",
         "an interrupted batch leaves what its part of the ledger knows",
-        "_core/ledger.py",
-        "            self._repeats.put_back(repeats)\n",
+        "_core/examining.py",
+        "        self.repeats.put_back(repeats)\n",
         "",
         CORE,
     ),

@@ -10,7 +10,7 @@ __all__ = ["Part"]
 
 class Part:
     """
-    A part of the ledger: its values are saved before a batch is entered, and restored if that is interrupted.
+    A part of the examiner: its values are saved before a batch is entered, and restored if that is interrupted.
 
     All slots are saved without listing names, so none can be forgotten. Values are replaced, not changed in place; a part that
     owns another part saves that too.

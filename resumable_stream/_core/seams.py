@@ -102,14 +102,13 @@ class Seams:
         """Like `ids.setdefault()`, for streams where events may have gone unread."""
         return -1 if own_id.encode("utf-8", "surrogatepass") in self.raw else self.ids.setdefault(own_id, offset)
 
-    def enter_all(self, ids: list[str], before: str | None, offset: int, *, unread: bool) -> bool:
+    def enter_all(self, ids: list[str], before: str | None, offset: int) -> bool:
         """
         Enter ids without a look at their events, if all are new. If events share ids, an id may follow itself.
 
         Args:
             before: The id before them.
             offset: Offset of the first event.
-            unread: Events may have gone unread.
 
         Returns:
             False: one of them is known, and none was entered.
@@ -120,7 +119,7 @@ class Seams:
         known = self.ids
         if len(new) != len(ids) or not known.keys().isdisjoint(new):
             return False
-        if unread and not self.raw.keys().isdisjoint(own_id.encode("utf-8", "surrogatepass") for own_id in new):
+        if self.raw and not self.raw.keys().isdisjoint(own_id.encode("utf-8", "surrogatepass") for own_id in new):
             return False
         known.update(zip(ids, count(offset)))
         self.trim()

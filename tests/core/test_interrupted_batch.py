@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from resumable_stream._contract import ResumeProtocol
+from resumable_stream._core.examining import Examiner
 from resumable_stream._core.ledger import Ledger
 from resumable_stream._core.memory import Memory
 from resumable_stream._core.overlap import Prefix, SinceLog
@@ -31,7 +32,7 @@ LEFT_OUT |= {"_protocol", "_digest", "_names", "_proven", "_single"}
 
 def state(value: Any) -> Any:
     """Everything that a ledger knows, attribute by attribute, whatever their names."""
-    if isinstance(value, Ledger | Memory | Seams | Part | SinceLog):
+    if isinstance(value, Ledger | Examiner | Memory | Seams | Part | SinceLog):
         names = [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]
         return type(value).__name__, {name: state(getattr(value, name)) for name in names if name not in LEFT_OUT}
     if isinstance(value, tuple | list | deque):
@@ -152,7 +153,7 @@ class Strike:
         sys.setprofile(None)
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> None:
-        if frame.f_code is Ledger._go_through.__code__:
+        if frame.f_code is Examiner.examine.__code__:
             if event == "call":
                 sys.setprofile(None)
                 self.before = state(self.ledger)
@@ -229,7 +230,8 @@ def test_a_part_keeps_every_slot() -> None:
     kinds = [kind for kind in Part.__subclasses__() if kind.__module__.startswith("resumable_stream.")]
     assert Prefix in kinds
     ledger, _ = ledger_of(SCENES["half of the beginning"], [])
-    for part in (ledger._numbers, ledger._repeats, ledger._resets, ledger._repeats.beginning):
+    known = ledger._examiner
+    for part in (known.numbers, known.repeats, known.resets, known.repeats.beginning):
         kept = part.kept()
         before = state(part)
         for slot in part.__slots__:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from resumable_stream._checkpoint import Checkpoint, chain, fingerprint
-from resumable_stream._core.ledger import Ledger
+from resumable_stream._core.examining import Examiner
+from resumable_stream._core.lanes import Lane
 from resumable_stream._errors import StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits
@@ -372,15 +373,15 @@ def test_a_hole_that_was_seen_before_an_interrupt_goes_with_its_batch(monkeypatc
     """
     stream = Stream(script(Reply([evs(1, 2), evs(4, 4)])), protocol=LastEventID(sequence="contiguous", end="[DONE]"))
     next(stream), next(stream)
-    choose, ledger = Ledger._choose_lane, stream.machine._ledger
+    choose, ledger = Examiner._choose_lane, stream.machine._ledger
     assert ledger is not None
 
-    def struck(self: Ledger) -> int:
+    def struck(self: Examiner) -> Lane:
         if self.problem is not None:
             raise KeyboardInterrupt
         return choose(self)
 
-    monkeypatch.setattr(Ledger, "_choose_lane", struck)
+    monkeypatch.setattr(Examiner, "_choose_lane", struck)
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     assert ledger.problem is None

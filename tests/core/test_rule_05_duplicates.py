@@ -273,7 +273,7 @@ def test_long_ids_are_not_kept() -> None:
     stream = Stream(script(Reply([*chunks, "rst"]), Reply([*chunks[-3:], ev("new", "y" * size), DONE])), protocol=NAMED)
     events = [event.data for event in stream]
     assert events == [*(f"d{n}" for n in range(count)), "new", "[DONE]"]
-    kept = sum(len(item.own_id or "") for item in stream.machine._ledger._memory.items)
+    kept = sum(len(item.own_id or "") for item in stream.machine._ledger._examiner.memory.items)
     assert kept <= KEPT_BYTES + size, "10 MB of ids came"
 
 

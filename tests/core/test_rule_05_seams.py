@@ -279,7 +279,7 @@ def test_no_more_is_held_than_the_longest_run() -> None:
     count = 0
     for _ in stream:
         count += 1
-        most = max(most, len(stream.machine._ledger._seams.held))
+        most = max(most, len(stream.machine._ledger._examiner.seams.held))
     assert count == len(parts) + 2
     assert most <= LONGEST
 
@@ -317,7 +317,7 @@ def test_the_ids_that_are_kept_are_bounded() -> None:
     )
     most = 0
     for _ in stream:
-        seams = stream.machine._ledger._seams
+        seams = stream.machine._ledger._examiner.seams
         most = max(most, len(seams.ids))
     assert most <= window + 2 * TRIM
 

@@ -242,7 +242,7 @@ def test_the_place_and_the_memory_are_the_same(kind: str, data: st.DataObject) -
     assert one.checkpoint(10**6) == two.checkpoint(10**6)
     assert one.stats == two.stats
     # What is remembered for the overlap.
-    memories = [made._ledger._memory for made in (one, two)]  # type: ignore[union-attr]
+    memories = [made._ledger._examiner.memory for made in (one, two)]  # type: ignore[union-attr]
     for memory in memories:
         list(memory.newest_first())
     seen = [[(item.offset, item.own_id, item.sequence, item.data) for item in memory.items] for memory in memories]
@@ -278,6 +278,6 @@ def test_many_short_runs_stay_bounded() -> None:
         if not number % 100:
             chunks.append(b": ping\n\n")
     feed(made, chunks, skimming=True)
-    memory: Any = made._ledger._memory  # type: ignore[union-attr]
+    memory: Any = made._ledger._examiner.memory  # type: ignore[union-attr]
     assert sum(run.size for run in memory._unread) < 10 * 1024 * 1024
     assert len(memory.items) <= 4096
