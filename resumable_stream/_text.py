@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from ._contract import ResumeProtocol, StreamState, not_json, readable
+from ._contract import Parted, ResumeProtocol, Shared, Stepped, StreamState, Structured, not_json, readable
 from ._errors import EventTooLarge, StreamReset
 from ._events import Delta, TextReset
 from .framing import TextView
@@ -57,12 +57,18 @@ class TextReader:
         self._dropped: set[str] = set()
         self._dropped_size = 0
         self._view: TextView | None = None
+        self._adopt(ResumeProtocol())
         # Offset of the event that began this step of the answer; `None` before any was seen.
         self._step: int | None = None
         # This reader joined in the middle of that step; another reader may have yielded its earlier text.
         self._midway = False
         # Offset of the last event from which text was yielded; -1 if there is none, or it was revoked.
         self._told = -1
+
+    def _adopt(self, protocol: ResumeProtocol) -> None:
+        self._adopted = protocol
+        self._stepped, self._parted = protocol.ability(Stepped), protocol.ability(Parted)
+        self._shared, self._structured = protocol.ability(Shared), Structured.of(protocol)
 
     def so_far(self) -> str:
         """The text so far, at most up to the limit."""
@@ -84,10 +90,12 @@ class TextReader:
         if event.reset:
             out.append(self._void(event.offset))
             self._step, self._midway = event.offset, False
-        protocol = self._protocol()
-        if protocol is not None and protocol.steps:
+        if (known := self._protocol()) is not None and known is not self._adopted:
+            self._adopt(known)
+        protocol = self._adopted
+        if self._stepped is not None:
             assert self._step is not None
-            match protocol.step(event):
+            match self._stepped.step(event):
                 case "begin":
                     self._step, self._midway = event.offset, False
                 case "void":
@@ -95,17 +103,17 @@ class TextReader:
                     if self._midway or self._told >= self._step:
                         out.append(self._void(self._step))
                         self._midway = False
-        if protocol is not None and protocol.framing == "raw":
+        if protocol.framing == "raw":
             if self._view is None:
                 self._view = TextView()
             deltas: Sequence[Delta] = (Delta("text", self._view.decode(event.data)),)
         else:
-            asked = protocol or ResumeProtocol()
-            deltas = tuple(asked.deltas(event) if self._state is None else asked.deltas_in(self._state, event))
-            if not deltas and asked.reads_json(event) and not readable(event):
+            shared, state = self._shared, self._state
+            deltas = tuple(protocol.deltas(event) if shared is None or state is None else shared.deltas_in(state, event))
+            if not deltas and self._structured.reads_json(event) and not readable(event):
                 raise not_json(event, event.offset)
         key = None
-        if protocol is not None and protocol.in_parts and (part := protocol.part(event)) is not None:
+        if self._parted is not None and (part := self._parted.part(event)) is not None:
             key, replaces = part
             if replaces:
                 deltas = self._replace(event.offset, key, deltas, out)

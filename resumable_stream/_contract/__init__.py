@@ -4,63 +4,19 @@ The values and verdicts that a protocol and the core exchange. Neither imports t
 
 from __future__ import annotations
 
-from .abilities import alarm_of, is_whole, not_json, quiet_of, readable
-from .origins import origin_of, resolved, same_origin
-from .protocol import Detect, ResumeProtocol
-from .values import (
-    KEPT,
-    KEY,
-    SENTINEL,
-    Alarm,
-    Answer,
-    Backfill,
-    Claim,
-    Document,
-    Head,
-    Position,
-    Promises,
-    Request,
-    Snapshot,
-    StreamState,
-)
-from .verdicts import Ask, Consume, Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
+from . import abilities, judging, origins, protocol, values, verdicts
+from .abilities import *  # noqa: F403
+from .judging import *  # noqa: F403
+from .origins import *  # noqa: F403
+from .protocol import *  # noqa: F403
+from .values import *  # noqa: F403
+from .values import KEPT, KEY, SENTINEL
+from .verdicts import *  # noqa: F403
 
-__all__ = [
-    "Alarm",
-    "Answer",
-    "Ask",
-    "Backfill",
-    "Claim",
-    "Consume",
-    "Detect",
-    "Document",
-    "Finished",
-    "Head",
-    "Interrupted",
-    "KEPT",
-    "KEY",
-    "Lost",
-    "Over",
-    "Position",
-    "Promises",
-    "Reject",
-    "Request",
-    "Resume",
-    "ResumeProtocol",
-    "Retry",
-    "SENTINEL",
-    "Settled",
-    "Snapshot",
-    "StreamState",
-    "Unproven",
-    "Verdict",
-    "Verify",
-    "alarm_of",
-    "is_whole",
-    "not_json",
-    "origin_of",
-    "quiet_of",
-    "readable",
-    "resolved",
-    "same_origin",
-]
+__all__ = ["KEPT", "KEY", "SENTINEL"]
+__all__ += abilities.__all__
+__all__ += judging.__all__
+__all__ += origins.__all__
+__all__ += protocol.__all__
+__all__ += values.__all__
+__all__ += verdicts.__all__

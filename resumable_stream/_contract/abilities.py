@@ -1,86 +1,352 @@
-"""Optional abilities of a protocol: judging an event at a glance, and naming the events that must be JSON."""
+"""
+What a protocol can do beyond the minimum. Each ability is a small class: inherit those that your endpoint needs.
+
+    class Acme(ResumeProtocol, Verified, Stored): ...
+
+A class that has a member of an ability without naming it inherits the ability by itself, when it is created.
+The core looks abilities up once per stream, so one that is absent costs nothing per event.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from .._errors import ProtocolViolation
-from .protocol import ResumeProtocol
-from .values import SENTINEL, Alarm
+from .._events import Delta, Gap, Outcome, StreamEvent
+from .values import Alarm, Answer, Backfill, Document, Request, Snapshot, StreamState
+from .verdicts import Lost, Resume, Retry, Settled, Verdict
 
-__all__ = ["alarm_of", "is_whole", "not_json", "quiet_of", "readable"]
+if TYPE_CHECKING:
+    from .protocol import ResumeProtocol
 
-_EXCERPT: Final = 80
-"""How many characters of an event that is not JSON its error quotes."""
-
-
-def alarm_of(protocol: ResumeProtocol) -> Alarm | None:
-    """The protocol's alarm, or `None` if a subclass overrides how events are judged, which an inherited alarm cannot know."""
-    return protocol.alarm if _covers(protocol, "alarm") else None
-
-
-def quiet_of(protocol: ResumeProtocol) -> Callable[[bytes], bool] | None:
-    """The protocol's `quiet()`, if it has one and no alarm, and no subclass overrides how events are judged."""
-    known = protocol.alarm is None and type(protocol).quiet is not ResumeProtocol.quiet and _covers(protocol, "quiet")
-    return protocol.quiet if known else None
-
-
-def _covers(protocol: ResumeProtocol, name: str) -> bool:
-    """Whether `name` is declared by the class that judges events, or by a subclass of it."""
-    classes = type(protocol).__mro__
-
-    def declared(attribute: str) -> int:
-        return next((at for at, each in enumerate(classes) if attribute in vars(each)), len(classes))
-
-    at = declared(name)
-    if name in vars(protocol):
-        # One of our constructors set it. A subclass from elsewhere that overrides the judging is asked about every event.
-        ours = __name__.partition(".")[0]
-        at = next(at for at, each in enumerate(classes) if each.__module__.partition(".")[0] == ours)
-    return all(at <= declared(judge) for judge in ("end", "error", "gap"))
+__all__ = [
+    "Ability",
+    "Backfilled",
+    "Batched",
+    "Documents",
+    "Doubted",
+    "Explained",
+    "Glance",
+    "Joined",
+    "Logged",
+    "Measured",
+    "Parted",
+    "Replayed",
+    "Reporting",
+    "Shared",
+    "Stepped",
+    "Stored",
+    "Structured",
+    "Verified",
+]
 
 
-def not_json(event: Any, offset: int) -> ProtocolViolation:
-    """
-    The error for an event that must be JSON and is not.
+class Ability:
+    """The base of all abilities. An ability by itself answers that there is nothing to do."""
 
-    Args:
-        offset: The event's number in the stream.
-    """
-    data = event.data
-    excerpt = data if len(data) <= _EXCERPT else f"{data[: _EXCERPT - 1]}…"
-    named = "" if event.event == "message" else f" ({event.event})"
-    text = f"expected JSON as the data of event {offset}{named}, received {excerpt!r}"
-    return ProtocolViolation(text, offset=offset, excerpt=excerpt)
-
-
-def readable(event: Any) -> bool:
-    """Whether an event's data is JSON, blank or `[DONE]`."""
-    try:
-        event.json()
-    except ValueError:
-        data = event.data
-        return not data or data.isspace() or data.startswith(SENTINEL)
-    return True
+    @classmethod
+    def of(cls, protocol: ResumeProtocol) -> Self:
+        """The protocol, if it has this ability; otherwise an object that answers with the defaults."""
+        if (found := protocol.ability(cls)) is not None:
+            return found
+        made = cls()
+        # An option that the protocol's constructor sets, although its class does not declare it.
+        vars(made).update({name: value for name, value in vars(protocol).items() if name in _members(cls)})
+        return made
 
 
-def is_whole(event: Any, *, ended_line: bool) -> bool:
-    """
-    Whether an event is whole, although the body closed before the blank line that ends it.
+class Verified(Ability):
+    """The provider can be asked whether the run is still running, and how it ended."""
 
-    The standard drops such an event, since nothing shows that it is whole. Valid JSON, `[DONE]` or a complete line does.
+    def status_request(self, state: StreamState) -> Request | None:
+        """Build the request that asks whether the run is still running. If it is, a silent connection is not a failed attempt."""
+        return None
 
-    Args:
-        ended_line: The last line of the body is complete.
-    """
-    return ended_line or event.data.startswith(SENTINEL) or _is_json_text(event.data)
+    def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
+        """Judge the answer to a `Verify` request or a `status_request()`."""
+        return Resume()
 
 
-def _is_json_text(text: str) -> bool:
-    """Whether this is a complete JSON object or array. A piece of a number or a word may be valid JSON too."""
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
+class Stored(Ability):
+    """The provider stores the result; `ResumeProtocol.snapshot_request()` asks for it."""
+
+    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
+        """Turn the stored result into events; `Retry` if it is not ready, `None` if it cannot be used."""
+        return None
+
+
+class Backfilled(Ability):
+    """The stream starts with new events only, and what was missed is read from a history."""
+
+    def backfill_request(self, state: StreamState) -> Request | None:
+        """
+        Build the request for what happened before this connection was opened; `None` if the connection brings that itself.
+
+        Requesting history before connecting would lose what happens in between.
+        """
+        return None
+
+    def on_backfill(self, answer: Answer, state: StreamState) -> Backfill | Verdict:
+        """Turn the answer to a backfill request into events, or return a verdict as for a close."""
+        return Resume()
+
+
+class Documents(Ability):
+    """Answers can be whole documents instead of streams (`Consume.whole`)."""
+
+    def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
+        """
+        Read a whole document. The default makes one event of its text, and requires JSON to be complete.
+
+        Returns:
+            `None` if the document is incomplete although the connection closed cleanly, which counts as a cut. `Retry`, with
+            the reason, if the document cannot be used.
+
+        Raises:
+            EventTooLarge: It holds more events than fit in memory. That ends the stream.
+        """
+        text = body.decode("utf-8", "replace")
+        if text.strip() and state.head is not None and state.head.is_json and not _is_whole(body):
+            return None
+        return Document([StreamEvent("message", text)] if text.strip() else [])
+
+
+class Batched(Ability):
+    """An event of the wire is not always one event to deliver."""
+
+    def unpack(self, event: Any) -> Iterable[Any]:
+        """
+        Split an event from the wire into the events to deliver: several for a batch, none for a connection ping.
+
+        What is left out does not count as progress, so a connection that brings nothing else is a failed attempt.
+
+        Raises:
+            EventTooLarge: It holds more than can be split in memory. That ends the stream.
+        """
+        return (event,)
+
+
+class Reporting(Ability):
+    """Some events say something about the stream itself: history was lost, a resume is refused, the answer starts over."""
+
+    def gap(self, event: Any) -> Gap | None:
+        """Does this event say that history was lost?"""
+        return None
+
+    def refusal(self, event: Any, state: StreamState) -> Lost | None:
+        """Does this error only refuse our resume, in an event rather than a status? Called for errors after a resume."""
+        return None
+
+    def tells_reset(self, event: Any) -> bool:
+        """Whether this reset is visible in the raw event, so byte-level readers can see it as well."""
         return False
+
+
+class Replayed(Ability):
+    """The answer to a resume repeats events that were already delivered."""
+
+    replays: bool = False
+    """Every answer starts at the first event. After a resume, the events already delivered are compared and dropped."""
+
+    def reaches_back(self, state: StreamState) -> bool:
+        """
+        May the answer to a resume from here start with the beginning of the stream, although the server honours the cursor?
+
+        If not, such an answer comes from a server that ignores the cursor, and everything delivered is expected again, in order.
+        If so, repeats are recognised by their ids alone.
+        """
+        return False
+
+
+class Measured(Ability):
+    """The position is a count that we keep instead of a cursor that the server gave, or the first number is known."""
+
+    counted: bool = False
+    """The position is the number of events delivered (`StreamState.offset`), so a stream without a cursor can be resumed."""
+    measured: bool = False
+    """The cursor is a byte offset in the body; `position()` reads it from `event.ends`, where the event's bytes end."""
+    first_sequence: int | None = None
+    """Number of the first event, if the protocol promises one. It reveals a gap at the very start as well."""
+
+
+class Logged(Ability):
+    """Every cursor names the log that it belongs to."""
+
+    def lineage(self, cursor: str) -> str:
+        """
+        The prefix that all cursors of one log share: `"k7q2."` of `"k7q2.1247"`; `""` if the cursors do not identify the log.
+
+        An event whose cursor has another prefix comes from another log, whatever its number. That raises `ReplayDiverged`.
+        """
+        return ""
+
+
+class Shared(Ability):
+    """The stream may also carry the events of other answers."""
+
+    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
+        """
+        Does what `end()` found end *this* stream? Called only for ends.
+
+        What it remembers belongs to the position after the event. A checkpoint before that does not contain it.
+        """
+        return end
+
+    def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
+        """
+        The content of an event of *this* stream: to `deltas()` what `end_in()` is to `end()`.
+
+        Later events may have been read already, so use only state that does not change from one event to the next.
+        """
+        return self.deltas(event)
+
+    if TYPE_CHECKING:
+
+        def deltas(self, event: Any) -> Iterable[Delta]: ...
+
+
+class Structured(Ability):
+    """The content is in JSON, so an event that is not JSON was damaged on the way, which raises `ProtocolViolation`."""
+
+    json_names: frozenset[str] = frozenset()
+    """Names of the events whose data must be JSON and may hold content (`"message"`: events without a name)."""
+
+    def reads_json(self, event: Any) -> bool:
+        """
+        May this event hold content, and must it be JSON?
+
+        Called for events in which `deltas()` finds no content, and for the few that raise the `alarm`.
+        Empty data and `[DONE]` hold no content.
+        """
+        return event.event in self.json_names
+
+
+class Parted(Ability):
+    """The text belongs to messages that can be replaced one by one."""
+
+    def part(self, event: Any) -> tuple[str, bool] | None:
+        """Which message an event's text belongs to, and whether the text replaces what that message said before."""
+        return None
+
+
+class Stepped(Ability):
+    """The server may take back parts of an answer."""
+
+    def step(self, event: Any) -> Literal["begin", "void"] | None:
+        """Does this event begin a step of the answer, or void everything since the last step began? Called only for text."""
+        return None
+
+
+class Doubted(Ability):
+    """What follows an event that settled the outcome, or that claims the end without proof, may change the outcome."""
+
+    resumes_settled: bool = False
+    """
+    If the connection is cut after an event that settled the outcome, request what follows it (usage, `[DONE]`), up to three
+    times. Otherwise any close after such an event is the end.
+    """
+
+    def has_content(self, event: Any) -> bool | None:
+        """
+        Does this event bring a piece of the answer? Called after an event that settled the outcome: such a piece disproves it.
+
+        `None`, the default: if the protocol has `deltas()`, they say so. Without them no event disproves the outcome, since in
+        plain events usage looks like text.
+        """
+        return None
+
+    def on_unproven(self, state: StreamState) -> Verdict | None:
+        """Judge a sender that claims to be done without proof (`Unproven`). `None`: this counts as a clean close."""
+        return None
+
+
+class Joined(Ability):
+    """The server accepts what we add to the request that starts a stream."""
+
+    joins: bool = False
+    """
+    The server joins a repeated request with the same `Idempotency-Key` to the stream that the first one started.
+
+    An unsafe request then carries a random key, unless the caller chose one, so it can be sent again if its response was lost.
+    This needs `protocol=`, since detection happens after the first response. Below an SDK, `claims()` must also recognise the
+    request. The key is `StreamState.extra["idempotency_key"]`. List that name in `keeps` so that another process that
+    repeats the request sends the same key.
+    """
+    first_headers: Mapping[str, str] = {}
+    """Headers of the request that starts a stream, for those that the caller does not set."""
+    heartbeat: bytes = b""
+    """What the server sends during a silence because we asked for it. Byte-level readers did not, so it is left out for them."""
+
+
+class Explained(Ability):
+    """The protocol can say more than the core about why a stream ended or cannot be resumed. For messages only."""
+
+    def why_not(self, state: StreamState) -> str:
+        """
+        Why `resume_request()` returns `None` for this stream, and what the caller can pass to change that.
+
+        Returns:
+            Text that follows "it cannot be resumed: "; `""` if there is nothing to say.
+        """
+        return ""
+
+    def why_ended(self, state: StreamState) -> str:
+        """What the provider said about an unsuccessful end, for `raise_for_outcome()`; `""` if it said nothing."""
+        return ""
+
+
+class Glance(Ability):
+    """
+    How to tell cheaply what an event is. All of it affects speed only: when in doubt, leave it out.
+
+    What a class declares here describes the methods that it has or inherits. A subclass that overrides one of these methods
+    without declaring anew is called for every event.
+    """
+
+    alarm: Alarm | None = None
+    """Which events are passed to `end()`, `error()` and `gap()`; `None`: every event."""
+    identifies_by_event: bool = True
+    """`identify()` needs to see events. If the response head is enough, `False` saves a call per event."""
+    places: bool = True
+    """Whether `place()` must be called. `False` if the decoder already knows the positions, as for plain SSE."""
+
+    def place(self, events: Sequence[Any]) -> None:
+        """Write the `position()` of each event into a batch. Called once per chunk instead of `position()`."""
+
+    def quiet(self, event: bytes) -> bool:
+        """
+        Do the raw bytes show that `end()`, `error()` and `gap()` need not see this event?
+
+        Called where bytes are passed through, for protocols without an `alarm`.
+        """
+        return False
+
+    def counter_in(self, name: str) -> str | None:
+        """The text before the number in the data of events with that name; `None` if not known."""
+        return None
+
+
+_EVERY: Final[tuple[type[Ability], ...]] = tuple(Ability.__subclasses__())
+
+
+def _members(ability: type[Ability]) -> Iterable[str]:
+    return (name for name in vars(ability) if not name.startswith("_"))
+
+
+def adopt(cls: type[ResumeProtocol]) -> None:
+    """Let a class inherit the abilities of which it has a member without naming them."""
+    missing = [kind for kind in _EVERY if not issubclass(cls, kind) and any(hasattr(cls, name) for name in _members(kind))]
+    if missing:
+        cls.__bases__ = (*cls.__bases__, *missing)
+
+
+def _is_whole(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    except RecursionError:
+        # Too deeply nested to parse; nothing suggests that it is incomplete.
+        return True
+    return True

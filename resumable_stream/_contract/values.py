@@ -16,9 +16,6 @@ from .._checkpoint import encodable, public_url
 from .._events import Outcome, StreamEvent
 
 __all__ = [
-    "KEPT",
-    "KEY",
-    "SENTINEL",
     "Alarm",
     "Answer",
     "Backfill",

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from .._checkpoint import CORE_EXTRA, Checkpoint, public_url, withheld
-from .._contract import ResumeProtocol, StreamState
+from .._contract import ResumeProtocol, Stepped, StreamState
 from .._events import Outcome
 from . import actions as act
 from .ending import Ending
@@ -47,7 +47,8 @@ class Checkpoints:
         self._known_withheld = ""
         """What the restored checkpoint lacked."""
         self._kept: Timeline[dict[str, str]] = Timeline(settings.limits.window)
-        self._step: int | None = 0 if protocol.steps else None
+        self._stepped = protocol.ability(Stepped)
+        self._step: int | None = 0 if self._stepped is not None else None
         """Offset at which the latest step began."""
         self._steps: Timeline[int | None] = Timeline(settings.limits.window)
 
@@ -55,7 +56,7 @@ class Checkpoints:
         """The stream continues from this checkpoint, which the ledger has restored."""
         extra = checkpoint.extra
         self._known_withheld = extra.get(WITHHELD_KEY, "")
-        if self._protocol.steps and checkpoint.offset:
+        if self._stepped is not None and checkpoint.offset:
             began = extra.get(STEP_KEY, "")
             self._step = int(began[:18]) if began.isascii() and began.isdecimal() else None
         self.saving.restored(self._ledger.place(0), self._ledger.pending_reset)
@@ -70,7 +71,7 @@ class Checkpoints:
         """What was delivered is void."""
         self._kept.clear()
         self._steps.clear()
-        self._step = 0 if self._protocol.steps else None
+        self._step = 0 if self._stepped is not None else None
 
     # --- what events change
 
@@ -86,8 +87,9 @@ class Checkpoints:
 
     def stepped(self, items: Iterable[Any]) -> None:
         """Events of a protocol that has steps were delivered."""
+        assert self._stepped is not None
         for item in items:
-            if self._protocol.step(item) == "begin":
+            if self._stepped.step(item) == "begin":
                 self._steps.changed(item.offset, self._step)
                 self._step = item.offset
         self._steps.forget(self._oldest())

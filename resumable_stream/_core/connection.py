@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._contract import ResumeProtocol, StreamState
+from .._contract import Batched, Documents, Joined, Measured, Replayed, ResumeProtocol, StreamState
 from .._contract import verdicts as verdict
 from ..framing import DocumentDecoder, NDJSONDecoder, RawDecoder, SSEDecoder, VerbatimDecoder
 from .ledger import Ledger
@@ -41,8 +41,10 @@ class Connection:
     def read_whole(self, protocol: ResumeProtocol, state: StreamState, *, event_bytes: int) -> None:
         """The body is one document, which the protocol reads once it is complete."""
 
+        documents = Documents.of(protocol)
+
         def read(body: bytes) -> Sequence[Any] | None:
-            document = protocol.on_document(body, state)
+            document = documents.on_document(body, state)
             if document is None or isinstance(document, verdict.Retry):
                 self.unusable = document.message if document is not None else ""
                 return None
@@ -73,14 +75,16 @@ def decoder_for(
         if by_id:
             last = ledger.cursor or ""
         else:
-            last = "" if protocol.replays or before is None else before.last_event_id
+            last = "" if Replayed.of(protocol).replays or before is None else before.last_event_id
         decoder = SSEDecoder(last_event_id=last, event_bytes=limits.event_bytes, line_bytes=limits.line_bytes)
     else:
         decoder = NDJSONDecoder(line_bytes=limits.line_bytes)
-    if framing != "raw" and (protocol.measured or settings.verbatim):
-        start = int(ledger.cursor or 0) if protocol.measured else 0
+    measured = Measured.of(protocol).measured
+    if framing != "raw" and (measured or settings.verbatim):
+        start = int(ledger.cursor or 0) if measured else 0
         carried = before.carry() if hasattr(before, "carry") else b""
-        beat = protocol.heartbeat
+        beat = Joined.of(protocol).heartbeat
         decoder = VerbatimDecoder(decoder, framing=framing, start=start, carried=carried, spliced=spliced, beat=beat)
     # Wrap the decoder only for protocols that unpack, so that others do not pay for a check per chunk.
-    return decoder if type(protocol).unpack is ResumeProtocol.unpack else Unpacking(decoder, protocol.unpack)
+    batched = protocol.ability(Batched)
+    return Unpacking(decoder, batched.unpack) if batched is not None else decoder

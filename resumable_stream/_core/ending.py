@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, assert_never
 
-from .._contract import SENTINEL, ResumeProtocol, Settled, Unproven, not_json
+from .._contract import SENTINEL, Doubted, ResumeProtocol, Settled, Unproven, Verified, has_content, not_json
 from .._contract import verdicts as verdict
 from .._errors import StreamInterrupted
 from .._events import Outcome
@@ -136,7 +136,7 @@ class Ending:
             if mark is CONFIRMED:
                 mark = Settled(self._claimed) if before is None and self._claimed is not None else None
             doubted = self.disproved or before not in (None, Outcome.ENDED)
-            if doubted and (mark is None or mark.outcome is not None) and protocol.has_content(item):
+            if doubted and (mark is None or mark.outcome is not None) and has_content(protocol, item):
                 self.disproved, self.settled = True, None
                 self._claimed = mark.outcome if mark is not None else None
             elif mark is not None and (before is None or mark.outcome is not Outcome.ENDED):
@@ -185,7 +185,7 @@ class Ending:
 
     def wants_more(self, now: float) -> bool:
         """Whether what may follow a settled outcome (usage, `[DONE]`) should and can be requested."""
-        return self._protocol.resumes_settled and self._requests.resumable() and not self._clocks.expired(now)
+        return Doubted.of(self._protocol).resumes_settled and self._requests.resumable() and not self._clocks.expired(now)
 
     def gives_up(self, now: float) -> bool:
         """An attempt to read what follows the settled outcome failed. Returns whether it was the last one."""
@@ -256,7 +256,8 @@ class Ending:
         if self._ledger.behind:
             return self.on_cut("closed inside the replay", now)
         self._requests.sync()
-        return self.judge(self._protocol.on_unproven(self._requests.state), now)
+        protocol, state = self._protocol, self._requests.state
+        return self.judge(Doubted.of(protocol).on_unproven(state) or protocol.on_clean_close(state), now)
 
     def on_clock(self, clock: Clock, now: float, error: BaseException | None = None) -> Next:
         """A clock ran out. `error`: how the read ended, if it did."""
@@ -264,7 +265,7 @@ class Ending:
         if clock == "deadline" and self.settled is None:
             return Stop(self._clocks.deadline_error(), error, reason=clock)
         if ledger.progress == 0 and self.settled is None and self._requests.resumable():
-            request = self._protocol.status_request(self._requests.state)
+            request = Verified.of(self._protocol).status_request(self._requests.state)
             if request is not None:
                 return plan.Ask("alive", request, clock, error)
         # A restated state counts as a status check: the run is quiet, and this was not a failed attempt.
@@ -315,7 +316,7 @@ class Ending:
         if ledger.fresh == 0 and not protocol.endless and requests.state.resuming:
             # The answer brought nothing new. If the provider can report the run's status, ask before counting a failure.
             requests.sync()
-            if (request := protocol.status_request(requests.state)) is not None:
+            if (request := Verified.of(protocol).status_request(requests.state)) is not None:
                 return plan.Ask("verify", request, "closed before the end")
         held_open = protocol.endless and ledger.fresh == 0 and not self._quick(now)
         return GoOn("closed before the end", Leave.NEUTRAL if held_open else Leave.LOST)

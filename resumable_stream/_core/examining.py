@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from .._checkpoint import CORE_EXTRA, Checkpoint
-from .._contract import ResumeProtocol
+from .._contract import Measured, Replayed, ResumeProtocol, placing
 from .._errors import ReplayDiverged, ResumableStreamError
 from .._events import Gap
 from .._notices import Notice
@@ -64,6 +64,9 @@ class Examiner:
         self, protocol: ResumeProtocol, *, window: int, on_gap: Literal["refetch", "deliver"], notices: list[Notice]
     ) -> None:
         self._protocol = protocol
+        self._placed = placing(protocol) is not None
+        self._replays = Replayed.of(protocol).replays
+        self._counted = Measured.of(protocol).counted
         self._window = window
         self._tip: Tip = NOWHERE  # the position within the batch that is being examined
         self.answer = Answer()
@@ -85,7 +88,7 @@ class Examiner:
         self.numbers.restore(checkpoint.sequence)
         self.memory.restore(checkpoint.recent_ids)
         seams.restore(own_id for own_id, _ in checkpoint.recent_ids)
-        seams.latest = None if protocol.places else checkpoint.cursor
+        seams.latest = None if self._placed else checkpoint.cursor
         beginning.restore(checkpoint.extra.get(CORE_EXTRA[2]), noted=checkpoint.offset == 0 and protocol.framing != "raw")
         if (reset := checkpoint.extra.get(CORE_EXTRA[3], "")).isdecimal():
             self.resets.pending = int(reset[:18])
@@ -216,7 +219,7 @@ class Examiner:
             and self.numbers.pending is None
             and self.repeats.none_expected
         )
-        return lane_of(self._protocol, cursor, self.numbers) if settled else CAREFUL
+        return lane_of(cursor, self.numbers, placed=self._placed, counted=self._counted) if settled else CAREFUL
 
     def _admit_first(self, item: Any, out: list[Any]) -> bool:
         """Like `_admit()`, while the answer may still turn out to begin as the stream began."""
@@ -267,7 +270,7 @@ class Examiner:
         """Act on what the order showed about an item. Returns whether later items may be delivered."""
         if found == "diverged":
             return self._diverged(item)
-        if found == "expected" and self.answer.moved and not self._protocol.replays:
+        if found == "expected" and self.answer.moved and not self._replays:
             # The cursor moved to before an event that we have, so that event must be expected again next time.
             self._extend(self._protocol.fingerprint(item))
         return True
@@ -340,7 +343,7 @@ class Examiner:
 
     def _deliver(self, item: Any, out: list[Any]) -> None:
         before, _, offset, log, _ = self._tip
-        numbers, repeats, placed = self.numbers, self.repeats, self._protocol.places
+        numbers, repeats, placed = self.numbers, self.repeats, self._placed
         item.offset = offset
         if self.resets.pending is not None:
             self.resets.mark(item)
@@ -374,12 +377,12 @@ class Examiner:
         self._tip = (cursor, numbers.at(item), offset + 1, log, len(log) if log is not None else 0)
         if log is not None:
             item.since = (log, len(log))
-        repeats.delivered(item, resumable=cursor is not None or self._protocol.replays)
+        repeats.delivered(item, resumable=cursor is not None or self._replays)
         out.append(item)
 
     def _log_of(self, item: Any, log: SinceLog | None) -> SinceLog | None:
         """Log an item that did not move the cursor. Without a cursor there is nothing to resume from, so nothing is logged."""
-        if item.cursor is None and not self._protocol.replays:
+        if item.cursor is None and not self._replays:
             return None
         if log is None:
             log = SinceLog(self._window)

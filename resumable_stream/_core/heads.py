@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .._checkpoint import public_url
-from .._contract import Consume, Finished, Head, Lost, Reject, Request, ResumeProtocol, Retry, StreamState, Verdict
+from .._contract import Consume, Doubted, Finished, Head, Lost, Reject, Request, ResumeProtocol, Retry, StreamState, Verdict
 from .._errors import ResponseRejected, ResumableStreamError, UnexpectedContentType
 from .._events import Outcome
 from .plan import Done, Next, Stop, TryAgain
@@ -55,7 +55,7 @@ class Heads:
             if found.any_type or found.whole or _has_right_type(protocol, state, head):
                 return found
             return Stop(_unexpected_type(" or ".join(protocol.content_types), head, state))
-        if settled is not None and protocol.resumes_settled and not isinstance(found, Retry):
+        if settled is not None and Doubted.of(protocol).resumes_settled and not isinstance(found, Retry):
             # The request was only for what may follow the outcome.
             return Done(settled)
         match found:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from .._contract import ResumeProtocol
 from .memory import LONGEST_ID
 from .numbers import Numbers
 from .position import Tip
@@ -44,18 +43,18 @@ _PLAIN: Final = list(map(str, range(100)))
 _TWO_DIGITS: Final = [f"{number:02}" for number in range(100)]
 
 
-def lane_of(protocol: ResumeProtocol, cursor: str | None, numbers: Numbers) -> Lane:
+def lane_of(cursor: str | None, numbers: Numbers, *, placed: bool, counted: bool) -> Lane:
     """
     The lane for a settled stream: nothing may repeat, nothing is pending, its beginning is known, and no log is kept.
 
     Args:
         cursor: The stream's cursor.
+        placed: The protocol gives the events their positions.
+        counted: It counts events that have none.
     """
-    if protocol.replays:
-        return CAREFUL
     if numbers.contiguous:
         return NUMBERED if numbers.last is not None and cursor is not None else CAREFUL
-    if protocol.places and not (protocol.counted and cursor is None and not numbers.promised):
+    if placed and not (counted and cursor is None and not numbers.promised):
         return CAREFUL
     if cursor is None:
         return PLAIN

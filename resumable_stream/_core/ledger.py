@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 from .._checkpoint import Checkpoint
-from .._contract import ResumeProtocol
+from .._contract import Logged, Replayed, ResumeProtocol, placing
 from .._errors import ReplayDiverged
 from .._events import Gap
 from .._notices import Notice
@@ -55,7 +55,10 @@ class Ledger:
         self, protocol: ResumeProtocol, *, window: int, on_gap: Literal["refetch", "deliver"], notices: list[Notice]
     ) -> None:
         self._protocol = protocol
-        self._lineage = protocol.lineage if type(protocol).lineage is not ResumeProtocol.lineage else None
+        logged = protocol.ability(Logged)
+        self._lineage = logged.lineage if logged is not None else None
+        self._placed = placing(protocol) is not None
+        self._replays = Replayed.of(protocol).replays
         self._window = window
         self._unread = False
         self._batch: Sequence[Any] = ()
@@ -161,7 +164,7 @@ class Ledger:
     @property
     def behind(self) -> bool:
         """Whether a replay from zero has not yet reached our position."""
-        return self._protocol.replays and self._examiner.repeats.replaying
+        return self._replays and self._examiner.repeats.replaying
 
     @property
     def numbered(self) -> bool:
@@ -200,7 +203,7 @@ class Ledger:
         sequence, numbers = item.sequence, self._examiner.numbers
         if self.sequence is not None and (sequence is None or (numbers.promised and item.moves is False)):
             sequence = self._sequence_before(item)
-        elif not (self._protocol.places or self._protocol.framing == "raw" or numbers.counting):
+        elif not (self._placed or self._protocol.framing == "raw" or numbers.counting):
             sequence = None
         return Place(item.cursor, sequence, item.offset + 1, log, logged)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from .._contract import ResumeProtocol
+from .._contract import Measured, ResumeProtocol, placing
 from .._errors import GapError
 from .._events import Gap
 from .._notices import GapFound, Notice, NumberingStopped, NumberOutOfOrder
@@ -64,8 +64,8 @@ class Numbers(Part):
     )
 
     def __init__(self, protocol: ResumeProtocol, *, on_gap: Literal["refetch", "deliver"], notices: list[Notice]) -> None:
-        self._first = protocol.first_sequence
-        self._placed = protocol.places
+        self._first = Measured.of(protocol).first_sequence
+        self._placed = placing(protocol) is not None
         self._on_gap = on_gap
         self._notices = notices
         self.promised = protocol.sequence in ("contiguous", "increasing")

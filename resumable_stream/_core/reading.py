@@ -11,7 +11,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._checkpoint import MAX_EXTRA
-from .._contract import Consume, ResumeProtocol, Settled, Unproven, alarm_of, is_whole, quiet_of, readable
+from .._contract import (
+    Consume,
+    Glance,
+    Logged,
+    Replayed,
+    Reporting,
+    ResumeProtocol,
+    Settled,
+    Shared,
+    Stepped,
+    Structured,
+    Unproven,
+    alarm_of,
+    is_whole,
+    overrides,
+    placing,
+    quiet_of,
+    readable,
+)
 from .._events import Outcome
 from . import plan
 from .checkpoints import Checkpoints
@@ -63,7 +81,6 @@ class Reading:
         ending: Ending,
         checkpoints: Checkpoints,
     ) -> None:
-        own, base = type(protocol), ResumeProtocol
         if len(protocol.keeps) > MAX_EXTRA:
             raise TypeError(f"{protocol.name}.keeps may name at most {MAX_EXTRA} texts, got {len(protocol.keeps)}")
         self._protocol = protocol
@@ -76,18 +93,21 @@ class Reading:
         self.connection = Connection()
         self.bytes = 0
         self.condense_at = KEPT_BYTES
-        self.place = protocol.place if protocol.places else None
+        self.place = placing(protocol)
         self.sse = protocol.framing == "sse"
-        self.by_id = self.sse and own.position is base.position
-        self._judges = any(getattr(own, name) is not getattr(base, name) for name in ("end", "error", "gap"))
+        self.by_id = self.sse and not overrides(protocol, "position")
+        self._judges = overrides(protocol, "end", "error") or protocol.ability(Reporting) is not None
+        self._reporting = Reporting.of(protocol)
+        self._structured = Structured.of(protocol)
+        self._shared = protocol.ability(Shared)
+        self._stepped = protocol.ability(Stepped) is not None
         self._alarm = alarm_of(protocol)
         self.names, self.heads = self._alarm or (frozenset(), frozenset())
         self.marks = frozenset(head[3:4] for head in self.heads)
-        self._narrows = own.end_in is not base.end_in
         # If cursors name their log, each of them is checked.
-        unwatched = self.sse and not (protocol.steps or own.lineage is not base.lineage)
+        unwatched = self.sse and not (self._stepped or protocol.ability(Logged) is not None)
         self._simple = unwatched and (self._alarm is not None or not self._judges)
-        self._learns = protocol.identifies_by_event and own.identify is not base.identify
+        self._learns = Glance.of(protocol).identifies_by_event and overrides(protocol, "identify")
         self.identifies = self._learns
         self.keeps_events = checkpoints.saving.keeps_events
         limits = settings.limits
@@ -149,7 +169,7 @@ class Reading:
         turned = False
         if marks or ending.held or ending.settled is not None:
             turned = ending.settle(marks, items)
-        if items and self._protocol.steps:
+        if items and self._stepped:
             self._checkpoints.stepped(items)
         if self._simple:
             self.choose_road()
@@ -178,16 +198,16 @@ class Reading:
         protocol, state = self._protocol, self._state
         marks: list[tuple[Any, Settled]] = []
         for item in notable:
-            if self._alarm is not None and protocol.reads_json(item) and not readable(item):
+            if self._alarm is not None and self._structured.reads_json(item) and not readable(item):
                 return items[: _index(items, item)], marks, plan.Unreadable(item)
             if (error := protocol.error(item)) is not None:
                 index = _index(items, item)
-                if state.resuming and (lost := protocol.refusal(item, state)) is not None:
+                if state.resuming and (lost := self._reporting.refusal(item, state)) is not None:
                     return items[:index], marks, plan.Refused(lost)
                 if self._settings.verbatim:
                     return items[: index + 1], marks, plan.Ended(Outcome.FAILED)
                 return items[:index], marks, plan.Failed(error)
-            if (gap := protocol.gap(item)) is not None:
+            if (gap := self._reporting.gap(item)) is not None:
                 index = _index(items, item)
                 after = [(at - index - 1, own_id) for at, own_id in silent if at > index]
                 return items[:index], marks, plan.Announced(gap, items[index + 1 :], after)
@@ -197,9 +217,9 @@ class Reading:
                     return items[: _index(items, item)], marks, plan.Unproven(end)
                 marks.append((item, CONFIRMED))
                 continue
-            if end is not None and self._narrows:
+            if end is not None and self._shared is not None:
                 before = self._checkpoints.kept()
-                end = protocol.end_in(state, item, end)
+                end = self._shared.end_in(state, item, end)
                 if before != self._checkpoints.kept():
                     changed.append((item, before))
             if isinstance(end, Settled):
@@ -227,7 +247,7 @@ class Reading:
         self.ledger.open_connection(
             resuming=resuming,
             asking=asking,
-            reaches_back=resuming and self._protocol.reaches_back(state),
+            reaches_back=resuming and Replayed.of(self._protocol).reaches_back(state),
             stored=stored,
             joins=resuming or state.safe,
         )
@@ -291,8 +311,8 @@ class Reading:
         end = protocol.end(item)
         if isinstance(end, Unproven):
             return self._ending.is_settled(())
-        if end is not None and self._narrows:
-            end = protocol.end_in(state, item, end)
+        if end is not None and self._shared is not None:
+            end = self._shared.end_in(state, item, end)
         if isinstance(end, Settled):
             asked = state.resuming and self.ledger.fresh == 0
             return end.outcome is not None and (asked or not self._requests.resumable())

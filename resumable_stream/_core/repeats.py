@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from .._contract import ResumeProtocol
+from .._contract import Replayed, ResumeProtocol, placing
 from .._notices import CursorIgnored, DuplicateDropped, Notice
 from .beginning import Beginning, Likeness, Sign
 from .memory import Memory
@@ -62,12 +62,13 @@ class Repeats(Part):
     """
 
     __slots__ = (
-        *("_catch_up", "_dropped", "_memory", "_notices", "_prefix", "_protocol", "_replayed_to", "_seams", "_unproven"),
-        *("_window", "beginning", "cursor_ignored", "duplicates", "overlap"),
+        *("_catch_up", "_dropped", "_memory", "_notices", "_placed", "_prefix", "_protocol", "_replayed_to", "_seams"),
+        *("_unproven", "_window", "beginning", "cursor_ignored", "duplicates", "overlap"),
     )
 
     def __init__(self, protocol: ResumeProtocol, memory: Memory, seams: Seams, *, window: int, notices: list[Notice]) -> None:
         self._protocol = protocol
+        self._placed = placing(protocol) is not None
         self._window = window
         self._notices = notices
         self.duplicates = 0
@@ -118,7 +119,7 @@ class Repeats(Part):
         self._prefix = None
         self._replayed_to = None
         cursor, _, _, log, logged = tip
-        replays = self._protocol.replays
+        replays = Replayed.of(self._protocol).replays
         self.beginning.open_connection(compare=resuming and not replays and cursor is not None and not reaches_back)
         if not resuming:
             return
@@ -180,7 +181,7 @@ class Repeats(Part):
 
     def sign(self, item: Any) -> Sign:
         """How an event of the beginning is recognised."""
-        number = item.sequence if self._protocol.places else None
+        number = item.sequence if self._placed else None
         return Sign(item.own_id or None, self._protocol.fingerprint(item), number)
 
     # --- a run within one answer

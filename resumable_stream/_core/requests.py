@@ -12,7 +12,19 @@ from dataclasses import replace
 from typing import Final
 
 from .._checkpoint import Checkpoint, encodable
-from .._contract import KEY, Head, Request, ResumeProtocol, StreamState, origin_of, same_origin
+from .._contract import (
+    KEY,
+    Explained,
+    Head,
+    Joined,
+    Measured,
+    Replayed,
+    Request,
+    ResumeProtocol,
+    StreamState,
+    origin_of,
+    same_origin,
+)
 from .._errors import NotResumable, ResumableStreamError
 from .ledger import Ledger
 from .origins import redirected
@@ -63,7 +75,7 @@ class Requests:
         """The request that starts the stream."""
         protocol = self._protocol
         request, key = protocol.first_request(self.state), self.state.extra.get(KEY)
-        headers = {**request.headers, **protocol.first_headers, **({} if key is None else {"Idempotency-Key": key})}
+        headers = {**request.headers, **Joined.of(protocol).first_headers, **({} if key is None else {"Idempotency-Key": key})}
         return replace(request, headers=headers) if headers else request
 
     def anew(self) -> Send:
@@ -136,12 +148,12 @@ class Requests:
         protocol, ledger = self._protocol, self._ledger
         if ledger.cursor is not None or not ledger.offset:
             return False
-        return not (protocol.replays or protocol.counted or protocol.endless)
+        return not (Replayed.of(protocol).replays or Measured.of(protocol).counted or protocol.endless)
 
     def makes_sense(self) -> bool:
         """Whether the cursor is valid: one that counts bytes must be a number, but a checkpoint's may be anything."""
         protocol, cursor = self._protocol, self._ledger.cursor
-        counts_bytes = protocol.measured or protocol.framing == "raw"
+        counts_bytes = Measured.of(protocol).measured or protocol.framing == "raw"
         return not counts_bytes or not cursor or _BYTES.fullmatch(cursor) is not None
 
     def why_not(self) -> str:
@@ -150,7 +162,8 @@ class Requests:
             return str(self.refused)
         if self.placeless and self._protocol.promises.resumable:
             return "no event had an id, or anything else to resume from"
-        return self._protocol.why_not(self.state)
+        known = Explained.of(self._protocol).why_not(self.state)
+        return known if known or self._protocol.promises.resumable else f"{self._protocol.name} has no way to ask for the rest"
 
     def cancel(self) -> Request | None:
         """The request that stops the generation; `None` if the protocol has no such call."""
@@ -264,7 +277,7 @@ class Requests:
         Not if that request was already sent: by another process, without a key, or before the protocol was known.
         """
         settings = self._settings
-        joins = self._protocol.joins and not self.state.safe
+        joins = Joined.of(self._protocol).joins and not self.state.safe
         if joins and settings.new_key is not None and not (settings.idempotent or settings.started_elsewhere):
             self.state.extra[KEY] = settings.new_key()
 

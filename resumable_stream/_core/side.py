@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .._contract import Answer, Backfill, Claim, Request, ResumeProtocol, Snapshot
+from .._contract import Answer, Backfill, Backfilled, Claim, Request, ResumeProtocol, Snapshot, Stored, Verified
 from .._contract import verdicts as verdict
 from .._errors import CursorExpired, ResumableStreamError, RetriesExhausted
 from . import actions as act
@@ -75,7 +75,7 @@ class Side:
         """The request for the run's status; `None` if there is none."""
         protocol, requests = self._protocol, self._requests
         requests.sync()
-        request = protocol.status_request(requests.state)
+        request = Verified.of(protocol).status_request(requests.state)
         if request is None and isinstance(found := protocol.on_clean_close(requests.state), verdict.Verify):
             request = found.request
         return request
@@ -92,13 +92,13 @@ class Side:
         protocol, state, purpose = self._protocol, self._requests.state, self.purpose
         failed = answer.status in self._settings.statuses
         if purpose == "backfill":
-            return protocol.on_backfill(answer, state)
+            return Backfilled.of(protocol).on_backfill(answer, state)
         if purpose == "last":
             return self._on_last_words(None if failed else answer)
         if failed:
             return self._repeat(f"status {answer.status}")
         if purpose == "snapshot":
-            match protocol.on_snapshot(answer, state) if answer.status < 400 else None:
+            match Stored.of(protocol).on_snapshot(answer, state) if answer.status < 400 else None:
                 case None:
                     text = f"the stored result cannot be had either: the server answered {answer.status}"
                     return Stop(CursorExpired(text))
@@ -138,7 +138,7 @@ class Side:
         A claim that the run is over is believed once the rest was requested in vain; until then it is a `Resume`.
         """
         state = self._requests.state
-        found = self._protocol.on_verified(answer, state)
+        found = Verified.of(self._protocol).on_verified(answer, state)
         if not isinstance(found, verdict.Over):
             if isinstance(found, verdict.Resume):
                 state.over = None
@@ -156,7 +156,7 @@ class Side:
     def first_page(self) -> Ask | None:
         """The request for what happened before this connection was opened; `None` if the connection brings that itself."""
         self._aside, self._pages, state = (), 1, self._requests.state
-        request = self._protocol.backfill_request(state) if state.resuming else None
+        request = Backfilled.of(self._protocol).backfill_request(state) if state.resuming else None
         return None if request is None else Ask("backfill", request)
 
     def set_aside(self, *steps: TurnPage) -> tuple[TurnPage, ...]:

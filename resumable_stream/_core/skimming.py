@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from .._checkpoint import MAX_RECENT_IDS
-from .._contract import ResumeProtocol, alarm_of, quiet_of
+from .._contract import Glance, ResumeProtocol, alarm_of, quiet_of
 from ..framing import SSEDecoder, VerbatimDecoder
 from .lanes import COUNTING, NUMBERED, OPAQUE, PLAIN, Lane
 from .ledger import Ledger
@@ -71,7 +71,7 @@ class Skimmer:
         names, heads = alarm_of(protocol) or (frozenset(), frozenset())
         self._names = frozenset(name.encode() for name in names) | ({None} if "message" in names else frozenset())
         self._heads = frozenset(head.encode()[:_HEAD] for head in heads)
-        self._protocol = protocol
+        self._glance = Glance.of(protocol)
         self._quiet = quiet_of(protocol)
         self._make_room = make_room
         self._patterns: dict[tuple[Any, ...], Match] = {}
@@ -209,7 +209,7 @@ class Skimmer:
         end = match.end("head")
         if self._lane is NUMBERED:
             name = match["name"].decode("utf-8", "replace") if match["name"] is not None else "message"
-            known = self._protocol.counter_in(name)
+            known = self._glance.counter_in(name)
             if known is None or len(known) < _HEAD:
                 return None
             return re.escape(chunk[: match.start("head")] + known.encode()) + rb"(\d+)," + _REST + rb"\n\n"

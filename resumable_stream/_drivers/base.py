@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._checkpoint import Checkpoint
-from .._contract import Head, ResumeProtocol
+from .._contract import Explained, Head, ResumeProtocol, Shared
 from .._core.actions import Save
 from .._core.machine import Machine
 from .._core.settings import Stats
@@ -214,7 +214,7 @@ class StreamBase:
             raise self._with_place(StreamClosed("the stream has no outcome: it has not ended"))
         if outcome not in (Outcome.COMPLETED, Outcome.ENDED):
             protocol = self._machine.protocol
-            why = protocol.why_ended(self._machine.state) if protocol is not None else ""
+            why = Explained.of(protocol).why_ended(self._machine.state) if protocol is not None else ""
             text = f"the stream ended as {outcome.value}" + (f": {why}" if why else "")
             raise self._with_place(StreamInterrupted(text, reason=outcome.value))
         if strict and not self._machine.verified:
@@ -327,7 +327,9 @@ class StreamBase:
 
     def _deltas(self, event: Any) -> Iterable[Delta]:
         """The content of an event of this stream, as the text readers see it."""
-        return (self.protocol or ResumeProtocol()).deltas_in(self._machine.state, event)
+        protocol = self.protocol or ResumeProtocol()
+        shared = protocol.ability(Shared)
+        return protocol.deltas(event) if shared is None else shared.deltas_in(self._machine.state, event)
 
     def _may_read_on(self) -> bool:
         """With a store: whether the batch was delivered and no save can be due before the next event."""

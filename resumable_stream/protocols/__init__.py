@@ -6,67 +6,16 @@ The modules are pure functions of frames; they import no HTTP client.
 
 from __future__ import annotations
 
-from .._contract import (
-    Alarm,
-    Answer,
-    Ask,
-    Backfill,
-    Claim,
-    Consume,
-    Document,
-    Finished,
-    Head,
-    Interrupted,
-    Lost,
-    Over,
-    Position,
-    Promises,
-    Reject,
-    Request,
-    Resume,
-    ResumeProtocol,
-    Retry,
-    Settled,
-    Snapshot,
-    StreamState,
-    Unproven,
-    Verdict,
-    Verify,
-)
+from .._contract import ResumeProtocol, abilities, values, verdicts
+from .._contract.abilities import *  # noqa: F403  # what it lists, and type checkers know
+from .._contract.values import *  # noqa: F403
+from .._contract.verdicts import *  # noqa: F403
 from . import _registry
 from ._detect import detect, named
-from ._registry import *  # noqa: F403  # what it lists, and type checkers know
+from ._registry import *  # noqa: F403
 
-__all__ = [
-    # to write your own
-    "ResumeProtocol",
-    "Request",
-    "Head",
-    "StreamState",
-    "Claim",
-    "Unproven",
-    "Position",
-    "Alarm",
-    "Promises",
-    "Settled",
-    "Answer",
-    "Snapshot",
-    "Backfill",
-    "Document",
-    # verdicts
-    "Verdict",
-    "Ask",
-    "Consume",
-    "Finished",
-    "Interrupted",
-    "Lost",
-    "Over",
-    "Reject",
-    "Resume",
-    "Retry",
-    "Verify",
-    # choosing
-    "detect",
-    "named",
-]
+__all__ = ["ResumeProtocol", "detect", "named"]
+__all__ += abilities.__all__
+__all__ += values.__all__
+__all__ += verdicts.__all__
 __all__ += _registry.__all__

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from .._checkpoint import fingerprint
 from .._contract import KEPT, Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract.abilities import Doubted, Glance, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath
@@ -186,7 +187,7 @@ def upstream_error(detail: dict[str, Any], body: object) -> UpstreamError:
     return UpstreamError(f"the provider reports an error: {text or kind or 'no message'}", type=str(kind), body=body)
 
 
-class _EndedProtocol(ResumeProtocol):
+class _EndedProtocol(ResumeProtocol, Doubted, Structured, Glance):
     """
     A protocol of plain events whose end the caller specifies.
 
@@ -256,8 +257,8 @@ class _EndedProtocol(ResumeProtocol):
         value = self._text(event)
         return (Delta("text", value),) if isinstance(value, str) and value else ()
 
-    def has_content(self, event: Any) -> bool:
-        return self._text is not None and super().has_content(event)
+    def has_content(self, event: Any) -> bool | None:
+        return False if self._text is None else None
 
     def _identify(self, state: StreamState, source: Head | Item) -> None:
         """Find the stream's id where `stream_id=` says it is."""

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
 from .._contract import Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.abilities import Documents, Reporting, Shared, Stored, Structured, Verified
 from .._contract.verdicts import Consume, Finished, Lost, Resume, Settled, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -52,7 +53,7 @@ _ENDED_OR_UNKNOWN: Final = "the task can no longer be subscribed to: it has ende
 Verb = Literal["subscribe", "get", "cancel"]
 
 
-class A2A(ResumeProtocol):
+class A2A(ResumeProtocol, Documents, Reporting, Shared, Stored, Structured, Verified):
     """
     An A2A task: `SendStreamingMessage` (v0.3: `message/stream`) by JSON-RPC, or `POST …/message:stream`.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._contract import Head, Lost, Promises, Request, Resume, ResumeProtocol, Retry, StreamState, Verdict
+from .._contract.abilities import Batched, Glance, Parted, Reporting
 from .._errors import UpstreamError
 from .._events import Delta, Gap
 from ._ends import upstream_error
@@ -27,7 +28,7 @@ _UPDATE, _DELETE, _META, _SUMMARY = 1, 2, 3, 4
 _DROPPED: Final = frozenset({80000, 80002, 80003, 80017, 80022})
 
 
-class AblySSE(ResumeProtocol):
+class AblySSE(ResumeProtocol, Batched, Parted, Reporting, Glance):
     """
     Messages of Ably channels over `/sse` or `/event-stream`: a feed that never ends.
 
@@ -53,7 +54,6 @@ class AblySSE(ResumeProtocol):
 
     promises = Promises(resumable=True, numbered=False, has_end=False)
     endless = True
-    in_parts = True
     identifies_by_event = False
 
     def matches(self, request: StreamState, head: Head) -> bool:

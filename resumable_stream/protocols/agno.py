@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._contract.abilities import Batched, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
@@ -36,7 +37,7 @@ _ENDS: Final = {
 }
 
 
-class Agno(ResumeProtocol):
+class Agno(ResumeProtocol, Batched, Structured):
     """
     A run of an Agno AgentOS agent, team or workflow, with `stream=true` and `background=true`, on a server with a database.
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract.abilities import Glance, Replayed, Stepped, Structured
 from .._events import Delta, Item, Outcome
 from ._ends import unproven_done
 from ._json import payload_of
@@ -35,7 +36,7 @@ _EARLY: Final = {
 }
 
 
-class AISDKStream(ResumeProtocol):
+class AISDKStream(ResumeProtocol, Replayed, Stepped, Structured, Glance):
     """
     A chat route of the Vercel AI SDK that answers with a UI message stream.
 
@@ -65,7 +66,6 @@ class AISDKStream(ResumeProtocol):
     json_names = frozenset({"message"})
     replays = True
     identifies_by_event = False
-    steps = True
 
     def __init__(self, *, chat_id: str | None = None, resume: str | Callable[[StreamState], str | None] | None = None) -> None:
         if chat_id in ("", ".", ".."):

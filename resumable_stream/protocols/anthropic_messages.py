@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._contract import Alarm, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
+from .._contract.abilities import Glance, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import ERROR_HEADS, EndRule, upstream_error
@@ -43,7 +44,7 @@ _REASONS: Final = {
 }
 
 
-class AnthropicMessages(ResumeProtocol):
+class AnthropicMessages(ResumeProtocol, Structured, Glance):
     """
     `POST /v1/messages` with `"stream": true`.
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._contract import Answer, Backfill, Head, Position, Promises, Request, ResumeProtocol, StreamState
+from .._contract.abilities import Backfilled, Glance, Replayed, Structured
 from .._contract.verdicts import Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._json import payload_of
@@ -42,7 +43,7 @@ _TURN: Final[Mapping[str, Outcome]] = {
 }
 
 
-class AnthropicSession(ResumeProtocol):
+class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance):
     """
     `GET /v1/sessions/{id}/events/stream`, or that of one of its threads.
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
+from .._contract.abilities import Glance
 from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Verdict
 from .._events import Item, Outcome
 
@@ -24,7 +25,7 @@ _CONTENT_RANGE: Final = re.compile(r"\s*bytes\s+(?:([0-9]{1,18})-([0-9]{1,18})|\
 _FOREIGN: Final = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
 
 
-class ByteRange(ResumeProtocol):
+class ByteRange(ResumeProtocol, Glance):
     """
     A download, a log or a batch result: bytes by `GET`. Yields `Chunk`.
 

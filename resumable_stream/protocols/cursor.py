@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urljoin
 
 from .._contract import Head, Position, Promises, Request, StreamState
+from .._contract.abilities import Explained, Measured
 from .._events import Item
 from ._ends import End, TextOf, _EndedProtocol, filled, located
 from ._json import JSONPath
@@ -16,7 +17,7 @@ from ._json import JSONPath
 __all__ = ["CursorProtocol"]
 
 
-class CursorProtocol(_EndedProtocol):
+class CursorProtocol(_EndedProtocol, Explained, Measured):
     """
     An endpoint whose events carry a cursor that the next request sends back.
 

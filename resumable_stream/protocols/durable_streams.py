@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from .._checkpoint import encodable, fingerprint
 from .._contract import Document, Head, Position, Promises, Request, ResumeProtocol, StreamState
+from .._contract.abilities import Batched, Documents, Replayed, Structured
 from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Verdict
 from .._errors import EventTooLarge
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -36,7 +37,7 @@ _COLLAPSE: Final = 1024
 _MESSAGES: Final = 100_000
 
 
-class DurableStreams(ResumeProtocol):
+class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
     """
     A stream of the Durable Streams protocol, from `offset=-1` unless the URL names another.
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
+from .._contract.abilities import Shared, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import finished, upstream_error
@@ -31,7 +32,7 @@ __all__ = ["GeminiGenerate"]
 _UNFINISHED: Final = frozenset({"", "FINISH_REASON_UNSPECIFIED"})
 
 
-class GeminiGenerate(ResumeProtocol):
+class GeminiGenerate(ResumeProtocol, Shared, Structured):
     """
     `POST …/models/{model}:streamGenerateContent?alt=sse`, of the Gemini API and of Vertex AI.
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.abilities import Glance, Stored, Structured, Verified
 from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -54,7 +55,7 @@ _END: Final = " (end)"
 """Marks a cursor whose event is followed only by `[DONE]`, so a resume from it must not wait for a last event."""
 
 
-class GeminiInteractions(ResumeProtocol):
+class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
     """
     `POST /v1beta/interactions` with `"stream": true`, or `GET /v1beta/interactions/{id}?stream=true`.
 

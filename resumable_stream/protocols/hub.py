@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._contract import KEY, Alarm, Answer, Document, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.abilities import Documents, Explained, Glance, Joined, Logged, Shared, Stepped, Stored, Structured
 from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import TextOf
@@ -45,7 +46,7 @@ STARTING: Final[dict[str, str | None]] = dict.fromkeys(("Idempotency-Key", "Pref
 _SHOWN: Final = 200
 
 
-class HubStream(ResumeProtocol):
+class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, Stepped, Stored, Structured, Glance):
     """
     A stream of our own server: `hub.respond()`, `POST /streams`, `GET /streams/{id}`, and the feed of a session.
 
@@ -81,7 +82,6 @@ class HubStream(ResumeProtocol):
     keeps = frozenset({"reason", KEY})
     sequence = "contiguous"
     identifies_by_event = False
-    steps = True
     joins = True
     alarm = Alarm(frozenset({"end"}), frozenset())
 

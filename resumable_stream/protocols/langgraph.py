@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract.abilities import Explained, Glance, Replayed, Stored, Structured, Verified
 from .._contract.verdicts import Finished, Lost, Over, Resume, Retry, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -51,7 +52,7 @@ _ENDED: Final = {
 }
 
 
-class _LangGraph(ResumeProtocol):
+class _LangGraph(ResumeProtocol, Replayed, Structured, Glance):
     """What the two kinds of stream share: the events, and ids that may repeat."""
 
     def matches(self, request: StreamState, head: Head) -> bool:
@@ -115,7 +116,7 @@ class _LangGraph(ResumeProtocol):
                 yield from said("tool", call.get("args"), call.get("index"))
 
 
-class LangGraphRun(_LangGraph):
+class LangGraphRun(_LangGraph, Explained, Stored, Verified):
     """
     One run: `POST /threads/{thread}/runs/stream`, or `GET /threads/{thread}/runs/{run}/stream`.
 

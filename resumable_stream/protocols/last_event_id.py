@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import urljoin
 
 from .._contract import Head, Promises, Request, StreamState
+from .._contract.abilities import Explained, Reporting
 from .._events import Gap, Item
 from ._ends import End, TextOf, _EndedProtocol, filled, located
 
@@ -19,7 +20,7 @@ __all__ = ["LastEventID"]
 GAP_EVENTS: Final = ("gap", "session_lost", "resume_gap", "stream_gap")
 
 
-class LastEventID(_EndedProtocol):
+class LastEventID(_EndedProtocol, Explained, Reporting):
     """
     Any endpoint that speaks SSE with ids.
 
@@ -77,6 +78,8 @@ class LastEventID(_EndedProtocol):
         self.sequence = sequence
         super().__init__(end, names=gap_events, text=text, stream_id=stream_id, keep=keep)
         self.identifies_by_event = self._id_path is not None
+        # Without promised numbers the decoder already knows the position: the id is the cursor.
+        self.places = sequence == "contiguous"
         given = {"sequence": sequence, "end": end, "resume": resume, "param": cursor_param, "gaps": frozenset(gap_events)}
         defaults = {"sequence": "auto", "end": "auto", "resume": None, "param": None, "gaps": frozenset(GAP_EVENTS)}
         self._options = self._digest_options(
@@ -123,11 +126,6 @@ class LastEventID(_EndedProtocol):
             located(state, source)
 
     # -- reading
-
-    @property
-    def places(self) -> bool:
-        # Without promised numbers the decoder already knows the position: the id is the cursor.
-        return self.sequence == "contiguous"
 
     def place(self, events: Sequence[Any]) -> None:
         for event in events:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from .._contract import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract.abilities import Batched, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import EndRule, unproven_done
@@ -39,7 +40,7 @@ _STOPS: Final = {
 }
 
 
-class Letta(ResumeProtocol):
+class Letta(ResumeProtocol, Batched, Structured):
     """
     Messages of a Letta agent or conversation, streamed with `"background": true`.
 

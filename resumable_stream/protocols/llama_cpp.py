@@ -11,12 +11,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from .._contract import Head, Lost, Position, Promises, Request, Resume, StreamState, Verdict
+from .._contract.abilities import Measured
 from .openai_chat import OpenAIChat
 
 __all__ = ["LlamaCpp"]
 
 
-class LlamaCpp(OpenAIChat):
+class LlamaCpp(OpenAIChat, Measured):
     """
     `POST /v1/chat/completions` of a `llama-server`, kept under a conversation id so that a reconnect can read on.
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
+from .._contract.abilities import Documents, Glance, Shared, Structured
 from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
@@ -34,7 +35,7 @@ _IDS: Final = 1024
 _MANY: Final = "many"
 
 
-class MCPStreamableHTTP(ResumeProtocol):
+class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
     """
     The answer to one MCP request, sent by POST.
 

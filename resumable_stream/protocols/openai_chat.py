@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract.abilities import Glance, Shared, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import DONE, finished, unproven_done, upstream_error, worst_of
@@ -33,7 +34,7 @@ _REASONS: Final = {
 }
 
 
-class OpenAIChat(ResumeProtocol):
+class OpenAIChat(ResumeProtocol, Shared, Structured, Glance):
     """
     `POST /v1/chat/completions` with `stream: true`, and the older `/v1/completions`.
 

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
 from .._contract import Alarm, Answer, Head, Position, Promises, Request, Snapshot, StreamState
+from .._contract.abilities import Stored, Verified
 from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -61,7 +62,7 @@ _GIVEN: Final = frozenset({"input", "prompt", "conversation", "previous_response
 _PADDING: Final = re.compile(r',\s*"obfuscation"\s*:\s*"[^"\\]*"')
 
 
-class OpenAIResponses(CursorProtocol):
+class OpenAIResponses(CursorProtocol, Stored, Verified):
     """
     The Responses API. In background mode it is resumed by number, without repeats or gaps.
 

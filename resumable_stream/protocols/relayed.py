@@ -20,12 +20,42 @@ from dataclasses import replace
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from .._contract import KEY, Answer, Document, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
-from .._contract.abilities import alarm_of, quiet_of
-from .._contract.origins import origin_of, same_origin
+from .._contract import (
+    KEY,
+    Answer,
+    Head,
+    Position,
+    Promises,
+    Request,
+    ResumeProtocol,
+    StreamState,
+    alarm_of,
+    has_content,
+    origin_of,
+    overrides,
+    quiet_of,
+    same_origin,
+)
+from .._contract.abilities import (
+    Ability,
+    Batched,
+    Documents,
+    Doubted,
+    Explained,
+    Glance,
+    Joined,
+    Measured,
+    Parted,
+    Reporting,
+    Shared,
+    Stepped,
+    Stored,
+    Structured,
+    Verified,
+)
 from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict
 from .._errors import ResumableStreamError, UpstreamError
-from .._events import Delta, Gap, Item, Outcome
+from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
 from .hub import REASON, STARTING, HubStream, beside, conflict, gone, home_of, note_reason, outcome_of
 
@@ -45,7 +75,7 @@ _WHERE: Final[dict[str, str | None]] = dict.fromkeys(("view", "after", "from", "
 _API_KEY: Final = "key"
 
 
-class Relayed(ResumeProtocol):
+class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, Verified, Glance):
     """
     A provider's stream through a relay: `Relayed(OpenAIChat())` reads what `OpenAIChat()` reads, and survives any cut.
 
@@ -94,12 +124,11 @@ class Relayed(ResumeProtocol):
         self.keeps = inner.keeps | {EPOCH, BASE, KEY, "reason"}
         self.alarm = alarm_of(inner)
         self.endless = inner.endless
-        self.in_parts = inner.in_parts
-        self.steps = inner.steps
-        self.resets_itself = inner.resets_itself
-        self.json_names = inner.json_names
-        self.identifies_by_event = inner.identifies_by_event and type(inner).identify is not ResumeProtocol.identify
+        self.identifies_by_event = Glance.of(inner).identifies_by_event and overrides(inner, "identify")
         self._quiet = quiet_of(inner)
+
+    def ability(self, kind: type[Ability]) -> Any:
+        return super().ability(kind) or (self.inner.ability(kind) if kind in _PASSED_ON else None)
 
     @property
     def name(self) -> str:
@@ -160,33 +189,14 @@ class Relayed(ResumeProtocol):
     def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         return self.inner.end(event)
 
-    def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
-        return self.inner.end_in(state, event, end)
-
     def has_content(self, event: Any) -> bool:
-        return self.inner.has_content(event)
+        return has_content(self.inner, event)
 
     def error(self, event: Any) -> UpstreamError | None:
         return self.inner.error(event)
 
-    def gap(self, event: Any) -> Gap | None:
-        # A reported gap is an event of the log like any other: a new request would return the same.
-        return None
-
     def deltas(self, event: Any) -> Iterable[Delta]:
         return self.inner.deltas(event)
-
-    def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
-        return self.inner.deltas_in(state, event)
-
-    def reads_json(self, event: Any) -> bool:
-        return self.inner.reads_json(event)
-
-    def part(self, event: Any) -> tuple[str, bool] | None:
-        return self.inner.part(event)
-
-    def step(self, event: Any) -> Any:
-        return self.inner.step(event)
 
     def fingerprint(self, event: Any) -> str:
         return self.inner.fingerprint(event)
@@ -194,11 +204,10 @@ class Relayed(ResumeProtocol):
     def quiet(self, event: bytes) -> bool:
         return self._quiet is not None and self._quiet(event)
 
-    def tells_reset(self, event: Any) -> bool:
-        return self.inner.tells_reset(event)
+    # `gap()` is not passed on: such an event is one of the log like any other, and a new request would return the same.
 
-    def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
-        return self.inner.on_document(body, state)
+    def tells_reset(self, event: Any) -> bool:
+        return Reporting.of(self.inner).tells_reset(event)
 
     # -- resuming
 
@@ -208,7 +217,7 @@ class Relayed(ResumeProtocol):
         return "the answer named no Stream-Epoch and Content-Location, so it came through no relay that could send the rest"
 
     def why_ended(self, state: StreamState) -> str:
-        return state.extra.get("reason", "") or self.inner.why_ended(state)
+        return state.extra.get("reason", "") or Explained.of(self.inner).why_ended(state)
 
     def resume_request(self, state: StreamState) -> Request | None:
         home = self._home(state)
@@ -265,13 +274,10 @@ class Relayed(ResumeProtocol):
         return Interrupted("closed before the end")
 
     def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
-        return self.inner.on_verified(answer, state)
+        return Verified.of(self.inner).on_verified(answer, state)
 
     def snapshot_request(self, state: StreamState) -> Request | None:
         return self.inner.snapshot_request(state)
-
-    def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | Retry | None:
-        return self.inner.on_snapshot(answer, state)
 
     def cancel_request(self, state: StreamState) -> Request | None:
         home = self._home(state)
@@ -288,13 +294,15 @@ class Relayed(ResumeProtocol):
         return f"{state.extra.get(EPOCH, '')}.{(int(base) if base.isdecimal() else 0) + state.offset}"
 
 
+_PASSED_ON: Final = (Documents, Parted, Shared, Stepped, Stored, Structured)
+"""Abilities of the provider's protocol that have nothing to do with how its stream is resumed."""
 _BEATS: Final[Mapping[str, bytes]] = {"sse": b":\n\n", "ndjson": b"\n"}
 
 
 def can_relay(protocol: ResumeProtocol) -> bool:
     """Whether the protocol delivers each event of the wire as one event, so that the relay and we count the same."""
     own = protocol.framing in _BEATS and not isinstance(protocol, Relayed | HubStream)
-    return own and type(protocol).unpack is ResumeProtocol.unpack
+    return own and protocol.ability(Batched) is None
 
 
 def relayed(protocol: ResumeProtocol, request: StreamState, head: Head) -> ResumeProtocol:

@@ -11,13 +11,14 @@ from typing import Any
 from urllib.parse import urljoin
 
 from .._contract import Head, Position, Promises, Request, StreamState
+from .._contract.abilities import Explained, Replayed
 from .._events import Item
 from ._ends import End, _EndedProtocol
 
 __all__ = ["ReplayFromZero"]
 
 
-class ReplayFromZero(_EndedProtocol):
+class ReplayFromZero(_EndedProtocol, Explained, Replayed):
     """
     An endpoint that sends the whole stream again on every GET.
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from .._contract import Ask, Finished, Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._contract.abilities import Batched, Structured
 from .._events import Delta, Outcome, StreamEvent
 from ._json import payload_of
 
@@ -25,7 +26,7 @@ _BOUNDS: Final = frozenset({"count", "bytes", "until"})
 _STARTS: Final[Mapping[str, str | None]] = {"timestamp": None, "tail_offset": None}
 
 
-class S2(ResumeProtocol):
+class S2(ResumeProtocol, Batched, Structured):
     """
     The records of an S2 stream. Yields one event for each *record* of a batch: `event` is `"record"`, `data` its JSON,
     `sequence` its `seq_num`.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
 from .._contract import Ask, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._contract.abilities import Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
@@ -28,7 +29,7 @@ _TEXTS: Final = {
 }
 
 
-class TanStackAI(ResumeProtocol):
+class TanStackAI(ResumeProtocol, Structured):
     """
     A TanStack AI route that answers with server-sent events and keeps a log of its runs (`durability`).
 

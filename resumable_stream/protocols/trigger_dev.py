@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from .._checkpoint import fingerprint
 from .._contract import Finished, Head, Position, Promises, Reject, Request, ResumeProtocol, StreamState, Verdict
+from .._contract.abilities import Batched, Glance, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Outcome, StreamEvent
 from ._ends import upstream_error
@@ -26,7 +27,7 @@ __all__ = ["TriggerDev"]
 _ROUTE: Final = re.compile(r".*/realtime/v1/(?:streams|sessions)/.+")
 
 
-class TriggerDev(ResumeProtocol):
+class TriggerDev(ResumeProtocol, Batched, Structured, Glance):
     """
     A stream of a Trigger.dev run or session. Version 2 streams (`X-Stream-Version`) send batches of records:
     each record becomes one event, `event` is `"record"`, `data` its JSON and `sequence` its `seq_num`.

@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from .._contract import Head, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._contract.abilities import Batched, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, StreamEvent
 from ._ends import upstream_error
@@ -30,7 +31,7 @@ _ID: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 _EARLIER_MS: Final = 5000
 
 
-class UpstashRealtime(ResumeProtocol):
+class UpstashRealtime(ResumeProtocol, Batched, Structured):
     """
     The events of Upstash Realtime channels: a feed that never ends.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from .._contract import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
+from .._contract.abilities import Batched, Measured
 from .._events import Item
 from .ai_sdk import AISDKStream, stream_url
 
@@ -21,7 +22,7 @@ _RUN: Final = "x-workflow-run-id"
 _TAIL: Final = "x-workflow-stream-tail-index"
 
 
-class WorkflowRun(AISDKStream):
+class WorkflowRun(AISDKStream, Batched, Measured):
     """
     A chat route that runs a workflow and answers with its stream of AI SDK parts.
 

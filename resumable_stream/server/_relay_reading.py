@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from .._contract import is_whole
+from .._contract import Glance, Shared, has_content, is_whole
 from .._events import Outcome
 from ..framing import NDJSONDecoder, SSEDecoder, VerbatimDecoder
 from ..protocols import (
@@ -108,7 +108,7 @@ class UpstreamReading:
                 inner = SSEDecoder(event_bytes=event_bytes, line_bytes=event_bytes)
             self._decoder = VerbatimDecoder(inner, framing=framing)
         self._state = StreamState("POST", "")
-        self._alarm = protocol.alarm if protocol is not None else None
+        self._alarm = Glance.of(protocol).alarm if protocol is not None else None
         self._is_quiet = _quiet(protocol) if framing == "sse" and protocol is not None else None
         # The next bytes begin a new event.
         self._between = True
@@ -201,7 +201,7 @@ class UpstreamReading:
             if isinstance(end, Unproven):
                 confirmed = True
             elif end is not None:
-                end = protocol.end_in(state, item, end)
+                end = Shared.of(protocol).end_in(state, item, end)
                 if isinstance(end, Settled):
                     mark = end
                 elif end is not None:
@@ -222,7 +222,7 @@ class UpstreamReading:
             if mark is None:
                 return
         doubted = self._disproved or self._settled not in (None, Outcome.ENDED)
-        if not confirmed and doubted and (mark is None or mark.outcome is not None) and protocol.has_content(item):
+        if not confirmed and doubted and (mark is None or mark.outcome is not None) and has_content(protocol, item):
             self._disproved, self._settled = True, None
             self._claimed = mark.outcome if mark is not None else None
         elif mark is not None and (self._settled is None or mark.outcome is not Outcome.ENDED):
@@ -265,9 +265,10 @@ class UpstreamReading:
 
 def _quiet(protocol: ResumeProtocol) -> Callable[[bytes], bool]:
     """A test whether the bytes of an event show that it neither ends the stream nor is an error."""
-    alarm = protocol.alarm
+    glance = Glance.of(protocol)
+    alarm = glance.alarm
     if alarm is None:
-        return lambda event: event.startswith(b"data: {") and event.count(b"\n") == 2 and protocol.quiet(event)
+        return lambda event: event.startswith(b"data: {") and event.count(b"\n") == 2 and glance.quiet(event)
     names = frozenset(name.encode() for name in alarm.names)
     unnamed = "message" not in alarm.names
     heads = frozenset(head.encode() for head in alarm.heads)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from .._api import Options, for_record, protocol_of
 from .._checkpoint import Checkpoint, public_url
-from .._contract import Consume, Head, ResumeProtocol, StreamState
+from .._contract import Consume, Head, Joined, ResumeProtocol, StreamState, overrides
 from .._core.heads import STREAMS
 from .._core.machine import Machine
 from .._drivers.base import Plan
@@ -130,10 +130,10 @@ class Splicer:
         port = Port(self.library, request)
         state, head = port.state(), Head(0, {}, str(request.url))
         named = [self._protocols(request)] if callable(self._protocols) else self._protocols
-        asked = next((each for each in _checked(filter(None, named)) if each.joins and each.claims(state, head)), None)
+        asked = next((each for each in _checked(filter(None, named)) if Joined.of(each).joins and each.claims(state, head)), None)
         if asked is None or port.content is None:
             return None
-        return with_key(self.library, request, port.content, asked.first_headers)
+        return with_key(self.library, request, port.content, Joined.of(asked).first_headers)
 
     def _upgraded(self, request: Any) -> Any:
         if self._upgrade is None or request.method != "POST" or not request.url.path.rstrip("/").endswith("/responses"):
@@ -315,7 +315,7 @@ class Splicer:
 
 
 def _fits(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
-    if type(protocol).matches is ResumeProtocol.matches:
+    if not overrides(protocol, "matches"):
         # It has no detection of its own, so it was named for all that it can read.
         return head.content_type in protocol.content_types
     return protocol.matches(state, head) or protocol.claims(state, head)

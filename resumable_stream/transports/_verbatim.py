@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .._api import Options, protocol_of
 from .._checkpoint import Checkpoint
-from .._contract import Head, ResumeProtocol, StreamState
+from .._contract import Explained, Glance, Head, ResumeProtocol, StreamState
 from .._core.checkpoints import WITHHELD_KEY
 from .._core.machine import Machine
 from .._drivers.async_ import AsyncResumableStream
@@ -50,7 +50,9 @@ def resumable(request: StreamState, head: Head) -> ResumeProtocol | None:
     state = StreamState(request.method, request.url, request.json)
     state.head = head
     protocol.identify(state, head)
-    if protocol.why_not(state) and not (protocol.identifies_by_event and state.stream_id is None and state.location is None):
+    if Explained.of(protocol).why_not(state) and not (
+        Glance.of(protocol).identifies_by_event and state.stream_id is None and state.location is None
+    ):
         # An id in the first event could still change that.
         state.cursor = state.cursor or "0"
         return protocol if protocol.resume_request(state) is not None else None

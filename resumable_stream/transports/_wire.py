@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from .._checkpoint import Checkpoint
-from .._contract import ResumeProtocol
+from .._contract import Reporting, ResumeProtocol
 from .._core.settings import Stats
 from .._drivers.base import NOTHING
 from .._drivers.loop import Loop
@@ -144,7 +144,7 @@ class Blocks:
         """
         blocks: list[bytes] = []
         for event in events:
-            if event.reset and not protocol.tells_reset(event):
+            if event.reset and not Reporting.of(protocol).tells_reset(event):
                 text = "what was read is void, and the bytes of a stream cannot say so"
                 raise StreamReset(text, offset=event.offset)
             wire = event.wire

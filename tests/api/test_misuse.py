@@ -15,7 +15,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream import Checkpoint, Limits, Outcome, RetryPolicy, Timeouts
-from resumable_stream.protocols import NDJSON, ByteRange, CursorProtocol, LastEventID, LlamaCpp, ResumeProtocol
+from resumable_stream.protocols import NDJSON, ByteRange, CursorProtocol, LastEventID, LlamaCpp, Measured, ResumeProtocol
 from resumable_stream.stores import MemoryStore
 from resumable_stream.testing import Fault, FlakyServer, Reply, ScriptedClient, ServerEvent, numbered
 
@@ -682,7 +682,7 @@ async def test_the_checkpoint_is_small_whatever_the_server_sends(row: Row, scrip
 async def test_a_place_in_bytes_that_is_no_number_cannot_be_continued(
     row: Row, scripted_client: Scripted, protocol: ResumeProtocol, cursor: str
 ) -> None:
-    method = "POST" if protocol.measured else "GET"
+    method = "POST" if Measured.of(protocol).measured else "GET"
     place = Checkpoint(
         protocol=protocol.name, method=method, url="https://api.example.com/v1/chat/completions", cursor=cursor, offset=3
     )

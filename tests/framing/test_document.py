@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resumable_stream._contract import Document, ResumeProtocol, StreamState
+from resumable_stream._contract import Document, Documents, StreamState
 from resumable_stream._errors import EventTooLarge
 from resumable_stream._events import StreamEvent
 from resumable_stream.framing import DocumentDecoder
@@ -43,6 +43,6 @@ def test_a_document_over_the_limit_is_an_error_and_is_not_kept() -> None:
 
 @pytest.mark.parametrize(("body", "texts"), [(BODY, [BODY.decode()]), (b"", []), (b" \r\n", [])])
 def test_by_default_its_text_is_one_event(body: bytes, texts: list[str]) -> None:
-    found = ResumeProtocol().on_document(body, STATE)
+    found = Documents().on_document(body, STATE)
     assert isinstance(found, Document)
     assert ([event.data for event in found.events], found.cursor) == (texts, None)

@@ -11,7 +11,21 @@ import pytest
 
 from resumable_stream import protocols
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._contract import Answer, Head, ResumeProtocol, StreamState
+from resumable_stream._contract import (
+    Answer,
+    Backfilled,
+    Batched,
+    Head,
+    Parted,
+    Reporting,
+    ResumeProtocol,
+    Shared,
+    Stored,
+    StreamState,
+    Structured,
+    Verified,
+    placing,
+)
 from resumable_stream._errors import OriginMismatch, ProtocolViolation, ResumableStreamError, StreamInterrupted
 from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._text import TextReader
@@ -52,7 +66,7 @@ def payloads(*, every: bool = False) -> list[str]:
 
 PAYLOADS = payloads()
 EVERY_PAYLOAD = payloads(every=True)
-ASKS = ("on_verified", "on_snapshot", "on_backfill")
+ASKS = ((Verified, "on_verified"), (Stored, "on_snapshot"), (Backfilled, "on_backfill"))
 
 
 def through_a_relay(cls: type[ResumeProtocol]) -> Callable[[], ResumeProtocol]:
@@ -85,15 +99,16 @@ def test_an_odd_payload_raises_nothing_of_its_own(cls: type[ResumeProtocol], nam
     for turn, data in enumerate(EVERY_PAYLOAD if names == "every" else PAYLOADS):
         chosen = NAMES if len(data) < 1_000 else NAMES[:2]
         for name in chosen if names == "every" else [chosen[turn % len(chosen)]]:
-            events = list(protocol.unpack(StreamEvent(name, data, "1")))
-            protocol.place(events)
+            events = list(Batched.of(protocol).unpack(StreamEvent(name, data, "1")))
+            if (place := placing(protocol)) is not None:
+                place(events)
             for event in events:
                 protocol.identify(state, event)
                 protocol.error(event)
-                protocol.gap(event)
-                protocol.part(event)
+                Reporting.of(protocol).gap(event)
+                Parted.of(protocol).part(event)
                 if (end := protocol.end(event)) is not None:
-                    protocol.end_in(state, event, end)
+                    Shared.of(protocol).end_in(state, event, end)
                 list(protocol.deltas(event))
 
 
@@ -139,7 +154,7 @@ def test_content_that_is_not_json_is_an_error_and_never_nothing(cls: type[Resume
     """
     protocol = cls()
     if cls.__name__ in PLAIN:
-        assert not protocol.reads_json(StreamEvent("message", "x"))
+        assert not Structured.of(protocol).reads_json(StreamEvent("message", "x"))
         return
     name, data = CONTENT[cls.__name__]
     assert text_in(protocol, StreamEvent(name, data)) == ["x"]
@@ -159,10 +174,10 @@ def test_content_that_is_not_json_is_an_error_and_never_nothing(cls: type[Resume
 def test_an_odd_answer_raises_nothing_of_its_own(cls: type[ResumeProtocol], asks: str) -> None:
     for turn, data in enumerate(EVERY_PAYLOAD if asks == "every" else PAYLOADS):
         answer = Answer(200, {"content-type": "application/json"}, data.encode())
-        for ask in ASKS if asks == "every" else [ASKS[turn % len(ASKS)]]:
+        for kind, ask in ASKS if asks == "every" else [ASKS[turn % len(ASKS)]]:
             state = StreamState("POST", f"{BASE}/threads/t/runs/stream", {"method": "message/send"})
             state.stream_id, state.location, state.offset = "s1", f"{BASE}/threads/t/runs/r", 3
-            found = getattr(cls(), ask)(answer, state)
+            found = getattr(kind.of(cls()), ask)(answer, state)
             # Events may be made as they are asked for.
             list(getattr(found, "events", ()))
 

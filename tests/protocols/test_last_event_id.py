@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resumable_stream._contract import Ask, Finished, Head, Interrupted, Position, Resume, Settled, StreamState
+from resumable_stream._contract import Ask, Finished, Head, Interrupted, Position, Reporting, Resume, Settled, StreamState
 from resumable_stream._errors import GapError, UpstreamError
 from resumable_stream._events import Gap, Outcome, StreamEvent
 from resumable_stream.protocols import (
@@ -323,7 +323,7 @@ def test_one_instance_serves_many_streams(protocol: ResumeProtocol) -> None:
         items = [event('{"seq": 1}', id="1")]
         protocol.place(items)
         for item in items:
-            protocol.end(item), protocol.error(item), protocol.gap(item)
+            protocol.end(item), protocol.error(item), Reporting.of(protocol).gap(item)
     protocol.on_clean_close(state(cursor="0"))
     assert {name: repr(value) for name, value in vars(protocol).items() if name != "_read"} == before
 
