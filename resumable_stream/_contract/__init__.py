@@ -10,10 +10,10 @@ from .judging import *  # noqa: F403
 from .origins import *  # noqa: F403
 from .protocol import *  # noqa: F403
 from .values import *  # noqa: F403
-from .values import KEPT, KEY, SENTINEL
+from .values import KEPT, KEY, SENTINEL, Notes
 from .verdicts import *  # noqa: F403
 
-__all__ = ["KEPT", "KEY", "SENTINEL"]
+__all__ = ["KEPT", "KEY", "SENTINEL", "Notes"]
 __all__ += abilities.__all__
 __all__ += judging.__all__
 __all__ += origins.__all__

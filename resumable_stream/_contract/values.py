@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 from .._checkpoint import encodable, public_url
 from .._events import Outcome, StreamEvent
@@ -22,6 +23,7 @@ __all__ = [
     "Claim",
     "Document",
     "Head",
+    "Memo",
     "Position",
     "Promises",
     "Request",
@@ -129,9 +131,39 @@ class Claim(NamedTuple):
     asked: int
 
 
+class Memo:
+    """
+    What a protocol remembers of one stream. Subclass it as a dataclass with slots whose fields have defaults.
+
+    A checkpoint keeps the fields that `ResumeProtocol.keeps` names. The others are forgotten with the process.
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    def keep(self) -> dict[str, str]:
+        """What a checkpoint may keep: the texts, and the flags that are set as `"1"`. Other fields need a method of your own."""
+        found = ((name, getattr(self, name)) for name in self.__slots__)
+        return {
+            name: value if isinstance(value, str) else "1" for name, value in found if value and isinstance(value, str | bool)
+        }
+
+    @classmethod
+    def back(cls, kept: Mapping[str, str]) -> Self:
+        """The way back from `keep()`. A checkpoint can contain anything, so fields may be missing or have any text."""
+        made = cls()
+        for name in cls.__slots__:
+            if name in kept and isinstance(getattr(made, name), str | bool):
+                setattr(made, name, kept[name] if isinstance(getattr(made, name), str) else True)
+        return made
+
+
+_Memo = TypeVar("_Memo", bound=Memo)
+Notes = tuple[dict[str, str], dict[type[Memo], Memo], Claim | None]
+
+
 class StreamState:
     """
-    What is known about one stream. Protocols read all of it and write `stream_id`, `location` and `extra`.
+    What is known about one stream. Protocols read all of it and write `stream_id`, `location`, `extra` and their `memo()`.
 
     Attributes:
         method, url: Method and URL of the first request.
@@ -140,7 +172,7 @@ class StreamState:
         location: URL from which the stream can be resumed, if the server named one; the core makes it absolute.
         cursor, sequence: Cursor and number of the last event delivered.
         offset: Events delivered so far.
-        extra: Text that the protocol remembers. The checkpoint saves only the names in `ResumeProtocol.keeps`.
+        extra: Texts that the protocol remembers by name. The checkpoint saves only the names in `ResumeProtocol.keeps`.
         head: The latest response head.
         resuming: The latest request asked for the rest of a stream, not for its start.
         asking: The latest request was made after a clean close, only to find out whether there is more.
@@ -149,6 +181,7 @@ class StreamState:
     """
 
     __slots__ = (
+        "_memos",
         "_public_url",
         "asking",
         "cursor",
@@ -178,10 +211,40 @@ class StreamState:
         self.sequence: int | None = None
         self.offset = 0
         self.extra: dict[str, str] = {}
+        self._memos: dict[type[Memo], Memo] = {}
         self.head: Head | None = None
         self.resuming = False
         self.asking = False
         self.over: Claim | None = None
+
+    def memo(self, kind: type[_Memo]) -> _Memo:
+        """What is remembered of this stream in a memo of this class. On first use it is made from what a checkpoint kept."""
+        found = self._memos.get(kind)
+        if not isinstance(found, kind):
+            found = self._memos[kind] = kind.back(self.extra)
+        return found
+
+    def texts(self) -> dict[str, str]:
+        """All that is remembered as text, by name."""
+        found = dict(self.extra)
+        for memo in self._memos.values():
+            for name in memo.__slots__:
+                found.pop(name, None)
+            found |= memo.keep()
+        return found
+
+    def notes(self) -> Notes:
+        """A copy of all that is remembered, to compare it or go back to it."""
+        memos = {kind: copy(memo) for kind, memo in self._memos.items() if memo != kind.back(self.extra)}
+        return dict(self.extra), memos, self.over
+
+    def go_back(self, notes: Notes) -> None:
+        """Remember what was remembered then, and nothing else."""
+        self.extra, self._memos, self.over = notes
+
+    def forget(self) -> None:
+        """Remember nothing."""
+        self.go_back(({}, {}, None))
 
     @property
     def kept(self) -> Mapping[str, str]:

@@ -77,7 +77,7 @@ class Checkpoints:
 
     def kept(self) -> dict[str, str]:
         """The current texts that the protocol wants kept."""
-        return {name: value for name, value in self._state.extra.items() if name in self._protocol.keeps}
+        return {name: value for name, value in self._state.texts().items() if name in self._protocol.keeps}
 
     def changed(self, before: Iterable[tuple[Any, dict[str, str]]]) -> None:
         """Delivered events changed the kept texts; `before` holds each event with the texts before it."""

@@ -679,8 +679,7 @@ class Machine:
     def _start_over(self, *, anew: bool = False) -> None:
         self._ending.start_over()
         self._reading.start_over()
-        self.state.extra.clear()
-        self.state.over = None
+        self.state.forget()
         self._checkpoints.start_over()
         self._account.count_events(self._ledger.fresh)
         self.notices.append(note.Restarted(0))

@@ -297,11 +297,11 @@ class Reading:
         for item in items:
             if not is_whole(item, ended_line=ended_line):
                 return ()
-        kept = dict(self._state.extra)
+        notes = self._state.notes()
         try:
             return items if any(self._ends(item) for item in items) else ()
         finally:
-            self._state.extra = kept
+            self._state.go_back(notes)
 
     def _ends(self, item: Any) -> bool:
         """Whether the item says how the stream ends, or why."""

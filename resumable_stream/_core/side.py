@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .._contract import Answer, Backfill, Backfilled, Claim, Request, ResumeProtocol, Snapshot, Stored, Verified
+from .._contract import Answer, Backfill, Backfilled, Claim, Notes, Request, ResumeProtocol, Snapshot, Stored, Verified
 from .._contract import verdicts as verdict
 from .._errors import CursorExpired, ResumableStreamError, RetriesExhausted
 from . import actions as act
@@ -44,7 +44,7 @@ class Side:
         """Pages of history requested on this connection."""
         self._last_words = 0
         self._exhausted: RetriesExhausted | None = None
-        self._before: tuple[dict[str, str], Claim | None] = {}, None
+        self._before: Notes | None = None
 
     # --- requests
 
@@ -185,7 +185,7 @@ class Side:
         if not state.resuming or self._last_words >= LAST_WORDS:
             return Stop(exhausted)
         if not self._last_words:
-            self._before = dict(state.extra), state.over
+            self._before = state.notes()
         if (request := self.status_request()) is None:
             return Stop(exhausted)
         self._last_words += 1
@@ -202,14 +202,15 @@ class Side:
         exhausted, state = self._exhausted, self._requests.state
         assert exhausted is not None
         if answer is not None:
-            before = dict(state.extra), state.over
+            before = state.notes()
             match self._on_verified(answer):
                 case verdict.Finished() | verdict.Lost(stored=True) as found:
                     return found
-                case verdict.Resume() if (state.extra, state.over) != before:
+                case verdict.Resume() if state.notes() != before:
                     # The provider says that the run is over, and has to repeat that.
                     if isinstance(again := self.last_request(exhausted), Ask):
                         return again
         # Do not put these last notes into the checkpoint, so that another process starts its own checks.
-        state.extra, state.over = self._before
+        assert self._before is not None
+        state.go_back(self._before)
         return Stop(exhausted)

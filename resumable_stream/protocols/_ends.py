@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._contract import KEPT, Alarm, Ask, Finished, Head, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
+from .._contract import KEPT, Alarm, Ask, Finished, Head, Memo, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
 from .._contract.abilities import Doubted, Glance, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
@@ -132,9 +133,14 @@ def worst_of(outcomes: Iterable[Outcome], state: StreamState | None = None) -> O
     return next(outcome for outcome in _WORST_FIRST if outcome in found)
 
 
+@dataclass(slots=True)
+class _Finished(Memo):
+    finished: str = ""
+
+
 def finished(state: StreamState, parts: int, ended: Iterable[tuple[Any, Outcome]]) -> Settled | None:
     """
-    Note which of several parallel answers have ended, in `state.extra["finished"]`.
+    Note which of several parallel answers have ended, in the stream's memo.
 
     Args:
         parts: The number of answers.
@@ -151,13 +157,13 @@ def finished(state: StreamState, parts: int, ended: Iterable[tuple[Any, Outcome]
     if not outcomes:
         return None
     outcome = worst_of(outcomes)
-    state.extra["finished"] = f"{outcome.value} {bits:x}"
+    state.memo(_Finished).finished = f"{outcome.value} {bits:x}"
     return Settled(outcome) if bits.bit_count() == parts else None
 
 
 def _noted(state: StreamState) -> tuple[list[Outcome], int]:
     # A checkpoint can contain anything, so this may be malformed.
-    known = _FINISHED.fullmatch(state.extra.get("finished", ""))
+    known = _FINISHED.fullmatch(state.memo(_Finished).finished)
     return ([Outcome(known[1])], int(known[2], 16)) if known is not None else ([], 0)
 
 

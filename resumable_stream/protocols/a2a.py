@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from .._contract import Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract import Answer, Head, Memo, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
 from .._contract.abilities import Documents, Reporting, Shared, Stored, Structured, Verified
 from .._contract.verdicts import Consume, Finished, Lost, Resume, Settled, Verdict, Verify
 from .._errors import UpstreamError
@@ -49,6 +50,12 @@ _WAITING: Final = ("input-required", "auth-required")
 _NOTHING_TO_STREAM: Final = (b"UNSUPPORTED_OPERATION", b"UnsupportedOperation", b"-32004", b"terminal state")
 _NO_SUBSCRIPTION: Final = (-32001, -32004)
 _ENDED_OR_UNKNOWN: Final = "the task can no longer be subscribed to: it has ended, or the server does not know it"
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    version: str = ""
+
 
 Verb = Literal["subscribe", "get", "cancel"]
 
@@ -93,10 +100,10 @@ class A2A(ResumeProtocol, Documents, Reporting, Shared, Stored, Structured, Veri
             state.stream_id = _task_of(_read(source)) or None
             return
         if state.cursor is not None:
-            # A reset clears `extra`; the version is in the cursor too.
-            state.extra["version"] = state.cursor[:3]
+            # A reset clears the memo; the version is in the cursor too.
+            state.memo(_Memo).version = state.cursor[:3]
         elif isinstance(state.json, dict) and (version := _VERSIONS.get(str(state.json.get("method")))):
-            state.extra["version"] = version
+            state.memo(_Memo).version = version
         if found := _REST.match(state.url):
             state.stream_id = state.stream_id or (unquote(found["task"]) if found["task"] else None)
 
@@ -175,7 +182,7 @@ class A2A(ResumeProtocol, Documents, Reporting, Shared, Stored, Structured, Veri
             # v0.3 is served under /v1 and subscribes by GET; a v1 server accepts both.
             by_get = verb == "subscribe" and found["base"].endswith("/v1")
             return Request(method="GET" if by_get else "POST", url=f"{task}:{verb}", repeat="query")
-        version = state.cursor[:3] if state.cursor is not None else state.extra.get("version", "1.0")
+        version = state.cursor[:3] if state.cursor is not None else state.memo(_Memo).version or "1.0"
         if version not in _NAMES:
             return None
         # The answers continue those to the first request, so they carry its id: "it MUST be the same" (JSON-RPC 2.0, section 5).

@@ -17,13 +17,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import Answer, Backfill, Head, Position, Promises, Request, ResumeProtocol, StreamState
+from .._contract import Answer, Backfill, Head, Memo, Position, Promises, Request, ResumeProtocol, StreamState
 from .._contract.abilities import Backfilled, Glance, Replayed, Structured
 from .._contract.verdicts import Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -41,6 +42,15 @@ _TURN: Final[Mapping[str, Outcome]] = {
     "refusal": Outcome.INCOMPLETE,
     "budget_reached": Outcome.INCOMPLETE,
 }
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    """When the stream was opened, the earliest event that belongs to it, and where the list of the history starts."""
+
+    opened: str = ""
+    floor: str = ""
+    since: str = ""
 
 
 class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance):
@@ -90,8 +100,8 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
         if (found := _STREAM.fullmatch(urlsplit(state.url).path)) is not None:
             state.stream_id = found[2]
         # From this time on everything belongs to the stream, even if the connection is lost before the first event.
-        if "opened" not in state.extra and (opened := _date(source.headers.get("date", ""))) is not None:
-            state.extra["opened"] = opened.isoformat()
+        if not state.memo(_Memo).opened and (opened := _date(source.headers.get("date", ""))) is not None:
+            state.memo(_Memo).opened = opened.isoformat()
 
     # -- reading
 
@@ -143,12 +153,13 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
 
     def backfill_request(self, state: StreamState) -> Request | None:
         since = _time(state.cursor)
-        opened = _time(state.extra.get("opened"))
+        memo = state.memo(_Memo)
+        opened = _time(memo.opened)
         # Events from before the stream was opened are not part of it: the idle event of the previous turn would end this one.
-        state.extra["floor"] = (opened or since or _EVER).isoformat()
+        memo.floor = (opened or since or _EVER).isoformat()
         since = opened if since is None else max(since, _EVER) - _OVERLAP
         # All pages belong to one list, so its start must stay fixed while the cursor moves with the events of the first pages.
-        state.extra["since"] = "" if since is None else since.isoformat().replace("+00:00", "Z")
+        memo.since = "" if since is None else since.isoformat().replace("+00:00", "Z")
         return _history(state, None)
 
     def on_backfill(self, answer: Answer, state: StreamState) -> Backfill | Verdict:
@@ -183,14 +194,14 @@ def _events(state: StreamState) -> str:
 
 def _history(state: StreamState, page: str | None) -> Request:
     wanted: dict[str, str | None] = {"event_deltas": None, "limit": "1000", "order": "asc", "page": page}
-    wanted["created_at[gte]"] = state.extra.get("since") or None
+    wanted["created_at[gte]"] = state.memo(_Memo).since or None
     return Request(method="GET", url=_events(state), headers={"Accept": "application/json"}, params=wanted, repeat="all")
 
 
 def _ours(item: Any, state: StreamState) -> bool:
     if not isinstance(item, dict):
         return False
-    time, floor = item.get("processed_at"), _time(state.extra.get("floor"))
+    time, floor = item.get("processed_at"), _time(state.memo(_Memo).floor)
     when = _time(time) if isinstance(time, str) else None
     return when is None or floor is None or when >= floor
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
+from .._contract import Head, Memo, Promises, Request, ResumeProtocol, StreamState
 from .._contract.abilities import Glance
 from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Verdict
 from .._events import Item, Outcome
@@ -23,6 +24,16 @@ __all__ = ["ByteRange"]
 
 _CONTENT_RANGE: Final = re.compile(r"\s*bytes\s+(?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)\s*", re.IGNORECASE)
 _FOREIGN: Final = ("text/html", "application/xhtml+xml", "application/json", "application/problem+json")
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    """The validator and the length of the document. `coded`: its bytes are encoded."""
+
+    etag: str = ""
+    modified: str = ""
+    length: str = ""
+    coded: bool = False
 
 
 class ByteRange(ResumeProtocol, Glance):
@@ -47,35 +58,32 @@ class ByteRange(ResumeProtocol, Glance):
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
             return
-        headers, extra = source.headers, state.extra
+        headers, memo = source.headers, state.memo(_Memo)
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-            extra["coded"] = "1"
+            memo.coded = True
             return
         if not state.offset:
             # Taken from the answer that brings the first byte; one that was cut before it proves nothing.
-            for name in ("etag", "modified", "length"):
-                extra.pop(name, None)
-            if etag := headers.get("etag", ""):
-                extra["etag"] = etag
-            elif modified := headers.get("last-modified", ""):
-                extra["modified"] = modified
+            memo.etag = headers.get("etag", "")
+            memo.modified = "" if memo.etag else headers.get("last-modified", "")
+            memo.length = ""
             if "transfer-encoding" not in headers and re.fullmatch(r"[0-9]{1,18}", length := headers.get("content-length", "")):
-                extra["length"] = length
+                memo.length = length
         total = _content_range(headers)[1]
         if total is not None:
-            extra["length"] = str(total)
+            memo.length = str(total)
 
     def deltas(self, event: Any) -> Any:
         # Decoding a chunk needs the bytes before it; `iter_text()` decodes across chunks.
         return ()
 
     def resume_request(self, state: StreamState) -> Request | None:
-        if state.method != "GET" or "coded" in state.extra or not re.fullmatch(r"[0-9]{1,18}", state.cursor or "0"):
+        if state.method != "GET" or state.memo(_Memo).coded or not re.fullmatch(r"[0-9]{1,18}", state.cursor or "0"):
             return None
         headers: dict[str, str | None] = {"Accept-Encoding": "identity"}
         if state.cursor is not None and state.cursor != "0":
             headers["Range"] = f"bytes={state.cursor}-"
-            if (etag := state.extra.get("etag", "")) and not etag.startswith("W/"):
+            if (etag := state.memo(_Memo).etag) and not etag.startswith("W/"):
                 headers["If-Range"] = etag
         return Request(method="GET", url=state.url, headers=headers, repeat="all")
 
@@ -101,7 +109,7 @@ class ByteRange(ResumeProtocol, Glance):
                 return Finished(Outcome.COMPLETED)
             return Lost(f"asked for bytes from {held}, the server has {'an unknown number' if total is None else total}")
         if status == 200:
-            etag = state.extra.get("etag", "")
+            etag = state.memo(_Memo).etag
             if etag and not etag.startswith("W/") and headers.get("etag") == etag:
                 return Consume(skip=held)
             if state.asking:
@@ -110,17 +118,16 @@ class ByteRange(ResumeProtocol, Glance):
         return None
 
     def _other_document(self, headers: Mapping[str, str], state: StreamState) -> bool:
-        before, now = state.extra.get("etag"), headers.get("etag")
-        if before is not None and now is not None:
-            return before != now
-        before, now = state.extra.get("modified"), headers.get("last-modified")
-        return before is not None and now is not None and before != now
+        memo = state.memo(_Memo)
+        if memo.etag and "etag" in headers:
+            return memo.etag != headers["etag"]
+        return bool(memo.modified) and headers.get("last-modified", memo.modified) != memo.modified
 
     def on_clean_close(self, state: StreamState) -> Verdict:
-        length = state.extra.get("length")
-        if length is not None and re.fullmatch(r"[0-9]{1,18}", length):
+        length = state.memo(_Memo).length
+        if re.fullmatch(r"[0-9]{1,18}", length):
             return Finished(Outcome.COMPLETED) if int(length) <= int(state.cursor or 0) else Resume()
-        if "coded" in state.extra or state.head is None or state.head.headers.get("accept-ranges", "").lower() != "bytes":
+        if state.memo(_Memo).coded or state.head is None or state.head.headers.get("accept-ranges", "").lower() != "bytes":
             return Finished(Outcome.ENDED)
         # The length is unknown: a 416 with our count proves that the body was complete.
         return Ask()

@@ -13,11 +13,12 @@ import base64
 import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from .._checkpoint import encodable, fingerprint
-from .._contract import Document, Head, Position, Promises, Request, ResumeProtocol, StreamState
+from .._contract import Document, Head, Memo, Position, Promises, Request, ResumeProtocol, StreamState
 from .._contract.abilities import Batched, Documents, Replayed, Structured
 from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Verdict
 from .._errors import EventTooLarge
@@ -35,6 +36,11 @@ _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _COLLAPSE: Final = 1024
 # Maximum messages per answer or batch. Each event takes about 500 bytes, however short, so this is 50 MB.
 _MESSAGES: Final = 100_000
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    collapse: str = ""
 
 
 class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
@@ -217,7 +223,7 @@ class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
         if state.cursor is not None:
             params["offset"] = state.cursor if mode == "sse" else _parts(state.cursor)[0]
             if mode is not None:
-                params["cursor"] = state.extra.get("collapse")
+                params["cursor"] = state.memo(_Memo).collapse or None
         return Request(method="GET", url=state.url, params=params, repeat="all")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
@@ -260,10 +266,8 @@ def _outcome(told: Any) -> Outcome:
 
 def _remember(state: StreamState, collapse: Any) -> None:
     # It is only a hint, and a checkpoint has a limit of 8 KiB.
-    if isinstance(collapse, str) and 0 < len(collapse) <= _COLLAPSE and encodable(collapse):
-        state.extra["collapse"] = collapse
-    else:
-        state.extra.pop("collapse", None)
+    usable = isinstance(collapse, str) and len(collapse) <= _COLLAPSE and encodable(collapse)
+    state.memo(_Memo).collapse = collapse if usable else ""
 
 
 def _parts(cursor: str | None) -> tuple[str | None, bytes]:

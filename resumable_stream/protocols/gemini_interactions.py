@@ -18,10 +18,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract import Alarm, Answer, Head, Memo, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
 from .._contract.abilities import Glance, Stored, Structured, Verified
 from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
@@ -53,6 +54,11 @@ _ERRORS: Final = EndRule("close")
 _BELIEVED: Final = 3
 _END: Final = " (end)"
 """Marks a cursor whose event is followed only by `[DONE]`, so a resume from it must not wait for a last event."""
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    unstored: bool = False
 
 
 class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
@@ -106,7 +112,7 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
             if state.method == "GET":
                 state.stream_id = unquote(urlsplit(state.url).path.rpartition("/")[2]) or None
             elif isinstance(state.json, dict) and state.json.get("store") is False:
-                state.extra["unstored"] = "1"
+                state.memo(_Memo).unstored = True
             return
         payload = payload_of(source)
         interaction = payload.get("interaction")
@@ -205,7 +211,7 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
 
 def _request(method: str, state: StreamState, params: Mapping[str, str | None], verb: str = "") -> Request | None:
     """A request for the interaction itself, or `None` if its id is not known or it is not stored."""
-    if state.stream_id is None or "unstored" in state.extra:
+    if state.stream_id is None or state.memo(_Memo).unstored:
         return None
     parts = urlsplit(state.url)
     path = parts.path if state.method == "GET" else f"{parts.path.rstrip('/')}/{quote(state.stream_id, safe='')}"

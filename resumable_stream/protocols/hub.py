@@ -17,11 +17,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import KEY, Alarm, Answer, Document, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract import (
+    KEY,
+    Alarm,
+    Answer,
+    Document,
+    Head,
+    Memo,
+    Position,
+    Promises,
+    Request,
+    ResumeProtocol,
+    Snapshot,
+    StreamState,
+)
 from .._contract.abilities import Documents, Explained, Glance, Joined, Logged, Shared, Stepped, Stored, Structured
 from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
@@ -44,6 +58,13 @@ _WHERE: Final[dict[str, str | None]] = dict.fromkeys(("after", "view"))
 STARTING: Final[dict[str, str | None]] = dict.fromkeys(("Idempotency-Key", "Prefer"))
 # Maximum characters of a server's text in messages.
 _SHOWN: Final = 200
+
+
+@dataclass(slots=True)
+class Reason(Memo):
+    """Why the stream ended, as the server said."""
+
+    reason: str = ""
 
 
 class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, Stepped, Stored, Structured, Glance):
@@ -198,7 +219,7 @@ class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, St
         return "" if home_of(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
 
     def why_ended(self, state: StreamState) -> str:
-        return state.extra.get("reason", "")
+        return state.memo(Reason).reason
 
     def resume_request(self, state: StreamState) -> Request | None:
         home = home_of(state)
@@ -290,7 +311,7 @@ def outcome_of(value: str) -> Outcome:
 def note_reason(state: StreamState, reason: str) -> None:
     """Remember why the stream ended, for people. Checkpoints keep it, so its length is bounded."""
     if reason:
-        state.extra["reason"] = reason[:_SHOWN]
+        state.memo(Reason).reason = reason[:_SHOWN]
 
 
 def _deferred(headers: Mapping[str, str]) -> bool:

@@ -18,9 +18,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
-from .._contract import Alarm, Answer, Head, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
+from .._contract import Alarm, Answer, Head, Memo, Position, Promises, Request, ResumeProtocol, Snapshot, StreamState
 from .._contract.abilities import Explained, Glance, Replayed, Stored, Structured, Verified
 from .._contract.verdicts import Finished, Lost, Over, Resume, Retry, Verdict, Verify
 from .._errors import UpstreamError
@@ -52,6 +53,27 @@ _ENDED: Final = {
 }
 
 
+@dataclass(slots=True)
+class _Memo(Memo):
+    """
+    Attributes:
+        resumable, stream_mode, stream_subgraphs: What the first request asked for.
+        last, before: The latest id, and the previous distinct one.
+        under: Digests of the events that came under the latest id.
+        seen: This connection brought an event.
+        proven: So did the one before the provider said that the run is over.
+    """
+
+    resumable: bool = False
+    stream_mode: str = ""
+    stream_subgraphs: str = ""
+    last: str = ""
+    before: str = ""
+    under: str = ""
+    seen: bool = False
+    proven: bool = False
+
+
 class _LangGraph(ResumeProtocol, Replayed, Structured, Glance):
     """What the two kinds of stream share: the events, and ids that may repeat."""
 
@@ -69,24 +91,23 @@ class _LangGraph(ResumeProtocol, Replayed, Structured, Glance):
         return Position(None, None, event.own_id)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
-        extra = state.extra
+        memo = state.memo(_Memo)
         if isinstance(source, Head):
-            extra.pop("seen", None)
-            extra["id"] = extra["before"] = state.cursor or self._before_all(state) or ""
+            memo.seen = False
+            memo.last = memo.before = state.cursor or self._before_all(state) or ""
             return
-        extra["seen"] = "1"
+        memo.seen = True
         own_id = getattr(source, "own_id", None)
         if not own_id:
             return
-        if own_id != extra.get("id"):
-            extra["before"] = extra.get("id") or _just_before(own_id) or ""
-            extra["id"] = own_id
-            extra["under"] = ""
+        if own_id != memo.last:
+            memo.before = memo.last or _just_before(own_id) or ""
+            memo.last, memo.under = own_id, ""
         assert isinstance(source, StreamEvent)
         content = self.fingerprint(source)[:8]
-        source.own_id = f"{own_id}/{content}/{extra.get('under', '').count(content)}"
-        extra["under"] = f"{extra.get('under', '')}{content} "[-_UNDER_ONE_ID:]
-        source.cursor = extra["before"]
+        source.own_id = f"{own_id}/{content}/{memo.under.count(content)}"
+        memo.under = f"{memo.under}{content} "[-_UNDER_ONE_ID:]
+        source.cursor = memo.before
         source.moves = True
 
     def reaches_back(self, state: StreamState) -> bool:
@@ -185,18 +206,18 @@ class LangGraphRun(_LangGraph, Explained, Stored, Verified):
     def why_not(self, state: StreamState) -> str:
         if state.location is None:
             return "the answer named no Location, so this run cannot be joined: run it on a thread, with stream_resumable"
-        created = state.method == "POST" and state.cursor is None and "resumable" not in state.extra
+        created = state.method == "POST" and state.cursor is None and not state.memo(_Memo).resumable
         return "the run was started without stream_resumable, and no event had an id" if created else ""
 
     def resume_request(self, state: StreamState) -> Request | None:
         created = state.method == "POST"
-        if state.location is None or (created and state.cursor is None and "resumable" not in state.extra):
+        if state.location is None or (created and state.cursor is None and not state.memo(_Memo).resumable):
             return None
         # Without the header the server sends only new events, and the missed ones are silently lost.
         cursor = state.cursor or self._before_all(state)
         headers = {"Last-Event-ID": cursor} if cursor is not None else {}
         params = {"cancel_on_disconnect": "0"}
-        params |= {name: state.extra[name] for name in ("stream_mode", "stream_subgraphs") if name in state.extra}
+        params |= {name: text for name, text in state.memo(_Memo).keep().items() if name in ("stream_mode", "stream_subgraphs")}
         return Request(method="GET", url=state.location, headers=headers, params=params, repeat="query")
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
@@ -206,7 +227,7 @@ class LangGraphRun(_LangGraph, Explained, Stored, Verified):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         over = state.over
-        if over is not None and over.offset == state.offset and ("proven" in state.extra or "seen" in state.extra):
+        if over is not None and over.offset == state.offset and (state.memo(_Memo).proven or state.memo(_Memo).seen):
             return Finished(over.outcome)
         request = self.status_request(state)
         return Verify(request) if request is not None else Finished(Outcome.ENDED)
@@ -226,9 +247,8 @@ class LangGraphRun(_LangGraph, Explained, Stored, Verified):
             # Without ids, nothing more can be requested.
             return Finished(_ENDED[status])
         # The run may have ended after the connection did. A replay without any event that we already have proves nothing.
-        state.extra.pop("proven", None)
-        if "seen" in state.extra:
-            state.extra["proven"] = "1"
+        memo = state.memo(_Memo)
+        memo.proven = memo.seen
         return Over(_ENDED[status], lost=f"the run has ended ({status}), and the server no longer holds its events")
 
     def snapshot_request(self, state: StreamState) -> Request | None:
@@ -323,11 +343,11 @@ def _remember_body(state: StreamState) -> None:
     if modes := body.get("stream_mode"):
         # The filter also applies to these two, although a run cannot be created with them.
         names = [*([modes] if isinstance(modes, str) else modes), "metadata", "error"]
-        state.extra["stream_mode"] = json.dumps(names, separators=(",", ":"))
+        state.memo(_Memo).stream_mode = json.dumps(names, separators=(",", ":"))
     if body.get("stream_resumable"):
-        state.extra["resumable"] = "1"
+        state.memo(_Memo).resumable = True
     if body.get("stream_subgraphs"):
-        state.extra["stream_subgraphs"] = "true"
+        state.memo(_Memo).stream_subgraphs = "true"
 
 
 def _just_before(own_id: str) -> str | None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
-from .._contract import Head, Promises, Request, ResumeProtocol, StreamState
+from .._contract import Head, Memo, Promises, Request, ResumeProtocol, StreamState
 from .._contract.abilities import Documents, Glance, Shared, Structured
 from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome
@@ -33,6 +34,32 @@ _REQUEST_CANCELLED: Final = -32800
 # Maximum characters of all ids in a checkpoint, which has 8 KiB; if there are more, `_MANY` is stored instead.
 _IDS: Final = 1024
 _MANY: Final = "many"
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    """
+    Attributes:
+        ids: Ids of the requests; `None` if not known, because another process had more than a checkpoint holds.
+        left: Those of a batch that have no response yet; `None` if it is not a batch, `_MANY` if not known.
+        failed: A response of the batch reported a failure.
+        session: The session id that the server announced.
+    """
+
+    ids: list[Any] | None = None
+    left: Any = None
+    failed: bool = False
+    session: str = ""
+
+    def keep(self) -> dict[str, str]:
+        lists = {name: json.dumps(ids) for name, ids in (("ids", self.ids), ("left", self.left)) if ids is not None}
+        return super(_Memo, self).keep() | {name: text if len(text) <= _IDS else _MANY for name, text in lists.items()}
+
+    @classmethod
+    def back(cls, kept: Mapping[str, str]) -> Self:
+        ids, left = parsed(kept.get("ids", "")), parsed(kept.get("left", ""))
+        unknown = _MANY if "left" in kept else None
+        return cls(ids if isinstance(ids, list) else None, left if isinstance(left, list) else unknown, "failed" in kept)
 
 
 class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
@@ -81,13 +108,12 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
             return
         if session := source.headers.get(_SESSION):
             # Not in `keeps`: it grants access, so no checkpoint may hold it.
-            state.extra["session"] = session
+            state.memo(_Memo).session = session
         if not state.resuming:
-            ids = _ids(state.json)
-            _write(state, "ids", ids)
-            if len(ids) > 1:
-                # The requests still without a response.
-                _write(state, "left", ids)
+            memo = state.memo(_Memo)
+            memo.ids = _ids(state.json)
+            if len(memo.ids) > 1:
+                memo.left = memo.ids
 
     # -- reading
 
@@ -102,22 +128,21 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
         if None in answered:
             # The server could not read the id, so this response concerns our request.
             return end
-        if "left" not in state.extra:
-            ids = _read(state, "ids")
-            return end if not ids or _unanswered(ids[:1], answered, ids) == [] else None
-        waiting = _read(state, "left")
+        memo = state.memo(_Memo)
+        ids, waiting = memo.ids, memo.left
         if waiting is None:
+            return end if not ids or _unanswered(ids[:1], answered, ids) == [] else None
+        if waiting == _MANY:
             # A batch resumed in another process, with more ids than a checkpoint holds: the last response is not known.
             return None
-        left = _unanswered(waiting, answered, _read(state, "ids") or waiting)
+        left = _unanswered(waiting, answered, ids or waiting)
         if len(left) == len(waiting):
             return None
-        _write(state, "left", left)
-        if end is not Outcome.COMPLETED:
-            state.extra["failed"] = "1"
+        memo.left = left
+        memo.failed = memo.failed or end is not Outcome.COMPLETED
         if left:
             return None
-        return Outcome.FAILED if "failed" in state.extra else end
+        return Outcome.FAILED if memo.failed else end
 
     def deltas(self, event: Any) -> Iterator[Delta]:
         # Progress and log messages are about the answer; only the result is the answer.
@@ -125,7 +150,7 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
 
     def deltas_in(self, state: StreamState, event: Any) -> Iterator[Delta]:
         responses = _responses(event)
-        ids = _read(state, "ids")
+        ids = state.memo(_Memo).ids
         if ids and not _is_document(state):
             # A replay may also contain the responses to other requests of the session.
             responses = [each for each in responses if len(_unanswered(ids, [each.get("id")], ids)) < len(ids)]
@@ -161,7 +186,7 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
         return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
-        ids = _read(state, "ids")
+        ids = state.memo(_Memo).ids
         if ids is None or len(ids) != 1 or (isinstance(state.json, dict) and state.json.get("method") == "initialize"):
             # The notification names exactly one request, and "the `initialize` request MUST NOT be cancelled by clients".
             return None
@@ -170,7 +195,7 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
 
 
 def _session(state: StreamState) -> dict[str, str]:
-    session = state.extra.get("session")
+    session = state.memo(_Memo).session
     return {"Mcp-Session-Id": session} if session else {}
 
 
@@ -188,19 +213,6 @@ def _unanswered(waiting: list[Any], answered: list[Any], ids: list[Any]) -> list
     """
     spelled = {str(each) for each in answered if each not in ids}
     return [each for each in waiting if each not in answered and str(each) not in spelled]
-
-
-def _write(state: StreamState, name: str, ids: list[Any]) -> None:
-    text = json.dumps(ids)
-    # In memory, all ids are kept, whatever their size.
-    state.extra[f"all {name}"] = text
-    state.extra[name] = text if len(text) <= _IDS else _MANY
-
-
-def _read(state: StreamState, name: str) -> list[Any] | None:
-    """The stored ids; `None` if not known, because another process had more than a checkpoint holds."""
-    found = parsed(state.extra.get(f"all {name}", state.extra.get(name, "")))
-    return found if isinstance(found, list) else None
 
 
 def _responses(event: Any) -> list[dict[str, Any]]:

@@ -17,12 +17,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import Alarm, Answer, Head, Position, Promises, Request, Snapshot, StreamState
+from .._contract import Alarm, Answer, Head, Memo, Position, Promises, Request, Snapshot, StreamState
 from .._contract.abilities import Stored, Verified
 from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
@@ -60,6 +60,11 @@ _TEXTS: Final = {
 _STORED: Final = re.compile(r"/responses/(?:ca)?resp_[^/]+$")
 _GIVEN: Final = frozenset({"input", "prompt", "conversation", "previous_response_id"})
 _PADDING: Final = re.compile(r',\s*"obfuscation"\s*:\s*"[^"\\]*"')
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    background: bool = False
 
 
 class OpenAIResponses(CursorProtocol, Stored, Verified):
@@ -151,14 +156,14 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
             if state.method == "GET" and state.stream_id is None:
                 # Only a background response can be streamed by GET.
                 state.stream_id = unquote(urlsplit(state.url).path.rstrip("/").rpartition("/")[2])
-                state.extra["background"] = "1"
+                state.memo(_Memo).background = True
             return
         response = payload_of(source).get("response")
         if isinstance(response, dict) and isinstance(response.get("id"), str):
             state.stream_id = response["id"]
             asked = isinstance(state.json, dict) and state.json.get("background") is True
             if response.get("background", asked or self._turns(state)) is True:
-                state.extra["background"] = "1"
+                state.memo(_Memo).background = True
 
     # -- reading
 
@@ -197,7 +202,7 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
     def why_not(self, state: StreamState) -> str:
         if not self._numbered:
             return "the server does not number its events (numbered=False)"
-        if "background" in state.extra or state.method == "GET":
+        if state.memo(_Memo).background or state.method == "GET":
             return ""
         body = state.json if isinstance(state.json, dict) else {}
         if body.get("store") is False:
@@ -213,7 +218,7 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
         return "only a background response can be resumed: send background: true (upgrade_background=True does it for you)"
 
     def resume_request(self, state: StreamState) -> Request | None:
-        if not self._numbered or "background" not in state.extra or (url := _url_of(state)) is None:
+        if not self._numbered or not state.memo(_Memo).background or (url := _url_of(state)) is None:
             return None
         params = {"stream": "true"}
         if state.cursor is not None:
@@ -248,7 +253,7 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
         return Request(method="GET", url=url, params=dropped, repeat="all" if state.method == "GET" else None)
 
     def on_verified(self, answer: Answer, state: StreamState) -> Verdict:
-        background = "background" in state.extra
+        background = state.memo(_Memo).background
         if answer.status in (404, 410) and background:
             return Lost(f"response {state.stream_id} is unknown or has expired")
         if answer.status in (401, 403):
@@ -279,7 +284,7 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
 
     def cancel_request(self, state: StreamState) -> Request | None:
         url = _url_of(state)
-        if url is None or "background" not in state.extra:
+        if url is None or not state.memo(_Memo).background:
             return None
         parts = urlsplit(url)
         return Request(method="POST", url=urlunsplit(parts._replace(path=f"{parts.path}/cancel")))

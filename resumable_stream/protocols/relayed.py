@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -24,6 +24,7 @@ from .._contract import (
     KEY,
     Answer,
     Head,
+    Memo,
     Position,
     Promises,
     Request,
@@ -57,14 +58,10 @@ from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Re
 from .._errors import ResumableStreamError, UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
-from .hub import REASON, STARTING, HubStream, beside, conflict, gone, home_of, note_reason, outcome_of
+from .hub import REASON, STARTING, HubStream, Reason, beside, conflict, gone, home_of, note_reason, outcome_of
 
 __all__ = ["Relayed", "can_relay", "relayed"]
 
-EPOCH: Final = "stream_epoch"
-"""Name in `StreamState.extra` of the log that our count refers to."""
-BASE: Final = "stream_base"
-"""Name in `StreamState.extra` of the number of events in the log before the first one requested."""
 # Seconds. Proxies close connections that are silent for 30 to 60 seconds.
 _HEARTBEAT: Final = "15"
 _EPOCH: Final = re.compile(r"[^.\s]{1,64}", re.ASCII)
@@ -73,6 +70,14 @@ _AFTER: Final = re.compile(r"([^.\s]{1,64})\.([0-9]{1,15})", re.ASCII)
 _WHERE: Final[dict[str, str | None]] = dict.fromkeys(("view", "after", "from", "control"))
 # Gemini also accepts its API key in the query, and a relay serves a stream only to clients that send the same key.
 _API_KEY: Final = "key"
+
+
+@dataclass(slots=True)
+class _Log(Memo):
+    """The log that our count refers to, and the number of events in it before the first one requested."""
+
+    stream_epoch: str = ""
+    stream_base: str = ""
 
 
 class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, Verified, Glance):
@@ -121,7 +126,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         self.accept = inner.accept  # type: ignore[misc]  # likewise
         self.content_types = inner.content_types  # type: ignore[misc]  # likewise
         self.heartbeat = _BEATS[inner.framing]
-        self.keeps = inner.keeps | {EPOCH, BASE, KEY, "reason"}
+        self.keeps = inner.keeps | {"stream_epoch", "stream_base", KEY, "reason"}
         self.alarm = alarm_of(inner)
         self.endless = inner.endless
         self.identifies_by_event = Glance.of(inner).identifies_by_event and overrides(inner, "identify")
@@ -169,11 +174,11 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         if not location or _EPOCH.fullmatch(epoch) is None:
             return
         state.location = _without_capability(location)
-        state.extra[EPOCH] = epoch
+        state.memo(_Log).stream_epoch = epoch
         # A GET of the log itself may have begun after its start.
         asked = _AFTER.fullmatch(parse_qs(urlsplit(state.url).query).get("after", [""])[-1]) if state.safe else None
         if asked is not None and int(asked[2]):
-            state.extra[BASE] = str(int(asked[2]))
+            state.memo(_Log).stream_base = str(int(asked[2]))
 
     # -- reading
 
@@ -217,7 +222,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         return "the answer named no Stream-Epoch and Content-Location, so it came through no relay that could send the rest"
 
     def why_ended(self, state: StreamState) -> str:
-        return state.extra.get("reason", "") or Explained.of(self.inner).why_ended(state)
+        return state.memo(Reason).reason or Explained.of(self.inner).why_ended(state)
 
     def resume_request(self, state: StreamState) -> Request | None:
         home = self._home(state)
@@ -233,7 +238,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
             return self._on_end(headers, state)
         said = object_of(parsed(body)) if status in (409, 410) else {}
         if said.get("error") == "history_gone":
-            return Lost(gone(said, self._cursor(state) if EPOCH in state.extra else None, _named(state)))
+            return Lost(gone(said, self._cursor(state) if state.memo(_Log).stream_epoch else None, _named(state)))
         if not state.resuming:
             if said.get("error") == "key_reused":
                 return Reject(conflict(headers, body))
@@ -243,7 +248,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
                 f"the relay answered 404: it has no stream {_named(state)}, or the stream is not yours. It may have been kept "
                 "for its time and be gone, or these credentials may not be those that it was started with"
             )
-        if status < 300 and (epoch := headers.get("stream-epoch")) != (ours := state.extra.get(EPOCH)):
+        if status < 300 and (epoch := headers.get("stream-epoch")) != (ours := state.memo(_Log).stream_epoch):
             seen = f"the log {epoch!r}" if epoch else "no Stream-Epoch"
             return Lost(f"the answer to the resume is of another stream: expected the log {ours!r}, received {seen}")
         return None
@@ -287,11 +292,11 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         return replace(request, params={**request.params, **_api_key(state)})
 
     def _home(self, state: StreamState) -> str | None:
-        return home_of(state) if EPOCH in state.extra else None
+        return home_of(state) if state.memo(_Log).stream_epoch else None
 
     def _cursor(self, state: StreamState) -> str:
-        base = state.extra.get(BASE, "0")
-        return f"{state.extra.get(EPOCH, '')}.{(int(base) if base.isdecimal() else 0) + state.offset}"
+        log = state.memo(_Log)
+        return f"{log.stream_epoch}.{(int(log.stream_base) if log.stream_base.isdecimal() else 0) + state.offset}"
 
 
 _PASSED_ON: Final = (Documents, Parted, Shared, Stepped, Stored, Structured)

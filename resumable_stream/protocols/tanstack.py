@@ -8,10 +8,11 @@ Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 (`stream
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import Ask, Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
+from .._contract import Ask, Head, Memo, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
 from .._contract.abilities import Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
@@ -27,6 +28,11 @@ _TEXTS: Final = {
     "REASONING_MESSAGE_CONTENT": Text("reasoning", "delta"),
     "TOOL_CALL_ARGS": Text("tool", "delta"),
 }
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    turn: str = ""
 
 
 class TanStackAI(ResumeProtocol, Structured):
@@ -61,10 +67,7 @@ class TanStackAI(ResumeProtocol, Structured):
     def identify(self, state: StreamState, source: Head | Item) -> None:
         # Note whether the newest event ends a turn whose tools are still to be called.
         if not isinstance(source, Head):
-            if _turn(self.chunk(source)):
-                state.extra["turn"] = "tools"
-            else:
-                state.extra.pop("turn", None)
+            state.memo(_Memo).turn = "tools" if _turn(self.chunk(source)) else ""
 
     # -- reading
 
@@ -111,7 +114,7 @@ class TanStackAI(ResumeProtocol, Structured):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         # An open log holds the connection, so an empty answer means that the log is closed.
-        return Ask() if "turn" in state.extra else Resume()
+        return Ask() if state.memo(_Memo).turn else Resume()
 
 
 class TanStackAINDJSON(TanStackAI):

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from .._contract import Head, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
+from .._contract import Head, Memo, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
 from .._contract.abilities import Batched, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, StreamEvent
@@ -29,6 +30,11 @@ _ID: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 # A channel that has no event yet, and no id in the first URL, is read from this long before the first event of any channel.
 # Ids are milliseconds, and events of several channels are out of order by less than this.
 _EARLIER_MS: Final = 5000
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    places: str = ""
 
 
 class UpstashRealtime(ResumeProtocol, Batched, Structured):
@@ -76,16 +82,16 @@ class UpstashRealtime(ResumeProtocol, Batched, Structured):
     def identify(self, state: StreamState, source: Head | Item) -> None:
         # Not an identity, but the rest of the cursor: it depends on earlier events of the other channels.
         if isinstance(source, Head):
-            state.extra["places"] = state.cursor or ""
+            state.memo(_Memo).places = state.cursor or ""
             return
         channels = _channels(state)
         if not isinstance(source, StreamEvent) or not source.cursor or len(channels) == 1:
             return
-        places = _places(state, channels, state.extra.get("places") or source.cursor)
+        places = _places(state, channels, state.memo(_Memo).places or source.cursor)
         channel = payload_of(source).get("channel")
         if isinstance(channel, str) and channel in places and _order(source.cursor) > _order(places[channel]):
             places[channel] = source.cursor
-        source.cursor = state.extra["places"] = urlencode(places)
+        source.cursor = state.memo(_Memo).places = urlencode(places)
 
     def error(self, event: Any) -> UpstreamError | None:
         body = payload_of(event)

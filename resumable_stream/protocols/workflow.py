@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import Head, Promises, Request, ResumeProtocol, StreamState, Verdict
+from .._contract import Head, Memo, Promises, Request, ResumeProtocol, StreamState, Verdict
 from .._contract.abilities import Batched, Measured
 from .._events import Item
 from .ai_sdk import AISDKStream, stream_url
@@ -20,6 +21,11 @@ __all__ = ["WorkflowRun"]
 
 _RUN: Final = "x-workflow-run-id"
 _TAIL: Final = "x-workflow-stream-tail-index"
+
+
+@dataclass(slots=True)
+class _Memo(Memo):
+    base: str = ""
 
 
 class WorkflowRun(AISDKStream, Batched, Measured):
@@ -67,14 +73,14 @@ class WorkflowRun(AISDKStream, Batched, Measured):
             start = (
                 str(max(0, int(tail) + 1 + int(start))) if _INTEGER.fullmatch(tail) and _INTEGER.fullmatch(start) else "unknown"
             )
-        state.extra["base"] = start
+        state.memo(_Memo).base = start
 
     def unpack(self, event: Any) -> Sequence[Any]:
         # The end of a body is not a part, and must not be counted as one.
         return () if event.data == "[DONE]" else (event,)
 
     def resume_request(self, state: StreamState) -> Request | None:
-        base = state.extra.get("base", "0")
+        base = state.memo(_Memo).base or "0"
         if not _INTEGER.fullmatch(base):
             return None
         params = {"startIndex": str(int(base) + state.offset)}

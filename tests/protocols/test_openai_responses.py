@@ -726,7 +726,7 @@ def test_a_response_stands_below_the_url_that_made_it(url: str, place: str) -> N
     resume, cancel = protocol.resume_request(state), protocol.cancel_request(state)
     assert resume is not None and (resume.method, resume.url) == ("GET", place)
     assert cancel is not None and cancel.url == place.replace("r%2F1", "r%2F1/cancel") and cancel.repeat is None
-    state.extra.clear()
+    state.forget()
     assert (protocol.resume_request(state), protocol.cancel_request(state)) == (None, None)
 
 

@@ -81,7 +81,7 @@ def test_the_reason_arrives_once_by_both_ways(outcome: Outcome, reason: str) -> 
     by_event, by_head = state(), state("k7q2.2")
     protocol.end_in(by_event, event, outcome)
     told(protocol, by_head, ask(protocol, by_head, Standing(head=SSE, epoch="k7q2", n=1, b=1, ending=ending)))
-    assert by_event.extra["reason"] == by_head.extra["reason"] == reason
+    assert protocol.why_ended(by_event) == protocol.why_ended(by_head) == reason
 
 
 def test_a_reader_in_the_middle_is_sent_the_rest() -> None:
