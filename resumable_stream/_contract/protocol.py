@@ -14,7 +14,7 @@ from .._errors import UpstreamError
 from .._events import Chunk, Delta, Item, Outcome
 from .abilities import Ability, adopt
 from .values import Head, Position, Promises, Request, StreamState
-from .verdicts import Finished, Settled, Unproven, Verdict
+from .verdicts import Finished, Interrupted, Resume, Settled, Unproven, Verdict
 
 __all__ = ["Detect", "ResumeProtocol"]
 
@@ -84,8 +84,12 @@ class ResumeProtocol:
         return cls()
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        """Is this the protocol of that response? Called only if the caller named no protocol."""
-        return False
+        """
+        Is this the protocol of that response? Called only if the caller named no protocol.
+
+        The default is yes for the right content type if `claims()` says so.
+        """
+        return head.content_type in self.content_types and self.claims(request, head)
 
     def claims(self, request: StreamState, head: Head) -> bool:
         """
@@ -144,8 +148,14 @@ class ResumeProtocol:
         return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
-        """Judge a body that ended cleanly although no event ended the stream."""
-        return Finished(Outcome.ENDED)
+        """
+        Judge a body that ended cleanly although no event ended the stream.
+
+        The default follows the promises: a cut if the streams say when they are over, otherwise the end, as `ENDED`.
+        """
+        if not self.promises.has_end:
+            return Finished(Outcome.ENDED)
+        return Resume() if self.promises.resumable else Interrupted("closed before the end")
 
     def snapshot_request(self, state: StreamState) -> Request | None:
         """Build the request for the stored result, for `on_lost="snapshot"`."""

@@ -181,22 +181,8 @@ class StreamState:
     """
 
     __slots__ = (
-        "_memos",
-        "_public_url",
-        "asking",
-        "cursor",
-        "extra",
-        "head",
-        "json",
-        "location",
-        "method",
-        "offset",
-        "over",
-        "private",
-        "resuming",
-        "sequence",
-        "stream_id",
-        "url",
+        *("_memos", "_public_url", "asking", "cursor", "extra", "head", "json", "location", "method", "offset", "over"),
+        *("private", "resuming", "sequence", "stream_id", "url"),
     )
 
     def __init__(self, method: str, url: str, json: Any = None, *, private: frozenset[str] = frozenset()) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 from urllib.parse import quote
 
 from .._checkpoint import fingerprint
-from .._contract import KEPT, Alarm, Ask, Finished, Head, Memo, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
-from .._contract.abilities import Doubted, Glance, Structured
+from .._contract import KEPT, Alarm, Doubted, Glance, Head, Promises, ResumeProtocol, StreamState, Structured
+from .._contract.verdicts import Ask, Finished, Resume, Settled, Unproven, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import JSONPath
@@ -23,11 +22,9 @@ __all__ = [
     "EndRule",
     "TextOf",
     "filled",
-    "finished",
     "located",
     "unproven_done",
     "upstream_error",
-    "worst_of",
 ]
 
 EndResult = bool | Outcome | Settled | Unproven | None
@@ -39,10 +36,6 @@ _SECRET_HEADERS: Final = frozenset(
 )
 DONE_HEADS: Final = frozenset({DONE, f"{DONE} ", f"{DONE}\n"})
 """The marker's first seven characters, as an `Alarm` compares them."""
-# The outcome of several parallel answers is the first of these that any of them has.
-_WORST_FIRST: Final = (Outcome.FAILED, Outcome.INCOMPLETE, Outcome.COMPLETED)
-# The worst outcome so far, and a bit for each part that has ended.
-_FINISHED: Final = re.compile(r"(failed|incomplete|completed) ([0-9a-f]{1,1024})")
 # Names of the events with which servers and proxies keep a connection alive.
 _ALIVE: Final = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"})
 # An object whose first key is `error`, on one line or pretty-printed over several `data:` lines.
@@ -127,46 +120,6 @@ class EndRule:
         return Alarm(frozenset({"error", *names}), heads)
 
 
-def worst_of(outcomes: Iterable[Outcome], state: StreamState | None = None) -> Outcome:
-    """The outcome of an answer whose parts ended with `outcomes`, together with those that `finished()` has noted."""
-    found = {*outcomes, *_noted(state)[0]} if state is not None else set(outcomes)
-    return next(outcome for outcome in _WORST_FIRST if outcome in found)
-
-
-@dataclass(slots=True)
-class _Finished(Memo):
-    finished: str = ""
-
-
-def finished(state: StreamState, parts: int, ended: Iterable[tuple[Any, Outcome]]) -> Settled | None:
-    """
-    Note which of several parallel answers have ended, in the stream's memo.
-
-    Args:
-        parts: The number of answers.
-        ended: Index and outcome of each answer that ends now.
-
-    Returns:
-        The worst outcome of all, once the last of them has ended.
-    """
-    outcomes, bits = _noted(state)
-    for index, outcome in ended:
-        outcomes.append(outcome)
-        if type(index) is int and 0 <= index < parts:
-            bits |= 1 << index
-    if not outcomes:
-        return None
-    outcome = worst_of(outcomes)
-    state.memo(_Finished).finished = f"{outcome.value} {bits:x}"
-    return Settled(outcome) if bits.bit_count() == parts else None
-
-
-def _noted(state: StreamState) -> tuple[list[Outcome], int]:
-    # A checkpoint can contain anything, so this may be malformed.
-    known = _FINISHED.fullmatch(state.memo(_Finished).finished)
-    return ([Outcome(known[1])], int(known[2], 16)) if known is not None else ([], 0)
-
-
 def unproven_done(event: Any, without: str, advice: str = "") -> Unproven | None:
     """
     Judge `[DONE]` where it proves nothing: proxies send it even if their upstream died.
@@ -204,6 +157,9 @@ class _EndedProtocol(ResumeProtocol, Doubted, Structured, Glance):
         keep: Names of headers of the first response to keep in `StreamState.kept` and in checkpoints.
     """
 
+    _tied = False
+    """Closing the connection ends the generation."""
+
     def __init__(
         self,
         end: End,
@@ -233,6 +189,11 @@ class _EndedProtocol(ResumeProtocol, Doubted, Structured, Glance):
         self._end = EndRule(end)
         self.endless = self._end.mode == "never"
         self.alarm = self._end.alarm(names)
+
+    @property
+    def promises(self) -> Promises:
+        numbered = self.sequence == "contiguous"
+        return Promises(resumable=True, numbered=numbered, has_end=self._end.has_end, tied=self._tied)
 
     def _digest_options(self, given: Mapping[str, object], defaults: Mapping[str, object]) -> str:
         chosen = {name: value for name, value in given.items() if value != defaults[name]}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-__all__ = ["JSONPath", "documents_of", "object_of", "parsed", "payload_of"]
+__all__ = ["JSONPath", "documents_of", "kind_of", "object_of", "parsed", "payload_of"]
 
 # Event types per stream (OpenAI has 53). Beyond this bound no more are learned.
 _TYPES: Final = 256
@@ -50,6 +50,11 @@ def payload_of(event: Any) -> dict[str, Any]:
         return object_of(event.json())
     except ValueError:
         return {}
+
+
+def kind_of(event: Any, field: str = "type") -> str:
+    """The event's name; without one, the type in its JSON, since proxies drop names and compatible servers leave them out."""
+    return str(event.event if event.event != "message" else payload_of(event).get(field, ""))
 
 
 class JSONPath:

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from .._contract import StreamState
 from .._events import Delta
 
-__all__ = ["Kind", "Text", "deltas_of", "objects_in", "said"]
+__all__ = ["Kind", "Text", "deltas_of", "objects_in", "posted", "said", "texts_in"]
 
 Kind = Literal["text", "reasoning", "tool", "refusal"]
 
@@ -61,3 +63,16 @@ def deltas_of(table: Mapping[str, Text], type: Any, body: Mapping[str, Any], ind
 def objects_in(value: Any) -> list[dict[str, Any]]:
     """The objects in a list; an empty list if `value` is not a list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def texts_in(content: Any) -> list[str]:
+    """The texts in content that is a text, or a list of texts and of objects with a `text`."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return [text for text in texts if isinstance(text, str) and text]
+
+
+def posted(request: StreamState, *ends: str) -> dict[str, Any]:
+    """The JSON object that is posted to a path with one of these ends; an empty one for any other request."""
+    ours = request.method == "POST" and urlsplit(request.url).path.rstrip("/").endswith(ends)
+    return request.json if ours and isinstance(request.json, dict) else {}

@@ -76,16 +76,11 @@ class A2A(ResumeProtocol, Documents, Reporting, Shared, Stored, Structured, Veri
 
     >>> A2A()
     <A2A: resumable, has_end>
-
-    Source: a2a-protocol.org, specification v1.0 and v0.3; PyPI a2a-sdk 1.3.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     keeps = frozenset({"version"})
-
-    def matches(self, request: StreamState, head: Head) -> bool:
-        return head.content_type == "text/event-stream" and self.claims(request, head)
 
     def claims(self, request: StreamState, head: Head) -> bool:
         if request.method not in ("GET", "POST"):
@@ -106,8 +101,6 @@ class A2A(ResumeProtocol, Documents, Reporting, Shared, Stored, Structured, Veri
             state.memo(_Memo).version = version
         if found := _REST.match(state.url):
             state.stream_id = state.stream_id or (unquote(found["task"]) if found["task"] else None)
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         # The server has no cursor. Ours holds what the next subscription needs: the version, whether the latest event is a task
@@ -169,8 +162,6 @@ class A2A(ResumeProtocol, Documents, Reporting, Shared, Stored, Structured, Veri
 
     def deltas_in(self, state: StreamState, event: Any) -> Iterable[Delta]:
         return self.deltas(event) if _is_of(state, event) else ()
-
-    # -- resuming
 
     def _request(self, verb: Verb, state: StreamState) -> Request | None:
         if state.stream_id is None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._contract import Head, Lost, Promises, Request, Resume, ResumeProtocol, Retry, StreamState, Verdict
-from .._contract.abilities import Batched, Glance, Parted, Reporting
+from .._contract import Batched, Glance, Head, Parted, Promises, Reporting, Request, ResumeProtocol, StreamState
+from .._contract.verdicts import Lost, Resume, Retry, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Gap
 from ._ends import upstream_error
@@ -48,8 +48,6 @@ class AblySSE(ResumeProtocol, Batched, Parted, Reporting, Glance):
 
     >>> AblySSE()
     <AblySSE: resumable>
-
-    Source: ably.com/docs, protocols/sse, api/sse and messages/updates-deletes.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=False)
@@ -62,8 +60,6 @@ class AblySSE(ResumeProtocol, Batched, Parted, Reporting, Glance):
         ours = host.endswith((".ably.io", ".ably.net", ".ably-realtime.com"))
         path = parts.path.rstrip("/") in ("/sse", "/event-stream")
         return request.method == "GET" and ours and path and head.content_type == "text/event-stream"
-
-    # -- reading
 
     def unpack(self, event: Any) -> Sequence[Any]:
         # An event that only says "connect again" or "still here" (`heartbeats=true`) belongs to no channel.
@@ -100,8 +96,6 @@ class AblySSE(ResumeProtocol, Batched, Parted, Reporting, Glance):
             # Binary or encrypted.
             text = None
         return (Delta("text", text),) if isinstance(text, str) and text else ()
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         # Ably ignores `rewind` when it resumes.

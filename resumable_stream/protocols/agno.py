@@ -13,8 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
-from .._contract.abilities import Batched, Structured
+from .._contract import Batched, Head, Lost, Position, Promises, Request, ResumeProtocol, StreamState, Structured, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
@@ -51,8 +50,6 @@ class Agno(ResumeProtocol, Batched, Structured):
 
     >>> Agno()
     <Agno: resumable, has_end>
-
-    Source: docs.agno.com, AgentOS "Background runs"; PyPI `agno` 3.1.10.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
@@ -72,8 +69,6 @@ class Agno(ResumeProtocol, Batched, Structured):
             run_id = body.get("run_id")
             if isinstance(run_id, str) and run_id and type(body.get("event_index")) is int and not _nested(source, body):
                 state.stream_id = run_id
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         number = payload_of(event).get("event_index")
@@ -122,8 +117,6 @@ class Agno(ResumeProtocol, Batched, Structured):
         text = body.get("content") if kind == "RunContent" else None
         return (*said("reasoning", body.get("reasoning_content")), *said("text", text))
 
-    # -- resuming
-
     def resume_request(self, state: StreamState) -> Request | None:
         route = self._route(state, "resume")
         if route is None:
@@ -137,9 +130,6 @@ class Agno(ResumeProtocol, Batched, Structured):
         if state.resuming and status == 400 and b"not supported" in body:
             return Lost("the server cannot resume runs of this agent", expired=False)
         return None
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
         route = self._route(state, "cancel")

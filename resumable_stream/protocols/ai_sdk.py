@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
-from .._contract import Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
-from .._contract.abilities import Glance, Replayed, Stepped, Structured
+from .._contract import Glance, Head, Position, Promises, Replayed, Request, ResumeProtocol, Stepped, StreamState, Structured
+from .._contract.verdicts import Lost, Settled, Unproven, Verdict
 from .._events import Delta, Item, Outcome
 from ._ends import unproven_done
 from ._json import payload_of
@@ -58,8 +58,6 @@ class AISDKStream(ResumeProtocol, Replayed, Stepped, Structured, Glance):
 
     >>> AISDKStream()
     <AISDKStream: resumable, has_end>
-
-    Source: ai-sdk.dev, "Stream protocols" and "Chatbot resume streams"; npm `ai`, `DefaultChatTransport`.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
@@ -81,8 +79,6 @@ class AISDKStream(ResumeProtocol, Replayed, Stepped, Structured, Glance):
         if state.stream_id is None:
             named = state.json.get("id") if isinstance(state.json, dict) else None
             state.stream_id = self._chat_id or (named if isinstance(named, str) and named else None)
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         return Position(None)
@@ -121,8 +117,6 @@ class AISDKStream(ResumeProtocol, Replayed, Stepped, Structured, Glance):
                 return "void"
         return None
 
-    # -- resuming
-
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._resume(state) if callable(self._resume) else self._resume
         if target is not None:
@@ -139,9 +133,6 @@ class AISDKStream(ResumeProtocol, Replayed, Stepped, Structured, Glance):
         if state.resuming and status in (204, 422):
             return Lost(f"the server answered {status}: the answer is no longer being made, load it from the message store")
         return None
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
 
 
 def stream_url(state: StreamState) -> str | None:

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._contract import Alarm, Head, Interrupted, Promises, ResumeProtocol, Settled, StreamState, Verdict
-from .._contract.abilities import Glance, Structured
+from .._contract import Alarm, Glance, Head, Promises, ResumeProtocol, Settled, StreamState, Structured
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import ERROR_HEADS, EndRule, upstream_error
-from ._json import object_of, payload_of
-from ._shape import Text, deltas_of
+from ._json import kind_of, object_of, payload_of
+from ._shape import Text, deltas_of, posted
 
 __all__ = ["AnthropicMessages"]
 
@@ -78,9 +77,8 @@ class AnthropicMessages(ResumeProtocol, Structured, Glance):
         return (_is_ours(request) and vouched) or self.claims(request, head)
 
     def claims(self, request: StreamState, head: Head) -> bool:
-        body = request.json
-        asked = isinstance(body, dict) and body.get("stream") is True and isinstance(body.get("messages"), list)
-        return asked and _is_ours(request)
+        body = posted(request, "/v1/messages")
+        return body.get("stream") is True and isinstance(body.get("messages"), list)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
@@ -88,10 +86,8 @@ class AnthropicMessages(ResumeProtocol, Structured, Glance):
             if isinstance(message, dict) and isinstance(message.get("id"), str):
                 state.stream_id = message["id"]
 
-    # -- reading
-
     def end(self, event: Any) -> Outcome | Settled | None:
-        kind = _kind(event)
+        kind = kind_of(event)
         if kind == "message_stop":
             return Outcome.COMPLETED
         if kind == "message_delta":
@@ -101,28 +97,19 @@ class AnthropicMessages(ResumeProtocol, Structured, Glance):
         return None
 
     def error(self, event: Any) -> UpstreamError | None:
-        if event.event == "message" and _kind(event) == "error":
+        if event.event == "message" and kind_of(event) == "error":
             body = payload_of(event)
             return upstream_error(object_of(body.get("error")) or body, body)
         return _ERRORS.error(event)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        if (found := _HOLDERS.get(_kind(event))) is None:
+        if (found := _HOLDERS.get(kind_of(event))) is None:
             return ()
         holder, texts = found
         payload = payload_of(event)
         part = object_of(payload.get(holder))
         return deltas_of(texts, part.get("type"), part, payload.get("index"))
 
-    # -- resuming: not possible
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Interrupted("closed before the end")
-
 
 def _is_ours(request: StreamState) -> bool:
     return request.method == "POST" and urlsplit(request.url).path.endswith("/v1/messages")
-
-
-def _kind(event: Any) -> str:
-    return str(event.event if event.event != "message" else payload_of(event).get("type", ""))

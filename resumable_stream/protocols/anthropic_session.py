@@ -26,9 +26,10 @@ from urllib.parse import urlsplit, urlunsplit
 from .._checkpoint import fingerprint
 from .._contract import Answer, Backfill, Head, Memo, Position, Promises, Request, ResumeProtocol, StreamState
 from .._contract.abilities import Backfilled, Glance, Replayed, Structured
-from .._contract.verdicts import Lost, Reject, Resume, Retry, Settled, Verdict
+from .._contract.verdicts import Lost, Reject, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
-from ._json import payload_of
+from ._json import object_of, payload_of
+from ._shape import said
 
 __all__ = ["AnthropicSession"]
 
@@ -87,8 +88,6 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
     def options(self) -> str:
         return "turn" if self._turn else ""
 
-    # -- starting
-
     def matches(self, request: StreamState, head: Head) -> bool:
         known = any(name.startswith("anthropic-") for name in head.headers) or "beta=true" in urlsplit(head.url).query
         named = _STREAM.fullmatch(urlsplit(request.url).path) is not None
@@ -102,8 +101,6 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
         # From this time on everything belongs to the stream, even if the connection is lost before the first event.
         if not state.memo(_Memo).opened and (opened := _date(source.headers.get("date", ""))) is not None:
             state.memo(_Memo).opened = opened.isoformat()
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         payload = payload_of(event)
@@ -135,14 +132,8 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
     def deltas(self, event: Any) -> Sequence[Delta]:
         match payload_of(event):
             case {"type": "agent.message", "content": [*blocks]}:
-                return tuple(
-                    Delta("text", block["text"], index)
-                    for index, block in enumerate(blocks)
-                    if isinstance(block, dict) and isinstance(block.get("text"), str)
-                )
+                return tuple(each for at, block in enumerate(blocks) for each in said("text", object_of(block).get("text"), at))
         return ()
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         return Request(method="GET", url=state.url, repeat="all")
@@ -178,9 +169,6 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         return Retry("the session is busy") if status == 409 else None
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
         return Request(method="POST", url=_events(state), json={"events": [{"type": "user.interrupt"}]})

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from .._contract import Head, Memo, Promises, Request, ResumeProtocol, StreamState
-from .._contract.abilities import Glance
+from .._contract import Glance, Head, Memo, Promises, Request, ResumeProtocol, StreamState
 from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Verdict
 from .._events import Item, Outcome
 

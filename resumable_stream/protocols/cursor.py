@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from urllib.parse import urljoin
 
-from .._contract import Head, Position, Promises, Request, StreamState
-from .._contract.abilities import Explained, Measured
+from .._contract import Explained, Head, Measured, Position, Request, StreamState
 from .._events import Item
 from ._ends import End, TextOf, _EndedProtocol, filled, located
 from ._json import JSONPath
@@ -75,6 +74,7 @@ class CursorProtocol(_EndedProtocol, Explained, Measured):
         self._place, self._key = place, key
         self._inclusive = inclusive
         super().__init__(end, text=text, stream_id=stream_id)
+        self._tied = self._end.mode == "close" and url is None and method == "GET"
         self._url = url
         self._method = method
         self._name = name
@@ -89,15 +89,6 @@ class CursorProtocol(_EndedProtocol, Explained, Measured):
     @property
     def name(self) -> str:
         return self._name or type(self).__name__
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(
-            resumable=True,
-            numbered=self.sequence == "contiguous",
-            has_end=self._end.has_end,
-            tied=self._end.mode == "close" and self._url is None and self._method == "GET",
-        )
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         self._identify(state, source)
@@ -169,7 +160,7 @@ class CursorProtocol(_EndedProtocol, Explained, Measured):
             return "the id of the stream, which url= needs, did not come" if state.stream_id is None else ""
         if self._method != state.method:
             return f"a {state.method} is not repeated, and the answer named no Location: pass url=, where to ask for the rest"
-        return "with end='close' a GET is not repeated after it answered" if self.promises.tied else ""
+        return "with end='close' a GET is not repeated after it answered" if self._tied else ""
 
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._url(state) if callable(self._url) else self._url
@@ -181,7 +172,7 @@ class CursorProtocol(_EndedProtocol, Explained, Measured):
         elif self._method == "GET" and not state.safe:
             target = state.location
         same = target is None
-        if same and (self._method != state.method or self.promises.tied):
+        if same and (self._method != state.method or self._tied):
             return None
         cursor = state.cursor
         if cursor is not None and self._inclusive and state.sequence is not None:

@@ -77,8 +77,6 @@ class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
 
     Raises:
         ValueError: `live` is not one of these modes.
-
-    Source: github.com/durable-streams/durable-streams, PROTOCOL.md sections 4 to 10 (draft).
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
@@ -137,31 +135,21 @@ class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
         elif isinstance(source, Head) and self._mode(state) != "sse":
             _remember(state, source.headers.get("stream-cursor"))
 
-    # -- reading
-
     def unpack(self, event: Any) -> Iterable[Any]:
         # A repeated batch may contain other messages, so it is split.
         if not self._json or event.event != "data":
             return (event,)
         try:
             value = event.json()
-        except ValueError:
-            return (StreamEvent("message", event.data),)
-        try:
             return _messages(value) if isinstance(value, list) else (StreamEvent("message", event.data),)
-        except RecursionError:
+        except (ValueError, RecursionError):
             return (StreamEvent("message", event.data),)
 
     def on_document(self, body: bytes, state: StreamState) -> Document | Retry | None:
         document = self._document(body, state)
         asked = _parts(state.cursor)[0] or _query(state.url).get("offset")
-        if (
-            document is not None
-            and document.events
-            and body
-            and state.head is not None
-            and state.head.headers.get(_NEXT) == asked
-        ):
+        there = state.head.headers.get(_NEXT) if state.head is not None else None
+        if document is not None and document.events and body and there == asked:
             # The next request would be the same: a cache that leaves out the query, or a server that ignores it.
             return Retry("the answer brings data, and its Stream-Next-Offset is the offset that was asked for")
         return document
@@ -215,8 +203,6 @@ class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
             except ValueError:
                 text = None
         return (Delta("text", text),) if isinstance(text, str) and text else ()
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         params, mode = self._start(state), self._mode(state)

@@ -14,17 +14,17 @@ API reference of ai.google.dev, "models.streamGenerateContent".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Self
+from collections.abc import Iterator
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Verdict
-from .._contract.abilities import Shared, Structured
+from .._contract import Head, Settled, StreamState
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import finished, upstream_error
-from ._json import documents_of, payload_of
-from ._shape import objects_in
+from ._ends import upstream_error
+from ._json import documents_of, object_of, payload_of
+from ._several import _Several, finished
+from ._shape import objects_in, said
 
 __all__ = ["GeminiGenerate"]
 
@@ -32,7 +32,7 @@ __all__ = ["GeminiGenerate"]
 _UNFINISHED: Final = frozenset({"", "FINISH_REASON_UNSPECIFIED"})
 
 
-class GeminiGenerate(ResumeProtocol, Shared, Structured):
+class GeminiGenerate(_Several):
     """
     `POST …/models/{model}:streamGenerateContent?alt=sse`, of the Gemini API and of Vertex AI.
 
@@ -53,33 +53,16 @@ class GeminiGenerate(ResumeProtocol, Shared, Structured):
     <GeminiGenerate: has_end, tied>
     """
 
-    promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
-    keeps = frozenset({"finished"})
+    counted_as = "candidates"
 
     def __init__(self, *, candidates: int = 1) -> None:
-        if candidates < 1:
-            raise ValueError(f"candidates must be at least 1, got {candidates}")
-        self._candidates = candidates
+        super().__init__(candidates)
 
-    @property
-    def options(self) -> str:
-        return "" if self._candidates == 1 else f"candidates={self._candidates}"
-
-    @classmethod
-    def for_request(cls, request: StreamState) -> Self:
-        return cls(candidates=_asked(request))
-
-    def first_request(self, state: StreamState) -> Request:
-        asked = _asked(state)
-        if isinstance(state.json, dict) and asked != self._candidates:
-            raise ValueError(
-                f"the request asks for candidateCount={asked}: pass GeminiGenerate(candidates={asked}), "
-                f"got candidates={self._candidates}"
-            )
-        return super().first_request(state)
-
-    def matches(self, request: StreamState, head: Head) -> bool:
-        return head.content_type == "text/event-stream" and self.claims(request, head)
+    @staticmethod
+    def asked(request: StreamState) -> int:
+        config = request.json.get("generationConfig") if isinstance(request.json, dict) else None
+        asked = config.get("candidateCount") if isinstance(config, dict) else None
+        return asked if type(asked) is int and asked > 1 else 1
 
     def claims(self, request: StreamState, head: Head) -> bool:
         return request.method == "POST" and urlsplit(request.url).path.endswith(":streamGenerateContent")
@@ -87,8 +70,6 @@ class GeminiGenerate(ResumeProtocol, Shared, Structured):
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) and isinstance(found := payload_of(source).get("responseId"), str) and found:
             state.stream_id = found
-
-    # -- reading
 
     def end(self, event: Any) -> Outcome | Settled | None:
         # Most events have neither key, which shows without parsing: quotes in text are escaped, so content never matches.
@@ -100,7 +81,7 @@ class GeminiGenerate(ResumeProtocol, Shared, Structured):
         reasons = {str(candidate.get("finishReason") or "") for candidate in candidates}
         if candidates and reasons.isdisjoint(_UNFINISHED):
             return Settled(Outcome.COMPLETED if reasons == {"STOP"} else Outcome.INCOMPLETE)
-        if self._candidates > 1 and reasons - _UNFINISHED:
+        if self._number > 1 and reasons - _UNFINISHED:
             # Some of the candidates in this event have ended. `end_in()` knows about the others.
             return Settled(Outcome.COMPLETED if reasons <= {"STOP", *_UNFINISHED} else Outcome.INCOMPLETE)
         feedback = payload.get("promptFeedback")
@@ -109,7 +90,7 @@ class GeminiGenerate(ResumeProtocol, Shared, Structured):
         return None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
-        if self._candidates == 1 or end == Settled(Outcome.FAILED):
+        if self._number == 1 or end == Settled(Outcome.FAILED):
             # A blocked prompt has no candidates.
             return end
         reasons = [
@@ -118,7 +99,7 @@ class GeminiGenerate(ResumeProtocol, Shared, Structured):
             for candidate in _candidates(document)
         ]
         ended = [(index, _outcome_of(reason)) for index, reason in reasons if reason not in _UNFINISHED]
-        return finished(state, self._candidates, ended)
+        return finished(state, self._number, ended)
 
     def error(self, event: Any) -> UpstreamError | None:
         if '"error"' not in event.data:
@@ -130,43 +111,17 @@ class GeminiGenerate(ResumeProtocol, Shared, Structured):
         # `status` is the name (`UNAVAILABLE`), `code` the number.
         return upstream_error({**detail, "type": detail.get("status")}, payload)
 
-    def reads_json(self, event: Any) -> bool:
-        # Several documents in one event are readable too.
-        return event.event == "message" and not documents_of(event)
-
-    def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(delta for document in documents_of(event) for delta in _deltas(document))
-
-    # -- resuming: not possible
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Interrupted("closed before the end")
+    def deltas_of(self, document: dict[str, Any]) -> Iterator[Delta]:
+        for candidate in _candidates(document):
+            index = candidate.get("index")
+            for part in objects_in(object_of(candidate.get("content")).get("parts")):
+                yield from said("reasoning" if part.get("thought") is True else "text", part.get("text"), index)
+                if not part.get("text") and isinstance(made := object_of(part.get("functionCall")).get("args"), dict):
+                    yield from said("tool", json.dumps(made, ensure_ascii=False), index)
 
 
 def _outcome_of(reason: str) -> Outcome:
     return Outcome.COMPLETED if reason == "STOP" else Outcome.INCOMPLETE
-
-
-def _asked(state: StreamState) -> int:
-    config = state.json.get("generationConfig") if isinstance(state.json, dict) else None
-    asked = config.get("candidateCount") if isinstance(config, dict) else None
-    return asked if type(asked) is int and asked > 1 else 1
-
-
-def _deltas(payload: dict[str, Any]) -> Iterator[Delta]:
-    for candidate in _candidates(payload):
-        index = candidate.get("index")
-        at = index if isinstance(index, int) else 0
-        match candidate.get("content"):
-            case {"parts": [*parts]}:
-                for part in parts:
-                    match part:
-                        case {"text": str(text), "thought": True} if text:
-                            yield Delta("reasoning", text, at)
-                        case {"text": str(text)} if text:
-                            yield Delta("text", text, at)
-                        case {"functionCall": {"args": dict(arguments)}}:
-                            yield Delta("tool", json.dumps(arguments, ensure_ascii=False), at)
 
 
 def _candidates(payload: dict[str, Any]) -> list[dict[str, Any]]:

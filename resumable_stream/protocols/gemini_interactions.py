@@ -28,7 +28,8 @@ from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resu
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, EndRule, unproven_done, upstream_error
-from ._json import object_of, parsed, payload_of
+from ._json import kind_of, object_of, parsed, payload_of
+from ._shape import Text, deltas_of, posted, texts_in
 
 __all__ = ["GeminiInteractions"]
 
@@ -45,6 +46,11 @@ _OVER: Final[Mapping[str, Outcome]] = {
 }
 # The second name of each is from earlier previews.
 _COMPLETED: Final = frozenset({"interaction.completed", "interaction.complete"})
+_TEXTS: Final = {
+    "text": Text("text", "text"),
+    "thought_summary": Text("reasoning", "text"),
+    "arguments_delta": Text("tool", "arguments"),
+}
 _DELTAS: Final = frozenset({"step.delta", "content.delta"})
 _STORED: Final = "interaction"
 """Name of the one event that a snapshot delivers; the API has no event of that name."""
@@ -86,8 +92,6 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
     # "message": an event that is named only in its JSON.
     alarm = Alarm(frozenset({*_COMPLETED, "error", "message"}), ERROR_HEADS | DONE_HEADS)
 
-    # -- starting
-
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":
             return False
@@ -103,9 +107,8 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
         return self.claims(request, head)
 
     def claims(self, request: StreamState, head: Head) -> bool:
-        body = request.json
-        asked = isinstance(body, dict) and body.get("stream") is True and ("model" in body or "agent" in body)
-        return asked and request.method == "POST" and urlsplit(request.url).path.endswith("/interactions")
+        body = posted(request, "/interactions")
+        return body.get("stream") is True and ("model" in body or "agent" in body)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if isinstance(source, Head):
@@ -120,16 +123,14 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
         if isinstance(found, str) and found:
             state.stream_id = found
 
-    # -- reading
-
     def position(self, event: Any) -> Position:
         found = payload_of(event).get("event_id")
         if not isinstance(found, str) or not found:
             return Position(None)
-        return Position(found + _END if _kind(event) in _COMPLETED else found, None, found)
+        return Position(found + _END if kind_of(event, "event_type") in _COMPLETED else found, None, found)
 
     def end(self, event: Any) -> Outcome | Settled | Unproven | None:
-        if _kind(event) not in _COMPLETED:
+        if kind_of(event, "event_type") not in _COMPLETED:
             # The SDK stops here.
             return unproven_done(event, "the interaction.completed before it")
         interaction = payload_of(event).get("interaction")
@@ -138,31 +139,21 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
         return Settled(_OVER.get(str(status), Outcome.COMPLETED))
 
     def error(self, event: Any) -> UpstreamError | None:
-        if _kind(event) != "error":
+        if kind_of(event, "event_type") != "error":
             return _ERRORS.error(event)
         body = payload_of(event)
         detail = body.get("error")
         return upstream_error(detail if isinstance(detail, dict) else {"message": event.data}, body or event.data)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        kind, payload = _kind(event), payload_of(event)
+        kind, payload = kind_of(event, "event_type"), payload_of(event)
         if kind == _STORED:
             return tuple(_contents(payload))
-        delta, index = payload.get("delta"), payload.get("index")
-        if kind not in _DELTAS or not isinstance(delta, dict):
+        if kind not in _DELTAS:
             return ()
-        at = index if isinstance(index, int) else 0
-        content = delta.get("content")
-        match delta.get("type"):
-            case "text" if isinstance(text := delta.get("text"), str):
-                return (Delta("text", text, at),)
-            case "thought_summary" if isinstance(content, dict) and isinstance(text := content.get("text"), str):
-                return (Delta("reasoning", text, at),)
-            case "arguments_delta" if isinstance(text := delta.get("arguments"), str):
-                return (Delta("tool", text, at),)
-        return ()
-
-    # -- resuming
+        delta = object_of(payload.get("delta"))
+        holder = object_of(delta.get("content")) if delta.get("type") == "thought_summary" else delta
+        return deltas_of(_TEXTS, delta.get("type"), holder, payload.get("index"))
 
     def resume_request(self, state: StreamState) -> Request | None:
         sent = {"stream": "true"} | ({} if state.cursor is None else {"last_event_id": state.cursor.removesuffix(_END)})
@@ -220,21 +211,13 @@ def _request(method: str, state: StreamState, params: Mapping[str, str | None], 
     return Request(method=method, url=url, params=params, repeat="all" if state.method == "GET" else None)
 
 
-def _kind(event: Any) -> str:
-    return str(event.event if event.event != "message" else payload_of(event).get("event_type", ""))
-
-
 def _contents(interaction: Mapping[str, Any]) -> Iterator[Delta]:
     """The content of a stored interaction, as deltas."""
     for index, step in enumerate(steps if isinstance(steps := interaction.get("steps"), list) else ()):
         match step:
             case {"type": "model_output", "content": [*parts]}:
-                yield from (Delta("text", text, index) for text in _texts(parts))
+                yield from (Delta("text", text, index) for text in texts_in(parts))
             case {"type": "thought", "summary": [*parts]}:
-                yield from (Delta("reasoning", text, index) for text in _texts(parts))
+                yield from (Delta("reasoning", text, index) for text in texts_in(parts))
             case {"type": "function_call", "arguments": arguments}:
                 yield Delta("tool", json.dumps(arguments, ensure_ascii=False), index)
-
-
-def _texts(parts: Sequence[Any]) -> Iterator[str]:
-    return (part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))

@@ -22,21 +22,9 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import (
-    KEY,
-    Alarm,
-    Answer,
-    Document,
-    Head,
-    Memo,
-    Position,
-    Promises,
-    Request,
-    ResumeProtocol,
-    Snapshot,
-    StreamState,
-)
+from .._contract import KEY, ResumeProtocol
 from .._contract.abilities import Documents, Explained, Glance, Joined, Logged, Shared, Stepped, Stored, Structured
+from .._contract.values import Alarm, Answer, Document, Head, Memo, Position, Promises, Request, Snapshot, StreamState
 from .._contract.verdicts import Ask, Consume, Finished, Lost, Reject, Resume, Settled, Verdict
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import TextOf
@@ -130,8 +118,6 @@ class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, St
         # A callable has no text that is the same in every process.
         return fingerprint("options", repr((self._feed, "callable" if callable(self._given) else self._given)))
 
-    # -- starting
-
     @classmethod
     def for_request(cls, request: StreamState) -> Self:
         feed = request.method == "GET" and _FEED.fullmatch(urlsplit(request.url).path) is not None
@@ -160,8 +146,6 @@ class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, St
         if isinstance(source, Head) and not state.resuming:
             state.stream_id = source.headers.get("stream-id") or None
             state.location = source.headers.get("content-location") or source.headers.get("location")
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         own_id = event.own_id
@@ -213,8 +197,6 @@ class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, St
     def step(self, event: Any) -> Literal["begin", "void"] | None:
         return "void" if event.event == "reset" else None
 
-    # -- resuming
-
     def why_not(self, state: StreamState) -> str:
         return "" if home_of(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
 
@@ -243,10 +225,7 @@ class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, St
                     note_reason(state, reason[1].strip())
                 return Finished(outcome_of(told.partition(";")[0].strip()), verified=True)
             case 404:
-                text = (
-                    f"the server answered 404: it has no stream {_named(state)}, or the stream is not yours. It may have been "
-                    "kept for its time and be gone, or these credentials may not be those that it was started with"
-                )
+                text = absent("server", _named(state))
                 return Lost(text) if state.resuming else Reject(text)
             case 409:
                 return Reject(conflict(headers, body))
@@ -353,6 +332,14 @@ def gone(said: dict[str, Any], cursor: str | None, name: str) -> str:
         case _:
             what = f"it says {why!r}"
     return f"the server no longer holds {place} of stream {name} ({why or 'history_gone'}): {what}"
+
+
+def absent(who: str, name: str) -> str:
+    """Explain a 404."""
+    return (
+        f"the {who} answered 404: it has no stream {name}, or the stream is not yours. It may have been kept for its time and be "
+        "gone, or these credentials may not be those that it was started with"
+    )
 
 
 def conflict(headers: Mapping[str, str], body: bytes) -> str:

@@ -55,21 +55,15 @@ _ENDED: Final = {
 
 @dataclass(slots=True)
 class _Memo(Memo):
-    """
-    Attributes:
-        resumable, stream_mode, stream_subgraphs: What the first request asked for.
-        last, before: The latest id, and the previous distinct one.
-        under: Digests of the events that came under the latest id.
-        seen: This connection brought an event.
-        proven: So did the one before the provider said that the run is over.
-    """
-
+    # What the first request asked for.
     resumable: bool = False
     stream_mode: str = ""
     stream_subgraphs: str = ""
+    # The latest id, the previous distinct one, and digests of the events that came under the latest.
     last: str = ""
     before: str = ""
     under: str = ""
+    # This connection brought an event, and so did the one before the provider said that the run is over.
     seen: bool = False
     proven: bool = False
 
@@ -83,8 +77,6 @@ class _LangGraph(ResumeProtocol, Replayed, Structured, Glance):
     def _before_all(self, state: StreamState) -> str | None:
         """The cursor before the first event, if the first request reads the stream from its beginning."""
         return None
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         # `identify()` completes it: the position depends on the ids of earlier events.
@@ -109,6 +101,11 @@ class _LangGraph(ResumeProtocol, Replayed, Structured, Glance):
         memo.under = f"{memo.under}{content} "[-_UNDER_ONE_ID:]
         source.cursor = memo.before
         source.moves = True
+
+    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
+        if state.resuming and status == 422:
+            return Lost("the server answered 422: it does not take the id of the last event")
+        return None
 
     def reaches_back(self, state: StreamState) -> bool:
         # Until the second id arrives, the cursor is before the first one.
@@ -154,8 +151,6 @@ class LangGraphRun(_LangGraph, Explained, Stored, Verified):
 
     >>> LangGraphRun()
     <LangGraphRun: resumable, has_end>
-
-    Source: langgraph-sdk 0.4.14, langgraph-api 0.16.7.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
@@ -201,8 +196,6 @@ class LangGraphRun(_LangGraph, Explained, Stored, Verified):
             return upstream_error({"type": "HTTPException", "message": _field(event, "message")}, event.json())
         return None
 
-    # -- resuming
-
     def why_not(self, state: StreamState) -> str:
         if state.location is None:
             return "the answer named no Location, so this run cannot be joined: run it on a thread, with stream_resumable"
@@ -219,11 +212,6 @@ class LangGraphRun(_LangGraph, Explained, Stored, Verified):
         params = {"cancel_on_disconnect": "0"}
         params |= {name: text for name, text in state.memo(_Memo).keep().items() if name in ("stream_mode", "stream_subgraphs")}
         return Request(method="GET", url=state.location, headers=headers, params=params, repeat="query")
-
-    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        if state.resuming and status == 422:
-            return Lost("the server answered 422: it does not take the id of the last event")
-        return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         over = state.over
@@ -297,8 +285,6 @@ class LangGraphThread(_LangGraph):
 
     >>> LangGraphThread()
     <LangGraphThread: resumable>
-
-    Source: langgraph-api 0.16.7 (`api/threads`).
     """
 
     endless = True
@@ -312,11 +298,6 @@ class LangGraphThread(_LangGraph):
     def resume_request(self, state: StreamState) -> Request | None:
         headers = {"Last-Event-ID": state.cursor} if state.cursor is not None else {}
         return Request(method="GET", url=state.url, headers=headers, repeat="all")
-
-    def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
-        if state.resuming and status == 422:
-            return Lost("the server answered 422: it does not take the id of the last event")
-        return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Resume()

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 from urllib.parse import urljoin
 
-from .._contract import Head, Promises, Request, StreamState
-from .._contract.abilities import Explained, Reporting
+from .._contract import Explained, Head, Reporting, Request, StreamState
 from .._events import Gap, Item
 from ._ends import End, TextOf, _EndedProtocol, filled, located
 
@@ -77,6 +76,7 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
             raise ValueError("resume= names {stream_id}: say where it stands, stream_id='header:NAME' or a dotted path")
         self.sequence = sequence
         super().__init__(end, names=gap_events, text=text, stream_id=stream_id, keep=keep)
+        self._tied = self._end.mode == "close"
         self.identifies_by_event = self._id_path is not None
         # Without promised numbers the decoder already knows the position: the id is the cursor.
         self.places = sequence == "contiguous"
@@ -90,15 +90,6 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
         self._cursor_param = cursor_param
         self._needs_place = False
         self._gaps = frozenset(gap_events)
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(
-            resumable=True,
-            numbered=self.sequence == "contiguous",
-            has_end=self._end.has_end,
-            tied=self._end.mode == "close",
-        )
 
     @property
     def options(self) -> str:
@@ -125,8 +116,6 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
         if isinstance(source, Head):
             located(state, source)
 
-    # -- reading
-
     def place(self, events: Sequence[Any]) -> None:
         for event in events:
             own_id = event.own_id
@@ -135,8 +124,6 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
 
     def gap(self, event: Any) -> Gap | None:
         return Gap(after=event.cursor) if event.event in self._gaps else None
-
-    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         if state.method == "GET":

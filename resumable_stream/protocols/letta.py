@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
-from .._contract import Head, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Unproven, Verdict
-from .._contract.abilities import Batched, Structured
+from .._contract import Batched, Head, Position, Promises, Request, ResumeProtocol, Settled, StreamState, Structured, Unproven
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import EndRule, unproven_done
 from ._json import payload_of
+from ._shape import texts_in
 
 __all__ = ["Letta"]
 
@@ -53,29 +53,21 @@ class Letta(ResumeProtocol, Batched, Structured):
 
     >>> Letta()
     <Letta: resumable, has_end>
-
-    Source: docs.letta.com, "Streaming" (background mode); PyPI `letta-client` 1.12.1.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
     json_names = frozenset({"message"})
     sequence = "increasing"
 
-    def matches(self, request: StreamState, head: Head) -> bool:
-        return head.content_type == "text/event-stream" and self.claims(request, head)
-
     def claims(self, request: StreamState, head: Head) -> bool:
-        if request.method != "POST" or not isinstance(request.json, dict):
-            return False
-        return request.json.get("background") is True and _ROUTE.fullmatch(urlsplit(request.url).path) is not None
+        found = _ROUTE.fullmatch(urlsplit(request.url).path) if request.method == "POST" else None
+        return found is not None and isinstance(request.json, dict) and request.json.get("background") is True
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head):
             body = payload_of(source)
             if type(body.get("seq_id")) is int and isinstance(body.get("run_id"), str):
                 state.stream_id = body["run_id"] or None
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         number = payload_of(event).get("seq_id")
@@ -103,15 +95,13 @@ class Letta(ResumeProtocol, Batched, Structured):
         body = payload_of(event)
         match body.get("message_type"):
             case "assistant_message":
-                return tuple(Delta("text", text) for text in _texts(body.get("content")))
+                return tuple(Delta("text", text) for text in texts_in(body.get("content")))
             case "reasoning_message":
-                return tuple(Delta("reasoning", text) for text in _texts(body.get("reasoning")))
+                return tuple(Delta("reasoning", text) for text in texts_in(body.get("reasoning")))
             case "tool_call_message" | "approval_request_message":
                 call = body.get("tool_call")
-                return tuple(Delta("tool", text) for text in _texts(call.get("arguments") if isinstance(call, dict) else None))
+                return tuple(Delta("tool", text) for text in texts_in(call.get("arguments") if isinstance(call, dict) else None))
         return ()
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         found = _ROUTE.fullmatch(urlsplit(state.url).path)
@@ -119,9 +109,6 @@ class Letta(ResumeProtocol, Batched, Structured):
             return None
         path = f"{found[1]}/v1/runs/{quote(state.stream_id, safe='')}/stream"
         return Request(method="POST", url=urljoin(state.url, path), json={"starting_after": int(state.cursor)}, repeat="body")
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
         found = _ROUTE.fullmatch(urlsplit(state.url).path)
@@ -131,10 +118,3 @@ class Letta(ResumeProtocol, Batched, Structured):
         if found[2] == "conversations":
             return Request(method="POST", url=urljoin(state.url, f"{path}/cancel"))
         return Request(method="POST", url=urljoin(state.url, f"{path}/messages/cancel"), json={"run_ids": [state.stream_id]})
-
-
-def _texts(content: Any) -> list[str]:
-    """Read content that is a text, or a list of parts with text."""
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    return [text for text in texts if isinstance(text, str) and text]

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from .._contract import Head, Lost, Position, Promises, Request, Resume, StreamState, Verdict
-from .._contract.abilities import Measured
+from .._contract import Head, Lost, Measured, Position, Promises, Request, StreamState, Verdict
 from .openai_chat import OpenAIChat
 
 __all__ = ["LlamaCpp"]
@@ -50,8 +49,6 @@ class LlamaCpp(OpenAIChat, Measured):
     def options(self) -> str:
         return "conversation_id" + (f" {super().options}" if super().options else "")
 
-    # -- starting
-
     def matches(self, request: StreamState, head: Head) -> bool:
         return False  # only the caller knows the id
 
@@ -61,12 +58,8 @@ class LlamaCpp(OpenAIChat, Measured):
             method=first.method, url=first.url, headers={"X-Conversation-Id": self._conversation_id}, repeat=first.repeat
         )
 
-    # -- reading
-
     def position(self, event: Any) -> Position:
         return Position(str(event.ends))
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         return self._stream(state, "GET", {"from": state.cursor or "0"})
@@ -75,9 +68,6 @@ class LlamaCpp(OpenAIChat, Measured):
         if state.resuming and status == 400:
             return Lost("the server no longer holds the answer from there on")
         return None
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
         return self._stream(state, "DELETE", {})

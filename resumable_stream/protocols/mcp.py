@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from .._contract import Head, Memo, Promises, Request, ResumeProtocol, StreamState
-from .._contract.abilities import Documents, Glance, Shared, Structured
-from .._contract.verdicts import Consume, Finished, Lost, Reject, Resume, Retry, Settled, Verdict
+from .._contract import Documents, Glance, Head, Memo, Promises, Request, ResumeProtocol, Shared, StreamState, Structured
+from .._contract.verdicts import Consume, Finished, Lost, Reject, Retry, Settled, Verdict
 from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
 from ._shape import said
@@ -81,8 +80,6 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
 
     >>> MCPStreamableHTTP()
     <MCPStreamableHTTP: resumable, has_end>
-
-    Source: modelcontextprotocol.io, "Transports" of 2025-11-25; PyPI mcp 2.3.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
@@ -114,8 +111,6 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
             memo.ids = _ids(state.json)
             if len(memo.ids) > 1:
                 memo.left = memo.ids
-
-    # -- reading
 
     def end(self, event: Any) -> Outcome | None:
         outcomes = [_outcome(response) for response in _responses(event)]
@@ -156,8 +151,6 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
             responses = [each for each in responses if len(_unanswered(ids, [each.get("id")], ids)) < len(ids)]
         return _content(responses)
 
-    # -- resuming
-
     def resume_request(self, state: StreamState) -> Request | None:
         if state.cursor is None:
             # A GET without the header opens another stream, with the server's own messages.
@@ -181,9 +174,6 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
             # The server has not noticed yet that the previous connection is dead.
             return Retry("the server still holds the connection before")
         return None
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Resume()
 
     def cancel_request(self, state: StreamState) -> Request | None:
         ids = state.memo(_Memo).ids

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from .._contract import Head, Promises, StreamState
 from .._events import Delta, Outcome
-from ._json import payload_of
-from ._shape import said
+from ._json import object_of, payload_of
+from ._shape import posted, said
 from .ndjson import NDJSON, NDJSON_TYPES
 
 __all__ = ["OllamaNDJSON"]
 
+_PATHS: Final = ("/api/chat", "/api/generate")
 # `load` and `unload` answer a request without a prompt; older servers send no reason.
 _WHOLE: Final = (None, "", "stop", "load", "unload")
 
@@ -46,24 +46,12 @@ class OllamaNDJSON(NDJSON):
         return ""
 
     def matches(self, request: StreamState, head: Head) -> bool:
-        return (
-            request.method == "POST"
-            and head.content_type in NDJSON_TYPES
-            and urlsplit(request.url).path.endswith(("/api/chat", "/api/generate"))
-            and isinstance(request.json, dict)
-            and "model" in request.json
-        )
+        return head.content_type in NDJSON_TYPES and "model" in posted(request, *_PATHS)
 
     def claims(self, request: StreamState, head: Head) -> bool:
         # Many applications use the same path and answer with plain text.
-        return (
-            request.method == "POST"
-            and head.content_type != "text/plain"
-            and urlsplit(request.url).path.endswith(("/api/chat", "/api/generate"))
-            and isinstance(request.json, dict)
-            and request.json.get("stream") is True
-            and "model" in request.json
-        )
+        body = posted(request, *_PATHS)
+        return head.content_type != "text/plain" and body.get("stream") is True and "model" in body
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         return tuple(_deltas(payload_of(event)))
@@ -87,7 +75,7 @@ def _deltas(line: dict[str, Any]) -> Iterator[Delta]:
     yield from said("text", parts.get("content"))
     calls = parts.get("tool_calls")
     for index, call in enumerate(calls if isinstance(calls, list) else ()):
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict) and "arguments" in function:
+        function = object_of(object_of(call).get("function"))
+        if "arguments" in function:
             # The arguments come whole, as an object. Deliver them as the text that other providers send in pieces.
             yield Delta("tool", json.dumps(function["arguments"], ensure_ascii=False), index)

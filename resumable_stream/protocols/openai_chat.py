@@ -10,17 +10,16 @@ and the streaming pages of OpenRouter (error chunks, comments) and vLLM (`reason
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from typing import Any, Final, Literal
 
-from .._contract import Head, Interrupted, Promises, Request, ResumeProtocol, Settled, StreamState, Unproven, Verdict
-from .._contract.abilities import Glance, Shared, Structured
+from .._contract import Glance, Head, Settled, StreamState, Unproven
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
-from ._ends import DONE, finished, unproven_done, upstream_error, worst_of
+from ._ends import DONE, unproven_done, upstream_error
 from ._json import documents_of, object_of, payload_of
-from ._shape import objects_in, said
+from ._several import _Several, finished, worst_of
+from ._shape import objects_in, posted, said
 
 __all__ = ["OpenAIChat"]
 
@@ -34,7 +33,7 @@ _REASONS: Final = {
 }
 
 
-class OpenAIChat(ResumeProtocol, Shared, Structured, Glance):
+class OpenAIChat(_Several, Glance):
     """
     `POST /v1/chat/completions` with `stream: true`, and the older `/v1/completions`.
 
@@ -54,15 +53,12 @@ class OpenAIChat(ResumeProtocol, Shared, Structured, Glance):
     <OpenAIChat: has_end, tied>
     """
 
-    promises = Promises(resumable=False, numbered=False, has_end=True, tied=True)
-    keeps = frozenset({"finished"})
+    counted_as = "choices"
 
     def __init__(self, *, choices: int = 1, end: Literal["auto", "[DONE]"] = "auto") -> None:
-        if type(choices) is not int or choices < 1:
-            raise ValueError(f"choices must be a number from 1, got {choices!r}")
         if end not in ("auto", DONE):
             raise ValueError(f"end must be 'auto' or '[DONE]', got {end!r}")
-        self._choices = choices
+        super().__init__(choices)
         self._done_ends = end == DONE
         given = f"choices={choices}, " if choices > 1 else ""
         self._without = "a finish_reason" if choices == 1 else f"a finish_reason for each of the {choices} choices"
@@ -70,42 +66,27 @@ class OpenAIChat(ResumeProtocol, Shared, Structured, Glance):
 
     @property
     def options(self) -> str:
-        named = {"choices": self._choices if self._choices > 1 else "", "end": DONE if self._done_ends else ""}
-        return " ".join(f"{name}={value}" for name, value in named.items() if value)
+        return " ".join(filter(None, (super().options, f"end={DONE}" if self._done_ends else "")))
 
-    # -- starting
-
-    @classmethod
-    def for_request(cls, request: StreamState) -> Self:
-        return cls(choices=_asked(request))
-
-    def matches(self, request: StreamState, head: Head) -> bool:
-        return head.content_type == "text/event-stream" and self.claims(request, head)
+    @staticmethod
+    def asked(request: StreamState) -> int:
+        body = request.json if isinstance(request.json, dict) else {}
+        asked = body.get("n")
+        number = asked if type(asked) is int and asked > 1 else 1
+        # An older completion may have several prompts, each a text or a list of tokens. Each prompt gets its own answer.
+        prompts = body.get("prompt")
+        if isinstance(prompts, list) and prompts and all(isinstance(each, str | list) for each in prompts):
+            number *= len(prompts)
+        return number
 
     def claims(self, request: StreamState, head: Head) -> bool:
-        body = request.json
-        return (
-            request.method == "POST"
-            and urlsplit(request.url).path.rstrip("/").endswith("/completions")
-            and isinstance(body, dict)
-            and body.get("stream") is True
-            and ("messages" in body or "prompt" in body)
-        )
-
-    def first_request(self, state: StreamState) -> Request:
-        asked = _asked(state)
-        if isinstance(state.json, dict) and asked != self._choices:
-            raise ValueError(
-                f"the request asks for {asked} choices: pass {self.name}(choices={asked}), got choices={self._choices}"
-            )
-        return super().first_request(state)
+        body = posted(request, "/completions")
+        return body.get("stream") is True and ("messages" in body or "prompt" in body)
 
     def identify(self, state: StreamState, source: Head | Item) -> None:
         if not isinstance(source, Head) and isinstance(found := payload_of(source).get("id"), str):
             # The id of the answer is the same in each chunk, so it does not identify repeats.
             state.stream_id = found or None
-
-    # -- reading
 
     def end(self, event: Any) -> Outcome | Settled | Unproven | None:
         data = event.data
@@ -114,18 +95,18 @@ class OpenAIChat(ResumeProtocol, Shared, Structured, Glance):
             if self._done_ends:
                 return Outcome.COMPLETED if data.startswith(DONE) else None
             return unproven_done(event, self._without, self._advice)
-        if self._choices == 1 and ('"finish_reason":null' in data or '"finish_reason": null' in data) and "\n" not in data:
+        if self._number == 1 and ('"finish_reason":null' in data or '"finish_reason": null' in data) and "\n" not in data:
             return None
         reasons = [reason for choice in _ending(event) if (reason := choice.get("finish_reason"))]
         return Settled(worst_of(map(_outcome_of, reasons))) if reasons else None
 
     def end_in(self, state: StreamState, event: Any, end: Outcome | Settled) -> Outcome | Settled | None:
-        if self._choices == 1:
+        if self._number == 1:
             return end
         if not isinstance(end, Settled):
             return worst_of([Outcome.COMPLETED], state)
         reasons = [(choice.get("index", 0), choice.get("finish_reason")) for choice in _ending(event)]
-        return finished(state, self._choices, [(index, _outcome_of(reason)) for index, reason in reasons if reason])
+        return finished(state, self._number, [(index, _outcome_of(reason)) for index, reason in reasons if reason])
 
     def error(self, event: Any) -> UpstreamError | None:
         named = event.event == "error"
@@ -145,35 +126,24 @@ class OpenAIChat(ResumeProtocol, Shared, Structured, Glance):
             return False
         if b'"finish_reason"' not in event:
             return True
-        return self._choices == 1 and (b'"finish_reason":null' in event or b'"finish_reason": null' in event)
+        return self._number == 1 and (b'"finish_reason":null' in event or b'"finish_reason": null' in event)
 
-    def reads_json(self, event: Any) -> bool:
-        # Several documents in one event are readable too.
-        return event.event == "message" and not documents_of(event)
-
-    def deltas(self, event: Any) -> Sequence[Delta]:
-        return tuple(delta for document in documents_of(event) for delta in _deltas(document))
-
-    # -- resuming
-
-    def on_clean_close(self, state: StreamState) -> Verdict:
-        return Interrupted("closed before the end")
+    def deltas_of(self, document: dict[str, Any]) -> Iterator[Delta]:
+        for choice in _choices(document):
+            index = choice.get("index")
+            delta = choice.get("delta")
+            # The older /v1/completions puts the text in the choice itself.
+            parts = delta if isinstance(delta, dict) else {"content": choice.get("text")}
+            # vLLM and DeepSeek use one name, OpenRouter the other; a server that sends both sends the same text.
+            yield from said("reasoning", parts.get("reasoning_content") or parts.get("reasoning"), index)
+            yield from said("text", parts.get("content"), index)
+            yield from said("refusal", parts.get("refusal"), index)
+            for call in objects_in(parts.get("tool_calls")):
+                yield from said("tool", object_of(call.get("function")).get("arguments"), call.get("index"))
 
 
 def _outcome_of(reason: Any) -> Outcome:
     return _REASONS.get(str(reason), Outcome.INCOMPLETE)
-
-
-def _asked(state: StreamState) -> int:
-    """The number of choices that the request asks for."""
-    body = state.json if isinstance(state.json, dict) else {}
-    asked = body.get("n")
-    number = asked if type(asked) is int and asked > 1 else 1
-    # An older completion may have several prompts, each a text or a list of tokens. Each prompt gets its own answer.
-    prompts = body.get("prompt")
-    if isinstance(prompts, list) and prompts and all(isinstance(each, str | list) for each in prompts):
-        number *= len(prompts)
-    return number
 
 
 def _ending(event: Any) -> list[dict[str, Any]]:
@@ -183,17 +153,3 @@ def _ending(event: Any) -> list[dict[str, Any]]:
 
 def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:
     return objects_in(body.get("choices"))
-
-
-def _deltas(body: dict[str, Any]) -> Iterator[Delta]:
-    for choice in _choices(body):
-        index = choice.get("index")
-        delta = choice.get("delta")
-        # The older /v1/completions puts the text in the choice itself.
-        parts = delta if isinstance(delta, dict) else {"content": choice.get("text")}
-        # vLLM and DeepSeek use one name, OpenRouter the other; a server that sends both sends the same text.
-        yield from said("reasoning", parts.get("reasoning_content") or parts.get("reasoning"), index)
-        yield from said("text", parts.get("content"), index)
-        yield from said("refusal", parts.get("refusal"), index)
-        for call in objects_in(parts.get("tool_calls")):
-            yield from said("tool", object_of(call.get("function")).get("arguments"), call.get("index"))

@@ -16,37 +16,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from .._checkpoint import fingerprint
-from .._contract import Alarm, Answer, Head, Memo, Position, Promises, Request, Snapshot, StreamState
-from .._contract.abilities import Stored, Verified
+from .._contract import Alarm, Answer, Head, Memo, Position, Promises, Request, Snapshot, Stored, StreamState, Verified
 from .._contract.verdicts import Finished, Interrupted, Lost, Over, Reject, Resume, Retry, Settled, Unproven, Verdict, Verify
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome, StreamEvent
 from ._ends import DONE_HEADS, ERROR_HEADS, unproven_done, upstream_error
-from ._json import object_of, parsed, payload_of
-from ._shape import Text, deltas_of
+from ._json import kind_of, object_of, parsed, payload_of
+from ._shape import Text, deltas_of, objects_in
 from .cursor import CursorProtocol
 
 __all__ = ["OpenAIResponses"]
 
-# Perplexity has `response.cancelled`; OpenAI has the status but no event for it.
-_TERMINAL: Final = {
-    "response.completed": Outcome.COMPLETED,
-    "response.incomplete": Outcome.INCOMPLETE,
-    "response.failed": Outcome.FAILED,
-    "response.cancelled": Outcome.CANCELLED,
-}
 _FINAL: Final = {
     "completed": Outcome.COMPLETED,
     "incomplete": Outcome.INCOMPLETE,
     "failed": Outcome.FAILED,
     "cancelled": Outcome.CANCELLED,
 }
+# Perplexity has `response.cancelled`; OpenAI has the status but no event for it.
+_TERMINAL: Final = {f"response.{status}": outcome for status, outcome in _FINAL.items()}
 _TEXTS: Final = {
     "response.output_text.delta": Text("text", "delta", "output_index"),
     "response.reasoning_text.delta": Text("reasoning", "delta", "output_index"),
@@ -119,8 +113,6 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
     def options(self) -> str:
         return "" if self._numbered else "numbered=False"
 
-    # -- starting
-
     def matches(self, request: StreamState, head: Head) -> bool:
         if head.content_type != "text/event-stream":
             return False
@@ -165,8 +157,6 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
             if response.get("background", asked or self._turns(state)) is True:
                 state.memo(_Memo).background = True
 
-    # -- reading
-
     def position(self, event: Any) -> Position:
         found = super().position(event)
         return found if self._counts(event, found.sequence) else Position(None)
@@ -180,24 +170,22 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
 
     def _counts(self, event: Any, number: int | None) -> bool:
         # litellm's synthetic streams number every event 0, so 0 is believed only for the first event.
-        return self._numbered and (number is None or number > 0 or _kind(event) == "response.created")
+        return self._numbered and (number is None or number > 0 or kind_of(event) == "response.created")
 
     def error(self, event: Any) -> UpstreamError | None:
         # OpenAI's own error event has a number and its message at the top level. It is a regular event, and the status of the
         # response is requested after it. Like the SDK, we raise for any event that holds an object `error`, numbered or not.
         body = payload_of(event)
         detail = body.get("error")
-        if not detail and (type(body.get("sequence_number")) is int or _kind(event) != "error"):
+        if not detail and (type(body.get("sequence_number")) is int or kind_of(event) != "error"):
             return None
         return upstream_error(detail if isinstance(detail, dict) else {"message": detail} if detail else body, body)
 
     def deltas(self, event: Any) -> Sequence[Delta]:
-        return deltas_of(_TEXTS, _kind(event), payload_of(event))
+        return deltas_of(_TEXTS, kind_of(event), payload_of(event))
 
     def fingerprint(self, event: Any) -> str:
         return fingerprint(event.event, _PADDING.sub("", event.data) if '"obfuscation"' in event.data else event.data)
-
-    # -- resuming
 
     def why_not(self, state: StreamState) -> str:
         if not self._numbered:
@@ -306,28 +294,22 @@ def _url_of(state: StreamState) -> str | None:
 def _outcome(event: Any) -> Outcome | Settled | Unproven | None:
     if event.data.startswith("[DONE]"):
         return unproven_done(event, "a terminal event (response.completed or its like)")
-    kind = _kind(event)
+    kind = kind_of(event)
     if kind == "response.done":
         response = object_of(payload_of(event).get("response"))
         return _FINAL.get(str(response.get("status")))
     return _TERMINAL.get(kind)
 
 
-def _kind(event: Any) -> str:
-    if event.event != "message":
-        return str(event.event)
-    return str(payload_of(event).get("type"))
-
-
 def _stored(response: dict[str, Any]) -> Iterator[StreamEvent]:
     """A stored response as the events that would have been streamed, with one delta per part."""
     # The events have no number, so the cursor does not move, and a stop between two of them never skips a real event.
     yield _event("response.created", response={**response, "status": "in_progress", "output": []})
-    for index, item in enumerate(_objects(response.get("output"))):
+    for index, item in enumerate(objects_in(response.get("output"))):
         at = {"item_id": item.get("id"), "output_index": index}
         yield _event("response.output_item.added", output_index=index, item={**item, "content": [], "summary": []})
         for name in ("summary", "content"):
-            for place, part in enumerate(_objects(item.get(name))):
+            for place, part in enumerate(objects_in(item.get(name))):
                 kind = _PARTS.get(str(part.get("type")))
                 if kind is not None:
                     text = part.get("refusal" if kind == "response.refusal" else "text") or ""
@@ -345,10 +327,6 @@ _PARTS: Final = {
     "reasoning_text": "response.reasoning_text",
     "summary_text": "response.reasoning_summary_text",
 }
-
-
-def _objects(value: Any) -> Iterable[dict[str, Any]]:
-    return [object_of(item) for item in value] if isinstance(value, list) else ()
 
 
 def _event(kind: str, **fields: Any) -> StreamEvent:

@@ -20,45 +20,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from .._contract import (
-    KEY,
-    Answer,
-    Head,
-    Memo,
-    Position,
-    Promises,
-    Request,
-    ResumeProtocol,
-    StreamState,
-    alarm_of,
-    has_content,
-    origin_of,
-    overrides,
-    quiet_of,
-    same_origin,
-)
-from .._contract.abilities import (
-    Ability,
-    Batched,
-    Documents,
-    Doubted,
-    Explained,
-    Glance,
-    Joined,
-    Measured,
-    Parted,
-    Reporting,
-    Shared,
-    Stepped,
-    Stored,
-    Structured,
-    Verified,
-)
+from .._contract import KEY, Batched, Documents, Joined, Parted, ResumeProtocol, Shared, Stepped, Stored, Structured
+from .._contract.abilities import Ability, Doubted, Explained, Glance, Measured, Reporting, Verified
+from .._contract.judging import alarm_of, has_content, overrides, quiet_of
+from .._contract.origins import origin_of, same_origin
+from .._contract.values import Answer, Head, Memo, Position, Promises, Request, StreamState
 from .._contract.verdicts import Finished, Interrupted, Lost, Reject, Resume, Retry, Settled, Unproven, Verdict
 from .._errors import ResumableStreamError, UpstreamError
 from .._events import Delta, Item, Outcome
 from ._json import object_of, parsed
-from .hub import REASON, STARTING, HubStream, Reason, beside, conflict, gone, home_of, note_reason, outcome_of
+from .hub import REASON, STARTING, HubStream, Reason, absent, beside, conflict, gone, home_of, note_reason, outcome_of
 
 __all__ = ["Relayed", "can_relay", "relayed"]
 
@@ -148,8 +119,6 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         # The relay says when the stream is over, and continues when we leave.
         return Promises(resumable=True, numbered=False, has_end=not self.endless)
 
-    # -- starting
-
     def for_request(self, request: StreamState) -> Self:  # type: ignore[override]  # an instance, for its inner protocol
         return type(self)(self.inner.for_request(request))
 
@@ -179,8 +148,6 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         asked = _AFTER.fullmatch(parse_qs(urlsplit(state.url).query).get("after", [""])[-1]) if state.safe else None
         if asked is not None and int(asked[2]):
             state.memo(_Log).stream_base = str(int(asked[2]))
-
-    # -- reading
 
     def position(self, event: Any) -> Position:
         return Position(None)
@@ -214,8 +181,6 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
     def tells_reset(self, event: Any) -> bool:
         return Reporting.of(self.inner).tells_reset(event)
 
-    # -- resuming
-
     def why_not(self, state: StreamState) -> str:
         if self._home(state) is not None:
             return ""
@@ -244,10 +209,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
                 return Reject(conflict(headers, body))
             return self.inner.on_status(status, headers, body, state)
         if status == 404:
-            return Lost(
-                f"the relay answered 404: it has no stream {_named(state)}, or the stream is not yours. It may have been kept "
-                "for its time and be gone, or these credentials may not be those that it was started with"
-            )
+            return Lost(absent("relay", _named(state)))
         if status < 300 and (epoch := headers.get("stream-epoch")) != (ours := state.memo(_Log).stream_epoch):
             seen = f"the log {epoch!r}" if epoch else "no Stream-Epoch"
             return Lost(f"the answer to the resume is of another stream: expected the log {ours!r}, received {seen}")

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urljoin
 
-from .._contract import Head, Position, Promises, Request, StreamState
-from .._contract.abilities import Explained, Replayed
+from .._contract import Explained, Head, Position, Replayed, Request, StreamState
 from .._events import Item
 from ._ends import End, _EndedProtocol
 
@@ -47,10 +46,6 @@ class ReplayFromZero(_EndedProtocol, Explained, Replayed):
         self._resume = resume
         # The head is enough, unless a subclass looks at events.
         self.identifies_by_event = type(self).identify is not ReplayFromZero.identify
-
-    @property
-    def promises(self) -> Promises:
-        return Promises(resumable=True, numbered=False, has_end=self._end.has_end)
 
     def matches(self, request: StreamState, head: Head) -> bool:
         return False

@@ -35,8 +35,6 @@ class ResumableStreamNPM(ReplayFromZero):
 
     >>> ResumableStreamNPM()
     <ResumableStreamNPM: resumable, has_end>
-
-    Source: github.com/vercel/resumable-stream, readme; npm `resumable-stream` 2.2.13.
     """
 
     def __init__(self, *, end: End = DONE, resume: str | Callable[[StreamState], str | None] | None = None) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import Ask, Finished, Head, Lost, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
-from .._contract.abilities import Batched, Structured
+from .._contract import Batched, Head, Position, Promises, Request, ResumeProtocol, StreamState, Structured
+from .._contract.verdicts import Ask, Finished, Lost, Resume, Verdict
 from .._events import Delta, Outcome, StreamEvent
 from ._json import payload_of
 
@@ -43,8 +43,6 @@ class S2(ResumeProtocol, Batched, Structured):
 
     >>> S2()
     <S2: resumable, numbered>
-
-    Source: s2.dev/docs, "Read records"; npm `@s2-dev/streamstore` 0.27.0.
     """
 
     promises = Promises(resumable=True, numbered=True, has_end=False)
@@ -65,11 +63,18 @@ class S2(ResumeProtocol, Batched, Structured):
     def _format(self) -> dict[str, str | None]:
         return {"s2-format": "base64"} if self._base64 else {}
 
-    # -- reading
-
     def unpack(self, event: Any) -> Iterator[Any]:
         # A position may lie between two records, and each record has its own number, so batches are split.
-        return _records(event)
+        if event.event in ("ping", "error"):
+            return
+        records = payload_of(event).get("records") if event.event == "batch" else None
+        if not isinstance(records, list):
+            yield event
+            return
+        for at, record in enumerate(records, 1):
+            last = at == len(records)
+            text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+            yield StreamEvent("record", text, event.id if last else "", None, event.own_id if last else None)
 
     def position(self, event: Any) -> Position:
         number = payload_of(event).get("seq_num")
@@ -89,8 +94,6 @@ class S2(ResumeProtocol, Batched, Structured):
             except ValueError:
                 return ()
         return (Delta("text", body),)
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         cursor, headers = state.cursor, self._format()
@@ -112,19 +115,6 @@ class S2(ResumeProtocol, Batched, Structured):
 
     def on_clean_close(self, state: StreamState) -> Verdict:
         return Ask() if _BOUNDS & parse_qs(urlsplit(state.url).query).keys() else Resume()
-
-
-def _records(event: Any) -> Iterator[Any]:
-    if event.event in ("ping", "error"):
-        return
-    records = payload_of(event).get("records") if event.event == "batch" else None
-    if not isinstance(records, list):
-        yield event
-        return
-    for at, record in enumerate(records, 1):
-        last = at == len(records)
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        yield StreamEvent("record", text, event.id if last else "", None, event.own_id if last else None)
 
 
 def is_command(headers: Any) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import Ask, Head, Memo, Position, Promises, Request, Resume, ResumeProtocol, Settled, StreamState, Verdict
-from .._contract.abilities import Structured
+from .._contract import Head, Memo, Position, Promises, Request, ResumeProtocol, StreamState, Structured
+from .._contract.verdicts import Ask, Resume, Settled, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, Outcome
 from ._ends import upstream_error
@@ -49,8 +49,6 @@ class TanStackAI(ResumeProtocol, Structured):
 
     >>> TanStackAI()
     <TanStackAI: resumable, has_end>
-
-    Source: tanstack.com/ai, "Resumable streams"; npm `@tanstack/ai` 0.58.0 and `@tanstack/ai-client`.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)
@@ -68,8 +66,6 @@ class TanStackAI(ResumeProtocol, Structured):
         # Note whether the newest event ends a turn whose tools are still to be called.
         if not isinstance(source, Head):
             state.memo(_Memo).turn = "tools" if _turn(self.chunk(source)) else ""
-
-    # -- reading
 
     def chunk(self, event: Any) -> dict[str, Any]:
         """The AG-UI event inside an event of the wire."""
@@ -105,8 +101,6 @@ class TanStackAI(ResumeProtocol, Structured):
         chunk = self.chunk(event)
         return deltas_of(_TEXTS, chunk.get("type"), chunk)
 
-    # -- resuming
-
     def resume_request(self, state: StreamState) -> Request | None:
         if state.cursor is None:
             return None
@@ -123,8 +117,6 @@ class TanStackAINDJSON(TanStackAI):
 
     >>> TanStackAINDJSON()
     <TanStackAINDJSON: resumable, has_end>
-
-    Source: npm `@tanstack/ai` 0.58.0, `ndjsonEncoders`.
     """
 
     framing = "ndjson"

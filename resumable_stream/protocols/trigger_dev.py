@@ -13,8 +13,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .._checkpoint import fingerprint
-from .._contract import Finished, Head, Position, Promises, Reject, Request, ResumeProtocol, StreamState, Verdict
-from .._contract.abilities import Batched, Glance, Structured
+from .._contract import Batched, Glance, Head, Position, Promises, Request, ResumeProtocol, StreamState, Structured
+from .._contract.verdicts import Finished, Reject, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Outcome, StreamEvent
 from ._ends import upstream_error
@@ -39,8 +39,6 @@ class TriggerDev(ResumeProtocol, Batched, Structured, Glance):
 
     >>> TriggerDev()
     <TriggerDev: resumable>
-
-    Source: trigger.dev/docs, "Realtime streams"; npm `@trigger.dev/core` 4.8.3.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=False)
@@ -52,11 +50,16 @@ class TriggerDev(ResumeProtocol, Batched, Structured, Glance):
         route = _ROUTE.fullmatch(urlsplit(request.url).path)
         return request.method == "GET" and bool(route) and head.content_type == "text/event-stream"
 
-    # -- reading
-
     def unpack(self, event: Any) -> Iterator[Any]:
         # A position may lie between two records, so batches are split.
-        return _records(event)
+        records = payload_of(event).get("records") if event.event == "batch" else None
+        if not isinstance(records, list):
+            yield event
+            return
+        for record in records:
+            headers = record.get("headers") if isinstance(record, dict) else None
+            if not is_command(headers):
+                yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
     def position(self, event: Any) -> Position:
         if event.event != "record":
@@ -87,8 +90,6 @@ class TriggerDev(ResumeProtocol, Batched, Structured, Glance):
             chunk = chunk.get("delta", chunk.get("text"))
         return said("text", chunk)
 
-    # -- resuming
-
     def resume_request(self, state: StreamState) -> Request | None:
         # "latest" would choose another start than our cursor.
         headers: dict[str, str | None] = {"X-Trigger-Stream-Start": None} if state.cursor is not None else {}
@@ -104,17 +105,6 @@ class TriggerDev(ResumeProtocol, Batched, Structured, Glance):
         settled = state.head is not None and state.head.headers.get("x-session-settled", "").lower() == "true"
         # A close is how such a stream ends.
         return Finished(Outcome.COMPLETED if settled else Outcome.ENDED, verified=True)
-
-
-def _records(event: Any) -> Iterator[Any]:
-    records = payload_of(event).get("records") if event.event == "batch" else None
-    if not isinstance(records, list):
-        yield event
-        return
-    for record in records:
-        headers = record.get("headers") if isinstance(record, dict) else None
-        if not is_command(headers):
-            yield StreamEvent("record", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
 
 def _value(text: Any) -> Any:

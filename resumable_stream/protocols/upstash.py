@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from .._contract import Head, Memo, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Verdict
-from .._contract.abilities import Batched, Structured
+from .._contract import Batched, Head, Memo, Position, Promises, Request, Resume, ResumeProtocol, StreamState, Structured, Verdict
 from .._errors import UpstreamError
 from .._events import Delta, Item, StreamEvent
 from ._ends import upstream_error
@@ -52,8 +51,6 @@ class UpstashRealtime(ResumeProtocol, Batched, Structured):
 
     >>> UpstashRealtime()
     <UpstashRealtime: resumable>
-
-    Source: upstash.com/docs, "Realtime"; npm `@upstash/realtime` 1.1.0.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=False)
@@ -66,8 +63,6 @@ class UpstashRealtime(ResumeProtocol, Batched, Structured):
         query = parse_qs(urlsplit(request.url).query, keep_blank_values=True)
         acks = any(name.startswith("last_ack_") for name in query)
         return request.method == "GET" and acks and head.content_type == "text/event-stream"
-
-    # -- reading
 
     def unpack(self, event: Any) -> Sequence[Any]:
         return () if _is_frame(event) else (event,)
@@ -101,8 +96,6 @@ class UpstashRealtime(ResumeProtocol, Batched, Structured):
 
     def deltas(self, event: Any) -> Sequence[Delta]:
         return said("text", payload_of(event).get("data"))
-
-    # -- resuming
 
     def resume_request(self, state: StreamState) -> Request | None:
         channels = _channels(state)

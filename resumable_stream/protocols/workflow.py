@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from .._contract import Head, Memo, Promises, Request, ResumeProtocol, StreamState, Verdict
-from .._contract.abilities import Batched, Measured
+from .._contract import Batched, Head, Measured, Memo, Promises, Request, ResumeProtocol, StreamState, Verdict
 from .._events import Item
 from .ai_sdk import AISDKStream, stream_url
 
@@ -41,8 +40,6 @@ class WorkflowRun(AISDKStream, Batched, Measured):
 
     >>> WorkflowRun()
     <WorkflowRun: resumable, has_end>
-
-    Source: useworkflow.dev, "Resumable streams"; npm `@workflow/ai` and `@ai-sdk/workflow`.
     """
 
     promises = Promises(resumable=True, numbered=False, has_end=True)

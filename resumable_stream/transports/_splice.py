@@ -315,7 +315,7 @@ class Splicer:
 
 
 def _fits(protocol: ResumeProtocol, state: StreamState, head: Head) -> bool:
-    if not overrides(protocol, "matches"):
+    if not overrides(protocol, "matches", "claims"):
         # It has no detection of its own, so it was named for all that it can read.
         return head.content_type in protocol.content_types
     return protocol.matches(state, head) or protocol.claims(state, head)

@@ -16,6 +16,7 @@ from resumable_stream.protocols import (
     Batched,
     CursorProtocol,
     Finished,
+    Head,
     HubStream,
     Joined,
     LastEventID,
@@ -24,6 +25,7 @@ from resumable_stream.protocols import (
     OpenAIChat,
     OpenAIResponses,
     Position,
+    Promises,
     Relayed,
     Replayed,
     Reporting,
@@ -244,3 +246,37 @@ def test_the_decoder_places_plain_events() -> None:
     assert placing(LastEventID()) is None
     assert not overrides(LastEventID(), "position")
     assert (alarm_of(ResumeProtocol()), quiet_of(ResumeProtocol())) == (None, None)
+
+
+# --- what a class promises decides what it does not say ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("resumable", "has_end", "verdict"),
+    [
+        (True, False, Finished(Outcome.ENDED)),
+        (False, False, Finished(Outcome.ENDED)),
+        (True, True, protocols.Resume()),
+        (False, True, protocols.Interrupted("closed before the end")),
+    ],
+)
+def test_a_close_before_the_promised_end_is_a_cut(resumable: bool, has_end: bool, verdict: Any) -> None:
+    class Own(ResumeProtocol):
+        promises = Promises(resumable=resumable, numbered=False, has_end=has_end)
+
+    assert Own().on_clean_close(StreamState("GET", "https://api.example.com")) == verdict
+
+
+def test_what_claims_a_request_matches_its_response_of_the_right_type() -> None:
+    class Own(ResumeProtocol):
+        def claims(self, request: StreamState, head: Head) -> bool:
+            return request.method == "POST"
+
+    for method, kind, found in (
+        ("POST", "text/event-stream", True),
+        ("POST", "text/html", False),
+        ("GET", "text/event-stream", False),
+    ):
+        head = Head(200, {"content-type": kind}, "https://api.example.com")
+        assert Own().matches(StreamState(method, "https://api.example.com"), head) is found
+        assert not ResumeProtocol().matches(StreamState(method, "https://api.example.com"), head)
