@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 from .._contract import Head, ResumeProtocol, StreamState
 from ._registry import PLAIN, SPECIFIC
@@ -23,15 +23,8 @@ def detect(request: StreamState, head: Head) -> ResumeProtocol | None:
         A protocol with its default options, wrapped in `Relayed` if the answer came through a relay; or `None` if the response
         is not a stream (a page, a JSON document).
     """
-    return _matching(SPECIFIC, request, head) or claimed(request, head) or _matching(PLAIN, request, head)
-
-
-def _matching(candidates: Iterable[type[ResumeProtocol]], request: StreamState, head: Head) -> ResumeProtocol | None:
-    for candidate in candidates:
-        protocol = candidate.for_request(request)
-        if protocol.matches(request, head):
-            return relayed(protocol, request, head)
-    return None
+    found = _first("matches", SPECIFIC, request, head) or claimed(request, head)
+    return found or _first("matches", PLAIN, request, head)
 
 
 def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
@@ -39,11 +32,16 @@ def claimed(request: StreamState, head: Head) -> ResumeProtocol | None:
     if head.content_type == "text/event-stream":
         # An event stream, but not of the kind that the request suggests.
         return None
-    for candidate in (*SPECIFIC, *PLAIN):
-        protocol = candidate.for_request(request)
-        if protocol.claims(request, head):
-            return relayed(protocol, request, head)
-    return None
+    return _first("claims", (*SPECIFIC, *PLAIN), request, head)
+
+
+def _first(
+    asked: Literal["matches", "claims"], candidates: Iterable[type[ResumeProtocol]], request: StreamState, head: Head
+) -> ResumeProtocol | None:
+    """The first protocol that says yes, wrapped in `Relayed` if the response came through a relay."""
+    made = (candidate.for_request(request) for candidate in candidates)
+    found = next((protocol for protocol in made if getattr(protocol, asked)(request, head)), None)
+    return relayed(found, request, head) if found is not None else None
 
 
 def named(name: str) -> ResumeProtocol | None:
