@@ -45,9 +45,9 @@ _DEFAULT = Limits()
 
 # A chunk is read in slices of this size: the objects of one slice stay in the processor's cache.
 _SLICE = 65536
-# Events that are read as columns together: enough to make the set-up cost negligible, few enough that an exception among them
-# (a comment, another shape) sends only this many down the slow path.
-_RUN = 128
+# Events that are read as columns together: enough to make the set-up cost negligible. If one of them is an exception (another
+# field in the same place), the rest of the chunk is read fewer at a time, so that it sends few down the slow path.
+_RUN, _FEWER = 512, 64
 # Up to this many lines, columns cost more than they save.
 _FEW = 24
 # Columns of lines shorter than this are decoded in one piece, longer ones line by line.
@@ -395,6 +395,7 @@ class SSEDecoder:
 
     def _read_runs(self, lines: list[bytes], blank: bytes, end: int | None, events: list[StreamEvent]) -> int:
         """Read all lines up to the end of the last run of events of one shape; return how many lines that is."""
+        longest = _RUN
         start = done = 0  # `done` trails `start`: `_read_lines` takes what lies between two runs in one call
         if self._held:
             # The rest of a block that earlier chunks began; only this one may still become too large.
@@ -413,7 +414,7 @@ class SSEDecoder:
             width = stop - start
             if stop + width <= len(lines) and lines[stop + width - 1] == blank:
                 # How far do blank lines follow each other at this distance?
-                blanks = lines[stop - 1 : start + width * _RUN : width]
+                blanks = lines[stop - 1 : start + width * longest : width]
                 height = len(blanks)
                 if blanks.count(blank) != height:
                     height = list(map(blank.__eq__, blanks)).index(False)
@@ -424,6 +425,9 @@ class SSEDecoder:
                         done = start
                     if self._read_columns(lines, start, stop, width, end, events):
                         done = stop
+                    elif height > _FEWER:
+                        longest = _FEWER
+                        continue
             start = stop
         return done
 

@@ -373,6 +373,16 @@ def test_runs_in_which_some_types_are_empty() -> None:
     assert [event for event, *_ in decode([body]).events] == ["a", "message"] * 20
 
 
+@pytest.mark.parametrize("places", [(0,), (63,), (64,), (300,), (511,), (512,), (10, 74, 75, 640), range(0, 700, 7)])
+def test_exceptions_in_a_long_run(places: Iterable[int]) -> None:
+    """As many lines as the others, but another field in the same place: fewer events are read as columns from there on."""
+    events = [b"id: %d\nevent: x\ndata: %d\n\n" % (number, number) for number in range(700)]
+    for place in places:
+        events[place] = b"event: y\nretry: %d\ndata: z\n\n" % place
+    body = b"".join(events)
+    assert decode([body]) == decode([body[:9], body[9:]]) == reference(body)
+
+
 def test_runs_longer_than_a_slice() -> None:
     body = b"".join(b'event: delta\nid: %d\ndata: {"text": "%d"}\n\n' % (n, n) for n in range(4000))
     assert len(body) > 2 * 65536
