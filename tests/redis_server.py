@@ -27,7 +27,7 @@ import pytest
 
 from .stopping import stop
 
-__all__ = ["RedisCluster", "RedisServer", "own_redis", "redis_binary", "redis_cluster", "redis_server"]
+__all__ = ["RedisCluster", "RedisServer", "free_port", "own_redis", "redis_binary", "redis_cluster", "redis_server"]
 
 # A busy machine may take its time to start a process.
 PATIENCE_SECONDS = 120.0
@@ -88,7 +88,7 @@ class RedisServer:
     def start(self) -> RedisServer:
         """Start it, and wait until it answers."""
         for _ in range(5):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             command = [str(self._binary), *self._arguments(port)]
             with open(self.directory / "log", "ab") as log:
                 self._process = subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -200,7 +200,8 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port for a server that takes a number, and no socket."""
     # A node of a cluster listens on its port plus 10000 too. Both are below the ports that connections are given (from 32768 on),
     # which come and go all the time.
     while True:

@@ -74,7 +74,7 @@ def node_server(script: str, package: str, environ: Mapping[str, str] | None = N
             with contextlib.suppress(OSError):
                 process.stdin.close()
             try:
-                process.wait(5)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.protocols.ai_sdk import AISDKStream
 from resumable_stream.protocols.resumable_stream_npm import ResumableStreamNPM
+from tests.redis_server import free_port
 
 from .node_server import NodeServer, node_server, redis_binary
 from .proxy import sample
@@ -31,8 +31,7 @@ numbers = itertools.count(10_000)
 
 @contextlib.contextmanager
 def redis_server(directory: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -248,7 +247,7 @@ def test_an_answer_whose_producer_died_is_no_end(server: NodeServer, redis: dict
     """
     name = f"p-{next(numbers)}"
     retry = rs.RetryPolicy(attempts=1, wait=lambda state: 0.01)
-    options: dict[str, Any] = {"retry": retry, "timeouts": rs.Timeouts(idle=0.3), "protocol": ResumableStreamNPM()}
+    options: dict[str, Any] = {"retry": retry, "timeouts": rs.Timeouts(idle=2.0), "protocol": ResumableStreamNPM()}
     with contextlib.ExitStack() as producing:
         producer = producing.enter_context(node_server("ai_sdk.mjs", "resumable-stream", redis))
         producing.enter_context(httpx.stream("POST", f"{producer.direct}/explicit/{name}"))

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ import pytest
 
 import resumable_stream as rs
 from resumable_stream.protocols.langgraph import LangGraphRun
+from tests.redis_server import free_port
 
 from .proxy import CuttingProxy
 
@@ -95,7 +95,7 @@ class Server:
 
     def thread(self) -> str:
         """Create a thread."""
-        answer = httpx.post(f"{self.url}/threads", json={}, trust_env=False, timeout=10.0)
+        answer = httpx.post(f"{self.url}/threads", json={}, trust_env=False, timeout=120.0)
         thread: str = answer.raise_for_status().json()["thread_id"]
         return thread
 
@@ -106,7 +106,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("langgraph")
     home.joinpath("graph.py").write_text(GRAPH)
     home.joinpath("langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": {"agent": "./graph.py:graph"}}))
-    running = Server(port=_free_port(), calls=home / "calls.txt")
+    running = Server(port=free_port(), calls=home / "calls.txt")
     output = home / "output.txt"
     command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload", "--port", str(running.port)]
     with output.open("wb") as sink:
@@ -240,12 +240,6 @@ def in_order(events: list[Any], chunks: int, where: str) -> int:
     return twice
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def _offline() -> dict[str, str]:
     """The environment without anybody's keys, and with everything off that would ask the network."""
     inherited = {
@@ -268,7 +262,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
         try:
-            process.wait(5.0)
+            process.wait(30.0)
         except subprocess.TimeoutExpired:
             continue
     with contextlib.suppress(ProcessLookupError):

@@ -206,7 +206,7 @@ def test_the_stream_that_the_client_keeps_loses_and_doubles_nothing(how: Way, pr
 
 
 async def until(done: Any) -> None:
-    for _ in range(800):
+    for _ in range(12_000):
         if done():
             return
         await asyncio.sleep(0.01)

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.protocols import HubStream, LastEventID
+from tests.redis_server import free_port
 
 from .proxy import CuttingProxy
 
@@ -69,8 +69,7 @@ WAYS = [
 def served(way: Way, program: Path) -> Iterator[CuttingProxy]:
     if importlib.util.find_spec(way.needs) is None:
         pytest.skip(f"needs {way.needs}")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     environ = {**os.environ, "PORT": str(port), "PYTHONPATH": os.pathsep.join([str(EXAMPLES.parents[1]), *sys.path])}
     process = subprocess.Popen(
         way.command(program, port), env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -222,7 +221,10 @@ def test_a_stream_that_fails_is_cut_where_it_has_no_ids(way: Way, tmp_path: Path
     # The same program, with a model that breaks down.
     program.write_text(re.sub(r'^( +)(yield {"text".*)$', r"\1assert word != 'thought'\n\1\2", source, flags=re.MULTILINE))
     assert program.read_text() != source
-    with served(way, program) as proxy, httpx.Client(base_url=f"http://127.0.0.1:{proxy.port}", trust_env=False) as client:
+    with (
+        served(way, program) as proxy,
+        httpx.Client(base_url=f"http://127.0.0.1:{proxy.port}", timeout=PATIENCE, trust_env=False) as client,
+    ):
         answer = post(client, "broken")
         *words, end = [event.data for event in SSEDecoder().feed(answer.content)]
         assert len(words) == 5 and '"failed"' in end
@@ -248,7 +250,10 @@ def test_who_leaves_frees_a_reader(way: Way, tmp_path: Path) -> None:
     )
     assert "HubLimits(" in limited and "600" in limited
     program.write_text(limited)
-    with served(way, program) as proxy, httpx.Client(base_url=f"http://127.0.0.1:{proxy.port}", trust_env=False) as client:
+    with (
+        served(way, program) as proxy,
+        httpx.Client(base_url=f"http://127.0.0.1:{proxy.port}", timeout=PATIENCE, trust_env=False) as client,
+    ):
         with contextlib.ExitStack() as stack:
             first = stack.enter_context(client.stream("POST", "/chat", json=BODY, headers={"Idempotency-Key": "long"}))
             second = stack.enter_context(client.stream("GET", "/chat/long"))
