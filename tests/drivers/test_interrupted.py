@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -338,13 +339,20 @@ def five_at_a_time(request: httpx.Request) -> httpx.Response:
 
 
 @contextmanager
-def entering(entered: list[str], strike: int | None = None) -> Iterator[None]:
-    """Note the functions of the drivers that begin, and interrupt one where it does: there too CPython looks for signals."""
+def entering(entered: list[str], strike: tuple[str, int] | None = None) -> Iterator[None]:
+    """
+    Note the functions of the drivers that begin, and interrupt one where it does: there too CPython looks for signals.
+
+    Args:
+        entered: Takes their names.
+        strike: The name of the one, and how often it has begun before.
+    """
 
     def trace(frame: FrameType, what: str, argument: Any) -> Any:
         if frame.f_code.co_filename.startswith(DRIVERS):
-            entered.append(frame.f_code.co_qualname)
-            if len(entered) - 1 == strike:
+            name = frame.f_code.co_qualname
+            entered.append(name)
+            if strike is not None and strike == (name, entered.count(name) - 1):
                 raise KeyboardInterrupt
         return None
 
@@ -356,7 +364,7 @@ def entering(entered: list[str], strike: int | None = None) -> Iterator[None]:
         sys.settrace(before)
 
 
-def read_interrupted(strike: int | None, *, kept: bool) -> list[str]:
+def read_interrupted(strike: tuple[str, int] | None, *, kept: bool) -> list[str]:
     """Read all, going on after the interrupt: the functions that began, up to the one that it came in."""
     store = {"store": rs.stores.MemoryStore(), "key": "k"} if kept else {}
     entered: list[str] = []
@@ -381,11 +389,10 @@ def read_interrupted(strike: int | None, *, kept: bool) -> list[str]:
 def test_an_interrupt_where_a_function_of_the_driver_begins_loses_nothing_and_leaves_no_coroutine(
     kept: bool, every: bool
 ) -> None:
-    entered = read_interrupted(None, kept=kept)
-    # By default the first call of each function, or the last one.
-    some = {name: place for place, name in (reversed(list(enumerate(entered))) if kept else enumerate(entered))}
+    times = Counter(read_interrupted(None, kept=kept))
     struck = set()
-    for place in range(len(entered)) if every else sorted(some.values()):
-        # A save is due by the clock, so it need not come at the same place each time.
-        struck.add(read_interrupted(place, kept=kept)[-1])
+    for name, count in times.items():
+        # A save is due by the clock, so its functions may begin more or less often the next time, and the others do not.
+        for time in range(count) if every else sorted({0, count - 1}):
+            struck.add(read_interrupted((name, time), kept=kept)[-1])
     assert {"Loop._refill", "Loop._read", "Loop._advance", "Loop._connect", "ResumableStream._send", "Loop._leave"} <= struck
