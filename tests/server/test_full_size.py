@@ -136,6 +136,8 @@ def test_a_reader_is_exact_wherever_it_is_cut_between_heartbeats(
     head = Head(content_type="text/event-stream" if framing == "sse" else "application/x-ndjson", framing=framing)  # type: ignore[arg-type]
     with contextlib.ExitStack() as stack:
         served = [stack.enter_context(Served(create_app(hub))) for hub in hubs]
+        for one, log in zip(served, logs, strict=True):
+            stack.callback(lambda one=one, log=log: one.call(log.aclose()))
         beats = cut_in_beats = longest = place = batch = 0
         beat = wire_module.heartbeat(framing)  # type: ignore[arg-type]
 
@@ -143,6 +145,10 @@ def test_a_reader_is_exact_wherever_it_is_cut_between_heartbeats(
             for event in sent:
                 yield event
                 await asyncio.sleep(0.05)
+                # On a busy machine all of it would be written before the readers are here.
+                so_far = beats
+                while beats < so_far + 5:  # noqa: ASYNC110  they are counted in another thread
+                    await asyncio.sleep(0.01)
 
         async def read(client: httpx.AsyncClient, stream_id: str, cut: int, turn: int) -> bytes:
             nonlocal beats, cut_in_beats, longest
@@ -210,8 +216,6 @@ def test_a_reader_is_exact_wherever_it_is_cut_between_heartbeats(
         asyncio.run(many())
         print(f"\n{view}, {framing}: cut after each of {longest} bytes, {beats} heartbeats, {cut_in_beats} cuts within one")
         assert beats > 100
-        for one, log in zip(served, logs, strict=True):
-            one.call(log.aclose())
 
 
 # --- producers that are killed
