@@ -29,12 +29,14 @@ HEAD = Head(content_type="text/event-stream", framing="sse")
 OK = Ending(outcome=Outcome.COMPLETED)
 
 PREAMBLE = """
-import asyncio, itertools, os, signal, sys
+import asyncio, functools, itertools, os, signal, sys
 from resumable_stream import LogUnavailable
 from resumable_stream.server import Cursor, Head, Message, Span, SQLiteLog
 from resumable_stream.server.log import *
 
 path = sys.argv[1]
+# Several processes at once take their time on a busy machine.
+SQLiteLog = functools.partial(SQLiteLog, busy_timeout=100.0)
 HEAD = Head(content_type="text/event-stream", framing="sse")
 
 def event_bytes(n):

@@ -61,7 +61,8 @@ from resumable_stream.stores import sqlite as module
 from resumable_stream._errors import StoreError
 from resumable_stream.testing.store_contract import checkpoint_at, events_at
 
-store = SQLiteStore(sys.argv[1], keep_events=True)
+# Several processes at once take their time on a busy machine.
+store = SQLiteStore(sys.argv[1], keep_events=True, busy_timeout=100)
 """
 
 
