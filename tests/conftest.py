@@ -383,7 +383,7 @@ def spotless() -> Iterator[None]:
     new = [thread for thread in set(threading.enumerate()) - before if not _is_foreign(thread)]
     for thread in new:
         # A loop tells its idle workers to stop and does not wait for them.
-        thread.join(2.0)
+        thread.join(30.0)
     left = [thread.name for thread in new if thread.is_alive()]
     assert not left, f"threads left behind: {left}"
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 def fleet(*options: str) -> str:
     command = [sys.executable, str(ROOT / "benchmarks" / "fleet.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
