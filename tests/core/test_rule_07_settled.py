@@ -361,27 +361,27 @@ class SaysBye:
         return Outcome.COMPLETED if event.event == "bye" else super().end(event)  # type: ignore[misc]
 
 
-def subclasses() -> list[Any]:
+def subclasses() -> dict[str, Any]:
     """Each way to judge events in one's own way, over each protocol that can be made without options."""
     ready = [getattr(protocols, name) for name in _registry.__all__]
     bases = [base for base in ready if base not in (CursorProtocol, LlamaCpp, Relayed)]
     own = {judge: lambda self, event: None for judge in ("end", "error", "gap")}
     made = {f"{base.__name__}-{name}": type("Mine", (base,), {name: own[name]}) for base in bases for name in own}
     made |= {f"{base.__name__}-beside": type("Mine", (SaysBye, base), {}) for base in bases}
-    return [pytest.param(mine, id=name) for name, mine in made.items()]
+    return made
 
 
-@pytest.mark.parametrize("mine", subclasses())
-def test_a_subclass_that_judges_for_itself_is_asked_about_every_event(mine: Any) -> None:
+def test_a_subclass_that_judges_for_itself_is_asked_about_every_event() -> None:
     """Whatever alarm it inherits, and with no word of its own about it. One below that judges nothing changes nothing."""
-    for made in (mine(), type("Below", (mine,), {})()):
-        assert alarm_of(made) is None
-        assert quiet_of(made) is None
-        if can_relay(made):
-            assert alarm_of(Relayed(made)) is None
-            # `Relayed` passes the question on, and here nobody has an answer.
-            quiet = quiet_of(Relayed(made))
-            assert quiet is None or not quiet(b'data: {"choices":[{"delta":{"content":"x"}}]}')
+    for name, mine in subclasses().items():
+        for made in (mine(), type("Below", (mine,), {})()):
+            assert alarm_of(made) is None, name
+            assert quiet_of(made) is None, name
+            if can_relay(made):
+                assert alarm_of(Relayed(made)) is None, name
+                # `Relayed` passes the question on, and here nobody has an answer.
+                quiet = quiet_of(Relayed(made))
+                assert quiet is None or not quiet(b'data: {"choices":[{"delta":{"content":"x"}}]}'), name
 
 
 def test_one_that_says_its_own_alarm_is_asked_about_those_events_only() -> None:

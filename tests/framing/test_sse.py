@@ -193,8 +193,12 @@ ORDERS += ["ddd", "eidd", "rd", "ird", "cd", "ced", "eed", "iid", "ei", "nd", "d
 
 
 @pytest.mark.parametrize(("newline", "space"), [(b"\n", b" "), (b"\n", b""), (b"\r\n", b" "), (b"\r", b" ")])
-@pytest.mark.parametrize("order", ORDERS)
-def test_fields_in_any_order(order: str, newline: bytes, space: bytes) -> None:
+def test_fields_in_any_order(newline: bytes, space: bytes) -> None:
+    for order in ORDERS:
+        check_order(order, newline, space)
+
+
+def check_order(order: str, newline: bytes, space: bytes) -> None:
     # Several events of each, so that what the first one taught the decoder is used on the next.
     body = b""
     for number in (b"1", b"2", b""):
@@ -211,9 +215,9 @@ def test_fields_in_any_order(order: str, newline: bytes, space: bytes) -> None:
         body += newline
     expected = reference(body)
     blocks = [block + newline * 2 for block in body.split(newline * 2)[:-1]]
-    assert decode(blocks) == expected, "one event in each chunk"
+    assert decode(blocks) == expected, f"{order}: one event in each chunk"
     for pieces in every_cut(body):
-        assert decode(pieces) == expected, pieces
+        assert decode(pieces) == expected, (order, pieces)
 
 
 def test_event_type_is_not_carried_over_to_other_lines() -> None:

@@ -393,13 +393,13 @@ def read_all(stored: Record, spans: list[Span], after: int, limit: int) -> list[
 
 
 @pytest.mark.parametrize("limit", [1, 9, 10, 11, 25, 30, 1000])
-@pytest.mark.parametrize("after", range(11))
-def test_pages_hold_everything_after_the_cursor_once(after: int, limit: int) -> None:
+def test_pages_hold_everything_after_the_cursor_once(limit: int) -> None:
     spans = [span(1, 4), span(5, 5), span(6, 10)]
-    found = read_all(record(c=3), spans, after, limit)
-    assert b"".join(each.data for each in found) == b"".join(b"%010d" % number for number in range(after + 1, 11))
-    assert [each.first for each in found] == [after + 1, *(each.n + 1 for each in found[:-1])][: len(found)]
-    assert all(each.b == each.n * 10 for each in found)
+    for after in range(11):
+        found = read_all(record(c=3), spans, after, limit)
+        assert b"".join(each.data for each in found) == b"".join(b"%010d" % number for number in range(after + 1, 11)), after
+        assert [each.first for each in found] == [after + 1, *(each.n + 1 for each in found[:-1])][: len(found)], after
+        assert all(each.b == each.n * 10 for each in found), after
 
 
 def test_a_page_is_as_large_as_asked_for() -> None:
