@@ -310,6 +310,8 @@ class Watched(Machine):
 
     seen: ClassVar[set[tuple[Phase, str, Phase]]] = set()
     """Transitions that were made: phase, input, the phase after it."""
+    last: ClassVar[tuple[Phase | None, str, Phase | None]] = (None, "", None)
+    """The one that was made last. Most chunks make the same one again, and hashing a phase takes longer than the input."""
 
 
 def _watched(name: str) -> Callable[..., Any]:
@@ -323,9 +325,12 @@ def _watched(name: str) -> Callable[..., Any]:
             before = self.phase
             raise
         finally:
-            if name in TRANSITIONS[before]:
-                Watched.seen.add((before, name, self.phase))
-                assert self.phase in TRANSITIONS[before][name], f"{before} ── {name} ──► {self.phase} is not in the table"
+            after = self.phase
+            first, second, third = Watched.last
+            if not (first is before and second is name and third is after) and name in TRANSITIONS[before]:
+                Watched.seen.add((before, name, after))
+                assert after in TRANSITIONS[before][name], f"{before} ── {name} ──► {after} is not in the table"
+                Watched.last = (before, name, after)
 
     return watched
 
