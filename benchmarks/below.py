@@ -1,8 +1,8 @@
 """
-Under somebody else: a client with `ResumableTransport` against the same client without, both read by `iter_raw()`.
+Under an SDK: a client with `ResumableTransport` against the same client without, both read by `iter_raw()`.
 
-Bytes go in and the same bytes come out, so what is measured is all that the transport adds: finding the events, keeping the
-place, watching the clocks.
+The same bytes go in and come out, so the row measures what the transport adds: finding the events, keeping the place, watching
+the clocks.
 """
 
 from __future__ import annotations

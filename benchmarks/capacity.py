@@ -1,12 +1,12 @@
 """
-How much one server carries: a calculation from measured figures, and the page that shows it.
+How much one server can handle: a calculation from measured figures, and the page that shows it.
 
-    make capacity                                              measure here, and write the page
-    python benchmarks/capacity.py --check                      is the page what the figures say?
+    make capacity                                              measure here and write the page
+    python benchmarks/capacity.py --check                      does the page agree with the figures?
     python benchmarks/capacity.py --answers 300 --rate 80 --readers 2 --log SQLiteLog
 
-The figures are in `capacity.json`, made by `carrying.py`; each is CPU time or memory for one thing that happens. What happens how
-often follows from the load, and the rest is multiplication. All but `measure()` needs nothing but the standard library.
+`carrying.py` measures the figures in `capacity.json`; each is the CPU time or memory of one operation. The load determines how
+often each happens, and the rest is multiplication. Everything except `measure()` needs only the standard library.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ ROOT: Final = Path(__file__).parents[1]
 FIGURES: Final = Path(__file__).with_name("capacity.json")
 PAGE: Final = ROOT / "docs" / "server" / "capacity.md"
 HALF: Final = 0.5
-"""Of a core, for a process or a Redis server: the other half is for peaks, for TLS and for whatever else the process does."""
+"""Share of a core for a process or a Redis server: the rest is for peaks, for TLS and for other work of the process."""
 LOGS: Final = ("MemoryLog", "SQLiteLog", "RedisLog")
 FLUSH: Final = 0.025
 ID_BYTES: Final = 20
-"""What an id adds to an event on the wire."""
+"""Bytes that an id adds to an event on the wire."""
 DRIFT: Final = 1.4
-"""A figure that is so many times another one is another figure; on a shared machine one moves by a fifth."""
+"""From this factor on, two figures differ; on a shared machine a figure varies by a fifth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """
-    What a server is to carry.
+    The load of a server.
 
     Attributes:
-        answers: Streams that are produced at one time.
-        rate: Events of each in a second.
-        readers: Of each, on average.
-        log: Where they are kept.
-        event_bytes: Of an event as it is stored.
+        answers: Streams produced at the same time.
+        rate: Events per stream and second.
+        readers: Readers per stream, on average.
+        log: The log that stores them.
+        event_bytes: Size of a stored event.
         seconds: How long a stream is in memory: while it runs, and 30 s after its last reader left.
         flush: The window of the hub, in seconds.
         by_stream: The balancer sends all readers of a stream to the process that produces it.
@@ -64,24 +64,24 @@ class Load:
 
     @property
     def sends(self) -> float:
-        """Spans of a stream in a second, each of which is sent to each reader: never more than the window lets through."""
+        """Spans per stream and second, each sent to each reader; limited by the window."""
         return min(self.rate, 1 / self.flush)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """
-    What a load takes.
+    The resources that a load needs.
 
     Attributes:
-        producing, reading, listening: Cores: appending, sending to readers, taking what other processes have produced.
+        producing, reading, listening: Cores for appending, sending to readers, receiving what other processes have produced.
         redis: Cores of the Redis server.
-        processes: With half a core of work each.
+        processes: Processes with half a core of work each.
         shards: Redis servers, likewise.
-        sockets, megabytes: Of one process.
-        join_seconds: CPU time of one process for all of its readers to come back at once.
-        fanout_seconds: Of a load with one stream: from the first reader of a span in a process to the last.
-        megabits: In a second, to readers.
+        sockets, megabytes: Per process.
+        join_seconds: CPU time of one process when all its readers reconnect at once.
+        fanout_seconds: For a load with one stream: time from the first to the last reader of a span in a process.
+        megabits: Per second, to readers.
     """
 
     producing: float
@@ -98,12 +98,12 @@ class Plan:
 
 
 def copies(processes: int, readers: float) -> float:
-    """Other processes that read one stream, if a balancer sends each reader to any of them."""
+    """How many other processes read one stream, if a balancer sends each reader to any of them."""
     return (processes - 1) * (1 - (1 - 1 / processes) ** readers)
 
 
 def plan(load: Load, figures: Mapping[str, float]) -> Plan:
-    """How many processes and Redis servers a load takes."""
+    """The processes and Redis servers that a load needs."""
     spans = load.answers * load.sends
     producing = (load.answers * load.rate * figures[f"{load.log}_event_us"] + spans * figures[f"{load.log}_span_us"]) / 1e6
     reading = spans * load.readers * figures["send_us"] / 1e6
@@ -120,7 +120,7 @@ def plan(load: Load, figures: Mapping[str, float]) -> Plan:
     redis = spans * (figures["redis_span_us"] + others * figures["redis_copy_us"]) / 1e6 if shared else 0.0
     sockets = load.answers * load.readers / processes
     held = load.answers / processes * (1 + others)
-    beside = figures["event_bytes"] - 2 * figures["event_data_bytes"]  # each event is held as it is, and with its id
+    beside = figures["event_bytes"] - 2 * figures["event_data_bytes"]  # each event is held twice: without and with its id
     memory = sockets * figures["reader_kb"] * 1e3 + load.answers / processes * figures["generation_kb"] * 1e3
     memory += held * load.rate * load.seconds * (2 * load.event_bytes + beside)
     return Plan(
@@ -139,7 +139,7 @@ def plan(load: Load, figures: Mapping[str, float]) -> Plan:
 
 
 def carried(rate: float, log: str, figures: Mapping[str, float]) -> float:
-    """Answers with one reader each, on half a core of one process that does all of it."""
+    """Answers with one reader each that one process handles on half a core."""
     one = plan(Load(answers=1, rate=rate, readers=1, log=log), figures)
     return HALF / (one.producing + one.reading)
 
@@ -148,7 +148,7 @@ def carried(rate: float, log: str, figures: Mapping[str, float]) -> float:
 
 
 def rounded(value: float, digits: int = 2) -> str:
-    """To so many digits that mean something: no figure here is more exact than that."""
+    """Round to significant digits: no figure here is more exact."""
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
@@ -162,7 +162,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figures_part(data: Mapping[str, object]) -> str:
-    """What was measured, and where."""
+    """The measured figures, and where they were measured."""
     figures = _figures(data)
 
     def shown(name: str, unit: str = "µs") -> str:
@@ -178,20 +178,20 @@ def figures_part(data: Mapping[str, object]) -> str:
             for log in LOGS
         ),
         ("a span arrives from another process", shown("bell_us")),
-        ("a reader comes, or comes back", shown("join_us")),
+        ("a reader connects or reconnects", shown("join_us")),
         ("a CPU second of replay, from memory", shown("replay_held_mb_per_s", "MB")),
-        ("the same, from a file of SQLite", shown("replay_read_mb_per_s", "MB")),
+        ("the same, from an SQLite file", shown("replay_read_mb_per_s", "MB")),
         ("a span in the Redis server", f"{shown('redis_span_us')} of its CPU, and {shown('redis_copy_us')} for each listener"),
         ("trips to the log for an event, 50 streams", rounded(trips, 1)),
-        ("memory of a reader that waits", shown("reader_kb", "KB")),
+        ("memory of a waiting reader", shown("reader_kb", "KB")),
         ("memory of a generation", shown("generation_kb", "KB")),
         ("memory of an event", f"twice its bytes, and {beside} bytes"),
     ]
-    return f"On {data['at']}, on {data['machine']}:\n\n" + table(("what happens", "what it takes"), rows)
+    return f"On {data['at']}, on {data['machine']}:\n\n" + table(("operation", "cost"), rows)
 
 
 def process_part(figures: Mapping[str, float]) -> str:
-    """What one process carries."""
+    """How much one process handles."""
     rows = []
     for rate in (5, 20, 50, 100):
         found = [rounded(carried(rate, log, figures), 1) for log in LOGS]
@@ -200,7 +200,7 @@ def process_part(figures: Mapping[str, float]) -> str:
 
 
 def plan_part(loads: Mapping[str, Load], figures: Mapping[str, float]) -> str:
-    """Loads, worked out, a column each."""
+    """The calculated loads, a column each."""
     plans = [(load, plan(load, figures)) for load in loads.values()]
     one = all(load.answers == 1 for load, _ in plans)
     rows = [
@@ -208,18 +208,18 @@ def plan_part(loads: Mapping[str, Load], figures: Mapping[str, float]) -> str:
         ("sends to readers a second", [rounded(load.answers * load.sends * load.readers) for load, _ in plans]),
         ("appending", [_cores(found.producing) for _, found in plans]),
         ("sending to readers", [_cores(found.reading) for _, found in plans]),
-        ("taking spans from other processes", [_cores(found.listening) for _, found in plans]),
+        ("receiving spans from other processes", [_cores(found.listening) for _, found in plans]),
         ("**processes, half a core each**", [f"**{_range(found.processes)}**" for _, found in plans]),
         ("the Redis server", [_cores(found.redis) for _, found in plans]),
         ("**Redis servers, half a core each**", [f"**{max(found.shards, 1)}**" for _, found in plans]),
-        ("readers of a process", [rounded(found.sockets) for _, found in plans]),
-        ("memory of a process, beside 60 MB of Python", [f"{rounded(found.megabytes)} MB" for _, found in plans]),
-        ("to readers, over the network", [f"{rounded(found.megabits)} Mbit/s" for _, found in plans]),
-        ("all readers of a process come back at once", [f"{rounded(found.join_seconds, 1)} s of CPU" for _, found in plans]),
+        ("readers per process", [rounded(found.sockets) for _, found in plans]),
+        ("memory per process, in addition to 60 MB of Python", [f"{rounded(found.megabytes)} MB" for _, found in plans]),
+        ("network traffic to readers", [f"{rounded(found.megabits)} Mbit/s" for _, found in plans]),
+        ("all readers of a process reconnect at once", [f"{rounded(found.join_seconds, 1)} s of CPU" for _, found in plans]),
     ]
     if one:
         fanouts = [f"{rounded(found.fanout_seconds * 1e3, 1)} ms" for _, found in plans]
-        rows.append(("from the first reader of a process to the last", fanouts))
+        rows.append(("from the first to the last reader of a process", fanouts))
     return table(("", *loads), [(name, *cells) for name, cells in rows])
 
 
@@ -230,7 +230,7 @@ def _cores(value: float) -> str:
 
 
 def _range(processes: int) -> str:
-    """To a half more: generators, TLS and slower machines are not in the figures."""
+    """Up to half as many again: generators, TLS and slower machines are not in the figures."""
     return f"{processes} to {math.ceil(1.5 * processes)}"
 
 
@@ -245,7 +245,7 @@ LIVE: Final = {"5 events a second": _LIVE, "1 event a second": replace(_LIVE, ra
 
 
 def parts(data: Mapping[str, object]) -> dict[str, str]:
-    """What of the page is calculated, by name."""
+    """The calculated parts of the page, by name."""
     figures = _figures(data)
     return {
         "figures": figures_part(data),
@@ -256,7 +256,7 @@ def parts(data: Mapping[str, object]) -> dict[str, str]:
 
 
 def with_parts(page: str, calculated: Mapping[str, str]) -> str:
-    """The page, with each part in its place."""
+    """The page with each part in its place."""
     for name, text in calculated.items():
         begin, end = f"<!-- measured: {name} begin -->", f"<!-- measured: {name} end -->"
         head, found, rest = page.partition(begin)
@@ -268,7 +268,7 @@ def with_parts(page: str, calculated: Mapping[str, str]) -> str:
 
 
 def is_current() -> bool:
-    """The page is what the figures say."""
+    """Whether the page agrees with the figures."""
     page = PAGE.read_text(encoding="utf-8")
     return page == with_parts(page, parts(read()))
 
@@ -277,7 +277,7 @@ def is_current() -> bool:
 
 
 def read() -> dict[str, object]:
-    """The figures that are kept, with where and when they were measured."""
+    """The stored figures, with where and when they were measured."""
     found: dict[str, object] = json.loads(FIGURES.read_text(encoding="utf-8"))
     return found
 
@@ -290,12 +290,12 @@ def _figures(data: Mapping[str, object]) -> Mapping[str, float]:
 
 def outdated(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
     """
-    Where a run of `make bench` differs from what is kept by more than machines do.
+    Where a run of `make bench` differs from the stored figures by more than machines do.
 
-    What it compares is measured as a multiple of something on the same machine.
+    It compares ratios of two things measured on the same machine.
 
     Args:
-        rows: Of each row of the benchmark its parts.
+        rows: The parts of each row of the benchmark.
     """
     kept = _figures(read())
     found = []
@@ -333,13 +333,13 @@ def measure() -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="How much one server carries.")
-    parser.add_argument("--measure", action="store_true", help=f"measure here, and keep it in {FIGURES.name}; takes two minutes")
-    parser.add_argument("--write", action="store_true", help="put what the figures say into the page")
-    parser.add_argument("--check", action="store_true", help="fail if the page says something else")
-    parser.add_argument("--answers", type=int, metavar="N", help="streams that run at one time")
-    parser.add_argument("--rate", type=float, default=50.0, metavar="N", help="events of each in a second (50)")
-    parser.add_argument("--readers", type=float, default=1.3, metavar="N", help="of each, on average (1.3)")
+    parser = argparse.ArgumentParser(description="How much one server can handle.")
+    parser.add_argument("--measure", action="store_true", help=f"measure here, update {FIGURES.name}; takes two minutes")
+    parser.add_argument("--write", action="store_true", help="write the figures into the page")
+    parser.add_argument("--check", action="store_true", help="fail if the page does not agree with the figures")
+    parser.add_argument("--answers", type=int, metavar="N", help="streams that run at the same time")
+    parser.add_argument("--rate", type=float, default=50.0, metavar="N", help="events per stream and second (50)")
+    parser.add_argument("--readers", type=float, default=1.3, metavar="N", help="readers per stream, on average (1.3)")
     parser.add_argument("--flush", type=float, default=FLUSH, metavar="N", help="the window of the hub, in seconds (0.025)")
     parser.add_argument("--log", choices=LOGS, default="RedisLog")
     options = parser.parse_args()
@@ -349,7 +349,7 @@ def main() -> int:
     if options.write:
         PAGE.write_text(with_parts(PAGE.read_text(encoding="utf-8"), parts(read())), encoding="utf-8")
     if options.check and not is_current():
-        print(f"{PAGE} is not what {FIGURES} says: python benchmarks/capacity.py --write", file=sys.stderr)
+        print(f"{PAGE} does not agree with {FIGURES}: run python benchmarks/capacity.py --write", file=sys.stderr)
         return 1
     if options.answers is not None:
         load = Load(answers=options.answers, rate=options.rate, readers=options.readers, log=options.log, flush=options.flush)

@@ -1,8 +1,8 @@
 """
-What `capacity.py` calculates with: what one send, one span, one bell and one copy take, in CPU time and in memory.
+The input of `capacity.py`: the CPU time and memory of one send, one span, one bell and one copy.
 
-The readers are those of `serving.py`, the producers those of `logs.py`. Streams are out of step with nothing here but the clock:
-what is taken is CPU time, so a machine that is busy with something else makes it less exact, not wrong.
+The readers are those of `serving.py`, the producers those of `logs.py`. Only CPU time is measured, so a busy machine makes the
+results less exact, but not wrong.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from resumable_stream.server import Head, Hub, RedisLog, Span
 from resumable_stream.server.log import Append, Writer
 
 SLOW, FAST = 20, 100
-"""Events of a stream in a second: with the first each is a span, with the second a span has two or three."""
+"""Events per stream and second: with the first, each is a span; with the second, a span has two or three."""
 STREAMS = 50
 TOGETHER = 10
-"""Spans in a trip, of the rows that measure the Redis server: what several processes send is not one trip."""
+"""Spans in a trip, in the rows that measure the Redis server: several processes do not share a trip."""
 SUBSCRIBERS = 8
 TRIPS = 2_000
 EVENTS = 400
@@ -63,7 +63,7 @@ def _sends() -> dict[str, float]:
 
 
 def _appends(name: str) -> dict[str, float]:
-    """Of an event and of a span: two rates, two unknowns."""
+    """The cost of an event and of a span: two rates, two unknowns."""
     slow, fast = ([asyncio.run(logs.appending(name, STREAMS, 2.0, rate)) for _ in range(ROUNDS)] for rate in (SLOW, FAST))
     cpu = [median(each.cpu for each in found) * 1e6 for found in (slow, fast)]
     spans = [median(each.spans for each in found) for found in (slow, fast)]
@@ -96,7 +96,7 @@ def _cpu(process: psutil.Process) -> float:
 
 @contextmanager
 def _subscribed(port: int, channels: list[bytes], number: int) -> Iterator[None]:
-    """Connections that get everything from these channels, as the processes of a deployment do."""
+    """Connections that receive everything from these channels, like the processes of a deployment."""
     command = b"*%d\r\n$9\r\nSUBSCRIBE\r\n" % (len(channels) + 1)
     command += b"".join(b"$%d\r\n%b\r\n" % (len(channel), channel) for channel in channels)
     threads, connections = [], []
@@ -104,7 +104,7 @@ def _subscribed(port: int, channels: list[bytes], number: int) -> Iterator[None]
     heard = [0] * number
 
     def drain(connection: socket.socket, index: int) -> None:
-        # It is closed while the server has more to say.
+        # Closed while the server still has more to send.
         with suppress(ConnectionResetError):
             while data := connection.recv(1 << 18):
                 heard[index] += data.count(b"\r\nmessage\r\n")
@@ -129,13 +129,13 @@ def _subscribed(port: int, channels: list[bytes], number: int) -> Iterator[None]
             thread.join(_PATIENCE)
         for connection in connections:
             connection.close()
-    # Pieces of a message may lie in two reads.
+    # A message may be split over two reads.
     if min(heard) < 0.9 * TOGETHER * TRIPS:
         raise AssertionError(f"the subscribers heard {heard} of {TOGETHER * TRIPS} spans")
 
 
 async def _spans(url: str, prefix: str, process: psutil.Process) -> float:
-    """CPU seconds of the server for a span of three events."""
+    """CPU seconds of the server per span of three events."""
     event = b'data: {"text":" tok000000"}\n\n'
     log = RedisLog(url)
     writers = []
@@ -188,7 +188,7 @@ async def _produce(url: str, seconds: float) -> None:
 
 
 async def _listen(url: str, seconds: float) -> float:
-    """CPU seconds of this process for a span that another one has produced, with one reader for each stream."""
+    """CPU seconds of this process per span produced by another process, with one reader per stream."""
     command = [sys.executable, __file__, url, str(seconds)]
     process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
@@ -206,7 +206,7 @@ async def _listen(url: str, seconds: float) -> float:
                 return events
 
             reading = [asyncio.create_task(read(number)) for number in range(STREAMS)]
-            await asyncio.sleep(0.2)  # they have asked for their bells
+            await asyncio.sleep(0.2)  # until they have subscribed to their bells
             begun = time.process_time()
             process.stdin.write(b"go\n")
             async with asyncio.timeout(_PATIENCE):

@@ -1,18 +1,18 @@
 """
-Cut an answer of 300 tokens at token 150, and see what each client makes of it.
+Cut an answer of 300 tokens at token 150, and see how each client copes.
 
     make compare
     python benchmarks/compare.py --write
     python benchmarks/compare.py --rows 'OpenAI*' --details
 
-Every cell is a run of its own: a `FlakyServer` that speaks the provider's wire, real sockets, a fresh client with its retries as
-they come. Only the first answer is cut; the server goes on wherever the provider's API can, so whoever asks for the rest gets it.
-Before that every client must read an undisturbed answer whole, or nothing is reported.
+Every cell is a separate run: a `FlakyServer` that speaks the provider's wire, real sockets, a fresh client with its default
+retries. Only the first answer is cut; the server can continue if the provider's API can, so a client that asks for the rest gets
+it. First, every client must read an undisturbed answer whole; otherwise nothing is reported.
 
 Through the relay the server is not disturbed, and a proxy in front of the relay cuts: `resumable-stream relay` is one process for
-all runs, with the server of each run under a path of its own.
+all runs, with the server of each run under its own path.
 
-Several cells run at the same time: nothing is timed here, and those that wait would otherwise wait one after the other.
+Several cells run at the same time: nothing is timed here, and waiting runs would otherwise wait one after another.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ from resumable_stream.protocols import (
 )
 from resumable_stream.testing import Fault, FlakyServer
 
-# The relay as a process, and the network in front of it, are those of the tests.
+# The relay process, and the network in front of it, come from the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.integration.dropping import DroppingProxy, Way
 from tests.integration.relaying import relaying
 
-TIMEOUT: Final = 4.0  # seconds without a byte, given to every client: the defaults are up to ten minutes, or none
+TIMEOUT: Final = 4.0  # seconds without a byte, set for every client: the defaults are up to ten minutes, or none
 BOUND: Final = 25.0  # seconds for one run: requests-sse waits 10 before it connects again
 DEADLINE: Final = 90.0  # seconds for all of them, so that the script ends within two minutes
-AT_ONCE: Final = 8  # runs: more of them would keep each other waiting longer than TIMEOUT
+AT_ONCE: Final = 8  # runs: with more, each would wait longer than TIMEOUT for the others
 PAGE: Final = Path(__file__).parents[1] / "docs" / "compare.md"
-PACKAGES: Final = {  # distribution: what it is imported as
+PACKAGES: Final = {  # distribution: its import name
     "openai": "openai",
     "anthropic": "anthropic",
     "google-genai": "google.genai",
@@ -71,17 +71,17 @@ PACKAGES: Final = {  # distribution: what it is imported as
     "requests": "requests",
 }
 LEGEND: Final = (
-    "A cell has the number of tokens that came, and what was raised behind them.\n"
+    "A cell has the number of tokens that came, and the exception that followed.\n"
     "**Bold** is the whole answer; *not the same* means that events were repeated or lost.\n"
-    "*Through the relay* has what is the same for all four cuts once; a dash: our transport does not go under this reader, "
-    "or a relay does not keep what is asked for by GET."
+    "*Through the relay* shows results that are the same for all four cuts once; a dash: our transport does not work under this "
+    "reader, or the request is a GET, which a relay does not store."
 )
 ALONE: Final = (
-    "The same SDKs unmodified, with nothing changed but the base URL, which is that of the relay.\n"
+    "The same unmodified SDKs, with only the base URL changed to that of the relay.\n"
     "The cuts are proper closes, once between the provider and the relay, and once between the relay and the SDK.\n"
-    "*Fetched* is what `GET {Content-Location}?view=verbatim` brings after the second one."
+    "*Fetched* is the answer to `GET {Content-Location}?view=verbatim` after the second one."
 )
-KEY: Final = {"Authorization": "Bearer none"}  # that of every SDK here
+KEY: Final = {"Authorization": "Bearer none"}  # for every SDK here
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
 
@@ -90,13 +90,13 @@ END: Final = "<!-- measured: end -->"
 
 
 Read = Callable[[Any, list[str]], None]
-"""Of where the API is (`origin`, and the `url` of its stream), and what it appends to."""
+"""The address of the API (`origin`, and the `url` of its stream), and the list that the reader appends to."""
 CHAT_BODY: Final = {"model": "m", "messages": ASK, "stream": True}
 ASK_GEMINI: Final = {"contents": [{"role": "user", "parts": [{"text": "Count."}]}]}
 
 
 def over(read: Callable[..., None]) -> Read:
-    """The same SDK in the same words, over our transport."""
+    """The same SDK with the same code, over our transport."""
 
     def through(server: Any, got: list[str]) -> None:
         from resumable_stream.transports.httpx2 import ResumableTransport
@@ -243,7 +243,7 @@ def ours(method: str, path: str, protocol: rs.protocols.ResumeProtocol, body: di
                 for text in stream.iter_text():
                     got.append(text)
         except rs.ResumableStreamError as error:
-            got[:] = [error.text_so_far or ""]  # what a caller has who did not collect it
+            got[:] = [error.text_so_far or ""]  # what a caller without its own copy has
             raise
 
     return read
@@ -255,11 +255,11 @@ def ours(method: str, path: str, protocol: rs.protocols.ResumeProtocol, body: di
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """
-    One line: a wire, and one who reads it.
+    One line: a wire and its reader.
 
     Attributes:
         relayed: How it reads through a relay; `None`: it cannot.
-        bare: It is an SDK without us.
+        bare: It is an SDK without our transport.
         packages: Distributions that it needs besides this one.
     """
 
@@ -345,7 +345,7 @@ def cuts(wire: Wire) -> dict[str, Fault]:
 
 Leg = Literal["direct", "relayed", "bare", "behind"]
 """
-What lies between a client and an API: nothing; our transport and a relay; a relay alone. The client's connection is cut, and in
+What is between a client and an API: nothing; our transport and a relay; a relay alone. The client's connection is cut, or in
 the last case that of the relay.
 """
 
@@ -356,10 +356,10 @@ class Run:
     One client, one answer.
 
     Attributes:
-        got: The text, as the caller got it; a row without a cut reads its own.
-        error: What was raised to the caller.
-        requests: What the API was asked: method, and path with query.
-        fetched: Through the relay alone: it has the whole answer.
+        got: The text that the caller got; a row without a cut reads its own.
+        error: The exception that the caller got.
+        requests: The requests to the API: method, and path with query.
+        fetched: Through the relay alone: whether the relay has the whole answer.
     """
 
     row: Row
@@ -375,14 +375,14 @@ class Run:
     fetched: bool = False
 
     def serve(self) -> FlakyServer:
-        """The API, which is to be up before the relay is."""
+        """The API, which must be up before the relay."""
         wire = WIRES[self.row.wire]()
         disturbed = self.cut is not None and self.leg in ("direct", "behind")
         self.server = wire.serve(cuts(wire)[self.cut] if disturbed and self.cut is not None else None)
         return self.server
 
     def go(self, relay: str, latest: float) -> None:
-        """Run it, and leave it where it hangs; `latest` is the monotonic time by which it has to be over."""
+        """Run it, and abandon it if it hangs; `latest` is the monotonic time by which it must be over."""
         start = time.monotonic()
         with self._network(relay) as (where, network):
             reader = threading.Thread(target=self._read, args=(where,), daemon=True)
@@ -390,7 +390,7 @@ class Run:
             reader.join(max(0.0, min(BOUND, latest - start)))
             self.done = not reader.is_alive()
             self.seconds = time.monotonic() - start
-            # Copied here: closing the server wakes a client that hangs.
+            # Copied now: closing the server wakes a hanging client.
             self.got = list(self.got)
             self.requests = [f"{asked.method} {asked.url.removeprefix(self.server.origin)}" for asked in self.server.requests]
             if self.leg == "bare" and network is not None:
@@ -398,7 +398,7 @@ class Run:
 
     @contextlib.contextmanager
     def _network(self, relay: str) -> Iterator[tuple[Any, DroppingProxy | None]]:
-        """Where the client finds its API, and what cuts its connection there."""
+        """The address of the client's API, and what cuts its connection."""
         if self.leg == "direct":
             yield self.server, None
             return
@@ -452,8 +452,8 @@ def installed(row: Row) -> bool:
     """
     Whether the row's packages are there.
 
-    They are imported here, one after the other: in many threads at once an import can meet half a module,
-    and it takes time that a run with a timeout of a second does not have.
+    They are imported here, one after another: in many threads at once, an import can find half a module, and it takes time that a
+    run with a timeout of a second does not have.
     """
     for name in row.packages:
         try:
@@ -489,7 +489,7 @@ def run(rows: Iterable[Row]) -> list[Run]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """One line per client. Its POSTs are those of each cut run, a range where these differ."""
+    """One line per client. Its POSTs are those of each cut run, or a range."""
     kinds = list(dict.fromkeys(each.cut for each in runs if each.cut is not None))
     lines = [f"| wire | read with | {' | '.join(kinds)} | POSTs | through the relay |", "|---" * (len(kinds) + 4) + "|"]
     above = ""
@@ -505,7 +505,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def relayed_cell(through: Sequence[Run]) -> str:
-    """What is the same for all cuts once."""
+    """The results of all cuts, or one if they are the same."""
     found = {each.cut: each.outcome() + ("" if each.posts == 1 else f", {each.posts} POSTs") for each in through}
     if not found:
         return "—"
@@ -554,9 +554,9 @@ def write(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="What becomes of an answer that is cut in the middle, client by client.")
+    parser = argparse.ArgumentParser(description="Show what each client makes of an answer that is cut in the middle.")
     parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="only these wires or clients")
-    parser.add_argument("--details", action="store_true", help="also each run's requests, seconds and error")
+    parser.add_argument("--details", action="store_true", help="also show each run's requests, seconds and error")
     parser.add_argument("--write", action="store_true", help="put the table into docs/compare.md")
     options = parser.parse_args(arguments)
     rows = [row for row in ROWS if any(fnmatch(f"{row.wire} {row.reader}", pattern) for pattern in options.rows)]
@@ -566,7 +566,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     rows = [row for row in rows if installed(row)]
     if options.write and len(rows) < len(ROWS):
-        parser.error("--write writes the whole table: install every client, and leave --rows out")
+        parser.error("--write writes the whole table: install every client, and omit --rows")
     runs = run(rows)
     if options.details:
         for each in runs:

@@ -1,11 +1,11 @@
 """
-Event streams as servers send them, made by code: the same bytes in every run.
+Event streams like those of real servers, generated: the same bytes in every run.
 
-A corpus is a list of `bytes`, one item for each event with its blank line. What tells the corpora apart is what costs a decoder:
+A corpus is a list of `bytes`, one item for each event with its blank line. The corpora differ in what costs a decoder time:
 fields per event, payload length, line ends, characters beyond ASCII.
 
-The last event is always `[DONE]`: for a decoder one event more, for a resumable stream the end, so that no run pays for a
-question ("is there more?") that bare decoding does not ask.
+The last event is always `[DONE]`. For a decoder it is one more event; for a resumable stream it is the end: no run pays for the
+request "is there more?", which bare decoding never sends.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def langgraph(rng: random.Random) -> Iterator[str]:
 
 
 def opaque_ids(rng: random.Random) -> Iterator[str]:
-    """As `langgraph`, with ids that do not count: those of a Redis stream."""
+    """Like `langgraph`, with ids that are not a counter: those of a Redis stream."""
     for event in langgraph(rng):
         head, _, rest = event.partition("\n")
         number = int(head[4:])
@@ -110,13 +110,13 @@ def opaque_ids(rng: random.Random) -> Iterator[str]:
 
 
 def tiny(rng: random.Random) -> Iterator[str]:
-    """`id:` and a word of data: what is paid for an event, not for its bytes."""
+    """`id:` and one word of data: the cost per event, not per byte."""
     for number in count():
         yield f"id: {number}\ndata: {rng.choice(_WORDS)}\n\n"
 
 
 def crlf(rng: random.Random) -> Iterator[str]:
-    """`langgraph` with CRLF, which sse-starlette sends unless told otherwise."""
+    """`langgraph` with CRLF, the default of sse-starlette."""
     for event in langgraph(rng):
         yield event.replace("\n", "\r\n")
 
@@ -150,7 +150,7 @@ ENDLESS = {
 
 
 def endless(kind: str) -> Iterator[bytes]:
-    """Chunks of 50 small events, made as they are asked for, without an end."""
+    """Endless chunks of 50 small events, made on demand."""
     shape = ENDLESS[kind]
     for start in count(0, 50):
         yield "".join(shape.format(number, number * 2654435761) for number in range(start, start + 50)).encode()

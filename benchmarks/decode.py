@@ -1,9 +1,9 @@
 """
 Decoding alone: chunks in, events out, no sockets.
 
-Each reader takes a list of chunks and runs over all events. `httpx-sse` is fed the least that it accepts: an object with
+Each reader takes a list of chunks and iterates over all events. `httpx-sse` gets the minimum that it accepts: an object with
 headers and an `iter_text()` that decodes each chunk with the standard library's incremental decoder. An `httpx.Response`
-around the same chunks is 20 to 30 % slower one event at a time; that is a row of its own, for information.
+around the same chunks is 20 to 30 % slower one event at a time; a separate row shows it for information.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def parse(names: Sequence[str], how: str, size: Size) -> Measured:
 
 
 def check(corpus: str, how: str) -> None:
-    """Both must say the same, or the comparison is void."""
+    """Check that both give the same events; otherwise the comparison is void."""
     chunks = cut(corpus, _SMALL, how)
     theirs = [(event.event, event.data, event.id) for event in read_httpx_sse(chunks)]
     decoder = SSEDecoder()
@@ -140,7 +140,7 @@ def check(corpus: str, how: str) -> None:
 
 
 def compare(how: str, size: Size) -> dict[str, float]:
-    """Every decoder that is installed: times faster than `httpx-sse`, the geometric mean of the LF corpora."""
+    """Every installed decoder: times faster than `httpx-sse`, the geometric mean of the LF corpora."""
     found: dict[str, dict[str, list[float]]] = {}
     for corpus in LF:
         chunks = cut(corpus, size.events, how)
@@ -149,7 +149,7 @@ def compare(how: str, size: Size) -> dict[str, float]:
             try:
                 run(read, chunks[:2])
             except (ImportError, AttributeError):
-                continue  # not installed, or rearranged since
+                continue  # not installed, or its modules have moved
             samples[name] = partial(cpu_seconds, partial(run, read, chunks))
         taken = in_turn(samples, size.rounds)
         for name in taken:

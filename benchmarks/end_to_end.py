@@ -1,8 +1,8 @@
 """
 Over HTTP on the loopback: `httpx` with `httpx-sse` against `httpx` with `resumable_stream`, the same client for both.
 
-The client is made before the clock starts: its TLS context costs 17 ms and is the user's to keep. The
-request is part of a sample.
+The client is made before the clock starts, because its TLS context takes 17 ms and users keep it. The request is part of a
+sample.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def synchronous(server: str, how: str, size: Size) -> Measured:
 
 
 def kept(server: str, how: str, size: Size, *, asynchronously: bool = False) -> Measured:
-    """Ours with a `FileStore` against ours without: what a saved place, and kept events, cost."""
+    """Ours with a `FileStore` against ours without: the cost of a saved place and of kept events."""
     url = f"{server}/stream/langgraph/{how}/{size.streamed}"
     with tempfile.TemporaryDirectory() as directory, httpx.Client() as client, asyncio.Runner() as runner:
         keys = map(str, itertools.count())
@@ -96,7 +96,7 @@ def kept(server: str, how: str, size: Size, *, asynchronously: bool = False) -> 
         stores = {"without": None, "places": places, "events kept": events}
         taken = in_turn({name: partial(cpu_seconds, partial(read, store)) for name, store in stores.items()}, size.rounds)
         runner.run(client_async.aclose())
-    # The dearer of the two stores counts.
+    # The more expensive of the two stores counts.
     found = ratios({"events kept": ratio(taken["events kept"], taken["without"])})
     costs = {f"{name}, µs of CPU per event": min(seconds) / size.streamed * 1e6 for name, seconds in taken.items()}
     costs["places, ratio"] = ratios({"places": ratio(taken["places"], taken["without"])}).value

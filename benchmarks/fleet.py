@@ -1,15 +1,15 @@
 """
-What a fleet does when something breaks: reconnects, commands of Redis, and how long readers wait.
+How a fleet behaves when something breaks: reconnects, Redis commands, and how long readers wait.
 
     python benchmarks/fleet.py                                  100 instances, 100,000 streams, 1,000,000 readers, on 16 shards
     python benchmarks/fleet.py --scenario region --scale 0.1    one scenario, a tenth of it
     python benchmarks/fleet.py --real                           real hubs on a virtual clock beside the model, at a small size
     python benchmarks/fleet.py --svg docs/assets/fleet.svg      the picture of the docs
 
-Nothing is sent over a network and nobody waits: the clock is virtual, and the same seed gives the same figures. Every reader must
-have had each event once, in order, or the run fails; those of a stream whose log and producer were both lost must have been told.
+There is no network and no waiting: the clock is virtual, and the same seed gives the same figures. The run fails unless every
+reader gets each event once, in order, or gets an error that its stream lost both its log and its producer.
 
-`fleet_model.py` has the large fleet, `fleet_real.py` the small one of real hubs, `fleet_plan.py` what they have in common.
+`fleet_model.py` has the large fleet, `fleet_real.py` the small one of real hubs, `fleet_plan.py` their common parts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TITLES = {
 
 
 def plan_of(scenario: str, scale: float, seed: int) -> Plan:
-    """The large fleet, times `scale`; as many readers for an instance, and streams for a shard, at any scale."""
+    """The large fleet, times `scale`; readers per instance and streams per shard are the same at any scale."""
     instances = max(4, round(100 * scale))
     return Plan(
         scenario=scenario,
@@ -46,7 +46,7 @@ def plan_of(scenario: str, scale: float, seed: int) -> Plan:
 
 
 def small_plan(scenario: str, scale: float, seed: int) -> Plan:
-    """As much as real hubs do in a minute or so, at most."""
+    """At most what real hubs simulate in about a minute."""
     part = min(1.0, 10 * scale)
     return Plan(
         scenario=scenario,
@@ -60,7 +60,7 @@ def small_plan(scenario: str, scale: float, seed: int) -> Plan:
 
 
 def show(rows: dict[str, Report]) -> None:
-    """Print the figures of some runs, each a column."""
+    """Print the figures of some runs, a column each."""
     names = list(next(iter(rows.values())).figures)
     width = max(12, *(len(name) + 2 for name in rows))
     print(f"{'':<22}" + "".join(f"{name:>{width}}" for name in rows))
@@ -70,7 +70,7 @@ def show(rows: dict[str, Report]) -> None:
 
 
 def svg(reports: dict[str, Report]) -> str:
-    """A chart for each scenario: reconnects a second, and the commands a second of the shard that has most to do."""
+    """A chart for each scenario: reconnects a second, and commands a second of the busiest shard."""
     width, height, left, gap = 720, 120, 70, 60
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {len(reports) * (height + gap) + 10}" '
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="compare the model with real hubs, at a small size")
     parser.add_argument("--svg", type=Path, help="write a picture of the large fleet")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # a log that is away is what this is about
+    logging.disable(logging.CRITICAL)  # the hubs log that their log is unavailable, as expected here
     reports: dict[str, Report] = {}
     for scenario in options.scenario or SCENARIOS:
         began = time.perf_counter()
@@ -126,9 +126,7 @@ def main() -> None:
         show(rows)
         for report in rows.values():
             report.assert_exact()
-            print(
-                f"exactly once: {report.exact:,} of {plan.readers:,} readers; {report.lost:,} were told that their stream is lost"
-            )
+            print(f"exactly once: {report.exact:,} of {plan.readers:,} readers; {report.lost:,} got an error for a lost stream")
     if options.svg:
         options.svg.write_text(svg(reports), encoding="utf-8")
 

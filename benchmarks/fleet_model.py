@@ -1,13 +1,13 @@
 """
-A large fleet as a model: every reader, every mirror and every command of Redis is an event on a heap, and hubs are not run.
+A large fleet as a model: every reader, every mirror and every Redis command is an event on a heap. No hubs run.
 
 A cohort is all readers of one stream on one instance. They share a mirror, so they are alike as long as they stay. Between two
-things that happen to a cohort nothing has to be simulated: streams have an event each `interval`, so its place is arithmetic.
+incidents of a cohort nothing is simulated: a stream has an event every `interval`, so its place is arithmetic.
 
-What decides is the package's own: the waits of readers (`RetryPolicy`, `Budget.PROMPT`), `wire.retry_line` with its bounds, the
-back-off towards a log that is away. Leases, polls and sweeps have the defaults of `Hub`. For one stream in `SAMPLE` the whole
-path is real: a `Record` with the judgements of the log, a `Follower` with its `Mirror` for each cohort, with one bell in fifty
-lost, and readers that look at each event.
+The decisive parts are the package's own: the waits of readers (`RetryPolicy`, `Budget.PROMPT`), `wire.retry_line` with its
+bounds, the back-off while the log is unavailable. Leases, polls and sweeps have the defaults of `Hub`. For one stream in
+`SAMPLE` the whole path is real: a `Record` with the judgements of the log, a `Follower` with its `Mirror` for each cohort, with
+one bell in fifty lost, and readers that check each event.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HEAD: Final = Head(content_type="text/event-stream", framing="sse")
 
 
 class Cohort:
-    """The mirror of a stream on an instance, and who reads it there."""
+    """The mirror of a stream on an instance, and its readers there."""
 
     __slots__ = ("empty_since", "instance", "last", "live", "n", "readers", "stream", "waiting")
 
@@ -50,7 +50,7 @@ class Cohort:
 
 
 class Real:
-    """One stream with the real rules: its log, the mirrors of its cohorts, and what its readers got."""
+    """One stream with the real rules: its log, the mirrors of its cohorts, and what its readers received."""
 
     def __init__(self, number: int, rng: random.Random) -> None:
         self.id = f"s{number}"
@@ -63,10 +63,10 @@ class Real:
         self.followers: dict[int, Follower] = {}
         self.deaf: set[int] = set()
         self.places: dict[int, tuple[int, int]] = {}
-        """Of each reader that is connected: the instance, and the last event that it has."""
+        """The instance of each connected reader, and the last event that it has."""
 
     def append(self, n: int, now: float) -> None:
-        """The producer brings what it has up to event `n` into the log, one span for each event."""
+        """The producer appends its events up to `n` to the log, one span each."""
         while (self.held[-1].n if self.held else 0) < n:
             last = self.held[-1] if self.held else None
             number = last.n + 1 if last else 1
@@ -94,14 +94,14 @@ class Real:
                 self.do(instance, follower.bell(bell))
 
     def claim(self, now: float) -> None:
-        """Another instance takes the stream over, and goes on after what the log has."""
+        """Another instance takes the stream over, and continues after the last event in the log."""
         assert self.record is not None
         assert judge_claim(self.record, now) is None
         self.writer = self.record.claim(self.id, lease=LEASE, now=now, entries=len(self.spans), epoch="bbbb")
         self.held = list(self.spans)
 
     def listen(self, instance: int) -> None:
-        """A mirror begins here, or hears its bells again."""
+        """A mirror starts here, or receives bells again."""
         self.deaf.discard(instance)
         follower = self.followers.get(instance)
         if follower is None:
@@ -130,7 +130,7 @@ class Real:
         self.take(reader)
 
     def take(self, reader: int) -> None:
-        """A reader takes what its mirror has, and looks at each event."""
+        """A reader takes what its mirror has, and checks each event."""
         instance, n = self.places[reader]
         mirror = self.followers[instance].mirror
         assert mirror is not None
@@ -159,7 +159,7 @@ class Model:
         self.seq = 0
         # Instances.
         self.cohorts: list[dict[int, Cohort]] = []
-        """Of each instance, by stream."""
+        """The cohorts of each instance, by stream."""
         self.alive: list[bool] = []
         self.reachable: list[bool] = []
         self.open_until: list[float] = []
@@ -178,7 +178,7 @@ class Model:
         self.phase = [self.rng.random() * plan.interval for _ in range(plan.streams)]
         self.producer = [number % plan.instances for number in range(plan.streams)]
         self.stopped: dict[int, tuple[int, float]] = {}
-        """Streams that do not grow: the last event in the log, and since when."""
+        """Streams that do not grow: the last event in the log, and the time of the stop."""
         self.lost: set[int] = set()
         self.of_stream: list[list[Cohort]] = [[] for _ in range(plan.streams)]
         self.real = {number: Real(number, self.rng) for number in range(0, plan.streams, SAMPLE)}
@@ -231,7 +231,7 @@ class Model:
         return self.busy_until[shard] + self.plan.latency
 
     def back(self, first: float = FIRST_RETRY, last: float = LAST_RETRY, *, since: float, until: float) -> float:
-        """The first try after `until`, of one that backs off since `since`."""
+        """The first attempt after `until`, with a back-off that began at `since`."""
         wait, when = first, since
         while when < until:
             when += min(wait, last) * self.rng.uniform(0.5, 1.0)
@@ -256,12 +256,12 @@ class Model:
             self.stopped[stream] = n, self.when(stream, n)
 
     def sync(self, stream: int) -> None:
-        """Bring a stream with the real rules to this moment."""
+        """Advance a stream with the real rules to this moment."""
         if (real := self.real.get(stream)) is not None and stream not in self.lost:
             real.append(self.n_of(stream), self.now)
 
     def go_on(self, stream: int) -> None:
-        """The log takes its events again; those that wait are in it at once."""
+        """The log accepts its events again; waiting ones are in it at once."""
         if stream in self.lost or stream not in self.stopped:
             return
         _, since = self.stopped.pop(stream)
@@ -272,7 +272,7 @@ class Model:
                     self.waited(reader, self.now - since)
 
     def live(self, cohort: Cohort) -> None:
-        """A mirror has what the log has, and hears its bells."""
+        """A mirror has all of the log, and receives its bells."""
         if cohort.live or cohort.stream in self.lost:
             return
         if (real := self.real.get(cohort.stream)) is not None:
@@ -294,7 +294,7 @@ class Model:
             cohort.live = False
             if (real := self.real.get(cohort.stream)) is not None:
                 real.deaf.add(cohort.instance)
-                real.listen(cohort.instance)  # the bells of the last moment
+                real.listen(cohort.instance)  # the last bells
                 real.deaf.add(cohort.instance)
 
     def waited(self, reader: int, seconds: float) -> None:
@@ -318,7 +318,7 @@ class Model:
             self.attempts[reader] = 0
 
     def detach(self, reader: int) -> None:
-        """What it has until now is what its next cursor says."""
+        """Its next cursor names all that it has until now."""
         cohort = self.place[reader]
         assert cohort is not None
         stream = cohort.stream
@@ -337,7 +337,7 @@ class Model:
         self.here[cohort.instance] -= 1
 
     def leave(self, reader: int) -> None:
-        """The instance sends it away."""
+        """The instance disconnects it."""
         cohort = self.place[reader]
         if cohort is not None:
             self.detach(reader)
@@ -388,7 +388,7 @@ class Model:
             self.attach(reader, cohort)
 
     def refuse(self, reader: int) -> None:
-        """The log is away, and nothing of this stream is here: asked to come back later."""
+        """The log is unavailable and this instance has no part of the stream: the reader is asked to come back later."""
         if self.browser[reader]:
             self.retry[reader] = _seconds(wire.retry_line(self.rng.random(), wire.COME_BACK_MS))
             self.come_back(reader)
@@ -425,7 +425,7 @@ class Model:
         return [cohort for instance in instances for cohort in self.cohorts[instance].values()]
 
     def cut(self, *instances: int) -> None:
-        """Everybody who is connected there is cut, in one instant."""
+        """All readers connected there are cut, at the same moment."""
         for cohort in self.of_instance(*instances):
             for reader in cohort.readers:
                 self.detach(reader)
@@ -438,11 +438,11 @@ class Model:
     # --- streams without a producer
 
     def poll_wait(self) -> float:
-        """Seconds before a mirror that is silent polls."""
+        """Seconds before a silent mirror polls."""
         return POLL * self.rng.uniform(_EARLIEST_POLL, 1.0)
 
     def orphaned(self, stream: int, when: float, *, released: bool = False) -> None:
-        """From then on, whoever polls the stream or sweeps may claim it; of a released one a bell says so."""
+        """From then on, any instance that polls the stream or sweeps may claim it; a bell announces a released one."""
         polls = []
         _, last = self.stopped[stream]
         for cohort in self.of_stream[stream]:
@@ -454,7 +454,7 @@ class Model:
                 due = last + self.poll_wait()
                 while due < when:
                     due += self.poll_wait() + TICK / 2
-                # A poll is sent at a tick of the instance.
+                # An instance polls at its ticks.
                 polls.append((due + (self.tick[cohort.instance] - due) % TICK, cohort.instance))
         polls.sort()
         if not polls:
@@ -484,7 +484,7 @@ def _seconds(line: bytes) -> float:
     return int(line[7:]) / 1000
 
 
-# --- what happens -------------------------------------------------------------------------------------------------------
+# --- scenarios ----------------------------------------------------------------------------------------------------------
 
 
 def _deploy(model: Model) -> None:
@@ -548,7 +548,7 @@ def _shard(model: Model) -> None:
                     model.at(model.back(since=begin + POLL, until=back), retry, cohort)
 
     def retry(cohort: Cohort) -> None:
-        # Each mirror for itself, unless a bell has led to a read before.
+        # Each mirror on its own, unless a bell has caused a read before.
         if not cohort.live and cohort.instance not in heard:
             model.command(lost, "read")
 
@@ -576,7 +576,7 @@ def _shard(model: Model) -> None:
     def hydrate(instance: int, mine: list[Cohort]) -> None:
         heard.add(instance)
         for cohort in mine:
-            # The bell that says that bells were lost.
+            # The bell that reports lost bells.
             answered = model.command(lost, "read")
             if cohort.stream not in model.stopped and cohort.stream not in model.lost:
                 model.at(answered, model.live, cohort)
@@ -594,7 +594,7 @@ def _shard(model: Model) -> None:
         model.at(model.now + plan.probe, model.unroute, 0)
 
     def tell() -> None:
-        # A lease after the log is back, nobody hopes any more: 410 or 404.
+        # A lease after the log is available again, instances give up: 410 or 404.
         for stream in model.lost:
             for cohort in list(model.of_stream[stream]):
                 for reader in [*cohort.readers, *(cohort.waiting or ())]:
@@ -622,7 +622,7 @@ def _region(model: Model) -> None:
         model.cut(*cut)
         for stream in streams:
             model.stop(stream)
-        # Readers have moved by the time that the leases are over.
+        # Readers have moved by the time the leases expire.
         model.at(plan.begin + LEASE - 1.0, over, streams)
 
     def over(streams: list[int]) -> None:
@@ -644,7 +644,7 @@ _HAPPENS: Final = {"deploy": _deploy, "shard": _shard, "shard+kill": _shard, "re
 
 def run_model(plan: Plan) -> Report:
     """Run a scenario as a model."""
-    # Millions of small objects, and no cycles.
+    # Millions of small objects without cycles.
     gc.disable()
     try:
         return _run(plan)

@@ -1,4 +1,4 @@
-"""What both fleets, the one of real hubs and the model, have in common: sizes, costs, how clients wait, and the report."""
+"""Common parts of both fleets, the real hubs and the model: sizes, costs, how clients wait, and the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCENARIOS: Final = ("deploy", "shard", "shard+kill", "region")
 COSTS: Final = defaultdict(
     lambda: 40.0, {"append": 60.0, "read": 25.0, "subscribe": 10.0, "renew": 20.0, "orphans": 10.0, "restore": 200.0}
 )
-"""Microseconds of a shard for one command: assumed, and rounded up from the scripts alone. An append rings for ten listeners."""
+"""Microseconds of a shard per command: assumed, rounded up from the scripts alone. An append rings for ten listeners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +28,15 @@ class Plan:
     A fleet, and what happens to it. Times are in seconds.
 
     Attributes:
-        interval: Between two events of a stream.
-        begin: When it happens.
-        latency: Of Redis, there and back.
-        open_seconds: CPU of an instance for one request of a reader.
-        browsers: Share of readers that are an `EventSource`; the others are clients of the client half.
-        probe: After so long nobody is sent to an instance that is dead.
+        interval: Time between two events of a stream.
+        begin: When the fault begins.
+        latency: Round trip to Redis.
+        open_seconds: CPU time of an instance for one request of a reader.
+        browsers: Share of readers that are an `EventSource`; the others use this package's client half.
+        probe: Time until the balancer sends no one to a dead instance.
         at_once: Instances that a deploy replaces at once.
-        outage: How long the shard is away; a region twice as long.
-        kill: An instance dies meanwhile.
+        outage: How long the shard is unavailable; a region twice as long.
+        kill: Whether an instance dies meanwhile.
     """
 
     scenario: str
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def events(self) -> int:
-        """Of each stream: it runs all the time."""
+        """Events of each stream, which runs all the time."""
         return math.ceil(self.lasts / self.interval)
 
     @property
@@ -84,7 +84,7 @@ def client_wait(browser: bool, retry: float, retry_after: float, attempt: int, r
     """
     Seconds before a reader asks again.
 
-    An `EventSource` waits for the last `retry:`, whatever it failed with. The client half takes that as a floor, comes back
+    An `EventSource` waits for the last `retry:`, whatever the failure. The client half takes that as a minimum, reconnects
     promptly after an event, and then backs off.
 
     Args:
@@ -102,7 +102,7 @@ def client_wait(browser: bool, retry: float, retry_after: float, attempt: int, r
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. Times in the counters are whole seconds since it happened."""
+    """The results of a run. Times in the counters are whole seconds since the fault."""
 
     plan: Plan
     reconnects: Counter[int] = field(default_factory=Counter)
@@ -139,7 +139,7 @@ class Report:
             self.wrong.append(what)
 
     def finished(self, number: int, n: int, events: int, lost: bool, longest: float) -> None:
-        """A reader has its end: all events, or an honest loss."""
+        """A reader reached its end: all events, or an honest loss."""
         self.waits.append(longest)
         if lost:
             self.lost += 1
@@ -150,10 +150,10 @@ class Report:
 
     def assert_exact(self) -> None:
         """
-        Every reader had each event once, in order; or was told that the stream is lost.
+        Check that every reader got each event once, in order, or an error that the stream is lost.
 
         Raises:
-            AssertionError: One was not.
+            AssertionError: One did not.
         """
         assert not self.wrong, f"{len(self.wrong)} of what readers got is wrong, for example {self.wrong[0]!r}"
         assert self.exact + self.lost == self.plan.readers, (
@@ -162,7 +162,7 @@ class Report:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What is printed, and compared."""
+        """The figures that are printed and compared."""
         after = [count for (_, second), count in self.redis.items() if second >= 0]
         before = [count for (_, second), count in self.redis.items() if -5 <= second < -1]
         waits = sorted(self.waits)

@@ -1,11 +1,11 @@
 """
-A small fleet of real hubs, in one process and on a virtual clock: what the model of `fleet.py` is held against.
+A small fleet of real hubs, in one process and on a virtual clock: the reference for the model of `fleet.py`.
 
 Everything above the log is the package itself: `Hub`, its mirrors, leases, retries and answers. Below it, each shard of Redis is
-a `MemoryLog` behind a queue: commands take their time one after the other, connections are refused while it is away, and bells
-are lost and asked for again as `RedisLog` does it. Readers wait as an `EventSource` or as the client half.
+a `MemoryLog` behind a queue: commands take their time one after another, connections are refused while it is unavailable, and
+bells are lost and subscribed to again as in `RedisLog`. Readers wait like an `EventSource` or like the client half.
 
-Time is the loop's own: when nothing is left to do, it jumps to the next timer. Like epoll, it rounds waits up to a millisecond.
+The loop has its own time: with nothing left to do, it jumps to the next timer. Like epoll, it rounds waits up to a millisecond.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class _Jumping(selectors.DefaultSelector):
         ready = super().select(0)
         if not ready:
             if timeout is None:
-                raise RuntimeError("everybody waits, and for nothing that will come")
+                raise RuntimeError("everything waits, and nothing will happen")
             self.loop.now += math.ceil(max(timeout, 0.0) * 1000) / 1000
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose seconds cost nothing."""
+    """An event loop whose seconds take no time."""
 
     def __init__(self) -> None:
         selector = _Jumping()
@@ -72,7 +72,7 @@ async def _until(when: float) -> None:
 
 
 class Shard:
-    """One Redis: a log, one thread, and what it was asked for."""
+    """One Redis: a log, one thread, and the commands that it received."""
 
     def __init__(self, plan: Plan, report: Report, number: int) -> None:
         self.plan, self.report, self.number = plan, report, number
@@ -85,7 +85,7 @@ class Shard:
         self.log = MemoryLog(clock=_now, max_bytes=1 << 40)
 
     async def do(self, name: str, times: int = 1) -> None:
-        """The time that some commands take, with their way there and back."""
+        """The time that some commands take, with their round trip."""
         arrives = _now() + self.plan.latency / 2
         work = times * COSTS[name] * 1e-6
         self.busy_until = max(arrives, self.busy_until) + work
@@ -94,7 +94,7 @@ class Shard:
 
 
 class Client:
-    """What `RedisLog` is to a Cluster, as one instance uses it."""
+    """What `RedisLog` is for a Cluster, as one instance uses it."""
 
     def __init__(self, fleet: RealFleet) -> None:
         self.fleet = fleet
@@ -171,7 +171,7 @@ class Client:
 
 
 class _Bells:
-    """Bells of all shards; one connection to each, which comes back by itself."""
+    """Bells of all shards; one connection to each, which reconnects by itself."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -208,7 +208,7 @@ class _Bells:
             await self.inner[shard.number].discard(key)
 
     def lost(self, shard: Shard) -> None:
-        """The connection to this shard broke; it is made again as `_redis_bells` does it."""
+        """The connection to this shard broke; it is made again as in `_redis_bells`."""
         if shard.number in self.inner:
             del self.inner[shard.number]
             self.pumps.pop(shard.number).cancel()
@@ -244,7 +244,7 @@ class _Bells:
 
 @dataclass(eq=False)
 class Place:
-    """An instance: a hub, its way to Redis, and who is connected."""
+    """An instance: a hub, its connection to Redis, and its readers."""
 
     number: int
     hub: Hub
@@ -285,7 +285,7 @@ class RealFleet:
         return place
 
     async def produce(self, gen: Any) -> None:
-        """Makes its events at their times, so that one who goes on catches up."""
+        """Makes its events at fixed times, so that a successor catches up."""
         n = gen.resumed_from or 0
         phase = zlib.crc32(b"phase" + gen.id.encode()) % 1000 / 1000 * self.plan.interval
         while n < self.plan.events:
@@ -337,7 +337,7 @@ class RealFleet:
                 state.take(piece)
 
     async def kill(self, place: Place) -> None:
-        """As kill -9: nothing that it does reaches anybody any more."""
+        """Like kill -9: none of its actions has an effect any more."""
         place.alive = place.client.reachable = False
         place.cut()
         for tasks in (place.hub._generations.tasks, place.hub._following._tasks):
@@ -345,7 +345,7 @@ class RealFleet:
 
 
 class _Reading:
-    """What a reader has, and whether it is right."""
+    """What a reader has received, and whether it is correct."""
 
     def __init__(self, stream: str, report: Report) -> None:
         self.stream, self.report = stream, report
@@ -372,7 +372,7 @@ class _Reading:
                 self.longest, self.last = max(self.longest, _now() - self.last), _now()
 
 
-# --- what happens -------------------------------------------------------------------------------------------------------
+# --- scenarios ----------------------------------------------------------------------------------------------------------
 
 
 async def _deploy(fleet: RealFleet) -> None:
@@ -428,7 +428,7 @@ async def _run(plan: Plan) -> Report:
     fleet = RealFleet(plan)
     for _ in range(plan.instances):
         await fleet.add()
-        # Not all in step: each looks at its clock once a second.
+        # Not in step: each checks its clock once a second.
         await asyncio.sleep(random.random() / plan.instances)
     names = [f"s{number}" for number in range(plan.streams)]
     for number, name in enumerate(names):

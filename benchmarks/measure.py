@@ -1,8 +1,8 @@
 """
-How times are taken: CPU seconds, peers in turn, medians of rounds.
+How times are measured: CPU seconds, peers in turn, medians of rounds.
 
-A ratio is taken within a round, between samples that follow each other, and the median is that of the ratios: a machine that
-slows down half-way then slows both sides. Wall time is used where waiting is what is measured.
+Each ratio compares adjacent samples of one round, and the result is the median of the ratios: a machine that slows down halfway
+slows both sides. Rows that measure waiting use wall time.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Size:
 
     rounds: int
     events: int
-    """Of a decoder's sample; a sample of `httpx-sse` takes some 30 ms with 20,000."""
+    """Events of a decoder's sample; `httpx-sse` takes about 30 ms for 20,000."""
     streamed: int
-    """Of a sample over HTTP."""
+    """Events of a sample over HTTP."""
     trials: int
-    """Of a latency."""
+    """Samples of a latency."""
     endless: int
-    """Of the stream whose memory is watched."""
+    """Events of the stream whose memory is measured."""
     readers: int
-    """Of one stream on a server, and streams of one reader."""
+    """Readers of one stream on a server, and streams with one reader each."""
 
 
 class Skipped(Exception):
-    """A row cannot be measured here; the message says what is missing."""
+    """A row cannot be measured here; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Measured:
     A row's result.
 
     Attributes:
-        value: The number that is held against floor and aim.
-        low, high: Quartiles over the rounds; equal to `value` where there are none.
-        parts: What it was made of, by name.
+        value: The number compared with floor and aim.
+        low, high: Quartiles over the rounds; equal to `value` without rounds.
+        parts: The numbers it is calculated from, by name.
     """
 
     value: float
@@ -58,7 +58,7 @@ class Measured:
 
 def cpu_seconds(work: Callable[[], object]) -> float:
     """CPU time of this process for one call."""
-    # The garbage of the sample before is not this one's. Collections that a sample causes itself are part of its price.
+    # Do not charge this sample for the previous one's garbage. Collections that a sample causes itself are part of its cost.
     gc.collect()
     begun = process_time()
     work()
@@ -66,7 +66,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def in_turn(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]]:
-    """Take each sample once a round, in an order that is turned every round."""
+    """Take each sample once per round, in an order that rotates every round."""
     taken: dict[str, list[float]] = {name: [] for name in samples}
     order = list(samples)
     for sample in samples.values():
@@ -79,7 +79,7 @@ def in_turn(samples: Mapping[str, Sample], rounds: int) -> dict[str, list[float]
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> list[float]:
-    """Of two samples of one round."""
+    """The ratio of two samples of one round."""
     return [a / b for a, b in zip(over, under, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """
 Does a stream grow? Resident memory after 20,000 events (all windows are full) and after a million more.
 
-Each kind of stream is read in a process of its own, from chunks made as they are asked for.
+Each kind of stream is read in a separate process, from chunks made on demand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIRST = 20_000
 
 
 def growth(events: int) -> Measured:
-    """MB by which the worst kind grows over so many events."""
+    """MB by which the worst kind grows over that many events."""
     parts = {}
     for kind in ENDLESS:
         command = [sys.executable, str(Path(__file__)), kind, str(events)]

@@ -1,8 +1,8 @@
 """
-As a model sends: each token alone. Many streams at once, read over httpx as it comes (httpcore), or over httpx-aiohttp.
+Each token alone, as a model sends them. Many streams at once, read over plain httpx (httpcore) or httpx-aiohttp.
 
-Each token is a turn of the event loop, a `recv` and a read of its own, so the HTTP client is most of the price here. All sides
-use one client, made before the clock starts; the requests are part of a sample.
+Each token takes a turn of the event loop, a `recv` and a read, so most of the time goes to the HTTP client. All sides use one
+client, made before the clock starts; the requests are part of a sample.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["paced"]
 STREAMS = 50
 TOKENS = 100
 APART = 20
-"""Milliseconds: 50 tokens a second, as many models have."""
+"""Milliseconds: 50 tokens a second, as from many models."""
 _LIMITS = httpx.Limits(max_connections=STREAMS, max_keepalive_connections=STREAMS)
 
 
@@ -63,7 +63,7 @@ def _transport(over: Literal["httpx", "httpx-aiohttp"]) -> httpx.AsyncBaseTransp
 
 
 def paced(server: str, over: Literal["httpx", "httpx-aiohttp"], rounds: int) -> Measured:
-    """Ours against httpx-sse; bare httpx is a part."""
+    """Ours against httpx-sse; bare httpx is shown as a part."""
     url = f"{server}/paced/openai_chat/{APART}/{TOKENS}"
     transport = _transport(over)
     with asyncio.Runner() as runner:

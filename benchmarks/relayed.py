@@ -1,14 +1,14 @@
 """
-The servers of the relay's rows, each in a process of its own: an API that streams, and what stands in front of it.
+The servers of the relay's rows, each in its own process: an API that streams, and the servers in front of it.
 
     relayed.py upstream                    the API: one HTTP chunk for each token, by the clock
-    relayed.py hub LOG                     an app with a hub that makes the same tokens itself, by the same clock
+    relayed.py hub LOG                     an app with a hub that makes the same tokens, by the same clock
     relayed.py relay LOG PORT              our relay
     relayed.py httpx "" PORT               a proxy as Starlette and httpx make one, without a log
     relayed.py aiohttp "" PORT             the same over aiohttp
 
-LOG is the URL of a Redis; empty: a log in memory. All but the API are uvicorn with the same settings. Like `served.py` it is told
-what to do by lines of JSON, and answers each with a line: a stream gives its head at once, and its first token after `go`.
+LOG is the URL of a Redis; empty: a log in memory. All except the API run in uvicorn with the same settings. Like `served.py`,
+each reads commands as lines of JSON and answers each with a line. A stream sends its head at once, its first token after `go`.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from resumable_stream.server import Hub, MemoryLog, RedisLog, Relay
 
 PATH = "/v1/chat/completions"
 _CONNECT, _IDLE = 10.0, 600.0
-"""The times of a relay, for all of them."""
+"""The clock of the tokens, shared by all servers."""
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _HOP = frozenset((b"connection", b"content-length", b"host", b"transfer-encoding"))
 
 
 class Clock:
-    """When the events of each stream are due. Streams are out of step with one another."""
+    """When the events of each stream are due. Streams are not in step with one another."""
 
     def __init__(self) -> None:
         self._going: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._random = random.Random(7)
 
     def go(self) -> None:
-        """Begin with the streams that are there; those that come later wait for the next `go()`."""
+        """Begin with the current streams; later ones wait for the next `go()`."""
         self._going.set_result(asyncio.get_running_loop().time())
         self._going = asyncio.get_running_loop().create_future()
 
     async def events(self, body: bytes) -> AsyncIterator[bytes]:
-        """Those that the body of a request asks for, each when it is due."""
+        """Yield the events that the body of a request asks for, each when it is due."""
         asked, loop = json.loads(body), asyncio.get_running_loop()
         pause = 1 / asked["per_second"]
         begun = await asyncio.shield(self._going) + self._random.random() * pause
@@ -67,7 +67,7 @@ class Clock:
 
 
 async def api(clock: Clock) -> socket.socket:
-    """Begin to serve as an API does, and return where."""
+    """Start to serve like an API, and return the address."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -86,7 +86,7 @@ async def api(clock: Clock) -> socket.socket:
     return listener
 
 
-# --- what stands in front of it
+# --- the servers in front of it
 
 
 def _kept(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -113,7 +113,7 @@ async def by_relay(log: Any, upstream: str) -> AsyncIterator[Any]:
 
 @contextlib.asynccontextmanager
 async def by_httpx(upstream: str) -> AsyncIterator[Any]:
-    """The proxy that the documentation of both suggests."""
+    """The proxy that the documentation of Starlette and httpx suggests."""
     import httpx
 
     limits = httpx.Limits(max_connections=None)

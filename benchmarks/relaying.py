@@ -1,9 +1,9 @@
 """
-What a token costs on its way through a relay: CPU time of the relay's process alone.
+The cost of a token on its way through a relay: CPU time of the relay's process alone.
 
-Fifty streams run at once, and each token comes alone, when the clock of the API says so. The relay is held against an app that
-makes the same tokens itself, with our hub and the same log, and against proxies without a log, over httpx and over aiohttp. All
-stand behind the same server, and have the same readers. The servers are `relayed.py`.
+Fifty streams run at once, and each token comes alone, timed by the API's clock. The relay is compared with an app that makes the
+same tokens itself, with our hub and the same log, and with proxies without a log, over httpx and over aiohttp. All run in the
+same server and have the same readers. The servers are in `relayed.py`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["against_hub", "against_proxy", "answer"]
 STREAMS = 50
 ALONE = 20
 """
-Tokens of a stream in a second. 20: with fifty streams that is one a millisecond, so each is read alone, a window of the hub holds
-one, and the slowest of these servers keeps up.
+Tokens per stream and second. With fifty streams, 20 is one a millisecond: each is read alone, a window of the hub holds one, and
+the slowest of these servers keeps up.
 """
 FAST = 100
-"""As a fast model sends them: several come in one window of the hub."""
+"""The pace of a fast model: several come in one window of the hub."""
 _SECONDS = 1.7
 _EDGE = 2
-"""The first and the last tokens of a stream are not measured, since connections begin and end about then."""
+"""The first and last tokens of a stream are not measured, because connections begin and end around them."""
 _EVENT = b"data: {"
 _END = b"0\r\n\r\n"
 _QUESTION = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Why?"}]}
@@ -43,10 +43,10 @@ def answer(tokens: int) -> tuple[bytes, ...]:
 
 
 def _one(server: Server, clock: Server, together: list[float], *, per_second: int = ALONE) -> float:
-    """CPU seconds of a server for a token. Every reader must get every token, in order."""
+    """CPU seconds of a server per token. Every reader must get every token, in order."""
     count = int(_SECONDS * per_second)
     body = json.dumps({**_QUESTION, "max_tokens": count, "per_second": per_second}).encode()
-    # As it came on both sides: an app of its own would send ids, too.
+    # The bytes as sent on both sides: an app with a hub would send ids, too.
     head = b"POST /v1/chat/completions?view=verbatim HTTP/1.1\r\nhost: benchmark\r\nauthorization: Bearer sk-benchmark\r\n"
     head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
     with Readers(server.port, [], requests=[head + body] * STREAMS) as group:
@@ -82,7 +82,7 @@ def _sent(response: bytes) -> bytes:
 
 @lru_cache
 def _taken(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """The CPU seconds for a token of each server, round by round, and how many tokens a reader got at once."""
+    """The CPU seconds per token of each server, by round, and how many tokens a reader got at once."""
     with ExitStack() as stack:
         upstream = stack.enter_context(running("relayed.py", "upstream"))
         port = str(upstream.port)
@@ -106,7 +106,7 @@ def _taken(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
 
 
 def _against(relay: str, peer: str, rounds: int) -> Measured:
-    """One against the other, with what both took."""
+    """The ratio of two servers, with the figures of both."""
     taken, together = _taken(rounds)
     found = ratios({peer: ratio(taken[relay], taken[peer])})
     parts = {f"{name}, CPU µs per token": median(taken[name]) * 1e6 for name in (relay, peer)}
@@ -116,7 +116,7 @@ def _against(relay: str, peer: str, rounds: int) -> Measured:
 
 
 def against_hub(log: str, rounds: int) -> Measured:
-    """As a multiple of an app with a hub over the same log, that makes its tokens."""
+    """As a multiple of an app that makes its tokens with a hub over the same log."""
     if log == "RedisLog":
         logs.redis_binary()
     return _against(f"relay, {log}", f"hub, {log}", rounds)

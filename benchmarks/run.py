@@ -1,5 +1,5 @@
 """
-Measure, and hold the results against the goals of the design.
+Measure, and compare the results with the goals of the design.
 
     make bench
     make bench BENCH_ARGS="--quick"
@@ -55,11 +55,11 @@ VERSIONS = (
 
 @dataclass(frozen=True)
 class Bench:
-    """What the rows share."""
+    """Shared by the rows."""
 
     size: Size
     server: Callable[[], str]
-    """URL of the loopback server, which is started when it is first asked for."""
+    """URL of the loopback server, started on first use."""
 
 
 Measure = Callable[[Bench], Measured]
@@ -71,10 +71,10 @@ class Row:
     One line of the table.
 
     Attributes:
-        floor, aim: Below (or, of costs, above) the floor the run fails.
-        better: Which side of them is good.
-        unit: Behind each number.
-        digits: To which the result is rounded, before it is judged: what is shown is what counts.
+        floor, aim: The run fails below the floor (for costs, above it).
+        better: Which direction is good.
+        unit: Written after each number.
+        digits: The result is rounded to these before it is judged, so the shown number counts.
     """
 
     name: str
@@ -112,11 +112,11 @@ def over_http(read: Callable[[str, str, Size], Measured], how: str) -> Measure:
 
 
 def few(bench: Bench) -> int:
-    """Rounds of rows whose samples take a second or so."""
+    """Rounds of rows whose samples take about a second."""
     return max(bench.size.rounds // 3, 3)
 
 
-# Floors are what a release must hold, aims what it is after: see docs/performance.md.
+# A release must hold the floors; the aims are goals: see docs/performance.md.
 SSE, HTTP, RAW, FRAMES = "httpx-sse", "httpx + httpx-sse", "httpx iter_raw", "websockets, no I/O"
 SYNC, ASYNC = end_to_end.synchronous, end_to_end.asynchronous
 ROWS = (
@@ -365,7 +365,7 @@ def measure(chosen: Sequence[Row], bench: Bench, *, details: bool) -> dict[str, 
 
 
 def information(bench: Bench) -> dict[str, Mapping[str, float]]:
-    """What no goal is set for."""
+    """Figures without a goal."""
     size = bench.size
     found: dict[str, Mapping[str, float]] = {}
     less = replace(size, rounds=few(bench), events=size.events // 2)
@@ -418,12 +418,12 @@ def save(path: Path, chosen: Sequence[Row], found: Mapping[str, Measured], other
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure resumable_stream against what is used without it.")
-    parser.add_argument("--quick", action="store_true", help="a rough look in half a minute")
-    parser.add_argument("--full", action="store_true", help=f"{MANY_READERS:,} readers of a server, in place of {FULL.readers}")
+    parser.add_argument("--quick", action="store_true", help="rough figures in half a minute")
+    parser.add_argument("--full", action="store_true", help=f"{MANY_READERS:,} readers of a server instead of {FULL.readers}")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows; * stands for anything")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each peer, for the medians")
-    parser.add_argument("--details", action="store_true", help="show what each row was made of")
-    parser.add_argument("--no-fail", action="store_true", help="exit with 0 also when a floor is missed")
+    parser.add_argument("--details", action="store_true", help="show the figures behind each row")
+    parser.add_argument("--no-fail", action="store_true", help="exit with 0 even when a floor is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the results go; default: a file in benchmarks/results/")
     options = parser.parse_args()
 

@@ -1,13 +1,13 @@
 """
-The server of the serving rows: uvicorn in a process of its own, whose CPU time and memory are what is measured.
+The server of the serving rows: uvicorn in a separate process, whose CPU time and memory are measured.
 
     GET /hub/<id>             a stream of our hub
-    GET /bare/<id>            the same events by the least that an ASGI app can do: bytes made once, one future for each wait
+    GET /bare/<id>            the same events from a minimal ASGI app: bytes made once, one future per wait
     GET /sse-starlette/<id>   the same events by `EventSourceResponse`
     GET /bytes/<id>           the whole body of a finished stream, sent from memory
 
-It is told what to do by lines of JSON on its standard input, and answers each with a line, so that the reader sets the pace:
-an event is sent when every reader has the one before. It ends with its standard input.
+It reads commands as lines of JSON on its standard input and answers each with a line, so that the reader sets the pace: an event
+is sent when every reader has the previous one. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEAD = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")
 
 
 class Bare:
-    """A stream as little as it can be: what was encoded, and who waits."""
+    """A minimal stream: the encoded events, and the waiting readers."""
 
     def __init__(self) -> None:
         self.spans: list[bytes] = []
@@ -97,7 +97,7 @@ class Bare:
 
 
 class Ours:
-    """A stream of the hub, whose producer sends what it is told."""
+    """A stream of the hub, whose producer sends on command."""
 
     def __init__(self) -> None:
         self.generation: Generation | None = None
@@ -110,7 +110,7 @@ class Ours:
         await self._ended.wait()
 
     def emit(self, words: list[str]) -> None:
-        assert self.generation is not None, "the producer has not begun"
+        assert self.generation is not None, "the producer has not started"
         for word in words:
             self.generation.text(word)
 
@@ -119,7 +119,7 @@ class Ours:
 
 
 class Served:
-    """What the commands act on."""
+    """The state that the commands act on."""
 
     def __init__(self, log: str) -> None:
         self.log = SQLiteLog(log) if log else MemoryLog()
@@ -157,13 +157,13 @@ class Served:
     # --- commands
 
     async def restart(self) -> None:
-        """A hub that knows nothing of what is in the log, as after a restart."""
+        """A hub that does not know the contents of the log, as after a restart."""
         await self.stack.aclose()
-        # No window: the pace is the reader's.
+        # No window: the reader sets the pace.
         self.hub = await self.stack.enter_async_context(Hub(self.log, flush=0.0))
 
     async def open(self, kind: str, ids: list[str]) -> None:
-        """Streams of one kind, in place of those before."""
+        """Replace the streams by new ones of one kind."""
         assert self.hub is not None
         self.streams, self.number = {}, 0
         for stream_id in ids:
@@ -175,19 +175,19 @@ class Served:
                 self.streams[stream_id] = Bare()
 
     async def emit(self, events: int) -> None:
-        """So many events in each stream, at once."""
+        """Send that many events in each stream, at once."""
         words = [f" tok{number:06d}" for number in range(self.number, self.number + events)]
         self.number += events
         for stream in self.streams.values():
             stream.emit(words)
 
     async def end(self) -> None:
-        """All streams end."""
+        """End all streams."""
         for stream in self.streams.values():
             stream.end()
 
     async def finished(self, id: str, tokens: int) -> int:
-        """A chat answer that has ended. Returns the bytes of its body with ids."""
+        """Make a finished chat answer. Returns the bytes of its body with ids."""
         assert self.hub is not None
 
         async def answer() -> AsyncIterator[bytes]:
@@ -196,13 +196,13 @@ class Served:
 
         await self.hub.start(id, answer())
         body = await whole(self.hub, id)
-        # The hub does so by itself when a stream ends; asked again it answers when it is done.
+        # The hub does this itself when a stream ends; this second call returns when it is done.
         await self.log.compact(id)
         self.whole[id] = [body[start : start + PIECE] for start in range(0, len(body), PIECE)]
         return len(body)
 
     async def usage(self) -> dict[str, float]:
-        """CPU seconds of this process so far, and bytes that it has in memory."""
+        """CPU seconds of this process so far, and its bytes in memory."""
         return {"cpu": time.process_time(), "memory": psutil.Process().memory_info().rss}
 
 
@@ -210,11 +210,11 @@ async def main(log: str) -> None:
     served = Served(log)
     await served.restart()
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    # What `uvicorn[standard]` brings, where there is a wheel of it.
+    # Installed by `uvicorn[standard]` where a wheel exists.
     config = uvicorn.Config(served, log_level="error", lifespan="off", backlog=2048)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    # It listens already; what comes before uvicorn has started waits.
+    # The socket already listens; connections wait until uvicorn has started.
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -1,9 +1,9 @@
 """
-The other end of the loopback: a bare HTTP/1.1 server in a process of its own, so that its CPU is not counted.
+The other end of the loopback: a bare HTTP/1.1 server in a separate process, so that its CPU time is not counted.
 
     GET /stream/<corpus>/<how>/<events>   the corpus, one HTTP chunk for each event (`event`) or for 64 KiB (`64k`)
-    GET /paced/<corpus>/<ms>/<events>     the corpus, one event alone after each so many milliseconds
-    GET /cut                              a few events with ids behind `Last-Event-ID`, then the connection is cut
+    GET /paced/<corpus>/<ms>/<events>     the corpus, one event alone every so many milliseconds
+    GET /cut                              a few events with ids after `Last-Event-ID`, then the connection is cut
 
 Bodies are made once and sent from memory. It prints its port and ends with its standard input.
 """
@@ -44,7 +44,7 @@ def _pace(connection: socket.socket, corpus: str, number: int, apart: float) -> 
     connection.sendall(_HEAD)
     due = time.monotonic()
     for part in cut(corpus, number, "event"):
-        # By the clock: a thread that is late does not make its stream a slower one.
+        # By the clock: a late thread must not slow its stream down.
         due += apart
         time.sleep(max(due - time.monotonic(), 0))
         connection.sendall(_chunked([part]))

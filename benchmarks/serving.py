@@ -1,8 +1,8 @@
 """
-Readers of a server: CPU time for an event and reader, of a replay, and memory of a reader that waits.
+Readers of a server: CPU time per event and reader, CPU time of a replay, and memory of a waiting reader.
 
-The server is `served.py`, in a process of its own; here are its readers, as many sockets as it takes. The readers set the pace:
-an event is sent when every reader has the one before, so each is a wake-up and a send of its own, on a slow machine too.
+The server is `served.py`, in a separate process; this file has its readers, as many sockets as needed. The readers set the pace:
+an event is sent when every reader has the previous one, so each is a separate wake-up and send, even on a slow machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["IDLE", "TICKS", "Readers", "Server", "bare_fanout", "fanout", "idle"
 
 TICKS = 40
 SPAN = 4
-"""Events that come together, of the row with many streams."""
+"""Events that come together, in the row with many streams."""
 TOKENS = 2_000
 REPLAYS = 8
 IDLE = 500
@@ -38,29 +38,29 @@ _TOKEN = re.compile(rb" tok(\d+)")
 
 
 class Server:
-    """The process, and what it can be told."""
+    """The process and its commands."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self._process = process
         self.port = port
 
     def tell(self, name: str, **options: object) -> Any:
-        """Give a command, and wait for its answer."""
+        """Send a command, and wait for its answer."""
         self.begin(name, **options)
         return self.answer()
 
     def begin(self, name: str, **options: object) -> None:
-        """Give a command whose answer is taken later."""
+        """Send a command whose answer is taken later."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([name, options]).encode() + b"\n")
         self._process.stdin.flush()
 
     def answer(self) -> Any:
-        """Of the command that was given first."""
+        """The answer to the oldest open command."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the server of the benchmark has ended; see its error above")
+            raise RuntimeError("the server of the benchmark has exited; see its error above")
         return json.loads(line)
 
     def cpu(self) -> float:
@@ -98,11 +98,11 @@ class Readers:
 
     Args:
         port: Of the server.
-        paths: What each asks for.
-        requests: Whole requests, in place of a GET of each path.
+        paths: The path that each requests.
+        requests: Complete requests, instead of a GET of each path.
 
     Attributes:
-        bodies: What each has got, its head included.
+        bodies: What each has received, including its head.
         reads: How many reads of a socket that took.
     """
 
@@ -129,7 +129,7 @@ class Readers:
             connection.close()
 
     def until(self, has: Callable[[bytes], bool]) -> None:
-        """Read until what every reader has got is enough."""
+        """Read until every reader has received enough."""
         left = {index for index, body in enumerate(self.bodies) if not has(body)}
         deadline = time.monotonic() + _PATIENCE
         while left:
@@ -137,17 +137,17 @@ class Readers:
                 index = key.data
                 data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]
                 if not data:
-                    raise RuntimeError(f"the server has cut a reader after {self.bodies[index][-200:]!r}")
+                    raise RuntimeError(f"the server cut a reader after {self.bodies[index][-200:]!r}")
                 self.reads += 1
                 self.bodies[index] += data
                 if index in left and has(self.bodies[index]):
                     left.discard(index)
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{len(left)} readers wait for ever, one of them after {self.bodies[left.pop()][-200:]!r}")
+                raise RuntimeError(f"{len(left)} readers are stuck, one of them after {self.bodies[left.pop()][-200:]!r}")
 
 
 def allow(readers: int) -> None:
-    """As many open files as that takes, where the system lets a process say so."""
+    """Raise the limit of open files as needed, if the system allows it."""
     try:
         import resource
     except ImportError:
@@ -164,7 +164,7 @@ _opened = 0
 
 
 def live(server: Server, kind: str, *, readers: int, many: bool, span: int, ticks: int) -> float:
-    """CPU seconds of the server for an event and reader. Every reader must get every event, in order."""
+    """CPU seconds of the server per event and reader. Every reader must get every event, in order."""
     global _opened
     _opened += 1
     ids = [f"stream-{_opened}-{number}" for number in range(readers if many else 1)]
@@ -178,14 +178,14 @@ def live(server: Server, kind: str, *, readers: int, many: bool, span: int, tick
                 begun = server.cpu()
             server.begin("emit", events=span)
             total += span
-            group.until(lambda body: body.count(b"data: ") >= total)  # noqa: B023 - it is not kept
+            group.until(lambda body: body.count(b"data: ") >= total)  # noqa: B023 - not kept
             server.answer()
         taken = server.cpu() - begun
         server.tell("end")
         group.until(lambda body: body.endswith(_END))
         for body in group.bodies:
             if [int(number) for number in _TOKEN.findall(body)] != list(range(total)):
-                raise AssertionError(f"{kind}: a reader got other events than were sent: {body!r}")
+                raise AssertionError(f"{kind}: a reader got events that were not sent: {body!r}")
     return taken / (ticks * span * readers)
 
 
@@ -206,7 +206,7 @@ def _against(taken: dict[str, list[float]], peer: str) -> Measured:
 
 
 def fanout(readers: int, rounds: int) -> Measured:
-    """One stream, many readers, as a part of what sse-starlette takes."""
+    """One stream, many readers, as a fraction of the time of sse-starlette."""
     return _against(_fanout(readers, rounds), "sse-starlette")
 
 
@@ -226,7 +226,7 @@ def streams(readers: int, rounds: int) -> Measured:
 
 
 def _replayed(server: Server, path: str, *, times: int, fresh: bool) -> float:
-    """CPU seconds of the server for one body."""
+    """CPU seconds of the server per body."""
     taken = 0.0
     for _ in range(times):
         if fresh:
@@ -259,7 +259,7 @@ def replay(rounds: int) -> Measured:
 
 
 def idle(readers: int) -> Measured:
-    """KB of memory that the server takes for a reader that waits for the next event."""
+    """KB of server memory per reader that waits for the next event."""
     parts = {}
     for kind in ("hub", "bare"):
         with served() as server:

@@ -1,8 +1,8 @@
 """
 The whole resumable stream against bare decoding, both fed from memory.
 
-Ours is what happens to a chunk between the HTTP client and the loop of the user: decode, watch for repeats and gaps, keep
-the position, look for the end. The peer decodes. What the drivers and the network add is in the end-to-end rows.
+Ours is everything between the HTTP client and the user's loop: decode, detect repeats and gaps, keep the position, look for the
+end. The peer only decodes. The end-to-end rows add the drivers and the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ URL = "http://localhost/"
 
 
 def json_number() -> CursorProtocol:
-    """OpenAI's Responses as a user would declare it: the number stands in the JSON."""
+    """OpenAI's Responses as a user would declare it: the number is in the JSON."""
     return CursorProtocol(read="sequence_number", send="query:starting_after", sequence="contiguous")
 
 
@@ -50,7 +50,7 @@ def opened(protocol: Any) -> Machine:
 
 
 def stream(chunks: Iterable[bytes], protocol: Any = None) -> Iterator[Any]:
-    """The events as the driver gets them while the stream is live."""
+    """The events that the driver gets while the stream is live."""
     machine = opened(protocol or LastEventID())
     for chunk in chunks:
         yield from machine.receive_live(chunk)
@@ -83,7 +83,7 @@ def whole(names: Sequence[str], how: str, size: Size, *, protocol: Callable[[], 
 
 
 def check(corpus: str, how: str, protocol: Callable[[], Any]) -> None:
-    """Both sides see the same events, and the numbers are followed: else nothing would be compared."""
+    """Check that both sides see the same events and that the numbers are tracked; otherwise the comparison is void."""
     chunks = cut(corpus, 200, how)
     theirs = [(event.event, event.data) for event in read_httpx_sse(chunks)]
     seen = list(stream(chunks, protocol()))

@@ -1,7 +1,7 @@
 """
-What the providers send when they are asked to count to 300, for whoever cuts it: `compare.py`, and tests/integration.
+The providers' answers to "count to 300", to be cut by `compare.py` and tests/integration.
 
-Each wire is served by a `FlakyServer`, over real sockets. It goes on after a cut where the provider's API can.
+A `FlakyServer` serves each wire over real sockets. It continues after a cut if the provider's API can.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from resumable_stream.testing.faults import How
 TOKENS: Final = 300
 CUT_AT: Final = 150
 ASK: Final = [{"role": "user", "content": "Count."}]
-WORDS: Final = [f"t{n} " for n in range(TOKENS)]  # all different, so that a repeat or a hole shows
+WORDS: Final = [f"t{n} " for n in range(TOKENS)]  # all different, so that a repeat or a hole is visible
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wire:
     """
-    What a provider sends.
+    The answer of a provider.
 
     Attributes:
         frames: The whole answer, one item per event.
         lead: Events before the first token.
-        options: Of the `FlakyServer`: how this API is asked for the rest, if it is.
+        options: For the `FlakyServer`: how clients request the rest from this API, if they can.
     """
 
     frames: Sequence[bytes]
@@ -46,7 +46,7 @@ class Wire:
         return Fault.cut(after_events=self.behind, how=how)
 
     def serve(self, *faults: Fault | None) -> FlakyServer:
-        """A server that disturbs its first answers like this, and then no more."""
+        """A server that disturbs only its first answers, like this."""
         return FlakyServer(self.frames, faults, **self.options)
 
 
@@ -62,7 +62,7 @@ def sse(*payloads: dict[str, Any] | str, named: bool = False) -> list[bytes]:
 
 
 def field_of(name: str) -> Callable[[bytes], str | None]:
-    """Reads a field of an event's JSON: its place."""
+    """Reads a field of an event's JSON that holds its place."""
     pattern = re.compile(rf'"{name}": "?(\w+)'.encode())
 
     def read(frame: bytes) -> str | None:
@@ -196,7 +196,7 @@ def interactions(words: Sequence[str] = WORDS) -> Wire:
 
 
 def plain(words: Sequence[str] = WORDS) -> Wire:
-    """A GET stream with ids, as the standard has it: `Last-Event-ID` brings the rest, and 204 says that there is none."""
+    """A GET stream with ids, as in the standard: `Last-Event-ID` requests the rest, and 204 means that there is none."""
     events = [ServerEvent(id=str(n), data=word, retry=100 if n == 0 else None) for n, word in enumerate(words)]
     done = ServerEvent(id=str(len(words)), data="[DONE]")
     return Wire(frames=[event.encode() for event in [*events, done]], lead=0, options={"no_content_at_end": True})

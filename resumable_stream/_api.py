@@ -350,7 +350,7 @@ def for_record(settings: Settings, place: Checkpoint | None, digest: str | None)
 def protocol_of(checkpoint: Checkpoint, given: ResumeProtocol | None, request: StreamState) -> ResumeProtocol | None:
     if given is not None:
         if given.name != checkpoint.protocol and checkpoint.protocol != UNKNOWN:
-            raise ValueError(f"the checkpoint is of protocol {checkpoint.protocol!r}, protocol= is {given.name!r}")
+            raise ValueError(f"the checkpoint is for protocol {checkpoint.protocol!r}, but protocol= is {given.name!r}")
         return given
     if checkpoint.protocol == UNKNOWN:
         return None

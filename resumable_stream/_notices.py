@@ -35,13 +35,13 @@ _NEXT: dict[Then, str] = {
     "check": "checking the run's status",
     "fetch": "fetching the stored result",
     "restart": "starting over",
-    "end": "the outcome was known already",
+    "end": "the outcome was already known",
     "give up": "giving up",
 }
 # `Disconnected.reason` as a person says it. A clock's reason takes the seconds that it ran.
 _WHY: dict[str, str] = {
     "connection lost": "the connection was lost",
-    "interrupted from inside": "the connection was given up: the read was interrupted from inside this process",
+    "interrupted from inside": "the connection was closed: the read was interrupted from inside this process",
     "cannot connect": "no connection",
     "idle": "no byte for {0:g} s",
     "stall": "no event for {0:g} s",
@@ -53,7 +53,7 @@ _WHY: dict[str, str] = {
     "closed before the first event": "the server closed the connection cleanly",
     "closed inside an event": "the server closed the connection inside an event",
     "closed inside the replay": "the server closed the connection inside its replay",
-    "snapshot": "the run goes on after its stored result",
+    "snapshot": "the run continues after its stored result",
 }
 # A cursor is as long as the server likes.
 _SHOWN = 60
@@ -105,11 +105,11 @@ class Connected(_Notice):
     asking: bool = field(default=False, kw_only=True, compare=False)
 
     def __str__(self) -> str:
-        where = f"going on {_place(self.offset, self.cursor)}" if self.resuming else "from the start"
+        where = f"continuing {_place(self.offset, self.cursor)}" if self.resuming else "from the start"
         if self.offline is None:
             return f"connected, status {self.status}, {where}"
         if self.asking:
-            return f"the server answers what follows, {_place(self.offset, self.cursor)}"
+            return f"the server answered when asked for more, {_place(self.offset, self.cursor)}"
         return f"back after {self.offline:.1f} s, {where}"
 
 
@@ -139,7 +139,7 @@ class Disconnected(_Notice):
 
     def __str__(self) -> str:
         if self.checked:
-            return f"the run goes on, its status says, {_place(self.offset, self.cursor)}; {_NEXT[self.then]}"
+            return f"the run continues, as its status shows, {_place(self.offset, self.cursor)}; {_NEXT[self.then]}"
         why = _WHY.get(self.reason, self.reason)
         if "{0" in why:
             why = why.format(self.seconds) if self.seconds is not None else f"the {self.reason} clock ran out"
@@ -169,7 +169,7 @@ class Retrying(_Notice):
 
     def __str__(self) -> str:
         failed = f"{self.reason}; " if self.reason else ""
-        return f"{failed}trying again {self.when}"
+        return f"{failed}retrying {self.when}"
 
     @property
     def when(self) -> str:
@@ -192,7 +192,7 @@ class GapFound(_Notice):
         gap = self.gap
         seen = f" (expected {gap.expected}, received {gap.received})" if gap.expected is not None else ""
         after = f" after cursor {_short(gap.after)}" if gap.after is not None else ""
-        return f"Gap: events are missing{after}{seen}; " + ("asking for them again" if self.asked_again else "the gap stays")
+        return f"Gap: events are missing{after}{seen}; " + ("requesting them again" if self.asked_again else "the gap remains")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class NumberingStopped(_Notice):
 
     def __str__(self) -> str:
         seen = f"expected {self.expected}, received {_short(str(self.received))}"
-        return f"Numbering stopped: the ids are not a counter after all ({seen}); gaps are no longer watched for"
+        return f"Numbering stopped: the ids turned out not to be a counter ({seen}); gaps are no longer detected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ class NumberOutOfOrder(_Notice):
     received: int
 
     def __str__(self) -> str:
-        return f"Number out of order: expected {self.expected}, received {self.received}; the event was delivered all the same"
+        return f"Number out of order: expected {self.expected}, received {self.received}; the event was delivered anyway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ class Restarted(_Notice):
     offset: int
 
     def __str__(self) -> str:
-        return f"Restarted: what was delivered from event {self.offset + 1:,} on is void, and the stream starts again there"
+        return f"Restarted: everything delivered from event {self.offset + 1:,} on is void; the stream starts again there"
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def request_key(
     if not isinstance(method, str):
         request = method
         if url is not None or not hasattr(request, "headers") or not hasattr(request, "url"):
-            raise TypeError(f"request_key() takes a method and a URL, or a request of httpx or httpx2 alone, got {request!r:.80}")
+            raise TypeError(f"request_key() takes a method and a URL, or only a request of httpx or httpx2, got {request!r:.80}")
         body = body_of_request(request)
         if body is None:
             return None
@@ -115,7 +115,7 @@ def check_request(
         StoreError: The message says what to do.
     """
     way_out = (
-        f"use another key for another stream (request_key() makes one of the request), or delete({_short(key)}) to start over"
+        f"use another key for another stream (request_key() makes one from the request), or delete({_short(key)}) to start over"
     )
     # Of both: an older version may have kept more of the query.
     expected, received = f"{method} {public_url(url, private)}", f"{stored.method} {public_url(stored.url, private)}"
@@ -135,7 +135,7 @@ def way_out(key: str | None, on_lost: str) -> str:
     """
     if key is None or on_lost != "raise":
         return ""
-    return f"; to start over, delete({_short(key)}) from the store, or pass on_lost='restart', which asks for all of it again"
+    return f"; to start over, delete({_short(key)}) from the store, or pass on_lost='restart', which requests all of it again"
 
 
 def body_of(arguments: Mapping[str, Any]) -> bytes | None:

@@ -1,8 +1,8 @@
 """
 Draw docs/assets/demo.svg: the last frame of a real run of `resumable-stream demo`.
 
-    .venv/bin/python scripts/demo_picture.py            30 seconds, as a reader will see it
-    .venv/bin/python scripts/demo_picture.py --fast     3 seconds, to try a change of the frame
+    .venv/bin/python scripts/demo_picture.py            30 seconds, as readers will see it
+    .venv/bin/python scripts/demo_picture.py --fast     3 seconds, to try out a change of the frame
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resumable_stream._cli.plain import PlainReporter
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "assets" / "demo.svg"
 WIDTH, HEIGHT = 88, 24
 
-# Quiet colours that can be read on both themes of the documentation.
+# Muted colours, readable on both themes of the documentation.
 THEME = TerminalTheme(
     (24, 26, 32),
     (214, 217, 224),
@@ -47,7 +47,7 @@ THEME = TerminalTheme(
     ],
 )
 
-# rich's own template without its window buttons, and without the fonts that it would fetch from elsewhere.
+# rich's own template without its window buttons and without the fonts that it would download.
 SVG = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="The demo, at its end">
 <style>
@@ -73,7 +73,7 @@ SVG = """\
 def main() -> None:
     mission = Mission(Pace.fast() if "--fast" in sys.argv else Pace(), PlainReporter())
     if not mission.run():
-        sys.exit("the texts differ: no picture of that")
+        sys.exit("the texts differ: no picture was drawn")
     console = Console(file=io.StringIO(), record=True, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
     console.print(draw(mission, width=WIDTH, height=HEIGHT))
     svg = console.export_svg(theme=THEME, code_format=SVG, unique_id="demo")

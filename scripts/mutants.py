@@ -1,14 +1,14 @@
 """
-Break the package on purpose, one line at a time, and see that the tests of the broken part notice.
+Break the package on purpose, one line at a time, and check that the tests of the broken part fail.
 
     python scripts/mutants.py                 all of them, two at once
     python scripts/mutants.py ledger file     only those whose name, file or description contains one of the words
     python scripts/mutants.py --check         only whether every piece of text to break is still there, once
 
-A mutant that survives is a sentence of docs/guarantees.md that no test holds: write that test, in the part's own file.
-A text that is no longer there has moved: change the table below with it. Both end with status 1.
+A surviving mutant means that no test covers a sentence of docs/guarantees.md: write that test, in the part's own test file.
+A text that is not found has moved: update the table below. Both end with status 1.
 
-The working tree is not touched: each process works in a copy of its own.
+The working tree is not touched: each process works in its own copy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COPIED = (
     "CHANGELOG.md",
 )
 SOAK = "tests/soak -k each_kind_of_stream_arrives_whole_in_each_row"
-# Longer than any of these sets of tests takes. A mutant that never ends is caught too.
+# Longer than any of these sets of tests takes, so a mutant that never ends is caught too.
 LONGEST = 240.0
 
 
@@ -48,10 +48,10 @@ class Mutant:
     Args:
         name: Short.
         what: What is broken, as a sentence about the package.
-        file: Below `resumable_stream/`.
-        old, new: Text that stands in the file once, and what replaces it.
+        file: Relative to `resumable_stream/`.
+        old, new: A text that occurs once in the file, and its replacement.
         tests: Arguments for pytest: the tests of its own area.
-        soak: The random-fault soak has to notice too.
+        soak: The random-fault soak must fail too.
     """
 
     name: str
@@ -867,7 +867,7 @@ def _work(runs: queue.SimpleQueue[tuple[Mutant, str]], copy: Path, verdicts: lis
 def _test(copy: Path, tests: str) -> tuple[int, str]:
     """Pytest's exit code, and the first test that failed."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-n", "0", "-p", "no:cacheprovider", "--tb", "no"]
-    # A change that keeps size and second must not be hidden by old byte code.
+    # Old byte code must not hide a change that keeps the file's size and second.
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(

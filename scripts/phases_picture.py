@@ -16,7 +16,7 @@ from resumable_stream._core.phases import TRANSITIONS, Phase
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "assets" / "phases.svg"
 WIDTH, HEIGHT, BOX_WIDTH, BOX_HEIGHT = 860, 470, 136, 44
 APART = 13
-"""Half of what is between two arrows that lead to and fro."""
+"""Half of the distance between two opposite arrows."""
 
 # Centres of the boxes.
 WHERE: dict[Phase, tuple[int, int]] = {
@@ -45,7 +45,7 @@ font-family="system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-s
 
 
 def edges() -> dict[tuple[Phase, Phase], list[str]]:
-    """Arrows, and the inputs that they stand for. What leads back to its own phase stands inside its box."""
+    """Arrows, and the inputs that they represent. An input that leads back to its phase is written inside the box."""
     found: dict[tuple[Phase, Phase], list[str]] = {}
     for phase, row in TRANSITIONS.items():
         for given, after in row.items():
@@ -56,7 +56,7 @@ def edges() -> dict[tuple[Phase, Phase], list[str]]:
 
 
 def border(box: Phase, start: tuple[float, float], along: tuple[float, float]) -> tuple[float, float]:
-    """Where a line that starts inside a box, off its middle, crosses its border."""
+    """Where a line that starts off-centre inside a box crosses its border."""
     reach = []
     for at, middle, half, step in zip(start, WHERE[box], (BOX_WIDTH / 2, BOX_HEIGHT / 2), along, strict=True):
         if step:
@@ -67,18 +67,18 @@ def border(box: Phase, start: tuple[float, float], along: tuple[float, float]) -
 def arrow(start: Phase, end: Phase, inputs: list[str]) -> str:
     (x1, y1), (x2, y2) = WHERE[start], WHERE[end]
     length = hypot(x2 - x1, y2 - y1)
-    # To the left of where it leads to, so that those to and fro do not meet.
+    # To the left of its direction, so that opposite arrows do not meet.
     aside_x, aside_y = APART * (y2 - y1) / length, -APART * (x2 - x1) / length
     along = ((x2 - x1) / length, (y2 - y1) / length)
     from_x, from_y = border(start, (x1 + aside_x, y1 + aside_y), along)
     to_x, to_y = border(end, (x2 + aside_x, y2 + aside_y), (-along[0], -along[1]))
     points = f"{from_x:.0f} {from_y:.0f} L{to_x:.0f} {to_y:.0f}"
-    # Nearer to the outer box: in the middle many meet.
+    # Nearer to the outer box: many labels meet in the middle.
     share = 0.5 if Phase.BETWEEN not in (start, end) or Phase.OVER in (start, end) else 0.38 if end is Phase.BETWEEN else 0.62
     middle_x, middle_y = from_x + (to_x - from_x) * share, from_y + (to_y - from_y) * share
     anchor = "start" if aside_x > 0 else "end"
     left = middle_x + (10 if aside_x > 0 else -10)
-    # Above a line that leans to this side, below one that leans to the other.
+    # Above a line that leans to this side, below one that leans the other way.
     top = middle_y + (-(len(inputs) - 1) * 16 if aside_y < 0 else 12)
     if abs(aside_y) < 1:
         top = middle_y - (len(inputs) - 1) * 8 + 4
@@ -94,7 +94,7 @@ def arrow(start: Phase, end: Phase, inputs: list[str]) -> str:
 def box(phase: Phase, own: list[str]) -> str:
     x, y = WHERE[phase]
     kind = "over" if phase is Phase.OVER else "phase"
-    # Two a line, above the boxes at the top, below those at the bottom, beside the one in the middle.
+    # Two per line: above the boxes at the top, below those at the bottom, beside the one in the middle.
     lines = [", ".join(own[at : at + 2]) for at in range(0, len(own), 2)]
     anchor, column = "middle", float(x)
     if phase is Phase.BETWEEN:

@@ -1,7 +1,7 @@
 """
-Test what is shipped: build the wheel, install it into throw-away environments, use it where the sources cannot be seen.
+Test the shipped package: build the wheel, install it into throw-away environments, and use it without access to the sources.
 
-Two environments: without extras, every module imports or names the extra it wants; with all extras, every module imports.
+Two environments: without extras, every module imports or names the extra it needs; with all extras, every module imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ assert importlib.resources.files("resumable_stream").joinpath("_cli/fastapi_chat
 assert not {"httpx2", "redis", "starlette", "click", "IPython"} & set(sys.modules), "importing the package loads an extra"
 
 def importable(name):
-    # pytest is the test runner's own: no extra brings it.
+    # No extra installs pytest: it belongs to the test runner.
     try:
         importlib.import_module(name)
     except ImportError as exc:
@@ -36,7 +36,7 @@ def importable(name):
             return
         assert not with_extras, f"{name}: {exc}"
         if name.rpartition(".")[2].startswith("_"):
-            return  # whoever imports it speaks for it
+            return  # the module that imports it reports the missing extra
         assert "resumable-stream-sdk[" in str(exc), f"{name}: the error does not name the extra to install: {exc}"
 
 seen = 0
@@ -62,7 +62,7 @@ print(f"{version} {sys.argv[1]}: {seen} modules")
 """
 
 
-# What the command serves comes from the wheel: the sources cannot be seen here.
+# The sources are not accessible here, so the served files come from the wheel.
 CHAT = """
 import re, subprocess, sys, urllib.request
 

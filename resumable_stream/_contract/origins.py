@@ -49,4 +49,4 @@ def resolved(base: str, url: str) -> tuple[str, str]:
         absolute = urljoin(base, url)
         return absolute, origin_of(absolute)
     except ValueError as exc:
-        raise ProtocolViolation(f"the server names a URL that is none: {url[:200]!r} ({exc})") from exc
+        raise ProtocolViolation(f"the server sent an invalid URL: {url[:200]!r} ({exc})") from exc

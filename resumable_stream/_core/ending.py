@@ -355,10 +355,10 @@ class Ending:
             return GoOn("closed", Leave.QUIET)
         if resuming and ledger.fresh and not self._believes(quick):
             text = (
-                "the server answers a few events at a time, so its end cannot be told from a cut: "
+                "the server answers a few events at a time, so its end looks like a cut: "
                 "name the end (end=…), or declare a feed (end='never')"
             )
-            return Stop(StreamInterrupted(text, reason="an end cannot be told from a cut"))
+            return Stop(StreamInterrupted(text, reason="an end looks like a cut"))
         return GoOn("closed", Leave.QUESTION)
 
     def _believes(self, quick: bool) -> bool:
@@ -376,5 +376,5 @@ class Ending:
                 advice.append("if the stream marks its end, name it (end=…)")
             why = "; ".join(filter(None, advice)) or "the protocol has no way to do so"
             events = f"{ledger.offset} event{'s' * (ledger.offset != 1)}"
-            doubt = f"the stream closed cleanly after {events}, and whether that was its end could not be asked: {why}"
+            doubt = f"the stream closed cleanly after {events}, but it could not be checked whether that was its end: {why}"
         return Done(Outcome.ENDED, verified=False, doubt=doubt)

@@ -311,8 +311,8 @@ class Examiner:
 
     def _diverged(self, item: Any) -> bool:
         self.problem = ReplayDiverged(
-            f"the server's replay differs from what it sent before: behind event {self._tip[2]} came one with "
-            f"id {item.own_id or item.sequence!r} and other content; the two do not belong to one stream"
+            f"the server's replay differs from what it sent before: after event {self._tip[2]} came one with "
+            f"id {item.own_id or item.sequence!r} and different content; the two do not belong to one stream"
         )
         return False
 

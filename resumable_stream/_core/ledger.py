@@ -344,7 +344,7 @@ class Ledger:
             items = self._receive_carefully(items, silent)
         if stray is not None and self.problem is None:
             self._examiner.problem = ReplayDiverged(
-                f"the server continues another log: behind cursor {stray.before!r} came an event with {stray.cursor!r}; "
+                f"the server continues another log: after cursor {stray.before!r} came an event with {stray.cursor!r}; "
                 "the two do not belong to one stream"
             )
         return items

@@ -19,8 +19,8 @@ from .side import Side
 __all__ = ["Lost"]
 
 TAKEN_ALONG: Final = (
-    "Something in this process interrupted the read (a cancellation or time-out around it, a signal), and that closes the "
-    "connection. To limit how long a read may take, pass timeouts=; to poll, read in a task or thread of its own and wait for it"
+    "Something in this process interrupted the read (a cancellation or timeout around it, or a signal), which closes the "
+    "connection. To limit how long a read may take, pass timeouts=; to poll, read in a separate task or thread and wait for it"
 )
 
 

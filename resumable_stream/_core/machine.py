@@ -161,7 +161,7 @@ class Machine:
                     raise self._error
                 if self.outcome is None:
                     # The previous input raised an exception from the protocol, or from the caller's `resume=`.
-                    raise NotResumable("the stream stopped at an exception of your code; continue from its checkpoint")
+                    raise NotResumable("the stream stopped because your code raised an exception; continue from its checkpoint")
                 return act.Finish(self.outcome)
             match self._todo.popleft():
                 case act.Connect() as action:

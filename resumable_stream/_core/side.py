@@ -100,7 +100,7 @@ class Side:
         if purpose == "snapshot":
             match Stored.of(protocol).on_snapshot(answer, state) if answer.status < 400 else None:
                 case None:
-                    text = f"the stored result cannot be had either: the server answered {answer.status}"
+                    text = f"the stored result is not available either: the server answered {answer.status}"
                     return Stop(CursorExpired(text))
                 case verdict.Retry(message):
                     return self._repeat(message or "the result is not ready")

@@ -218,7 +218,7 @@ class StreamBase:
             text = f"the stream ended as {outcome.value}" + (f": {why}" if why else "")
             raise self._with_place(StreamInterrupted(text, reason=outcome.value))
         if strict and not self._machine.verified:
-            text = "the stream closed cleanly, and nothing shows that this was its end: it may be a part of the answer"
+            text = "the stream closed cleanly, but nothing shows that this was its end: the answer may be incomplete"
             if why := self._machine.requests.why_not():
                 text += f" ({why})"
             raise self._with_place(StreamInterrupted(text, reason="end not verified"))
@@ -367,13 +367,13 @@ class StreamBase:
             return
         if any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
             return
-        error.add_note(f"{_NOTE} the place is in the stream's `checkpoint`: resume() or connect(checkpoint=…) goes on from there")
+        error.add_note(f"{_NOTE} the place is in the stream's `checkpoint`: resume() or connect(checkpoint=…) continues there")
 
     def _second_reader(self, one: str) -> StreamBusy:
         """The error for a second reader; `one` is `thread` or `task`."""
         error = StreamBusy(
-            f"another {one} is reading this stream: it has one consumer. Read in one {one} and hand the events on, "
-            f"in a queue for instance; close it from any"
+            f"another {one} is reading this stream, which can have only one reader. Read in one {one} and pass the "
+            f"events on, for instance in a queue; any {one} may close it"
         )
         with suppress(RuntimeError):
             # The other reader may be changing the state that is read here.
@@ -389,7 +389,7 @@ class StreamBase:
             raise self._with_place(StreamClosed("the stream is closed; resume from its checkpoint"))
 
     def _unheard_cancel(self) -> ResumableStreamError:
-        return self._with_place(ResumableStreamError("the request to cancel got no answer; the generation may go on"))
+        return self._with_place(ResumableStreamError("the request to cancel got no answer; the generation may continue"))
 
     def _check_cancel(self, answer: Any) -> None:
         if not 200 <= answer.status < 300:
@@ -404,7 +404,7 @@ class StreamBase:
 
     def _no_cancel(self) -> ResumableStreamError:
         name = repr(self._machine.protocol) if self._machine.protocol is not None else "this stream"
-        return self._with_place(ResumableStreamError(f"{name} has no call that stops the generation; close() detaches from it"))
+        return self._with_place(ResumableStreamError(f"{name} has no call that stops the generation; close() only detaches"))
 
 
 class Pieces:

@@ -206,7 +206,7 @@ class _Reading:
 
     def _shown(self, event: Any) -> ServerSentEvent:
         if event.reset:
-            self._failed(StreamReset("earlier events became void, which httpx-sse cannot say", offset=event.offset))
+            self._failed(StreamReset("earlier events became void, which httpx-sse cannot express", offset=event.offset))
         return ServerSentEvent(event.event, event.data, event.id, event.retry)
 
 

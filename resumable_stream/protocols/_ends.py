@@ -173,7 +173,7 @@ class _EndedProtocol(ResumeProtocol, Doubted, Structured, Glance):
             raise TypeError(f"keep must be a collection of header names, got {keep!r}")
         self._keep = frozenset(name.lower() for name in keep)
         if secret := sorted(self._keep & _SECRET_HEADERS):
-            raise ValueError(f"keep must name nothing that grants access, since checkpoints travel: got {secret[0]!r}")
+            raise ValueError(f"keep must not name anything that grants access, since checkpoints are shared: got {secret[0]!r}")
         if self._keep:
             self.keeps = type(self).keeps | {KEPT + name for name in self._keep}
         if not (text is None or callable(text) or isinstance(text, str)):

@@ -108,7 +108,7 @@ class AblySSE(ResumeProtocol, Batched, Parted, Reporting, Glance):
             return Lost(f"Ably no longer keeps this connection: {str(error.get('message', ''))[:200]}")
         if state.resuming and _code(error) in _DROPPED:
             # 80022 comes with status 410, but nothing is lost.
-            return Retry(f"Ably let go of the connection: {str(error.get('message', ''))[:200]}")
+            return Retry(f"Ably dropped the connection: {str(error.get('message', ''))[:200]}")
         return None
 
     def on_clean_close(self, state: StreamState) -> Verdict:

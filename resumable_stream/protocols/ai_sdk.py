@@ -131,7 +131,7 @@ class AISDKStream(ResumeProtocol, Replayed, Stepped, Structured, Glance):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         # 204: the SDK's guide; 422: the readme of npm `resumable-stream`, which most routes are built on.
         if state.resuming and status in (204, 422):
-            return Lost(f"the server answered {status}: the answer is no longer being made, load it from the message store")
+            return Lost(f"the server answered {status}: the answer is no longer being generated; load it from the message store")
         return None
 
 

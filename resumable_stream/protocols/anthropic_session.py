@@ -158,12 +158,12 @@ class AnthropicSession(ResumeProtocol, Backfilled, Replayed, Structured, Glance)
             return Lost(f"the server answered {answer.status}: the session is gone")
         if answer.status >= 400:
             transient = answer.status in (408, 409, 429) or answer.status >= 500
-            return Retry() if transient else Reject(f"asked for the history, the server answered {answer.status}")
+            return Retry() if transient else Reject(f"the server answered the request for the history with {answer.status}")
         try:
             page = json.loads(answer.body)
             events = [StreamEvent(data=json.dumps(item, ensure_ascii=False)) for item in page["data"] if _ours(item, state)]
         except (RecursionError, ValueError, TypeError, KeyError):
-            return Retry("the history is none")
+            return Retry("the history cannot be read")
         following = page.get("next_page")
         return Backfill(events, _history(state, following) if isinstance(following, str) and following else None)
 

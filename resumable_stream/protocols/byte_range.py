@@ -93,7 +93,7 @@ class ByteRange(ResumeProtocol, Glance):
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         held = int(state.cursor or 0)
         if status == 206 and not held:
-            return Reject("the server answers with a range that this stream did not ask for; do not send a Range of your own")
+            return Reject("the server answers with a range that this stream did not request; do not send a Range yourself")
         if not state.resuming or not held:
             return None
         start, total = _content_range(headers)
@@ -101,12 +101,12 @@ class ByteRange(ResumeProtocol, Glance):
             if self._other_document(headers, state):
                 return Lost("the document changed while it was read")
             if start is None or start > held:
-                return Reject(f"asked for bytes from {held}, received Content-Range {headers.get('content-range')!r}")
+                return Reject(f"requested bytes from {held}, received Content-Range {headers.get('content-range')!r}")
             return Consume(skip=held - start)
         if status == 416:
             if total == held:
                 return Finished(Outcome.COMPLETED)
-            return Lost(f"asked for bytes from {held}, the server has {'an unknown number' if total is None else total}")
+            return Lost(f"requested bytes from {held}, but the server has {'an unknown number' if total is None else total}")
         if status == 200:
             etag = state.memo(_Memo).etag
             if etag and not etag.startswith("W/") and headers.get("etag") == etag:

@@ -157,10 +157,10 @@ class CursorProtocol(_EndedProtocol, Explained, Measured):
         if callable(self._url):
             return "url= returned no URL for this stream"
         if self._url is not None:
-            return "the id of the stream, which url= needs, did not come" if state.stream_id is None else ""
+            return "the answer did not contain the stream id that url= needs" if state.stream_id is None else ""
         if self._method != state.method:
-            return f"a {state.method} is not repeated, and the answer named no Location: pass url=, where to ask for the rest"
-        return "with end='close' a GET is not repeated after it answered" if self._tied else ""
+            return f"a {state.method} is not repeated, and the answer named no Location: pass url=, the URL of the rest"
+        return "with end='close' a GET is not repeated after an answer" if self._tied else ""
 
     def resume_request(self, state: StreamState) -> Request | None:
         target = self._url(state) if callable(self._url) else self._url

@@ -151,7 +151,7 @@ class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
         there = state.head.headers.get(_NEXT) if state.head is not None else None
         if document is not None and document.events and body and there == asked:
             # The next request would be the same: a cache that leaves out the query, or a server that ignores it.
-            return Retry("the answer brings data, and its Stream-Next-Offset is the offset that was asked for")
+            return Retry("the answer has data, but its Stream-Next-Offset is the offset that was requested")
         return document
 
     def _document(self, body: bytes, state: StreamState) -> Document | None:
@@ -219,7 +219,7 @@ class DurableStreams(ResumeProtocol, Batched, Documents, Replayed, Structured):
             closed = status == 204 and headers.get("stream-closed", "").lower() == "true"
             return Finished(_outcome(headers.get("stream-outcome"))) if closed else None
         if status == 200 and _NEXT not in headers:
-            return Reject("the answer names no Stream-Next-Offset, so it is none of a durable stream")
+            return Reject("the answer has no Stream-Next-Offset, so it is not from a durable stream")
         return Consume(whole=True) if status in (200, 204) else None
 
     def on_clean_close(self, state: StreamState) -> Verdict:
@@ -293,5 +293,5 @@ def _document_of_json(body: bytes, there: str | None) -> Document | None:
 
 def _messages(values: Sequence[Any]) -> list[StreamEvent]:
     if len(values) > _MESSAGES:
-        raise EventTooLarge(f"one answer holds {len(values):,} messages, and {_MESSAGES:,} are the most", limit=_MESSAGES)
+        raise EventTooLarge(f"one answer holds {len(values):,} messages, the limit is {_MESSAGES:,}", limit=_MESSAGES)
     return [StreamEvent("message", json.dumps(value, ensure_ascii=False, separators=(",", ":"))) for value in values]

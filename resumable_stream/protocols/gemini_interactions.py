@@ -170,16 +170,16 @@ class GeminiInteractions(ResumeProtocol, Stored, Structured, Verified, Glance):
         if answer.status in (404, 410):
             return Lost(f"the server answered {answer.status}: it no longer holds this interaction")
         if answer.status >= 400:
-            return Reject(f"asked how the interaction stands, the server answered {answer.status}")
+            return Reject(f"the server answered the request for the interaction's status with {answer.status}")
         status = str(object_of(parsed(answer.body)).get("status"))
         if status in _RUNNING:
             return Resume()
         if status not in _OVER:
-            return Retry(f"asked how the interaction stands, the server answered {status!r}")
+            return Retry(f"the server reports the unknown status {status!r} for the interaction")
         outcome = _OVER[str(status)]
         if state.cursor is not None and state.cursor.endswith(_END):
             return Finished(outcome)
-        lost = f"the interaction is said to be {status}, but the server does not send what follows event {state.offset}"
+        lost = f"the server reports the interaction as {status}, but does not send what follows event {state.offset}"
         return Over(outcome, asks=_BELIEVED, lost=lost if outcome is Outcome.COMPLETED else "")
 
     # -- the stored result

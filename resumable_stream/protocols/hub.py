@@ -198,7 +198,7 @@ class HubStream(ResumeProtocol, Documents, Explained, Joined, Logged, Shared, St
         return "void" if event.event == "reset" else None
 
     def why_not(self, state: StreamState) -> str:
-        return "" if home_of(state) is not None else "the answer named no Content-Location, where the rest could be asked for"
+        return "" if home_of(state) is not None else "the answer has no Content-Location, so the rest cannot be requested"
 
     def why_ended(self, state: StreamState) -> str:
         return state.memo(Reason).reason
@@ -307,7 +307,7 @@ def _gone(said: dict[str, Any], state: StreamState) -> str:
     if said.get("snapshot"):
         way = "params={'view': 'snapshot'} begins with its state"
     else:
-        way = "on_lost='snapshot' takes the text that the server has stored"
+        way = "on_lost='snapshot' gets the text that the server has stored"
     return f"{gone(said, state.cursor, _named(state))}; {way}"
 
 
@@ -326,19 +326,19 @@ def gone(said: dict[str, Any], cursor: str | None, name: str) -> str:
         case "trimmed":
             what = f"its log was trimmed: it begins at {oldest}"
         case "other_epoch":
-            what = f"its log was lost and made anew: it is another one now, and reaches {tail}"
+            what = f"its log was lost and replaced by a new one, which reaches {tail}"
         case "went_back":
-            what = f"its log has lost its end: it reaches no further than {tail}"
+            what = f"its log lost its end: it reaches no further than {tail}"
         case _:
-            what = f"it says {why!r}"
+            what = f"its reason is {why!r}"
     return f"the server no longer holds {place} of stream {name} ({why or 'history_gone'}): {what}"
 
 
 def absent(who: str, name: str) -> str:
     """Explain a 404."""
     return (
-        f"the {who} answered 404: it has no stream {name}, or the stream is not yours. It may have been kept for its time and be "
-        "gone, or these credentials may not be those that it was started with"
+        f"the {who} answered 404: it has no stream {name}, or the stream is not yours. Its retention may "
+        "have ended, or it may have been started with other credentials"
     )
 
 
@@ -349,7 +349,7 @@ def conflict(headers: Mapping[str, str], body: bytes) -> str:
     active = str(said.get("active") or headers.get("content-location") or "")[:_SHOWN]
     if "busy" in kind or (active and "key" not in kind):
         where = f" ({active})" if active else ""
-        seen = f"the server answered 409: the session is busy, another stream of it runs{where}"
+        seen = f"the server answered 409: the session is busy, another stream of it is running{where}"
         return f"{seen}. Wait for its end, cancel it, or read it"
     return (
         "the server answered 409: the Idempotency-Key, or the id of the stream, was used for another request. One key starts one "

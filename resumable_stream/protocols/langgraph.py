@@ -104,7 +104,7 @@ class _LangGraph(ResumeProtocol, Replayed, Structured, Glance):
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         if state.resuming and status == 422:
-            return Lost("the server answered 422: it does not take the id of the last event")
+            return Lost("the server answered 422: it does not accept the id of the last event")
         return None
 
     def reaches_back(self, state: StreamState) -> bool:

@@ -31,7 +31,7 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
             and mark a jump without requesting again. `None`: ids are opaque.
         end: How the stream ends (rule 7 of docs/rules.md): `"auto"` (`[DONE]`, and a clean close is checked by one more request),
             a text (the `data` of the last event), a callable of the event (→ bool or `Outcome`),
-            `"close"` (a clean close is the end; a GET is not repeated after it answered), `"never"` (a feed).
+            `"close"` (a clean close is the end; a GET is not repeated after an answer), `"never"` (a feed).
         text: Where to find an event's visible text: a dotted path into the JSON of its `data` (`"delta.text"`), or a callable
             of the event (→ text or `None`); `None`: all of `data` is text.
         stream_id: Where to find the stream's id: a dotted path into the first events, or `"header:NAME"`. It appears in
@@ -73,7 +73,7 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
         if isinstance(gap_events, str):
             raise TypeError(f"gap_events must be a collection of event names, got the text {gap_events!r}")
         if isinstance(resume, str) and "{stream_id}" in resume and stream_id is None:
-            raise ValueError("resume= names {stream_id}: say where it stands, stream_id='header:NAME' or a dotted path")
+            raise ValueError("resume= contains {stream_id}: pass where to find it, stream_id='header:NAME' or a dotted path")
         self.sequence = sequence
         super().__init__(end, names=gap_events, text=text, stream_id=stream_id, keep=keep)
         self._tied = self._end.mode == "close"
@@ -127,14 +127,14 @@ class LastEventID(_EndedProtocol, Explained, Reporting):
 
     def why_not(self, state: StreamState) -> str:
         if state.method == "GET":
-            tied = "with end='close' a GET is not repeated after it answered"
+            tied = "with end='close' a GET is not repeated after an answer"
             return tied if self._end.mode == "close" else ""
         if state.location is not None:
             return ""
         if callable(self._resume):
             return "resume= returned no URL for this stream"
         if self._resume is not None:
-            return "the id of the stream, which resume= needs, did not come" if filled(self._resume, state) is None else ""
+            return "the answer did not contain the stream id that resume= needs" if filled(self._resume, state) is None else ""
         return (
             f"a {state.method} is not repeated, and the answer named no Location: pass protocol=LastEventID(resume=URL), "
             "with cursor_param= if the server reads the id from the query"

@@ -172,7 +172,7 @@ class MCPStreamableHTTP(ResumeProtocol, Documents, Shared, Structured, Glance):
             return Lost("the server answered 404: the session is gone, initialize a new one")
         if status == 409:
             # The server has not noticed yet that the previous connection is dead.
-            return Retry("the server still holds the connection before")
+            return Retry("the server still holds the previous connection")
         return None
 
     def cancel_request(self, state: StreamState) -> Request | None:

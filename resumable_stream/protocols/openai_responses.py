@@ -196,13 +196,13 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
         if body.get("store") is False:
             upgrade = "; so upgrade_background=True left the request as it was" if self._upgrades else ""
             return (
-                "only a background response can be resumed, and the request says store: false, while a background response "
-                f"has to be stored{upgrade}. Leave store out to have one"
+                "only a background response can be resumed, and the request says store: false, but a background response "
+                f"has to be stored{upgrade}. Omit store to get one"
             )
         if body.get("background") is False:
             return "only a background response can be resumed, and the request says background: false"
         if state.stream_id is None:
-            return "the response has not told its id yet"
+            return "the response has not sent its id yet"
         return "only a background response can be resumed: send background: true (upgrade_background=True does it for you)"
 
     def resume_request(self, state: StreamState) -> Request | None:
@@ -245,7 +245,7 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
         if answer.status in (404, 410) and background:
             return Lost(f"response {state.stream_id} is unknown or has expired")
         if answer.status in (401, 403):
-            return Reject(f"the server refused to say how response {state.stream_id} stands: {answer.status}")
+            return Reject(f"the server refused to report the status of response {state.stream_id}: {answer.status}")
         status = str(object_of(parsed(answer.body)).get("status"))
         if not background:
             # The response died with its connection; its own status is more precise than a cut.
@@ -254,7 +254,7 @@ class OpenAIResponses(CursorProtocol, Stored, Verified):
             return Resume()
         # A finished response can still replay what follows the cursor.
         whole = status in ("completed", "incomplete")
-        lost = f"response {state.stream_id} is {status}, but its stream does not bring the rest" if whole else ""
+        lost = f"response {state.stream_id} is {status}, but its stream does not send the rest" if whole else ""
         return Over(_FINAL[status], lost=lost)
 
     def snapshot_request(self, state: StreamState) -> Request | None:

@@ -90,7 +90,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
         if not can_relay(inner):
             raise ValueError(
                 f"{inner.name} does not deliver each event of the wire as one event, so its place cannot be counted: "
-                "pass it as it is, without Relayed"
+                "pass it directly, without Relayed"
             )
         self.inner = inner
         self.framing = inner.framing  # type: ignore[misc]  # a class attribute elsewhere; here it is the inner protocol's
@@ -184,7 +184,7 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
     def why_not(self, state: StreamState) -> str:
         if self._home(state) is not None:
             return ""
-        return "the answer named no Stream-Epoch and Content-Location, so it came through no relay that could send the rest"
+        return "the answer has no Stream-Epoch and Content-Location, so no relay can send the rest"
 
     def why_ended(self, state: StreamState) -> str:
         return state.memo(Reason).reason or Explained.of(self.inner).why_ended(state)
@@ -212,14 +212,14 @@ class Relayed(ResumeProtocol, Doubted, Explained, Joined, Measured, Reporting, V
             return Lost(absent("relay", _named(state)))
         if status < 300 and (epoch := headers.get("stream-epoch")) != (ours := state.memo(_Log).stream_epoch):
             seen = f"the log {epoch!r}" if epoch else "no Stream-Epoch"
-            return Lost(f"the answer to the resume is of another stream: expected the log {ours!r}, received {seen}")
+            return Lost(f"the answer to the resume is for another stream: expected the log {ours!r}, received {seen}")
         return None
 
     def _on_end(self, headers: Mapping[str, str], state: StreamState) -> Verdict:
         """Judge a 204: nothing follows our position. A verbatim body cannot say how the stream ended, so the head does."""
         told = headers.get("stream-outcome", "")
         if not told:
-            return Retry("the relay answered 204 without Stream-Outcome, so whether the answer is whole is not known")
+            return Retry("the relay answered 204 without Stream-Outcome, so it is not known whether the answer is complete")
         outcome = outcome_of(told.partition(";")[0].strip())
         reason = found[1].strip() if (found := REASON.search(told)) is not None else ""
         note_reason(state, reason)

@@ -42,7 +42,7 @@ class ResumableStreamNPM(ReplayFromZero):
 
     def on_status(self, status: int, headers: Mapping[str, str], body: bytes, state: StreamState) -> Verdict | None:
         if state.resuming and status in (204, 422):
-            return Lost(f"the server answered {status}: the answer is done, and nothing of it can be replayed")
+            return Lost(f"the server answered {status}: the answer is done and cannot be replayed")
         if status == 422 and state.safe:
             # The first GET came after the end: the stream is empty, as with 204.
             return Finished(Outcome.ENDED, verified=True)

@@ -67,7 +67,7 @@ def locked(path: str | os.PathLike[str], *, patience: float = PATIENCE_SECONDS) 
         pause = 0.0005
         while not _try_lock(fd):
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"somebody else has held its lock for {patience:g} s")
+                raise TimeoutError(f"another user has held its lock for {patience:g} s")
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
         yield

@@ -177,7 +177,7 @@ class FileStore:
         if not state.whole:
             raise StoreError(
                 f"{files.checkpoint}: not all events up to its place were kept, because a store with keep_events=False "
-                "wrote it; go on with keep_events=False, or delete() the key and start over"
+                "wrote it; continue with keep_events=False, or delete() the key and start over"
             )
         return _read_events(files.events, state.events_bytes)
 

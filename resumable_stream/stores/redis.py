@@ -298,7 +298,7 @@ class RedisStore:
                     f"found {int(rest[1])}; nothing was saved; delete() the key to start over"
                 )
             case b"LATE":
-                raise StoreError(f"key {key!r:.80} was saved by somebody else with the fence {fence}; nothing was saved")
+                raise StoreError(f"key {key!r:.80} was saved by another writer with the fence {fence}; nothing was saved")
             case _:
                 raise superseded(key, fence, None, gone="was deleted, has expired, or was lost with its Redis")
 
@@ -314,7 +314,7 @@ class RedisStore:
         if not place.whole:
             raise StoreError(
                 f"{self._where}: not all events of the key {key!r:.80} up to its place were kept, because a store with "
-                "keep_events=False wrote it; go on with keep_events=False, or delete() the key and start over"
+                "keep_events=False wrote it; continue with keep_events=False, or delete() the key and start over"
             )
         return self._events(key, place)
 
@@ -327,7 +327,7 @@ class RedisStore:
 
     def places(self) -> Iterator[Listed]:
         """
-        List what is kept, in no order. Places that are saved meanwhile may be listed as they were or as they are.
+        List what is kept, in no order. A place that is saved meanwhile may be listed in its old or new state.
 
         All keys of the Redis are looked at, in small steps.
 
@@ -353,7 +353,7 @@ class RedisStore:
         """
         Close the connections that were made from a URL. The store may be used again, and makes new ones.
 
-        A client of yours stays as it is. Nobody has to call it: connections are closed when the store is no longer referred to.
+        A client that you passed stays open. Calling this is optional: unreferenced stores close their connections.
         """
         if self._make is None:
             return
@@ -459,13 +459,13 @@ class RedisStore:
 
     def _settle(self, key: str) -> None:
         """
-        Make an end of a doubt that an interrupt left.
+        Resolve a doubt left by an interrupt.
 
-        The caller reads to learn whether its save was done. So first of all the answer must be one that stays: an attempt that
-        is still on its way will find that a later one was there.
+        The caller is about to read whether its save was done, and the answer must not change later. So an attempt that is still
+        on its way is made to fail: it finds that a later one came first.
 
         Raises:
-            StoreError: It stays in doubt, and the next save repeats it.
+            StoreError: The doubt remains, and the next save repeats the attempt.
         """
         for pair in [pair for pair in list(self._doubts) if pair[0] == key]:
             doubt = self._doubts.get(pair)
@@ -559,7 +559,7 @@ def _read_url(url: str, timeout: float) -> tuple[Callable[[], Any], str, list[st
     Read a URL.
 
     Returns:
-        What makes the client; where Redis is, without what may be secret; and what is secret.
+        A callable that makes the client; the location of Redis, without secrets; and the secrets.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
@@ -583,7 +583,7 @@ def _read_url(url: str, timeout: float) -> tuple[Callable[[], Any], str, list[st
     except (ValueError, TypeError):
         pass
     # Raised outside of the handler, and without the URL: the part that could not be parsed may belong to the password.
-    raise ValueError(f"the URL of a Redis cannot be read: expected {_EXPECTED}, where needed with user:password@ before the host")
+    raise ValueError(f"the URL of a Redis cannot be read: expected {_EXPECTED}, with user:password@ before the host if needed")
 
 
 def _sentinel(rest: str, options: dict[str, Any]) -> tuple[Callable[[], Any], str, list[str]]:

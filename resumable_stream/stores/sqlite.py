@@ -249,7 +249,7 @@ class SQLiteStore:
         if not place.whole:
             raise StoreError(
                 f"{self._path}: not all events of the key {key!r:.80} up to its place were kept, because a store with "
-                "keep_events=False wrote it; go on with keep_events=False, or delete() the key and start over"
+                "keep_events=False wrote it; continue with keep_events=False, or delete() the key and start over"
             )
         return self._events(key, place.born, place.events)
 
@@ -264,7 +264,7 @@ class SQLiteStore:
 
     def places(self) -> Iterator[Listed]:
         """
-        List what is kept, in the order of the keys. Places that are saved meanwhile may be listed as they were or as they are.
+        List what is kept, in the order of the keys. A place that is saved meanwhile may be listed in its old or new state.
 
         Yields:
             Each place. A damaged one is listed with its `damage`.
@@ -297,8 +297,7 @@ class SQLiteStore:
         """
         Close the connections of all threads. The store may be used again, and opens new ones.
 
-        Nobody has to call it: connections are closed when their thread ends, when the store is no longer referred to, and at
-        exit.
+        Calling this is optional: connections are closed when their thread ends, when the store is unreferenced, and at exit.
         """
         _close_all(self._registry, self._handles)
 
@@ -491,10 +490,10 @@ class SQLiteStore:
 
     def _create(self) -> None:
         """
-        Make the file if it is not there, for the owner alone.
+        Make the file if it is missing, readable by the owner only.
 
         An existing file is never opened except by SQLite: closing any other descriptor would drop the locks that this process
-        holds on it. Hence the lock around this: the descriptor that makes the file is closed before another thread can use it.
+        holds on it. So the caller holds a lock: the descriptor that makes the file is closed before another thread uses it.
         """
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -527,10 +526,10 @@ class SQLiteStore:
 
     def _set_mode(self, connection: sqlite3.Connection) -> None:
         """
-        Turn the write-ahead log on, once for the life of the file.
+        Turn on the write-ahead log, once for the life of the file.
 
-        Where it is not possible SQLite keeps its rollback journal, which is as safe, and slower. While another process does the
-        same, SQLite does not wait, but refuses at once.
+        If that is not possible, SQLite keeps its rollback journal, which is as safe but slower. While another process does the
+        same, SQLite refuses at once instead of waiting.
         """
         deadline = time.monotonic() + self.busy_timeout
         pause = 0.001
@@ -550,7 +549,7 @@ class SQLiteStore:
         match _code(exc):
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return StoreError(
-                    f"cannot use {path}: somebody else has held its lock for {self.busy_timeout:g} s; "
+                    f"cannot use {path}: another user has held its lock for {self.busy_timeout:g} s; "
                     "try again, or look for a program that keeps a transaction open"
                 )
             case sqlite3.SQLITE_NOTADB:

@@ -198,7 +198,7 @@ class SendingPort(Port):
         if self.refresh is not None and not self.is_bare(options):
             request = await self.refreshed(request)
             if not isinstance(request, self._library.Request):
-                raise TypeError(f"refresh must answer with the request to send, got {request!r}")
+                raise TypeError(f"refresh must return the request to send, got {request!r}")
         response = await self.handle(request)
         response.request = request
         self.keep_cookies(response, options)

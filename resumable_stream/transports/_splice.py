@@ -107,7 +107,7 @@ class Splicer:
         if not isinstance(request, self.library.Request):
             ours, theirs = self.library.__name__, type(request).__module__.partition(".")[0]
             raise TypeError(
-                f"this transport is for {ours}, the client is of {theirs}: take it from resumable_stream.transports.{theirs}"
+                f"this transport is for {ours}, the client is of {theirs}: import it from resumable_stream.transports.{theirs}"
             )
 
     def prepare(self, request: Any) -> tuple[Any, Start | None]:
@@ -150,7 +150,7 @@ class Splicer:
     def key_of(self, request: Any) -> str | None:
         key = self._key(request) if self._key is not None else None
         if key is not None and not isinstance(key, str):
-            raise TypeError(f"key must answer with a text, or None for a request that is not to be kept, got {key!r}")
+            raise TypeError(f"key must return a text, or None for a request that is not to be kept, got {key!r}")
         return key
 
     # --- the response

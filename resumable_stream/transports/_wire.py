@@ -145,7 +145,7 @@ class Blocks:
         blocks: list[bytes] = []
         for event in events:
             if event.reset and not Reporting.of(protocol).tells_reset(event):
-                text = "what was read is void, and the bytes of a stream cannot say so"
+                text = "what was read is void, which the bytes of a stream cannot express"
                 raise StreamReset(text, offset=event.offset)
             wire = event.wire
             if wire is None:
@@ -153,7 +153,7 @@ class Blocks:
             elif not isinstance(wire, bytes):
                 # A later part of a batch, whose bytes were sent with the first part.
                 if wire is not self._batch:
-                    raise ReplayDiverged("the server cuts its batches in another way than before, and their bytes cannot")
+                    raise ReplayDiverged("the server splits its batches differently than before, which bytes cannot express")
                 continue
             self._batch = event
             blocks.append(wire)

@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(
         "resumable_stream.transports.httpx2 needs httpx2: pip install 'resumable-stream-sdk[httpx2]'; "
-        "for a client of httpx take resumable_stream.transports.httpx",
+        "for a client of httpx use resumable_stream.transports.httpx",
         name="httpx2",
     ) from None
 

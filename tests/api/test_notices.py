@@ -141,7 +141,7 @@ async def test_an_outage_reads_like_a_sentence_at_info(row: Row, flaky_server: S
         "GET /stream: the connection was lost (…Error) after event 5 (cursor '5'); reconnecting in N s",
         "GET /stream: the connection was lost (…Error) after event 5 (cursor '5'); reconnecting in N s, attempt 1 of 4",
         "GET /stream: the server answered with status 503 after event 5 (cursor '5'); reconnecting in N s, attempt 2 of 4",
-        "GET /stream: back after N s, going on after event 5 (cursor '5')",
+        "GET /stream: back after N s, continuing after event 5 (cursor '5')",
     ]
     assert lines(caplog, logging.WARNING) == []
 
@@ -155,7 +155,7 @@ async def test_a_clean_close_before_the_end_is_in_the_log(
     await row.read(row.connect("GET", server.url, protocol=LastEventID(end="[END]")))
     assert [seconds(line) for line in lines(caplog, logging.INFO)] == [
         "GET /stream: the server closed the connection cleanly before the end after event 5 (cursor '5'); reconnecting in N s",
-        "GET /stream: back after N s, going on after event 5 (cursor '5')",
+        "GET /stream: back after N s, continuing after event 5 (cursor '5')",
     ]
 
 
@@ -193,9 +193,9 @@ async def test_the_503_of_a_status_check_is_named(row: Row, scripted_client: Scr
     await row.read(stream)
     told = [re.sub(r"attempt \d", "attempt N", seconds(line)) for line in lines(caplog, logging.INFO)]
     assert told[0].endswith("the server closed the connection cleanly after event 2 (cursor '1'); checking the run's status")
-    assert told[1].endswith(": the status check failed: status 503; trying again in N s, attempt N of 4")
-    assert told[2].endswith(": the run goes on, its status says, after event 2 (cursor '1'); reconnecting in N s")
-    assert told[-1].endswith(": back after N s, going on after event 2 (cursor '1')")
+    assert told[1].endswith(": the status check failed: status 503; retrying in N s, attempt N of 4")
+    assert told[2].endswith(": the run continues, as its status shows, after event 2 (cursor '1'); reconnecting in N s")
+    assert told[-1].endswith(": back after N s, continuing after event 2 (cursor '1')")
 
 
 async def test_a_stream_that_cannot_be_opened_is_in_the_log_before_the_exception(

@@ -464,7 +464,7 @@ class Stream:
         return self.checkpoint
 
     def again(self, checkpoint: Checkpoint) -> Stream:
-        """Another process that goes on from there, with the same options and the same server."""
+        """Another process that continues there, with the same options and the same server."""
         options = {**self._options, "checkpoint": checkpoint}
         if options["detecting"]:
             options["protocol"] = named(checkpoint.protocol)

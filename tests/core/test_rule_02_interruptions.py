@@ -215,7 +215,7 @@ def test_where_the_stream_cannot_be_resumed_the_error_names_the_callers_interrup
     assert "cannot be resumed" in text
     assert "Something in this process interrupted the read" in text
     assert "timeouts=" in text
-    assert "task or thread of its own" in text
+    assert "separate task or thread" in text
     (lost,) = stream.kinds(Disconnected)
     assert (lost.reason, lost.error, lost.then) == ("interrupted from inside", "Inside", "give up")
     assert "interrupted from inside this process (Inside)" in str(lost)

@@ -66,7 +66,7 @@ async def test_a_replay_from_zero_keeps_headers_too(row: Row, scripted_client: S
 @pytest.mark.parametrize("name", ["Set-Cookie", "authorization", "Cookie"])
 def test_nothing_that_grants_access_may_be_kept(name: str) -> None:
     """A checkpoint travels."""
-    with pytest.raises(ValueError, match=f"nothing that grants access.*'{name.lower()}'"):
+    with pytest.raises(ValueError, match=f"not name anything that grants access.*'{name.lower()}'"):
         LastEventID(keep=(name,))
     with pytest.raises(TypeError, match="collection of header names"):
         LastEventID(keep=name)
@@ -143,7 +143,7 @@ async def test_a_stream_that_stopped_at_such_an_exception_says_so_when_it_is_rea
                 pass
         with pytest.raises(rs.ResumableStreamError) as caught:
             await anext(stream)
-    assert "an exception of your code" in str(caught.value)
+    assert "your code raised an exception" in str(caught.value)
     assert caught.value.checkpoint is not None
     assert caught.value.checkpoint.offset == 3
 

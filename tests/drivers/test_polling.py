@@ -348,7 +348,7 @@ async def test_a_stream_that_cannot_be_resumed_says_who_ended_the_read(
                     seen.append((await anext(stream)).id)
     assert seen == ALL[:5]
     assert caught.value.reason == "interrupted from inside"
-    assert "task or thread of its own" in str(caught.value)
+    assert "separate task or thread" in str(caught.value)
     assert caught.value.checkpoint is not None
     assert len(server.requests) == 1
 

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 STEPS = 6
-# The server may not have noticed yet that the connection before is gone; it then replays, and closes.
+# The server may not have noticed yet that the previous connection is gone; it then replays, and closes.
 RETRY = rs.RetryPolicy(attempts=100, wait=lambda state: 0.01)
 
 Driver = Literal["sync", "asyncio"]

@@ -130,7 +130,7 @@ def test_an_answer_that_leads_back_to_where_it_began_is_a_failed_attempt(kind: s
     result = run(get(lambda sent: Reply([body], type="", headers=head(2, kind=kind, **more)), live, delay=policy(3)))
     once = run(get(script(Reply([body], type="", headers=head(2, kind=kind, closed=True))), live))
     assert result.data == once.data
-    assert isinstance(result.error, RetriesExhausted) and "Stream-Next-Offset is the offset that was asked for" in str(
+    assert isinstance(result.error, RetriesExhausted) and "Stream-Next-Offset is the offset that was requested" in str(
         result.error
     )
     # Also the very first one, where the URL names a place.

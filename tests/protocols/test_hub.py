@@ -306,7 +306,7 @@ def gone(why: str) -> Reply:
     ("why", "told"),
     [
         ("trimmed", "begins at k7q2.5"),
-        ("other_epoch", "made anew"),
+        ("other_epoch", "replaced by a new one"),
         ("went_back", "no further than k7q2.9"),
         ("eaten", "eaten"),
     ],
@@ -348,8 +348,8 @@ def test_404_says_both_that_it_is_not_there_and_that_it_may_not_be_yours(first: 
     ("body", "headers", "told"),
     [
         ({"error": "key_reused"}, {}, "used for another request"),
-        ({"error": "stream_busy", "active": "msg_41"}, {}, "another stream of it runs (msg_41)"),
-        ({}, {"content-location": "/streams/msg_41"}, "another stream of it runs (/streams/msg_41)"),
+        ({"error": "stream_busy", "active": "msg_41"}, {}, "another stream of it is running (msg_41)"),
+        ({}, {"content-location": "/streams/msg_41"}, "another stream of it is running (/streams/msg_41)"),
         ({}, {}, "used for another request"),
     ],
 )
@@ -641,7 +641,7 @@ def test_a_place_on_another_origin_gets_nothing() -> None:
 def test_an_answer_that_names_no_place_cannot_be_resumed() -> None:
     result = play(Reply([*LOG[:3], "rst"], headers={"stream-id": "msg_42"}), protocol=HubStream())
     assert isinstance(result.error, StreamInterrupted)
-    assert "named no Content-Location" in str(result.error)
+    assert "has no Content-Location" in str(result.error)
 
 
 def test_another_process_goes_on() -> None:

@@ -571,7 +571,7 @@ def test_a_first_request_that_is_refused_is_no_lost_stream(status: int) -> None:
     assert isinstance(result.error, ResponseRejected)
 
 
-MISSING = "response resp_1 is {}, but its stream does not bring the rest"
+MISSING = "response resp_1 is {}, but its stream does not send the rest"
 
 
 @pytest.mark.parametrize(
@@ -588,7 +588,7 @@ MISSING = "response resp_1 is {}, but its stream does not bring the rest"
         (200, b"[]", Resume()),
         (405, b"", Resume()),
         (404, UNKNOWN, Lost("response resp_1 is unknown or has expired")),
-        (401, b"", Reject("the server refused to say how response resp_1 stands: 401")),
+        (401, b"", Reject("the server refused to report the status of response resp_1: 401")),
     ],
 )
 def test_what_the_answer_about_a_response_means(status: int, body: bytes, verdict: Any) -> None:

@@ -364,7 +364,7 @@ def test_an_error_of_the_provider_is_raised() -> None:
 def test_a_log_that_was_made_anew_is_lost() -> None:
     result = run(CHAT.stream(CHAT.relay(cuts=[(300, "rst")], epoch="zz77")))
     assert isinstance(result.error, CursorExpired)
-    assert "made anew" in str(result.error) and "'q3k'" in str(result.error) and "'k7q2." in str(result.error)
+    assert "replaced by a new one" in str(result.error) and "'q3k'" in str(result.error) and "'k7q2." in str(result.error)
     assert result.data == CHAT.data[: len(result.data)]
 
 
@@ -541,7 +541,7 @@ def test_named_where_there_is_no_relay_it_is_the_inner_protocol_and_says_why() -
     assert run(CHAT.named(script(Reply(CHAT.blocks)))).outcome is Outcome.COMPLETED
     for kind in ("rst", "close"):
         result = run(CHAT.named(script(Reply([*CHAT.blocks[:4], kind]))))
-        assert isinstance(result.error, StreamInterrupted) and "came through no relay" in str(result.error), kind
+        assert isinstance(result.error, StreamInterrupted) and "no relay can send the rest" in str(result.error), kind
         assert len(result.stream.sent) == 1
 
 

@@ -141,7 +141,7 @@ def test_whatever_is_wrong_is_answered_as_an_unknown_id_after_the_same_calls_of_
         "none": "",
         "expired": made(expires=now - 1),
         "of this moment": made(expires=now),
-        "of another stream": token_of(other),
+        "for another stream": token_of(other),
         "of another secret": made(secret=b"another secret!!"),
         "of another owner": made(owner=stranger),
         "another owner in it": f"{expires}.{stranger}.{digest}",

@@ -194,7 +194,7 @@ def test_a_lock_that_is_never_released_is_an_error_not_a_hang(tmp_path: Path, mo
     fence = start(store)
     with _lock.locked(tmp_path / ".lock"):
         monkeypatch.setattr("resumable_stream.stores.file.locked", lambda path: _lock.locked(path, patience=0.01))
-        with pytest.raises(StoreError, match="somebody else has held its lock for 0.01 s"):
+        with pytest.raises(StoreError, match="another user has held its lock for 0.01 s"):
             store.save("k", checkpoint_at(3), events_at(2, 3), fence=fence)
     store.save("k", checkpoint_at(3), events_at(2, 3), fence=fence)
 

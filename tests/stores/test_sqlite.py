@@ -296,7 +296,7 @@ def test_a_lock_that_is_never_released_is_an_error_not_a_hang(path: Path) -> Non
         lambda: store.open("k"),
         lambda: store.delete("k"),
     ):
-        with pytest.raises(StoreError, match="cannot use .*: somebody else has held its lock for 0.05 s; try again"):
+        with pytest.raises(StoreError, match="cannot use .*: another user has held its lock for 0.05 s; try again"):
             action()
     # Who reads waits for nobody.
     assert list(store.replay("k")) == events_at(0, 2)

@@ -198,7 +198,7 @@ async def test_errors_cross_processes(rig: Rig) -> None:
 async def test_a_client_of_the_other_library_is_told_what_to_import(rig: Rig) -> None:
     other = importlib.import_module("httpx2" if rig.row.family == "httpx" else "httpx")
     client = rig.row.keep((other.Client if rig.row.sync else other.AsyncClient)(transport=rig.transport(), trust_env=False))
-    with pytest.raises(TypeError, match=f"take it from resumable_stream.transports.{other.__name__}"):
+    with pytest.raises(TypeError, match=f"import it from resumable_stream.transports.{other.__name__}"):
         await rig.read(client, "GET", URL)
 
 

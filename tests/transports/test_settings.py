@@ -333,7 +333,7 @@ async def test_a_key_made_of_the_request(rig: Rig) -> None:
 
 async def test_a_key_has_to_be_a_text(rig: Rig) -> None:
     client = rig.client(after_one, store=MemoryStore(), key=lambda request: 5)
-    with pytest.raises(TypeError, match="key must answer with a text"):
+    with pytest.raises(TypeError, match="key must return a text"):
         await rig.read(client, "GET", URL)
 
 
@@ -505,7 +505,7 @@ async def test_what_is_no_stream_leaves_the_key_with_its_writer(rig: Rig) -> Non
 
 
 async def test_a_refresh_has_to_answer_with_a_request(rig: Rig) -> None:
-    with pytest.raises(TypeError, match="refresh must answer with the request"):
+    with pytest.raises(TypeError, match="refresh must return the request"):
         await rig.read(rig.client(after_one, refresh=lambda request: None), "GET", URL)
 
 
