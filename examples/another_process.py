@@ -12,12 +12,12 @@ def first_half(url: str) -> str:
         for event in stream:
             print("first process: ", event.data)
             if event.id == "5":
-                break  # leaving without an exception takes the event in hand
+                break  # leaving without an exception commits the current event
     return stream.token
 
 
 def second_half(token: str, origin: str) -> None:
-    # The token is neither signed nor secret; `origin` says which server may be asked, and get your credentials.
+    # The token is neither signed nor secret; `origin` is the server that may get requests with your credentials.
     with rs.resume(token, origin=origin) as stream:
         for event in stream:
             print("second process:", event.data)

@@ -1,7 +1,7 @@
 """
-Two streams at once on trio; each resumes by itself, and leaving the nursery leaves nothing behind.
+Two streams at once on trio. Each resumes by itself, and leaving the nursery closes everything.
 
-Needs trio, which the library does not bring: pip install trio
+Needs trio, which the library does not install: pip install trio
 """
 
 try:

@@ -1,4 +1,4 @@
-"""An endpoint that counts inside its JSON and wants the count back in the query."""
+"""An endpoint that numbers events inside its JSON and expects the number in the query."""
 
 import json
 
@@ -7,9 +7,9 @@ from resumable_stream.protocols import CursorProtocol
 from resumable_stream.testing import Fault, FlakyServer, ServerEvent
 
 ACME = CursorProtocol(
-    read="seq",  # where the cursor stands in the JSON of `data`
+    read="seq",  # path of the cursor in the JSON of `data`
     send="query:after",  # where it goes in the next request
-    sequence="contiguous",  # 1, 2, 3 …: a jump is a gap, and is asked for again
+    sequence="contiguous",  # 1, 2, 3 …: a jump is a gap, which is requested again
     first_sequence=1,
     text="delta",  # what `iter_text()` yields
     end=lambda event: event.event == "done",

@@ -1,4 +1,4 @@
-"""A POST starts a generation and names where to read the rest; it is sent once, whatever happens to the connection."""
+"""A POST starts a generation, and its answer names the URL of the rest; it is sent once, even if the connection breaks."""
 
 import resumable_stream as rs
 from resumable_stream.testing import Fault, FlakyServer, ServerEvent, numbered

@@ -1,4 +1,4 @@
-"""The same on asyncio, with a client of your own."""
+"""The same with asyncio and your own client."""
 
 import asyncio
 

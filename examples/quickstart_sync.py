@@ -5,8 +5,8 @@ from resumable_stream.testing import Fault, FlakyServer, numbered
 
 BREAKS = [
     Fault.cut(after_events=3),  # a reset: a process died
-    Fault.cut(after_bytes=50, how="clean_inside"),  # a proxy ended the body politely, inside an event
-    Fault.status(503),  # and then it was busy
+    Fault.cut(after_bytes=50, how="clean_inside"),  # a proxy closed the body cleanly, inside an event
+    Fault.status(503),  # and then the server was busy
 ]
 
 with FlakyServer(numbered(10), BREAKS) as server:

@@ -1,4 +1,4 @@
-"""What a notebook cell does: run it again and it shows the whole answer, asking the server only for what is missing."""
+"""A notebook cell: run again, it shows the whole answer, and asks the server only for what is missing."""
 
 import tempfile
 from itertools import islice
@@ -11,7 +11,7 @@ LOG = [*numbered(6), ServerEvent(id="7", data="[DONE]")]
 
 
 def cell(url: str, store: SQLiteStore, most: int | None = None) -> None:
-    # The key is made of the request: another URL or body is another answer.
+    # The key is made from the request: another URL or body is another answer.
     with rs.connect("GET", url, store=store, key=rs.request_key("GET", url)) as stream:
         for event in islice(stream, most):
             print("kept " if event.replayed else "fresh", event.data)

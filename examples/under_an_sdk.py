@@ -14,7 +14,7 @@ BREAKS = [
 
 
 def read(client: httpx.Client, url: str) -> tuple[httpx.Response, int]:
-    """What an SDK does: it knows nothing of us."""
+    """Stands for an SDK, which knows nothing about us."""
     with client.stream("GET", url) as response:
         return response, sum(line.startswith("data:") for line in response.iter_lines())
 

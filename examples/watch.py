@@ -1,4 +1,4 @@
-"""Be told of every reconnect, and keep what came when the server gives up."""
+"""Observe every reconnect, and keep what arrived when the server gives up."""
 
 import logging
 from itertools import repeat

@@ -86,7 +86,7 @@ MUTANTS = (
     ),
     Mutant(
         "over-unasked",
-        "a run that is said to be over is believed without asking for the rest",
+        "a run reported as over is believed without requesting the rest",
         "_core/side.py",
         "        if asked < found.asks:\n",
         "        if asked < found.asks - 1:\n",
@@ -94,7 +94,7 @@ MUTANTS = (
     ),
     Mutant(
         "over-anywhere",
-        "that a run is over is believed although something new came since it was said",
+        "a run reported as over is believed although something new came since",
         "_core/side.py",
         "state.over[:2] == (found.outcome, state.offset)",
         "state.over.outcome is found.outcome",
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "complete-kept-open",
-        "a cut after the settled end is asked about",
+        "a cut after the settled end causes a request",
         "_core/ending.py",
         "        if self.settled is not None and not self.wants_more(now):\n            return Done(self.settled)\n",
         "        if False:\n            return Done(Outcome.ENDED)\n",
@@ -118,7 +118,7 @@ MUTANTS = (
     ),
     Mutant(
         "marker-upgrades",
-        "a marker makes whole what is known to have stopped early",
+        "a marker makes an answer complete that stopped early",
         "_core/ending.py",
         "        return self.settled if end is Outcome.COMPLETED and self.settled is not None else end\n",
         "        return end\n",
@@ -126,7 +126,7 @@ MUTANTS = (
     ),
     Mutant(
         "asked-twice",
-        "an answer without an event is asked about for ever",
+        "an answer without an event is requested for ever",
         "_core/ending.py",
         "            self._asked_empty = True\n",
         "            self._asked_empty = False\n",
@@ -143,7 +143,7 @@ MUTANTS = (
     ),
     Mutant(
         "retry-forever",
-        "Retry-After holds for every later wait",
+        "Retry-After applies to every later wait",
         "_core/budget.py",
         "        self._retry_after = 0.0\n        return seconds\n",
         "        return seconds\n",
@@ -207,7 +207,7 @@ MUTANTS = (
     ),
     Mutant(
         "refresh-once",
-        "credentials are refreshed once a stream",
+        "credentials are refreshed once per stream",
         "_core/machine.py",
         "            self._budget.progress()\n            self.requests.progress()\n",
         "            self._budget.progress()\n",
@@ -224,7 +224,7 @@ MUTANTS = (
     ),
     Mutant(
         "post-500",
-        "a POST that was answered 500 is sent again",
+        "a POST that was answered with 500 is sent again",
         "_core/heads.py",
         "        again = status in self.settings.statuses and (self.requests.may_repeat() or status in NOT_ACCEPTED)\n",
         "        again = status in self.settings.statuses\n",
@@ -233,7 +233,7 @@ MUTANTS = (
     # --- core: the ledger
     Mutant(
         "commit-late",
-        "what belongs to a committed place is looked up later",
+        "the data of a committed place are looked up later",
         "_core/ledger.py",
         "        return self._committed.since if place is self._committed.place else self._since(place)\n",
         "        return self._since(place)\n",
@@ -241,7 +241,7 @@ MUTANTS = (
     ),
     Mutant(
         "roll-back",
-        "an interrupted batch leaves its problem",
+        "an interrupted batch leaves its problem behind",
         "_core/examining.py",
         "        self._tip, self.answer, self.problem, (numbers, repeats, resets, memory, seams) = kept\n",
         "        self._tip, self.answer, _, (numbers, repeats, resets, memory, seams) = kept\n",
@@ -257,7 +257,7 @@ MUTANTS = (
     ),
     Mutant(
         "roll-back-held",
-        "an interrupted batch takes what was held before it",
+        "an interrupted batch takes the events held before it",
         "_core/seams.py",
         "        self.held = list(held)\n",
         "        self.held = []\n",
@@ -265,7 +265,7 @@ MUTANTS = (
     ),
     Mutant(
         "roll-back-part",
-        "an interrupted batch leaves what its part of the ledger knows",
+        "an interrupted batch leaves the knowledge of its part of the ledger",
         "_core/examining.py",
         "        self.repeats.put_back(repeats)\n",
         "",
@@ -297,7 +297,7 @@ MUTANTS = (
     ),
     Mutant(
         "prefix-none",
-        "events without ids are not known when they come again",
+        "repeated events without ids are not recognised",
         "_core/repeats.py",
         "        if log is not None and (logged or replays):\n",
         "        if log is not None and replays:\n",
@@ -324,7 +324,7 @@ MUTANTS = (
     ),
     Mutant(
         "jump",
-        "in the steady state a jump of the numbers is not seen",
+        "in the steady state a jump of the numbers is not detected",
         "_core/lanes.py",
         "        if (sequences := [item.sequence for item in items]) != list(numbers):\n",
         "        if (sequences := [item.sequence for item in items])[:0]:\n",
@@ -333,7 +333,7 @@ MUTANTS = (
     # --- core: origins, saving, skimming
     Mutant(
         "other-origin",
-        "a resume URL on another origin is taken",
+        "a resume URL on another origin is accepted",
         "_contract/origins.py",
         "    if seen != origin:\n",
         "    if not seen:\n",
@@ -357,7 +357,7 @@ MUTANTS = (
     ),
     Mutant(
         "bare-not",
-        "a redirect to another origin carries what the client sends",
+        "a redirect to another origin carries what the client adds",
         "_core/origins.py",
         '    return Request(method="GET", url=target, headers=request.headers, bare=True)\n',
         '    return Request(method="GET", url=target, headers=request.headers)\n',
@@ -365,7 +365,7 @@ MUTANTS = (
     ),
     Mutant(
         "save-floor",
-        "a save may follow the last one at once",
+        "a save may follow the previous one at once",
         "_core/saving.py",
         "        self.earliest = now + self._floor\n",
         "        self.earliest = now\n",
@@ -373,7 +373,7 @@ MUTANTS = (
     ),
     Mutant(
         "save-again",
-        "what was written is written again",
+        "saved events are written again",
         "_core/saving.py",
         "        known = place == self._place and reset == self._reset\n",
         "        known = False\n",
@@ -389,7 +389,7 @@ MUTANTS = (
     ),
     Mutant(
         "skim-count",
-        "the skimmer does not look at numbers",
+        "the skimmer ignores numbers",
         "_core/skimming.py",
         "        held = self.held\n        if len(held) == _KEPT and not self._make_room():\n            return None\n"
         '        if self._counts:\n            if match[1] != b"%d" % self._next:\n',
@@ -416,7 +416,7 @@ MUTANTS = (
     ),
     Mutant(
         "line-bound",
-        "a line has no bound",
+        "the length of a line is unbounded",
         "framing/sse.py",
         "        if len(pending) > self._line_bytes and self._started:\n",
         "        if False:\n",
@@ -505,7 +505,7 @@ MUTANTS = (
     ),
     Mutant(
         "reason-stop",
-        "an unknown finish_reason is a whole answer",
+        "an unknown finish_reason is a complete answer",
         "protocols/openai_chat.py",
         "_REASONS.get(str(reason), Outcome.INCOMPLETE)",
         "_REASONS.get(str(reason), Outcome.COMPLETED)",
@@ -545,7 +545,7 @@ MUTANTS = (
     ),
     Mutant(
         "inclusive",
-        "an inclusive server is asked for the event that came",
+        "an inclusive server is asked for the last event again",
         "protocols/cursor.py",
         "            cursor = str(state.sequence + 1)\n",
         "            cursor = str(state.sequence)\n",
@@ -553,7 +553,7 @@ MUTANTS = (
     ),
     Mutant(
         "langgraph-cursor",
-        "LangGraph is asked behind the newest id, which may be shared",
+        "LangGraph is asked for what follows the newest id, which may be shared",
         "protocols/langgraph.py",
         "        source.cursor = memo.before\n",
         "        source.cursor = memo.last\n",
@@ -620,7 +620,7 @@ MUTANTS = (
     ),
     Mutant(
         "leftovers",
-        "what a crash left behind the events is kept",
+        "the remains of a crash after the events are kept",
         "stores/file.py",
         "            file.seek(end)\n            file.truncate()\n",
         "",
@@ -668,7 +668,7 @@ MUTANTS = (
     ),
     Mutant(
         "sqlite-inode",
-        "a deleted database is written on",
+        "a deleted database is still written",
         "stores/sqlite.py",
         "            if handle.inode == _inode(self._path):\n",
         "            if handle.inode:\n",
@@ -684,7 +684,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-lost-reply",
-        "a save whose reply got lost is kept twice",
+        "a save whose reply was lost is stored twice",
         "stores/redis.py",
         "if first > 0 and seq >= first then\n",
         "if false then\n",
@@ -692,7 +692,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-late",
-        "a save that arrives late is done",
+        "a late save takes effect",
         "stores/redis.py",
         "if seq > this then return {'LATE'} end\n",
         "",
@@ -708,7 +708,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-evicted",
-        "events that were evicted are a shorter answer",
+        "an answer with evicted events is a shorter answer",
         "stores/redis.py",
         "        if length != place.count:\n",
         "        if False:\n",
@@ -734,7 +734,7 @@ MUTANTS = (
     # --- the log in Redis
     Mutant(
         "redis-create",
-        "a create that is sent again finds another writer",
+        "a repeated create finds another writer",
         "server/_redis_scripts.py",
         "if r and not r.out and (r.by == ARGV[1] or (r.epoch == ARGV[2] and r.fence == 1 and r.n == 0)) then\n",
         "if false then\n",
@@ -742,7 +742,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-evicted",
-        "spans that were evicted are not missed",
+        "evicted spans are not noticed",
         "server/_redis_scripts.py",
         "  if redis.call('XLEN', K[2]) ~= r.c then return {'LOST'} end\n",
         "",
@@ -758,7 +758,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-page",
-        "a page ends too early after a span that was read in part",
+        "a page ends too early after a partly read span",
         "server/_redis_scripts.py",
         "  local from = last()\n",
         "  local from = last() and last() - 1000000\n",
@@ -774,7 +774,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-log-secret",
-        "what a server repeats of a password is shown",
+        "a password repeated by the server is shown",
         "_scrubbing.py",
         "        for secret in self._secrets:\n",
         "        for secret in ():\n",
@@ -782,7 +782,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-missed",
-        "a stream that is heard again does not say that bells were lost",
+        "a resubscribed stream does not report lost bells",
         "server/_redis_bells.py",
         "                bells.ring(Bell(id=channel.stream_id), 0)\n",
         "                pass\n",
@@ -790,7 +790,7 @@ MUTANTS = (
     ),
     Mutant(
         "redis-silent",
-        "a connection that has fallen silent is kept",
+        "a silent connection is kept",
         "server/_redis_bells.py",
         "            if self._last < asked:",
         "            if False:",

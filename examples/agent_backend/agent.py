@@ -1,5 +1,5 @@
 """
-Start an agent and watch it. What you type meanwhile is posted to it, and Ctrl-C stops it.
+Start an agent and watch it. Lines that you type are posted to it, and Ctrl-C stops it.
 
     python examples/agent_backend/agent.py "bread, milk" [http://127.0.0.1:8000]
 """
@@ -19,8 +19,8 @@ from resumable_stream.protocols import HubStream
 
 
 def run(goal: str, url: str = "http://127.0.0.1:8000") -> None:
-    """Start an agent, show what it does through every lost connection, and cancel it at Ctrl-C."""
-    # Named, the protocol sends a key with the POST: sent again, it starts no second agent.
+    """Start an agent, show its work through every lost connection, and cancel it at Ctrl-C."""
+    # A named protocol sends a key with the POST, so a repeated POST does not start a second agent.
     with rs.connect("POST", f"{url}/agents", json={"goal": goal}, protocol=HubStream()) as stream:
         messages = f"{url}/streams/{stream.stream_id}/messages"
         threading.Thread(target=steer, args=[messages], daemon=True).start()
@@ -56,18 +56,18 @@ def show(event: rs.StreamEvent) -> None:
 
 
 def steer(url: str) -> None:
-    """Post each line that is typed, until the agent has ended."""
+    """Post each typed line, until the agent has ended."""
     with httpx.Client() as client:
         for line in sys.stdin:
             key = {"Idempotency-Key": secrets.token_urlsafe(16)}
             while (status := post(client, url, line.strip(), key)) is None or status >= 500:
-                time.sleep(0.5)  # sent again with its key, it is one message
+                time.sleep(0.5)  # with the same key, a repeated POST is the same message
             if status != 202:
                 print(f"\n  not taken: {status}")
 
 
 def post(client: httpx.Client, url: str, text: str, key: dict[str, str]) -> int | None:
-    """Post a message; the status, or `None` if nobody answered."""
+    """Post a message. Returns the status, or `None` without an answer."""
     try:
         return client.post(url, json={"data": text}, headers=key).status_code
     except httpx.TransportError:

@@ -5,8 +5,8 @@ An agent with tools that can be steered and stopped while it works, and that out
     python examples/agent_backend/server.py
     python examples/agent_backend/agent.py "bread, milk"
 
-Put your model into `decide` and `answer`, and your tools into `TOOLS`. This one does sums for a shopping list, and a message
-puts something more on the list.
+Put your model into `decide` and `answer`, and your tools into `TOOLS`. This agent adds up a shopping list, and a message adds an
+item to the list.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from resumable_stream.server import Generation, Hub, Session, StreamLog, log_of
 from resumable_stream.server.asgi import create_app
 
 PAUSE = 1.0
-ROOM = 8_000  # characters that are taken in messages: a note holds 256 KiB, and all that the agent knows is in it
+ROOM = 8_000  # characters accepted in messages: a note holds 256 KiB, and it contains all that the agent knows
 PRICES = {"bread": 240, "butter": 310, "cheese": 450, "milk": 130, "tea": 280}  # in cents
 
 
@@ -55,13 +55,13 @@ TOOLS: dict[str, Callable[..., Awaitable[Any]]] = {"price": price, "add": add}
 
 @dataclass
 class State:
-    """All that the agent knows. It is stored as the note of the stream, so that another process can go on from it."""
+    """All that the agent knows. It is stored as the note of the stream, so that another process can continue from it."""
 
     goal: str
     said: list[str] = field(default_factory=list)  # the messages that were applied, in the order in which they were accepted
     told: int = 0  # how many of them are in the feed of the session
-    results: list[Any] = field(default_factory=list)  # of the calls that are done
-    begun: dict[str, Any] | None = None  # the call that has no result yet
+    results: list[Any] = field(default_factory=list)  # of the finished calls
+    begun: dict[str, Any] | None = None  # the call without a result yet
     writing: bool = False
     answer: str | None = None
 
@@ -71,7 +71,7 @@ def plan(state: State) -> list[str]:
 
 
 def decide(state: State) -> dict[str, Any] | None:
-    """In place of a model: the tool to call next, or `None` when nothing is left to do."""
+    """Instead of a model: the tool to call next, or `None` when nothing is left to do."""
     item, is_priced = divmod(len(state.results), 2)
     if item == len(plan(state)):
         return None
@@ -82,7 +82,7 @@ def decide(state: State) -> dict[str, Any] | None:
 
 
 async def answer(state: State) -> AsyncIterator[str]:
-    """In place of a model: the words of the answer."""
+    """Instead of a model: the words of the answer."""
     for word in f"{', '.join(plan(state))}: {state.results[-1] / 100:.2f} in all.".split(" "):
         yield f"{word} "
         await asyncio.sleep(PAUSE / 10)
@@ -92,7 +92,7 @@ async def answer(state: State) -> AsyncIterator[str]:
 
 
 async def agent(gen: Generation, session: Session) -> None:
-    """Work in one task and listen in another: a message is taken, and a cancel obeyed, in the middle of a tool."""
+    """Work in one task and listen in another, so that messages and a cancel take effect in the middle of a tool."""
     state = State(**json.loads(gen.note)) if gen.note else State(json.loads(gen.request or b"")["goal"])
     working = asyncio.create_task(work(gen, session, state))
     listening = asyncio.create_task(listen(gen, session, state))
@@ -118,14 +118,14 @@ async def work(gen: Generation, session: Session, state: State) -> None:
                 await gen.send({"step": number, "plan": plan(state)}, event="step")
                 await gen.send({"call": number, **call}, event="tool_call")
                 state.begun = call
-                await keep(gen, state)  # before the call: none is made that nobody knows of
+                await keep(gen, state)  # before the call, so that every call is on record
             result = await TOOLS[call["tool"]](**call["arguments"], key=f"{gen.id}.{number}")
             await gen.send({"call": number, "result": result}, event="tool_result")
             state.results.append(result)
             state.begun = None
             await keep(gen, state)
         if state.writing:
-            await gen.reset()  # the words of a process that died, or of before the last message: others follow
+            await gen.reset()  # the words of a dead process, or from before the last message, are replaced
         state.writing, heard, text = True, len(state.said), ""
         await keep(gen, state)
         async for piece in answer(state):
@@ -138,7 +138,7 @@ async def work(gen: Generation, session: Session, state: State) -> None:
 
 
 async def listen(gen: Generation, session: Session, state: State) -> None:
-    """Take what is posted, until the answer is there or the stream is cancelled."""
+    """Accept messages until the answer is finished or the stream is cancelled."""
     while not gen.cancelled:
         for number, text in list(enumerate(state.said, 1))[state.told :]:
             await tell(session, "user", text, f"{gen.id}.{number}")
@@ -161,7 +161,7 @@ async def keep(gen: Generation, state: State) -> None:
 
 
 async def tell(session: Session, role: str, text: str, mid: str) -> None:
-    """Publish a message in the session. The same `mid` again is the same message, so a log that is away is asked again."""
+    """Publish a message in the session. The same `mid` is the same message, so this is retried while the log is unavailable."""
     for wait in (1, 2, 4, 8, 0):
         try:
             await session.publish("message", {"role": role, "data": text}, mid=mid)
@@ -176,7 +176,7 @@ async def tell(session: Session, role: str, text: str, mid: str) -> None:
 
 
 class Task(BaseModel):
-    """What is posted to start an agent."""
+    """The request that starts an agent."""
 
     goal: str = Field(min_length=1, max_length=4000)
     session: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{16,64}$")
@@ -190,7 +190,7 @@ def agent_app(log: StreamLog, *, drain_on: Sequence[int] = (), **options: Any) -
     Make the app.
 
     Args:
-        log: Where agents are kept.
+        log: Stores the agents.
         drain_on: Signals at which this process hands its agents over and stops.
         options: Of the hub.
     """
@@ -204,7 +204,7 @@ def agent_app(log: StreamLog, *, drain_on: Sequence[int] = (), **options: Any) -
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with hub:
             if drain_on:
-                hub.drain_on(*drain_on, timeout=2.0, spread=1.0)  # not long: another process goes on
+                hub.drain_on(*drain_on, timeout=2.0, spread=1.0)  # short: another process continues
             yield
 
     app = FastAPI(lifespan=lifespan)

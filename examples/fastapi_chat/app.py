@@ -5,8 +5,8 @@ A chat that survives reloads, lost networks and deploys. Copy this folder, and p
     python examples/fastapi_chat/app.py
     python examples/fastapi_chat/reader.py http://127.0.0.1:8000/c/…
 
-A conversation has an address with an unguessable id: whoever knows it can read and write there. The messages of a
-conversation name their answers, and each answer is a stream of the hub, which any number of pages and programs can follow.
+A conversation has a URL with an unguessable id: anyone who knows it can read and write there. The messages of a conversation
+name their answers, and each answer is a stream of the hub, which any number of pages and programs can follow.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ STATIC = Path(__file__).with_name("static")
 PAGE_HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'",
-    # The address of a conversation is all that is needed to read it.
+    # Anyone with the URL of a conversation can read it.
     "Referrer-Policy": "no-referrer",
 }
 PAUSE = 0.05
-MEMORY = 50  # messages that the model is told of
+MEMORY = 50  # messages that the model gets
 LESSON = (
     "This answer is written word by word, in a task that belongs to no connection, and every word is in a log before "
-    "anybody sees it. Reload the page now, and it goes on from here. Open the same address in a second tab, and both show "
-    "the same text, because one generation feeds them both. Switch off the network for a moment: the page says that it is "
-    "reconnecting, asks for what follows the last word it has, and misses nothing. Restart the server: the words that were "
-    "written are still there. Press Stop in either tab, and the writing stops for both; close both tabs, and it does not."
+    "anyone sees it. Reload the page now, and it continues from here. Open the same URL in a second tab, and both show the "
+    "same text, because one generation feeds them both. Switch off the network for a moment: the page says that it is "
+    "reconnecting, asks for what follows its last word, and misses nothing. Restart the server: the words written so far "
+    "are still there. Press Stop in either tab, and the writing stops for both; close both tabs, and it does not."
 )
 
 Answer = Callable[[list[dict[str, str]]], AsyncGenerator[dict[str, str], None]]
-"""Makes an answer: from the messages so far, in the form of OpenAI's API, to events, each with a piece of text."""
+"""Makes an answer: gets the messages so far, in the form of OpenAI's API, and yields events, each with a piece of text."""
 
 
 # --- answers
 
 
 async def words(messages: list[dict[str, str]]) -> AsyncGenerator[dict[str, str], None]:
-    """In place of a model: always the same words."""
+    """Instead of a model: always the same words."""
     for word in f"You asked: {messages[-1]['content']}\n\n{LESSON}".split(" "):
         yield {"text": f"{word} "}
         await asyncio.sleep(PAUSE)
 
 
 def model(name: str, base_url: str | None = None) -> Answer:
-    """A model behind OpenAI's API, or behind any other that is compatible. The key is in `OPENAI_API_KEY`."""
+    """A model with OpenAI's API or a compatible one. The key is in `OPENAI_API_KEY`."""
     import openai
 
     async def answer(messages: list[dict[str, str]]) -> AsyncGenerator[dict[str, str], None]:
         finished = None
-        # Any: the SDK's types want each role as a class of its own.
+        # Any: the SDK has a separate type for each role.
         asked: Any = messages
-        # Servers on your own machine want no key, and the SDK wants one.
+        # Servers on your own machine need no key, but the SDK requires one.
         key = os.environ.get("OPENAI_API_KEY") or "none"
         async with openai.AsyncOpenAI(base_url=base_url, api_key=key) as client:
             async for chunk in await client.chat.completions.create(model=name, messages=asked, stream=True):
@@ -83,7 +83,7 @@ def model(name: str, base_url: str | None = None) -> Answer:
                     if choice.delta.content:
                         yield {"text": choice.delta.content}
         if finished is None:
-            # The SDK takes a closed connection for the end. Raising ends our stream as failed.
+            # The SDK treats a closed connection as the end. Raising ends our stream as failed.
             raise ConnectionError("the model's connection closed before the end of the answer")
 
     return answer
@@ -91,7 +91,7 @@ def model(name: str, base_url: str | None = None) -> Answer:
 
 # --- the app
 
-_ID = r"^[A-Za-z0-9_-]{16,64}$"  # at least 96 bits: an id that somebody made up is refused
+_ID = r"^[A-Za-z0-9_-]{16,64}$"  # at least 96 bits: an invented id is refused
 _MID = r"^[A-Za-z0-9_-]{8,64}$"
 SessionId = Annotated[str, InPath(pattern=_ID)]
 MessageId = Annotated[str, InPath(pattern=_MID)]
@@ -99,15 +99,15 @@ Key = Annotated[str, Header(alias="Idempotency-Key", pattern=_ID)]
 
 
 class Correction(BaseModel):
-    """Other words for a message whose answer stays."""
+    """New text for a message that keeps its answer."""
 
     text: str = Field(min_length=1, max_length=32_000)
 
 
 class Prompt(Correction):
-    """What the page posts."""
+    """A message that the page posts."""
 
-    mid: str = Field(pattern=_MID)  # of the message; a changed one keeps its own
+    mid: str = Field(pattern=_MID)  # of the message; a changed message keeps its id
     supersedes: str | None = None  # the answer to the message before it was changed
 
 
@@ -118,7 +118,7 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
     Args:
         hub: Keeps the answers, and the messages of each conversation.
         answer: Makes an answer.
-        drain_on: Signals at which the hub drains first, and the server stops then.
+        drain_on: Signals at which the hub drains before the server stops.
     """
 
     @asynccontextmanager
@@ -155,7 +155,7 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
         session = hub.session(sid)
         messages = await history(sid, until=prompt.mid)
         data = {"text": prompt.text, "answer": key}
-        # Before the answer begins, so that nobody sees an answer to nothing. A request that is sent again changes nothing.
+        # Before the answer begins, so that no one sees an answer without its message. A repeated request changes nothing.
         if prompt.supersedes is None:
             await session.publish("message", {"role": "user", "data": data}, mid=prompt.mid)
         else:
@@ -180,7 +180,7 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
     async def delete(sid: SessionId, mid: MessageId) -> None:
         old = await message(sid, mid)
         if old is not None:
-            # First, so that a request that is sent again, since this one was lost half-way, still finds which answer it is.
+            # First, so that a repeated request still finds the answer if this one was lost halfway.
             with suppress(StreamUnknown):
                 await hub.cancel(old.data["answer"], "deleted")
         await hub.session(sid).delete(mid)
@@ -189,7 +189,7 @@ def chat_app(hub: Hub, answer: Answer, *, drain_on: Sequence[int] = ()) -> FastA
         return next((each for each in await hub.session(sid).messages() if each.mid == mid), None)
 
     async def history(sid: str, *, until: str) -> list[dict[str, str]]:
-        """What was said before a message. The text of an answer is in its stream, and nowhere else."""
+        """The conversation before a message. The text of an answer is only in its stream."""
         found: list[dict[str, str]] = []
         said = await hub.session(sid).messages()
         before = itertools.takewhile(lambda each: each.mid != until, said)
@@ -216,5 +216,5 @@ if __name__ == "__main__":
         ),
         host=os.environ.get("HOST", "127.0.0.1"),
         port=int(os.environ.get("PORT", "8000")),
-        access_log=False,  # its lines would hold the ids of conversations
+        access_log=False,  # its lines would contain the ids of conversations
     )

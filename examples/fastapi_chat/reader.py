@@ -1,5 +1,5 @@
 """
-Read along with a conversation: what is asked and answered in the page, in a terminal.
+Follow a conversation of the page in a terminal.
 
     python examples/fastapi_chat/reader.py http://127.0.0.1:8000/c/…
 """
@@ -13,7 +13,7 @@ from resumable_stream.protocols import LastEventID
 
 
 def read_along(address: str) -> None:
-    """Print every message with its answer, for as long as the conversation goes on."""
+    """Print every message with its answer, as long as the conversation lasts."""
     asked: dict[str, str] = {}  # by the id of the answer
     feed_url = urljoin(address, f"/sessions/{address.rstrip('/').rpartition('/')[2]}/feed")
     with rs.connect("GET", feed_url, protocol=LastEventID(end="never")) as feed:
@@ -27,7 +27,7 @@ def read_along(address: str) -> None:
 
 
 def print_answer(url: str) -> None:
-    """Print an answer: what is there at once, and the rest as it is written, through every lost connection."""
+    """Print an answer: first what exists, then the rest as it is written, through every lost connection."""
     with rs.connect("GET", url) as stream:
         for text in stream.iter_text():
             print(text, end="", flush=True)

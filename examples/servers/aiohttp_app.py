@@ -1,5 +1,5 @@
 """
-A chat endpoint in aiohttp. Run it and cut it off; the rest is there, whoever asks for it.
+A chat endpoint in aiohttp. Run it and cut it off: any request can get the rest.
 
     pip install resumable-stream-sdk aiohttp
     python examples/servers/aiohttp_app.py
@@ -19,7 +19,7 @@ hub = Hub(MemoryLog())  # SQLiteLog("streams.db") or RedisLog("redis://…"), wh
 
 
 async def answer(prompt: str):
-    """In place of a model."""
+    """Instead of a model."""
     for word in f"You said: {prompt}. I have thought about it for a while, and I agree with every word of it.".split():
         await asyncio.sleep(0.02)
         yield {"text": f"{word} "}
@@ -55,5 +55,5 @@ app.cleanup_ctx.append(lifespan)
 app.add_routes([web.post("/chat", chat), web.get("/chat/{id}", again)])
 
 if __name__ == "__main__":
-    # With `handler_cancellation` a client that leaves is noticed at once, and not at the next event.
+    # With `handler_cancellation` the server notices at once that a client left, not at the next event.
     web.run_app(app, host="127.0.0.1", port=int(os.environ.get("PORT", "8000")), handler_cancellation=True)

@@ -1,5 +1,5 @@
 """
-A chat endpoint in Django. Run it and cut it off; the rest is there, whoever asks for it.
+A chat endpoint in Django. Run it and cut it off: any request can get the rest.
 
     pip install "resumable-stream-sdk[server]" django
     python examples/servers/django_app.py
@@ -27,13 +27,13 @@ hub = Hub(MemoryLog())  # SQLiteLog("streams.db") or RedisLog("redis://…"), wh
 
 
 async def answer(prompt: str):
-    """In place of a model."""
+    """Instead of a model."""
     for word in f"You said: {prompt}. I have thought about it for a while, and I agree with every word of it.".split():
         await asyncio.sleep(0.02)
         yield {"text": f"{word} "}
 
 
-@csrf_exempt  # A page of your own sends Django's token instead.
+@csrf_exempt  # Your own page would send Django's token instead.
 async def chat(request: HttpRequest) -> StreamingHttpResponse:
     prompt = json.loads(request.body)["prompt"]
     found = await hub.answer("POST", request.headers, run=answer(prompt), path=request.path, body=request.body)
@@ -50,7 +50,7 @@ urlpatterns = [path("chat", chat), path("chat/<str:id>", again)]
 if not settings.configured:
     settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["127.0.0.1", "localhost"], SECRET_KEY="for the example")
     django.setup()
-# Django is not told when a server starts and stops, so the hub is entered around it.
+# Django does not learn when a server starts and stops, so the hub is entered around it.
 application = Starlette(lifespan=hub.lifespan, routes=[Mount("/", get_asgi_application())])
 
 if __name__ == "__main__":

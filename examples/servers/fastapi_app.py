@@ -1,5 +1,5 @@
 """
-A chat endpoint in FastAPI. Run it and cut it off; the rest is there, whoever asks for it.
+A chat endpoint in FastAPI. Run it and cut it off: any request can get the rest.
 
     pip install "resumable-stream-sdk[server]" fastapi
     python examples/servers/fastapi_app.py
@@ -20,7 +20,7 @@ app = FastAPI(lifespan=hub.lifespan)
 
 
 async def answer(prompt: str):
-    """In place of a model."""
+    """Instead of a model."""
     for word in f"You said: {prompt}. I have thought about it for a while, and I agree with every word of it.".split():
         await asyncio.sleep(0.02)
         yield {"text": f"{word} "}

@@ -1,5 +1,5 @@
 """
-A chat endpoint in Flask. Run it and cut it off; the rest is there, whoever asks for it.
+A chat endpoint in Flask. Run it and cut it off: any request can get the rest.
 
     pip install resumable-stream-sdk flask
     python examples/servers/flask_app.py
@@ -19,13 +19,13 @@ from werkzeug.serving import WSGIRequestHandler
 from resumable_stream.server import Hub, MemoryLog
 
 app = Flask(__name__)
-# The hub runs in a thread that begins with the first request, so after the fork of a server such as gunicorn.
+# The hub runs in a thread that starts with the first request, which is after the fork of a server such as gunicorn.
 # SQLiteLog("streams.db") or RedisLog("redis://…"), when there is more than one process.
 portal = Hub(MemoryLog()).portal()
 
 
 def answer(prompt: str):
-    """In place of a model."""
+    """Instead of a model."""
     for word in f"You said: {prompt}. I have thought about it for a while, and I agree with every word of it.".split():
         time.sleep(0.02)
         yield {"text": f"{word} "}
@@ -46,6 +46,6 @@ def again(id: str) -> Response:
 
 
 if __name__ == "__main__":
-    # With HTTP/1.0, the default here, a client cannot tell a body that was cut off from a whole one.
+    # With HTTP/1.0, the default here, a cut body looks complete to a client.
     WSGIRequestHandler.protocol_version = "HTTP/1.1"
     app.run(port=int(os.environ.get("PORT", "8000")), threaded=True)

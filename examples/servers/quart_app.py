@@ -1,5 +1,5 @@
 """
-A chat endpoint in Quart. Run it and cut it off; the rest is there, whoever asks for it.
+A chat endpoint in Quart. Run it and cut it off: any request can get the rest.
 
     pip install resumable-stream-sdk quart
     python examples/servers/quart_app.py
@@ -20,7 +20,7 @@ hub = Hub(MemoryLog())  # SQLiteLog("streams.db") or RedisLog("redis://…"), wh
 
 
 async def answer(prompt: str):
-    """In place of a model."""
+    """Instead of a model."""
     for word in f"You said: {prompt}. I have thought about it for a while, and I agree with every word of it.".split():
         await asyncio.sleep(0.02)
         yield {"text": f"{word} "}
@@ -28,7 +28,7 @@ async def answer(prompt: str):
 
 def respond(found: HubAnswer) -> Response:
     response = Response(found, status=found.status, headers=found.headers)
-    response.timeout = None  # Quart ends a response after a minute otherwise.
+    response.timeout = None  # Otherwise Quart ends a response after a minute.
     return response
 
 

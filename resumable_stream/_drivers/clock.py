@@ -1,5 +1,5 @@
 """
-The clock for reads whose transport does not accept our time-out: see docs/decisions/0003-rearmed-timeouts.md.
+The clock for reads whose transport does not accept our timeout: see docs/decisions/0003-rearmed-timeouts.md.
 
 On asyncio there is one timer for all reads of a body. A read does not touch it, but only notes when it began. On trio there is a
 cancel scope around each read, because a scope cannot stay open while the caller handles an event.

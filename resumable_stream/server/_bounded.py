@@ -4,7 +4,7 @@ A log that answers within a time, or is unavailable.
 The logs of this package time out by themselves. A caller's own log may not, and a disk may hang. Without a bound, one call that
 never returns would silently hold up all generations of a process.
 
-A call that took too long is cancelled, and may have taken effect all the same, then or later. Repeating it is safe, as after a
+A call that took too long is cancelled, and may have taken effect anyway, then or later. Repeating it is safe, as after a
 lost reply: the log recognises a repeated span, note, ending or claim, or rejects it because the token has changed.
 """
 

@@ -366,7 +366,7 @@ class Following:
             try:
                 self._ring(bell)
             except Exception:
-                # Only this stream is affected: the others go on, and this one is read at its next poll.
+                # Only this stream is affected: the others continue, and this one is read at its next poll.
                 logger.exception("a bell of stream %s could not be processed", bell.id)
 
     def _ring(self, bell: Bell) -> None:

@@ -1,7 +1,7 @@
 """
 Rule 2: what interrupts the stream from inside the process is not a failure of the network.
 
-A time-out or a cancellation around a read, a signal handler that raises, Ctrl-C: the exception goes to the caller, and whoever
+A timeout or a cancellation around a read, a signal handler that raises, Ctrl-C: the exception goes to the caller, and whoever
 asks again goes on. The connection is lost with the read (an HTTP client cannot take a cancelled read up again), but nothing
 failed, so no attempt is counted and nothing is waited for (inclusionAI/Avernet#2057).
 """

@@ -1,5 +1,5 @@
 """
-The caller's own time-outs: reads that are given up and taken up again lose nothing, and count as nothing.
+The caller's own timeouts: reads that are given up and taken up again lose nothing, and count as nothing.
 
 `asyncio.wait_for(anext(stream), 0.1)` is how an application looks up between two events (inclusionAI/Avernet#2057); in sync code
 a signal handler that raises does the same. The retry policy of these tests gives up at the first failed attempt, or waits a

@@ -1,4 +1,4 @@
-"""The clock of reads over a transport that takes no time-out from us: its own end is never taken for somebody else's."""
+"""The clock of reads over a transport that takes no timeout from us: its own end is never taken for somebody else's."""
 
 from __future__ import annotations
 
@@ -370,7 +370,7 @@ def test_each_read_may_be_of_another_task() -> None:
     on_asyncio(scenario)
 
 
-# --- the time-out that a transport is handed
+# --- the timeout that a transport is handed
 
 
 def test_a_timeout_is_asked_anew_in_whatever_unit_and_is_falsy_when_it_is_off() -> None:

@@ -1,4 +1,4 @@
-"""A log in a Redis Cluster and behind Sentinel: the contract of all logs, fail-over, and slots that move. Needs Redis 7."""
+"""A log in a Redis Cluster and behind Sentinel: the contract of all logs, failover, and slots that move. Needs Redis 7."""
 
 from __future__ import annotations
 
@@ -614,7 +614,7 @@ def test_a_node_that_dies_is_replaced_by_its_replica() -> None:
             batch = [(at[name], event(sent[name] + 1), None) for name in names if sent[name] < 10]
             verdicts = await persistently(lambda: log.append(batch))  # noqa: B023
             for (writer, _, _), verdict in zip(batch, verdicts, strict=True):
-                # What a fail-over loses, the producer writes again.
+                # What a failover loses, the producer writes again.
                 if isinstance(verdict, Appended | Behind):
                     sent[writer.stream_id] = verdict.n
                 elif isinstance(verdict, Unavailable):

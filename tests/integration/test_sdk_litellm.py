@@ -111,7 +111,7 @@ async def test_half_an_answer_is_an_error(row: Row, how: How, read: Any) -> None
     wire = messages() if read is over_anthropic else chat()
     # Its retries are for the request: a cut in the middle is none of them.
     ran = await cut(Lite, read, row, wire, how, sdk={"num_retries": 2})
-    # Since 1.110 a silence is a time-out of litellm's own under the openai package.
+    # Since 1.110 a silence is a timeout of litellm's own under the openai package.
     kinds = (litellm.exceptions.MidStreamFallbackError, *([litellm.Timeout] if how == "silence" else []))
     assert isinstance(ran.error, kinds)
     assert_honest(ran, wire, how, texts)

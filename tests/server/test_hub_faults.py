@@ -29,7 +29,7 @@ class Moody(MemoryLog):
     """
     A log that fails at random.
 
-    `before`: the command never arrives. `after`: it does, and the reply is lost. `tail`: a fail-over loses the last spans.
+    `before`: the command never arrives. `after`: it does, and the reply is lost. `tail`: a failover loses the last spans.
     `all`: it comes back empty.
     """
 
@@ -568,7 +568,7 @@ def test_readers_here_go_on_when_another_process_continues_what_this_one_release
 
 
 def test_a_reader_one_event_ahead_of_a_log_that_ended_is_told_that_it_is_gone() -> None:
-    """A fail-over lost the last event, and its producer with it: the ending has the number of the event that was lost."""
+    """A failover lost the last event, and its producer with it: the ending has the number of the event that was lost."""
 
     async def scenario() -> None:
         log = MemoryLog()
@@ -596,7 +596,7 @@ class Forgetful(MemoryLog):
     A log that loses its tail without a trace.
 
     Args:
-        knows: It knows that it may have, as after a fail-over. A log of the caller's may not.
+        knows: It knows that it may have, as after a failover. A log of the caller's may not.
     """
 
     def __init__(self, *, knows: bool) -> None:
@@ -1401,7 +1401,7 @@ def test_an_end_that_a_producer_declares_while_it_is_released_is_its_end() -> No
 
 
 def shorten(log: MemoryLog, keep: int) -> None:
-    """What a fail-over does that loses the last events of stream `s`."""
+    """What a failover does that loses the last events of stream `s`."""
     stream = log._streams["s"]
     lost = stream.spans[keep:]
     del stream.spans[keep:]

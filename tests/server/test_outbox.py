@@ -111,7 +111,7 @@ def test_every_event_goes_out_once_in_order_whatever_comes_between(seed: int) ->
                     outbox.acknowledged()
                     spans = stored
             case _:
-                # A fail-over loses acknowledged spans.
+                # A failover loses acknowledged spans.
                 lose = draw.randrange(3)
                 if lose and spans and outbox.due() is not None:
                     keep = [span for span in stored if span.n <= outbox.acked][:-lose]

@@ -409,7 +409,7 @@ async def rest_of(reader: Reader, timeout: float | None) -> list[int]:
 @pytest.mark.parametrize("then", ["nothing", "mended", "ended", "taken over"])
 def test_a_log_that_ends_before_what_this_process_has_seen_ends_no_reader_silently(view: View, then: str) -> None:
     """
-    A fail-over left `kept` of five events; the process has seen all of them, holds none, and its reader is at `place`.
+    A failover left `kept` of five events; the process has seen all of them, holds none, and its reader is at `place`.
 
     The reader gets what is left. Then, as long as the stream runs, its producer may write the rest again, so the reader waits,
     and asks neither at full speed nor never. When the stream has ended it learns how, or, if it is ahead, that its place is gone.

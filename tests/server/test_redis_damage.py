@@ -657,7 +657,7 @@ def test_a_server_that_is_too_old_or_of_another_kind_is_refused_clearly(hello: b
 
 @pytest.mark.parametrize("asks", [True, False])
 def test_a_user_with_few_rights_is_enough(own_redis: RedisServer, asks: bool) -> None:
-    """Also one that may not ask the server for its history; then a fail-over is not noticed, see the page on logs."""
+    """Also one that may not ask the server for its history; then a failover is not noticed, see the page on logs."""
 
     async def scenario() -> None:
         login = ["on", ">pass", "~app:*", "resetchannels", "&app:*", "-@all"]

@@ -55,7 +55,7 @@ def test_who_joins_a_stream_that_has_ended_adds_nothing_to_the_feed() -> None:
 
 
 def test_a_log_that_went_back_and_was_gone_on_with_by_others_is_read_again() -> None:
-    """As after a fail-over of Redis: as many events as are known here, and other ones."""
+    """As after a failover of Redis: as many events as are known here, and other ones."""
 
     async def scenario() -> None:
         log = MemoryLog()

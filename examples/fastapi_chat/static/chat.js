@@ -1,4 +1,4 @@
-/** The page: what it shows, and what it sends. What happens in the conversation it learns from `followSession()` alone. */
+/** The page: what it shows and what it sends. It follows the conversation only through `followSession()`. */
 
 import { followSession } from "./session.js";
 
@@ -17,7 +17,7 @@ const NOTES = {
   gone: "This answer is no longer kept.",
 };
 
-// --- what is shown
+// --- showing
 
 function show(turn) {
   const answer = answers.get(turn.answer) ?? { text: "", state: "waiting" };
@@ -70,7 +70,7 @@ const CHANGES = {
   false: "Changing an earlier message. Its answer stays.",
 };
 
-/** The answer that runs. */
+/** The running answer. */
 function active() {
   return [...turns.values()].map((turn) => turn.answer).findLast((id) => ["live", "stopping"].includes(answers.get(id)?.state));
 }
@@ -102,7 +102,7 @@ function edit(mid, data) {
 function remove(mid) {
   turns.get(mid)?.element.remove();
   turns.delete(mid);
-  // What was typed is not lost: it is a new message now.
+  // The typed text is kept: it is a new message now.
   if (changing?.turn.mid === mid) changing = null;
   showState();
 }
@@ -126,15 +126,15 @@ followSession(sid, {
     $("readers").hidden = count < 2;
   },
   connection(live) {
-    // Before it was live for the first time, it is connecting and not reconnecting.
+    // Until it is live for the first time, it is connecting, not reconnecting.
     if (live || isLive !== null) isLive = live;
     showState();
   },
 });
 
-// --- what is sent
+// --- sending
 
-/** 128 bits that nobody can guess. */
+/** 128 unguessable bits. */
 function randomId() {
   return btoa(String.fromCharCode(...crypto.getRandomValues(new Uint8Array(16)))).replace(/[+/=]/g, (c) => ({ "+": "-", "/": "_" })[c] ?? "");
 }
@@ -144,7 +144,7 @@ function trouble(text) {
   $("trouble").hidden = !text;
 }
 
-/** Send it until it is known to have arrived. That is safe: the same key again starts nothing, and the rest may be done twice. */
+/** Send it until it has surely arrived. That is safe: a repeated key starts nothing, and the rest may be done twice. */
 async function request(method, url, { key, body } = {}) {
   for (let tries = 0; ; tries++) {
     let status = 0;
@@ -157,7 +157,7 @@ async function request(method, url, { key, body } = {}) {
       if (response.ok) return trouble("");
       status = response.status;
     } catch {
-      // Nobody answers.
+      // No answer.
     }
     if (status && status < 500) throw new Error(status === 404 ? "It is no longer there." : `The server refused it (${status}).`);
     if (tries === 12) throw new Error("The server does not answer.");
@@ -207,7 +207,7 @@ async function stop() {
   }
 }
 
-/** Whether to delete it is asked by the button itself. */
+/** The button itself asks for confirmation. */
 function ask(button, asks) {
   button.classList.toggle("asks", asks);
   button.textContent = asks ? "Delete it and its answer?" : "Delete";

@@ -13,12 +13,12 @@ import { followStream } from "./stream.js";
  *   edited: (mid: string, data: any) => void,
  *   deleted: (mid: string) => void,
  *   answer: (id: string, how: {text: string, state: string, reason?: string}) => void,
- *   readers: (count: number) => void,             // who follow it now, in all tabs and on all devices
+ *   readers: (count: number) => void,             // how many follow it now, in all tabs and on all devices
  *   connection: (isLive: boolean) => void,
  * }} view
  */
 export function followSession(sid, view) {
-  const answers = new Map(); // of each answer that was named: {text, state, reason, stream, isLive}
+  const answers = new Map(); // of each named answer: {text, state, reason, stream, isLive}
   let feedIsLive = false;
 
   function tellConnection() {
@@ -32,7 +32,7 @@ export function followSession(sid, view) {
     view.answer(id, answer);
   }
 
-  /** Read an answer, from what there is of it to its end. */
+  /** Read an answer, from its current text to its end. */
   function read(id) {
     if (answers.has(id)) return;
     const answer = { text: "", state: "live", stream: null, isLive: null };
@@ -63,10 +63,10 @@ export function followSession(sid, view) {
 
   const feed = followStream(`/sessions/${sid}/feed`, {
     events: {
-      // The first event, and now and then one that stands for what is old.
+      // The first event, and sometimes one that replaces old ones.
       snapshot: ({ messages, streams }) => {
         view.messages(messages);
-        // What runs comes first, since a browser has few connections.
+        // Running answers come first, because a browser has few connections.
         streams.forEach(({ id }) => read(id));
         messages.forEach(({ data }) => data.answer && read(data.answer));
       },
@@ -82,7 +82,7 @@ export function followSession(sid, view) {
       cancelled: ({ id }) => {
         if (answers.get(id)?.stream) change(id, { state: "stopping" });
       },
-      // Its stream says the same, and has the last words. One that nobody reads yet is read now.
+      // Its stream reports the same, and has the last words. An unread stream is read now.
       ended: ({ id }) => read(id),
       presence: ({ readers }) => view.readers(readers),
     },

@@ -7,9 +7,9 @@
  */
 
 const WAITS = [500, 1000, 2000, 4000, 8000, 15000];
-// A server that shuts down accepts a browser, tells it when to come back, and closes.
+// A server that shuts down accepts a browser, tells it when to reconnect, and closes.
 const SETTLED = 300;
-// A glance at another tab costs no connection.
+// A short look at another tab does not close the connection.
 const HIDDEN = 5000;
 
 /**
@@ -18,7 +18,7 @@ const HIDDEN = 5000;
  *   events: Record<string, (data: any) => void>,  // by name; "message" are those without one
  *   last?: string,                                // the name of the last event
  *   connection?: (isLive: boolean) => void,       // whenever that changes
- *   gone?: () => void,                            // there is no such stream
+ *   gone?: () => void,                            // the stream does not exist
  *   query?: string,                               // of every request, such as "&presence=1"
  * }} handlers
  */
@@ -51,7 +51,7 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
     for (const [name, handle] of Object.entries(events)) {
       source.addEventListener(name, (event) => {
         if (mine !== source || isOver) return;
-        // What has no id, such as the number of readers, moves no place.
+        // An event without an id, such as the number of readers, does not move our place.
         place = event.lastEventId || place;
         if (name === last) close();
         tell(true);
@@ -67,7 +67,7 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
       try {
         status = (await fetch(place ? `${url}?after=${place}` : url, { method: "HEAD", cache: "no-store" })).status;
       } catch {
-        // Nobody answers.
+        // No answer.
       }
       if (isOver) return;
       if (status === 404) {
@@ -87,7 +87,7 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
     if (document.visibilityState === "visible" && navigator.onLine) open();
   }
 
-  /** Let go of the connection: a browser has six for all tabs of a host, and nobody looks at this one. */
+  /** Close the connection of a hidden tab: a browser has only six per host, for all tabs. */
   function sleep() {
     clearTimeout(waiting);
     clearTimeout(settling);
@@ -123,7 +123,7 @@ export function followStream(url, { events, last, connection = () => {}, gone = 
   addEventListener("pageshow", restored);
   document.addEventListener("visibilitychange", seen);
   open();
-  // It may have been opened behind another tab.
+  // It may have been opened in a background tab.
   if (document.visibilityState === "hidden") seen();
   return { close };
 }
