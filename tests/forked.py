@@ -25,13 +25,8 @@ __all__ = ["Forked"]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("resumable_stream._cli.app", "resumable_stream._cli.serving", "resumable_stream._api", "httpcore"),
-        *(
-            "resumable_stream.server.relay",
-            "resumable_stream.server.sqlite",
-            "resumable_stream.server.redis",
-            "uvicorn.protocols",
-        ),
+        *("resumable_stream._api", "resumable_stream._cli.app", "resumable_stream._cli.serving", "resumable_stream.server.hub"),
+        *("resumable_stream.server.redis", "resumable_stream.server.relay", "resumable_stream.server.sqlite", "httpcore"),
     ]
 )
 
@@ -69,6 +64,13 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it if it still runs."""
+        self.kill()
+        self.wait(30.0)
+        if self.stdout is not None:
+            self.stdout.close()
 
     def poll(self) -> int | None:
         return self._process.exitcode

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import resumable_stream as rs
 from resumable_stream.framing import SSEDecoder
 from resumable_stream.server import Cursor, Ending, Generation, Hub, MemoryLog, StreamLog
+from tests.forked import Forked
 from tests.redis_server import RedisServer
 
 from ..stopping import stop_between_writes
@@ -143,17 +143,15 @@ def test_a_stop_and_a_message_reach_the_instance_that_generates(make: Make) -> N
 
 
 @contextlib.asynccontextmanager
-async def producer(text: str, count: int, pause: float, lease: float, *session: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = [sys.executable, "-m", "tests.server.producing", text, "s", str(count), str(pause), str(lease), *session]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+async def producer(text: str, count: int, pause: float, lease: float, *session: str) -> AsyncIterator[Forked]:
+    arguments = (text, "s", str(count), str(pause), str(lease), *session)
+    process = await asyncio.to_thread(Forked, "tests.server.producing", *arguments)
     assert process.stdout is not None
     try:
-        assert await process.stdout.readline() == b"started\n"
+        assert await asyncio.to_thread(process.stdout.readline) == "started\n"
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        process.close()
 
 
 async def begun(hub: Hub) -> None:
@@ -209,7 +207,8 @@ def test_a_process_that_slept_past_its_lease_writes_nothing_more(text: str) -> N
             n = (await hub.state("s")).n
             process.send_signal(signal.SIGCONT)
             # It notices at its next write, is fenced, and its own readers get the end that the others got.
-            assert await asyncio.wait_for(process.stdout.readline(), 120) == b"done\n"  # type: ignore[union-attr]
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "done\n"
             assert (await hub.state("s")).n == n == len(data_of(body))
 
     run_in_real_time(scenario)

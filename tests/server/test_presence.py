@@ -7,7 +7,6 @@ import contextlib
 import json
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,28 +18,13 @@ from resumable_stream.server.hub import key_of
 from resumable_stream.server.log import Page, Unknown
 from resumable_stream.server.presence import Record, _id_of, read
 
+from ..forked import Forked
 from ..stopping import stop_between_writes
 from .producing import log_at
 from .test_hub_faults import Scripted, away, until
 from .test_hub_over_logs import Make, hub_over, make, text  # noqa: F401  fixtures
 from .test_sessions import feed_id_key
 from .virtual import run, run_in_real_time
-
-FOLLOWS = """
-import asyncio, sys
-from resumable_stream.server import Hub
-from tests.server.producing import log_at
-
-async def main(text, lease, readers):
-    async def follow(session):
-        async for _ in session.follow(presence=True):
-            pass
-    log = log_at(text)
-    async with Hub(log, lease=lease, poll=0.1, presence=True) as hub:
-        await asyncio.gather(*(follow(hub.session("chat")) for _ in range(readers)))
-
-asyncio.run(main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3])))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -84,14 +68,12 @@ async def shows(count: int, *tabs: Tab) -> None:
 
 
 @contextlib.asynccontextmanager
-async def elsewhere(text: str, lease: float, readers: int) -> AsyncIterator[asyncio.subprocess.Process]:  # noqa: F811
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FOLLOWS, text, str(lease), str(readers))
+async def elsewhere(text: str, lease: float, readers: int) -> AsyncIterator[Forked]:  # noqa: F811
+    process = await asyncio.to_thread(Forked, "tests.server.following", text, str(lease), str(readers))
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        process.close()
 
 
 def test_tabs_at_several_instances_see_how_many_they_are(make: Make) -> None:  # noqa: F811
@@ -164,7 +146,7 @@ def test_who_comes_after_all_have_died_is_alone(text: str) -> None:  # noqa: F81
                 while await hub.log.read(key, None, limit_bytes=0) == Unknown():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 process.kill()
-                await process.wait()
+                process.wait(30.0)
             tab = Tab(hub)
             await shows(1, tab)
             await tab.close()

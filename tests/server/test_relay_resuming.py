@@ -26,7 +26,7 @@ from resumable_stream.testing import Fault, FlakyServer, RecordedRequest
 from resumable_stream.testing import Reply as HTTPReply
 
 from ..core.simulation import CUTS, Failure, Reply, Result, Stream
-from ..cutting import Where, around_each_event, at_every_byte, chunk_at, in_turn
+from ..cutting import Where, around_each_event, at_every_byte, chunk_at
 from ..protocols import test_a2a as a2a
 from ..protocols import test_openai_responses as openai_responses
 from ..protocols.scenarios import SCENARIOS, Scenario
@@ -76,10 +76,15 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     without_waits(monkeypatch)
 
 
-def places(scenario: Scenario, where: Where, turn: int) -> list[int]:
-    """Around each event, and all of them in `make soak`: what a byte more changes is tried without a relay."""
-    found = around_each_event(scenario.blocks)
-    return [position for index, position in enumerate(found) if where is at_every_byte or in_turn(where, index, turn)]
+def places(name: str, where: Where, turn: int) -> list[int]:
+    """
+    Around each event, by default at a quarter of the places, which differ from one protocol to the next.
+
+    All of them in `make soak`: what a byte more changes is tried without a relay.
+    """
+    found = around_each_event(SCENARIOS[name].blocks)
+    turn += RESUMABLE.index(name)
+    return [position for index, position in enumerate(found) if where is at_every_byte or (index + turn) % 4 == 0]
 
 
 class Over(Exception):
@@ -135,7 +140,7 @@ def test_an_upstream_that_is_cut_anywhere_is_read_to_its_end(name: str, kind: st
     scenario = SCENARIOS[name]
 
     async def main() -> None:
-        for position in places(scenario, where, CUTS.index(kind)):
+        for position in places(name, where, CUTS.index(kind)):
             place = f"{kind} after byte {position}"
             events, state, answer, client = await relayed_once(scenario, (position, kind), chunk_at(where, position))
             whole, outcome, interrupted = scenario.expected(position, kind)
@@ -220,7 +225,7 @@ def test_a_stream_whose_relay_dies_anywhere_goes_on_at_the_next_one(name: str, s
     scenario = SCENARIOS[name]
 
     async def main() -> None:
-        for position in places(scenario, where, stored):
+        for position in places(name, where, stored):
             place = f"dead after byte {position}"
             two = Two(scenario, position, chunk_at(where, position))
             async with two.dead(stored=stored) as (relay, http, id):
