@@ -6,18 +6,32 @@ import asyncio
 import os
 import signal
 import sqlite3
+import time
 from contextlib import closing
+from pathlib import Path
+
+import psutil
 
 
 def stop(pid: int) -> None:
-    """Send SIGSTOP to a child, and wait until all its threads stand still."""
+    """Send SIGSTOP to a process, which need not be a child, and wait until all its threads stand still."""
     os.kill(pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    while not _stands_still(pid):
+        time.sleep(0.001)
+
+
+def _stands_still(pid: int) -> bool:
+    threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    if not threads:
+        # Not Linux, where only the process as a whole can be looked at.
+        return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
+    # The state follows the name, which may hold any character: proc(5).
+    return all(stat.read_text().rpartition(")")[2].split()[0] in "TtZX" for stat in threads)
 
 
 async def stop_between_writes(pid: int, place: str) -> None:
     """
-    Stop a child that writes to a log, and not inside a transaction: nobody else could write then.
+    Stop a process that writes to a log, and not inside a transaction: nobody else could write then.
 
     Args:
         pid: The process.

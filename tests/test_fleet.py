@@ -21,7 +21,9 @@ def fleet(*options: str) -> str:
 def test_the_model_runs_every_scenario_and_draws_it(tmp_path: Path) -> None:
     picture = tmp_path / "fleet.svg"
     printed = fleet("--scale", "0.0001", "--svg", str(picture))
-    exact = [(int(right), int(lost)) for right, lost in re.findall(r"exactly once: (\d+) of 100 readers; (\d+) were", printed)]
+    exact = [
+        (int(right), int(lost)) for right, lost in re.findall(r"exactly once: (\d+) of 100 readers; (\d+) got an error", printed)
+    ]
     assert len(exact) == 4
     assert all(right + lost == 100 for right, lost in exact)
     assert [lost for _, lost in exact][:2] == [0, 0]
