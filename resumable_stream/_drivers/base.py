@@ -7,12 +7,12 @@ so the hot path stores nothing per event.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from operator import length_hint
-from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,7 +36,7 @@ from .._settings import Limits, Timeouts
 from .._text import Mode, TextReader
 from .http import Call, Family
 
-__all__ = ["NOTHING", "Pieces", "Plan", "StreamBase", "seconds_left"]
+__all__ = ["NOTHING", "Pieces", "Plan", "StreamBase"]
 
 _NOTE: Final = "resumable_stream: the stream stopped here, and nothing is lost;"
 NOTHING: Final[Iterator[Any]] = iter(())
@@ -70,25 +70,13 @@ class Plan:
     limits: Limits
 
 
-def seconds_left(ends: float | None) -> float | None:
-    """
-    Seconds until a moment of the monotonic clock; `None` without one.
-
-    Raises:
-        TimeoutError: The moment has passed.
-    """
-    if ends is None:
-        return None
-    left = ends - monotonic()
-    if left <= 0:
-        raise TimeoutError("the answer took too long")
-    return left
-
-
 class StreamBase:
     """State of a stream between two reads."""
 
     _opens = "with"
+    # The time in seconds: for clocks and waits, and the Unix time for a server's dates.
+    _now = staticmethod(time.monotonic)
+    _wall = staticmethod(time.time)
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -266,10 +254,24 @@ class StreamBase:
         """Whether the caller left on the event that ends the stream."""
         return self._state == "open" and self._machine.conclude(self._taken(), self._batch)
 
+    def _seconds_left(self, ends: float | None) -> float | None:
+        """
+        Seconds until a moment of `_now()`; `None` without one.
+
+        Raises:
+            TimeoutError: The moment has passed.
+        """
+        if ends is None:
+            return None
+        left = ends - self._now()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        return left
+
     def _receive(self, chunk: bytes | None) -> Sequence[Any]:
         if chunk is None:
-            return self._machine.receive_eof(monotonic())
-        return self._machine.receive_data(chunk, monotonic())
+            return self._machine.receive_eof(self._now())
+        return self._machine.receive_data(chunk, self._now())
 
     def _hand_out(self, events: Sequence[Any]) -> None:
         self._floor = 0
@@ -333,7 +335,7 @@ class StreamBase:
 
     def _may_read_on(self) -> bool:
         """With a store: whether the batch was delivered and no save can be due before the next event."""
-        if self._upto >= len(self._batch) and monotonic() < self._machine.save_at:
+        if self._upto >= len(self._batch) and self._now() < self._machine.save_at:
             return True
         self._live = None
         return False
@@ -344,7 +346,7 @@ class StreamBase:
         self._events = NOTHING
 
     def _due_save(self, *, force: bool = False, before_read: Callable[[], bool] | None = None) -> Save | None:
-        return self._machine.save(monotonic(), self._taken(), self._batch, force=force, blocks=before_read)
+        return self._machine.save(self._now(), self._taken(), self._batch, force=force, blocks=before_read)
 
     def _notify(self) -> None:
         notices = self._machine.notices

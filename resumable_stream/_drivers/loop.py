@@ -12,20 +12,18 @@ on an exhausted iterator) that is right, since it would otherwise end the stream
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from itertools import islice
 from threading import RLock
-from time import monotonic
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from .._contract import Answer
 from .._core.actions import Action, Connect, Deliver, Disconnect, Fetch, Finish, Read, Save, Sleep
 from .._errors import ResumableStreamError, StoreError, StreamClosed
-from .base import Plan, StreamBase, seconds_left
+from .base import Plan, StreamBase
 from .http import RearmedTimeout, classify, network_errors, own_client, status_errors, will_block
 
 __all__ = ["Body", "Loop", "at_once"]
@@ -311,7 +309,7 @@ class Loop(StreamBase):
         machine = self._machine
         while True:
             try:
-                action: Action = machine.next(monotonic())
+                action: Action = machine.next(self._now())
             except ResumableStreamError:
                 # First show the notices that led to the error, since a log without the reason does not help.
                 self._notify()
@@ -358,7 +356,7 @@ class Loop(StreamBase):
             failure = self._failure
             if self._store is not None and failure is None:
                 await self._save_if_due(before_read=True)
-            now = monotonic()
+            now = self._now()
             timeout = machine.before_read(now)
             if timeout is not None and timeout <= 0 and failure is None:
                 machine.read_timed_out(now)
@@ -375,21 +373,22 @@ class Loop(StreamBase):
             except network_errors() as error:
                 body.ended = True
                 if classify(error) == "timeout":
-                    machine.read_timed_out(monotonic(), error)
+                    machine.read_timed_out(self._now(), error)
                 else:
-                    machine.read_failed(error, monotonic())
+                    machine.read_failed(error, self._now())
                 self._failure = None
                 return False
             except BaseException as error:
                 # The iterator is dead, or the chunk was never entered, so continuing needs a reconnect.
-                machine.read_failed(error, monotonic(), inside=True)
+                machine.read_failed(error, self._now(), inside=True)
                 self._failure = None
                 raise
             self._failure = None
             if events:
                 self._hand_out(events)
-                if machine.calm and not self._stopped and body.arm(machine.before_read(now)):
-                    self._live = body.plain
+                live = body.plain
+                if live is not None and machine.calm and not self._stopped and body.arm(machine.before_read(now)):
+                    self._live = live
             if machine.notices:
                 self._notify()
             if events:
@@ -399,7 +398,7 @@ class Loop(StreamBase):
             self._check_closing()
 
     async def _sleep(self, seconds: float) -> None:
-        ends = monotonic() + seconds
+        ends = self._now() + seconds
         self._begun = True
         try:
             if seconds > 0:
@@ -410,7 +409,7 @@ class Loop(StreamBase):
             await self._wait(seconds)
             self._check_closing()
         except BaseException:
-            self._machine.woken(ends, monotonic())
+            self._machine.woken(ends, self._now())
             raise
 
     # --- HTTP
@@ -449,12 +448,12 @@ class Loop(StreamBase):
             self._head = self._family.head(body.response)
         except network_errors() as error:
             kind = classify(error)
-            machine.connect_failed(error, monotonic(), sent=kind != "unsent", timed_out=kind == "timeout")
+            machine.connect_failed(error, self._now(), sent=kind != "unsent", timed_out=kind == "timeout")
             return
         except BaseException as error:
-            machine.connect_failed(error, monotonic(), sent=True, inside=True)
+            machine.connect_failed(error, self._now(), sent=True, inside=True)
             raise
-        machine.receive_head(self._head, monotonic(), wall=time.time())
+        machine.receive_head(self._head, self._now(), wall=self._wall())
 
     async def _fetch(self, action: Fetch) -> None:
         machine, request = self._machine, action.request
@@ -470,19 +469,19 @@ class Loop(StreamBase):
                     self._side = None
                     await self._close_body(body)
         except network_errors() as error:
-            machine.fetch_failed(error, monotonic())
+            machine.fetch_failed(error, self._now())
             return
         except BaseException as error:
-            machine.fetch_failed(error, monotonic(), inside=True)
+            machine.fetch_failed(error, self._now(), inside=True)
             raise
-        machine.receive_answer(answer, monotonic())
+        machine.receive_answer(answer, self._now())
 
     async def _read_whole(self, body: Body, limit: int, seconds: float | None) -> Answer:
         """Read the whole body, up to `limit` bytes and within `seconds`; anything beyond the limit is cut off."""
         parts: list[bytes] = []
         size = 0
-        ends = None if seconds is None else monotonic() + seconds
-        while size < limit and (chunk := await body.read(seconds_left(ends))) is not None:
+        ends = None if seconds is None else self._now() + seconds
+        while size < limit and (chunk := await body.read(self._seconds_left(ends))) is not None:
             parts.append(chunk)
             size += len(chunk)
         head = self._family.head(body.response)
@@ -547,7 +546,7 @@ class Loop(StreamBase):
             await self._save_now()
 
     async def _save_if_due(self, *, before_read: bool = False) -> None:
-        if self._store is None or monotonic() < self._machine.save_at:
+        if self._store is None or self._now() < self._machine.save_at:
             return
         save = self._due_save(before_read=self._will_block if before_read else None)
         if save is not None:
@@ -581,4 +580,4 @@ class Loop(StreamBase):
 
     def _saved(self, save: Save) -> None:
         self._kept += len(save.events)
-        self._machine.saved(monotonic())
+        self._machine.saved(self._now())

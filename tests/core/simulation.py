@@ -1,12 +1,12 @@
 """
-A stream without a network: a virtual server, a virtual clock, and a loop that obeys the machine.
+A stream without a network: the drivers' own loop over a virtual server and a virtual clock.
 
     Stream(server) ──Connect/Fetch──► server(Sent) ──► Reply | Failure
         ▲                                                │ steps: bytes, Wait, "rst", "fin", "close", "silence"
-        └────────── machine inputs, virtual seconds ◄────┘
+        └────────── bytes, errors, virtual seconds ◄─────┘
 
-The loop keeps the contract of the drivers: a chunk's events are handed out one by one before it asks for more,
-`due` tells that `next()` must be asked. Nothing here sleeps, reads a clock or draws a random number.
+`Stream` is a third set of primitives under `_drivers/loop.py`, beside those of the sync and the async stream: what is tested
+here is what they run. Nothing here sleeps, reads a clock or draws a random number.
 """
 
 from __future__ import annotations
@@ -14,21 +14,29 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from operator import length_hint
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+import httpx
 
 from resumable_stream import _notices as note
 from resumable_stream._checkpoint import Checkpoint
-from resumable_stream._contract import Answer, Head, Request, ResumeProtocol, StreamState
+from resumable_stream._contract import Head, Request, ResumeProtocol, StreamState
 from resumable_stream._core import actions as act
 from resumable_stream._core.machine import Machine
-from resumable_stream._core.phases import TRANSITIONS, IllegalInput, Phase
+from resumable_stream._core.phases import TRANSITIONS, IllegalInput
 from resumable_stream._core.settings import RetryState, Settings
+from resumable_stream._drivers.base import Plan
+from resumable_stream._drivers.http import Call
+from resumable_stream._drivers.loop import Loop, at_once
 from resumable_stream._errors import ResumableStreamError
 from resumable_stream._events import Outcome
 from resumable_stream._policy import DEFAULT_STATUSES
 from resumable_stream._settings import Limits, Timeouts
 from resumable_stream.protocols import LastEventID, detect, named
+
+T = TypeVar("T")
 
 URL = "https://api.example.com/stream"
 # Unix time at clock 0: 2026-11-20 00:00:00 UTC.
@@ -40,8 +48,16 @@ CUTS = ("rst", "fin", "close", "half", "silence")
 # --- the network ----------------------------------------------------------------------------------------------------
 
 
-class NetworkError(Exception):
+class NetworkError(OSError):
     """What an HTTP client would raise."""
+
+
+class NotConnected(NetworkError, httpx.ConnectError):
+    """Proves that nothing was sent."""
+
+
+class TimedOut(NetworkError, TimeoutError):
+    """The clock that the loop set ran out."""
 
 
 class Inside(Exception):
@@ -308,10 +324,8 @@ class EventServer:
 class Watched(Machine):
     """The machine, held to the table of its phases at every input."""
 
-    seen: ClassVar[set[tuple[Phase, str, Phase]]] = set()
-    """Transitions that were made: phase, input, the phase after it."""
-    last: ClassVar[tuple[Phase | None, str, Phase | None]] = (None, "", None)
-    """The one that was made last. Most chunks make the same one again, and hashing a phase takes longer than the input."""
+    seen: ClassVar[set[tuple[str, str, str]]] = set()
+    """Transitions that were made: phase, input, the phase after it. By name, since hashing an enum is slow."""
 
 
 def _watched(name: str) -> Callable[..., Any]:
@@ -326,11 +340,10 @@ def _watched(name: str) -> Callable[..., Any]:
             raise
         finally:
             after = self.phase
-            first, second, third = Watched.last
-            if not (first is before and second is name and third is after) and name in TRANSITIONS[before]:
-                Watched.seen.add((before, name, after))
+            made = before._name_, name, after._name_
+            if made not in Watched.seen and name in TRANSITIONS[before]:
                 assert after in TRANSITIONS[before][name], f"{before} ── {name} ──► {after} is not in the table"
-                Watched.last = (before, name, after)
+                Watched.seen.add(made)
 
     return watched
 
@@ -352,7 +365,7 @@ def policy(attempts: int = 10, wait: float = 1.0) -> Callable[[RetryState], floa
     return lambda state: None if state.attempt >= attempts else wait
 
 
-class Stream:
+class Stream(Loop):
     """
     One stream of one process, driven without I/O.
 
@@ -394,32 +407,45 @@ class Stream:
         self.notices: list[note.Notice] = []
         self.saves: list[act.Save] = []
         self.answers = 0
-        self.machine = Watched(
-            state=self.state,
-            protocol=protocol if protocol is not None or detecting else LastEventID(),
-            detect=detect,
-            checkpoint=checkpoint,
-            settings=Settings(
-                timeouts=timeouts or Timeouts(),
-                limits=limits or Limits(),
-                delay=delay or policy(),
-                jitter=lambda: jitter,
-                statuses=statuses,
-                max_server_wait=max_server_wait,
-                **settings,
-            ),
-        )
-        self._steps: list[Step] = []
-        self._at = 0
-        self._reply: Reply | None = None
         # Sleeps that are longer are interrupted after so many seconds.
         self.patience = float("inf")
-        self._url = ""
-        self._batch: Sequence[Any] = ()
-        self._given = 0
-        self._in_hand = 0
-        self._done = False
-        self.outcome: Outcome | None = None
+        self._aside = False
+        settings_ = Settings(
+            timeouts=timeouts or Timeouts(),
+            limits=limits or Limits(),
+            delay=delay or policy(),
+            jitter=lambda: jitter,
+            statuses=statuses,
+            max_server_wait=max_server_wait,
+            **settings,
+        )
+
+        def machine(checkpoint: Checkpoint | None) -> Watched:
+            return Watched(
+                state=self.state,
+                protocol=protocol if protocol is not None or detecting else LastEventID(),
+                detect=detect,
+                checkpoint=checkpoint,
+                settings=settings_,
+            )
+
+        super().__init__(
+            Plan(
+                machine=machine,
+                family=_Library(),  # type: ignore[arg-type]
+                client=self,
+                call=Call(),
+                checkpoint=checkpoint,
+                check=lambda checkpoint: None,
+                store=_Store(self) if settings_.saving else None,
+                key="key",
+                observer=None,
+                timeouts=settings_.timeouts,
+                limits=settings_.limits,
+            )
+        )
+        # As after a `with` that has not read yet. `open()` goes on from here to the first read.
+        self._state = "open"
 
     # what a user sees
 
@@ -427,40 +453,34 @@ class Stream:
         return self
 
     def __next__(self) -> Any:
-        if self._given == len(self._batch):
-            self._refill()
-        else:
-            self._in_hand = 0
-            self._save()
-        item = self._batch[self._given]
-        self._given += 1
-        self._in_hand = 1
-        return item
+        for event in self._events:
+            return event
+        if at_once(self._refill):
+            for event in self._events:
+                return event
+        raise StopIteration
 
     def next_batch(self) -> Sequence[Any]:
-        if self._given == len(self._batch):
-            self._refill()
-        rest = self._batch[self._given :]
-        self._given = len(self._batch)
-        self._in_hand = len(rest)
-        return rest
+        if not length_hint(self._events) and not at_once(self._refill):
+            raise StopIteration
+        return self._hand_batch()
+
+    @property
+    def machine(self) -> Machine:
+        return self._machine
 
     @property
     def taken(self) -> int:
-        return self._given - self._in_hand
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self.machine.checkpoint(self.taken, self._batch)
+        return self._taken()
 
     def commit(self, item: Any = None) -> None:
         """`commit()` under manual commit."""
-        self.machine.commit(item, self._given, self._batch)
+        self._commit(item)
+        at_once(self._after_commit)
 
     def leave(self) -> Checkpoint:
         """Leave the block without an exception: the event in hand is done with."""
-        self._in_hand = 0
-        self._save(force=True)
+        at_once(lambda: self._exit(None))
         return self.checkpoint
 
     def again(self, checkpoint: Checkpoint) -> Stream:
@@ -481,114 +501,76 @@ class Stream:
     def kinds(self, kind: type) -> list[Any]:
         return [notice for notice in self.notices if isinstance(notice, kind)]
 
-    # driving
-
     def open(self) -> Stream:
         """As a `with` block does: stop in front of the first read."""
-        self._advance(opening=True)
+        at_once(lambda: self._advance(opening=True))
         return self
 
-    def _refill(self) -> None:
-        if self._done:
-            raise StopIteration
-        self._in_hand = 0
+    # the primitives: none suspends
+
+    def _now(self) -> float:  # type: ignore[override]
+        return self.clock.now
+
+    def _wall(self) -> float:  # type: ignore[override]
+        return EPOCH + self.clock.now
+
+    def _me(self) -> int:
+        return 1
+
+    def _read_elsewhere(self) -> bool:
+        return False
+
+    def _clock(self, seconds: float | None) -> None:
+        return None
+
+    def _wake(self) -> None:
+        raise AssertionError("nobody else closes it")
+
+    async def _close_client(self, client: Any) -> None:
+        raise AssertionError("it is the caller's")
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        return function()
+
+    async def _wait(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        if self.patience < seconds:
+            self.clock.now += self.patience
+            raise Inside
+        self.clock.now += seconds
+
+    async def _fetch(self, action: act.Fetch) -> None:
+        self._aside = True
         try:
-            found = (not self.machine.due and self._read()) or self._advance()
-        except ResumableStreamError as error:
-            self._done = True
-            self._drain()
-            error.checkpoint = self.checkpoint
-            raise
-        if not found:
-            self._done = True
-            self.outcome = self.machine.outcome
-            self._save(force=True)
-            raise StopIteration
+            await super()._fetch(action)
+        finally:
+            self._aside = False
 
-    def _advance(self, *, opening: bool = False) -> bool:
-        machine = self.machine
-        while True:
-            action = machine.next(self.clock.now)
-            if machine.notices:
-                self._drain()
-            match action:
-                case act.Read():
-                    if opening:
-                        return False
-                    if self._read():
-                        return True
-                case act.Deliver(events):
-                    self._batch, self._given = events, 0
-                    return True
-                case act.Connect(request, timeout):
-                    self._connect(request, timeout)
-                case act.Fetch(request, timeout, limit):
-                    self._fetch(request, timeout, limit)
-                case act.Disconnect():
-                    self._reply = None
-                case act.Sleep(seconds):
-                    self._save(force=True)
-                    self.sleeps.append(seconds)
-                    if self.patience < seconds:
-                        ends = self.clock.now + seconds
-                        self.clock.now += self.patience
-                        machine.woken(ends, self.clock.now)
-                        raise Inside
-                    self.clock.now += seconds
-                case act.Save():
-                    self._write(action)
-                case act.Finish():
-                    return False
-
-    def _read(self) -> bool:
-        machine, clock, steps = self.machine, self.clock, self._steps
-        while True:
-            if machine.settings.saving:
-                self._save(before_read=True)
-            timeout = machine.before_read(clock.now)
-            self.reads.append(timeout)
-            if timeout is not None and timeout <= 0:
-                machine.read_timed_out(clock.now)
-                return False
-            step = steps[self._at] if self._at < len(steps) else "close"
-            self._at += 1
-            while type(step) is Wait or step == "silence":
-                seconds = step.seconds if type(step) is Wait else float("inf")
-                if timeout is not None and seconds >= timeout:
-                    clock.now += timeout
-                    self._at -= 1
-                    if type(step) is Wait:
-                        steps[self._at] = Wait(seconds - timeout)
-                    machine.read_timed_out(clock.now, NetworkError("read timed out"))
-                    return False
-                if seconds == float("inf"):
-                    raise NeverEnds("silence, and no clock runs")
-                clock.now += seconds
-                timeout = None if timeout is None else timeout - seconds
-                step = steps[self._at] if self._at < len(steps) else "close"
-                self._at += 1
-            if step == "close":
-                events = machine.receive_eof(clock.now)
-            elif step == "rst" or step == "fin":
-                machine.read_failed(NetworkError("reset by peer" if step == "rst" else "incomplete chunked read"), clock.now)
-                return False
-            elif isinstance(step, Inside):
-                machine.read_failed(step, clock.now, inside=True)
-                raise step
+    async def _send(self, built: _Built, **options: Any) -> _Body:
+        timeout = built.timeout
+        sent = self._sent(built.request, timeout)
+        self.sent.append(sent)
+        if len(self.sent) > self.connections:
+            raise NeverEnds(f"{len(self.sent)} requests")
+        answer = self.server(sent)
+        if isinstance(answer, Inside):
+            raise answer
+        if answer.after:
+            if timeout is not None and answer.after >= timeout:
+                answer = NO_ANSWER
             else:
-                assert type(step) is bytes, step
-                events = machine.receive_data(step, clock.now)
-            if machine.notices:
-                self._drain()
-            if events:
-                self._batch, self._given = events, 0
-                return True
-            if machine.due:
-                return False
+                self.clock.now += answer.after
+        if isinstance(answer, Reply):
+            return _Body(self, answer, sent.url)
+        if answer.timeout:
+            if timeout is None:
+                raise NeverEnds("no answer, and no clock runs")
+            self.clock.now += timeout
+            raise TimedOut("no answer")
+        raise NotConnected("connection refused") if answer.unsent else NetworkError("server disconnected")
 
-    def _ask(self, request: Request, timeout: float | None, side: bool) -> tuple[Reply | Failure | Inside, Sent]:
-        base = self.state.url
-        url = urljoin(base, request.url)
+    def _sent(self, request: Request, timeout: float | None) -> Sent:
+        url = urljoin(self.state.url, request.url)
         params = dict(self.params) if request.repeat == "all" else {}
         params |= parse_qsl(urlsplit(url).query, keep_blank_values=True)
         for name, value in request.params.items():
@@ -605,81 +587,104 @@ class Stream:
             body = dict(request.json)
         form = {**(request.form or {})}
         headers = {name.lower(): value for name, value in request.headers.items() if value is not None}
-        sent = Sent(request.method, url, headers, body, self.clock.now, timeout, side, request, form)
-        self.sent.append(sent)
-        if len(self.sent) > self.connections:
-            raise NeverEnds(f"{len(self.sent)} requests")
-        answer = self.server(sent)
-        self._url = url
-        if isinstance(answer, Inside):
-            return answer, sent
-        if answer.after:
-            if timeout is not None and answer.after >= timeout:
-                answer = NO_ANSWER
-            else:
-                self.clock.now += answer.after
-        if answer is NO_ANSWER or (isinstance(answer, Failure) and answer.timeout):
-            if timeout is None:
-                raise NeverEnds("no answer, and no clock runs")
-            self.clock.now += timeout
-        return answer, sent
+        return Sent(request.method, url, headers, body, self.clock.now, timeout, self._aside, request, form)
 
-    def _connect(self, request: Request, timeout: float | None) -> None:
-        answer, _ = self._ask(request, timeout, side=False)
-        if isinstance(answer, Inside):
-            self.machine.connect_failed(answer, self.clock.now, sent=True, inside=True)
-            raise answer
-        if isinstance(answer, Failure):
-            error = NetworkError("connection refused" if answer.unsent else "server disconnected")
-            self.machine.connect_failed(error, self.clock.now, sent=not answer.unsent, timed_out=answer.timeout)
-            return
-        self._reply = answer
-        self._steps, self._at = list(answer.steps), 0
-        self.machine.receive_head(answer.head(self._url), self.clock.now, wall=EPOCH + self.clock.now)
+    def _new_body(self, response: _Body, clock: Any) -> _Body:
+        return response
 
-    def _fetch(self, request: Request | None, timeout: float | None, limit: int) -> None:
-        reply: Reply | Failure | Inside | None = self._reply
-        if request is not None:
-            reply, _ = self._ask(request, timeout, side=True)
-        if isinstance(reply, Inside):
-            self.machine.fetch_failed(reply, self.clock.now, inside=True)
-            raise reply
-        if isinstance(reply, Failure):
-            self.machine.fetch_failed(NetworkError("no answer"), self.clock.now)
-            return
-        assert reply is not None
-        body = b""
-        for step in reply.steps:
-            if isinstance(step, bytes):
-                body += step
-            elif isinstance(step, Wait):
-                self.clock.now += step.seconds
-            elif isinstance(step, Inside):
-                self.machine.fetch_failed(step, self.clock.now, inside=True)
-                raise step
-            elif step != "close":
-                self.machine.fetch_failed(NetworkError("reset by peer"), self.clock.now)
-                return
-        self.machine.receive_answer(Answer(reply.status, reply.head(self._url).headers, body[:limit]), self.clock.now)
+    def _notify(self) -> None:
+        self.notices += self._machine.notices
+        self._machine.notices.clear()
 
-    def _drain(self) -> None:
-        self.notices += self.machine.notices
-        self.machine.notices.clear()
 
-    def _save(self, *, force: bool = False, before_read: bool = False) -> None:
-        if not self.machine.settings.saving:
-            return
-        blocks = None
-        if before_read:
+class _Built:
+    """A request of the library."""
+
+    def __init__(self, request: Request, timeout: float | None) -> None:
+        self.request = request
+        self.timeout = timeout
+        self.extensions = {"timeout": {"read": timeout}}
+
+
+class _Library:
+    """The HTTP library: requests are sent as the machine makes them."""
+
+    def build(self, client: Any, request: Request, call: Call, *, read: float | None, **options: Any) -> _Built:
+        return _Built(request, read)
+
+    def send_arguments(self, request: Request, call: Call) -> dict[str, Any]:
+        return {}
+
+    def head(self, response: _Body) -> Head:
+        return response.head
+
+
+class _Store:
+    """Notes what is saved. Where a stream goes on is given as its `checkpoint`."""
+
+    keep_events = False
+
+    def __init__(self, stream: Stream) -> None:
+        self._saves = stream.saves
+
+    def save(self, key: str, checkpoint: Checkpoint, events: Sequence[Any], *, fence: Any) -> None:
+        self._saves.append(act.Save(checkpoint, events))
+
+
+class _Body:
+    """The steps of a reply; also the library's response, and its connection."""
+
+    plain = None
+
+    def __init__(self, stream: Stream, reply: Reply, url: str) -> None:
+        self.response = self
+        self.extensions = {"network_stream": self}
+        self.head = reply.head(url)
+        self.ended = False
+        self._stream, self._clock = stream, stream.clock
+        self._steps, self._at = list(reply.steps), 0
+
+    def get_extra_info(self, name: str) -> bool:
+        return self._at < len(self._steps) and isinstance(self._steps[self._at], bytes)
+
+    async def read(self, timeout: float | None) -> bytes | None:
+        if not self._stream._aside:
+            self._stream.reads.append(timeout)
+        while True:
             step = self._steps[self._at] if self._at < len(self._steps) else "close"
-            blocks = lambda: not isinstance(step, bytes)  # noqa: E731
-        save = self.machine.save(self.clock.now, self.taken, self._batch, force=force, blocks=blocks)
-        if save is not None:
-            self._write(save)
+            self._at += 1
+            if type(step) is bytes:
+                return step
+            if step == "close":
+                return None
+            if isinstance(step, Inside):
+                raise step
+            if step == "rst" or step == "fin":
+                raise NetworkError("reset by peer" if step == "rst" else "incomplete chunked read")
+            assert type(step) is Wait or step == "silence", step
+            seconds = step.seconds if type(step) is Wait else float("inf")
+            if timeout is not None and seconds >= timeout:
+                self._clock.now += timeout
+                self._at -= 1
+                if type(step) is Wait:
+                    self._steps[self._at] = Wait(seconds - timeout)
+                raise TimedOut("read timed out")
+            if seconds == float("inf"):
+                raise NeverEnds("silence, and no clock runs")
+            self._clock.now += seconds
+            timeout = None if timeout is None else timeout - seconds
 
-    def _write(self, save: act.Save) -> None:
-        self.saves.append(save)
-        self.machine.saved(self.clock.now)
+    def arm(self, timeout: float | None) -> bool:
+        return False
+
+    def wake(self) -> None:
+        raise AssertionError("nobody else closes it")
+
+    async def finish(self) -> None:
+        """An honest end leaves nothing unread here."""
+
+    async def close(self) -> None:
+        self.ended = True
 
 
 @dataclass

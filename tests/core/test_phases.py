@@ -126,7 +126,9 @@ def test_every_transition_of_the_table_is_made() -> None:
         assert len(list(slept)) == 2
         history = (Reply([seqs(1), "rst"]), Reply([seqs(3) + DONE]), page(2, last=True))
         assert [event.sequence for event in Stream(script(*history), protocol=Live())] == [1, 2, 3, None]
-        table = {(phase, given, to) for phase, row in TRANSITIONS.items() for given, after in row.items() for to in after}
+        table = {
+            (phase.name, given, to.name) for phase, row in TRANSITIONS.items() for given, after in row.items() for to in after
+        }
         assert table == seen
     finally:
         seen |= before

@@ -174,6 +174,8 @@ def test_what_was_taken_is_saved_before_the_next_answer_is_waited_for() -> None:
 
     def answer(sent: Sent) -> Reply:
         saved.append([save.checkpoint.cursor for save in stream.saves])
+        # Not sooner after a save than the next one may come.
+        stream.clock.now += 0.1
         return book(sent)
 
     stream = Stream(answer, protocol=Pages(), saving=True, save_interval=1000.0)

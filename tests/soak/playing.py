@@ -26,6 +26,7 @@ import anyio
 import anyio.lowlevel
 
 import resumable_stream as rs
+from resumable_stream._drivers.base import StreamBase
 from resumable_stream.testing import RecordedRequest, Reply, ScriptedClient
 from resumable_stream.testing.faults import Answer, HeartbeatPiece
 from tests.soak.cases import ORIGIN, Case, Server, draw
@@ -69,6 +70,7 @@ class VirtualTime:
             for name, module in list(sys.modules.items()):
                 if name.startswith("resumable_stream.") and getattr(module, "monotonic", None) is time.monotonic:
                     stack.enter_context(mock.patch.object(module, "monotonic", self.monotonic))
+            stack.enter_context(mock.patch.object(StreamBase, "_now", staticmethod(self.monotonic)))
             stack.enter_context(mock.patch.object(rs.ResumableStream, "_sleep", sleep))
             stack.enter_context(mock.patch.object(rs.AsyncResumableStream, "_sleep", asleep))
             yield
