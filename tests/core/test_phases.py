@@ -107,7 +107,6 @@ def test_every_transition_of_the_table_is_made() -> None:
     seen = Watched.seen
     before = set(seen)
     seen.clear()
-    Watched.last = (None, "", None)
     try:
         for phase in Phase:
             test_each_phase_takes_the_inputs_of_its_row(phase)
