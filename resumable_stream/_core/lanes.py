@@ -60,7 +60,6 @@ def lane_of(cursor: str | None, numbers: Numbers, *, placed: bool, counted: bool
         return PLAIN
     if numbers.watching:
         return COUNTING if numbers.counting else CAREFUL
-    # Long ids are kept as digests, which this lane does not look up.
     return OPAQUE if len(cursor) <= LONGEST_ID else CAREFUL
 
 
@@ -93,7 +92,8 @@ def advance(lane: Lane, items: Sequence[Any], tip: Tip, are_new: Callable[[list[
         cursor = number = None
     elif lane is OPAQUE:
         ids = [item.own_id for item in items]
-        if None in ids or "" in ids or not are_new(ids):
+        # Long ids are kept as digests, which this lane does not look up.
+        if None in ids or "" in ids or max(map(len, ids)) > LONGEST_ID or not are_new(ids):
             return None
     else:
         assert number is not None

@@ -23,6 +23,7 @@ from .._events import Gap
 from .._notices import Notice
 from .examining import Examiner, Problem, StartedOver
 from .lanes import CAREFUL, COUNTING, NUMBERED, OPAQUE, PLAIN, RAW, Lane, advance
+from .memory import LONGEST_ID
 from .numbers import HoleFound
 from .overlap import SinceLog
 from .position import NOWHERE, Answer, Place, Tip, first_stray
@@ -365,7 +366,7 @@ class Ledger:
                 return False
             item.sequence = number
         elif lane is OPAQUE:
-            if not cursor or not offset & _TRIM_BITS:
+            if not cursor or not offset & _TRIM_BITS or len(cursor) > LONGEST_ID:
                 return False
             enter = self._enter_id
             if enter(cursor, offset) != offset and (cursor != base[0] or not self._examiner.seams.shared):

@@ -218,8 +218,8 @@ class Skimmer:
         start, stop = match.span(ids[0])
         if ids[0] == "third":
             front = chunk.rindex(b"\n", 0, start)
-            return re.escape(chunk[:end]) + _REST + re.escape(chunk[front:start]) + rb"(.{1,1024})\n\n"
-        return re.escape(chunk[:start]) + rb"(.{1,1024})" + re.escape(chunk[stop:end]) + _REST + rb"\n\n"
+            return re.escape(chunk[:end]) + _REST + re.escape(chunk[front:start]) + rb"(.{1,256})\n\n"
+        return re.escape(chunk[:start]) + rb"(.{1,256})" + re.escape(chunk[stop:end]) + _REST + rb"\n\n"
 
 
 def _never(chunk: bytes) -> None:

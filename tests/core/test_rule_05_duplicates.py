@@ -210,6 +210,19 @@ def test_where_ids_are_promised_unique_a_repeat_is_one_at_any_time(together: boo
     assert result.data == ["a", "b", "c", "[DONE]"]
 
 
+@pytest.mark.parametrize("protocol", [NAMED, Unique(end="[DONE]")], ids=["trusted", "promised"])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_long_id_after_short_ones_is_known_when_it_comes_again(together: bool, protocol: LastEventID) -> None:
+    def short(first: int) -> list[bytes]:
+        return [ev(f"d{n}", f"{n}x") for n in range(first, first + 40)]
+
+    long = [ev(f"long {n}", f"{n}".rjust(300, "x")) for n in range(3)]
+    parts = [*short(0), *long, *short(40), *long, DONE]
+    result = play(Reply([b"".join(parts[:40]), b"".join(parts[40:])] if together else parts), protocol=protocol)
+    assert result.stream.machine.stats.duplicates == 3
+    assert len(result.data) == 84
+
+
 class Stamped(LastEventID):
     """Each sending of an event carries another time stamp."""
 

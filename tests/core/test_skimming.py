@@ -263,6 +263,20 @@ def test_a_long_calm_stream_goes_unread(kind: str) -> None:
     assert place.cursor == {"plain": None, "counted": "20000", "opaque": "x-20000", "in json": "20000"}[kind]
 
 
+def test_a_long_id_is_read_since_it_is_remembered_by_its_digest() -> None:
+    def event(own_id: str) -> bytes:
+        return b"event: token\ndata: this is the token\nid: %s\n\n" % own_id.encode()
+
+    long = event("x" * 300)
+    chunks = [*(event(f"x-{n}") for n in range(90)), long, *(event(f"y-{n}") for n in range(90))]
+    made = machine(LastEventID(), verbatim=True)
+    out, unread = feed(made, chunks, skimming=True)
+    assert out == b"".join(chunks)
+    assert unread > 100
+    assert not made.receive_live(long), "it came before"
+    assert made.stats.duplicates == 1
+
+
 def test_without_bytes_to_hand_on_every_event_is_read() -> None:
     made = machine(LastEventID(), verbatim=False)
     made.receive_live(b"".join(counted(number) for number in range(1, 30)))
