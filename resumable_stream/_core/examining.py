@@ -213,7 +213,8 @@ class Examiner:
         """The steady state, unless events may repeat, or something is pending for the next event to carry."""
         cursor, _, _, log, _ = self._tip
         settled = (
-            log is None
+            not self._replays
+            and log is None
             and self.problem is None
             and self.resets.pending is None
             and self.numbers.pending is None

@@ -223,6 +223,22 @@ def test_a_long_id_after_short_ones_is_known_when_it_comes_again(together: bool,
     assert len(result.data) == 84
 
 
+class Repeating(LastEventID):
+    replays = True
+
+
+@pytest.mark.parametrize("chunk", [None, 11, 200])
+@pytest.mark.parametrize("first", [[ev("a", ""), ev("b", "")], [ev("a", "1"), ev("b", "")], [ev("a", "1"), ev(None, "")]])
+def test_a_replay_whose_ids_stopped_is_never_delivered_twice(first: list[bytes], chunk: int | None) -> None:
+    """An empty id leaves no cursor, so the events after it have to be remembered one by one: they come again."""
+    blocks = transcript(*first, *(ev(f"d{n}") for n in range(90)), DONE)
+    server = EventServer(blocks, cuts=[(sum(len(block.raw) for block in blocks) - 40, "rst")], replay="zero", chunk=chunk)
+    result = run(Stream(server, protocol=Repeating(end="[DONE]")))
+    texts = [row[1] for row in rows_of(blocks)]
+    assert result.data == texts[: len(result.data)]
+    assert isinstance(result.error, ReplayDiverged)
+
+
 class Stamped(LastEventID):
     """Each sending of an event carries another time stamp."""
 
