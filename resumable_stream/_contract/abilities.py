@@ -335,10 +335,16 @@ def _members(ability: type[Ability]) -> Iterable[str]:
 
 
 def adopt(cls: type[ResumeProtocol]) -> None:
-    """Let a class inherit the abilities of which it has a member without naming them."""
-    missing = [kind for kind in _EVERY if not issubclass(cls, kind) and any(hasattr(cls, name) for name in _members(kind))]
-    if missing:
-        cls.__bases__ = (*cls.__bases__, *missing)
+    """
+    Let a class inherit the abilities of which it has a member without naming them.
+
+    Every class lists all its abilities, after its other bases and in one order: two protocols can then be combined, whichever
+    order their authors named abilities in.
+    """
+    named = [base for base in cls.__bases__ if base not in _EVERY]
+    had = [kind for kind in _EVERY if issubclass(cls, kind) or any(hasattr(cls, name) for name in _members(kind))]
+    if cls.__bases__ != (bases := (*named, *had)):
+        cls.__bases__ = bases
 
 
 def _is_whole(body: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -105,6 +106,31 @@ def test_it_can_be_named_in_any_order_and_again() -> None:
 
     assert all(Verified.of(kind()) for kind in (First, Last))
     assert isinstance(Again(), Reporting)
+
+
+def test_any_two_protocols_can_be_combined() -> None:
+    """In whichever order their authors named the abilities, and whichever of them they left to be found."""
+
+    asking = Request(method="GET", url="https://api.example.com/run")
+
+    class Asks(ResumeProtocol, Stored, Verified): ...
+
+    class Stores(ResumeProtocol):
+        def on_snapshot(self, answer: Answer, state: StreamState) -> Snapshot | None:
+            return None
+
+    class StoresAndAsks(Stores):
+        def status_request(self, state: StreamState) -> Request | None:
+            return asking
+
+    class Both(ResumeProtocol, Verified, Stored): ...
+
+    ours = [each for each in vars(protocols).values() if isinstance(each, type) and issubclass(each, ResumeProtocol)]
+    for one, other in permutations([*ours, Asks, StoresAndAsks, Both], 2):
+        if not (issubclass(one, other) or issubclass(other, one)):
+            type("Own", (one, other), {})
+    mixed = type("Own", (Both, StoresAndAsks), {})()
+    assert Verified.of(mixed).status_request(StreamState("GET", "https://api.example.com")) == asking
 
 
 def test_an_option_that_only_the_constructor_sets_counts() -> None:
