@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 from .._checkpoint import encodable, public_url
@@ -133,7 +133,7 @@ class Claim(NamedTuple):
 
 class Memo:
     """
-    What a protocol remembers of one stream. Subclass it as a dataclass with slots whose fields have defaults.
+    What a protocol remembers of one stream. Subclass it as a dataclass whose fields have defaults.
 
     A checkpoint keeps the fields that `ResumeProtocol.keeps` names. The others are forgotten with the process.
     """
@@ -142,7 +142,7 @@ class Memo:
 
     def keep(self) -> dict[str, str]:
         """What a checkpoint may keep: the texts, and the flags that are set as `"1"`. Other fields need a method of your own."""
-        found = ((name, getattr(self, name)) for name in self.__slots__)
+        found = ((name, getattr(self, name)) for name in _names(self))
         return {
             name: value if isinstance(value, str) else "1" for name, value in found if value and isinstance(value, str | bool)
         }
@@ -151,10 +151,15 @@ class Memo:
     def back(cls, kept: Mapping[str, str]) -> Self:
         """The way back from `keep()`. A checkpoint can contain anything, so fields may be missing or have any text."""
         made = cls()
-        for name in cls.__slots__:
+        for name in _names(made):
             if name in kept and isinstance(getattr(made, name), str | bool):
                 setattr(made, name, kept[name] if isinstance(getattr(made, name), str) else True)
         return made
+
+
+def _names(memo: Any) -> list[str]:
+    """The names of all fields, inherited ones too: `__slots__` has only those of the class itself."""
+    return [each.name for each in fields(memo)]
 
 
 _Memo = TypeVar("_Memo", bound=Memo)
@@ -214,14 +219,14 @@ class StreamState:
         """All that is remembered as text, by name."""
         found = dict(self.extra)
         for memo in self._memos.values():
-            for name in memo.__slots__:
+            for name in _names(memo):
                 found.pop(name, None)
             found |= memo.keep()
         return found
 
     def notes(self) -> Notes:
         """A copy of all that is remembered, to compare it or go back to it."""
-        memos = {kind: copy(memo) for kind, memo in self._memos.items() if memo != kind.back(self.extra)}
+        memos = {kind: deepcopy(memo) for kind, memo in self._memos.items() if memo != kind.back(self.extra)}
         return dict(self.extra), memos, self.over
 
     def go_back(self, notes: Notes) -> None:

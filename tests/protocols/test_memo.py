@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -83,6 +83,37 @@ def test_one_can_go_back_to_what_was_noted() -> None:
     assert made.notes() != notes
     made.go_back(notes)
     assert (made.texts(), made.memo(Run).name) == ({"name": "then", "own": "1"}, "then")
+
+
+@dataclass(slots=True)
+class PaidRun(Run):
+    turns: list[str] = field(default_factory=list)
+    region: str = ""
+
+
+@dataclass
+class WithoutSlots(Memo):
+    region: str = ""
+
+
+def test_every_field_is_kept_of_whatever_class_it_comes() -> None:
+    memo = PaidRun(name="n", paid=True, region="eu")
+    assert memo.keep() == {"name": "n", "paid": "1", "region": "eu"}
+    assert PaidRun.back(memo.keep()) == memo
+    assert WithoutSlots.back(WithoutSlots("eu").keep()) == WithoutSlots("eu")
+    made = state(name="old", region="old")
+    made.memo(PaidRun).name = made.memo(PaidRun).region = ""
+    assert made.texts() == {}
+
+
+def test_a_list_goes_back_too() -> None:
+    made = state()
+    made.memo(PaidRun).turns.append("then")
+    notes = made.notes()
+    made.memo(PaidRun).turns.append("now")
+    assert made.notes() != notes
+    made.go_back(notes)
+    assert made.memo(PaidRun).turns == ["then"]
 
 
 def test_a_look_notes_nothing() -> None:
