@@ -190,6 +190,7 @@ class Shared(Ability):
         Does what `end()` found end *this* stream? Called only for ends.
 
         What it remembers belongs to the position after the event. A checkpoint before that does not contain it.
+        It may be called again for a repeat of an event, so note *which* answers have ended, not how many calls said so.
         """
         return end
 

@@ -15,6 +15,7 @@ from .._contract import (
     Consume,
     Glance,
     Logged,
+    Notes,
     Replayed,
     Reporting,
     ResumeProtocol,
@@ -45,8 +46,8 @@ __all__ = ["Reading"]
 
 Silent = Sequence[tuple[int, str]]
 """Moves of the cursor without an event: the number of items of the batch before it, and the cursor."""
-Changed = list[tuple[Any, dict[str, str]]]
-"""Events that changed the kept texts, each with the texts before it."""
+Changed = list[tuple[Any, dict[str, str], Notes]]
+"""Events that may have changed what is remembered, each with the kept texts and all notes before it."""
 
 
 class Reading:
@@ -146,23 +147,29 @@ class Reading:
         turn: plan.Turn | None = None
         marks: Marks = ()
         changed: Changed = []
-        if items:
-            if self.place is not None:
-                self.place(items)
-            if connection.onward is not None:
-                items[-1].cursor, items[-1].moves = connection.onward, True
-            if self.identifies:
-                self._identify(items)
-            if self._judges and (notable := self._look(items)):
-                whole = len(items)
-                items, marks, turn = self._judge(items, notable, silent, changed)
-                silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
-        if not connection.certain and self._protocol.sequence == "contiguous":
-            # The identity may have come with this very batch, so that a gap in it can be requested.
-            ledger.refetch = self._requests.resumable()
-        items = ledger.receive(items, silent)
+        try:
+            if items:
+                if self.place is not None:
+                    self.place(items)
+                if connection.onward is not None:
+                    items[-1].cursor, items[-1].moves = connection.onward, True
+                if self.identifies:
+                    self._identify(items)
+                if self._judges and (notable := self._look(items)):
+                    whole = len(items)
+                    items, marks, turn = self._judge(items, notable, silent, changed)
+                    silent = [move for move in silent if move[0] < len(items) or len(items) == whole]
+            if not connection.certain and self._protocol.sequence == "contiguous":
+                # The identity may have come with this very batch, so that a gap in it can be requested.
+                ledger.refetch = self._requests.resumable()
+            items = ledger.receive(items, silent)
+        except BaseException:
+            # The batch comes again on the next connection.
+            if changed:
+                self._state.go_back(changed[0][2])
+            raise
         if changed:
-            self._checkpoints.changed(changed)
+            self._keep_changes(changed, items)
         if ledger.problem is not None:
             # Anything after the problem does not count.
             turn = plan.Problem()
@@ -218,15 +225,35 @@ class Reading:
                 marks.append((item, CONFIRMED))
                 continue
             if end is not None and self._shared is not None:
-                before = self._checkpoints.kept()
+                changed.append((item, self._checkpoints.kept(), state.notes()))
                 end = self._shared.end_in(state, item, end)
-                if before != self._checkpoints.kept():
-                    changed.append((item, before))
             if isinstance(end, Settled):
                 marks.append((item, end))
             elif end is not None:
                 return items[: _index(items, item) + 1], marks, plan.Ended(end)
         return items, marks, None
+
+    def _keep_changes(self, changed: Changed, items: Sequence[Any]) -> None:
+        """Remember what delivered events said, and those that are still held. A repeat has said it before: undo that."""
+        ledger, kept, delivered = self.ledger, self._checkpoints.kept, set(map(id, items))
+        afters = [before for _, before, _ in changed[1:]] + [kept()]
+        found: list[tuple[Any, dict[str, str]]] = []
+        undone = False
+        for (item, before, notes), after in zip(changed, afters, strict=True):
+            if id(item) not in delivered and not ledger.holds(item):
+                if not undone and before != after:
+                    self._state.go_back(notes)
+                    undone = True
+                continue
+            if undone:
+                assert self._shared is not None
+                before = kept()
+                self._shared.end_in(self._state, item, self._protocol.end(item))  # type: ignore[arg-type]  # it is an end
+                after = kept()
+            if before != after and id(item) in delivered:
+                found.append((item, before))
+        if found:
+            self._checkpoints.changed(found)
 
     # --- connections
 

@@ -15,7 +15,7 @@ from resumable_stream._events import Outcome, StreamEvent
 from resumable_stream._settings import Limits
 from resumable_stream.protocols import CursorProtocol, LastEventID, ReplayFromZero, Settled, StreamState
 
-from .simulation import EventServer, Reply, Stream, ev, evs, play, rows_of, run, script, transcript
+from .simulation import EventServer, Reply, Stream, ev, evs, play, reading, rows_of, run, script, transcript
 
 
 def digest(data: str) -> str:
@@ -400,6 +400,61 @@ class Turns(LastEventID):
     def end_in(self, state: StreamState, event: Any, end: Any) -> Any:
         state.extra["turn"] = event.id
         return None
+
+
+class Latest(LastEventID):
+    """Remembers which of several answers ended last."""
+
+    keeps = frozenset({"ended"})
+
+    def end(self, event: Any) -> Any:
+        return Outcome.COMPLETED if event.data.startswith("end") else None
+
+    def end_in(self, state: StreamState, event: Any, end: Any) -> Any:
+        state.extra["ended"] = event.data
+        if event.data == "end raises":
+            raise KeyboardInterrupt
+        return end if event.data == "end of all" else None
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("more", [[], [ev("end C", "5"), ev("y", "6"), ev("end of all", "7"), ev("never read", "8")]])
+def test_a_repeated_end_is_not_noted_again(more: list[bytes], elsewhere: bool, together: bool) -> None:
+    first = [ev("end A", "1"), ev("w", "2"), ev("end B", "3"), ev("x", "4")]
+    again = [*first, *more] if more else first[:2]
+    rest = Reply([b"".join(again), "rst"] if together else [*again, "rst"])
+    last = Reply([ev("end of all", "5")])
+    if elsewhere:
+        stream = Stream(script(Reply(first)), protocol=Latest())
+        seen = [next(stream).data for _ in range(4)]
+        place = stream.leave()
+        assert place.extra["ended"] == "end B"
+        result = run(Stream(script(rest, last), protocol=Latest(), checkpoint=place))
+    else:
+        seen = []
+        result = play(Reply([*first, "rst"]), rest, last, protocol=Latest())
+    assert [*seen, *result.data] == ["end A", "w", "end B", "x", *(["end C", "y"] if more else []), "end of all"]
+    assert result.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_checkpoint_after_a_repeated_end_has_the_latest(together: bool) -> None:
+    first = [ev("w", "a"), ev("end A", "b"), ev("end B", "c")]
+    again = [ev("end A", "b"), ev("x", "d")]
+    answers = Reply([*first, "rst"]), Reply([b"".join(again)] if together else again)
+    stream = Stream(script(*answers), protocol=Latest())
+    assert [next(stream).data for _ in range(4)] == ["w", "end A", "end B", "x"]
+    assert stream.checkpoint.extra["ended"] == stream.leave().extra["ended"] == "end B"
+
+
+def test_the_ends_of_an_interrupted_batch_are_not_noted() -> None:
+    machine = reading(evs(1, 1), protocol=Latest())
+    with pytest.raises(KeyboardInterrupt):
+        machine.receive_data(ev("end A", "2") + ev("end raises", "3"), 1000.0)
+    machine.read_failed(KeyboardInterrupt(), 1000.0, inside=True)
+    assert "ended" not in machine.state.extra
+    assert "ended" not in machine.checkpoint(1).extra
 
 
 @pytest.mark.parametrize("manual", [False, True])
