@@ -10,8 +10,6 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import psutil
-
 
 def stop(pid: int) -> None:
     """Send SIGSTOP to a process, which need not be a child, and wait until all its threads stand still."""
@@ -24,9 +22,15 @@ def _stands_still(pid: int) -> bool:
     threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
     if not threads:
         # Not Linux, where only the process as a whole can be looked at.
+        import psutil
+
         return bool(psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
-    # The state follows the name, which may hold any character: proc(5).
-    return all(stat.read_text().rpartition(")")[2].split()[0] in "TtZX" for stat in threads)
+    try:
+        # The state follows the name, which may hold any character: proc(5).
+        return all(stat.read_text().rpartition(")")[2].split()[0] in "TtZX" for stat in threads)
+    except OSError:
+        # A thread ended in between.
+        return False
 
 
 async def stop_between_writes(pid: int, place: str) -> None:
