@@ -86,7 +86,7 @@ capacity: $(BENCH_STAMP) ## Measure what one server carries, and write docs/serv
 # Every byte instead of every event, every row, 20,000 streams with random faults, and the properties with 500 examples each.
 soak: $(STAMP) ## Run the tests that take minutes; SEED=N repeats one random stream
 ifeq ($(SEED),)
-	@$(PYTEST) -n $(PYTEST_JOBS) -m "soak or hypothesis" --hypothesis-profile soak --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	@$(PYTEST) -n $(PYTEST_JOBS) --dist worksteal -m "soak or hypothesis" --hypothesis-profile soak --timeout 1800 $(PYTEST_ARGS) || [ $$? -eq 5 ]
 else
 	@$(BIN)/python -m tests.soak --seed $(SEED) $(SOAK_ARGS)
 endif
