@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 Where = Callable[[bytes | Sequence[bytes]], list[int]]
 """Positions in a body, or in blocks that follow one another: where to cut it. See the fixture `where`."""
@@ -62,3 +62,17 @@ def chunk_at(where: Where, position: int) -> int | None:
 
 def at_every_byte(body: bytes | Sequence[bytes]) -> list[int]:
     return list(range((len(body) if isinstance(body, bytes) else sum(map(len, body))) + 1))
+
+
+def cut(body: bytes, size: int) -> list[bytes]:
+    """The body in pieces of one size."""
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
+def every_cut(body: bytes) -> Iterator[list[bytes]]:
+    """For a framing: the body whole, in small pieces, and cut in two at every place."""
+    yield [body]
+    for size in (1, 2, 3, 7):
+        yield cut(body, size)
+    for place in range(len(body) + 1):
+        yield [body[:place], body[place:]]

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from resumable_stream._errors import EventTooLarge
 from resumable_stream._events import StreamEvent
 from resumable_stream.framing import NDJSONDecoder
 
+from ..cutting import every_cut
+
 BOM = b"\xef\xbb\xbf"
-
-
-def every_cut(body: bytes) -> Iterator[list[bytes]]:
-    yield [body]
-    for size in (1, 2, 3, 7):
-        yield [body[start : start + size] for start in range(0, len(body), size)]
-    for place in range(len(body) + 1):
-        yield [body[:place], body[place:]]
 
 
 # name: body, lines before the end, lines that the end delivers, partial after the end

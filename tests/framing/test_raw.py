@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from resumable_stream._events import Chunk
 from resumable_stream.framing import RawDecoder, TextView
 
+from ..cutting import cut
+
 
 def test_positions_run_on() -> None:
     decoder = RawDecoder()
@@ -52,7 +54,7 @@ def test_text_never_splits_a_character() -> None:
     for size in range(1, 12):
         body = "aé日😀b".encode()
         view = TextView()
-        pieces = [view.decode(body[start : start + size]) for start in range(0, len(body), size)]
+        pieces = [view.decode(piece) for piece in cut(body, size)]
         assert "\ufffd" not in "".join(pieces)
         assert "".join(pieces) == "aé日😀b"
         assert view.flush() == ""

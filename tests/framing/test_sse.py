@@ -6,7 +6,7 @@ import codecs
 import copy
 import pickle
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import httpx_sse._decoders as httpx_sse
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from resumable_stream._errors import EventTooLarge
 from resumable_stream._events import StreamEvent
 from resumable_stream.framing import SSEDecoder
+
+from ..cutting import cut, every_cut
 
 BOM = b"\xef\xbb\xbf"
 Row = tuple[str, str, str, str | None, int | None]  # event, data, id, own_id, retry
@@ -80,18 +82,6 @@ def decode(pieces: Iterable[bytes]) -> Result:
 
 def row(event: StreamEvent) -> Row:
     return (event.event, event.data, event.id, event.own_id, event.retry)
-
-
-def cut(body: bytes, size: int) -> list[bytes]:
-    return [body[start : start + size] for start in range(0, len(body), size)]
-
-
-def every_cut(body: bytes) -> Iterator[list[bytes]]:
-    yield [body]
-    for size in (1, 2, 3, 7):
-        yield cut(body, size)
-    for place in range(len(body) + 1):
-        yield [body[:place], body[place:]]
 
 
 def message(data: str, id: str = "", own_id: str | None = None, *, event: str = "message", retry: int | None = None) -> Row:

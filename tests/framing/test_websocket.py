@@ -43,6 +43,8 @@ from resumable_stream.framing.websocket import (
     request_headers,
 )
 
+from ..cutting import cut, every_cut
+
 MASK = b"\x37\xfa\x21\x3d"
 
 
@@ -202,18 +204,6 @@ def pieces_of(body: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
         yield body[at : at + size]
         at += size
     yield body[at:]
-
-
-def cut(body: bytes, size: int) -> list[bytes]:
-    return [body[start : start + size] for start in range(0, len(body), size)]
-
-
-def every_cut(body: bytes) -> Iterator[list[bytes]]:
-    yield [body]
-    for size in (1, 2, 3, 7):
-        yield cut(body, size)
-    for place in range(len(body) + 1):
-        yield [body[:place], body[place:]]
 
 
 def every_split(body: bytes) -> Iterator[list[bytes]]:
