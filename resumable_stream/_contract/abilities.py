@@ -4,14 +4,14 @@ What a protocol can do beyond the minimum. Each ability is a small class: inheri
     class Acme(ResumeProtocol, Verified, Stored): ...
 
 A class that has a member of an ability without naming it inherits the ability by itself, when it is created.
-The core looks abilities up once per stream, so one that is absent costs nothing per event.
+What events need is looked up once per stream, so an ability that is absent costs nothing per event.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from .._events import Delta, Gap, Outcome, StreamEvent
 from .values import Alarm, Answer, Backfill, Document, Request, Snapshot, StreamState
@@ -50,9 +50,12 @@ class Ability:
         """The protocol, if it has this ability; otherwise an object that answers with the defaults."""
         if (found := protocol.ability(cls)) is not None:
             return found
+        # Options that the protocol's constructor sets, although its class does not declare them.
+        options = _MEMBERS[cls] & vars(protocol).keys()
+        if not options:
+            return cast(Self, _ABSENT[cls])
         made = cls()
-        # An option that the protocol's constructor sets, although its class does not declare it.
-        vars(made).update({name: value for name, value in vars(protocol).items() if name in _members(cls)})
+        vars(made).update({name: vars(protocol)[name] for name in options})
         return made
 
 
@@ -331,8 +334,9 @@ class Glance(Ability):
 _EVERY: Final[tuple[type[Ability], ...]] = tuple(Ability.__subclasses__())
 
 
-def _members(ability: type[Ability]) -> Iterable[str]:
-    return (name for name in vars(ability) if not name.startswith("_"))
+_MEMBERS: Final = {kind: frozenset(name for name in vars(kind) if not name.startswith("_")) for kind in _EVERY}
+_ABSENT: Final = {kind: kind() for kind in _EVERY}
+"""Each ability, for the protocols that do not have it. Nothing is ever written to these."""
 
 
 def adopt(cls: type[ResumeProtocol]) -> None:
@@ -343,7 +347,7 @@ def adopt(cls: type[ResumeProtocol]) -> None:
     order their authors named abilities in.
     """
     named = [base for base in cls.__bases__ if base not in _EVERY]
-    had = [kind for kind in _EVERY if issubclass(cls, kind) or any(hasattr(cls, name) for name in _members(kind))]
+    had = [kind for kind in _EVERY if issubclass(cls, kind) or any(hasattr(cls, name) for name in _MEMBERS[kind])]
     if cls.__bases__ != (bases := (*named, *had)):
         cls.__bases__ = bases
 
